@@ -1,0 +1,66 @@
+"""
+What a client is told when something cannot be had.
+
+One exception, `RegistryError`, stands for every reply that is not the thing
+asked for. Ollama prints the text of a 403, 412, 429 and 5xx as it stands,
+turns any 404 into "file does not exist" and throws a 401's body away
+(ollama's ``server/download.go`` and ``server/images.go``): messages are short
+and say what to do, and what a person must read goes out as 403 or 503.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Optional
+
+from attrs import define
+
+
+@define(eq=False)
+class RegistryError(Exception):
+    """
+    A reply in the distribution specification's error form.
+
+    ``code`` is one of that specification's (``BLOB_UNKNOWN``, ``DENIED``, ...),
+    ``status`` the HTTP status, ``retry_after`` whole seconds for a header of
+    that name.
+    """
+
+    code: str
+    message: str
+    status: int
+    retry_after: Optional[int] = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> bytes:
+        """The JSON that the client gets."""
+        error = {"code": self.code, "message": self.message, "detail": None}
+        return json.dumps({"errors": [error]}).encode()
+
+
+def name_invalid(message: str) -> RegistryError:
+    return RegistryError("NAME_INVALID", message, 400)
+
+
+def manifest_unknown(name: object, reference: object) -> RegistryError:
+    return RegistryError("MANIFEST_UNKNOWN", f"no model {name}:{reference} upstream or here", 404)
+
+
+def blob_unknown(digest: object) -> RegistryError:
+    return RegistryError("BLOB_UNKNOWN", f"no blob {digest} upstream or here", 404)
+
+
+def denied(what: object) -> RegistryError:
+    return RegistryError(
+        "DENIED", f"{what} is private upstream, and this cache holds no key for it", 403
+    )
+
+
+def upstream_unreachable(message: str) -> RegistryError:
+    return RegistryError("UNAVAILABLE", message, 502)
+
+
+def upstream_silent(message: str) -> RegistryError:
+    return RegistryError("UNAVAILABLE", message, 504)

@@ -1,0 +1,111 @@
+"""
+The names a registry speaks: digests, model names, tags and references.
+
+Each is a record that cannot hold a bad value: parse once at the edge
+(`Digest.parse`, `ModelName.parse`, `parse_reference`) and pass the value on.
+The characters allowed are those of Ollama's own client; a namespace or model
+has at most 80 of them, and so has a tag.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Union
+
+from attrs import field, frozen
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
+
+
+class InvalidName(ValueError):
+    """A name that no registry could hold; the text names it and the rule."""
+
+
+def _shown(text: object) -> str:
+    """What was sent, short and printable."""
+    shown = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def _is_hex(_: object, __: object, value: str) -> None:
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise InvalidName(f"digest {_shown(value)}: expected sha256: and 64 lower-case hex digits")
+
+
+def _is_part(what: str):  # type: ignore[no-untyped-def]
+    def check(_: object, __: object, value: str) -> None:
+        if not isinstance(value, str) or not _PART.fullmatch(value):
+            raise InvalidName(
+                f"{what} {_shown(value)}: expected 1 to 80 letters, digits, '.', '_' or '-',"
+                " the first a letter, a digit or '_'"
+            )
+
+    return check
+
+
+@frozen(order=True)
+class Digest:
+    """The sha256 of a blob or of a manifest's bytes; ``hex`` is 64 lower-case hex digits."""
+
+    hex: str = field(validator=_is_hex)
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """From ``sha256:HEX`` or, as Ollama's file names have it, ``sha256-HEX``."""
+        if text[:7] not in ("sha256:", "sha256-"):
+            raise InvalidName(
+                f"digest {_shown(text)}: expected sha256: and 64 lower-case hex digits"
+            )
+        return cls(text[7:])
+
+    @classmethod
+    def of(cls, body: bytes) -> Digest:
+        """The digest that ``body`` has."""
+        return cls(sha256(body).hexdigest())
+
+    @property
+    def file_name(self) -> str:
+        """As Ollama names a blob's file: ``sha256-HEX``."""
+        return f"sha256-{self.hex}"
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
+
+
+@frozen(order=True)
+class ModelName:
+    """A repository: ``namespace/model``, as typed (case is kept and counts)."""
+
+    namespace: str = field(validator=_is_part("namespace"))
+    model: str = field(validator=_is_part("model"))
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """From ``NAMESPACE/MODEL``."""
+        parts = text.split("/")
+        if len(parts) != 2:
+            raise InvalidName(f"name {_shown(text)}: expected NAMESPACE/MODEL")
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.model}"
+
+
+@frozen(order=True)
+class Tag:
+    """A manifest's movable name."""
+
+    name: str = field(validator=_is_part("tag"))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Reference = Union[Tag, Digest]
+
+
+def parse_reference(text: str) -> Reference:
+    """What stands after ``manifests/``: a digest where it begins as one, else a tag."""
+    return Digest.parse(text) if text.startswith(("sha256:", "sha256-")) else Tag(text)

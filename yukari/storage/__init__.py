@@ -1,0 +1,1 @@
+"""Where manifests and blobs are kept: one interface, several stores."""

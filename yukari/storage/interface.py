@@ -1,0 +1,175 @@
+"""
+What a store is: manifests by name, blobs by digest, and spools for blobs on their way.
+
+Every store keeps these promises, and `tests.storage` holds each of them to all:
+
+- A manifest or a blob is seen whole or not at all, whenever the process dies.
+- What is stored is never changed and never removed by a failure; a tag's
+  manifest that is replaced stays reachable by its digest.
+- A spool survives the death of the process with every write that returned.
+
+Methods that touch a disk or a network are coroutines and never block the
+reactor; `Spool` and `BlobFile` say which of theirs belong in a disk thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional, Protocol
+
+from attrs import frozen
+
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.spans import SpanSet
+
+
+class StoreUnusable(Exception):
+    """The store cannot be used at all; the text is one line: which, and what to do."""
+
+
+class NoRoom(Exception):
+    """Storing this would leave less free space than was asked to be kept; the text says how much."""
+
+
+@frozen
+class StoredManifest:
+    """A manifest as stored; ``checked_at`` is when upstream was last asked, in seconds of the epoch."""
+
+    manifest: Manifest
+    checked_at: float
+
+
+@frozen(order=True)
+class ManifestEntry:
+    """One row of a listing: a tagged manifest and when it was last checked, in seconds of the epoch."""
+
+    name: ModelName
+    tag: Tag
+    checked_at: float
+
+
+class BlobFile(Protocol):
+    """A whole blob, opened for reading; it stays readable if the blob is removed meanwhile."""
+
+    size: int
+
+    def fileno(self) -> Optional[int]:
+        """A descriptor that ``os.sendfile`` and ``os.pread`` take, or None where there is none."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes from ``offset``; short only at the end. Blocks: for a disk thread."""
+
+    def close(self) -> None:
+        """Give the descriptor back; harmless when repeated."""
+
+
+class Spool(Protocol):
+    """
+    A blob on its way: the bytes that have come so far, at their places.
+
+    One fill owns it. `write`, `read`, `note_repository` and `discard` block and belong in a disk
+    thread; one `write` at a time.
+    """
+
+    digest: Digest
+    size: int
+    repositories: tuple[ModelName, ...]
+    """Repositories upstream that have the blob, the first to be asked first."""
+
+    def covered(self) -> SpanSet:
+        """A copy of what is there, as of the last `write` that returned."""
+
+    def write(self, pieces: Sequence[tuple[int, Sequence[bytes]]]) -> None:
+        """
+        Put each ``(offset, buffers)`` in its place, the buffers one after the other, and note it as there.
+
+        When this returns, a killed process finds it all again. Raises OSError
+        (ENOSPC, EIO, ...) with none of it noted as there.
+        """
+
+    def note_repository(self, name: ModelName) -> None:
+        """Another repository that has the blob; kept with the spool."""
+
+    def fileno(self) -> Optional[int]:
+        """As `BlobFile.fileno`; it stays good after the spool has been published."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """As `BlobFile.read`; what is not covered reads as zeros."""
+
+    def reset(self) -> None:
+        """Forget every byte: the blob starts anew. Blocks: for a disk thread."""
+
+    def discard(self) -> None:
+        """Remove it for good and close it; harmless when repeated."""
+
+    def close(self) -> None:
+        """Close it and leave it for the next start; harmless when repeated."""
+
+
+class Store(Protocol):
+    """Manifests, blobs and spools."""
+
+    def describe(self) -> str:
+        """Where it stores, for a person: ``directory /var/cache/yukari``."""
+
+    async def start(self) -> None:
+        """Take hold of it; `StoreUnusable` where that cannot be."""
+
+    async def stop(self) -> None:
+        """Let go of it; every call that was under way has ended by then."""
+
+    # manifests
+
+    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+        """What is stored under a tag or a digest; None where nothing that parses is."""
+
+    async def put_manifest(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        """
+        Store ``manifest``, by its digest and, where ``reference`` is a tag, as that tag's in one step.
+
+        What the tag named before stays reachable by digest. OSError or `NoRoom` leaves everything as it was.
+        """
+
+    async def touch_manifest(self, name: ModelName, tag: Tag, digest: Digest, checked_at: float) -> None:
+        """Note that upstream still had ``digest`` for the tag; nothing happens where the tag names another by now."""
+
+    async def tags(self, name: ModelName) -> list[Tag]:
+        """The tags stored for a model, sorted by name; empty where it is not stored."""
+
+    async def manifests(
+        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+    ) -> list[ManifestEntry]:
+        """A page of all tagged manifests in the order of (name, tag), from behind ``after``; empty at the end."""
+
+    # blobs
+
+    async def blob_size(self, digest: Digest) -> Optional[int]:
+        """The size of a whole blob in bytes, None where it is not stored."""
+
+    async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
+        """A whole blob, opened; None where it is not stored. The caller closes it."""
+
+    # spools
+
+    async def spools(self) -> list[Spool]:
+        """Every spool that an earlier process left, opened; called once, after `start`."""
+
+    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+        """
+        An empty spool with its room reserved until it is published or discarded.
+
+        Raises `NoRoom`. The caller never asks for a digest whose spool is open.
+        """
+
+    async def publish(self, spool: Spool) -> None:
+        """
+        Make a whole, verified spool the stored blob, durably, then let its sidecar go.
+
+        The spool's descriptor stays readable until it is closed. OSError leaves the spool as it was.
+        """
+
+    async def forget_blob(self, digest: Digest) -> None:
+        """Remove a stored blob that is found to be damaged, so that it can be filled again."""
