@@ -46,7 +46,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, body: bytes) -> Manifest:
-        """Raise `InvalidManifest` unless ``body`` is JSON of schema 2 whose digests and sizes parse."""
+        """`InvalidManifest` unless ``body`` is JSON of schema 2 whose digests and sizes parse."""
         if len(body) > MAX_BYTES:
             raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
         try:
@@ -55,8 +55,9 @@ class Manifest:
             raise InvalidManifest(f"not JSON: {error}") from None
         if not isinstance(content, dict):
             raise InvalidManifest("not a JSON object")
-        if content.get("schemaVersion") != 2:
-            raise InvalidManifest(f"schemaVersion {content.get('schemaVersion')!r}: expected 2")
+        version = content.get("schemaVersion")
+        if version != 2:
+            raise InvalidManifest(f"schemaVersion {_shown(version)}: expected 2")
         layers = content.get("layers")
         if not isinstance(layers, list):
             raise InvalidManifest("layers: expected a list")
@@ -70,6 +71,13 @@ class Manifest:
             if once.setdefault(blob.digest, blob).size != blob.size:
                 raise InvalidManifest(f"blob {blob.digest} has two sizes")
         return cls(body, Digest.of(body), _media_type(content), tuple(once.values()))
+
+
+def _shown(found: Any) -> str:
+    """What was found, short; what is nested only by its kind (it may be too deep to show)."""
+    if isinstance(found, (list, dict)):
+        return f"a {type(found).__name__}"
+    return ascii(found)[:40]
 
 
 def _media_type(content: dict[str, Any]) -> str:
@@ -86,7 +94,7 @@ def _descriptor(where: str, found: Any) -> Descriptor:
     if not isinstance(digest, str):
         raise InvalidManifest(f"{where}: expected a digest")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
-        raise InvalidManifest(f"{where}: size {str(size)[:40]}: expected a count of bytes")
+        raise InvalidManifest(f"{where}: size {_shown(size)}: expected a count of bytes")
     media_type = found.get("mediaType") or "application/octet-stream"
     if not isinstance(media_type, str) or not media_type.isascii() or not media_type.isprintable():
         raise InvalidManifest(f"{where}: mediaType: expected printable text")

@@ -10,6 +10,7 @@ has at most 80 of them, and so has a tag.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Union
 
@@ -34,7 +35,7 @@ def _is_hex(_: object, __: object, value: str) -> None:
         raise InvalidName(f"digest {_shown(value)}: expected sha256: and 64 lower-case hex digits")
 
 
-def _is_part(what: str):  # type: ignore[no-untyped-def]
+def _is_part(what: str) -> Callable[[object, object, str], None]:
     def check(_: object, __: object, value: str) -> None:
         if not isinstance(value, str) or not _PART.fullmatch(value):
             raise InvalidName(
@@ -54,7 +55,7 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """From ``sha256:HEX`` or, as Ollama's file names have it, ``sha256-HEX``."""
-        if text[:7] not in ("sha256:", "sha256-"):
+        if text[:7] not in ("sha256:", "sha256-") or not _HEX.fullmatch(text, 7):
             raise InvalidName(
                 f"digest {_shown(text)}: expected sha256: and 64 lower-case hex digits"
             )

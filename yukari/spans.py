@@ -81,7 +81,7 @@ class SpanSet:
         self.total += sum(b - a for a, b in kept)
 
     def until(self, position: int) -> int:
-        """The end of the run of bytes that begins at ``position``; ``position`` itself if it is not there."""
+        """The end of the run of bytes that begins at ``position``; itself if it is not there."""
         at = bisect_right(self._starts, position) - 1
         if at >= 0 and position < self._ends[at]:
             return self._ends[at]

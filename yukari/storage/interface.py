@@ -29,12 +29,12 @@ class StoreUnusable(Exception):
 
 
 class NoRoom(Exception):
-    """Storing this would leave less free space than was asked to be kept; the text says how much."""
+    """Storing this would leave less space free than is to be kept; the text has the numbers."""
 
 
 @frozen
 class StoredManifest:
-    """A manifest as stored; ``checked_at`` is when upstream was last asked, in seconds of the epoch."""
+    """A manifest and when upstream was last asked about it, in seconds of the epoch."""
 
     manifest: Manifest
     checked_at: float
@@ -42,7 +42,7 @@ class StoredManifest:
 
 @frozen(order=True)
 class ManifestEntry:
-    """One row of a listing: a tagged manifest and when it was last checked, in seconds of the epoch."""
+    """A row of a listing: a tagged manifest and when it was checked, in seconds of the epoch."""
 
     name: ModelName
     tag: Tag
@@ -58,7 +58,11 @@ class BlobFile(Protocol):
         """A descriptor that ``os.sendfile`` and ``os.pread`` take, or None where there is none."""
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes from ``offset``; short only at the end. Blocks: for a disk thread."""
+        """
+        Up to ``count`` bytes from ``offset``; short only at the end.
+
+        Blocks: for a disk thread, several at once if need be. ValueError once it is closed.
+        """
 
     def close(self) -> None:
         """Give the descriptor back; harmless when repeated."""
@@ -68,37 +72,43 @@ class Spool(Protocol):
     """
     A blob on its way: the bytes that have come so far, at their places.
 
-    One fill owns it. `write`, `read`, `note_repository` and `discard` block and belong in a disk
+    One fill owns it. `write`, `note_repository` and `discard` block and belong in a disk
     thread; one `write` at a time.
     """
 
-    digest: Digest
-    size: int
-    repositories: tuple[ModelName, ...]
-    """Repositories upstream that have the blob, the first to be asked first."""
+    @property
+    def digest(self) -> Digest: ...
+
+    @property
+    def size(self) -> int:
+        """The blob's, in bytes."""
+
+    @property
+    def repositories(self) -> tuple[ModelName, ...]:
+        """Repositories upstream that have the blob, the first to be asked first."""
 
     def covered(self) -> SpanSet:
         """A copy of what is there, as of the last `write` that returned."""
 
     def write(self, pieces: Sequence[tuple[int, Sequence[bytes]]]) -> None:
         """
-        Put each ``(offset, buffers)`` in its place, the buffers one after the other, and note it as there.
+        Put each ``(offset, buffers)`` in its place, the buffers one after the other.
 
-        When this returns, a killed process finds it all again. Raises OSError
-        (ENOSPC, EIO, ...) with none of it noted as there.
+        When this returns, all of it is noted as there, and a killed process finds it again. Raises
+        OSError (ENOSPC, EIO, ...) with none of it noted as there, ValueError beyond the blob's
+        size and once the spool is published, discarded or closed.
         """
 
     def note_repository(self, name: ModelName) -> None:
         """Another repository that has the blob; kept with the spool."""
 
-    def fileno(self) -> Optional[int]:
-        """As `BlobFile.fileno`; it stays good after the spool has been published."""
+    def open(self) -> BlobFile:
+        """
+        The same bytes for one reader, who closes it; it outlives the spool.
 
-    def read(self, offset: int, count: int) -> bytes:
-        """As `BlobFile.read`; what is not covered reads as zeros."""
-
-    def reset(self) -> None:
-        """Forget every byte: the blob starts anew. Blocks: for a disk thread."""
+        What is not covered reads as zeros. Takes no new descriptor and does not block. ValueError
+        once the spool is closed.
+        """
 
     def discard(self) -> None:
         """Remove it for good and close it; harmless when repeated."""
@@ -128,13 +138,20 @@ class Store(Protocol):
         self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
     ) -> None:
         """
-        Store ``manifest``, by its digest and, where ``reference`` is a tag, as that tag's in one step.
+        Store ``manifest`` by its digest and, where ``reference`` is a tag, as that tag's.
 
-        What the tag named before stays reachable by digest. OSError or `NoRoom` leaves everything as it was.
+        The tag moves in one step, and what it named before stays reachable by digest. OSError or
+        `NoRoom` leaves the tag as it was. A ``reference`` that is another digest is a ValueError.
         """
 
-    async def touch_manifest(self, name: ModelName, tag: Tag, digest: Digest, checked_at: float) -> None:
-        """Note that upstream still had ``digest`` for the tag; nothing happens where the tag names another by now."""
+    async def touch_manifest(
+        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+    ) -> None:
+        """
+        Note that upstream still had ``digest`` for the tag.
+
+        Nothing happens where the tag names another by now; OSError where it cannot be noted.
+        """
 
     async def tags(self, name: ModelName) -> list[Tag]:
         """The tags stored for a model, sorted by name; empty where it is not stored."""
@@ -142,7 +159,12 @@ class Store(Protocol):
     async def manifests(
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
-        """A page of all tagged manifests in the order of (name, tag), from behind ``after``; empty at the end."""
+        """
+        A page of all tagged manifests in the order of (name, tag), from behind ``after``.
+
+        Up to ``most`` of them, none at the end. Here and in `tags` a manifest that turns out to be
+        damaged when it is got may be listed.
+        """
 
     # blobs
 
@@ -155,21 +177,31 @@ class Store(Protocol):
     # spools
 
     async def spools(self) -> list[Spool]:
-        """Every spool that an earlier process left, opened; called once, after `start`."""
+        """
+        Every spool that an earlier process left, opened; called once, after `start`.
+
+        They hold their room, whether or not there would be enough for new ones.
+        """
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         """
         An empty spool with its room reserved until it is published or discarded.
 
-        Raises `NoRoom`. The caller never asks for a digest whose spool is open.
+        Raises `NoRoom`, OSError. The caller never asks for a digest whose spool is open; what lies
+        there of one that is not is thrown away.
         """
 
     async def publish(self, spool: Spool) -> None:
         """
         Make a whole, verified spool the stored blob, durably, then let its sidecar go.
 
-        The spool's descriptor stays readable until it is closed. OSError leaves the spool as it was.
+        The spool can still be opened until it is closed, and `Spool.discard` only closes it by
+        then. OSError leaves the spool as it was; bytes that are missing are a ValueError.
         """
 
     async def forget_blob(self, digest: Digest) -> None:
-        """Remove a stored blob that is found to be damaged, so that it can be filled again."""
+        """
+        Remove a stored blob that is found to be damaged, so that it can be filled again.
+
+        Harmless where it is not stored; OSError where it cannot be removed.
+        """

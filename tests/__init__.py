@@ -1,0 +1,17 @@
+"""
+Tests, and what they stand on: an emulated registry and emulated clients.
+
+``HYPOTHESIS_PROFILE`` says how hard the properties are tried: ``quick`` (the
+default), ``thorough``, or ``repeatable`` (the same examples every time).
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2000)
+settings.register_profile("repeatable", settings.get_profile("quick"), derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -1,0 +1,543 @@
+"""
+What every store promises, as one suite and one state machine.
+
+A store joins by a subclass of `StoreContract` (and trial's TestCase) that says
+how to make one and how to come back to it after the process has ended. All
+calls are awaited, so a store may take its time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.storage.strategies import (
+    BODIES,
+    MANIFESTS,
+    bodies,
+    manifest_of,
+    manifests,
+    model_names,
+    result_of,
+    tags,
+    times,
+)
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.spans import Span, SpanSet
+from yukari.storage.interface import ManifestEntry, NoRoom, Spool, Store, StoredManifest
+
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as _Base
+else:
+    _Base = object
+
+NAME = ModelName("library", "m")
+OTHER = ModelName("library", "other")
+LATEST = Tag("latest")
+OLD, NEW = MANIFESTS[2], MANIFESTS[3]
+BODY = bytes(range(256)) * 4
+DIGEST = Digest.of(BODY)
+
+
+class StoreContract(_Base):
+    """Behaviours; `make_store` and `after_a_kill` are the subclass's."""
+
+    def make_store(self, room: Optional[int] = None) -> Store:
+        """An empty store, with room for about ``room`` bytes, not yet started."""
+        raise NotImplementedError
+
+    def after_a_kill(self, store: Store) -> Store:
+        """What the next process finds in the place of ``store``, which was not stopped."""
+        raise NotImplementedError
+
+    async def started(self, room: Optional[int] = None) -> Store:
+        store = self.make_store(room)
+        await store.start()
+        self.addCleanup(store.stop)
+        return store
+
+    async def killed(self, store: Store) -> Store:
+        found = self.after_a_kill(store)
+        await found.start()
+        self.addCleanup(found.stop)
+        return found
+
+    async def spool_of(self, store: Store, body: bytes = BODY, *, whole: bool = True) -> Spool:
+        spool = await store.new_spool(Digest.of(body), len(body), NAME)
+        self.addCleanup(spool.close)
+        if whole:
+            spool.write([(0, [body])])
+        return spool
+
+    async def bytes_of(self, store: Store, digest: Digest) -> Optional[bytes]:
+        blob = await store.open_blob(digest)
+        if blob is None:
+            return None
+        try:
+            return blob.read(0, blob.size + 1)
+        finally:
+            blob.close()
+
+    # manifests
+
+    async def test_says_in_words_where_it_stores(self) -> None:
+        described = self.make_store().describe()
+        self.assertTrue(described)
+        self.assertNotIn("\n", described)
+
+    async def test_an_empty_store_has_nothing(self) -> None:
+        store = await self.started()
+        self.assertIsNone(await store.get_manifest(NAME, LATEST))
+        self.assertIsNone(await store.get_manifest(NAME, OLD.digest))
+        self.assertEqual(await store.tags(NAME), [])
+        self.assertEqual(await store.manifests(), [])
+        self.assertIsNone(await store.blob_size(DIGEST))
+        self.assertIsNone(await store.open_blob(DIGEST))
+        self.assertEqual(await store.spools(), [])
+
+    async def test_a_manifest_put_by_tag_is_got_by_tag_and_by_digest(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.5)
+        stored = StoredManifest(OLD, 1000.5)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), stored)
+        self.assertEqual(await store.get_manifest(NAME, OLD.digest), stored)
+        self.assertIsNone(await store.get_manifest(OTHER, LATEST))
+        self.assertIsNone(await store.get_manifest(OTHER, OLD.digest))
+
+    async def test_a_manifest_put_by_digest_has_no_tag(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, OLD.digest, OLD, 1000.0)
+        self.assertEqual(await store.get_manifest(NAME, OLD.digest), StoredManifest(OLD, 1000.0))
+        self.assertEqual(await store.tags(NAME), [])
+        self.assertEqual(await store.manifests(), [])
+
+    async def test_a_manifest_is_not_put_under_another_digest(self) -> None:
+        store = await self.started()
+        try:
+            await store.put_manifest(NAME, NEW.digest, OLD, 1000.0)
+        except ValueError:
+            pass
+        else:
+            self.fail("it was")
+        self.assertIsNone(await store.get_manifest(NAME, NEW.digest))
+
+    async def test_a_replaced_manifest_is_still_got_by_digest(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        self.assertEqual(await store.get_manifest(NAME, OLD.digest), StoredManifest(OLD, 1000.0))
+
+    async def test_manifests_outlive_the_process(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        found = await self.killed(store)
+        self.assertEqual(await found.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        self.assertEqual(await found.get_manifest(NAME, OLD.digest), StoredManifest(OLD, 1000.0))
+
+    async def test_a_touch_moves_the_time_of_the_check_and_outlives_the_process(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.get_manifest(NAME, LATEST)
+        await store.touch_manifest(NAME, LATEST, OLD.digest, 3000.0)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(OLD, 3000.0))
+        found = await self.killed(store)
+        self.assertEqual(await found.get_manifest(NAME, LATEST), StoredManifest(OLD, 3000.0))
+
+    async def test_a_touch_of_what_the_tag_no_longer_names_does_nothing(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, NEW, 1000.0)
+        await store.touch_manifest(NAME, LATEST, OLD.digest, 3000.0)
+        await store.touch_manifest(OTHER, LATEST, OLD.digest, 3000.0)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(NEW, 1000.0))
+        self.assertIsNone(await store.get_manifest(OTHER, LATEST))
+
+    async def test_a_manifest_of_thousands_of_layers_comes_back_byte_for_byte(self) -> None:
+        store = await self.started()
+        large = manifest_of(*(b"%d" % number for number in range(3000)))
+        await store.put_manifest(NAME, LATEST, large, 1000.0)
+        found = await (await self.killed(store)).get_manifest(NAME, LATEST)
+        assert found is not None
+        self.assertEqual(found.manifest.body, large.body)
+
+    async def test_tags_are_listed_in_order(self) -> None:
+        store = await self.started()
+        for tag in ("latest", "7b", "Q4_K.M"):
+            await store.put_manifest(NAME, Tag(tag), OLD, 1000.0)
+        self.assertEqual(await store.tags(NAME), [Tag("7b"), Tag("Q4_K.M"), Tag("latest")])
+
+    async def test_a_listing_comes_in_pages_and_in_order(self) -> None:
+        store = await self.started()
+        wanted = sorted(
+            ManifestEntry(ModelName(namespace, model), Tag(tag), 1000.0)
+            for namespace in ("a", "a-b", "a.b", "B")
+            for model in ("m", "m-1", "M")
+            for tag in ("1", "10", "2")
+        )
+        for entry in reversed(wanted):
+            await store.put_manifest(entry.name, entry.tag, OLD, entry.checked_at)
+        for most in (1, 2, 3, 5, 35, 36, 37):
+            listed: list[ManifestEntry] = []
+            while page := await store.manifests(_last(listed), most):
+                self.assertLessEqual(len(page), most)
+                listed += page
+            self.assertEqual(listed, wanted)
+
+    async def test_a_listing_goes_on_behind_what_is_not_there(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        for before in ((ModelName("k", "z"), LATEST), (ModelName("library", "l"), LATEST)):
+            self.assertEqual(len(await store.manifests(before)), 1)
+        self.assertEqual(len(await store.manifests((NAME, Tag("aaa")))), 1)
+        self.assertEqual(await store.manifests((NAME, Tag("latest1"))), [])
+        self.assertEqual(await store.manifests((ModelName("library", "n"), Tag("a"))), [])
+
+    async def test_what_is_put_while_listing_is_seen_if_it_lies_ahead(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        page = await store.manifests(None, 1)
+        await store.put_manifest(OTHER, LATEST, OLD, 1000.0)
+        self.assertEqual(await store.manifests(_last(page)), [ManifestEntry(OTHER, LATEST, 1000.0)])
+
+    # spools and blobs
+
+    async def test_a_new_spool_covers_nothing_and_reads_as_zeros(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        self.assertEqual((spool.digest, spool.size), (DIGEST, len(BODY)))
+        self.assertEqual(spool.repositories, (NAME,))
+        self.assertEqual(list(spool.covered()), [])
+        reader = spool.open()
+        self.addCleanup(reader.close)
+        self.assertEqual(reader.size, len(BODY))
+        self.assertEqual(reader.read(0, 2000), bytes(len(BODY)))
+        self.assertIsNone(await store.blob_size(DIGEST))
+
+    async def test_what_is_written_anywhere_is_covered_and_read_at_once(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        reader = spool.open()
+        self.addCleanup(reader.close)
+        spool.write([(900, [BODY[900:950], b"", BODY[950:1024]]), (10, [BODY[10:20]])])
+        self.assertEqual(list(spool.covered()), [Span(10, 20), Span(900, 1024)])
+        self.assertEqual(reader.read(10, 10), BODY[10:20])
+        self.assertEqual(reader.read(900, 500), BODY[900:])
+        self.assertEqual(reader.read(1024, 10), b"")
+
+    async def test_many_buffers_are_written_in_one_call(self) -> None:
+        store = await self.started()
+        body = bytes(number % 251 for number in range(5000))
+        spool = await self.spool_of(store, body, whole=False)
+        spool.write([(0, [body[at : at + 1] for at in range(len(body))])])
+        await store.publish(spool)
+        self.assertEqual(await self.bytes_of(store, Digest.of(body)), body)
+
+    async def test_bytes_beyond_the_end_are_refused(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        for piece in ((len(BODY) - 1, [b"ab"]), (-1, [b"a"]), (5000, [b""])):
+            self.assertRaises(ValueError, spool.write, [piece])
+        self.assertEqual(list(spool.covered()), [])
+
+    async def test_the_coverage_told_is_a_copy(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        spool.covered().add(0, 10)
+        self.assertEqual(list(spool.covered()), [])
+
+    async def test_a_whole_spool_is_published_as_a_blob(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store)
+        await store.publish(spool)
+        self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+        self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+        self.assertEqual(await store.spools(), [])
+
+    async def test_a_published_spool_is_read_to_the_end_but_not_written(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store)
+        before = spool.open()
+        await store.publish(spool)
+        after = spool.open()
+        self.assertRaises(ValueError, spool.write, [(0, [b"wrong"])])
+        spool.discard()
+        self.assertEqual(before.read(0, 2000), BODY)
+        self.assertEqual(after.read(0, 2000), BODY)
+        self.assertRaises(ValueError, spool.open)
+        before.close()
+        after.close()
+        self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+
+    async def test_a_spool_with_a_gap_is_not_published(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        spool.write([(0, [BODY[:-1]])])
+        try:
+            await store.publish(spool)
+        except ValueError:
+            pass
+        else:
+            self.fail("it was")
+        self.assertIsNone(await store.blob_size(DIGEST))
+        spool.write([(len(BODY) - 1, [BODY[-1:]])])
+        await store.publish(spool)
+        self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+
+    async def test_an_empty_blob_is_one_too(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, b"", whole=False)
+        await store.publish(spool)
+        self.assertEqual(await store.blob_size(Digest.of(b"")), 0)
+        self.assertEqual(await self.bytes_of(store, Digest.of(b"")), b"")
+
+    async def test_blobs_outlive_the_process(self) -> None:
+        store = await self.started()
+        await store.publish(await self.spool_of(store))
+        found = await self.killed(store)
+        self.assertEqual(await self.bytes_of(found, DIGEST), BODY)
+        self.assertEqual(await found.spools(), [])
+
+    async def test_a_spool_survives_a_kill_where_it_stood(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        spool.write([(100, [BODY[100:200]])])
+        spool.note_repository(OTHER)
+        spool.note_repository(NAME)
+        spool.write([(300, [BODY[300:400]]), (200, [BODY[200:250]])])
+        found = await self.killed(store)
+        (again,) = await found.spools()
+        self.addCleanup(again.close)
+        self.assertEqual((again.digest, again.size), (DIGEST, len(BODY)))
+        self.assertEqual(again.repositories, (NAME, OTHER))
+        self.assertEqual(list(again.covered()), [Span(100, 250), Span(300, 400)])
+        again.write([(0, [BODY[:100]]), (250, [BODY[250:300]]), (400, [BODY[400:]])])
+        await found.publish(again)
+        self.assertEqual(await self.bytes_of(found, DIGEST), BODY)
+
+    async def test_a_closed_spool_is_found_at_the_next_start(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store)
+        spool.close()
+        spool.close()
+        self.assertRaises(ValueError, spool.write, [(0, [b"x"])])
+        await store.stop()
+        found = await self.killed(store)
+        (again,) = await found.spools()
+        self.addCleanup(again.close)
+        self.assertEqual(again.covered().total, len(BODY))
+
+    async def test_a_discarded_spool_is_gone_but_for_who_reads_it(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store)
+        reader = spool.open()
+        spool.discard()
+        spool.discard()
+        self.assertEqual(reader.read(0, 2000), BODY)
+        reader.close()
+        reader.close()
+        self.assertRaises(ValueError, reader.read, 0, 1)
+        self.assertIsNone(await store.blob_size(DIGEST))
+        again = await self.spool_of(store, whole=False)
+        self.assertEqual(list(again.covered()), [])
+        again.discard()
+        self.assertEqual(await (await self.killed(store)).spools(), [])
+
+    async def test_a_forgotten_blob_is_gone_but_for_who_reads_it_and_comes_again(self) -> None:
+        store = await self.started()
+        await store.publish(await self.spool_of(store))
+        reader = await store.open_blob(DIGEST)
+        assert reader is not None
+        await store.forget_blob(DIGEST)
+        await store.forget_blob(DIGEST)
+        self.assertEqual(reader.read(0, 2000), BODY)
+        reader.close()
+        self.assertIsNone(await store.blob_size(DIGEST))
+        self.assertIsNone(await store.open_blob(DIGEST))
+        await store.publish(await self.spool_of(store))
+        self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+
+    async def test_without_room_there_is_no_spool(self) -> None:
+        store = await self.started(room=3 * len(BODY))
+        first = await self.spool_of(store, whole=False)
+        try:
+            await store.new_spool(Digest.of(b"large"), 3 * len(BODY), NAME)
+        except NoRoom as error:
+            self.assertTrue(str(error))
+        else:
+            self.fail("there was room")
+        first.discard()
+        other = await store.new_spool(Digest.of(b"large"), 3 * len(BODY), NAME)
+        other.discard()
+        self.assertEqual(await store.spools(), [])
+
+
+def _last(listed: list[ManifestEntry]) -> Optional[tuple[ModelName, Tag]]:
+    return (listed[-1].name, listed[-1].tag) if listed else None
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store beside the dictionaries that it should equal; restarts come at any time."""
+
+    store: Store
+
+    def make_store(self) -> Store:
+        """An empty store."""
+        raise NotImplementedError
+
+    def after_a_stop(self) -> Store:
+        """A store, not yet started, in the place of the one that was stopped."""
+        raise NotImplementedError
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = self.make_store()
+        result_of(self.store.start())
+        self.tagged: dict[tuple[ModelName, Tag], StoredManifest] = {}
+        self.known: dict[tuple[ModelName, Digest], StoredManifest] = {}
+        self.blobs: dict[Digest, bytes] = {}
+        self.spools: dict[Digest, Spool] = {}
+        self.covered: dict[Digest, SpanSet] = {}
+        self.repositories: dict[Digest, tuple[ModelName, ...]] = {}
+
+    def teardown(self) -> None:
+        for spool in getattr(self, "spools", {}).values():
+            spool.close()
+        if hasattr(self, "store"):
+            result_of(self.store.stop())
+
+    # manifests
+
+    @rule(name=model_names, tag=tags, manifest=manifests, time=times, by_digest=st.booleans())
+    def put(
+        self, name: ModelName, tag: Tag, manifest: Manifest, time: float, by_digest: bool
+    ) -> None:
+        reference: Reference = manifest.digest if by_digest else tag
+        result_of(self.store.put_manifest(name, reference, manifest, time))
+        self.known[name, manifest.digest] = StoredManifest(manifest, time)
+        if not by_digest:
+            self.tagged[name, tag] = StoredManifest(manifest, time)
+
+    @rule(name=model_names, tag=tags, manifest=manifests, time=times)
+    def touch(self, name: ModelName, tag: Tag, manifest: Manifest, time: float) -> None:
+        result_of(self.store.touch_manifest(name, tag, manifest.digest, time))
+        found = self.tagged.get((name, tag))
+        if found is not None and found.manifest == manifest:
+            self.tagged[name, tag] = StoredManifest(manifest, time)
+
+    @rule(name=model_names, tag=tags, manifest=manifests)
+    def get(self, name: ModelName, tag: Tag, manifest: Manifest) -> None:
+        found = result_of(self.store.get_manifest(name, tag))
+        assert found == self.tagged.get((name, tag))
+        by_digest = result_of(self.store.get_manifest(name, manifest.digest))
+        assert by_digest == self.known.get((name, manifest.digest))
+
+    @rule(most=st.integers(1, 5), name=model_names)
+    def list_all(self, most: int, name: ModelName) -> None:
+        listed: list[ManifestEntry] = []
+        while page := result_of(self.store.manifests(_last(listed), most)):
+            listed += page
+        assert listed == sorted(
+            ManifestEntry(name, tag, stored.checked_at)
+            for (name, tag), stored in self.tagged.items()
+        )
+        assert result_of(self.store.tags(name)) == sorted(
+            tag for found, tag in self.tagged if found == name
+        )
+
+    # blobs
+
+    @rule(body=bodies, name=model_names)
+    def new_spool(self, body: bytes, name: ModelName) -> None:
+        digest = Digest.of(body)
+        if digest not in self.spools:
+            self.spools[digest] = result_of(self.store.new_spool(digest, len(body), name))
+            self.covered[digest] = SpanSet()
+            self.repositories[digest] = (name,)
+
+    @precondition(lambda self: self.spools)
+    @rule(data=st.data(), name=model_names)
+    def write(self, data: Any, name: ModelName) -> None:
+        digest = data.draw(st.sampled_from(sorted(self.spools)))
+        body = _body(digest)
+        ends = st.integers(0, len(body))
+        pieces = []
+        for first, second in data.draw(st.lists(st.tuples(ends, ends), max_size=3)):
+            start, end = sorted((first, second))
+            pieces.append((start, [body[start:end]]))
+            self.covered[digest].add(start, end)
+        self.spools[digest].write(pieces)
+        if data.draw(st.booleans()):
+            self.spools[digest].note_repository(name)
+            if name not in self.repositories[digest]:
+                self.repositories[digest] += (name,)
+
+    @precondition(lambda self: self.spools)
+    @rule(data=st.data(), fill=st.booleans())
+    def publish(self, data: Any, fill: bool) -> None:
+        digest = data.draw(st.sampled_from(sorted(self.spools)))
+        body, spool = _body(digest), self.spools[digest]
+        if fill:
+            spool.write([(0, [body])])
+            self.covered[digest].add(0, len(body))
+        if self.covered[digest].total < len(body):
+            try:
+                result_of(self.store.publish(spool))
+            except ValueError:
+                return
+            raise AssertionError("a spool with gaps was published")
+        result_of(self.store.publish(spool))
+        spool.close()
+        del self.spools[digest]
+        self.blobs[digest] = body
+
+    @precondition(lambda self: self.spools)
+    @rule(data=st.data())
+    def discard(self, data: Any) -> None:
+        self.spools.pop(data.draw(st.sampled_from(sorted(self.spools)))).discard()
+
+    @rule(body=bodies)
+    def forget(self, body: bytes) -> None:
+        result_of(self.store.forget_blob(Digest.of(body)))
+        self.blobs.pop(Digest.of(body), None)
+
+    @rule()
+    def restart(self) -> None:
+        for spool in self.spools.values():
+            spool.close()
+        result_of(self.store.stop())
+        self.store = self.after_a_stop()
+        result_of(self.store.start())
+        found = {spool.digest: spool for spool in result_of(self.store.spools())}
+        assert set(found) == set(self.spools)
+        self.spools = found
+
+    @invariant()
+    def equals_the_model(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for body in BODIES:
+            digest = Digest.of(body)
+            wanted = self.blobs.get(digest)
+            size = result_of(self.store.blob_size(digest))
+            assert size == (None if wanted is None else len(wanted))
+            blob = result_of(self.store.open_blob(digest))
+            assert (blob is None) == (wanted is None)
+            if blob is not None:
+                assert blob.read(0, 1000) == wanted
+                blob.close()
+        for digest, spool in self.spools.items():
+            assert list(spool.covered()) == list(self.covered[digest])
+            assert spool.repositories == self.repositories[digest]
+            reader = spool.open()
+            got = reader.read(0, 1000)
+            reader.close()
+            for span in self.covered[digest]:
+                assert got[span.start : span.end] == _body(digest)[span.start : span.end]
+
+
+def _body(digest: Digest) -> bytes:
+    return next(body for body in BODIES if Digest.of(body) == digest)

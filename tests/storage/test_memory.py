@@ -1,0 +1,55 @@
+"""The store in memory."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from hypothesis import settings
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.storage.contract import BODY, DIGEST, NAME, StoreContract, StoreMachine
+from tests.storage.strategies import result_of
+from yukari.storage.interface import NoRoom, Store
+from yukari.storage.memory import MemoryStore
+
+
+class MemoryContract(StoreContract, TestCase):
+    """Every promise."""
+
+    def make_store(self, room: Optional[int] = None) -> Store:
+        return MemoryStore(room)
+
+    def after_a_kill(self, store: Store) -> Store:
+        return store
+
+
+class MemoryStoreTests(SynchronousTestCase):
+    """What only this one does."""
+
+    def test_published_blobs_count_against_the_capacity(self) -> None:
+        store = MemoryStore(len(BODY))
+        spool = result_of(store.new_spool(DIGEST, len(BODY), NAME))
+        spool.write([(0, [BODY])])
+        result_of(store.publish(spool))
+        with self.assertRaises(NoRoom):
+            result_of(store.new_spool(DIGEST, 1, NAME))
+        result_of(store.forget_blob(DIGEST))
+        result_of(store.new_spool(DIGEST, 1, NAME))
+
+    def test_there_is_no_descriptor(self) -> None:
+        spool = result_of(MemoryStore().new_spool(DIGEST, 1, NAME))
+        self.assertIsNone(spool.open().fileno())
+
+
+class MemoryMachine(StoreMachine):
+    """Against dictionaries."""
+
+    def make_store(self) -> Store:
+        return MemoryStore()
+
+    def after_a_stop(self) -> Store:
+        return self.store
+
+
+MemoryMachineTests = MemoryMachine.TestCase
+MemoryMachineTests.settings = settings(max_examples=50, deadline=None)

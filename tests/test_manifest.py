@@ -1,0 +1,122 @@
+"""A manifest is its bytes; what they name is read, what cannot be one is refused."""
+
+import json
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.strategies import descriptors, manifest_body, manifests
+from yukari.manifest import (
+    DOCKER_MANIFEST,
+    MAX_BYTES,
+    Descriptor,
+    InvalidManifest,
+    Manifest,
+)
+from yukari.names import Digest
+
+HEX = "ab" * 32
+LAYER = {"mediaType": "a/b", "digest": f"sha256:{HEX}", "size": 3}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+near_manifests = st.fixed_dictionaries(
+    {},
+    optional={
+        "schemaVersion": st.just(2) | json_values,
+        "mediaType": st.just(DOCKER_MANIFEST) | json_values,
+        "config": st.just(LAYER) | json_values,
+        "layers": st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "digest": st.just(LAYER["digest"]) | json_values,
+                    "size": st.just(3) | json_values,
+                    "mediaType": json_values,
+                },
+            )
+        )
+        | json_values,
+    },
+)
+
+
+def body(**changes: Any) -> bytes:
+    """A good manifest, changed; None leaves a field out."""
+    content = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "layers": [LAYER], **changes}
+    return json.dumps({key: value for key, value in content.items() if value is not None}).encode()
+
+
+class ManifestTests(SynchronousTestCase):
+    @given(
+        st.lists(descriptors(), unique_by=lambda blob: blob.digest, min_size=1),
+        st.sampled_from((None, 1)),
+    )
+    def test_it_keeps_its_bytes_and_names_its_blobs_in_order(
+        self, blobs: list[Descriptor], indent: int | None
+    ) -> None:
+        sent = manifest_body(blobs[:-1], blobs[-1], indent)
+        parsed = Manifest.parse(sent)
+        self.assertEqual(parsed, Manifest(sent, Digest.of(sent), DOCKER_MANIFEST, tuple(blobs)))
+
+    @given(manifests())
+    def test_parsing_its_bytes_again_changes_nothing(self, manifest: Manifest) -> None:
+        self.assertEqual(Manifest.parse(manifest.body), manifest)
+
+    def test_a_blob_that_is_named_twice_counts_once(self) -> None:
+        parsed = Manifest.parse(body(layers=[LAYER, LAYER], config=LAYER))
+        self.assertEqual(parsed.blobs, (Descriptor(Digest(HEX), 3, "a/b"),))
+
+    def test_one_without_a_media_type_is_dockers(self) -> None:
+        self.assertEqual(Manifest.parse(body(mediaType=None)).media_type, DOCKER_MANIFEST)
+
+    def test_its_own_media_type_is_kept(self) -> None:
+        oci = "application/vnd.oci.image.manifest.v1+json"
+        self.assertEqual(Manifest.parse(body(mediaType=oci)).media_type, oci)
+
+    def test_thousands_of_layers_are_no_trouble(self) -> None:
+        layers = [{"digest": f"sha256:{at:064x}", "size": at} for at in range(10_000)]
+        self.assertEqual(len(Manifest.parse(body(layers=layers)).blobs), 10_000)
+
+    def test_what_is_no_manifest_is_refused_with_the_reason(self) -> None:
+        for sent, why in (
+            (b"", "not JSON"),
+            (b"<html>Please log in</html>", "not JSON"),
+            (body()[:-5], "not JSON"),
+            (b"\xff\xfe\xff", "not JSON"),
+            (b"[]", "not a JSON object"),
+            (b'{"error": "x"}', "schemaVersion None: expected 2"),
+            (body(schemaVersion=1), "schemaVersion 1: expected 2"),
+            (body(layers=None), "layers: expected a list"),
+            (body(layers=[]), "it names no blob"),
+            (body(layers=[{}]), "layer 0: expected a digest"),
+            (body(layers=[{**LAYER, "digest": "sha256:x"}]), "layer 0: digest sha256:x"),
+            (body(layers=[LAYER, {**LAYER, "size": -1}]), "layer 1: size -1"),
+            (body(layers=[{**LAYER, "size": True}]), "layer 0: size True"),
+            (body(layers=[{**LAYER, "size": 1.5}]), "layer 0: size 1.5"),
+            (body(layers=[{**LAYER, "size": 2**63}]), "layer 0: size 9223372036854775808"),
+            (body(layers=[{**LAYER, "size": [1]}]), "layer 0: size a list"),
+            (body(layers=[LAYER, {**LAYER, "size": 4}]), "has two sizes"),
+            (body(config="x"), "config: expected an object"),
+            (body(mediaType="a\r\nb"), "mediaType: expected printable text"),
+            (b" " * (MAX_BYTES + 1), "expected at most"),
+        ):
+            error = self.assertRaises(InvalidManifest, Manifest.parse, sent)
+            self.assertIn(why, str(error))
+
+    @given(st.binary() | st.builds(lambda c: json.dumps(c).encode(), near_manifests | json_values))
+    @example(b'{"schemaVersion":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    @example(b'{"schemaVersion":' + b"[" * 500 + b"]" * 500 + b"}")
+    @example(b'{"schemaVersion":' + b"1" * 10_000 + b"}")
+    def test_any_bytes_are_a_manifest_or_an_invalid_one(self, sent: bytes) -> None:
+        try:
+            parsed = Manifest.parse(sent)
+        except InvalidManifest as error:
+            self.assertLess(len(str(error)), 300)
+        else:
+            self.assertEqual(parsed.body, sent)

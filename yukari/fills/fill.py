@@ -1,0 +1,652 @@
+"""
+A blob on its way: one fill a digest, whoever asks for it and however often.
+
+It belongs to the library and not to a request: no reader's leaving stops it.
+The crew lends it connections; what they bring is gathered, written to a spool
+in a disk thread, hashed along its prefix, and published when the digest is
+right. Readers wait for the byte they need next and read the spool at their own
+pace.
+
+    QUEUED ──> FILLING ──> SETTLING ──> DONE
+       ^         │ ^           │
+       └─DORMANT<┘ └───────────┘ wrong digest, once
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.blobs import SpoolLost
+from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
+from yukari.fills.gather import Gatherer, Pieces
+from yukari.fills.lane import Lane
+from yukari.fills.plan import Plan
+from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.fills.verify import Verifier
+from yukari.names import Digest, ModelName
+from yukari.spans import Span, SpanSet
+from yukari.storage.interface import BlobFile, NoRoom, Spool
+
+log = Logger()
+
+WITHHELD = 1024 * 1024
+"""Bytes at a blob's end that a reader of the whole gets only once the digest is known to be right."""
+TRICKLE = 1024
+TRICKLE_SECONDS = 2.0
+"""Should the verdict take long, so much of them every so often, so that no client takes us for stalled."""
+PATIENCE_AT_FIRST = 10.0
+PATIENCE = 60.0
+"""Seconds of failures without a byte after which a fill that never had one, or had some, gives up for now."""
+ATTEMPTS = 2
+"""How often a blob whose digest comes out wrong is fetched before it is given up for now."""
+BACKOFF = 0.25
+LONGEST_BACKOFF = 30.0
+HASH_STEP = 8 * 1024 * 1024
+RATE_WINDOW = 10.0
+
+
+class State(enum.Enum):
+    """Where a fill stands."""
+
+    QUEUED = "queued"
+    FILLING = "filling"
+    SETTLING = "settling"
+    DORMANT = "dormant"
+    DONE = "done"
+
+
+@define(eq=False)
+class FillReader:
+    """A request that reads the blob while it comes (a `Readable`)."""
+
+    fill: Fill
+    whole: bool
+    """It reads the whole blob and cannot be expected to check it: it waits for the verdict near the end."""
+    position: int
+    result: str = field(default="fill", init=False)
+    _spool: Optional[Spool] = field(default=None, init=False)
+    _file: Optional[BlobFile] = field(default=None, init=False)
+    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _starting: bool = field(default=False, init=False)
+
+    @property
+    def size(self) -> int:
+        return self.fill.size
+
+    def available(self, position: int) -> int:
+        if self._spool is not None and self._spool is not self.fill.spool:
+            return position
+        end = self.fill.plan.covered.until(position)
+        return min(end, self.fill.limit) if self.whole else end
+
+    async def ready(self, position: int) -> None:
+        if not self.fill.is_flowing():
+            self._starting = True
+            await self.wait(position)
+        self._spool = self.fill.spool
+        assert self._spool is not None
+        self._file = self._spool.open()
+
+    def wait(self, position: int) -> Deferred[None]:
+        self.position = position
+        if self._spool is not None and self._spool is not self.fill.spool:
+            return fail(self.fill.error or upstream_unreachable("the blob came wrong from upstream"))
+        if self.available(position) > position:
+            self._starting = False
+            return succeed(None)
+        if self.fill.error is not None:
+            return fail(self.fill.error)
+        self._waiting = Deferred(self._give_up)
+        self.fill.reader_waits(self)
+        return self._waiting
+
+    def _give_up(self, _: Deferred[None]) -> None:
+        self._waiting = None
+        self.fill.reader_waits_no_more(self)
+
+    def wake(self) -> None:
+        """More may be there."""
+        if self._waiting is None:
+            return
+        if self.available(self.position) > self.position or (
+            self._starting and self.fill.is_flowing()
+        ):
+            self._starting = False
+            waiting, self._waiting = self._waiting, None
+            self.fill.reader_waits_no_more(self)
+            waiting.callback(None)
+
+    def broke(self, error: Exception) -> None:
+        """It is not to be had, or not this way."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self.fill.reader_waits_no_more(self)
+            waiting.errback(error)
+
+    def fileno(self) -> Optional[int]:
+        return self._file.fileno() if self._file is not None else None
+
+    def read(self, offset: int, count: int) -> bytes:
+        if self._file is None:
+            raise RuntimeError("read before ready")
+        return self._file.read(offset, count)
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._file is not None:
+            self._file.close()
+        self.fill.reader_left(self)
+
+
+class FillKeeper:
+    """What a fill asks of its surroundings; the library answers."""
+
+    async def open_spool(self, fill: Fill) -> Spool:
+        """The blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
+        raise NotImplementedError
+
+    async def publish(self, fill: Fill) -> None:
+        """Make the verified spool the stored blob; OSError leaves it as it was."""
+        raise NotImplementedError
+
+    def ended(self, fill: Fill) -> None:
+        """The fill is `DONE` or `DORMANT`; ``fill.error`` says why, where it failed."""
+        raise NotImplementedError
+
+
+@define(eq=False)
+class Fill:
+    """One blob of ``size`` bytes on its way from ``source``."""
+
+    digest: Digest
+    size: int
+    source: BlobSource
+    crew: Any
+    _keeper: FillKeeper
+    _in_thread: Callable[..., Deferred[Any]]
+    _clock: IReactorTime
+    name: ModelName
+    """The model by which it was first asked for."""
+    spool: Optional[Spool] = None
+    state: State = field(default=State.QUEUED, init=False)
+    error: Optional[Exception] = field(default=None, init=False)
+    """Why there will be no more bytes for now."""
+    plan: Plan = field(init=False)
+    readers: dict[FillReader, None] = field(factory=dict, init=False)
+    waiting: dict[FillReader, None] = field(factory=dict, init=False)
+    lanes: dict[Lane, None] = field(factory=dict, init=False)
+    limit: int = field(init=False)
+    """How far a reader of the whole may read."""
+    upstream_bytes: int = field(default=0, init=False)
+    retries: int = field(default=0, init=False)
+    most_lanes: int = field(default=0, init=False)
+    attempt: int = field(default=1, init=False)
+    streaming: bool = field(default=False, init=False)
+    """Upstream ignores Range: one connection brings everything."""
+    not_before: float = field(default=0.0, init=False)
+    began_at: float = field(init=False)
+    _gatherer: Gatherer = field(init=False)
+    _verifier: Optional[Verifier] = field(default=None, init=False)
+    _hashing: bool = field(default=False, init=False)
+    _working: set[Deferred[None]] = field(factory=set, init=False)
+    _retry_publishing: Optional[Deferred[None]] = field(default=None, init=False)
+    _opening: bool = field(default=False, init=False)
+    _cap: int = field(init=False)
+    _failures: int = field(default=0, init=False)
+    _silences: int = field(default=0, init=False)
+    _progress_at: Optional[float] = field(default=None, init=False)
+    _tried_at: Optional[float] = field(default=None, init=False)
+    _last_failure: Exception = field(factory=lambda: SourceFailed("not tried"), init=False)
+    _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
+    _logged_at: float = field(init=False)
+    _trickle: Optional[IDelayedCall] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._cap = self.crew.per_blob
+        self.began_at = self._logged_at = self._clock.seconds()
+        self.limit = max(0, self.size - WITHHELD)
+        self._plan_from(SpanSet() if self.spool is None else self.spool.covered())
+
+    def _plan_from(self, covered: SpanSet) -> None:
+        self.plan = Plan(self.size, covered)
+        self._gatherer = Gatherer(self._clock, self._write, self._written, self._unwritten)
+        self.streaming = False
+
+    # what the library does
+
+    def start(self) -> None:
+        """Ask the crew for connections, anew if the fill was dormant."""
+        if self.state is State.DORMANT:
+            self.state = State.QUEUED
+            self.error = None
+            self._failures = self._silences = 0
+            self._progress_at = self._tried_at = None
+            self.not_before = 0.0
+            self.source.retry()
+        if self.state is State.QUEUED:
+            self.crew.enlist(self)
+
+    def open_reader(self, position: int, *, whole: bool) -> FillReader:
+        """A new reader that begins at ``position``; wakes a dormant fill."""
+        reader = FillReader(self, whole, position)
+        self.readers[reader] = None
+        self.start()
+        self.crew.wanted(self)
+        return reader
+
+    async def open(self) -> None:
+        """Take the spool in hand, so that lanes can begin; the crew calls this when it is the fill's turn."""
+        if self._opening or self.state is not State.QUEUED:
+            return
+        self._opening = True
+        try:
+            await self._gatherer.close()
+            if self.spool is None:
+                self.spool = await self._keeper.open_spool(self)
+                self._verifier = None
+            if self._verifier is None:
+                self._verifier = Verifier(self.spool.open())
+            self.limit = max(0, self.size - WITHHELD)
+            self._plan_from(self.spool.covered())
+        except (NoRoom, OSError) as error:
+            if not self._stopped:
+                log.warn("{digest}: not stored: {error}", digest=str(self.digest), error=str(error))
+                self._end(State.DORMANT, SpoolLost(str(error)))
+            return
+        finally:
+            self._opening = False
+        if self._stopped:
+            return
+        self.state = State.FILLING
+        self._advance()
+        self._wake_all()
+
+    async def stop(self) -> None:
+        """Drop the connections, write what came, leave the spool for the next start."""
+        self._stopped = True
+        self.error = self.error or RegistryError("UNAVAILABLE", "this cache is stopping", 503)
+        self._drop_lanes("stopping")
+        self.crew.dismiss(self)
+        self._stop_trickle()
+        for reader in list(self.readers):
+            reader.broke(self.error)
+        await self._gatherer.close()
+        if self._retry_publishing is not None:
+            self._retry_publishing.callback(None)
+        while self._working:
+            await next(iter(self._working))
+        self._close()
+
+    def _close(self) -> None:
+        if self._verifier is not None:
+            self._verifier.close()
+        if self.spool is not None:
+            self.spool.close()
+
+    async def discard(self, error: Exception) -> None:
+        """Stop for good and throw away what came."""
+        self.error = error
+        spool = self.spool
+        await self.stop()
+        if spool is not None:
+            await self._in_thread(spool.discard)
+
+    # what readers do
+
+    def is_flowing(self) -> bool:
+        """Whether bytes come, so that a reply may be begun before its first byte is here."""
+        if self.spool is None or self.error is not None:
+            return False
+        if self.state in (State.SETTLING, State.DONE):
+            return True
+        return self._progress_at is not None and not self._failures
+
+    def reader_waits(self, reader: FillReader) -> None:
+        self.waiting[reader] = None
+        self.crew.reader_waits(reader)
+
+    def reader_waits_no_more(self, reader: FillReader) -> None:
+        self.waiting.pop(reader, None)
+        self.crew.reader_waits_no_more(reader)
+
+    def reader_left(self, reader: FillReader) -> None:
+        self.readers.pop(reader, None)
+        self.crew.wanted(self)
+
+    def _wake_all(self) -> None:
+        for reader in list(self.waiting):
+            reader.wake()
+
+    # what the crew does
+
+    def lane_cap(self) -> int:
+        """How many connections it may use just now."""
+        if self.state is not State.FILLING or self.streaming:
+            return 0
+        if self._failures or not self.source.ranges:
+            return 1
+        return self._cap
+
+    def add_lane(self, lane: Lane) -> None:
+        """A connection begins for this fill."""
+        if self._tried_at is None:
+            self._tried_at = self._clock.seconds()
+        self.lanes[lane] = None
+        self.most_lanes = max(self.most_lanes, len(self.lanes))
+        if self._full():
+            lane.pause()
+
+    def lane_ended(self, lane: Lane, failure: Optional[Failure]) -> None:
+        """A connection ended, well or not."""
+        self.lanes.pop(lane, None)
+        if not lane.claim.cursor == lane.claim.end:
+            self.plan.release(lane.claim)
+        self.plan.claims.discard(lane.claim)
+        if self.streaming and not self.lanes:
+            self.streaming = False
+        if self._stopped or self.state is not State.FILLING:
+            return
+        if failure is None:
+            self._failures = 0
+            self._cap = min(self.crew.per_blob, self._cap + 1)
+            return
+        error = failure.value
+        if isinstance(error, SourceRefused):
+            self._last_failure = error
+            self._give_up(error.error)
+        elif isinstance(error, SourceFailed):
+            self._failed(error, lane)
+        else:
+            log.failure("{digest}: a connection ended", failure, digest=str(self.digest))
+            self._failed(SourceFailed("an internal error"), lane)
+
+    def _failed(self, error: SourceFailed, lane: Lane) -> None:
+        now = self._clock.seconds()
+        self.retries += 1
+        self._last_failure = error
+        if error.busy:
+            self._cap = max(1, min(self._cap, len(self.lanes) + 1) // 2)
+        if lane.received and error.retry_after is None:
+            self._failures = 0
+            delay = BACKOFF
+        else:
+            self._failures += 1
+            delay = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._failures - 1, 10))
+        delay *= 0.75 + random.random() / 2
+        if error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+        self.not_before = max(self.not_before, now + delay)
+        log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
+        if now + delay - (self._progress_at or self._tried_at or now) > PATIENCE:
+            self._give_up(self._reason())
+
+    def tick(self, now: float) -> None:
+        """Twice a second: drop silent connections, give up a hopeless fill, tell how far a long one is."""
+        if self.state is not State.FILLING:
+            return
+        self._samples.append((now, self.upstream_bytes))
+        while now - self._samples[0][0] > RATE_WINDOW:
+            self._samples.popleft()
+        for lane in list(self.lanes):
+            silent = now - lane.heard_at
+            if not lane.paused and silent >= 3.0:
+                allowed = (3.0 if self._is_waited_for(lane) else 10.0) * 2 ** min(self._silences, 4)
+                if silent >= allowed:
+                    self._silences += 1
+                    lane.drop(f"silent for {silent:.0f} s")
+        tried, progress = self._tried_at, self._progress_at
+        hopeless = self._failures > 0 or bool(self._silences)
+        if hopeless and progress is None and tried is not None and now - tried >= PATIENCE_AT_FIRST:
+            self._give_up(self._reason())
+        elif hopeless and progress is not None and now - progress >= PATIENCE:
+            self._give_up(self._reason())
+        elif now - self._logged_at >= 10.0 and self.lanes:
+            self._logged_at = now
+            log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
+
+    def _is_waited_for(self, lane: Lane) -> bool:
+        claim = lane.claim
+        return any(claim.cursor <= reader.position < claim.end for reader in self.waiting)
+
+    def _reason(self) -> RegistryError:
+        error = self._last_failure
+        if isinstance(error, SourceFailed) and error.busy:
+            after = int(error.retry_after or 30)
+            return RegistryError("TOOMANYREQUESTS", str(error), 429, retry_after=after)
+        if self._silences:
+            return upstream_silent(f"upstream does not answer: {error}")
+        return upstream_unreachable(f"upstream does not send this blob: {error}")
+
+    def answered(self, lane: Lane, answer: Answer) -> bool:
+        """A reply's header is here; returns whether it holds what was asked for."""
+        if not answer.asked:
+            self.streaming = True
+        else:
+            self.crew.offer(self)
+        return answer.asked
+
+    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> None:
+        """Bytes of the blob came in."""
+        self.upstream_bytes += len(data)
+        if self._stopped or self.state is not State.FILLING:
+            return
+        first = self._progress_at is None or bool(self._failures)
+        self._progress_at = self._clock.seconds()
+        self._failures = self._silences = 0
+        if asked:
+            span = self.plan.arrived(lane.claim, len(data))
+            if span is not None:
+                self._gatherer.add(span.start, data[: len(span)] if len(span) < len(data) else data)
+        else:
+            for span in self.plan.admit(offset, offset + len(data)):
+                self._gatherer.add(span.start, data[span.start - offset : span.end - offset])
+        if first:
+            self._wake_all()
+        if self._full():
+            for other in list(self.lanes):
+                other.pause()
+
+    def _full(self) -> bool:
+        return self._gatherer.held >= self.crew.share()
+
+    # the spool
+
+    def _write(self, pieces: Pieces) -> Deferred[None]:
+        assert self.spool is not None
+        return self._in_thread(self.spool.write, pieces)
+
+    def _written(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            self.plan.cover(span)
+        if not self._full():
+            for lane in list(self.lanes):
+                lane.resume()
+        for reader in list(self.waiting):
+            for span in spans:
+                if span.start <= reader.position < span.end:
+                    reader.wake()
+                    break
+        if self.plan.front() is None and len(self.plan.claims) == 0:
+            self._gatherer.flush()
+        self._advance()
+
+    def _unwritten(self, failure: Failure) -> None:
+        """The disk is full or broken: readers go on without it."""
+        error = failure.value
+        if not isinstance(error, OSError):
+            log.failure("{digest}: a write failed", failure, digest=str(self.digest))
+        else:
+            log.error(
+                "{digest}: cannot be stored: {error}", digest=str(self.digest), error=str(error)
+            )
+        self._end(State.DORMANT, SpoolLost(f"cannot be stored: {error}"))
+
+    def _advance(self) -> None:
+        """Hash what is there; settle once everything is."""
+        if self._hashing or self._stopped or self.state is not State.FILLING:
+            return
+        verifier = self._verifier
+        assert verifier is not None
+        end = self.plan.covered.until(verifier.position)
+        if end - verifier.position >= (1 if self.plan.whole else WITHHELD):
+            self._hashing = True
+            step = min(end, verifier.position + HASH_STEP)
+            work = self._in_thread(verifier.advance, step)
+            self._busy_with(work.addCallbacks(self._hashed, self._unreadable))
+            if self.plan.whole and self._trickle is None:
+                self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
+        elif self.plan.whole and verifier.position == self.size:
+            self.state = State.SETTLING
+            self._busy_with(Deferred.fromCoroutine(self._settle(verifier.digest())))
+
+    def _busy_with(self, work: Deferred[None]) -> None:
+        """Work that must have ended before the spool is closed."""
+        ended: Deferred[None] = Deferred()
+        self._working.add(ended)
+
+        def settle(result: object) -> None:
+            if isinstance(result, Failure):
+                log.failure("{digest}: a fill broke", result, digest=str(self.digest))
+            self._working.discard(ended)
+            ended.callback(None)
+
+        work.addBoth(settle)
+
+    def _hashed(self, _: None) -> None:
+        self._hashing = False
+        self._advance()
+
+    def _unreadable(self, failure: Failure) -> None:
+        self._hashing = False
+        self._unwritten(failure)
+
+    def _let_some_go(self) -> None:
+        self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
+        self.limit = min(self.size - 1, self.limit + TRICKLE)
+        self._wake_all()
+
+    def _stop_trickle(self) -> None:
+        if self._trickle is not None:
+            self._trickle.cancel()
+            self._trickle = None
+
+    async def _settle(self, found: Digest) -> None:
+        self._stop_trickle()
+        if found != self.digest:
+            await self._wrong(found)
+            return
+        self.limit = self.size
+        self._wake_all()
+        self.crew.dismiss(self)
+        while True:
+            try:
+                await self._keeper.publish(self)
+            except OSError as error:
+                log.error(
+                    "{digest}: cannot be published: {error}", digest=str(self.digest), error=str(error)
+                )
+                if await self._stopped_within(LONGEST_BACKOFF):
+                    return
+            else:
+                break
+        log.info("{digest}: {size} bytes in {seconds} s, {rate} MB/s", **self.facts(done=True))
+        self._end(State.DONE, None)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        self._retry_publishing = again = Deferred()
+        timer = self._clock.callLater(seconds, again.callback, None)
+        await again
+        if timer.active():
+            timer.cancel()
+        self._retry_publishing = None
+        return self._stopped
+
+    async def _wrong(self, found: Digest) -> None:
+        """What came hashes to something else: nobody gets more of it, and it is tried once more."""
+        log.error(
+            "{digest}: upstream sent {found}: thrown away, attempt {attempt}",
+            digest=str(self.digest),
+            found=str(found),
+            attempt=self.attempt,
+        )
+        error = upstream_unreachable("upstream sent wrong bytes for this blob; try again")
+        spool, self.spool = self.spool, None
+        verifier, self._verifier = self._verifier, None
+        assert spool is not None and verifier is not None
+        for reader in list(self.readers):
+            reader.broke(error)
+        verifier.close()
+        await self._in_thread(spool.discard)
+        self._plan_from(SpanSet())
+        self._progress_at = self._tried_at = None
+        if self.attempt >= ATTEMPTS or self._stopped:
+            self.attempt = 1
+            self._end(State.DORMANT, error)
+        else:
+            self.attempt += 1
+            self.state = State.QUEUED
+            self.crew.dismiss(self)
+            self.crew.enlist(self)
+
+    # the end
+
+    def _give_up(self, error: RegistryError) -> None:
+        log.warn("{digest}: {error}", digest=str(self.digest), error=str(error))
+        self._end(State.DORMANT, error)
+
+    def _drop_lanes(self, why: str) -> None:
+        for lane in list(self.lanes):
+            lane.drop(why)
+
+    def _end(self, state: State, error: Optional[Exception]) -> None:
+        self.state = state
+        self.error = error
+        self._stop_trickle()
+        self._drop_lanes("the fill ended")
+        self.crew.dismiss(self)
+        if error is not None:
+            for reader in list(self.readers):
+                reader.broke(error)
+        if state is State.DONE:
+            self._close()
+        self._keeper.ended(self)
+
+    # what people see
+
+    def facts(self, *, done: bool = False) -> dict[str, Any]:
+        """How far it is, for the log and for ``/fills``: bytes, seconds, MB/s (10**6)."""
+        now = self._clock.seconds()
+        if done or len(self._samples) < 2:
+            elapsed, came = now - self.began_at, self.upstream_bytes
+        else:
+            (then, before), elapsed = self._samples[0], now - self._samples[0][0]
+            came = self.upstream_bytes - before
+        rate = came / elapsed if elapsed > 0 else 0.0
+        left = self.size - self.plan.covered.total
+        return {
+            "digest": str(self.digest),
+            "model": str(self.name),
+            "state": self.state.value,
+            "size": self.size,
+            "covered": self.plan.covered.total,
+            "percent": round(100 * self.plan.covered.total / self.size, 1) if self.size else 100.0,
+            "rate": round(rate / 1e6, 2),
+            "seconds": round(now - self.began_at, 3),
+            "seconds_left": round(left / rate) if rate > 0 else None,
+            "readers": len(self.readers),
+            "connections": self.most_lanes if done else len(self.lanes),
+            "retries": self.retries,
+            "upstream_bytes": self.upstream_bytes,
+        }

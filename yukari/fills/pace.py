@@ -1,0 +1,84 @@
+"""
+How many bytes one request asks of a host: long enough to keep the line busy, short enough to turn.
+
+A Range in flight cannot be shortened without throwing bytes away, so it is
+about two seconds' worth at the rate measured there. The numbers come from a
+simulation of these rules against Ollama's clients, whose strictest gives up on
+a part that gets no byte for five seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import define
+
+SMALLEST = 64 * 1024
+"""Bytes of the first request to a host, and of the shortest at any time."""
+LARGEST = 64 * 1024 * 1024
+GROWTH = 8
+"""A request is at most so many times as long as the longest that has come back whole."""
+SECONDS = 2.0
+"""What a request should take."""
+SECONDS_SHARED = 3.0
+"""Within what time every reader gets a turn where more of them wait than there are connections."""
+ROUND_TRIPS = 4
+"""A request is never shorter than this many round trips' time is worth, near a blob's end either."""
+_MEMORY = 0.8
+"""What the past is worth at each new measurement."""
+
+
+@define(eq=False)
+class HostPace:
+    """What was measured of one host, by whom all fills that use it go."""
+
+    active: int = 0
+    """Requests under way now."""
+    ranges: bool = False
+    """Whether it has answered a Range with 206."""
+    round_trip: Optional[float] = None
+    """Seconds from a request to its reply's header, smoothed."""
+    _longest: int = 0
+    _bytes: float = 0.0
+    _seconds: float = 0.0
+    _lanes: int = 1
+
+    @property
+    def rate(self) -> Optional[float]:
+        """
+        Bytes a second of one connection, None before the first measurement.
+
+        Where more are under way than when it was measured, they may share a
+        line: then it is taken to be that much lower until it is measured anew.
+        """
+        if not self._seconds:
+            return None
+        return self._bytes / self._seconds * min(1.0, self._lanes / max(1, self.active))
+
+    def headers_after(self, seconds: float) -> None:
+        """A reply's header took ``seconds``."""
+        seen = self.round_trip
+        self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
+
+    def measured(self, count: int, seconds: float, *, whole: bool) -> None:
+        """A request brought ``count`` bytes in ``seconds`` from being sent; ``whole`` if that was all of it."""
+        self._bytes = self._bytes * _MEMORY + count
+        self._seconds = self._seconds * _MEMORY + max(seconds, 1e-6)
+        self._lanes = max(1, self.active)
+        if whole:
+            self._longest = max(self._longest, count)
+
+    def length(self, left: int, connections: int, crowding: float) -> int:
+        """
+        How many bytes the next request should ask for.
+
+        ``left`` bytes of the blob nobody has asked for, ``connections`` can be
+        used for it, and ``crowding`` readers wait for each connection.
+        """
+        rate = self.rate
+        if rate is None:
+            return SMALLEST
+        seconds = min(SECONDS, SECONDS_SHARED / max(crowding, 1e-9))
+        share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
+        wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
+        return int(max(SMALLEST, min(LARGEST, wanted)))

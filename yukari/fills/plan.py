@@ -1,0 +1,103 @@
+"""
+Which byte of a blob is fetched next, and which never again: a fill's core, without I/O.
+
+Every byte of the blob is in one of four states: *free*, *asked for* (it belongs
+to one `Claim`), *arrived* (received, not yet on the spool) or *covered* (on the
+spool). ``taken`` holds the last three, so a claim can only be made of free
+bytes, and no byte is asked for twice unless its connection broke before it came.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import define, field
+
+from yukari.spans import Span, SpanSet
+
+
+@define(eq=False)
+class Claim:
+    """Bytes asked for on one connection: ``cursor`` is the next to arrive, ``end`` where they end."""
+
+    cursor: int
+    end: int
+
+
+@define(eq=False)
+class Plan:
+    """The states of all bytes of a blob of ``size`` bytes; ``covered`` says where it starts from."""
+
+    size: int
+    covered: SpanSet = field(factory=SpanSet)
+    taken: SpanSet = field(init=False)
+    claims: set[Claim] = field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.taken = SpanSet.of(self.covered)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte is covered."""
+        return self.covered.total == self.size
+
+    @property
+    def free(self) -> int:
+        """How many bytes nobody has asked for."""
+        return self.size - self.taken.total
+
+    def is_free(self, position: int) -> bool:
+        """Whether the byte at ``position`` is neither here nor asked for."""
+        return position < self.size and self.taken.until(position) == position
+
+    def front(self) -> Optional[int]:
+        """The first free byte; None where there is none."""
+        first = self.taken.until(0)
+        return first if first < self.size else None
+
+    def claim(self, start: int, length: int) -> Claim:
+        """
+        Ask for the free bytes from ``start``, at most ``length`` of them, up to the next one taken.
+
+        ``start`` must be free (ValueError).
+        """
+        gap = self.taken.gap(start, min(self.size, start + length))
+        if gap is None or gap.start != start:
+            raise ValueError(f"byte {start} is taken")
+        self.taken.add(gap.start, gap.end)
+        claim = Claim(gap.start, gap.end)
+        self.claims.add(claim)
+        return claim
+
+    def arrived(self, claim: Claim, count: int) -> Optional[Span]:
+        """``count`` bytes came for ``claim``: where they belong; what is beyond its end is nobody's."""
+        start, end = claim.cursor, min(claim.cursor + count, claim.end)
+        claim.cursor = end
+        return Span(start, end) if start < end else None
+
+    def admit(self, start: int, end: int) -> list[Span]:
+        """
+        Bytes that came without being asked for one by one (a reply that ignored Range).
+
+        Returns the free ones among them, which now count as arrived.
+        """
+        spans = []
+        while (gap := self.taken.gap(start, end)) is not None:
+            self.taken.add(gap.start, gap.end)
+            spans.append(gap)
+            start = gap.end
+        return spans
+
+    def release(self, claim: Claim) -> None:
+        """The claim's connection is done with: what did not come is free again."""
+        if claim in self.claims:
+            self.claims.discard(claim)
+            self.taken.remove(claim.cursor, claim.end)
+
+    def cover(self, span: Span) -> None:
+        """Arrived bytes are on the spool."""
+        self.covered.add(span.start, span.end)
+
+    def lose(self, span: Span) -> None:
+        """Arrived bytes could not be kept: they are free again."""
+        self.taken.remove(span.start, span.end)

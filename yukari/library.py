@@ -1,0 +1,322 @@
+"""
+The one decision: is it here, is it on its way, or must it be fetched?
+
+The library owns the fills. A manifest that is seen starts the fills of the
+blobs it stands on; a blob that is asked for is read from the store, from its
+fill, or, where the disk has no room, relayed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Optional, Union
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.blobs import Readable, StoredBlob
+from yukari.errors import RegistryError, blob_unknown
+from yukari.fills.crew import Crew
+from yukari.fills.fill import Fill, FillKeeper, State
+from yukari.manifest import Descriptor, Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.storage.interface import NoRoom, Spool, Store
+from yukari.upstream import Upstream
+
+log = Logger()
+
+KNOWN = 200_000
+"""Blobs whose size and repository are remembered from the manifests that named them."""
+RETRY_FIRST = 30.0
+RETRY_LONGEST = 3600.0
+"""Seconds until a fill that gave up is tried again by itself, doubling from the first to the longest."""
+RETRIES = 12
+
+
+@frozen
+class Found:
+    """A manifest and how it was found: ``hit``, or ``miss`` when upstream was asked."""
+
+    manifest: Manifest
+    result: str
+
+
+@frozen
+class Known:
+    """What manifests told of a blob."""
+
+    blob: Descriptor
+    name: ModelName
+
+
+@define(eq=False)
+class Library(FillKeeper):
+    """Manifests and blobs by name, wherever they are."""
+
+    _store: Store
+    _upstream: Upstream
+    _crew: Crew
+    _in_thread: Callable[..., Deferred[Any]]
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    """The time of day, in seconds of the epoch."""
+    fills: dict[Digest, Fill] = field(factory=dict, init=False)
+    _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
+    _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
+    _complete: OrderedDict[Digest, None] = field(factory=OrderedDict, init=False)
+    _ensuring: dict[Digest, Deferred[None]] = field(factory=dict, init=False)
+    _asking: dict[tuple[Any, ...], list[Deferred[Any]]] = field(factory=dict, init=False)
+    _retries: dict[Fill, tuple[int, IDelayedCall]] = field(factory=dict, init=False)
+    _tasks: set[Deferred[None]] = field(factory=set, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Take up again every blob that was on its way when the last process ended."""
+        for spool in await self._store.spools():
+            if spool.digest in self.fills or await self._store.blob_size(spool.digest) is not None:
+                await self._in_thread(spool.discard)
+                continue
+            self._new_fill(spool.digest, spool.size, *spool.repositories, spool=spool).start()
+
+    async def stop(self) -> None:
+        """Stop what is on its way, so that the next start takes it up."""
+        self._stopping = True
+        for _, timer in self._retries.values():
+            timer.cancel()
+        self._retries.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await DeferredList([Deferred.fromCoroutine(fill.stop()) for fill in self.fills.values()])
+        self.fills.clear()
+
+    # manifests
+
+    async def manifest(
+        self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
+    ) -> Found:
+        """A manifest, from the store or from upstream; with ``prefetch`` its blobs start to come. `RegistryError`."""
+        stored = await self._store.get_manifest(name, reference)
+        if stored is not None:
+            manifest, result = stored.manifest, "hit"
+        else:
+            key = (name, reference, user_agent)
+            manifest = await self._once(key, self._fetch_manifest, name, reference, user_agent)
+            result = "miss"
+        self._learn(name, manifest)
+        if prefetch:
+            self._ensure(name, manifest)
+        return Found(manifest, result)
+
+    async def _fetch_manifest(
+        self, name: ModelName, reference: Reference, user_agent: str
+    ) -> Manifest:
+        manifest = await self._upstream.manifest(name, reference, user_agent)
+        try:
+            await self._store.put_manifest(name, reference, manifest, self._now())
+        except (OSError, NoRoom) as error:
+            log.error(
+                "{name}:{reference}: manifest not stored: {error}",
+                name=str(name),
+                reference=str(reference),
+                error=str(error),
+            )
+        return manifest
+
+    async def _once(self, key: tuple[Any, ...], ask: Any, *arguments: Any) -> Any:
+        """One question for all who ask it at the same time; no asker's leaving cancels it."""
+        waiting = self._asking.get(key)
+        answer: Deferred[Any] = Deferred()
+        if waiting is None:
+            self._asking[key] = waiting = [answer]
+
+            def settle(result: Any) -> None:
+                for each in self._asking.pop(key):
+                    if not each.called:
+                        each.callback(result)
+
+            Deferred.fromCoroutine(ask(*arguments)).addBoth(settle)
+        else:
+            waiting.append(answer)
+        return await answer
+
+    async def tags(self, name: ModelName) -> list[Tag]:
+        """The tags stored of a model; `RegistryError` where none is."""
+        found = await self._store.tags(name)
+        if not found:
+            raise RegistryError("NAME_UNKNOWN", f"no tag of {name} is stored here", 404)
+        return found
+
+    def _learn(self, name: ModelName, manifest: Manifest) -> None:
+        """Remember what the manifest tells of its blobs."""
+        if (name, manifest.digest) in self._learned:
+            return
+        self._learned[name, manifest.digest] = None
+        if len(self._learned) > KNOWN:
+            self._learned.popitem(last=False)
+        for blob in manifest.blobs:
+            self._known[blob.digest] = Known(blob, name)
+            self._known.move_to_end(blob.digest)
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+    def _ensure(self, name: ModelName, manifest: Manifest) -> None:
+        """See to it that the blobs of a manifest are here or on their way."""
+        if manifest.digest in self._complete or manifest.digest in self._ensuring:
+            return
+        task = Deferred.fromCoroutine(self._bring(name, manifest))
+        if task.called:
+            return
+        self._ensuring[manifest.digest] = task
+        self._tasks.add(task)
+
+        def settle(result: Any) -> None:
+            self._ensuring.pop(manifest.digest, None)
+            self._tasks.discard(task)
+            if isinstance(result, Failure) and not self._stopping:
+                log.failure("{name}: prefetching", result, name=str(name))
+
+        task.addBoth(settle)
+
+    async def _bring(self, name: ModelName, manifest: Manifest) -> None:
+        missing = False
+        for blob in manifest.blobs:
+            if blob.digest not in self.fills and await self._size_stored(blob.digest) == blob.size:
+                continue
+            missing = True
+            if not self._stopping:
+                self._fill(blob.digest, blob.size, name).start()
+        if not missing:
+            self._complete[manifest.digest] = None
+            while len(self._complete) > KNOWN:
+                self._complete.popitem(last=False)
+
+    # blobs
+
+    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+        """A blob's size in bytes, without fetching it. `RegistryError`."""
+        fill = self.fills.get(digest)
+        if fill is not None:
+            return fill.size
+        stored = await self._size_stored(digest)
+        if stored is not None:
+            return stored
+        return await self._size_upstream(name, digest)
+
+    async def _size_stored(self, digest: Digest) -> Optional[int]:
+        """The size of the stored blob; one that was cut by someone else does not count, and goes."""
+        stored = await self._store.blob_size(digest)
+        known = self._known.get(digest)
+        if stored is not None and known is not None and stored != known.blob.size:
+            log.error(
+                "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
+                digest=str(digest),
+                found=stored,
+                size=known.blob.size,
+            )
+            await self._store.forget_blob(digest)
+            return None
+        return stored
+
+    async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
+        known = self._known.get(digest)
+        if known is not None:
+            return known.blob.size
+        found: int = await self._once((name, digest), self._upstream.blob_size, name, digest)
+        return found
+
+    async def blob(self, name: ModelName, digest: Digest) -> Union[Readable, Fill]:
+        """
+        A stored blob, opened, or the fill that brings it, which gives out readers.
+
+        `RegistryError` where there is neither.
+        """
+        for _ in range(2):
+            fill = self.fills.get(digest)
+            if fill is None and await self._size_stored(digest) is not None:
+                stored = await self._store.open_blob(digest)
+                if stored is not None:
+                    return StoredBlob(stored)
+            if fill is None:
+                size = await self._size_upstream(name, digest)
+                if digest not in self.fills and await self._store.blob_size(digest) is not None:
+                    continue
+                fill = self._fill(digest, size, name)
+            fill.source.add_repository(name)
+            return fill
+        raise blob_unknown(digest)
+
+    def _fill(self, digest: Digest, size: int, name: ModelName) -> Fill:
+        """The blob's fill, a new one where it has none. It begins when it is started."""
+        fill = self.fills.get(digest)
+        if fill is None:
+            fill = self._new_fill(digest, size, name)
+        else:
+            fill.source.add_repository(name)
+        return fill
+
+    def _new_fill(
+        self, digest: Digest, size: int, *names: ModelName, spool: Optional[Spool] = None
+    ) -> Fill:
+        fill = Fill(
+            digest=digest,
+            size=size,
+            source=self._upstream.blob(digest, size, *names),
+            crew=self._crew,
+            keeper=self,
+            in_thread=self._in_thread,
+            clock=self._clock,
+            name=names[0],
+            spool=spool,
+        )
+        self.fills[digest] = fill
+        return fill
+
+    def stop_fill(self, digest: Digest) -> Optional[Deferred[None]]:
+        """Stop a blob's fill and throw away what came of it; None where there is no such fill."""
+        fill = self.fills.pop(digest, None)
+        if fill is None:
+            return None
+        self._forget_retry(fill)
+        error = RegistryError("UNAVAILABLE", "this transfer was stopped by the operator", 503)
+        return Deferred.fromCoroutine(fill.discard(error))
+
+    # what fills ask
+
+    async def open_spool(self, fill: Fill) -> Spool:
+        return await self._store.new_spool(fill.digest, fill.size, fill.name)
+
+    async def publish(self, fill: Fill) -> None:
+        assert fill.spool is not None
+        await self._store.publish(fill.spool)
+
+    def ended(self, fill: Fill) -> None:
+        if self._stopping or self.fills.get(fill.digest) is not fill:
+            return
+        if fill.state is State.DONE:
+            del self.fills[fill.digest]
+            self._forget_retry(fill)
+        elif fill.state is State.DORMANT:
+            self._retry_later(fill)
+
+    def _forget_retry(self, fill: Fill) -> None:
+        if fill in self._retries:
+            timer = self._retries.pop(fill)[1]
+            if timer.active():
+                timer.cancel()
+
+    def _retry_later(self, fill: Fill) -> None:
+        tried = self._retries[fill][0] if fill in self._retries else 0
+        self._forget_retry(fill)
+        if tried >= RETRIES and not fill.plan.covered.total:
+            del self.fills[fill.digest]
+            Deferred.fromCoroutine(fill.stop())
+            return
+        wait = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(tried, 10))
+        self._retries[fill] = (tried + 1, self._clock.callLater(wait, fill.start))

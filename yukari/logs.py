@@ -1,0 +1,232 @@
+"""
+What is logged and how: one JSON object a line, or lines for people.
+
+Events are those of `twisted.logger`. An event with ``banner=True`` is shown
+whatever the level. What Twisted and others say about themselves below a
+warning counts as DEBUG.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, NoReturn, Protocol, cast
+
+from attrs import define
+from constantly import NamedConstant
+from twisted.application.service import IServiceCollection, MultiService
+from twisted.internet import interfaces
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+from yukari.names import Digest, ModelName, Tag
+
+_NAMES = {
+    LogLevel.debug: "DEBUG",
+    LogLevel.info: "INFO",
+    LogLevel.warn: "WARN",
+    LogLevel.error: "ERROR",
+    LogLevel.critical: "ERROR",
+}
+_OURS = {"time", "level", "msg", "error", "traceback", "banner", "on_stderr"}
+
+_log = Logger()
+
+
+class Stream(Protocol):
+    """What is written to: stderr, or a log file."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+@implementer(ILogObserver)
+@define(eq=False)
+class Lines:
+    """Writes what is grave enough; of a stream that takes nothing any more nothing is noticed."""
+
+    level: NamedConstant
+    as_json: bool
+    stream: Stream
+
+    def __call__(self, event: LogEvent) -> None:
+        if not event.get("banner") and _level(event) < self.level:
+            return
+        if event.get("on_stderr") and self.stream is sys.__stderr__:
+            return
+        text = json_line(event) if self.as_json else console_line(event)
+        try:
+            self.stream.write(text + "\n")
+            self.stream.flush()
+        except (OSError, ValueError):  # a broken pipe, a full disk, a closed file
+            pass
+
+
+def observer(level: NamedConstant, log_format: str, stream: Stream) -> Lines:
+    """
+    An observer of what is at least of ``level``.
+
+    ``log_format`` is ``json``, ``console``, or ``auto``: console where the stream is a terminal.
+    """
+    if log_format == "auto":
+        terminal = getattr(stream, "isatty", bool)()
+        return Lines(level, not terminal, stream)
+    return Lines(level, log_format == "json", stream)
+
+
+def end(message: object) -> NoReturn:
+    """
+    End a start that cannot be: one plain line on stderr and in the log, exit status 1.
+
+    A bare ``SystemExit`` would do until logging begins; from then on what
+    goes to `sys.stderr` is an event, and with ``--logfile`` nobody sees it.
+    """
+    line = "yukari: " + " ".join(str(message).split())
+    if sys.__stderr__ is not None:
+        try:
+            print(line, file=sys.__stderr__, flush=True)
+        except OSError:
+            pass
+    _log.error("{line}", line=line, on_stderr=True)
+    raise SystemExit(1)
+
+
+def json_line(event: LogEvent) -> str:
+    """
+    ``time`` (RFC 3339), ``level``, ``msg``, then the event's own simple fields.
+
+    A failure adds ``error`` and ``traceback``.
+
+    Digests and names are written as they are everywhere else.
+    """
+    line: dict[str, object] = {
+        "time": _when(event).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": _NAMES[_severity(event)],
+        "msg": formatEvent(event),
+    }
+    if event.get("log_namespace") != "log_legacy":  # whose fields are twisted.python.log's
+        for key, value in event.items():
+            if not key.startswith("log_") and key not in _OURS:
+                if isinstance(value, (Digest, ModelName, Tag)):
+                    line[key] = str(value)
+                elif isinstance(value, float) and not math.isfinite(value):
+                    line[key] = None
+                elif value is None or isinstance(value, (str, int, float)):
+                    line[key] = value
+    failure = event.get("log_failure")
+    if isinstance(failure, Failure):
+        line["error"] = _error(failure)
+        line["traceback"] = failure.getTraceback()
+    return json.dumps(line)
+
+
+def console_line(event: LogEvent) -> str:
+    """The local time, the level and the message; a failure's traceback below; a banner as it is."""
+    text = _visible(formatEvent(event))
+    if event.get("banner"):
+        return text
+    when = _when(event).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    lines = [f"{when} {_NAMES[_severity(event)]:<5} {text}"]
+    failure = event.get("log_failure")
+    if isinstance(failure, Failure):
+        lines.append(_visible(failure.getTraceback().rstrip()))
+    return "\n    ".join("\n".join(lines).split("\n"))
+
+
+def _when(event: LogEvent) -> datetime:
+    return datetime.fromtimestamp(event.get("log_time", 0.0), timezone.utc)
+
+
+def _severity(event: LogEvent) -> NamedConstant:
+    level = event.get("log_level")
+    return level if level in _NAMES else LogLevel.info
+
+
+def _level(event: LogEvent) -> NamedConstant:
+    """As `_severity`, but what is not Yukari's counts for less."""
+    severity = _severity(event)
+    ours = str(event.get("log_namespace")).partition(".")[0] == "yukari"
+    return LogLevel.debug if severity == LogLevel.info and not ours else severity
+
+
+def _error(failure: Failure) -> str:
+    text = failure.getErrorMessage()
+    name = failure.type.__name__ if failure.type else "Failure"
+    return f"{name}: {text}" if text else name
+
+
+def _visible(text: str) -> str:
+    """Without what would move a terminal's cursor or change its colours."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )
+
+
+def open_stream(twistd: Mapping[str, Any]) -> Stream:
+    """
+    Where twistd's own options send the log: ``--logfile``, else stderr; a daemon's, ``twistd.log``.
+
+    A log file is rotated as twistd does: at its size, and on SIGUSR1.
+    """
+    name = twistd.get("logfile")
+    daemon = "nodaemon" in twistd and not (twistd["nodaemon"] or twistd.get("debug"))
+    if name == "-":
+        if daemon:
+            raise SystemExit("yukari: --logfile=-: expected a file: a daemon has no stdout")
+        return sys.stdout
+    if not name and not daemon:
+        return cast("Stream | None", sys.stderr) or open(os.devnull, "w")  # it may be closed
+    file = LogFile.fromFullPath(name or "twistd.log")
+    usr1 = getattr(signal, "SIGUSR1", None)
+    if usr1 is not None and not signal.getsignal(usr1):  # SIG_DFL is 0
+
+        def rotate(*_: object) -> None:
+            from twisted.internet import reactor
+
+            interfaces.IReactorFromThreads(reactor).callFromThread(file.rotate)
+
+        signal.signal(usr1, rotate)
+    return cast(Stream, file)
+
+
+def install(
+    application: Componentized,
+    level: NamedConstant,
+    log_format: str,
+    twistd: Mapping[str, Any] = {},
+) -> None:
+    """
+    Make ``application``'s log ours, before twistd begins to log.
+
+    twistd prefers an application's observer to its own ``--logfile`` and
+    ``--syslog``: so the first is honoured by `open_stream`, and under the
+    second nothing is changed. Its ``--logger`` wins by itself.
+    """
+    if not twistd.get("syslog") and not twistd.get("logger"):
+        made = observer(level, log_format, open_stream(twistd))
+        application.setComponent(ILogObserver, made)
+
+
+class LoggedService(MultiService):
+    """A parent of services that logs as Yukari does once it is part of an application."""
+
+    def __init__(
+        self, level: NamedConstant, log_format: str, twistd: Mapping[str, Any] = {}
+    ) -> None:
+        super().__init__()
+        self._log = (level, log_format, twistd)
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Install the observer; twistd starts logging after this."""
+        if isinstance(parent, Componentized):
+            install(parent, *self._log)
+        super().setServiceParent(parent)

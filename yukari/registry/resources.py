@@ -1,0 +1,409 @@
+"""
+The resource tree: ``/``, ``/healthz``, ``/fills`` and ``/v2/``.
+
+    /v2/                               200: a registry is here
+    /v2/NS/MODEL/manifests/REFERENCE   a manifest by tag or digest, never a redirect
+    /v2/NS/MODEL/blobs/DIGEST          a blob, whole or one range of it
+    /v2/NS/MODEL/tags/list             the tags that are stored
+
+GET and HEAD only: a cache, not a place to push to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine
+from ipaddress import ip_address
+from typing import Any, Optional
+from urllib.parse import unquote_to_bytes
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from yukari import __version__
+from yukari.blobs import Readable, SpoolLost
+from yukari.errors import RegistryError, name_invalid, upstream_unreachable
+from yukari.fills.fill import Fill
+from yukari.fills.source import SourceFailed, SourceRefused
+from yukari.library import Library
+from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
+from yukari.registry.sending import Broken, InThread, ReaderGone, Relay, send
+from yukari.spans import Span
+
+log = Logger()
+
+READS = (b"GET", b"HEAD")
+
+
+def text_header(request: Request, name: bytes) -> Optional[str]:
+    """A request's header as text, None where it has none."""
+    value = request.getHeader(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def reply(request: Request, status: int, content_type: str, body: bytes) -> None:
+    """The whole of a reply, with its length on HEAD too."""
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", content_type.encode())
+    request.setHeader(b"content-length", str(len(body)).encode())
+    if request.method != b"HEAD":
+        request.write(body)
+    request.finish()
+
+
+def reply_json(request: Request, status: int, content: object) -> None:
+    """A reply in JSON."""
+    reply(request, status, "application/json; charset=utf-8", json.dumps(content).encode())
+
+
+def reply_error(request: Request, error: RegistryError) -> None:
+    """A reply that tells an error."""
+    if error.retry_after is not None:
+        request.setHeader(b"retry-after", str(error.retry_after).encode())
+    if error.status == 405:
+        request.setHeader(b"allow", b"GET, HEAD")
+    reply(request, error.status, "application/json; charset=utf-8", error.body())
+
+
+def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
+    """Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped connection."""
+    running = Deferred.fromCoroutine(work)
+    request.notifyFinish().addErrback(lambda _: running.cancel())
+
+    def failed(failure: Failure) -> None:
+        error = failure.value
+        if request._disconnected or failure.check(ReaderGone, CancelledError):
+            return
+        if not isinstance(error, RegistryError):
+            log.failure("{path}", failure, path=request.path.decode("latin-1"))
+            error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
+        if request.startedWriting:
+            request.channel.forceAbortClient()
+        else:
+            reply_error(request, error)
+
+    running.addErrback(failed)
+    return NOT_DONE_YET
+
+
+class ReadOnly(Resource):
+    """A leaf that answers GET and HEAD by `reply_to` and anything else with 405."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        if request.method not in READS:
+            refused = RegistryError(
+                "UNSUPPORTED", "only GET and HEAD: this is a cache, not a place to push to", 405
+            )
+            reply_error(request, refused)
+            return NOT_DONE_YET
+        return answer(request, self.reply_to(request))
+
+    async def reply_to(self, request: Request) -> None:
+        raise NotImplementedError
+
+
+class Front(ReadOnly):
+    """The page at ``/``, for whoever opens the address in a browser."""
+
+    isLeaf = False
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__()
+        self._upstream = upstream
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self if path == b"" and not request.postpath else Unknown()
+
+    async def reply_to(self, request: Request) -> None:
+        host = (request.getHeader(b"host") or b"this.host").decode("latin-1")
+        page = (
+            f"Yukari {__version__}: a pull-through cache for Ollama models from {self._upstream}\n\n"
+            "To pull through it, put its address before the model's name:\n\n"
+            f"    ollama pull --insecure {host}/library/llama3.2:latest\n\n"
+            "(--insecure where it speaks http.) /fills tells what is on its way, /healthz that it lives.\n"
+        )
+        reply(request, 200, "text/plain; charset=utf-8", page.encode())
+
+
+class Unknown(ReadOnly):
+    """Nothing is here."""
+
+    async def reply_to(self, request: Request) -> None:
+        raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+
+
+class Health(ReadOnly):
+    """``/healthz``: the process is alive."""
+
+    async def reply_to(self, request: Request) -> None:
+        reply(request, 200, "text/plain; charset=utf-8", b"OK\n")
+
+
+class Fills(Resource):
+    """``/fills``: what is on its way; ``DELETE /fills/DIGEST``, from this machine only, stops one."""
+
+    isLeaf = True
+
+    def __init__(self, library: Library) -> None:
+        super().__init__()
+        self._library = library
+
+    def render(self, request: Request) -> int:
+        if request.method == b"DELETE":
+            return answer(request, self._stop(request))
+        if request.method not in READS:
+            refused = RegistryError("UNSUPPORTED", "only GET, HEAD and DELETE", 405)
+            reply_error(request, refused)
+            return NOT_DONE_YET
+        return answer(request, self._list(request))
+
+    async def _list(self, request: Request) -> None:
+        if request.postpath and request.postpath != [b""]:
+            fill = self._library.fills.get(_digest(request.postpath))
+            if fill is None:
+                raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
+            reply_json(request, 200, fill.facts())
+            return
+        fills = self._library.fills.values()
+        reply_json(request, 200, {"fills": [fill.facts() for fill in fills]})
+
+    async def _stop(self, request: Request) -> None:
+        if not _is_local(request):
+            raise RegistryError("DENIED", "fills are stopped from this machine only", 403)
+        stopping = self._library.stop_fill(_digest(request.postpath))
+        if stopping is None:
+            raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
+        await stopping
+        reply_json(request, 200, {"stopped": str(_digest(request.postpath))})
+
+
+def _digest(path: list[bytes]) -> Digest:
+    try:
+        return Digest.parse("/".join(part.decode("latin-1") for part in path))
+    except InvalidName as error:
+        raise RegistryError("DIGEST_INVALID", str(error), 400) from None
+
+
+def _is_local(request: Request) -> bool:
+    host = getattr(request.getClientAddress(), "host", None)
+    if host is None:
+        return True  # a Unix socket
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@define(eq=False)
+class Registry:
+    """What the ``/v2/`` leaf needs to answer."""
+
+    library: Library
+    clock: IReactorTime
+    in_thread: InThread
+
+
+class V2(ReadOnly):
+    """Everything below ``/v2``."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    async def reply_to(self, request: Request) -> None:
+        request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
+        parts = [_text(part) for part in request.postpath]
+        if parts in ([], [""]):
+            reply_json(request, 200, {})
+            return
+        if len(parts) != 4:
+            raise RegistryError(
+                "NAME_INVALID",
+                "expected /v2/NAMESPACE/MODEL/manifests/TAG or /v2/NAMESPACE/MODEL/blobs/DIGEST",
+                404,
+            )
+        namespace, model, kind, last = parts
+        try:
+            name = ModelName(namespace, model)
+        except InvalidName as error:
+            raise name_invalid(str(error)) from None
+        if kind == "manifests":
+            await self._manifest(request, name, _reference(last))
+        elif kind == "blobs":
+            await _Blob(self._registry, request, name, _digest([last.encode("latin-1")])).reply()
+        elif kind == "tags" and last == "list":
+            tags = await self._registry.library.tags(name)
+            reply_json(request, 200, {"name": str(name), "tags": [str(tag) for tag in tags]})
+        else:
+            raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+
+    async def _manifest(self, request: Request, name: ModelName, reference: Reference) -> None:
+        found = await self._registry.library.manifest(
+            name,
+            reference,
+            text_header(request, b"user-agent") or "",
+            prefetch=request.method == b"GET",
+        )
+        manifest = found.manifest
+        request.result = found.result
+        request.setHeader(b"docker-content-digest", str(manifest.digest).encode())
+        request.setHeader(b"ollama-content-digest", manifest.digest.hex.encode())
+        request.setHeader(b"etag", etag(manifest.digest).encode())
+        if names_digest(text_header(request, b"if-none-match"), manifest.digest):
+            request.setResponseCode(304)
+            request.finish()
+            return
+        reply(request, 200, manifest.media_type, manifest.body)
+
+
+def _text(part: bytes) -> str:
+    """A path's part; `RegistryError` where it could not be part of any name."""
+    try:
+        return unquote_to_bytes(part).decode("ascii")
+    except UnicodeDecodeError:
+        raise name_invalid("names have no characters beyond ASCII") from None
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return parse_reference(text)
+    except InvalidName as error:
+        raise RegistryError("TAG_INVALID", str(error), 400) from None
+
+
+@define(eq=False)
+class _Blob:
+    """One request for a blob."""
+
+    _registry: Registry
+    _request: Any
+    _name: ModelName
+    _digest: Digest
+    _readable: Optional[Readable] = field(default=None, init=False)
+
+    async def reply(self) -> None:
+        """Answer it."""
+        request, library = self._request, self._registry.library
+        if request.method == b"HEAD":
+            size = await library.blob_size(self._name, self._digest)
+            if self._headers(size) is not None:
+                request.finish()
+            return
+        found = await library.blob(self._name, self._digest)
+        try:
+            span = self._headers(found.size)
+            if span is None:
+                return
+            if span.start == span.end:
+                request.result = "hit"
+                request.finish()
+                return
+            await self._send(found, Span(span.start, span.end))
+        finally:
+            if self._readable is not None:
+                self._readable.close()
+            elif not isinstance(found, Fill):
+                found.close()
+
+    def _headers(self, size: int) -> Optional[slice]:
+        """Decide which bytes are sent, and set the headers; None where the reply is made already."""
+        request = self._request
+        request.setHeader(b"content-type", b"application/octet-stream")
+        request.setHeader(b"accept-ranges", b"bytes")
+        request.setHeader(b"docker-content-digest", str(self._digest).encode())
+        request.setHeader(b"etag", etag(self._digest).encode())
+        if names_digest(text_header(request, b"if-none-match"), self._digest):
+            request.setResponseCode(304)
+            request.finish()
+            return None
+        wanted = text_header(request, b"range")
+        if not range_applies(text_header(request, b"if-range"), self._digest):
+            wanted = None
+        try:
+            span = parse_range(wanted, size) if request.method == b"GET" else None
+        except NotSatisfiable:
+            request.setHeader(b"content-range", f"bytes */{size}".encode())
+            raise RegistryError(
+                "RANGE_INVALID", f"the blob has {size} bytes, the range lies outside", 416
+            ) from None
+        if span is None:
+            # Classic clients read Location on a 200 too, and fail without (simonfrey#3).
+            request.setHeader(b"location", request.path)
+            request.setHeader(b"content-length", str(size).encode())
+            return slice(0, size)
+        request.setResponseCode(206)
+        request.setHeader(
+            b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode()
+        )
+        request.setHeader(b"content-length", str(len(span)).encode())
+        return slice(span.start, span.end)
+
+    async def _send(self, found: Any, span: Span) -> None:
+        request, registry = self._request, self._registry
+        if isinstance(found, Fill):
+            whole = len(span) == found.size
+            self._readable = readable = found.open_reader(span.start, whole=whole)
+            try:
+                await readable.ready(span.start)
+            except SpoolLost:
+                await self._relay(found, span)
+                return
+        else:
+            self._readable = readable = found
+        request.result = readable.result
+        try:
+            sent = await send(request, readable, span, registry.clock, registry.in_thread)
+        except Broken as broken:
+            self._count(broken.sent)
+            if isinstance(found, Fill) and isinstance(broken.error, SpoolLost):
+                await self._relay(found, Span(span.start + broken.sent, span.end))
+                return
+            if isinstance(broken.error, OSError):
+                await self._damaged(broken.error)
+            if not request._disconnected:
+                request.channel.forceAbortClient()
+            return
+        self._count(sent)
+        request.finish()
+
+    def _count(self, sent: int) -> None:
+        # What went through `Request.write` is counted there.
+        self._request.sent_directly = max(0, sent - self._request.sentLength)
+
+    async def _damaged(self, error: OSError) -> None:
+        log.error(
+            "{digest}: reading failed: {error}", digest=str(self._digest), error=str(error)
+        )
+
+    async def _relay(self, fill: Fill, span: Span) -> None:
+        """The disk has no room for it: from upstream straight to this client."""
+        request = self._request
+        request.result = "relay"
+        relay = Relay(fill.source, span, self._registry.clock)
+        try:
+            if not request.startedWriting:
+                await relay.begin()
+            await relay.run(request)
+        except SourceRefused as error:
+            raise error.error from None
+        except SourceFailed as error:
+            raise upstream_unreachable(f"upstream does not send this blob: {error}") from None
+        request.finish()
+
+
+def make_root(library: Library, clock: IReactorTime, in_thread: InThread, upstream: str) -> Resource:
+    """The root of the tree."""
+    root = Front(upstream)
+    root.putChild(b"v2", V2(Registry(library, clock, in_thread)))
+    root.putChild(b"healthz", Health())
+    root.putChild(b"fills", Fills(library))
+    return root

@@ -1,0 +1,121 @@
+"""
+HTTP's own edges: what is refused before any resource sees it, and the log line of each request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from yukari import __version__
+
+log = Logger()
+
+LARGEST_BODY = 64 * 1024
+"""Bytes of a request's body that are read and ignored; no request here has one."""
+IDLE = 60
+"""Seconds that a connection may be silent between and inside requests."""
+
+
+class _Nowhere:
+    """Takes a request's body and keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def seek(self, *_: Any) -> int:
+        return 0
+
+    def tell(self) -> int:
+        return 0
+
+    def read(self, *_: Any) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
+
+class RegistryRequest(Request):
+    """A request that counts what it sends and says at its end how it went."""
+
+    result: str = "-"
+    """``hit``, ``fill``, ``miss``, ``relay`` or, where the question does not arise, ``-``."""
+    sent_directly: int = 0
+    """Bytes of body that left by ``sendfile``, past `write`."""
+    _began: float = 0.0
+    _body: int = 0
+
+    def gotLength(self, length: Optional[int]) -> None:
+        self.content = _Nowhere()
+        if length is not None and length > LARGEST_BODY:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._body += len(data)
+        if self._body > LARGEST_BODY:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        transport = self.channel.transport
+        transport.write(
+            b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        transport.loseConnection()
+
+    def process(self) -> None:
+        self.site = self.channel.site
+        self._began = self.site.clock.seconds()
+        self.notifyFinish().addBoth(self._log)
+        self.setHeader(b"server", f"yukari/{__version__}".encode())
+        super().process()
+
+    def _log(self, failure: object) -> None:
+        if not self.site.log_requests:
+            return
+        address = self.getClientAddress()
+        log.info(
+            "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
+            method=self.method.decode("latin-1"),
+            path=self.path.decode("latin-1"),
+            status=self.code,
+            bytes=self.sentLength + self.sent_directly,
+            seconds=round(self.site.clock.seconds() - self._began, 4),
+            result=self.result,
+            client=getattr(address, "host", None) or str(address),
+            user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
+            left=failure is not None,
+        )
+
+
+class RegistryChannel(HTTPChannel):
+    """Says 431 to a header line that is too long, where Twisted would hang up."""
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.loseConnection()
+
+
+class RegistrySite(Site):
+    """The site of a resource tree; ``clock`` is that of the log's seconds."""
+
+    protocol = RegistryChannel
+    displayTracebacks = False
+
+    def __init__(
+        self, resource: IResource, clock: IReactorTime, *, log_requests: bool = True
+    ) -> None:
+        super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
+        self.clock = clock
+        self.log_requests = log_requests
+
+    def log(self, request: Request) -> None:
+        """Nothing: a request logs itself, and does so while the port is closing too."""

@@ -1,0 +1,225 @@
+"""
+The daemon as a whole: its start in order, its stop in the reverse of it.
+
+The store is taken in hand and unfinished fills are taken up before the
+reactor runs, so that whatever is wrong with the setting up ends the start
+with one line.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, execute
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from yukari import __version__
+from yukari.fills.crew import Crew
+from yukari.library import Library
+from yukari.logs import end
+from yukari.registry.resources import make_root
+from yukari.registry.site import RegistrySite
+from yukari.settings import TIGRIS, Bind, Settings
+from yukari.storage.directory import DirectoryStore
+from yukari.storage.interface import Store, StoreUnusable
+from yukari.upstream import Upstream
+
+log = Logger()
+
+DISK_THREADS = 6
+CONNECT_WITHIN = 5.0
+"""Seconds to connect to an upstream host."""
+KEPT_ALIVE = 30.0
+"""Seconds that an unused connection upstream is kept."""
+
+
+@define(eq=False)
+class DiskThreads:
+    """
+    Runs blocking work in threads of its own (the reactor's pool is DNS's too).
+
+    Until it is started, and once it is stopped, the work is done at once.
+    """
+
+    _reactor: Any
+    _pool: Optional[ThreadPool] = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Threads from now on."""
+        self._pool = ThreadPool(0, DISK_THREADS, "disk")
+        self._pool.start()
+
+    def stop(self) -> None:
+        """Wait for what is under way, then no more threads."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+
+    def __call__(self, work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self._pool is None:
+            return execute(work, *arguments)
+        return deferToThreadPool(self._reactor, self._pool, work, *arguments)
+
+
+def at_once(work: Deferred[Any]) -> Any:
+    """The result of what needs no reactor; raises what it failed with."""
+    results: list[Any] = []
+    work.addBoth(results.append)
+    if not results:
+        raise RuntimeError("this must not wait for the reactor")
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
+
+
+def open_files_limit() -> None:
+    """As many descriptors as the system lets us have: each client and each fill takes some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass
+
+
+@define(eq=False)
+class YukariService(Service):
+    """The whole daemon, made from its settings."""
+
+    _reactor: Any
+    _settings: Settings
+    ports: list[IListeningPort] = field(factory=list, init=False)
+    _threads: DiskThreads = field(init=False)
+    _store: Store = field(init=False)
+    _pool: HTTPConnectionPool = field(init=False)
+    _library: Library = field(init=False)
+    _site: RegistrySite = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        settings = self._settings
+        self._threads = DiskThreads(self._reactor)
+        self._store = self._make_store()
+        self._pool = HTTPConnectionPool(self._reactor)
+        self._pool.maxPersistentPerHost = settings.upstream_connections.in_all
+        self._pool.cachedConnectionTimeout = KEPT_ALIVE
+        agent = Agent(self._reactor, connectTimeout=CONNECT_WITHIN, pool=self._pool)
+        connections = settings.upstream_connections
+        self._library = Library(
+            store=self._store,
+            upstream=Upstream(settings.upstream_registry, agent, self._reactor),
+            crew=Crew(self._reactor, connections.per_blob, connections.in_all),
+            in_thread=self._threads,
+            clock=self._reactor,
+        )
+        root = make_root(
+            self._library, self._reactor, self._threads, settings.upstream_registry.url
+        )
+        self._site = RegistrySite(root, self._reactor)
+
+    def _make_store(self) -> Store:
+        settings = self._settings
+        if settings.storage == TIGRIS:
+            end("STORAGE tigris: this version stores in a directory only; give --storage one")
+        return DirectoryStore(
+            path=settings.storage,
+            upstream_host=settings.upstream_registry.host,
+            in_thread=self._threads,
+            clock=self._reactor,
+            spool_dir=settings.spool_dir,
+            min_free=settings.min_free,
+        )
+
+    # start
+
+    def privilegedStartService(self) -> None:
+        """Take the ports, which may need rights that are given up afterwards."""
+        super().privilegedStartService()
+        open_files_limit()
+        for bind in self._settings.bind:
+            self._listen(bind)
+
+    def _listen(self, bind: Bind) -> None:
+        for description in bind.descriptions:
+            last = description == bind.descriptions[-1]
+            endpoint = serverFromString(self._reactor, description)
+            try:
+                self.ports.append(at_once(endpoint.listen(self._site)))
+                return
+            except CannotListenError as error:
+                reason = error.socketError
+                if last or getattr(reason, "errno", None) == 98:
+                    end(f"BIND {bind.text}: cannot listen there: {reason}")
+            except Exception as error:
+                if last:
+                    end(f"BIND {bind.text}: cannot listen there: {error}")
+
+    def startService(self) -> None:
+        """Take the store in hand, take up what was on its way, and say so."""
+        super().startService()
+        try:
+            at_once(Deferred.fromCoroutine(self._store.start()))
+        except StoreUnusable as error:
+            end(error)
+        at_once(Deferred.fromCoroutine(self._library.start()))
+        self._threads.start()
+        self._banner()
+
+    def _banner(self) -> None:
+        where = ", ".join(_shown(port) for port in self.ports)
+        log.info(
+            "yukari {version} listens on {where}, mirrors {upstream}, stores in {store};"
+            " to pull through it: ollama pull --insecure {host}/library/MODEL:TAG",
+            version=__version__,
+            where=where,
+            upstream=self._settings.upstream_registry.url,
+            store=self._store.describe(),
+            host=_name_for_clients(self.ports),
+            banner=True,
+        )
+
+    # stop
+
+    def stopService(self) -> Deferred[None]:
+        """Close the ports, leave the fills where they stand, let go of the store."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await DeferredList([Deferred.fromCoroutine(_close(port)) for port in self.ports])
+        await self._library.stop()
+        await self._pool.closeCachedConnections()
+        await self._store.stop()
+        self._threads.stop()
+
+
+async def _close(port: IListeningPort) -> None:
+    closing = port.stopListening()
+    if closing is not None:
+        await closing
+
+
+def _shown(port: IListeningPort) -> str:
+    address = port.getHost()
+    host, number = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(getattr(address, "name", address))
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+def _name_for_clients(ports: list[IListeningPort]) -> str:
+    for port in ports:
+        address = port.getHost()
+        host, number = getattr(address, "host", None), getattr(address, "port", None)
+        if host is not None:
+            return f"{'localhost' if host in ('::', '0.0.0.0') else host}:{number}"  # noqa: S104
+    return "HOST"

@@ -1,0 +1,437 @@
+"""
+Everything that can be set, in one table, and how it is read.
+
+A flag wins over the environment, the environment over the default. A wrong
+value is a `SettingError`, whose text is one line: the setting as it was
+given, the value, what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+import attrs
+from attrs import frozen
+from constantly import NamedConstant
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.logger import LogLevel
+
+from yukari.units import Connections, FreeSpace, parse_duration, parse_positive_duration
+
+TIGRIS = "tigris"
+"""What `Settings.storage` is where models are stored in an S3 bucket and not in a directory."""
+
+ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
+"""What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:@%-]+)*)/?",
+    re.IGNORECASE,
+)
+_PORTS = {"http": 80, "https": 443}
+_LEVELS = {
+    "DEBUG": LogLevel.debug,
+    "INFO": LogLevel.info,
+    "WARN": LogLevel.warn,
+    "ERROR": LogLevel.error,
+}
+_SWITCH = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+class InvalidSetting(ValueError):
+    """A value that a setting does not take; the text says what was expected."""
+
+
+class SettingError(ValueError):
+    """The start ends here; the text is one line for whoever set it."""
+
+    def __init__(self, given: str, value: str, expected: str) -> None:
+        # A password in a URL is nobody's business, not even in a complaint about it.
+        shown = ascii(re.sub(r"//\S*@", "//***@", value))
+        shown = shown if len(shown) <= 120 else f"{shown[:116]}...'"
+        super().__init__(f"{given} {shown}: {expected}")
+
+
+@frozen
+class Bind:
+    """A place to listen: as it was given, and as Twisted's endpoints, to be tried in order."""
+
+    text: str
+    descriptions: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Bind:
+        """
+        From ``host:port``, ``[v6]:port``, ``:port`` or an endpoint of Twisted's.
+
+        ``:port`` is every address there is, of both families, and IPv4's alone
+        where the machine has no IPv6.
+        """
+        if text.startswith(tuple(f"{name}:" for name in ENDPOINTS)):
+            _refuse_bad_endpoint(text)
+            return cls(text, (text,))
+        host, colon, port = text.rpartition(":")
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise InvalidSetting(
+                "expected HOST:PORT, [V6]:PORT, :PORT or an endpoint such as tcp:PORT,"
+                " PORT from 0 to 65535"
+            )
+        tcp = f"tcp:{int(port)}"
+        if not host:
+            return cls(text, (rf"{tcp}:interface=\:\:", tcp))
+        if host.startswith("[") and host.endswith("]"):
+            try:
+                host = str(IPv6Address(host[1:-1]))
+            except ValueError:
+                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
+        elif not _HOST.fullmatch(host):
+            raise InvalidSetting("expected a host name or an address before the port; IPv6 in [ ]")
+        return cls(text, (f"{tcp}:interface={quoteStringArgument(host)}",))
+
+
+def _refuse_bad_endpoint(description: str) -> None:
+    """Make the endpoint, for its complaints only; for ``ssl:`` this reads the PEM files."""
+    numbered = re.match(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)(?::|$)", description)
+    if numbered and int(numbered[1][:6]) > 65535:
+        raise InvalidSetting("expected a port from 0 to 65535")
+    try:
+        serverFromString(None, description)
+    except LookupError:
+        raise InvalidSetting("expected a socket that systemd passed to this process") from None
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidSetting(f"expected an endpoint that Twisted can make: {why}") from None
+
+
+@frozen
+class Upstream:
+    """The registry being mirrored; ``prefix`` begins and ends with a slash."""
+
+    scheme: str
+    hostname: str
+    """A name or an IPv4 address, lower case, or an IPv6 address in brackets."""
+    port: int
+    prefix: str = "/"
+
+    @classmethod
+    def parse(cls, text: str) -> Upstream:
+        """From an http or https URL, a port and a path prefix allowed, a user and a query not."""
+        if "@" in text:
+            raise InvalidSetting("expected an http or https URL without a user or a password")
+        found = _URL.fullmatch(text)
+        if found is None:
+            raise InvalidSetting(
+                "expected an http or https URL, such as https://registry.ollama.ai/,"
+                " without a query"
+            )
+        scheme, path = found["scheme"].lower(), found["path"]
+        hostname = (found["host"] or "").lower()
+        if found["v6"]:
+            try:
+                hostname = f"[{IPv6Address(found['v6'])}]"
+            except ValueError:
+                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
+        elif not _HOST.fullmatch(hostname) or len(hostname) > 253:
+            raise InvalidSetting("expected a host name or an address after //")
+        port = int(found["port"] or _PORTS[scheme])
+        if not 0 < port < 65536:
+            raise InvalidSetting("expected a port from 1 to 65535")
+        if re.search(r"/\.\.?(/|$)|%(?![0-9A-Fa-f]{2})", path):
+            raise InvalidSetting(
+                "expected a path without '.' or '..' and with % only before two hex digits"
+            )
+        return cls(scheme, hostname, port, f"{path}/")
+
+    @property
+    def host(self) -> str:
+        """As Ollama names a registry's directory: the host, its port where not the scheme's."""
+        return self.hostname if self.port == _PORTS[self.scheme] else f"{self.hostname}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Ends in a slash."""
+        return f"{self.scheme}://{self.host}{self.prefix}"
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def _level(text: str) -> NamedConstant:
+    try:
+        return _LEVELS[text.upper()]
+    except KeyError:
+        raise InvalidSetting("expected DEBUG, INFO, WARN or ERROR") from None
+
+
+def _log_format(text: str) -> str:
+    if text.lower() not in ("json", "console", "auto"):
+        raise InvalidSetting("expected json or console")
+    return text.lower()
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise InvalidSetting("expected 1, true, yes, on, 0, false, no or off") from None
+
+
+def _bucket(text: str) -> str:
+    # The loosest rule among S3 stores; what a given one takes, it will say itself.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", text):
+        raise InvalidSetting("expected a bucket's name: letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise InvalidSetting("expected a directory")
+    return text
+
+
+@frozen
+class Setting:
+    """
+    One row: ``name`` is the field of `Settings`.
+
+    ``default`` is written as a user would write it, or None where it is found
+    out (`Settings.read`), and then ``default_shown`` tells how.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str | None
+    help: str
+    default_shown: str = ""
+    several: bool = False
+    """Values are separated by spaces, and the flag may be repeated."""
+    switch: bool = False
+    """The flag takes no value."""
+
+    @property
+    def environment(self) -> str:
+        """The environment variable."""
+        return self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag, without its two dashes."""
+        return self.name.replace("_", "-")
+
+    @property
+    def described(self) -> str:
+        """For ``--help``: what it is, its unit, its variable and its default."""
+        return f"{self.help} ({self.environment}) [default: {self.default_shown or self.default}]"
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "bind",
+        Bind.parse,
+        ":9200",
+        "Where to listen: HOST:PORT, [V6]:PORT, :PORT (all addresses) or a Twisted endpoint;"
+        " several separated by spaces, or the flag repeated.",
+        several=True,
+    ),
+    Setting(
+        "upstream_registry",
+        Upstream.parse,
+        "https://registry.ollama.ai/",
+        "The registry to mirror, an http or https URL.",
+    ),
+    Setting(
+        "manifest_lifetime",
+        parse_duration,
+        "240h",
+        "How old a manifest's last check may get before it is checked again,"
+        " a duration such as 90s, 30m or 240h.",
+    ),
+    Setting(
+        "invalidator_period",
+        parse_positive_duration,
+        "30m",
+        "How often to look for manifests past their lifetime, a duration above 0.",
+    ),
+    Setting(
+        "revalidate_after",
+        parse_duration,
+        "5m",
+        "A manifest that is pulled and was last checked longer ago than this duration is checked"
+        " in the background; 0 for never.",
+    ),
+    Setting(
+        "offline",
+        _switch,
+        "0",
+        "Never connect to the upstream registry: serve what is stored.",
+        default_shown="off",
+        switch=True,
+    ),
+    Setting(
+        "storage",
+        _path,
+        None,
+        "Where to store models: a directory, or tigris for an S3 bucket.",
+        default_shown="$XDG_CACHE_HOME/yukari, else ~/.cache/yukari; tigris where TIGRIS_BUCKET is"
+        " set",
+    ),
+    Setting(
+        "tigris_bucket",
+        _bucket,
+        "yukari",
+        "The bucket that models are stored in with --storage=tigris.",
+    ),
+    Setting(
+        "spool_dir",
+        _path,
+        None,
+        "The directory where blobs lie while they are on their way.",
+        default_shown="inside the store's directory; with tigris, yukari/spool in the cache home",
+    ),
+    Setting(
+        "min_free",
+        FreeSpace.parse,
+        "5%",
+        "Free space on the disk that storing never goes under: a percentage, or bytes such as"
+        " 10GB or 10GiB.",
+    ),
+    Setting(
+        "upstream_connections",
+        Connections.parse,
+        "32/64",
+        "Connections to upstream: at most so many for one blob / so many in all.",
+    ),
+    Setting(
+        "slog_level",
+        _level,
+        "ERROR",
+        "What to log: DEBUG, INFO, WARN or ERROR and what is graver.",
+    ),
+    Setting(
+        "log_format",
+        _log_format,
+        "auto",
+        "How to log: json (one object a line) or console (for people).",
+        default_shown="console on a terminal, else json",
+    ),
+)
+
+
+@frozen
+class Settings:
+    """What was set, parsed; times in seconds. A field for every row of `SETTINGS`."""
+
+    bind: tuple[Bind, ...]
+    upstream_registry: Upstream
+    manifest_lifetime: float
+    invalidator_period: float
+    revalidate_after: float
+    """0 for never."""
+    offline: bool
+    storage: str
+    """The absolute path of a directory, or `TIGRIS`."""
+    tigris_bucket: str
+    spool_dir: str | None
+    """An absolute path; None for inside the store's directory, never so with `TIGRIS`."""
+    min_free: FreeSpace
+    upstream_connections: Connections
+    slog_level: NamedConstant
+    """One of `twisted.logger.LogLevel`."""
+    log_format: str
+    """``json``, ``console``, or ``auto``: console where the log goes to a terminal."""
+
+    @classmethod
+    def read(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+        """
+        ``flags`` by `Setting.flag`: text, a sequence of it (`Setting.several`), or a switch's bool.
+
+        A flag that is absent or None was not given; an empty variable counts as
+        unset. Raises `SettingError`.
+        """
+        values = {row.name: _read_one(row, flags, environment) for row in SETTINGS}
+        if values["storage"] is None:
+            bucket = (
+                flags.get("tigris-bucket") is not None
+                or environment.get("TIGRIS_BUCKET", "").strip()
+            )
+            values["storage"] = TIGRIS if bucket else _cache("STORAGE", environment)
+        elif values["storage"] != TIGRIS:
+            values["storage"] = _absolute(values["storage"], environment)
+        if values["spool_dir"] is not None:
+            values["spool_dir"] = _absolute(values["spool_dir"], environment)
+        elif values["storage"] == TIGRIS:
+            values["spool_dir"] = os.path.join(_cache("SPOOL_DIR", environment), "spool")
+        return cls(**values)
+
+
+assert [row.name for row in SETTINGS] == [field.name for field in attrs.fields(Settings)]
+
+
+def _read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:
+    given = list(_given(row, flags, environment))
+    parsed = [_parsed(row, *each) for each in given]
+    return tuple(parsed) if row.several else parsed[0] if parsed else None
+
+
+def _given(
+    row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The setting as it was named, and each of its values as text."""
+    flag, variable = flags.get(row.flag), environment.get(row.environment, "")
+    if flag is not None and not (row.several and not flag):
+        each = flag if isinstance(flag, Sequence) and not isinstance(flag, str) else (str(flag),)
+        named = [(f"--{row.flag}", text) for text in each]
+    elif variable.strip():
+        named = [(row.environment, variable)]
+    else:
+        named = [] if row.default is None else [(row.environment, row.default)]
+    for name, text in named:
+        if row.several:
+            # Nothing but spaces is not several: let the parser say what it wants.
+            yield from ((name, part) for part in text.split() or [text])
+        else:
+            yield name, text.strip()
+
+
+def _parsed(row: Setting, name: str, text: str) -> Any:
+    try:
+        return row.parse(text)
+    except ValueError as error:
+        raise SettingError(name, text, str(error)) from None
+
+
+def _home(environment: Mapping[str, str]) -> str | None:
+    """The home directory; None where nobody knows, as with a container's made-up user."""
+    if environment.get("HOME"):
+        return environment["HOME"]
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir or None
+    except KeyError:
+        return None
+
+
+def _cache(setting: str, environment: Mapping[str, str]) -> str:
+    """Yukari's directory in the cache home; XDG has a relative one ignored."""
+    cache = environment.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(cache):
+        return os.path.join(cache, "yukari")
+    home = _home(environment)
+    if home is None:
+        raise SettingError(setting, "", "expected a directory: there is no home directory to use")
+    return os.path.abspath(os.path.join(home, ".cache", "yukari"))
+
+
+def _absolute(path: str, environment: Mapping[str, str]) -> str:
+    if path == "~" or path.startswith("~/"):
+        path = (_home(environment) or "~") + path[1:]
+    return os.path.abspath(os.path.expanduser(path))

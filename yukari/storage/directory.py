@@ -1,0 +1,400 @@
+"""
+The embedded default: a directory, laid out as Ollama lays out its own.
+
+::
+
+    manifests/HOST/NAMESPACE/MODEL/TAG    as Ollama has them; HOST is the upstream's
+    blobs/sha256-HEX                      as Ollama has them
+    yukari/lock                           held while a daemon owns the directory
+    yukari/manifests/HOST/NAMESPACE/MODEL/sha256-HEX
+    yukari/spool/sha256-HEX.spool, .cover blobs on their way (or in ``spool_dir``)
+    yukari/tmp/                           files in the making; emptied at the start
+
+So an existing ``OLLAMA_MODELS`` directory works as a store at once, and a store
+can be copied to, or mounted read-only as, one. Nothing is ever removed but
+damaged blobs (`forget_blob`) and what lies in ``yukari/``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar, cast
+
+from attrs import Attribute, define, field
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.storage.blobfile import FileBlob
+from yukari.storage.durable import make_directories, remove, sync_directory, temporary, write_all
+from yukari.storage.interface import (
+    BlobFile,
+    ManifestEntry,
+    NoRoom,
+    Spool,
+    StoredManifest,
+    StoreUnusable,
+)
+from yukari.storage.lock import DirectoryLock
+from yukari.storage.manifestcache import ManifestCache
+from yukari.storage.manifestfiles import ManifestFiles
+from yukari.storage.room import Reservation, Room
+from yukari.storage.spoolfile import COVER, COVER_MADE, DATA, SpoolFile
+from yukari.units import FreeSpace
+
+T = TypeVar("T")
+InThread = Callable[..., Deferred[Any]]
+"""Calls a function with arguments in a disk thread: ``deferToThreadPool`` without its first two."""
+
+_HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
+_SPOOL = re.compile(
+    rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_BLOCK = 1024 * 1024
+
+
+def _is_host(_: object, __: Attribute[str], value: str) -> None:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"upstream host {value!a}: expected a host name, with its port if need be")
+
+
+@define(eq=False)
+class DirectoryStore:
+    """
+    `Store` in the directory ``path``, of what ``upstream_host`` (with its port, if need be) has.
+
+    ``in_thread`` calls a blocking function in one of several disk threads.
+    ``spool_dir`` may be on another file system than ``path``: publishing is then
+    a copy and takes the blob's size there as well. Whoever stops the store has
+    closed its spools.
+    """
+
+    path: str = field(converter=os.path.abspath)
+    upstream_host: str = field(validator=_is_host)
+    _in_thread: InThread
+    _clock: IReactorTime
+    spool_dir: Optional[str] = None
+    min_free: FreeSpace = FreeSpace(percent=5.0)
+    _cache: ManifestCache = field(init=False)
+    _files: ManifestFiles = field(init=False)
+    _changes: int = field(default=0, init=False)
+    """How often a manifest was put or touched."""
+    _room: Room = field(init=False)
+    _landing: Optional[Room] = field(default=None, init=False)
+    """The room for blobs where spools are on another file system."""
+    _locks: list[DirectoryLock] = field(factory=list, init=False)
+    _under_way: set[Deferred[Any]] = field(factory=set, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        own = self._own("spool")
+        self.spool_dir = os.path.abspath(self.spool_dir) if self.spool_dir else own
+        self._cache = ManifestCache(self._clock)
+        self._files = ManifestFiles(
+            os.path.join(self.path, "manifests", self.upstream_host),
+            self._own("manifests", self.upstream_host),
+            self._own("tmp"),
+        )
+        self._room = Room(self.spool_dir, self.min_free)
+
+    def describe(self) -> str:
+        return f"directory {self.path}"
+
+    async def start(self) -> None:
+        await self._run(self._take_hold)
+
+    async def stop(self) -> None:
+        while self._under_way:
+            await DeferredList(list(self._under_way))
+        self._let_go()
+
+    # manifests
+
+    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+        key = name, reference
+        known, trusted = self._cache.get(key)
+        if known is not None and trusted:
+            return known.stored
+        changes = self._changes
+        if known is None:
+            found = await self._run(self._files.load, name, reference)
+        else:
+            found = await self._run(self._files.reload, name, reference, known)
+        if changes == self._changes:
+            # Else it may have been read before the change; the next one reads again.
+            if found is None:
+                self._cache.forget(key)
+            else:
+                self._cache.keep(key, found)
+        return None if found is None else found.stored
+
+    async def put_manifest(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        if isinstance(reference, Digest) and reference != manifest.digest:
+            raise ValueError(f"manifest {manifest.digest} put as {reference}")
+        stale = ((name, reference), (name, manifest.digest))
+        await self._run(
+            self._put_manifest, name, reference, manifest, checked_at, ended=self._changed(*stale)
+        )
+
+    async def touch_manifest(
+        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+    ) -> None:
+        await self._run(
+            self._files.touch, name, tag, digest, checked_at, ended=self._changed((name, tag))
+        )
+
+    async def tags(self, name: ModelName) -> list[Tag]:
+        return await self._run(self._files.tags, name)
+
+    async def manifests(
+        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+    ) -> list[ManifestEntry]:
+        return await self._run(self._files.page, after, most)
+
+    # blobs
+
+    async def blob_size(self, digest: Digest) -> Optional[int]:
+        return await self._run(self._blob_size, digest)
+
+    async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
+        return await self._run(self._open_blob, digest, undo=_close)
+
+    async def forget_blob(self, digest: Digest) -> None:
+        await self._run(self._forget_blob, digest)
+
+    # spools
+
+    async def spools(self) -> list[Spool]:
+        return await self._run(self._reopen_spools, undo=_close_all)
+
+    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+        return await self._run(
+            self._new_spool, digest, size, repository, undo=lambda made: self._run(made.discard)
+        )
+
+    async def publish(self, spool: Spool) -> None:
+        await self._run(self._publish, cast(SpoolFile, spool))
+
+    # in the reactor's thread
+
+    def _changed(self, *keys: tuple[ModelName, Reference]) -> Callable[[], None]:
+        def ended() -> None:
+            self._changes += 1
+            for key in keys:
+                self._cache.forget(key)
+
+        return ended
+
+    def _run(
+        self,
+        work: Callable[..., T],
+        *args: Any,
+        ended: Callable[[], None] = lambda: None,
+        undo: Callable[[T], object] = lambda _: None,
+    ) -> Deferred[T]:
+        """
+        Call ``work`` in a disk thread; then ``ended``, in the reactor's.
+
+        Cancelling the Deferred leaves the thread to end its work; ``undo`` then
+        takes what came of it.
+        """
+        answer: Deferred[T] = Deferred()
+        under_way = self._in_thread(work, *args)
+        self._under_way.add(under_way)
+
+        def done(result: Any, failed: bool) -> None:
+            self._under_way.discard(under_way)
+            ended()
+            if answer.called:
+                if not failed:
+                    undo(result)
+            elif failed:
+                answer.errback(result)
+            else:
+                answer.callback(result)
+
+        under_way.addCallbacks(done, done, (False,), {}, (True,), {})
+        return answer
+
+    # in a disk thread: taking hold
+
+    def _own(self, *names: str) -> str:
+        return os.path.join(self.path, "yukari", *names)
+
+    def _blob_path(self, digest: Digest) -> str:
+        return os.path.join(self.path, "blobs", digest.file_name)
+
+    def _take_hold(self) -> None:
+        assert self.spool_dir is not None
+        blobs = os.path.join(self.path, "blobs")
+        manifests = os.path.join(self.path, "manifests")
+        try:
+            for directory in (blobs, manifests, self._own("tmp"), self._own("manifests")):
+                make_directories(directory)
+            self._lock(self._own("lock"))
+            make_directories(self.spool_dir)
+            if self.spool_dir != self._own("spool"):
+                self._lock(os.path.join(self.spool_dir, "yukari-spool.lock"))
+            for name in os.listdir(self._own("tmp")):
+                remove(self._own("tmp", name))
+            for directory in (blobs, manifests, self._own("manifests"), self.spool_dir):
+                _try_writing(os.path.join(directory, ".yukari-start"))
+            for directory in (blobs, manifests, self._own("manifests")):
+                if os.stat(directory).st_dev != os.stat(self._own("tmp")).st_dev:
+                    raise StoreUnusable(
+                        f"{self.path}: {directory} and {self._own('tmp')} are on different file"
+                        " systems: what is stored here must be on one"
+                    )
+            if os.stat(self.spool_dir).st_dev != os.stat(blobs).st_dev:
+                self._landing = Room(blobs, self.min_free)
+        except (OSError, StoreUnusable) as error:
+            self._let_go()
+            if isinstance(error, StoreUnusable):
+                raise
+            where, why = error.filename or self.path, error.strerror or error
+            raise StoreUnusable(f"cannot store in {self.path}: {where}: {why}") from None
+
+    def _lock(self, path: str) -> None:
+        self._locks.append(DirectoryLock(path))
+        self._locks[-1].take()
+
+    def _let_go(self) -> None:
+        while self._locks:
+            self._locks.pop().release()
+
+    # in a disk thread: manifests and blobs
+
+    def _put_manifest(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        (self._landing or self._room).check(2 * len(manifest.body) + _BLOCK)
+        self._files.store(name, reference, manifest, checked_at)
+
+    def _blob_size(self, digest: Digest) -> Optional[int]:
+        try:
+            found = os.stat(self._blob_path(digest))
+        except OSError as error:
+            self._unreadable(digest, error)
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            self._unreadable(digest, OSError(errno.EINVAL, "not a regular file"))
+            return None
+        return found.st_size
+
+    def _open_blob(self, digest: Digest) -> Optional[FileBlob]:
+        try:
+            return FileBlob.at(self._blob_path(digest))
+        except OSError as error:
+            self._unreadable(digest, error)
+            return None
+
+    def _unreadable(self, digest: Digest, error: OSError) -> None:
+        if error.errno not in _ABSENT:
+            self._log.warn(
+                "{path} counts as not stored: {error}",
+                path=self._blob_path(digest),
+                error=error.strerror,
+            )
+
+    def _forget_blob(self, digest: Digest) -> None:
+        path = self._blob_path(digest)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        self._log.warn("{path} was damaged and is removed", path=path)
+
+    # in a disk thread: spools
+
+    def _reopen_spools(self) -> list[Spool]:
+        assert self.spool_dir is not None
+        found = set()
+        for entry in os.listdir(self.spool_dir):
+            if match := _SPOOL.fullmatch(entry):
+                found.add(Digest.parse(match[1]))
+                if entry.endswith(COVER_MADE):
+                    remove(os.path.join(self.spool_dir, entry))
+        spools: list[Spool] = []
+        for digest in sorted(found):
+            spool = SpoolFile.reopen(self.spool_dir, digest)
+            if spool is not None:
+                landing = self._landing.hold(spool.size) if self._landing else None
+                spool.take_room(self._room.hold(spool.missing), landing)
+                spools.append(spool)
+        return spools
+
+    def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
+        assert self.spool_dir is not None
+        held: list[Reservation] = []
+        try:
+            for room in (self._room, self._landing):
+                if room is not None:
+                    held.append(room.reserve(size))
+            return SpoolFile.create(self.spool_dir, digest, size, repository, *held)
+        except (OSError, NoRoom) as error:
+            for reservation in held:
+                reservation.release()
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise NoRoom(f"{self.spool_dir}: {error.strerror}") from None
+            raise
+
+    def _publish(self, spool: SpoolFile) -> None:
+        spool.seal()
+        target = self._blob_path(spool.digest)
+        try:
+            os.rename(spool.path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy(spool, target)
+        sync_directory(os.path.dirname(target))
+        spool.published()
+
+    def _copy(self, spool: SpoolFile, target: str) -> None:
+        """Publish from another file system: OSError leaves ``target`` as it was."""
+        made = temporary(self._own("tmp"))
+        source = spool.open()
+        try:
+            number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                for offset in range(0, spool.size, _BLOCK):
+                    write_all(number, source.read(offset, _BLOCK))
+                os.fchmod(number, 0o644)
+                os.fsync(number)
+                if os.fstat(number).st_size != spool.size:
+                    raise OSError(errno.EIO, "the spool was cut", spool.path)
+            finally:
+                os.close(number)
+            os.rename(made, target)
+        except OSError:
+            remove(made)
+            raise
+        finally:
+            source.close()
+
+
+def _close(blob: Optional[BlobFile]) -> None:
+    if blob is not None:
+        blob.close()
+
+
+def _close_all(spools: list[Spool]) -> None:
+    for spool in spools:
+        spool.close()
+
+
+def _try_writing(path: str) -> None:
+    """OSError where nothing can be created beside ``path``."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    os.unlink(path)

@@ -1,0 +1,212 @@
+"""
+A store in memory: the deterministic double of the others.
+
+It forgets everything with the process, completes every call at once and never
+fails but for want of room, which ``capacity`` sets. Handed from one library to
+the next it is a disk that outlives a restart: a spool that was not published or
+discarded is found again by `MemoryStore.spools`, closed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional, cast
+
+from attrs import define, field
+
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.spans import SpanSet
+from yukari.storage.interface import (
+    BlobFile,
+    ManifestEntry,
+    NoRoom,
+    Spool,
+    StoredManifest,
+)
+
+
+@define(eq=False)
+class MemoryBlob:
+    """`BlobFile` over bytes."""
+
+    size: int
+    _body: bytearray
+    _closed: bool = field(default=False, init=False)
+
+    def fileno(self) -> Optional[int]:
+        return None
+
+    def read(self, offset: int, count: int) -> bytes:
+        if self._closed:
+            raise ValueError("this file is closed")
+        return bytes(self._body[offset : offset + count])
+
+    def close(self) -> None:
+        self._closed = True
+
+
+@define(eq=False)
+class _Lying:
+    """What stays of a spool when it is closed."""
+
+    digest: Digest
+    repositories: tuple[ModelName, ...]
+    body: bytearray
+    cover: SpanSet = field(factory=SpanSet)
+
+
+@define(eq=False)
+class MemorySpool:
+    """`Spool` over bytes that the store keeps."""
+
+    _store: MemoryStore
+    _lying: _Lying
+    _closed: bool = field(default=False, init=False)
+
+    @property
+    def digest(self) -> Digest:
+        return self._lying.digest
+
+    @property
+    def size(self) -> int:
+        return len(self._lying.body)
+
+    @property
+    def repositories(self) -> tuple[ModelName, ...]:
+        return self._lying.repositories
+
+    def covered(self) -> SpanSet:
+        return SpanSet.of(self._lying.cover)
+
+    def write(self, pieces: Sequence[tuple[int, Sequence[bytes]]]) -> None:
+        joined = [(offset, b"".join(buffers)) for offset, buffers in pieces]
+        for offset, body in joined:
+            if not 0 <= offset <= offset + len(body) <= self.size:
+                raise ValueError(f"bytes {offset}-{offset + len(body)} of a blob of {self.size}")
+        self._own()
+        for offset, body in joined:
+            self._lying.body[offset : offset + len(body)] = body
+            self._lying.cover.add(offset, offset + len(body))
+
+    def note_repository(self, name: ModelName) -> None:
+        if name not in self._lying.repositories:
+            self._lying.repositories += (name,)
+
+    def open(self) -> MemoryBlob:
+        if self._closed:
+            raise ValueError("this file is closed")
+        return MemoryBlob(self.size, self._lying.body)
+
+    def discard(self) -> None:
+        if self._store._spools.get(self.digest) is self._lying:
+            del self._store._spools[self.digest]
+        self.close()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _own(self) -> None:
+        """The bytes may be a stored blob's by now: nothing may change them."""
+        if self._closed or self._store._spools.get(self.digest) is not self._lying:
+            raise ValueError(f"the spool of {self.digest} was published, discarded or closed")
+
+
+@define(eq=False)
+class MemoryStore:
+    """`Store` in memory; ``capacity`` is how many bytes of all it takes, None for any."""
+
+    capacity: Optional[int] = None
+    _tags: dict[ModelName, dict[Tag, StoredManifest]] = field(factory=dict, init=False)
+    _by_digest: dict[tuple[ModelName, Digest], StoredManifest] = field(factory=dict, init=False)
+    _blobs: dict[Digest, bytearray] = field(factory=dict, init=False)
+    _spools: dict[Digest, _Lying] = field(factory=dict, init=False)
+
+    def describe(self) -> str:
+        return "memory"
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    # manifests
+
+    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+        if isinstance(reference, Digest):
+            return self._by_digest.get((name, reference))
+        return self._tags.get(name, {}).get(reference)
+
+    async def put_manifest(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        if isinstance(reference, Digest) and reference != manifest.digest:
+            raise ValueError(f"manifest {manifest.digest} put as {reference}")
+        if (name, manifest.digest) not in self._by_digest:
+            self._reserve(len(manifest.body))
+        stored = StoredManifest(manifest, checked_at)
+        self._by_digest[name, manifest.digest] = stored
+        if isinstance(reference, Tag):
+            self._tags.setdefault(name, {})[reference] = stored
+
+    async def touch_manifest(
+        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+    ) -> None:
+        found = self._tags.get(name, {}).get(tag)
+        if found is not None and found.manifest.digest == digest:
+            self._tags[name][tag] = StoredManifest(found.manifest, checked_at)
+
+    async def tags(self, name: ModelName) -> list[Tag]:
+        return sorted(self._tags.get(name, ()))
+
+    async def manifests(
+        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+    ) -> list[ManifestEntry]:
+        entries = sorted(
+            ManifestEntry(name, tag, stored.checked_at)
+            for name, tags in self._tags.items()
+            for tag, stored in tags.items()
+            if after is None or (name, tag) > after
+        )
+        return entries[:most]
+
+    # blobs
+
+    async def blob_size(self, digest: Digest) -> Optional[int]:
+        found = self._blobs.get(digest)
+        return None if found is None else len(found)
+
+    async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
+        found = self._blobs.get(digest)
+        return None if found is None else MemoryBlob(len(found), found)
+
+    async def forget_blob(self, digest: Digest) -> None:
+        self._blobs.pop(digest, None)
+
+    # spools
+
+    async def spools(self) -> list[Spool]:
+        return [MemorySpool(self, self._spools[digest]) for digest in sorted(self._spools)]
+
+    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+        self._spools.pop(digest, None)
+        self._reserve(size)
+        made = self._spools[digest] = _Lying(digest, (repository,), bytearray(size))
+        return MemorySpool(self, made)
+
+    async def publish(self, spool: Spool) -> None:
+        ready = cast(MemorySpool, spool)
+        ready._own()
+        if ready.covered().total < ready.size:
+            raise ValueError(f"bytes of {ready.digest} are missing")
+        self._blobs[ready.digest] = self._spools.pop(ready.digest).body
+
+    def _reserve(self, size: int) -> None:
+        if self.capacity is None:
+            return
+        taken = sum(len(stored.manifest.body) for stored in self._by_digest.values())
+        taken += sum(len(body) for body in self._blobs.values())
+        taken += sum(len(lying.body) for lying in self._spools.values())
+        if taken + size > self.capacity:
+            raise NoRoom(f"memory: no room for {size} bytes: {taken} of {self.capacity} taken")

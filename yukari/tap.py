@@ -1,0 +1,105 @@
+"""
+The command line, and from it the service: what ``twistd yukari`` and ``yukari`` run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from yukari import __version__
+from yukari.logs import LoggedService, end
+from yukari.settings import SETTINGS, SettingError, Settings
+
+
+class Options(usage.Options):
+    """A flag for each row of `SETTINGS`; ``settings`` is what they and the environment come to."""
+
+    longdesc = (
+        "A pull-through cache for Ollama model registries. Each option can also be set by the"
+        " environment variable named beside it; the option wins."
+    )
+    optParameters = [
+        [row.flag, None, None, row.described]
+        for row in SETTINGS
+        if not row.several and not row.switch
+    ]
+    settings: Settings
+
+    def getSynopsis(self) -> str:
+        """Both ways to start it."""
+        return "Usage: yukari [options]\n   or: twistd [twistd options] yukari [options]"
+
+    def opt_version(self) -> None:
+        """Display Yukari's version and exit."""
+        print(f"yukari {__version__}")
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """What is wrong ends the program with one line, not with the whole usage before it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            end(error)
+
+    def parseArgs(self, *args: str) -> None:
+        """There are none."""
+        if args:
+            end(f"{args[0]!a}: expected options only, see yukari --help")
+
+    def postOptions(self) -> None:
+        """Read the settings."""
+        try:
+            self.settings = Settings.read(self, os.environ)
+        except SettingError as error:
+            end(error)
+
+
+def _add_handlers() -> None:
+    """What `usage.Options` has no table for: flags that repeat, or that are absent unless given."""
+
+    def repeated(flag: str) -> Any:
+        def opt(self: Options, value: str) -> None:
+            self[flag] = (*self.get(flag, ()), value)
+
+        return opt
+
+    def switched(flag: str) -> Any:
+        def opt(self: Options) -> None:
+            self[flag] = True
+
+        return opt
+
+    for row in SETTINGS:
+        if row.several or row.switch:
+            handler = (repeated if row.several else switched)(row.flag)
+            handler.__doc__ = row.described
+            setattr(Options, f"opt_{row.name}", handler)
+
+
+_add_handlers()
+
+
+def makeService(options: Options) -> IService:
+    """The daemon, not yet started; twistd's own options say where its log goes."""
+    from twisted.internet import reactor
+
+    from yukari.service import YukariService
+
+    settings = options.settings
+    service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
+    YukariService(reactor, settings).setServiceParent(service)
+    return service
+
+
+def main() -> None:
+    """What ``twistd -n yukari`` does with these arguments, without its pid file."""
+    from twisted.scripts.twistd import run
+
+    sys.argv[:] = ["twistd", "-n", "--pidfile=", "yukari", *sys.argv[1:]]
+    run()

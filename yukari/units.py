@@ -1,0 +1,175 @@
+"""
+How people write times, sizes, shares and bounds, and what they come to.
+
+Every parser raises `InvalidUnit` and nothing else; its text says what was
+expected, never what was given: whoever reads a setting knows that already.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from attrs import field, frozen
+
+_LONGEST = 100
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 1_000,
+    "\u00b5s": 1_000,  # the micro sign
+    "\u03bcs": 1_000,  # the Greek letter mu
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60 * 1_000_000_000,
+    "h": 3600 * 1_000_000_000,
+}
+_TERM = re.compile(rf"({_NUMBER})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_DURATION = re.compile(rf"(?:{_TERM.pattern})+")
+_SIZE = re.compile(rf"({_NUMBER}) ?(?:([kmgtp]?)(i?)(b?))", re.IGNORECASE)
+_PERCENTAGE = re.compile(rf"({_NUMBER}) ?%")
+_CONNECTIONS = re.compile(r"([0-9]{1,4})(?:/([0-9]{1,4}))?")
+
+MOST_CONNECTIONS = 1000
+"""More to one registry than this is a mistake, or an attack."""
+
+
+class InvalidUnit(ValueError):
+    """Not written as it has to be; the text says what was expected."""
+
+
+class InvalidDuration(InvalidUnit):
+    """No Go duration, or one out of bounds."""
+
+
+class InvalidSize(InvalidUnit):
+    """No count of bytes and no percentage."""
+
+
+class InvalidConnections(InvalidUnit):
+    """No bounds on connections."""
+
+
+def parse_duration(text: str, signed: bool = False) -> float:
+    """
+    Seconds, from what Go's ``time.ParseDuration`` takes: ``1h30m``, ``1.5h``, ``300ms``, ``0``.
+
+    A duration below zero is refused unless ``signed``, one beyond Go's range
+    (64 bits of nanoseconds, some 292 years) always.
+    """
+    expected = "expected a duration such as 30m, 1h30m or 240h"
+    if len(text) > _LONGEST:
+        raise InvalidDuration(expected)
+    negative, unsigned = text.startswith("-"), text[1:] if text[:1] in ("-", "+") else text
+    if unsigned == "0":
+        return 0.0
+    if not _DURATION.fullmatch(unsigned):
+        if re.fullmatch(_NUMBER, unsigned):
+            raise InvalidDuration(f"{expected}, with a unit: ns, us, ms, s, m or h")
+        raise InvalidDuration(expected)
+    total = sum(Fraction(_exact(n)) * _NANOSECONDS[u] for n, u in _TERM.findall(unsigned))
+    if total >= 2**63:
+        raise InvalidDuration("expected at most 2562047h, some 292 years")
+    if negative and total and not signed:
+        raise InvalidDuration(f"{expected}, not below 0")
+    seconds = float(Fraction(total, 1_000_000_000))
+    return -seconds if negative and total else seconds
+
+
+def parse_positive_duration(text: str) -> float:
+    """As `parse_duration`, and above zero."""
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise InvalidDuration("expected a duration above 0, such as 30m")
+    return seconds
+
+
+def parse_bytes(text: str) -> int:
+    """
+    A count of bytes: ``123``, ``10GB`` (thousands), ``10GiB`` (1024s); k, M, G, T, P in any case.
+
+    The B may be left off, as Kubernetes does. A fraction of a byte is dropped.
+    """
+    expected = "expected bytes, such as 500MB, 10GiB or 123"
+    found = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
+    if found is None:
+        raise InvalidSize(expected)
+    number, prefix, binary, _ = found.groups()
+    if binary and not prefix:
+        raise InvalidSize(expected)
+    power = " kmgtp".index(prefix.lower()) if prefix else 0
+    count = int(Fraction(_exact(number)) * (1024 if binary else 1000) ** power)
+    if count >= 2**63:
+        raise InvalidSize(f"{expected}, below 8EiB")
+    return count
+
+
+@frozen
+class FreeSpace:
+    """Space to keep free on a disk: ``bytes``, or ``percent`` of all there is, the other None."""
+
+    bytes: int | None = None
+    percent: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.bytes is None) == (self.percent is None):
+            raise ValueError("free space is either bytes or a percentage")
+
+    @classmethod
+    def parse(cls, text: str) -> FreeSpace:
+        """From ``5%`` or from what `parse_bytes` takes."""
+        found = _PERCENTAGE.fullmatch(text) if len(text) <= _LONGEST else None
+        if found is None:
+            try:
+                return cls(bytes=parse_bytes(text))
+            except InvalidSize as error:
+                raise InvalidSize(f"{error}, or a percentage such as 5%") from None
+        percent = Fraction(_exact(found[1]))
+        if percent > 100:
+            raise InvalidSize("expected at most 100%")
+        return cls(percent=float(percent))
+
+    def of(self, total_bytes: int) -> int:
+        """How many bytes of a disk of ``total_bytes`` that is."""
+        if self.bytes is not None:
+            return self.bytes
+        assert self.percent is not None
+        return int(total_bytes * Fraction(self.percent) / 100)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if self.percent is not None else f"{self.bytes} bytes"
+
+
+@frozen
+class Connections:
+    """How many connections to upstream may be open: for one blob, and for all together."""
+
+    per_blob: int = field()
+    in_all: int = field()
+
+    def __attrs_post_init__(self) -> None:
+        if not 1 <= self.per_blob <= self.in_all <= MOST_CONNECTIONS:
+            raise InvalidConnections(
+                "expected BLOB/ALL, such as 32/64, BLOB at least 1,"
+                f" ALL at least BLOB and at most {MOST_CONNECTIONS}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Connections:
+        """From ``32/64``; ``N`` alone is N for a blob and twice that in all."""
+        found = _CONNECTIONS.fullmatch(text)
+        if found is None:
+            raise InvalidConnections(
+                "expected connections a blob/in all, such as 32/64, or a blob's"
+            )
+        per_blob = int(found[1])
+        return cls(per_blob, int(found[2] or max(per_blob, min(2 * per_blob, MOST_CONNECTIONS))))
+
+    def __str__(self) -> str:
+        return f"{self.per_blob}/{self.in_all}"
+
+
+def _exact(number: str) -> str:
+    """Go's ``1.`` and ``.5`` as Fraction reads them on every Python."""
+    whole, _, part = number.partition(".")
+    return f"{whole or '0'}.{part or '0'}"
