@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.storage.contract import BODY, DIGEST, NAME, StoreContract, StoreMachine
@@ -51,5 +52,8 @@ class MemoryMachine(StoreMachine):
         return self.store
 
 
-MemoryMachineTests = MemoryMachine.TestCase
-MemoryMachineTests.settings = settings(max_examples=50, deadline=None)
+class MemoryMachineTests(SynchronousTestCase):
+    """Runs it."""
+
+    def test_any_sequence_of_calls_and_restarts(self) -> None:
+        run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=50, deadline=None))

@@ -300,22 +300,22 @@ class _Blob:
             return
         found = await library.blob(self._name, self._digest)
         try:
-            span = self._headers(found.size)
-            if span is None:
+            wanted = self._headers(found.size)
+            if wanted is None:
                 return
-            if span.start == span.end:
-                request.result = "hit"
+            start, end = wanted
+            if start < end:
+                await self._send(found, Span(start, end))
+            else:
                 request.finish()
-                return
-            await self._send(found, Span(span.start, span.end))
         finally:
             if self._readable is not None:
                 self._readable.close()
             elif not isinstance(found, Fill):
                 found.close()
 
-    def _headers(self, size: int) -> Optional[slice]:
-        """Decide which bytes are sent, and set the headers; None where the reply is made already."""
+    def _headers(self, size: int) -> Optional[tuple[int, int]]:
+        """The bytes to send, from and up to, with the headers set; None where the reply is made."""
         request = self._request
         request.setHeader(b"content-type", b"application/octet-stream")
         request.setHeader(b"accept-ranges", b"bytes")
@@ -339,13 +339,13 @@ class _Blob:
             # Classic clients read Location on a 200 too, and fail without (simonfrey#3).
             request.setHeader(b"location", request.path)
             request.setHeader(b"content-length", str(size).encode())
-            return slice(0, size)
+            return 0, size
         request.setResponseCode(206)
         request.setHeader(
             b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode()
         )
         request.setHeader(b"content-length", str(len(span)).encode())
-        return slice(span.start, span.end)
+        return span.start, span.end
 
     async def _send(self, found: Any, span: Span) -> None:
         request, registry = self._request, self._registry

@@ -44,7 +44,7 @@ from yukari.storage.interface import (
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import ManifestCache
 from yukari.storage.manifestfiles import ManifestFiles
-from yukari.storage.room import Reservation, Room
+from yukari.storage.room import Reservation, Room, Statvfs
 from yukari.storage.spoolfile import COVER, COVER_MADE, DATA, SpoolFile
 from yukari.units import FreeSpace
 
@@ -83,6 +83,7 @@ class DirectoryStore:
     _clock: IReactorTime
     spool_dir: Optional[str] = None
     min_free: FreeSpace = FreeSpace(percent=5.0)
+    _statvfs: Statvfs = os.statvfs
     _cache: ManifestCache = field(init=False)
     _files: ManifestFiles = field(init=False)
     _changes: int = field(default=0, init=False)
@@ -104,7 +105,7 @@ class DirectoryStore:
             self._own("manifests", self.upstream_host),
             self._own("tmp"),
         )
-        self._room = Room(self.spool_dir, self.min_free)
+        self._room = Room(self.spool_dir, self.min_free, self._statvfs)
 
     def describe(self) -> str:
         return f"directory {self.path}"
@@ -257,7 +258,7 @@ class DirectoryStore:
                         " systems: what is stored here must be on one"
                     )
             if os.stat(self.spool_dir).st_dev != os.stat(blobs).st_dev:
-                self._landing = Room(blobs, self.min_free)
+                self._landing = Room(blobs, self.min_free, self._statvfs)
         except (OSError, StoreUnusable) as error:
             self._let_go()
             if isinstance(error, StoreUnusable):

@@ -16,6 +16,8 @@ from attrs import define, field
 from yukari.storage.interface import NoRoom
 from yukari.units import FreeSpace
 
+Statvfs = Callable[[str], os.statvfs_result]
+
 _INODES_KEPT = 16
 """Fewer free than this count as none: a spool and a manifest take up to six."""
 
@@ -54,7 +56,7 @@ class Room:
 
     path: str
     min_free: FreeSpace
-    _statvfs: Callable[[str], os.statvfs_result] = os.statvfs
+    _statvfs: Statvfs = os.statvfs
     reserved: int = field(default=0, init=False)
     """Bytes that open reservations have still to write."""
     _lock: Lock = field(factory=Lock, init=False)
