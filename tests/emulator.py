@@ -109,7 +109,7 @@ class Content:
     """Every blob's bytes, in one unlinked temporary file."""
 
     def __init__(self, directory: str | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
         self._end = 0
         self._placed: dict[str, tuple[int, int]] = {}
 
@@ -143,7 +143,7 @@ class Content:
         """Keep a blob of ``size`` bytes that follow from ``seed``; its digest."""
         return self._place(generated(size, seed))
 
-    def _place(self, pieces: Iterable[bytes | bytearray]) -> str:
+    def _place(self, pieces: Iterable[bytes]) -> str:
         seen, start = hashlib.sha256(), self._end
         for piece in pieces:
             seen.update(piece)
@@ -156,7 +156,7 @@ class Content:
         return digest
 
 
-def generated(size: int, seed: int) -> Iterator[bytearray]:
+def generated(size: int, seed: int) -> Iterator[bytes]:
     """Pseudo-random bytes in pieces of at most a MiB, different at every position of a blob."""
     base = bytearray(random.Random(seed).randbytes(min(size, MIB)))
     stamp = random.Random(~seed).getrandbits(64)
@@ -165,7 +165,7 @@ def generated(size: int, seed: int) -> Iterator[bytearray]:
         for at in range(0, len(piece) - 7, STAMPED):
             mark = stamp ^ ((start + at) // STAMPED)
             piece[at : at + 8] = mark.to_bytes(8, "big")
-        yield piece
+        yield bytes(piece)
 
 
 @frozen
@@ -288,8 +288,8 @@ class Fault:
 
 
 _DEEDS = frozenset(
-    "drop silence delay cut stall slow error cloudflare unhealthy portal flip truncate"
-    " ignore-range content-range no-length no-location".split()
+    ("drop", "silence", "delay", "cut", "stall", "slow", "error", "cloudflare", "unhealthy")
+    + ("portal", "flip", "truncate", "ignore-range", "content-range", "no-length", "no-location")
 )
 
 
@@ -389,10 +389,11 @@ class Counters:
 
 @frozen
 class Stretch:
-    """``count`` bytes of the content file from ``offset``."""
+    """``count`` bytes of the content file from ``offset``; ``wrong`` ones go out inverted."""
 
     offset: int
     count: int
+    wrong: bool = False
 
 
 CUT, RESET, HOLD = "cut", "reset", "hold"
@@ -521,9 +522,12 @@ class Sender:
             self._end()
             self._connection.answered()
         elif isinstance(step, bytes):
-            self._count(len(step) if self._digest and self._in_payload else 0)
             self._transport.write(step)
             self._transport.startWriting()
+        elif isinstance(step, Stretch) and step.wrong:
+            right = os.pread(self._emulator.content.fileno(), step.count, step.offset)
+            self._transport.write(bytes(byte ^ 0xFF for byte in right))
+            self._count(step.count)
         elif isinstance(step, Stretch):
             self._send_file(step)
         elif step == HOLD:
@@ -535,8 +539,6 @@ class Sender:
                 self._transport.abortConnection()
             else:
                 self._transport.loseConnection()
-
-    _in_payload = False
 
     def _send_file(self, step: Stretch) -> None:
         allowed = min(step.count, self._emulator.line.allowance(self), MIB)
@@ -557,7 +559,8 @@ class Sender:
             self._end()
             self._transport.abortConnection()
             return
-        self.budget -= sent
+        if self.budget >= sent:
+            self.budget -= sent
         self._count(sent)
         if sent < step.count:
             self._step = Stretch(step.offset + sent, step.count - sent)
@@ -569,6 +572,7 @@ class Sender:
             self._emulator.counters.sent_by_digest[self._digest] += sent
 
     def stopProducing(self) -> None:
+        self._held = self._waiting = False
         self._emulator.line.leave(self)
 
     def _end(self) -> None:
@@ -588,6 +592,7 @@ class Connection(Protocol):
         self._later: Any = None
 
     def connectionMade(self) -> None:
+        self._transport.setTcpNoDelay(True)
         self.emulator.connected(self, self._side)
 
     def connectionLost(self, reason: object = None) -> None:
@@ -1094,10 +1099,12 @@ class Emulator:
                 if here < at:
                     yield Stretch(place + here, at - here)
                 if at < stop:
-                    yield bytes([self.content.read(digest, at, at + 1)[0] ^ 0xFF])
+                    yield Stretch(place + at, 1, wrong=True)
                 here = at + 1
 
-        framing = "close" if do == "no-length" else self.settings.framing
+        framing = "length" if request.method == "HEAD" else self.settings.framing
+        if do == "no-length":
+            framing = "close"
         head = _head(request, 206 if asked else 200, headers, end - start, framing)
         answer = Answer(head, digest=digest, closes=_closes(request, framing))
         if request.method != "HEAD":

@@ -248,7 +248,7 @@ class Library(FillKeeper):
                 if digest not in self.fills and await self._store.blob_size(digest) is not None:
                     continue
                 fill = self._fill(digest, size, name)
-            fill.source.add_repository(name)
+            fill.also_in(name)
             return fill
         raise blob_unknown(digest)
 
@@ -258,7 +258,7 @@ class Library(FillKeeper):
         if fill is None:
             fill = self._new_fill(digest, size, name)
         else:
-            fill.source.add_repository(name)
+            fill.also_in(name)
         return fill
 
     def _new_fill(

@@ -40,6 +40,7 @@ class Crew:
     _clock: IReactorTime
     per_blob: int
     in_all: int
+    held: int = HELD
     fills: dict[Fill, None] = field(factory=dict, init=False)
     """Those that are open or wait to be."""
     _lanes: int = field(default=0, init=False)
@@ -105,7 +106,7 @@ class Crew:
 
     def share(self) -> int:
         """Received, unwritten bytes that one fill may hold before its connections pause."""
-        return max(LEAST_HELD, HELD // max(1, len(self._open)))
+        return max(min(LEAST_HELD, self.held), self.held // max(1, len(self._open)))
 
     # the work
 

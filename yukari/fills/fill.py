@@ -207,6 +207,7 @@ class Fill:
     _silences: int = field(default=0, init=False)
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
+    _asked_to_wait_until: float = field(default=0.0, init=False)
     _last_failure: Exception = field(factory=lambda: SourceFailed("not tried"), init=False)
     _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
     _logged_at: float = field(init=False)
@@ -237,6 +238,13 @@ class Fill:
             self.source.retry()
         if self.state is State.QUEUED:
             self.crew.enlist(self)
+
+    def also_in(self, name: ModelName) -> None:
+        """Another repository upstream has the blob too."""
+        self.source.add_repository(name)
+        spool = self.spool
+        if spool is not None and self.state is State.FILLING and name not in spool.repositories:
+            self._busy_with(self._in_thread(spool.note_repository, name))
 
     def open_reader(self, position: int, *, whole: bool) -> FillReader:
         """A new reader that begins at ``position``; wakes a dormant fill."""
@@ -277,8 +285,8 @@ class Fill:
         """Drop the connections, write what came, leave the spool for the next start."""
         self._stopped = True
         self.error = self.error or RegistryError("UNAVAILABLE", "this cache is stopping", 503)
-        self._drop_lanes("stopping")
         self.crew.dismiss(self)
+        self._drop_lanes("stopping")
         self._stop_trickle()
         for reader in list(self.readers):
             reader.broke(self.error)
@@ -333,7 +341,7 @@ class Fill:
 
     def lane_cap(self) -> int:
         """How many connections it may use just now."""
-        if self.state is not State.FILLING or self.streaming:
+        if self.state is not State.FILLING or self.streaming or self._stopped:
             return 0
         if self._failures or not self.source.ranges:
             return 1
@@ -387,9 +395,10 @@ class Fill:
         delay *= 0.75 + random.random() / 2
         if error.retry_after is not None:
             delay = max(delay, error.retry_after)
+            self._asked_to_wait_until = now + delay
         self.not_before = max(self.not_before, now + delay)
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
-        if now + delay - (self._progress_at or self._tried_at or now) > PATIENCE:
+        if delay > PATIENCE:
             self._give_up(self._reason())
 
     def tick(self, now: float) -> None:
@@ -406,15 +415,20 @@ class Fill:
                 if silent >= allowed:
                     self._silences += 1
                     lane.drop(f"silent for {silent:.0f} s")
-        tried, progress = self._tried_at, self._progress_at
-        hopeless = self._failures > 0 or bool(self._silences)
-        if hopeless and progress is None and tried is not None and now - tried >= PATIENCE_AT_FIRST:
-            self._give_up(self._reason())
-        elif hopeless and progress is not None and now - progress >= PATIENCE:
+        if self._is_hopeless(now):
             self._give_up(self._reason())
         elif now - self._logged_at >= 10.0 and self.lanes:
             self._logged_at = now
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
+
+    def _is_hopeless(self, now: float) -> bool:
+        if not self._failures and not self._silences:
+            return False
+        if self._progress_at is not None:
+            return now - self._progress_at >= PATIENCE
+        if self._tried_at is None:
+            return False
+        return now - max(self._tried_at, self._asked_to_wait_until) >= PATIENCE_AT_FIRST
 
     def _is_waited_for(self, lane: Lane) -> bool:
         claim = lane.claim
@@ -495,6 +509,8 @@ class Fill:
 
     def _advance(self) -> None:
         """Hash what is there; settle once everything is."""
+        if self.plan.whole and self._trickle is None and self.state is State.FILLING:
+            self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
         if self._hashing or self._stopped or self.state is not State.FILLING:
             return
         verifier = self._verifier
@@ -505,8 +521,6 @@ class Fill:
             step = min(end, verifier.position + HASH_STEP)
             work = self._in_thread(verifier.advance, step)
             self._busy_with(work.addCallbacks(self._hashed, self._unreadable))
-            if self.plan.whole and self._trickle is None:
-                self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
         elif self.plan.whole and verifier.position == self.size:
             self.state = State.SETTLING
             self._busy_with(Deferred.fromCoroutine(self._settle(verifier.digest())))

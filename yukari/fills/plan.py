@@ -97,7 +97,3 @@ class Plan:
     def cover(self, span: Span) -> None:
         """Arrived bytes are on the spool."""
         self.covered.add(span.start, span.end)
-
-    def lose(self, span: Span) -> None:
-        """Arrived bytes could not be kept: they are free again."""
-        self.taken.remove(span.start, span.end)

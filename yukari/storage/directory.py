@@ -61,6 +61,10 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _BLOCK = 1024 * 1024
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)
+
+
 def _is_host(_: object, __: Attribute[str], value: str) -> None:
     if not _HOST.fullmatch(value):
         raise ValueError(f"upstream host {value!a}: expected a host name, with its port if need be")
@@ -77,7 +81,7 @@ class DirectoryStore:
     closed its spools.
     """
 
-    path: str = field(converter=os.path.abspath)
+    path: str = field(converter=_absolute)
     upstream_host: str = field(validator=_is_host)
     _in_thread: InThread
     _clock: IReactorTime

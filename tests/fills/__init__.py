@@ -1,0 +1,1 @@
+"""The rooms of `yukari.fills`, without a network and without a disk."""
