@@ -18,14 +18,14 @@ from yukari.settings import (
     Setting,
     SettingError,
     Settings,
-    Upstream,
+    RegistryUrl,
 )
 from yukari.units import Connections, FreeSpace
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {
     "bind": (Bind(":9200", ("tcp:9200:interface=\\:\\:", "tcp:9200")),),
-    "upstream_registry": Upstream("https", "registry.ollama.ai", 443, "/"),
+    "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "manifest_lifetime": 864_000.0,
     "invalidator_period": 1800.0,
     "revalidate_after": 300.0,
@@ -79,7 +79,7 @@ class ReadTests(SynchronousTestCase):
                     Bind("127.0.0.1:80", ("tcp:80:interface=127.0.0.1",)),
                     Bind("[::1]:80", ("tcp:80:interface=\\:\\:1",)),
                 ),
-                "upstream_registry": Upstream("http", "mirror.example", 5000, "/ollama/"),
+                "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "manifest_lifetime": 3600.0,
                 "invalidator_period": 60.0,
                 "revalidate_after": 0.0,
@@ -289,7 +289,7 @@ class UpstreamTests(SynchronousTestCase):
             ("http://h/%7Ex/", "http://h/%7Ex/", "h"),
             ("http://[::1]:5000/", "http://[::1]:5000/", "[::1]:5000"),
         ):
-            upstream = Upstream.parse(text)
+            upstream = RegistryUrl.parse(text)
             self.assertEqual((upstream.url, upstream.host), (url, host))
 
     def test_what_is_no_registrys_url_is_refused(self) -> None:
@@ -300,7 +300,7 @@ class UpstreamTests(SynchronousTestCase):
             "http://h/a b", "http://h\n/", "http://[::x]/", "http://.h/", "http://-h/",
             "http://" + "a" * 64 + "/", "http://" + "a." * 200 + "a/", "http://h/\u00e9",
         ):  # fmt: skip
-            self.assertRaises(InvalidSetting, Upstream.parse, text)
+            self.assertRaises(InvalidSetting, RegistryUrl.parse, text)
 
     @given(
         st.builds(
@@ -314,17 +314,17 @@ class UpstreamTests(SynchronousTestCase):
         )
     )
     def test_an_upstream_reads_the_url_it_has(self, text: str) -> None:
-        upstream = Upstream.parse(text)
-        self.assertEqual(Upstream.parse(upstream.url), upstream)
+        upstream = RegistryUrl.parse(text)
+        self.assertEqual(RegistryUrl.parse(upstream.url), upstream)
         self.assertTrue(upstream.url.endswith("/"))
 
     @given(st.text() | st.text("htps:/.[]@?#%09a").map("http://{}".format))
     def test_any_text_is_an_upstream_or_an_invalid_setting(self, text: str) -> None:
         try:
-            upstream = Upstream.parse(text)
+            upstream = RegistryUrl.parse(text)
         except InvalidSetting:
             return
-        self.assertEqual(Upstream.parse(upstream.url), upstream)
+        self.assertEqual(RegistryUrl.parse(upstream.url), upstream)
 
 
 class OneTableTests(SynchronousTestCase):

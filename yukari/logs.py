@@ -96,7 +96,7 @@ def end(message: object) -> NoReturn:
             print(line, file=sys.__stderr__, flush=True)
         except OSError:
             pass
-    _log.error("{line}", line=line, on_stderr=True)
+    _log.error("{log_line}", log_line=line, on_stderr=True)
     raise SystemExit(1)
 
 

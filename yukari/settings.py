@@ -114,7 +114,7 @@ def _refuse_bad_endpoint(description: str) -> None:
 
 
 @frozen
-class Upstream:
+class RegistryUrl:
     """The registry being mirrored; ``prefix`` begins and ends with a slash."""
 
     scheme: str
@@ -124,7 +124,7 @@ class Upstream:
     prefix: str = "/"
 
     @classmethod
-    def parse(cls, text: str) -> Upstream:
+    def parse(cls, text: str) -> RegistryUrl:
         """From an http or https URL, a port and a path prefix allowed, a user and a query not."""
         if "@" in text:
             raise InvalidSetting("expected an http or https URL without a user or a password")
@@ -245,7 +245,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "upstream_registry",
-        Upstream.parse,
+        RegistryUrl.parse,
         "https://registry.ollama.ai/",
         "The registry to mirror, an http or https URL.",
     ),
@@ -332,7 +332,7 @@ class Settings:
     """What was set, parsed; times in seconds. A field for every row of `SETTINGS`."""
 
     bind: tuple[Bind, ...]
-    upstream_registry: Upstream
+    upstream_registry: RegistryUrl
     manifest_lifetime: float
     invalidator_period: float
     revalidate_after: float

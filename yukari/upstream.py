@@ -40,7 +40,7 @@ from yukari.fills.pace import HostPace
 from yukari.fills.source import Answer, SourceFailed, SourceRefused
 from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference
-from yukari.settings import Upstream as RegistryUrl
+from yukari.settings import RegistryUrl
 from yukari.spans import Span
 
 USER_AGENT = f"yukari/{__version__}"
