@@ -25,13 +25,17 @@ from yukari.fills.crew import Crew
 from yukari.fills.fill import Fill, FillKeeper, State
 from yukari.manifest import Descriptor, Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.storage.interface import NoRoom, Spool, Store
+from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
+from yukari.offline import Offline
 from yukari.upstream import Upstream
 
 log = Logger()
 
 KNOWN = 200_000
 """Blobs whose size and repository are remembered from the manifests that named them."""
+UNKNOWN_FOR = 5.0
+"""Seconds for which upstream's "no such model" is believed, against storms of the same question."""
+UNKNOWN_MOST = 1000
 RETRY_FIRST = 30.0
 RETRY_LONGEST = 3600.0
 """Seconds until a fill that gave up is tried again by itself, doubling from the first to the longest."""
@@ -58,14 +62,22 @@ class Known:
 class Library(FillKeeper):
     """Manifests and blobs by name, wherever they are."""
 
-    _store: Store
-    _upstream: Upstream
+    store: Store
+    upstream: Union[Upstream, Offline]
     _crew: Crew
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
     """The time of day, in seconds of the epoch."""
+    pulled: Callable[[ModelName, Tag, StoredManifest], None] = lambda *_: None
+    """Told of each stored manifest that is asked for by its tag."""
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
+    user_agent: str = field(default="", init=False)
+    """The latest client's, by which manifests are asked for where no client waits."""
+    _unknown: OrderedDict[tuple[ModelName, Reference], tuple[float, RegistryError]] = field(
+        factory=OrderedDict, init=False
+    )
+    _ends: dict[Fill, list[Deferred[None]]] = field(factory=dict, init=False)
     _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
     _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
     _complete: OrderedDict[Digest, None] = field(factory=OrderedDict, init=False)
@@ -79,8 +91,8 @@ class Library(FillKeeper):
 
     async def start(self) -> None:
         """Take up again every blob that was on its way when the last process ended."""
-        for spool in await self._store.spools():
-            if spool.digest in self.fills or await self._store.blob_size(spool.digest) is not None:
+        for spool in await self.store.spools():
+            if spool.digest in self.fills or await self.store.blob_size(spool.digest) is not None:
                 await self._in_thread(spool.discard)
                 continue
             self._new_fill(spool.digest, spool.size, *spool.repositories, spool=spool).start()
@@ -102,10 +114,15 @@ class Library(FillKeeper):
         self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
     ) -> Found:
         """A manifest, from the store or from upstream; with ``prefetch`` its blobs start to come. `RegistryError`."""
-        stored = await self._store.get_manifest(name, reference)
+        if user_agent:
+            self.user_agent = user_agent
+        stored = await self.store.get_manifest(name, reference)
         if stored is not None:
             manifest, result = stored.manifest, "hit"
+            if isinstance(reference, Tag):
+                self.pulled(name, reference, stored)
         else:
+            self._check_unknown((name, reference))
             key = (name, reference, user_agent)
             manifest = await self._once(key, self._fetch_manifest, name, reference, user_agent)
             result = "miss"
@@ -117,9 +134,14 @@ class Library(FillKeeper):
     async def _fetch_manifest(
         self, name: ModelName, reference: Reference, user_agent: str
     ) -> Manifest:
-        manifest = await self._upstream.manifest(name, reference, user_agent)
         try:
-            await self._store.put_manifest(name, reference, manifest, self._now())
+            manifest = await self.upstream.manifest(name, reference, user_agent)
+        except RegistryError as error:
+            if error.status == 404:
+                self._remember_unknown((name, reference), error)
+            raise
+        try:
+            await self.store.put_manifest(name, reference, manifest, self._now())
         except (OSError, NoRoom) as error:
             log.error(
                 "{name}:{reference}: manifest not stored: {error}",
@@ -128,6 +150,22 @@ class Library(FillKeeper):
                 error=str(error),
             )
         return manifest
+
+    def _check_unknown(self, key: tuple[ModelName, Reference]) -> None:
+        """Raise what upstream has just said of a model that it does not have."""
+        unknown = self._unknown.get(key)
+        if unknown is not None:
+            if self._clock.seconds() < unknown[0]:
+                raise unknown[1]
+            del self._unknown[key]
+
+    def _remember_unknown(
+        self, key: tuple[ModelName, Reference], error: RegistryError
+    ) -> None:
+        self._unknown[key] = (self._clock.seconds() + UNKNOWN_FOR, error)
+        self._unknown.move_to_end(key)
+        while len(self._unknown) > UNKNOWN_MOST:
+            self._unknown.popitem(last=False)
 
     async def _once(self, key: tuple[Any, ...], ask: Any, *arguments: Any) -> Any:
         """One question for all who ask it at the same time; no asker's leaving cancels it."""
@@ -148,7 +186,7 @@ class Library(FillKeeper):
 
     async def tags(self, name: ModelName) -> list[Tag]:
         """The tags stored of a model; `RegistryError` where none is."""
-        found = await self._store.tags(name)
+        found = await self.store.tags(name)
         if not found:
             raise RegistryError("NAME_UNKNOWN", f"no tag of {name} is stored here", 404)
         return found
@@ -197,6 +235,25 @@ class Library(FillKeeper):
             while len(self._complete) > KNOWN:
                 self._complete.popitem(last=False)
 
+    async def bring_whole(self, name: ModelName, manifest: Manifest) -> None:
+        """Returns when all blobs of a manifest are stored; `RegistryError` where one cannot be."""
+        self._learn(name, manifest)
+        await self._bring(name, manifest)
+        for blob in manifest.blobs:
+            fill = self.fills.get(blob.digest)
+            if fill is not None:
+                await self._end_of(fill)
+            if fill is not None and isinstance(fill.error, RegistryError):
+                raise fill.error
+            if await self._size_stored(blob.digest) != blob.size:
+                raise RegistryError("UNAVAILABLE", f"blob {blob.digest} is not stored", 503)
+
+    async def _end_of(self, fill: Fill) -> None:
+        if fill.state is not State.DORMANT:
+            end: Deferred[None] = Deferred()
+            self._ends.setdefault(fill, []).append(end)
+            await end
+
     # blobs
 
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
@@ -211,7 +268,7 @@ class Library(FillKeeper):
 
     async def _size_stored(self, digest: Digest) -> Optional[int]:
         """The size of the stored blob; one that was cut by someone else does not count, and goes."""
-        stored = await self._store.blob_size(digest)
+        stored = await self.store.blob_size(digest)
         known = self._known.get(digest)
         if stored is not None and known is not None and stored != known.blob.size:
             log.error(
@@ -220,7 +277,7 @@ class Library(FillKeeper):
                 found=stored,
                 size=known.blob.size,
             )
-            await self._store.forget_blob(digest)
+            await self.store.forget_blob(digest)
             return None
         return stored
 
@@ -228,7 +285,7 @@ class Library(FillKeeper):
         known = self._known.get(digest)
         if known is not None:
             return known.blob.size
-        found: int = await self._once((name, digest), self._upstream.blob_size, name, digest)
+        found: int = await self._once((name, digest), self.upstream.blob_size, name, digest)
         return found
 
     async def blob(self, name: ModelName, digest: Digest) -> Union[Readable, Fill]:
@@ -240,12 +297,12 @@ class Library(FillKeeper):
         for _ in range(2):
             fill = self.fills.get(digest)
             if fill is None and await self._size_stored(digest) is not None:
-                stored = await self._store.open_blob(digest)
+                stored = await self.store.open_blob(digest)
                 if stored is not None:
                     return StoredBlob(stored)
             if fill is None:
                 size = await self._size_upstream(name, digest)
-                if digest not in self.fills and await self._store.blob_size(digest) is not None:
+                if digest not in self.fills and await self.store.blob_size(digest) is not None:
                     continue
                 fill = self._fill(digest, size, name)
             fill.also_in(name)
@@ -267,7 +324,7 @@ class Library(FillKeeper):
         fill = Fill(
             digest=digest,
             size=size,
-            source=self._upstream.blob(digest, size, *names),
+            source=self.upstream.blob(digest, size, *names),
             crew=self._crew,
             keeper=self,
             in_thread=self._in_thread,
@@ -290,13 +347,16 @@ class Library(FillKeeper):
     # what fills ask
 
     async def open_spool(self, fill: Fill) -> Spool:
-        return await self._store.new_spool(fill.digest, fill.size, fill.name)
+        return await self.store.new_spool(fill.digest, fill.size, fill.name)
 
     async def publish(self, fill: Fill) -> None:
         assert fill.spool is not None
-        await self._store.publish(fill.spool)
+        await self.store.publish(fill.spool)
 
     def ended(self, fill: Fill) -> None:
+        for end in self._ends.pop(fill, []):
+            if not end.called:
+                end.callback(None)
         if self._stopping or self.fills.get(fill.digest) is not fill:
             return
         if fill.state is State.DONE:

@@ -28,8 +28,10 @@ from yukari import __version__
 from yukari.fills.crew import Crew
 from yukari.library import Library
 from yukari.logs import end
+from yukari.offline import Offline
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
+from yukari.revalidator import Revalidator
 from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
@@ -103,6 +105,7 @@ class YukariService(Service):
     _store: Store = field(init=False)
     _pool: HTTPConnectionPool = field(init=False)
     _library: Library = field(init=False)
+    _revalidator: Revalidator = field(init=False)
     _site: RegistrySite = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -116,10 +119,19 @@ class YukariService(Service):
         connections = settings.upstream_connections
         self._library = Library(
             store=self._store,
-            upstream=Upstream(settings.upstream_registry, agent, self._reactor),
+            upstream=Offline()
+            if settings.offline
+            else Upstream(settings.upstream_registry, agent, self._reactor),
             crew=Crew(self._reactor, connections.per_blob, connections.in_all),
             in_thread=self._threads,
             clock=self._reactor,
+        )
+        self._revalidator = Revalidator(
+            library=self._library,
+            clock=self._reactor,
+            period=settings.invalidator_period,
+            lifetime=settings.manifest_lifetime,
+            refresh_after=settings.revalidate_after,
         )
         root = make_root(
             self._library, self._reactor, self._threads, settings.upstream_registry.url
@@ -172,6 +184,9 @@ class YukariService(Service):
             end(error)
         at_once(Deferred.fromCoroutine(self._library.start()))
         self._threads.start()
+        if not self._settings.offline:
+            self._library.pulled = self._revalidator.pulled
+            self._revalidator.start()
         self._banner()
 
     def _banner(self) -> None:
@@ -196,6 +211,7 @@ class YukariService(Service):
 
     async def _stop(self) -> None:
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in self.ports])
+        await self._revalidator.stop()
         await self._library.stop()
         await self._pool.closeCachedConnections()
         await self._store.stop()

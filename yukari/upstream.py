@@ -28,6 +28,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 
 from yukari import __version__
+from yukari.circuit import Circuit
 from yukari.errors import (
     RegistryError,
     blob_unknown,
@@ -166,8 +167,10 @@ class Upstream:
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
+    _circuit: Circuit = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._circuit = Circuit(self._clock)
         self._treq = HTTPClient(self._agent)
 
     # manifests
@@ -192,6 +195,21 @@ class Upstream:
             raise upstream_unreachable(f"upstream sent another manifest for {name} than it announced")
         return manifest
 
+    async def manifest_digest(
+        self, name: ModelName, tag: Reference, user_agent: str
+    ) -> Optional[Digest]:
+        """
+        The digest of what upstream has under a tag, by HEAD; `RegistryError`.
+
+        None where HEAD does not tell: older registries answer 405, others send no digest.
+        """
+        url = self._path(name, "manifests", tag)
+        response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT)
+        if response.code in (200, 405, 501):
+            discard(response)
+            return announced(response) if response.code == 200 else None
+        raise await self._refusal(response, f"{name}:{tag}", name, tag)
+
     async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
         headers = {"Accept": ACCEPT_MANIFEST, "User-Agent": user_agent}
@@ -202,18 +220,25 @@ class Upstream:
             )
             return await sent.addTimeout(HEADERS_WITHIN, self._clock)  # type: ignore[no-any-return]
 
+        self._circuit.enter()
         try:
-            return await follow(send, url)
-        except SourceFailed as error:
-            raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
-        except (TimeoutError, ConnectTimeout):
-            raise upstream_silent(f"upstream {self.url.host} does not answer") from None
+            answered = await follow(send, url)
         except CancelledError:
+            self._circuit.left()
             raise
+        except (TimeoutError, ConnectTimeout):
+            failed = upstream_silent(f"upstream {self.url.host} does not answer")
+        except SourceFailed as error:
+            failed = upstream_unreachable(f"upstream {self.url.host}: {error}")
         except Exception as error:
-            raise upstream_unreachable(
+            failed = upstream_unreachable(
                 f"upstream {self.url.host} cannot be reached: {why(error)}"
-            ) from None
+            )
+        else:
+            self._circuit.succeeded()
+            return answered
+        self._circuit.failed(failed)
+        raise failed
 
     async def _body(self, response: IResponse, limit: int) -> bytes:
         collector = _Collector(limit)

@@ -1,0 +1,264 @@
+"""
+The whole daemon and its emulated upstream, running in a test's own reactor on real sockets.
+
+A test gets both, and clients, from `RunningCase`::
+
+    upstream = await self.upstream("library/m:latest=300KB")
+    daemon = await self.daemon(upstream)
+    pulled = await self.pull(daemon, "library/m:latest", SMALL16)
+
+Whatever a test leaves open is closed when it ends. Where patience is what a
+test is about, `Hurried` makes the daemon's clock run faster than ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from hashlib import sha256
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from zope.interface import directlyProvides, providedBy
+
+from tests.clients import (
+    CLASSIC16,
+    CLASSIC64,
+    TRANSFER,
+    Generation,
+    Http,
+    Pulled,
+    PullFailed,
+    Reply,
+    pull,
+)
+from tests.emulator import Emulator, Model
+from yukari.fills.fill import Fill
+from yukari.library import Library
+from yukari.names import Digest
+from yukari.service import YukariService
+from yukari.settings import Settings
+
+reactor: Any = _reactor
+
+MODEL = "library/m:latest"
+SMALL16 = CLASSIC16.scaled(part_min=50_000, backoff=0.01)
+SMALL64 = CLASSIC64.scaled(part_min=50_000, backoff=0.01)
+SMALL_TRANSFER = TRANSFER.scaled(backoff=0.01)
+GENERATIONS = (SMALL16, SMALL64, SMALL_TRANSFER)
+"""Of every generation one client, for blobs of a few hundred kilobytes."""
+
+LOOK = 0.005
+"""Seconds between two looks at what a test waits for."""
+
+
+class _HurriedCall:
+    """A delayed call by the hurried clock."""
+
+    def __init__(self, call: Any, times: float) -> None:
+        self._call = call
+        self._times = times
+
+    def reset(self, seconds: float) -> None:
+        self._call.reset(seconds / self._times)
+
+    def delay(self, seconds: float) -> None:
+        self._call.delay(seconds / self._times)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class Hurried:
+    """The test's reactor, but its clock runs so many times as fast as ours."""
+
+    def __init__(self, times: float) -> None:
+        self._times = times
+        directlyProvides(self, providedBy(reactor))
+
+    def seconds(self) -> float:
+        return float(reactor.seconds() * self._times)
+
+    def callLater(self, delay: float, *call: Any, **keywords: Any) -> _HurriedCall:
+        return _HurriedCall(reactor.callLater(delay / self._times, *call, **keywords), self._times)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Returns when ``holds()`` is true; a test's own timeout is the bound."""
+    while not holds():
+        await deferLater(reactor, LOOK, lambda: None)
+
+
+@define(eq=False)
+class Daemon:
+    """A `YukariService` that runs here; made by `RunningCase.daemon`."""
+
+    service: YukariService
+    _channels: set[Any] = field(factory=set, init=False)
+    _running: bool = field(default=False, init=False)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        address = self.service.ports[0].getHost()
+        return f"http://{address.host}:{address.port}"  # type: ignore[attr-defined]
+
+    @property
+    def library(self) -> Library:
+        return self.service._library
+
+    def fill(self, digest: str) -> Optional[Fill]:
+        """The blob's fill, None where none is under way."""
+        return self.library.fills.get(Digest.parse(digest))
+
+    def start(self) -> None:
+        """As twistd does."""
+        self._watch_channels()
+        self.service.privilegedStartService()
+        self.service.startService()
+        self._running = True
+
+    async def stop(self) -> None:
+        """As twistd does, and then, as the end of the process would, drop the connections."""
+        if self._running:
+            self._running = False
+            await self.service.stopService()
+            for channel in list(self._channels):
+                channel.forceAbortClient()
+            await until(lambda: not self._channels)
+
+    def _watch_channels(self) -> None:
+        site = self.service._site
+        build = site.buildProtocol
+
+        def watched(address: Any) -> Any:
+            channel: Any = build(address)
+            lost = channel.connectionLost
+            self._channels.add(channel)
+
+            def gone(reason: Any) -> None:
+                self._channels.discard(channel)
+                lost(reason)
+
+            channel.connectionLost = gone
+            return channel
+
+        site.buildProtocol = watched  # type: ignore[method-assign]
+
+    async def idle(self) -> None:
+        """Returns when nothing is on its way any more."""
+        await until(lambda: not self.library.fills and not self.library._ensuring)
+
+
+class RunningCase(TestCase):
+    """Tests of the whole daemon."""
+
+    timeout = 20
+
+    async def upstream(self, *models: str, **settings: Any) -> Emulator:
+        """An emulated registry with these models; of one with three layers where none is given."""
+        made = await Emulator.start(
+            reactor, models or [f"{MODEL}=400KB,3000,10"], directory=os.getcwd(), **settings
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    def settings(self, upstream: Emulator, **flags: Any) -> Settings:
+        """A daemon's settings: flags with _ for -, a store of its own unless ``storage`` is given."""
+        given = {
+            "bind": "127.0.0.1:0",
+            "upstream_registry": upstream.url,
+            "storage": flags.get("storage") or os.path.abspath(self.mktemp()),
+            "min_free": "0",
+            **flags,
+        }
+        return Settings.read({name.replace("_", "-"): text for name, text in given.items()}, {})
+
+    async def daemon(
+        self,
+        upstream: Emulator,
+        *,
+        clock: Any = reactor,
+        prepare: Callable[[YukariService], None] = lambda _: None,
+        **flags: Any,
+    ) -> Daemon:
+        """A running daemon; ``prepare`` may change the service before it starts."""
+        service = YukariService(clock, self.settings(upstream, **flags))
+        prepare(service)
+        made = Daemon(service)
+        made.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    async def restarted(self, daemon: Daemon, upstream: Emulator, **flags: Any) -> Daemon:
+        """Stop the daemon, and start another on the same store."""
+        await daemon.stop()
+        storage = daemon.service._settings.storage
+        return await self.daemon(upstream, storage=storage, **flags)
+
+    async def pull(
+        self, daemon: Daemon, model: str = MODEL, generation: Generation = SMALL16
+    ) -> Pulled:
+        """A pull through the daemon; raises `PullFailed`."""
+        return await pull(reactor, daemon.url, model, generation, directory=os.getcwd())
+
+    async def failing(self, pulling: Coroutine[Any, Any, Pulled]) -> str:
+        """What the user is told by a pull that must fail."""
+        try:
+            await pulling
+        except PullFailed as failed:
+            return str(failed)
+        self.fail("the pull went through")
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        """Let it run beside the test, which cancels or awaits it."""
+        return Deferred.fromCoroutine(coroutine)
+
+    def http(self) -> Http:
+        """A client for single requests."""
+        http = Http(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(http.close()))
+        return http
+
+    async def ask(
+        self, url: str, headers: Optional[dict[str, str]] = None, method: str = "GET"
+    ) -> tuple[Reply, bytes]:
+        """One request on a connection of its own: the reply and its whole body."""
+        http = Http(reactor)
+        try:
+            reply = await http.open(method, url, headers or {})
+            return reply, await reply.body()
+        finally:
+            await http.close()
+
+    def assert_whole(self, pulled: Pulled, model: Model) -> None:
+        """The client has the manifest's very bytes and every blob, right."""
+        self.assertEqual(pulled.manifest, model.manifest_bytes)
+        self.assertEqual({d: b.size for d, b in pulled.blobs.items()}, dict(model.blobs))
+        self.assertTrue(all(blob.ok for blob in pulled.blobs.values()))
+
+    def assert_sent_once(self, upstream: Emulator, *models: Model) -> None:
+        """Upstream has sent every byte of these models' blobs once, and no other."""
+        expected = dict(blob for model in models for blob in model.blobs)
+        self.assertEqual(dict(upstream.counters.sent_by_digest), expected)
+
+    def assert_stored(self, daemon: Daemon, model: Model) -> None:
+        """The store's files hold the model's blobs."""
+        for digest, size in model.blobs:
+            path = stored_at(daemon, digest)
+            self.assertEqual(os.path.getsize(path), size)
+            with open(path, "rb") as opened:
+                self.assertEqual(f"sha256:{sha256(opened.read()).hexdigest()}", digest)
+
+
+def stored_at(daemon: Daemon, digest: str) -> str:
+    """The path of a blob's file, once it is stored."""
+    blobs = os.path.join(daemon.service._settings.storage, "blobs")
+    return os.path.join(blobs, digest.replace(":", "-"))

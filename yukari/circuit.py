@@ -1,0 +1,63 @@
+"""
+Whether it is worth asking upstream at all: a circuit that opens when it keeps failing.
+
+While it is open, questions are answered at once with what went wrong last, and
+one question at a time is let through to find out whether upstream is back.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.errors import RegistryError
+
+FAILURES = 3
+"""So many in a row open it."""
+REST_FIRST = 1.0
+REST_LONGEST = 30.0
+"""Seconds between two probes, doubling from the first to the longest."""
+
+
+@define(eq=False)
+class Circuit:
+    """Counts failures in a row; ``enter`` before a question, ``succeeded`` or ``failed`` after it."""
+
+    _clock: IReactorTime
+    _failures: int = field(default=0, init=False)
+    _error: Optional[RegistryError] = field(default=None, init=False)
+    _probe_at: float = field(default=0.0, init=False)
+    _probing: bool = field(default=False, init=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether questions are being answered without asking."""
+        return self._failures >= FAILURES
+
+    def enter(self) -> None:
+        """Raise the last failure where asking again is not due."""
+        if not self.is_open:
+            return
+        if self._probing or self._clock.seconds() < self._probe_at:
+            assert self._error is not None
+            raise self._error
+        self._probing = True
+
+    def succeeded(self) -> None:
+        """Upstream answered, whatever it said."""
+        self._failures = 0
+        self._probing = False
+
+    def failed(self, error: RegistryError) -> None:
+        """It did not answer, or not as a registry does."""
+        self._failures += 1
+        self._probing = False
+        self._error = error
+        rest = REST_FIRST * 2 ** min(10, max(0, self._failures - FAILURES))
+        self._probe_at = self._clock.seconds() + min(REST_LONGEST, rest)
+
+    def left(self) -> None:
+        """The question was given up before there was an answer."""
+        self._probing = False
