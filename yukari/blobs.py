@@ -22,12 +22,19 @@ class SpoolLost(Exception):
 class Readable(Protocol):
     """An open blob; close it when done."""
 
-    size: int
-    result: str
-    """``hit`` or ``fill``, for the log."""
+    @property
+    def size(self) -> int:
+        """Bytes of the whole blob."""
+
+    @property
+    def result(self) -> str:
+        """``hit`` or ``fill``, for the log."""
 
     async def ready(self, position: int) -> None:
-        """Returns once a reply can be begun; raises `RegistryError` or `SpoolLost` where none will be."""
+        """
+        Returns once a reply can be begun; raises `RegistryError` or `SpoolLost` where none will
+        be.
+        """
 
     def available(self, position: int) -> int:
         """The bytes from ``position`` up to, not including, the one returned can be read now."""

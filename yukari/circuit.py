@@ -23,7 +23,9 @@ REST_LONGEST = 30.0
 
 @define(eq=False)
 class Circuit:
-    """Counts failures in a row; ``enter`` before a question, ``succeeded`` or ``failed`` after it."""
+    """
+    Counts failures in a row; ``enter`` before a question, ``succeeded`` or ``failed`` after it.
+    """
 
     _clock: IReactorTime
     _failures: int = field(default=0, init=False)

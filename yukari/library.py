@@ -25,8 +25,8 @@ from yukari.fills.crew import Crew
 from yukari.fills.fill import Fill, FillKeeper, State
 from yukari.manifest import Descriptor, Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
 from yukari.offline import Offline
+from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
 from yukari.upstream import Upstream
 
 log = Logger()
@@ -38,7 +38,9 @@ UNKNOWN_FOR = 5.0
 UNKNOWN_MOST = 1000
 RETRY_FIRST = 30.0
 RETRY_LONGEST = 3600.0
-"""Seconds until a fill that gave up is tried again by itself, doubling from the first to the longest."""
+"""
+Seconds until a fill that gave up is tried again by itself, doubling from the first to the longest.
+"""
 RETRIES = 12
 
 
@@ -113,7 +115,10 @@ class Library(FillKeeper):
     async def manifest(
         self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
     ) -> Found:
-        """A manifest, from the store or from upstream; with ``prefetch`` its blobs start to come. `RegistryError`."""
+        """
+        A manifest, from the store or from upstream; with ``prefetch`` its blobs start to come.
+        `RegistryError`.
+        """
         if user_agent:
             self.user_agent = user_agent
         stored = await self.store.get_manifest(name, reference)
@@ -159,9 +164,7 @@ class Library(FillKeeper):
                 raise unknown[1]
             del self._unknown[key]
 
-    def _remember_unknown(
-        self, key: tuple[ModelName, Reference], error: RegistryError
-    ) -> None:
+    def _remember_unknown(self, key: tuple[ModelName, Reference], error: RegistryError) -> None:
         self._unknown[key] = (self._clock.seconds() + UNKNOWN_FOR, error)
         self._unknown.move_to_end(key)
         while len(self._unknown) > UNKNOWN_MOST:
@@ -267,7 +270,9 @@ class Library(FillKeeper):
         return await self._size_upstream(name, digest)
 
     async def _size_stored(self, digest: Digest) -> Optional[int]:
-        """The size of the stored blob; one that was cut by someone else does not count, and goes."""
+        """
+        The size of the stored blob; one that was cut by someone else does not count, and goes.
+        """
         stored = await self.store.blob_size(digest)
         known = self._known.get(digest)
         if stored is not None and known is not None and stored != known.blob.size:
@@ -341,6 +346,7 @@ class Library(FillKeeper):
         if fill is None:
             return None
         self._forget_retry(fill)
+        self._tell_end(fill)
         error = RegistryError("UNAVAILABLE", "this transfer was stopped by the operator", 503)
         return Deferred.fromCoroutine(fill.discard(error))
 
@@ -354,9 +360,7 @@ class Library(FillKeeper):
         await self.store.publish(fill.spool)
 
     def ended(self, fill: Fill) -> None:
-        for end in self._ends.pop(fill, []):
-            if not end.called:
-                end.callback(None)
+        self._tell_end(fill)
         if self._stopping or self.fills.get(fill.digest) is not fill:
             return
         if fill.state is State.DONE:
@@ -364,6 +368,11 @@ class Library(FillKeeper):
             self._forget_retry(fill)
         elif fill.state is State.DORMANT:
             self._retry_later(fill)
+
+    def _tell_end(self, fill: Fill) -> None:
+        for end in self._ends.pop(fill, []):
+            if not end.called:
+                end.callback(None)
 
     def _forget_retry(self, fill: Fill) -> None:
         if fill in self._retries:

@@ -34,7 +34,10 @@ AT_ONCE = 5
 PAGE = 500
 """Manifests that are listed at a time."""
 JITTER = 0.1
-"""The part of a lifetime over which due times are spread, so that what was stored together is not due together."""
+"""
+The part of a lifetime over which due times are spread, so that what was stored together is not due
+together.
+"""
 RETRY_FIRST = 60.0
 """Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
 
@@ -111,16 +114,18 @@ class Revalidator:
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
         part = crc32(f"{key[0]}:{key[1]}".encode()) / 2**32
-        return self._now() - checked_at >= self._lifetime * (
-            1 - JITTER * part
-        ) and self._may_try(key)
+        return self._now() - checked_at >= self._lifetime * (1 - JITTER * part) and self._may_try(
+            key
+        )
 
     def _may_try(self, key: Key) -> bool:
         failed = self._failed.get(key)
         return failed is None or self._now() >= failed.again_at
 
     def pulled(self, name: ModelName, tag: Tag, stored: StoredManifest) -> None:
-        """A stored manifest was asked for: see behind the asker's back whether there is a newer one."""
+        """
+        A stored manifest was asked for: see behind the asker's back whether there is a newer one.
+        """
         key = name, tag
         if self._stopped or not self._refresh_after or key in self._checking:
             return

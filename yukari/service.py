@@ -114,7 +114,7 @@ class YukariService(Service):
         self._store = self._make_store()
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = settings.upstream_connections.in_all
-        self._pool.cachedConnectionTimeout = KEPT_ALIVE
+        self._pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]
         agent = Agent(self._reactor, connectTimeout=CONNECT_WITHIN, pool=self._pool)
         connections = settings.upstream_connections
         self._library = Library(

@@ -66,7 +66,7 @@ class UpstreamFailed(Exception):
         self.error = error
 
 
-def why(failure: BaseException) -> str:
+def why(failure: Optional[BaseException]) -> str:
     """A network failure in a few words for people."""
     reasons = getattr(failure, "reasons", None)
     if reasons:
@@ -159,7 +159,10 @@ def discard(response: IResponse) -> None:
 
 @define(eq=False)
 class Upstream:
-    """The upstream registry at ``url``; all that leaves goes by ``agent``, which has the pool and the timeouts to connect."""
+    """
+    The upstream registry at ``url``; all that leaves goes by ``agent``, which has the pool and the
+    timeouts to connect.
+    """
 
     url: RegistryUrl
     _agent: IAgent
@@ -192,7 +195,9 @@ class Upstream:
             raise upstream_unreachable(f"upstream sent no manifest for {name}: {error}") from None
         expected = reference if isinstance(reference, Digest) else announced(response)
         if expected is not None and expected != manifest.digest:
-            raise upstream_unreachable(f"upstream sent another manifest for {name} than it announced")
+            raise upstream_unreachable(
+                f"upstream sent another manifest for {name} than it announced"
+            )
         return manifest
 
     async def manifest_digest(
@@ -212,13 +217,13 @@ class Upstream:
 
     async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
-        headers = {"Accept": ACCEPT_MANIFEST, "User-Agent": user_agent}
+        headers = Headers({"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent]})
 
         async def send(url: str) -> IResponse:
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
-            return await sent.addTimeout(HEADERS_WITHIN, self._clock)  # type: ignore[no-any-return]
+            return await sent.addTimeout(HEADERS_WITHIN, self._clock)
 
         self._circuit.enter()
         try:
@@ -315,7 +320,9 @@ class Upstream:
         return UpstreamBlob(self, digest, size, list(repositories))
 
     async def get(self, url: str, span: Optional[Span]) -> tuple[IResponse, str]:
-        """A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`."""
+        """
+        A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
+        """
         headers = {"User-Agent": [USER_AGENT], "Accept-Encoding": ["identity"]}
         if span is not None:
             headers["Range"] = [f"bytes={span.start}-{span.end - 1}"]
@@ -347,7 +354,10 @@ class Upstream:
 
 
 async def follow(send: Any, url: str) -> tuple[IResponse, str]:
-    """Send to ``url`` and wherever the replies point, at most `HOPS` times: the last reply and its URL."""
+    """
+    Send to ``url`` and wherever the replies point, at most `HOPS` times: the last reply and its
+    URL.
+    """
     for _ in range(HOPS):
         response = await send(url)
         location = header(response, b"location")
@@ -388,7 +398,10 @@ def error_text(body: bytes) -> str:
 
 @define(eq=False)
 class UpstreamBlob:
-    """One blob upstream (a `BlobSource`): asks the registry where it is once, and there until that fails."""
+    """
+    One blob upstream (a `BlobSource`): asks the registry where it is once, and there until that
+    fails.
+    """
 
     _upstream: Upstream
     _digest: Digest
@@ -433,7 +446,9 @@ class UpstreamBlob:
             await located
 
     async def _locate(self, span: Span) -> Answer:
-        """Ask the registry itself; what it sends, or points to, is where the bytes are from now on."""
+        """
+        Ask the registry itself; what it sends, or points to, is where the bytes are from now on.
+        """
         self._locating = []
         try:
             while True:

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from yukari.fills.fill import Fill, FillReader, State
 from yukari.fills.lane import Lane
 from yukari.fills.pace import SMALLEST
-from yukari.fills.source import SourceFailed
 
 log = Logger()
 
@@ -86,7 +85,13 @@ class Crew:
 
     def dismiss(self, fill: Fill) -> None:
         """A fill needs nobody any more."""
-        for where in (self.fills, self._queued, self._open, self._with_readers, self._without_readers):
+        for where in (
+            self.fills,
+            self._queued,
+            self._open,
+            self._with_readers,
+            self._without_readers,
+        ):
             where.pop(fill, None)
         if fill in self._resting:
             self._resting.pop(fill).cancel()
@@ -118,7 +123,10 @@ class Crew:
                 self._open[fill] = None
                 opened = Deferred.fromCoroutine(fill.open())
                 opened.addErrback(self._bug, fill)
-                opened.addCallback(lambda _, fill=fill: self.offer(fill))
+                opened.addCallback(self._opened, fill)
+
+    def _opened(self, _: None, fill: Fill) -> None:
+        self.offer(fill)
 
     def _bug(self, failure: Failure, fill: Fill) -> None:
         log.failure("{digest}: opening", failure, digest=str(fill.digest))

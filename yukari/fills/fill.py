@@ -40,13 +40,21 @@ from yukari.storage.interface import BlobFile, NoRoom, Spool
 log = Logger()
 
 WITHHELD = 1024 * 1024
-"""Bytes at a blob's end that a reader of the whole gets only once the digest is known to be right."""
+"""
+Bytes at a blob's end that a reader of the whole gets only once the digest is known to be right.
+"""
 TRICKLE = 1024
 TRICKLE_SECONDS = 2.0
-"""Should the verdict take long, so much of them every so often, so that no client takes us for stalled."""
+"""
+Should the verdict take long, so much of them every so often, so that no client takes us for
+stalled.
+"""
 PATIENCE_AT_FIRST = 10.0
 PATIENCE = 60.0
-"""Seconds of failures without a byte after which a fill that never had one, or had some, gives up for now."""
+"""
+Seconds of failures without a byte after which a fill that never had one, or had some, gives up for
+now.
+"""
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 BACKOFF = 0.25
@@ -71,7 +79,10 @@ class FillReader:
 
     fill: Fill
     whole: bool
-    """It reads the whole blob and cannot be expected to check it: it waits for the verdict near the end."""
+    """
+    It reads the whole blob and cannot be expected to check it: it waits for the verdict near the
+    end.
+    """
     position: int
     result: str = field(default="fill", init=False)
     _spool: Optional[Spool] = field(default=None, init=False)
@@ -100,7 +111,8 @@ class FillReader:
     def wait(self, position: int) -> Deferred[None]:
         self.position = position
         if self._spool is not None and self._spool is not self.fill.spool:
-            return fail(self.fill.error or upstream_unreachable("the blob came wrong from upstream"))
+            wrong = upstream_unreachable("the blob came wrong from upstream")
+            return fail(self.fill.error or wrong)
         if self.available(position) > position:
             self._starting = False
             return succeed(None)
@@ -255,7 +267,10 @@ class Fill:
         return reader
 
     async def open(self) -> None:
-        """Take the spool in hand, so that lanes can begin; the crew calls this when it is the fill's turn."""
+        """
+        Take the spool in hand, so that lanes can begin; the crew calls this when it is the fill's
+        turn.
+        """
         if self._opening or self.state is not State.QUEUED:
             return
         self._opening = True
@@ -359,9 +374,7 @@ class Fill:
     def lane_ended(self, lane: Lane, failure: Optional[Failure]) -> None:
         """A connection ended, well or not."""
         self.lanes.pop(lane, None)
-        if not lane.claim.cursor == lane.claim.end:
-            self.plan.release(lane.claim)
-        self.plan.claims.discard(lane.claim)
+        self.plan.release(lane.claim)
         if self.streaming and not self.lanes:
             self.streaming = False
         if self._stopped or self.state is not State.FILLING:
@@ -402,7 +415,10 @@ class Fill:
             self._give_up(self._reason())
 
     def tick(self, now: float) -> None:
-        """Twice a second: drop silent connections, give up a hopeless fill, tell how far a long one is."""
+        """
+        Twice a second: drop silent connections, give up a hopeless fill, tell how far a long one
+        is.
+        """
         if self.state is not State.FILLING:
             return
         self._samples.append((now, self.upstream_bytes))
@@ -473,7 +489,7 @@ class Fill:
                 other.pause()
 
     def _full(self) -> bool:
-        return self._gatherer.held >= self.crew.share()
+        return bool(self._gatherer.held >= self.crew.share())
 
     # the spool
 
@@ -569,7 +585,9 @@ class Fill:
                 await self._keeper.publish(self)
             except OSError as error:
                 log.error(
-                    "{digest}: cannot be published: {error}", digest=str(self.digest), error=str(error)
+                    "{digest}: cannot be published: {error}",
+                    digest=str(self.digest),
+                    error=str(error),
                 )
                 if await self._stopped_within(LONGEST_BACKOFF):
                     return
@@ -579,7 +597,8 @@ class Fill:
         self._end(State.DONE, None)
 
     async def _stopped_within(self, seconds: float) -> bool:
-        self._retry_publishing = again = Deferred()
+        again: Deferred[None] = Deferred()
+        self._retry_publishing = again
         timer = self._clock.callLater(seconds, again.callback, None)
         await again
         if timer.active():
@@ -645,8 +664,8 @@ class Fill:
         if done or len(self._samples) < 2:
             elapsed, came = now - self.began_at, self.upstream_bytes
         else:
-            (then, before), elapsed = self._samples[0], now - self._samples[0][0]
-            came = self.upstream_bytes - before
+            then, before = self._samples[0]
+            elapsed, came = now - then, self.upstream_bytes - before
         rate = came / elapsed if elapsed > 0 else 0.0
         left = self.size - self.plan.covered.total
         return {

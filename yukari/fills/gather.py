@@ -1,5 +1,6 @@
 """
-From the network to the spool: received bytes, gathered and written in a disk thread, one write at a time.
+From the network to the spool: received bytes, gathered and written in a disk thread, one write at
+a time.
 
 While a write is under way the next one gathers, so the batches grow with the
 load by themselves; what is neither written nor being written is bounded by the
@@ -21,7 +22,10 @@ from yukari.spans import Span
 BATCH = 256 * 1024
 """Bytes that are written without waiting for more."""
 DELAY = 0.05
-"""Seconds that fewer bytes wait for more: a larger batch delays readers on a slow line and loses more at a crash."""
+"""
+Seconds that fewer bytes wait for more: a larger batch delays readers on a slow line and loses more
+at a crash.
+"""
 
 Pieces = Sequence[tuple[int, Sequence[bytes]]]
 
@@ -29,7 +33,8 @@ Pieces = Sequence[tuple[int, Sequence[bytes]]]
 @define(eq=False)
 class Gatherer:
     """
-    Writes by ``write`` (which returns a Deferred) and tells ``written`` the spans that are on the spool.
+    Writes by ``write`` (which returns a Deferred) and tells ``written`` the spans that are on the
+    spool.
 
     ``failed`` is told of a write that failed, with the spans it held; nothing
     is written after that.

@@ -43,7 +43,9 @@ class Lane:
         self.heard_at = self._clock.seconds()
 
     async def run(self) -> None:
-        """Returns when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`."""
+        """
+        Returns when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`.
+        """
         began = self._clock.seconds()
         first = self.claim.cursor
         span = Span(first, self.claim.end)
@@ -73,7 +75,7 @@ class Lane:
             answer.body.deliverBody(_BodyReader(self, 0, 0, asked=False))
             return False
         if not self.fill.answered(self, answer):
-            # The blob comes from its first byte: the claim is nobody's, every free byte is admitted.
+            # The blob comes from its first byte: the claim is nobody's, free bytes are admitted.
             self.fill.plan.release(self.claim)
         self._body = _BodyReader(self, answer.span.start, answer.span.end, asked=answer.asked)
         answer.body.deliverBody(self._body)
@@ -111,7 +113,10 @@ class Lane:
 
 
 class _BodyReader(Protocol):
-    """Hands a body's bytes to its lane; ``ended`` fires with whether all of ``start`` to ``end`` came."""
+    """
+    Hands a body's bytes to its lane; ``ended`` fires with whether all of ``start`` to ``end``
+    came.
+    """
 
     def __init__(self, lane: Lane, start: int, end: int, *, asked: bool) -> None:
         self._lane = lane

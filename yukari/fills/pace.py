@@ -23,7 +23,9 @@ SECONDS = 2.0
 SECONDS_SHARED = 3.0
 """Within what time every reader gets a turn where more of them wait than there are connections."""
 ROUND_TRIPS = 4
-"""A request is never shorter than this many round trips' time is worth, near a blob's end either."""
+"""
+A request is never shorter than this many round trips' time is worth, near a blob's end either.
+"""
 _MEMORY = 0.8
 """What the past is worth at each new measurement."""
 
@@ -61,7 +63,10 @@ class HostPace:
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
 
     def measured(self, count: int, seconds: float, *, whole: bool) -> None:
-        """A request brought ``count`` bytes in ``seconds`` from being sent; ``whole`` if that was all of it."""
+        """
+        A request brought ``count`` bytes in ``seconds`` from being sent; ``whole`` if that was all
+        of it.
+        """
         self._bytes = self._bytes * _MEMORY + count
         self._seconds = self._seconds * _MEMORY + max(seconds, 1e-6)
         self._lanes = max(1, self.active)

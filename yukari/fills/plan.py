@@ -18,7 +18,9 @@ from yukari.spans import Span, SpanSet
 
 @define(eq=False)
 class Claim:
-    """Bytes asked for on one connection: ``cursor`` is the next to arrive, ``end`` where they end."""
+    """
+    Bytes asked for on one connection: ``cursor`` is the next to arrive, ``end`` where they end.
+    """
 
     cursor: int
     end: int
@@ -26,7 +28,9 @@ class Claim:
 
 @define(eq=False)
 class Plan:
-    """The states of all bytes of a blob of ``size`` bytes; ``covered`` says where it starts from."""
+    """
+    The states of all bytes of a blob of ``size`` bytes; ``covered`` says where it starts from.
+    """
 
     size: int
     covered: SpanSet = field(factory=SpanSet)
@@ -70,7 +74,9 @@ class Plan:
         return claim
 
     def arrived(self, claim: Claim, count: int) -> Optional[Span]:
-        """``count`` bytes came for ``claim``: where they belong; what is beyond its end is nobody's."""
+        """
+        ``count`` bytes came for ``claim``: where they belong; what is beyond its end is nobody's.
+        """
         start, end = claim.cursor, min(claim.cursor + count, claim.end)
         claim.cursor = end
         return Span(start, end) if start < end else None

@@ -18,9 +18,13 @@ from yukari.spans import Span
 
 
 class SourceFailed(Exception):
-    """This request failed; another may not. ``retry_after`` is in seconds, where the source said so."""
+    """
+    This request failed; another may not. ``retry_after`` is in seconds, where the source said so.
+    """
 
-    def __init__(self, message: str, retry_after: Optional[float] = None, *, busy: bool = False) -> None:
+    def __init__(
+        self, message: str, retry_after: Optional[float] = None, *, busy: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.busy = busy
@@ -59,13 +63,19 @@ class Answer:
 class BlobSource(Protocol):
     """One blob at one place upstream."""
 
-    pace: Optional[HostPace]
-    """What was measured of the host that the next request goes to, where it can be foreseen."""
-    ranges: bool
-    """Whether that host is known to honour Range, so that several connections can be used."""
+    @property
+    def pace(self) -> Optional[HostPace]:
+        """What was measured of the host that the next request goes to, where it can be foreseen."""
+
+    @property
+    def ranges(self) -> bool:
+        """Whether that host is known to honour Range, so that several connections can be used."""
 
     async def fetch(self, span: Span) -> Answer:
-        """Ask for ``span``; raises `SourceFailed` or `SourceRefused`. Cancelling drops the connection."""
+        """
+        Ask for ``span``; raises `SourceFailed` or `SourceRefused`. Cancelling drops the
+        connection.
+        """
 
     def add_repository(self, name: ModelName) -> None:
         """Another repository that has the blob, to be asked when the ones before do not."""

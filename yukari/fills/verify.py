@@ -21,7 +21,9 @@ class Verifier:
     _hash: object = field(factory=sha256, init=False)
 
     def advance(self, end: int) -> None:
-        """Hash up to ``end``, all of which is covered. Blocks: for a disk thread, one call at a time."""
+        """
+        Hash up to ``end``, all of which is covered. Blocks: for a disk thread, one call at a time.
+        """
         while self.position < end:
             block = self._file.read(self.position, min(_BLOCK, end - self.position))
             if not block:

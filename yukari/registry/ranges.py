@@ -67,5 +67,7 @@ def names_digest(text: Optional[str], digest: Digest) -> bool:
 
 
 def range_applies(if_range: Optional[str], digest: Digest) -> bool:
-    """Whether a Range counts beside this If-Range header: only where that names ``digest`` strongly."""
+    """
+    Whether a Range counts beside this If-Range header: only where that names ``digest`` strongly.
+    """
     return if_range is None or if_range.strip() == etag(digest)

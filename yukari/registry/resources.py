@@ -72,7 +72,10 @@ def reply_error(request: Request, error: RegistryError) -> None:
 
 
 def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
-    """Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped connection."""
+    """
+    Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped
+    connection.
+    """
     running = Deferred.fromCoroutine(work)
     request.notifyFinish().addErrback(lambda _: running.cancel())
 
@@ -125,10 +128,12 @@ class Front(ReadOnly):
     async def reply_to(self, request: Request) -> None:
         host = (request.getHeader(b"host") or b"this.host").decode("latin-1")
         page = (
-            f"Yukari {__version__}: a pull-through cache for Ollama models from {self._upstream}\n\n"
+            f"Yukari {__version__}: a pull-through cache for Ollama models"
+            f" from {self._upstream}\n\n"
             "To pull through it, put its address before the model's name:\n\n"
             f"    ollama pull --insecure {host}/library/llama3.2:latest\n\n"
-            "(--insecure where it speaks http.) /fills tells what is on its way, /healthz that it lives.\n"
+            "(--insecure where it speaks http.) /fills tells what is on its way,"
+            " /healthz that it lives.\n"
         )
         reply(request, 200, "text/plain; charset=utf-8", page.encode())
 
@@ -148,7 +153,9 @@ class Health(ReadOnly):
 
 
 class Fills(Resource):
-    """``/fills``: what is on its way; ``DELETE /fills/DIGEST``, from this machine only, stops one."""
+    """
+    ``/fills``: what is on its way; ``DELETE /fills/DIGEST``, from this machine only, stops one.
+    """
 
     isLeaf = True
 
@@ -185,9 +192,9 @@ class Fills(Resource):
         reply_json(request, 200, {"stopped": str(_digest(request.postpath))})
 
 
-def _digest(path: list[bytes]) -> Digest:
+def _digest(path: Optional[list[bytes]]) -> Digest:
     try:
-        return Digest.parse("/".join(part.decode("latin-1") for part in path))
+        return Digest.parse("/".join(part.decode("latin-1") for part in path or ()))
     except InvalidName as error:
         raise RegistryError("DIGEST_INVALID", str(error), 400) from None
 
@@ -221,7 +228,7 @@ class V2(ReadOnly):
 
     async def reply_to(self, request: Request) -> None:
         request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
-        parts = [_text(part) for part in request.postpath]
+        parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
             reply_json(request, 200, {})
             return
@@ -246,7 +253,7 @@ class V2(ReadOnly):
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
 
-    async def _manifest(self, request: Request, name: ModelName, reference: Reference) -> None:
+    async def _manifest(self, request: Any, name: ModelName, reference: Reference) -> None:
         found = await self._registry.library.manifest(
             name,
             reference,
@@ -341,9 +348,7 @@ class _Blob:
             request.setHeader(b"content-length", str(size).encode())
             return 0, size
         request.setResponseCode(206)
-        request.setHeader(
-            b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode()
-        )
+        request.setHeader(b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode())
         request.setHeader(b"content-length", str(len(span)).encode())
         return span.start, span.end
 
@@ -351,14 +356,15 @@ class _Blob:
         request, registry = self._request, self._registry
         if isinstance(found, Fill):
             whole = len(span) == found.size
-            self._readable = readable = found.open_reader(span.start, whole=whole)
+            readable: Readable = found.open_reader(span.start, whole=whole)
+            self._readable = readable
             try:
                 await readable.ready(span.start)
             except SpoolLost:
                 await self._relay(found, span)
                 return
         else:
-            self._readable = readable = found
+            readable = self._readable = found
         request.result = readable.result
         try:
             sent = await send(request, readable, span, registry.clock, registry.in_thread)
@@ -380,9 +386,7 @@ class _Blob:
         self._request.sent_directly = max(0, sent - self._request.sentLength)
 
     async def _damaged(self, error: OSError) -> None:
-        log.error(
-            "{digest}: reading failed: {error}", digest=str(self._digest), error=str(error)
-        )
+        log.error("{digest}: reading failed: {error}", digest=str(self._digest), error=str(error))
 
     async def _relay(self, fill: Fill, span: Span) -> None:
         """The disk has no room for it: from upstream straight to this client."""
@@ -400,7 +404,9 @@ class _Blob:
         request.finish()
 
 
-def make_root(library: Library, clock: IReactorTime, in_thread: InThread, upstream: str) -> Resource:
+def make_root(
+    library: Library, clock: IReactorTime, in_thread: InThread, upstream: str
+) -> Resource:
     """The root of the tree."""
     root = Front(upstream)
     root.putChild(b"v2", V2(Registry(library, clock, in_thread)))

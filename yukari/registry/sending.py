@@ -33,7 +33,9 @@ READ = 256 * 1024
 """Bytes of one read in a thread."""
 RELAY_FIRST = 64 * 1024
 RELAY_LONGEST = 16 * 1024 * 1024
-"""Bytes of a relay's first request and of its longest: what a client that leaves at once has cost."""
+"""
+Bytes of a relay's first request and of its longest: what a client that leaves at once has cost.
+"""
 RELAY_SILENCE = 20.0
 RELAY_TRIES = 4
 
@@ -45,7 +47,9 @@ class ReaderGone(Exception):
 
 
 class Progress:
-    """Drops a connection that takes nothing for `STALL` seconds although there is something to take."""
+    """
+    Drops a connection that takes nothing for `STALL` seconds although there is something to take.
+    """
 
     def __init__(self, clock: IReactorTime, drop: Callable[[], None]) -> None:
         self._clock = clock
@@ -113,7 +117,8 @@ class Broken(Exception):
 @implementer(IPullProducer)
 class _FileSender:
     """
-    Stands in for the HTTP channel as the transport's producer while ``sendfile`` puts bytes on its socket.
+    Stands in for the HTTP channel as the transport's producer while ``sendfile`` puts bytes on its
+    socket.
 
     Twisted calls a pull producer whenever the transport's own buffer is empty
     and the socket writable; `startWriting` asks for the next call.
@@ -176,8 +181,8 @@ class _FileSender:
             self._end(Failure(Broken(self._at - self._span.start, error)))
             return
         if sent == 0:
-            error = OSError("the file is shorter than it was")
-            self._end(Failure(Broken(self._at - self._span.start, error)))
+            short = OSError("the file is shorter than it was")
+            self._end(Failure(Broken(self._at - self._span.start, short)))
             return
         self._progress.made()
         self._at += sent
@@ -199,7 +204,8 @@ class _FileSender:
 
     def _broke(self, failure: Failure) -> None:
         self._waiting = None
-        self._end(Failure(Broken(self._at - self._span.start, failure.value)))
+        error = failure.value or ReaderGone()
+        self._end(Failure(Broken(self._at - self._span.start, error)))
 
     def stopProducing(self) -> None:
         self._end(Failure(ReaderGone()))
@@ -306,7 +312,10 @@ class _ReadSender:
 
 
 class _RelayBody(Protocol):
-    """Writes the wanted part of a body to the request; ``ended`` fires with how many bytes of it came."""
+    """
+    Writes the wanted part of a body to the request; ``ended`` fires with how many bytes of it
+    came.
+    """
 
     def __init__(self, request: Request, skip: int, count: int, clock: IReactorTime) -> None:
         self._request = request
@@ -471,4 +480,3 @@ class Relay:
             self._body.stop()
         if self._fetching is not None:
             self._fetching.cancel()
-

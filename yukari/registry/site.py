@@ -107,7 +107,7 @@ class RegistryChannel(HTTPChannel):
 class RegistrySite(Site):
     """The site of a resource tree; ``clock`` is that of the log's seconds."""
 
-    protocol = RegistryChannel
+    protocol = RegistryChannel  # type: ignore[assignment]
     displayTracebacks = False
 
     def __init__(
@@ -117,5 +117,5 @@ class RegistrySite(Site):
         self.clock = clock
         self.log_requests = log_requests
 
-    def log(self, request: Request) -> None:
+    def log(self, request: Any) -> None:
         """Nothing: a request logs itself, and does so while the port is closing too."""
