@@ -207,7 +207,12 @@ class RunningCase(TestCase):
         self, daemon: Daemon, model: str = MODEL, generation: Generation = SMALL16
     ) -> Pulled:
         """A pull through the daemon; raises `PullFailed`."""
-        return await pull(reactor, daemon.url, model, generation, directory=os.getcwd())
+        pulling = self.begin(
+            pull(reactor, daemon.url, model, generation, directory=os.getcwd())
+        )
+        self.addCleanup(pulling.cancel)  # It would outlive a test that timed out.
+        pulled: Pulled = await pulling
+        return pulled
 
     async def failing(self, pulling: Coroutine[Any, Any, Pulled]) -> str:
         """What the user is told by a pull that must fail."""

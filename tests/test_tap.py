@@ -4,24 +4,16 @@ import os
 import subprocess
 import sys
 from io import StringIO
-from pathlib import Path
 
 from twisted.application.service import IServiceMaker
 from twisted.logger import LogLevel
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.processes import MAIN, bare_environment
 from yukari import __version__
 from yukari.settings import SETTINGS
 from yukari.tap import Options
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-def bare_environment() -> dict[str, str]:
-    """This process's environment with none of our settings in it."""
-    ours = {row.environment for row in SETTINGS}
-    return {key: value for key, value in os.environ.items() if key not in ours}
 
 
 class OptionsTests(SynchronousTestCase):
@@ -109,10 +101,9 @@ class ProcessTests(SynchronousTestCase):
 
     def run_python(self, code: str, *args: str, **environment: str) -> tuple[int, str, str]:
         """Exit status, stdout and stderr."""
-        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(
             [sys.executable, "-c", code, *args],
-            env={**bare_environment(), "PYTHONPATH": path, **environment},
+            env=bare_environment(**environment),
             cwd=self.mktemp_directory(),
             capture_output=True,
             text=True,
@@ -126,7 +117,7 @@ class ProcessTests(SynchronousTestCase):
         return name
 
     def yukari(self, *args: str, **environment: str) -> tuple[int, str, str]:
-        return self.run_python("from yukari.tap import main; main()", *args, **environment)
+        return self.run_python(MAIN, *args, **environment)
 
     def twistd(self, *args: str, **environment: str) -> tuple[int, str, str]:
         return self.run_python(

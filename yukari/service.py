@@ -22,9 +22,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
-from twisted.web.client import Agent, HTTPConnectionPool
 
 from yukari import __version__
+from yukari.connections import Connections
 from yukari.fills.crew import Crew
 from yukari.library import Library
 from yukari.logs import end
@@ -40,10 +40,6 @@ from yukari.upstream import Upstream
 log = Logger()
 
 DISK_THREADS = 6
-CONNECT_WITHIN = 5.0
-"""Seconds to connect to an upstream host."""
-KEPT_ALIVE = 30.0
-"""Seconds that an unused connection upstream is kept."""
 
 
 @define(eq=False)
@@ -103,7 +99,7 @@ class YukariService(Service):
     ports: list[IListeningPort] = field(factory=list, init=False)
     _threads: DiskThreads = field(init=False)
     _store: Store = field(init=False)
-    _pool: HTTPConnectionPool = field(init=False)
+    _connections: Connections = field(init=False)
     _library: Library = field(init=False)
     _revalidator: Revalidator = field(init=False)
     _site: RegistrySite = field(init=False)
@@ -112,17 +108,14 @@ class YukariService(Service):
         settings = self._settings
         self._threads = DiskThreads(self._reactor)
         self._store = self._make_store()
-        self._pool = HTTPConnectionPool(self._reactor)
-        self._pool.maxPersistentPerHost = settings.upstream_connections.in_all
-        self._pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]
-        agent = Agent(self._reactor, connectTimeout=CONNECT_WITHIN, pool=self._pool)
-        connections = settings.upstream_connections
+        bounds = settings.upstream_connections
+        self._connections = Connections(self._reactor, bounds.in_all)
         self._library = Library(
             store=self._store,
             upstream=Offline()
             if settings.offline
-            else Upstream(settings.upstream_registry, agent, self._reactor),
-            crew=Crew(self._reactor, connections.per_blob, connections.in_all),
+            else Upstream(settings.upstream_registry, self._connections.agent, self._reactor),
+            crew=Crew(self._reactor, bounds.per_blob, bounds.in_all),
             in_thread=self._threads,
             clock=self._reactor,
         )
@@ -213,7 +206,7 @@ class YukariService(Service):
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in self.ports])
         await self._revalidator.stop()
         await self._library.stop()
-        await self._pool.closeCachedConnections()
+        await self._connections.close()
         await self._store.stop()
         self._threads.stop()
 

@@ -83,7 +83,8 @@ class Gatherer:
         count, self._gathered = self._gathered, 0
         spans = [Span(start, end) for end, (start, _) in runs.items()]
         pieces = [(start, buffers) for start, buffers in runs.values()]
-        self._writing = done = Deferred()
+        done: Deferred[None] = Deferred()
+        self._writing = done
 
         def settle(result: object) -> None:
             self._writing = None

@@ -165,27 +165,27 @@ class _FileSender:
         if end <= self._at:
             self._wait()
             return
+        self._send(min(end, self._at + AT_ONCE))
+
+    def _send(self, end: int) -> None:
+        """Put bytes up to ``end`` on the socket, until it is full."""
         descriptor = self._readable.fileno()
         assert descriptor is not None
         try:
-            sent = os.sendfile(
-                self._transport.fileno(), descriptor, self._at, min(end - self._at, AT_ONCE)
-            )
+            while self._at < end:
+                sent = os.sendfile(self._transport.fileno(), descriptor, self._at, end - self._at)
+                if sent == 0:
+                    raise OSError("the file is shorter than it was")
+                self._at += sent
+                self._progress.made()
         except BlockingIOError:
-            self._transport.startWriting()
-            return
+            pass
         except (ConnectionError, TimeoutError):
             self._transport.abortConnection()
             return
         except OSError as error:
             self._end(Failure(Broken(self._at - self._span.start, error)))
             return
-        if sent == 0:
-            short = OSError("the file is shorter than it was")
-            self._end(Failure(Broken(self._at - self._span.start, short)))
-            return
-        self._progress.made()
-        self._at += sent
         if self._at == self._span.end:
             self._end(len(self._span))
         else:

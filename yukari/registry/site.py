@@ -18,6 +18,8 @@ log = Logger()
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read and ignored; no request here has one."""
+TLS_HANDSHAKE = b"\x16"
+"""What a connection begins with whose other end takes this for an https server."""
 IDLE = 60
 """Seconds that a connection may be silent between and inside requests."""
 
@@ -50,6 +52,7 @@ class RegistryRequest(Request):
     """Bytes of body that left by ``sendfile``, past `write`."""
     _began: float = 0.0
     _body: int = 0
+    _refused: bool = False
 
     def gotLength(self, length: Optional[int]) -> None:
         self.content = _Nowhere()
@@ -62,18 +65,25 @@ class RegistryRequest(Request):
             self._refuse_body()
 
     def _refuse_body(self) -> None:
-        transport = self.channel.transport
-        transport.write(
-            b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-        transport.loseConnection()
+        if not self._refused:
+            self._refused = True
+            self.channel.transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\n"
+                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            self.channel.loseConnection()
 
     def process(self) -> None:
+        if self._refused:
+            return
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
         self.notifyFinish().addBoth(self._log)
-        self.setHeader(b"server", f"yukari/{__version__}".encode())
         super().process()
+
+    def render(self, resrc: Any) -> None:
+        self.setHeader(b"server", f"yukari/{__version__}".encode())
+        super().render(resrc)
 
     def _log(self, failure: object) -> None:
         if not self.site.log_requests:
@@ -94,7 +104,24 @@ class RegistryRequest(Request):
 
 
 class RegistryChannel(HTTPChannel):
-    """Says 431 to a header line that is too long, where Twisted would hang up."""
+    """
+    Says 431 to a header line that is too long, where Twisted would hang up.
+
+    And 400 to TLS, where Twisted would wait for the line's end: clients try
+    https first, and say or do something sensible only once they are answered.
+    """
+
+    _heard: bool = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._heard and data.startswith(TLS_HANDSHAKE):
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            self.loseConnection()
+            return
+        self._heard = True
+        super().dataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.transport.write(

@@ -1,0 +1,165 @@
+"""
+Other people's programs on both sides: Debian's ``docker-registry`` upstream, ``skopeo`` below.
+
+``docker-registry`` sends blobs itself where Ollama's registry redirects to a store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from hashlib import sha256
+from typing import Any
+
+from attrs import define
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import maybeDeferred
+from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
+
+from tests.clients import pull as pull_model
+from tests.emulator import MANIFEST, generated
+from tests.processes import Process, ProcessCase
+from tests.running import MODEL, SMALL16
+
+reactor: Any = _reactor
+
+REGISTRY = shutil.which("docker-registry") or ""
+SKOPEO = shutil.which("skopeo") or ""
+
+CONFIGURATION = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {directory}/stored}}}}
+http: {{addr: "127.0.0.1:0"}}
+"""
+
+
+@define(eq=False)
+class DockerRegistry(Process):
+    """``docker-registry serve``."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens, 0 as long as it does not."""
+        found = re.search(rb"listening on 127\.0\.0\.1:([0-9]+)", self.out + self.err)
+        return int(found[1]) if found else 0
+
+
+class CountingClient(ProxyClient):
+    """Counts what comes from the registry."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.peer.factory.received += len(data)
+        super().dataReceived(data)
+
+
+class CountingClientFactory(ProxyClientFactory):
+    noisy = False
+    protocol = CountingClient
+
+
+class CountingServer(ProxyServer):
+    clientProtocolFactory = CountingClientFactory
+
+
+class CountingProxy(ProxyFactory):
+    """Passes everything on; ``received`` is in bytes, heads of replies among them."""
+
+    noisy = False
+    protocol = CountingServer
+    received = 0
+
+
+class DockerRegistryTests(ProcessCase):
+    """An upstream that redirects nothing."""
+
+    if not REGISTRY:
+        skip = "no docker-registry on PATH"
+
+    async def registry(self) -> DockerRegistry:
+        """A new, empty one."""
+        directory = self.directory()
+        with open(f"{directory}/config.yml", "w") as file:
+            file.write(CONFIGURATION.format(directory=directory))
+        made = DockerRegistry()
+        self.spawn(REGISTRY, "serve", f"{directory}/config.yml", process=made)
+        await made.until(lambda: made.port)
+        return made
+
+    def counting(self, registry: DockerRegistry) -> tuple[CountingProxy, str]:
+        """A way to it that counts, and its URL."""
+        proxy = CountingProxy("127.0.0.1", registry.port)
+        port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
+        self.addCleanup(lambda: maybeDeferred(port.stopListening))
+        return proxy, f"http://127.0.0.1:{port.getHost().port}"
+
+    async def push(self, registry: DockerRegistry, *bodies: bytes) -> bytes:
+        """Make `MODEL` of these layers; its manifest."""
+        base = f"http://127.0.0.1:{registry.port}/v2/library/m"
+        described = []
+        for body in (*bodies, b"{}"):
+            digest = f"sha256:{sha256(body).hexdigest()}"
+            begun, _ = await self.ask(f"{base}/blobs/uploads/", method="POST")
+            place = f"{begun.headers['location']}&digest={digest}"
+            await self.put(place, "application/octet-stream", body)
+            described.append({"mediaType": "a/b", "digest": digest, "size": len(body)})
+        *layers, config = described
+        manifest = json.dumps(
+            {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers},
+            indent=3,
+        ).encode()
+        await self.put(f"{base}/manifests/latest", MANIFEST, manifest)
+        return manifest
+
+    async def put(self, url: str, media_type: str, body: bytes) -> None:
+        reply = await self.http().open("PUT", url, {"Content-Type": media_type}, body)
+        self.assertEqual(reply.status, 201, await reply.body())
+
+    async def test_cold_then_warm_then_without_it(self) -> None:
+        registry = await self.registry()
+        layers = [b"".join(generated(size, seed)) for seed, size in enumerate((6_000_000, 70_000))]
+        manifest = await self.push(registry, *layers)
+        proxy, url = self.counting(registry)
+        daemon = await self.yukari(url)
+        size = sum(map(len, layers))
+
+        async def pull() -> None:
+            pulled = await pull_model(reactor, daemon.url, MODEL, SMALL16, directory=os.getcwd())
+            self.assertEqual(pulled.manifest, manifest)
+            self.assertEqual(pulled.bytes, size + len(b"{}"))
+            self.assertTrue(pulled.ok)
+
+        await pull()
+        cold = proxy.received
+        self.assertGreater(cold, size)
+        self.assertLess(cold, 1.01 * size)
+        await pull()
+        self.assertEqual(proxy.received, cold)
+        await registry.stop()
+        await pull()
+
+
+class SkopeoTests(ProcessCase):
+    """A client that knows nothing of Ollama."""
+
+    if not SKOPEO:
+        skip = "no skopeo on PATH"
+
+    async def skopeo(self, command: str, *arguments: str) -> bytes:
+        """What it writes to stdout."""
+        asking = self.spawn(SKOPEO, "--insecure-policy", command, "--tls-verify=false", *arguments)
+        self.assertEqual(await asking.ended, 0, asking.text)
+        return asking.out
+
+    async def test_it_reads_manifests_and_tags(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3000", "library/m:7b-q4_K_M=10")
+        daemon = await self.yukari(upstream.url)
+        name = f"docker://{daemon.host}/library/m"
+        expected = upstream.models[MODEL].manifest_bytes
+        self.assertEqual(await self.skopeo("inspect", "--raw", f"{name}:latest"), expected)
+        digest = upstream.models[MODEL].digest
+        self.assertEqual(await self.skopeo("inspect", "--raw", f"{name}@{digest}"), expected)
+        await self.skopeo("inspect", "--raw", f"{name}:7b-q4_K_M")
+        listed = json.loads(await self.skopeo("list-tags", name))
+        self.assertEqual(listed["Tags"], ["7b-q4_K_M", "latest"])

@@ -1,0 +1,167 @@
+"""
+Stock Ollama pulls through the daemon: ``ollama serve`` and ``ollama pull`` as they are released.
+
+``YUKARI_TEST_OLLAMA`` is the program's path, else the one on PATH is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from hashlib import sha256
+
+from attrs import define
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.emulator import Fault, Model
+from tests.processes import Process, ProcessCase, YukariProcess
+
+OLLAMA = os.environ.get("YUKARI_TEST_OLLAMA") or shutil.which("ollama") or ""
+MODEL = "library/m:latest"
+
+
+@define(eq=False)
+class Ollama(Process):
+    """``ollama serve`` with an empty home."""
+
+    home: str
+
+    @property
+    def address(self) -> str:
+        """Where it listens, "" as long as it does not."""
+        found = re.search(rb"Listening on ([0-9.:]+)", self.err)
+        return found[1].decode() if found else ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "HOME": self.home,
+            "OLLAMA_HOST": self.address or "127.0.0.1:0",
+            "PATH": os.environ["PATH"],
+        }
+
+    def manifest(self, host: str, model: str) -> bytes:
+        """The manifest's file of ``NAMESPACE/MODEL:TAG`` that came from ``host``."""
+        path = os.path.join(self._models, "manifests", host, *re.split("[/:]", model))
+        with open(path, "rb") as file:
+            return file.read()
+
+    def blob(self, digest: str) -> str:
+        """The path of a blob's file."""
+        return os.path.join(self._models, "blobs", digest.replace(":", "-"))
+
+    def forget(self) -> None:
+        """Throw away all it pulled."""
+        shutil.rmtree(self._models)
+        os.makedirs(os.path.join(self._models, "blobs"))
+
+    @property
+    def _models(self) -> str:
+        return os.path.join(self.home, ".ollama", "models")
+
+
+class OllamaTests(ProcessCase):
+    """A user's pull."""
+
+    if not OLLAMA:
+        skip = "no stock Ollama: none on PATH, and YUKARI_TEST_OLLAMA does not name one"
+
+    async def ollama(self) -> Ollama:
+        """A new one, serving."""
+        made = Ollama(self.directory())
+        self.spawn(OLLAMA, "serve", environment=made.environment, process=made)
+        await made.until(lambda: made.address)
+        return made
+
+    def begin_pull(self, ollama: Ollama, daemon: YukariProcess, model: str) -> Process:
+        """``ollama pull``, under way."""
+        name = f"{daemon.host}/{model}"
+        return self.spawn(OLLAMA, "pull", "--insecure", name, environment=ollama.environment)
+
+    async def pull_by(self, ollama: Ollama, daemon: YukariProcess, model: str = MODEL) -> None:
+        """A pull that goes through."""
+        pulling = self.begin_pull(ollama, daemon, model)
+        self.assertEqual(await pulling.ended, 0, pulling.text)
+
+    async def refused(self, ollama: Ollama, daemon: YukariProcess, model: str = MODEL) -> str:
+        """What the user reads of a pull that must fail."""
+        pulling = self.begin_pull(ollama, daemon, model)
+        self.assertEqual(await pulling.ended, 1, pulling.text)
+        return pulling.text.strip().splitlines()[-1]
+
+    def assert_pulled(self, ollama: Ollama, daemon: YukariProcess, model: Model) -> None:
+        """Ollama has upstream's very bytes."""
+        self.assertEqual(ollama.manifest(daemon.host, model.name), model.manifest_bytes)
+        for digest, size in model.blobs:
+            self.assertEqual(os.path.getsize(ollama.blob(digest)), size)
+            with open(ollama.blob(digest), "rb") as file:
+                self.assertEqual(f"sha256:{sha256(file.read()).hexdigest()}", digest)
+
+    async def test_cold_then_warm_then_without_upstream(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=20MB,300KB,11")
+        model = upstream.models[MODEL]
+        daemon, ollama = await self.yukari(upstream.url), await self.ollama()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, model)
+        self.assert_sent_once(upstream, model)
+
+        ollama.forget()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, model)
+        self.assert_sent_once(upstream, model)
+
+        ollama.forget()
+        await upstream.down()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, model)
+
+    async def test_a_blob_in_several_parts(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=210MB")
+        daemon, ollama = await self.yukari(upstream.url), await self.ollama()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, upstream.models[MODEL])
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+
+    async def test_two_at_once_cost_upstream_one(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=20MB,300KB", line=20e6)
+        model = upstream.models[MODEL]
+        daemon = await self.yukari(upstream.url)
+        both = [await self.ollama() for _ in range(2)]
+        await gatherResults([Deferred.fromCoroutine(self.pull_by(each, daemon)) for each in both])
+        for each in both:
+            self.assert_pulled(each, daemon, model)
+        self.assert_sent_once(upstream, model)
+
+    async def test_the_daemon_is_killed_in_the_middle(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=20MB", line=10e6)
+        model, storage = upstream.models[MODEL], self.directory()
+        daemon = await self.yukari(upstream.url, storage=storage)
+        ollama = await self.ollama()
+        pulling = self.begin_pull(ollama, daemon, MODEL)
+        await upstream.until(lambda: upstream.counters.sent > 0.4 * model.size)
+        daemon.signal("KILL")
+        self.assertEqual(await daemon.ended, -9)
+
+        again = await self.yukari(upstream.url, bind=daemon.host, storage=storage)
+        self.assertEqual(await pulling.ended, 0, pulling.text)  # Ollama tries again by itself.
+        self.assert_pulled(ollama, again, model)
+        ollama.forget()
+        await self.pull_by(ollama, again)
+        self.assert_pulled(ollama, again, model)
+        self.assertLessEqual(upstream.counters.sent / model.size, 1.10)
+
+    async def test_a_model_that_is_nowhere(self) -> None:
+        upstream = await self.upstream(MODEL + "=10")
+        daemon, ollama = await self.yukari(upstream.url), await self.ollama()
+        said = await self.refused(ollama, daemon, "library/nosuch:latest")
+        self.assertEqual(said, "Error: pull model manifest: file does not exist")
+
+    async def test_what_a_person_must_know_is_printed(self) -> None:
+        upstream = await self.upstream(MODEL + "=10")
+        upstream.faults.add(Fault("manifest", "error", status=401))
+        daemon, ollama = await self.yukari(upstream.url), await self.ollama()
+        self.assertIn("is private upstream", await self.refused(ollama, daemon))
+        upstream.faults.clear()
+        await upstream.down()
+        self.assertIn("connection refused", await self.refused(ollama, daemon))
