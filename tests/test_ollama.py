@@ -19,6 +19,7 @@ from tests.processes import Process, ProcessCase, YukariProcess
 
 OLLAMA = os.environ.get("YUKARI_TEST_OLLAMA") or shutil.which("ollama") or ""
 MODEL = "library/m:latest"
+NOWHERE = "http://127.0.0.1:9/"
 
 
 @define(eq=False)
@@ -156,6 +157,13 @@ class OllamaTests(ProcessCase):
         daemon, ollama = await self.yukari(upstream.url), await self.ollama()
         said = await self.refused(ollama, daemon, "library/nosuch:latest")
         self.assertEqual(said, "Error: pull model manifest: file does not exist")
+
+    async def test_who_forgets_insecure_is_told_at_once(self) -> None:
+        daemon, ollama = await self.yukari(NOWHERE), await self.ollama()
+        name = f"{daemon.host}/{MODEL}"
+        pulling = self.spawn(OLLAMA, "pull", name, environment=ollama.environment)
+        self.assertEqual(await pulling.ended, 1)
+        self.assertIn("server gave HTTP response to HTTPS client", pulling.text)
 
     async def test_what_a_person_must_know_is_printed(self) -> None:
         upstream = await self.upstream(MODEL + "=10")

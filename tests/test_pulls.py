@@ -83,8 +83,8 @@ class TransferTests(GenerationContract, RunningCase):
 
     generation = SMALL_TRANSFER
 
-    async def test_three_thousand_small_layers_come_whole(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=200x3000")
+    async def test_many_small_layers_come_whole(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=200x800")
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         self.assertGreater(len(model.manifest_bytes), 100 * 1024)
@@ -104,7 +104,8 @@ class ManyClientsTests(RunningCase):
         for pulled in await gatherResults(herd):
             self.assert_whole(pulled, upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
-        self.assertEqual(upstream.counters.requests["manifest GET"], 2)
+        agents = {generation.user_agent for generation in GENERATIONS}
+        self.assertEqual(upstream.counters.requests["manifest GET"], len(agents))
 
     async def test_a_fill_goes_on_when_its_client_leaves(self) -> None:
         upstream = await self.upstream(f"{MODEL}=1500KB,3000", line=3_000_000)

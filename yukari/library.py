@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.blobs import Readable, StoredBlob
-from yukari.errors import RegistryError, blob_unknown
+from yukari.errors import RegistryError, blob_unknown, name_invalid
 from yukari.fills.crew import Crew
 from yukari.fills.fill import Fill, FillKeeper, State
 from yukari.manifest import Descriptor, Manifest
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
 from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
 from yukari.upstream import Upstream
@@ -33,6 +33,8 @@ log = Logger()
 
 KNOWN = 200_000
 """Blobs whose size and repository are remembered from the manifests that named them."""
+_LAST_TAG = Tag("z" * 80)
+"""No tag sorts behind it."""
 UNKNOWN_FOR = 5.0
 """Seconds for which upstream's "no such model" is believed, against storms of the same question."""
 UNKNOWN_MOST = 1000
@@ -193,6 +195,23 @@ class Library(FillKeeper):
         if not found:
             raise RegistryError("NAME_UNKNOWN", f"no tag of {name} is stored here", 404)
         return found
+
+    async def catalog(self, last: str, most: int) -> list[ModelName]:
+        """Up to ``most`` stored models behind the one named ``last``, sorted; "" is before all."""
+        after: Optional[tuple[ModelName, Tag]] = None
+        if last:
+            try:
+                after = ModelName.parse(last), _LAST_TAG
+            except InvalidName as error:
+                raise name_invalid(str(error)) from None
+        found: dict[ModelName, None] = {}
+        while len(found) < most:
+            page = await self.store.manifests(after)
+            if not page:
+                break
+            found.update((entry.name, None) for entry in page)
+            after = page[-1].name, page[-1].tag
+        return list(found)[:most]
 
     def _learn(self, name: ModelName, manifest: Manifest) -> None:
         """Remember what the manifest tells of its blobs."""

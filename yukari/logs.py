@@ -13,7 +13,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, NoReturn, Protocol, cast
 
@@ -83,6 +84,14 @@ def observer(level: NamedConstant, log_format: str, stream: Stream) -> Lines:
     return Lines(level, log_format == "json", stream)
 
 
+class Ended(SystemExit):
+    """The start ends here, status 1; ``line`` has been said already."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(1)
+        self.line = line
+
+
 def end(message: object) -> NoReturn:
     """
     End a start that cannot be: one plain line on stderr and in the log, exit status 1.
@@ -97,7 +106,7 @@ def end(message: object) -> NoReturn:
         except OSError:
             pass
     _log.error("{log_line}", log_line=line, on_stderr=True)
-    raise SystemExit(1)
+    raise Ended(line)
 
 
 def json_line(event: LogEvent) -> str:
@@ -224,9 +233,42 @@ class LoggedService(MultiService):
     ) -> None:
         super().__init__()
         self._log = (level, log_format, twistd)
+        self._twistd = twistd
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Install the observer; twistd starts logging after this."""
         if isinstance(parent, Componentized):
             install(parent, *self._log)
         super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Start the services within; what ends the start is passed on as twistd wants it."""
+        with self._tidy():
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Likewise."""
+        with self._tidy():
+            super().startService()
+
+    @contextmanager
+    def _tidy(self) -> Iterator[None]:
+        """
+        Do for `Ended` what twistd does for every failure that is no SystemExit.
+
+        Else the process that daemonized waits for ever for the daemon's word,
+        and the pid file stays.
+        """
+        try:
+            yield
+        except Ended as ended:
+            pipe, pid_file = self._twistd.get("statusPipe"), self._twistd.get("pidfile")
+            if pipe is not None:
+                os.write(pipe, f"1 {ended.line}".encode()[:100])
+                os.close(pipe)
+            if pid_file:
+                try:
+                    os.unlink(pid_file)
+                except OSError:
+                    pass
+            raise

@@ -8,6 +8,7 @@ with one line.
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from typing import Any, Optional
@@ -221,7 +222,8 @@ def _shown(port: IListeningPort) -> str:
     address = port.getHost()
     host, number = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
-        return str(getattr(address, "name", address))
+        name = getattr(address, "name", None)
+        return os.fsdecode(name) if name else str(address)
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 

@@ -5,6 +5,7 @@ The command line, and from it the service: what ``twistd yukari`` and ``yukari``
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -91,10 +92,25 @@ def makeService(options: Options) -> IService:
 
     from yukari.service import YukariService
 
+    reactor.callWhenRunning(_end_well_on_sigterm, reactor)
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     YukariService(reactor, settings).setServiceParent(service)
     return service
+
+
+def _end_well_on_sigterm(reactor: Any) -> None:
+    """
+    Status 0 for being told to stop and having stopped.
+
+    twistd would end by the signal itself, which Docker and others report as a failure, 143.
+    """
+
+    def stop() -> None:
+        if reactor.running:
+            reactor.stop()
+
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(stop))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timezone
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from attrs import define, field
@@ -53,6 +53,8 @@ HEADERS_WITHIN = 10.0
 BODY_WITHIN = 30.0
 """Seconds within which a manifest's or an error's body must be here."""
 LONGEST_RETRY_AFTER = 3600.0
+
+T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -99,6 +101,16 @@ def retry_after(response: IResponse, now: float) -> Optional[float]:
     except ValueError:
         return None
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
+
+
+def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+    """
+    What is waited for, or TimeoutError, whatever it says of having been cancelled for it.
+
+    An agent tells a cancelled request as one that failed.
+    """
+    late = Failure(TimeoutError(seconds, "no answer in time"))
+    return waited_for.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
 
 
 class _Collector(Protocol):
@@ -223,7 +235,7 @@ class Upstream:
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
-            return await sent.addTimeout(HEADERS_WITHIN, self._clock)
+            return await within(HEADERS_WITHIN, sent, self._clock)
 
         self._circuit.enter()
         try:
@@ -249,7 +261,7 @@ class Upstream:
         collector = _Collector(limit)
         response.deliverBody(collector)
         try:
-            return await collector.done.addTimeout(BODY_WITHIN, self._clock)
+            return await within(BODY_WITHIN, collector.done, self._clock)
         except (TimeoutError, ConnectTimeout):
             raise upstream_silent(f"upstream {self.url.host} stopped in the middle") from None
         except CancelledError:

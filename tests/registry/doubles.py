@@ -42,6 +42,8 @@ class Growing:
     _file: Any = None
     _waiting: dict[Deferred[None], int] = field(factory=dict)
     _error: Optional[Exception] = None
+    unreadable: Optional[OSError] = None
+    _cut_at: Optional[int] = None
 
     def __attrs_post_init__(self) -> None:
         self.here = len(self.content) if self.here < 0 else self.here
@@ -85,7 +87,9 @@ class Growing:
         if self.closes:
             raise ValueError("this file is closed")
         self.reads.append((offset, count))
-        return self.content[offset : offset + count]
+        if self.unreadable is not None:
+            raise self.unreadable
+        return self.content[: self._cut_at][offset : offset + count]
 
     def close(self) -> None:
         self.closes += 1
@@ -110,8 +114,9 @@ class Growing:
 
     def cut(self, size: int) -> None:
         """Somebody cuts the file."""
-        self._file.truncate(size)
-        self.content = self.content[:size] + b"\0" * (len(self.content) - size)
+        self._cut_at = size
+        if self.in_file:
+            self._file.truncate(size)
 
 
 @define(eq=False)
@@ -185,10 +190,9 @@ class Wire(StringTransport):
 
     def take(self) -> None:
         """The client takes what there is, and is as slow as before afterwards."""
-        if self.untaken > 65536 and self.producer is not None:
-            self.untaken = 0
+        paused, self.untaken = self.untaken > 65536, 0
+        if paused and self.producer is not None:
             self.producer.resumeProducing()
-        self.untaken = 0
 
     def loseConnection(self) -> None:
         if not self.disconnecting:

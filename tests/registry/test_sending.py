@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -27,12 +27,11 @@ from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import FillKeeper
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
-from yukari.names import Digest, Tag
+from yukari.names import Tag
 from yukari.registry import sending
 from yukari.registry.resources import make_root
 from yukari.registry.sending import READ, RELAY_SILENCE, RELAY_TRIES, STALL
 from yukari.registry.site import RegistrySite
-from yukari.spans import Span
 from yukari.storage.interface import NoRoom
 
 reactor: Any = _reactor
@@ -71,7 +70,7 @@ class Peer(Protocol):
 class SocketCase(TestCase):
     """A registry on a real port; its stall timers go by ``clock``."""
 
-    timeout = 20
+    timeout = 10
 
     def setUp(self) -> None:
         self.shelf = Shelf()
@@ -89,13 +88,12 @@ class SocketCase(TestCase):
             return self.channels[-1]
 
         self.site.buildProtocol = built  # type: ignore[method-assign]
-        self.calls: list[bool] = []
+        self.calls = 0
         real = os.sendfile
 
         def sendfile(out: int, source: int, offset: int, count: int) -> int:
-            sent = real(out, source, offset, count)
-            self.calls.append(sent < count)
-            return sent
+            self.calls += 1
+            return real(out, source, offset, count)
 
         self.patch(sending.os, "sendfile", sendfile)
 
@@ -104,9 +102,9 @@ class SocketCase(TestCase):
 
     async def full(self) -> None:
         """Returns when the sockets take nothing more."""
-        seen = -1
-        while seen != len(self.calls) or not any(self.calls):
-            seen = len(self.calls)
+        seen = 0
+        while seen != self.calls or not seen:
+            seen = self.calls
             await deferLater(reactor, 0.03, lambda: None)
 
     async def peer(self, room: int = 0) -> Peer:
@@ -203,6 +201,8 @@ class FileTests(SocketCase):
         held = lambda: sum(map(len, channel._dataBuffer))  # noqa: E731
         await until(lambda: channel.transport not in reactor.getReaders() or held() > MIB)
         self.assertLess(held(), 300_000)
+        blob.grow(100_000)
+        await until(lambda: peer.gone)
 
     async def test_short_writes_and_full_sockets_lose_nothing(self) -> None:
         real, chance = os.sendfile, random.Random(3)
@@ -346,9 +346,6 @@ class TlsTests(SocketCase):
     async def secure_peer(self) -> Peer:
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
         options: Any = ssl.CertificateOptions(verify=False)
-        factory: Any = type("F", (), {})
-        from twisted.internet.protocol import Factory
-
         factory = TLSMemoryBIOFactory(options, True, Factory.forProtocol(Peer))
         wrapped = await endpoint.connect(factory)
         peer: Peer = wrapped.wrappedProtocol
@@ -367,3 +364,321 @@ class TlsTests(SocketCase):
         await until(lambda: peer.got.endswith(b"OK\n"))
         self.assertEqual(peer.replies()[0].body, blob.content)
         self.assertEqual(blob.closes, 1)
+
+
+class ReadTests(SynchronousTestCase):
+    """Where there is no descriptor: read in a disk thread, a block at a time."""
+
+    def talk(self, blob: Growing, *headers: str) -> Talk:
+        talk = Talk()
+        talk.ask(talk.shelf.put(blob), *headers)
+        return talk
+
+    def test_a_blob_comes_whole_in_blocks(self) -> None:
+        blob = Growing(noise(2 * READ + 10), in_file=False)
+        talk = self.talk(blob)
+        self.assertEqual(talk.replies()[0].body, blob.content)
+        self.assertEqual(blob.reads, [(0, READ), (READ, READ), (2 * READ, 10)])
+        self.assertEqual((blob.closes, talk.clock.getDelayedCalls()[1:]), (1, []))
+
+    def test_an_empty_blob_has_a_reply_too(self) -> None:
+        blob = Growing(b"", in_file=False)
+        (reply,) = self.talk(blob).replies()
+        self.assertEqual((reply.status, reply.headers["content-length"]), (200, "0"))
+        self.assertEqual(blob.closes, 1)
+
+    @given(st.data())
+    def test_whatever_is_there_when_a_range_comes_whole(self, data: st.DataObject) -> None:
+        size = data.draw(st.integers(1, 3 * READ))
+        start = data.draw(st.integers(0, size - 1))
+        end = data.draw(st.integers(start + 1, size))
+        steps = sorted(data.draw(st.lists(st.integers(0, size), max_size=5)))
+        blob = Growing(noise(size), here=0, in_file=False)
+        talk = self.talk(blob, f"Range: bytes={start}-{end - 1}")
+        for here in [*steps, size]:
+            blob.grow(here)
+        (reply,) = talk.replies()
+        self.assertEqual((reply.status, reply.body), (206, blob.content[start:end]))
+        self.assertEqual((blob.closes, blob.waiters), (1, 0))
+
+    def test_a_reader_that_is_slow_is_read_for_as_slowly(self) -> None:
+        blob = Growing(noise(10 * READ), here=0, in_file=False)
+        talk = self.talk(blob)
+        talk.wire.full = True
+        blob.grow(10 * READ)
+        for blocks in range(1, 11):
+            talk.channel.pauseProducing()
+            talk.clock.advance(STALL * 0.9)
+            self.assertEqual(len(blob.reads), blocks)
+            talk.wire.take()
+        self.assertEqual(talk.replies()[0].body, blob.content)
+
+    def test_a_reader_that_takes_nothing_is_dropped(self) -> None:
+        blob = Growing(noise(10 * READ), here=0, in_file=False)
+        talk = self.talk(blob)
+        talk.wire.full = True
+        talk.clock.advance(STALL * 5)
+        blob.grow(10 * READ)
+        talk.clock.advance(STALL - 1)
+        self.assertTrue(talk.wire.connected)
+        talk.clock.advance(1)
+        talk.clock.advance(0)
+        self.assertTrue(talk.wire.aborted)
+        self.assertEqual((blob.closes, len(blob.reads)), (1, 1))
+        self.assertEqual(talk.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_leaves_closes_the_blob_once(self) -> None:
+        def while_it_waits(talk: Talk, blob: Growing) -> None:
+            pass
+
+        def while_it_is_paused(talk: Talk, blob: Growing) -> None:
+            talk.wire.full = True
+            blob.grow(10 * READ)
+
+        def while_the_disk_reads(talk: Talk, blob: Growing) -> None:
+            talk.disk.slow = True
+            blob.grow(10 * READ)
+
+        for moment in (while_it_waits, while_it_is_paused, while_the_disk_reads):
+            blob = Growing(noise(10 * READ), here=10, in_file=False)
+            talk = self.talk(blob)
+            moment(talk, blob)
+            with capturedLogs() as events:
+                talk.wire.leave()
+            self.assertEqual((blob.closes, blob.waiters), (1, 0), moment)
+            self.assertEqual(talk.clock.getDelayedCalls(), [])
+            self.assertEqual([event["left"] for event in events], [True])
+
+    def test_a_blob_that_ends_too_early_drops_the_connection(self) -> None:
+        def short(blob: Growing) -> None:
+            blob.cut(10)
+            blob.grow(100)
+
+        def unreadable(blob: Growing) -> None:
+            blob.unreadable = OSError("I/O error")
+            blob.grow(100)
+
+        def broken(blob: Growing) -> None:
+            blob.break_(RegistryError("UNAVAILABLE", "gone", 502))
+
+        for moment in (short, unreadable, broken):
+            blob = Growing(noise(100), here=10, in_file=False)
+            talk = self.talk(blob)
+            moment(blob)
+            talk.clock.advance(0)
+            self.assertTrue(talk.wire.aborted, moment)
+            self.assertEqual((blob.closes, talk.clock.getDelayedCalls()), (1, []))
+            self.assertTrue(talk.wire.value().endswith(blob.content[:10]))
+
+
+class Full(FillKeeper):
+    """A keeper whose disk takes nothing."""
+
+    async def open_spool(self, fill: Any) -> Any:
+        raise NoRoom("no room")
+
+    def ended(self, fill: Any) -> None:
+        pass
+
+
+class RelayTests(SynchronousTestCase):
+    """A blob that the disk has no room for, straight from upstream."""
+
+    def scene(self, size: int, *headers: str) -> tuple[Talk, Scene]:
+        """A client that asks for a blob of this size, which upstream is being asked for."""
+        talk = Talk()
+        keeper: Any = Full()
+        scene = Scene(noise(size), clock=talk.clock, keeper=keeper)
+        talk.shelf.blobs[scene.fill.digest] = scene.fill
+        talk.ask(f"/v2/{NAME}/blobs/{scene.fill.digest}", *headers)
+        return talk, scene
+
+    def pour(self, scene: Scene) -> None:
+        """Upstream answers and sends whatever it is asked, as long as it is read."""
+        while any(not asked.transport.paused for asked in scene.source.open):
+            scene.feed()
+
+    def test_a_blob_comes_whole_in_growing_pieces(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        self.pour(scene)
+        (reply,) = talk.replies()
+        self.assertEqual((reply.status, reply.body), (200, scene.content))
+        lengths = [len(asked.span) for asked in scene.source.asked]
+        self.assertEqual(lengths, [65536, 524288, 4194304, 5 * MIB - 65536 - 524288 - 4194304])
+        self.assertEqual(sum(map(len, scene.source.sent)), 5 * MIB)
+
+    def test_a_range_comes_and_nothing_else_is_asked_for(self) -> None:
+        talk, scene = self.scene(MIB, "Range: bytes=1000-200999")
+        self.pour(scene)
+        (reply,) = talk.replies()
+        self.assertEqual((reply.status, reply.body), (206, scene.content[1000:201_000]))
+        self.assertEqual([asked.span.start for asked in scene.source.asked], [1000, 66536])
+        self.assertEqual(scene.source.asked[-1].span.end, 201_000)
+
+    def test_an_upstream_that_ignores_range_is_read_from_its_first_byte_on(self) -> None:
+        talk, scene = self.scene(MIB, "Range: bytes=300000-399999")
+        (asked,) = scene.source.asked
+        asked.answer(ignoring_range=True)
+        while asked.open:
+            asked.send(70_000)
+        self.assertEqual(talk.replies()[0].body, scene.content[300_000:400_000])
+        self.assertTrue(asked.transport.stopped)
+        self.assertEqual(len(scene.source.asked), 1)
+
+    def test_what_it_was_is_in_the_log(self) -> None:
+        with capturedLogs() as events:
+            talk, scene = self.scene(100_000)
+            self.pour(scene)
+        (line,) = [event for event in events if "status" in event]
+        self.assertEqual((line["result"], line["bytes"], line["left"]), ("relay", 100_000, False))
+
+    def test_upstream_is_read_no_faster_than_the_client_reads(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        talk.wire.full = True
+        rounds = 0
+        while scene.source.open:
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                elif not asked.transport.paused:
+                    asked.send(50_000)
+            self.assertLess(talk.wire.untaken, 65536 + 2 * 50_000)
+            if talk.wire.untaken > 65536:
+                rounds += 1
+                self.assertEqual(
+                    [a for a in scene.source.open if a.answered and not a.transport.paused], []
+                )
+                talk.wire.take()
+        self.assertGreater(rounds, 30)
+        self.assertEqual(talk.replies()[0].body, scene.content)
+
+    def test_a_slow_client_that_takes_something_is_not_dropped(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        talk.wire.full = True
+        while scene.source.open:
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                elif not asked.transport.paused:
+                    asked.send(100_000)
+            if talk.wire.untaken > 65536 and scene.source.open:
+                talk.clock.advance(STALL * 0.9)
+                self.assertTrue(talk.wire.connected)
+                talk.wire.take()
+        self.assertEqual(talk.replies()[0].body, scene.content)
+
+    def test_a_client_of_a_slow_upstream_is_not_dropped(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        while scene.source.open:
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                else:
+                    asked.send(50_000)
+            talk.clock.advance(RELAY_SILENCE * 0.9)
+        self.assertEqual(talk.replies()[0].body, scene.content)
+
+    def test_a_client_that_takes_nothing_is_dropped(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        talk.wire.full = True
+        self.pour(scene)
+        talk.clock.advance(STALL - 1)
+        self.assertTrue(talk.wire.connected)
+        talk.clock.advance(1)
+        talk.clock.advance(0)
+        self.assertTrue(talk.wire.aborted)
+        self.assertEqual(scene.source.open, [])
+        self.assertEqual(talk.clock.getDelayedCalls(), [])
+
+    def test_a_paused_client_does_not_make_upstream_silent(self) -> None:
+        talk, scene = self.scene(5 * MIB)
+        talk.wire.full = True
+        self.pour(scene)
+        (asked,) = scene.source.open
+        talk.clock.advance(RELAY_SILENCE * 3)
+        self.assertFalse(asked.transport.stopped)
+
+    def test_a_silent_upstream_is_asked_again_from_where_it_stood(self) -> None:
+        talk, scene = self.scene(100_000)
+        (asked,) = scene.source.open
+        asked.answer()
+        asked.send(10_000)
+        talk.clock.advance(RELAY_SILENCE)
+        self.assertTrue(asked.transport.stopped)
+        self.assertEqual(scene.source.asked[1].span.start, 10_000)
+        self.pour(scene)
+        self.assertEqual(talk.replies()[0].body, scene.content)
+
+    def test_a_cut_goes_on_at_the_byte(self) -> None:
+        talk, scene = self.scene(200_000)
+        for _ in range(20):
+            (asked,) = scene.source.open
+            asked.answer()
+            asked.send(7000)
+            asked.cut()
+        self.pour(scene)
+        self.assertEqual(talk.replies()[0].body, scene.content)
+        self.assertEqual(sum(map(len, scene.source.sent)), 200_000)
+
+    def test_an_upstream_that_never_sends_more_drops_the_client(self) -> None:
+        talk, scene = self.scene(200_000)
+        (asked,) = scene.source.open
+        asked.answer()
+        asked.send(7000)
+        asked.cut()
+        for _ in range(RELAY_TRIES):
+            (asked,) = scene.source.open
+            asked.answer()
+            asked.cut()
+        talk.clock.advance(0)
+        self.assertTrue(talk.wire.aborted)
+        self.assertEqual(scene.source.open, [])
+
+    def test_an_upstream_that_does_not_answer_at_all_is_502(self) -> None:
+        talk, scene = self.scene(200_000)
+        talk.clock.advance(RELAY_SILENCE)
+        (reply,) = talk.replies()
+        self.assertEqual(reply.status, 502)
+        self.assertIn(b"no answer in time", reply.body)
+        self.assertEqual(scene.source.open, [])
+
+    def test_what_upstream_refuses_is_what_the_client_is_told(self) -> None:
+        for error, status in (
+            (SourceRefused(blob_unknown("x")), 404),
+            (SourceFailed("upstream answered 500"), 502),
+        ):
+            talk, scene = self.scene(200_000, "Range: bytes=0-1999")
+            scene.source.open[0].refuse(error)
+            (reply,) = talk.replies()
+            self.assertEqual(reply.status, status)
+            self.assertFalse(
+                {"location", "etag", "content-range", "docker-content-digest"} & {*reply.headers}
+            )
+
+    def test_a_client_that_leaves_takes_its_request_upstream_with_it(self) -> None:
+        def before_the_answer(scene: Scene) -> None:
+            pass
+
+        def within_the_body(scene: Scene) -> None:
+            scene.source.open[0].answer()
+            scene.source.open[0].send(100)
+
+        def before_the_second_answer(scene: Scene) -> None:
+            scene.source.open[0].answer()
+            scene.source.open[0].send(100_000)
+
+        for moment in (before_the_answer, within_the_body, before_the_second_answer):
+            talk, scene = self.scene(300_000)
+            moment(scene)
+            self.assertEqual(len(scene.source.open), 1)
+            with capturedLogs() as events:
+                talk.wire.leave()
+            self.assertEqual(scene.source.open, [], moment)
+            self.assertEqual([event["left"] for event in events], [True])
+            self.assertEqual(talk.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_leaves_at_once_has_cost_little(self) -> None:
+        talk, scene = self.scene(50 * MIB)
+        scene.source.open[0].answer()
+        talk.wire.leave()
+        self.assertLessEqual(len(scene.source.asked[0].span), 65536)

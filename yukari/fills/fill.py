@@ -525,9 +525,11 @@ class Fill:
 
     def _advance(self) -> None:
         """Hash what is there; settle once everything is."""
-        if self.plan.whole and self._trickle is None and self.state is State.FILLING:
+        if self._stopped or self.state is not State.FILLING:
+            return
+        if self.plan.whole and self._trickle is None:
             self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
-        if self._hashing or self._stopped or self.state is not State.FILLING:
+        if self._hashing:
             return
         verifier = self._verifier
         assert verifier is not None

@@ -5,6 +5,7 @@ The resource tree: ``/``, ``/healthz``, ``/fills`` and ``/v2/``.
     /v2/NS/MODEL/manifests/REFERENCE   a manifest by tag or digest, never a redirect
     /v2/NS/MODEL/blobs/DIGEST          a blob, whole or one range of it
     /v2/NS/MODEL/tags/list             the tags that are stored
+    /v2/_catalog                       the models that are stored
 
 GET and HEAD only: a cache, not a place to push to.
 """
@@ -32,6 +33,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.library import Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
 from yukari.registry.sending import Broken, InThread, ReaderGone, Relay, send
 from yukari.spans import Span
@@ -63,7 +65,11 @@ def reply_json(request: Request, status: int, content: object) -> None:
 
 
 def reply_error(request: Request, error: RegistryError) -> None:
-    """A reply that tells an error."""
+    """A reply that tells an error, and nothing of what was asked for."""
+    for name in (b"etag", b"location", b"docker-content-digest"):
+        request.responseHeaders.removeHeader(name)
+    if error.status != 416:
+        request.responseHeaders.removeHeader(b"content-range")
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
     if error.status == 405:
@@ -232,6 +238,11 @@ class V2(ReadOnly):
         if parts in ([], [""]):
             reply_json(request, 200, {})
             return
+        if parts == ["_catalog"]:
+            page = Page.asked_by(request)
+            names = await self._registry.library.catalog(page.last, page.most + 1)
+            reply_json(request, 200, {"repositories": page.cut(list(map(str, names)), request)})
+            return
         if len(parts) != 4:
             raise RegistryError(
                 "NAME_INVALID",
@@ -248,8 +259,10 @@ class V2(ReadOnly):
         elif kind == "blobs":
             await _Blob(self._registry, request, name, _digest([last.encode("latin-1")])).reply()
         elif kind == "tags" and last == "list":
-            tags = await self._registry.library.tags(name)
-            reply_json(request, 200, {"name": str(name), "tags": [str(tag) for tag in tags]})
+            page = Page.asked_by(request)
+            tags = [str(tag) for tag in await self._registry.library.tags(name)]
+            behind = [tag for tag in tags if tag > page.last]
+            reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
 
@@ -378,6 +391,9 @@ class _Blob:
             if not request._disconnected:
                 request.channel.forceAbortClient()
             return
+        except ReaderGone as gone:
+            self._count(gone.sent)
+            raise
         self._count(sent)
         request.finish()
 

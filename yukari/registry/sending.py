@@ -43,7 +43,15 @@ InThread = Callable[..., Deferred[Any]]
 
 
 class ReaderGone(Exception):
-    """The client has closed its connection, or was dropped; nothing more can be sent."""
+    """
+    The client has closed its connection, or was dropped; nothing more can be sent.
+
+    ``sent`` bytes of the blob had left by ``sendfile``.
+    """
+
+    def __init__(self, sent: int = 0) -> None:
+        super().__init__(sent)
+        self.sent = sent
 
 
 class Progress:
@@ -148,6 +156,8 @@ class _FileSender:
         self._transport.unregisterProducer()
         self._transport.registerProducer(self, False)
         self._registered = True
+        # What the transport holds is ours to wait for; a channel that still does reads no request.
+        self._channel.resumeProducing()
 
     def _gone(self) -> bool:
         return bool(self._request._disconnected or not self._transport.connected)
@@ -208,7 +218,7 @@ class _FileSender:
         self._end(Failure(Broken(self._at - self._span.start, error)))
 
     def stopProducing(self) -> None:
-        self._end(Failure(ReaderGone()))
+        self._end(Failure(ReaderGone(self._at - self._span.start)))
 
     def _end(self, result: Any) -> None:
         if self.done.called:
@@ -397,6 +407,7 @@ class Relay:
         self._length = RELAY_FIRST
         self._body: Optional[_RelayBody] = None
         self._fetching: Optional[Deferred[Answer]] = None
+        self._progress: Optional[Progress] = None
         self._paused = False
         self._gone = False
 
@@ -423,8 +434,9 @@ class Relay:
         request.write(b"")
         if request._disconnected:
             raise ReaderGone
+        self._progress = progress = Progress(self._clock, request.channel.forceAbortClient)
+        progress.idle()
         request.registerProducer(self, True)
-        progress = Progress(self._clock, request.channel.forceAbortClient)
         tries = 0
         try:
             while self._at < self._end:
@@ -443,7 +455,6 @@ class Relay:
                 tries = 0 if came else tries + 1
                 if tries >= RELAY_TRIES:
                     raise SourceFailed("upstream broke off")
-                progress.made()
                 self._length = min(RELAY_LONGEST, self._length * 8)
         finally:
             progress.end()
@@ -465,12 +476,16 @@ class Relay:
     def pauseProducing(self) -> None:
         if not self._paused:
             self._paused = True
+            if self._progress is not None:
+                self._progress.made()
             if self._body is not None:
                 self._body.pause()
 
     def resumeProducing(self) -> None:
         if self._paused:
             self._paused = False
+            if self._progress is not None:
+                self._progress.idle()
             if self._body is not None:
                 self._body.resume()
 

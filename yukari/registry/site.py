@@ -46,6 +46,8 @@ class _Nowhere:
 class RegistryRequest(Request):
     """A request that counts what it sends and says at its end how it went."""
 
+    channel: Any
+    site: Any
     result: str = "-"
     """``hit``, ``fill``, ``miss``, ``relay`` or, where the question does not arise, ``-``."""
     sent_directly: int = 0
@@ -78,14 +80,14 @@ class RegistryRequest(Request):
             return
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
-        self.notifyFinish().addBoth(self._log)
+        self.notifyFinish().addBoth(self._log_end)
         super().process()
 
     def render(self, resrc: Any) -> None:
         self.setHeader(b"server", f"yukari/{__version__}".encode())
         super().render(resrc)
 
-    def _log(self, failure: object) -> None:
+    def _log_end(self, failure: object) -> None:
         if not self.site.log_requests:
             return
         address = self.getClientAddress()
@@ -111,6 +113,7 @@ class RegistryChannel(HTTPChannel):
     https first, and say or do something sensible only once they are answered.
     """
 
+    transport: Any
     _heard: bool = False
 
     def dataReceived(self, data: bytes) -> None:

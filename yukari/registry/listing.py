@@ -1,0 +1,54 @@
+"""
+Pages of names: ``n`` and ``last`` of ``/v2/_catalog`` and ``tags/list``.
+
+As the distribution specification has it: a page holds at most ``n`` names that
+sort behind ``last``, and a Link header names the next one where there is more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+from urllib.parse import urlencode
+
+from attrs import frozen
+
+from yukari.errors import RegistryError
+
+MOST = 1000
+"""Names on a page, also where more are asked for."""
+
+
+@frozen
+class Page:
+    """What a request asks for: at most ``most`` names behind ``last``."""
+
+    most: int
+    last: str
+
+    @classmethod
+    def asked_by(cls, request: Any) -> Page:
+        """From a request's query; `RegistryError` where ``n`` is no count."""
+        n = _one(request, b"n")
+        if n is None:
+            return cls(MOST, _one(request, b"last") or "")
+        if not n.isascii() or not n.isdigit() or not 0 < int(n[:9]):
+            raise RegistryError(
+                "PAGINATION_NUMBER_INVALID", f"n {n[:20]!a}: expected a number above 0", 400
+            )
+        return cls(min(MOST, int(n[:9])), _one(request, b"last") or "")
+
+    def cut(self, names: list[str], request: Any) -> list[str]:
+        """
+        The first ``most`` of ``names``, which lie behind ``last``; where more follow, a Link says so.
+        """
+        page = names[: self.most]
+        if len(names) > len(page):
+            query = urlencode({"n": self.most, "last": page[-1]})
+            link = f"<{request.path.decode('latin-1')}?{query}>; rel=\"next\""
+            request.setHeader(b"link", link.encode("latin-1"))
+        return page
+
+
+def _one(request: Any, name: bytes) -> Optional[str]:
+    values = request.args.get(name)
+    return values[0].decode("latin-1") if values else None
