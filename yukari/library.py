@@ -31,7 +31,7 @@ from yukari.upstream import Upstream
 
 log = Logger()
 
-KNOWN = 200_000
+KNOWN = 50_000
 """Blobs whose size and repository are remembered from the manifests that named them."""
 _LAST_TAG = Tag("z" * 80)
 """No tag sorts behind it."""
@@ -289,21 +289,23 @@ class Library(FillKeeper):
         return await self._size_upstream(name, digest)
 
     async def _size_stored(self, digest: Digest) -> Optional[int]:
-        """
-        The size of the stored blob; one that was cut by someone else does not count, and goes.
-        """
+        """The size of the stored blob, None where it is not here or was cut by someone else."""
         stored = await self.store.blob_size(digest)
+        return None if stored is None or await self._was_cut(digest, stored) else stored
+
+    async def _was_cut(self, digest: Digest, stored: int) -> bool:
+        """Whether a blob has not the size that its manifest says; then it is removed."""
         known = self._known.get(digest)
-        if stored is not None and known is not None and stored != known.blob.size:
-            log.error(
-                "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
-                digest=str(digest),
-                found=stored,
-                size=known.blob.size,
-            )
-            await self.store.forget_blob(digest)
-            return None
-        return stored
+        if known is None or stored == known.blob.size:
+            return False
+        log.error(
+            "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
+            digest=str(digest),
+            found=stored,
+            size=known.blob.size,
+        )
+        await self.store.forget_blob(digest)
+        return True
 
     async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
         known = self._known.get(digest)
@@ -320,11 +322,12 @@ class Library(FillKeeper):
         """
         for _ in range(2):
             fill = self.fills.get(digest)
-            if fill is None and await self._size_stored(digest) is not None:
-                stored = await self.store.open_blob(digest)
-                if stored is not None:
-                    return StoredBlob(stored)
             if fill is None:
+                stored = await self.store.open_blob(digest)
+                if stored is not None and not await self._was_cut(digest, stored.size):
+                    return StoredBlob(stored)
+                if stored is not None:
+                    stored.close()
                 size = await self._size_upstream(name, digest)
                 if digest not in self.fills and await self.store.blob_size(digest) is not None:
                     continue

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
 from yukari import __version__
@@ -107,8 +108,10 @@ def _end_well_on_sigterm(reactor: Any) -> None:
     """
 
     def stop() -> None:
-        if reactor.running:
+        try:
             reactor.stop()
+        except ReactorNotRunning:  # It is stopping already.
+            pass
 
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(stop))
 

@@ -306,19 +306,22 @@ class Upstream:
         url = self._path(name, "blobs", digest)
         response, _ = await self._ask("HEAD", url, USER_AGENT)
         length = header(response, b"content-length")
-        discard(response)
-        if response.code == 200 and length.isdigit():
-            return int(length)
         if response.code in (200, 405, 501):
+            discard(response)
+            if response.code == 200 and length.isdigit():
+                return int(length)
             return await self._size_by_range(url, digest)
         error = await self._refusal(response, f"blob {digest}", name, digest)
         raise blob_unknown(digest) if error.status == 404 else error
 
     async def _size_by_range(self, url: str, digest: Digest) -> int:
         try:
-            response, _ = await self.get(url, Span(0, 1))
+            asking = Deferred.fromCoroutine(self.get(url, Span(0, 1)))
+            response, _ = await within(HEADERS_WITHIN, asking, self._clock)
         except SourceFailed as error:
             raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
+        except (TimeoutError, ConnectTimeout):
+            raise upstream_silent(f"upstream {self.url.host} does not answer") from None
         found = _CONTENT_RANGE.fullmatch(header(response, b"content-range"))
         discard(response)
         if response.code == 206 and found and found[3] != "*":

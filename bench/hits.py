@@ -1,0 +1,78 @@
+"""Hits: what a stored blob's readers get, against nginx that sends the same file by sendfile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from bench import peers
+from bench.models import Blob, write_blob
+from bench.peers import Peer
+from bench.processes import python
+from bench.scale import GB, MB, Scale, workplace
+from bench.tables import Table, in_turns, median, ratio
+
+MODEL = "library/m"
+
+
+def read(peer: Peer, blob: Blob, readers: int, repeat: int = 1, *, split: bool = False) -> float:
+    """Bytes a second of all readers together."""
+    arguments = [
+        *("--url", f"{peer.url}/v2/{MODEL}/blobs/{blob.digest}", "--readers", str(readers)),
+        *("--repeat", str(repeat), "--end", str(blob.size), *(["--split"] if split else [])),
+    ]
+    found = json.loads(python("-m", "bench.readers", *arguments, timeout=300))
+    return float(found["bytes"] / found["seconds"])
+
+
+def run(scale: Scale) -> Iterator[Table]:
+    """Bytes a second and CPU a GB, with 1 to 64 readers."""
+    table = Table(
+        "hits",
+        "Hits: readers of one stored blob",
+        ["readers", "peer", "GB/s", "÷ nginx", "CPU s/GB"],
+    )
+    rounds = scale.of(5, 1)
+    size = scale.of(1000 * MB, 50 * MB)
+    with workplace(2 * size) as place, ExitStack() as stack:
+        blob = write_blob(place / "store" / "blobs", size)
+        store = place / "store"
+        found = [
+            stack.enter_context(peers.yukari(place, "http://127.0.0.1:9", "--offline", store=store))
+        ]
+        if peers.nginx_missing():
+            table.note(str(peers.nginx_missing()))
+        else:
+            found.append(stack.enter_context(peers.nginx_static(place, store)))
+        for readers in scale.of([1, 4, 16, 64], [1, 4]):
+            repeat = max(1, round(scale.of(3 * GB, size) / readers / size))
+            part = blob if readers <= 4 else Blob(blob.hex, size * 4 // readers)
+            used = {peer.name: 0.0 for peer in found}
+            rates = in_turns(
+                {peer.name: _measure(peer, part, readers, repeat, used) for peer in found}, rounds
+            )
+            total = rounds * readers * repeat * part.size / GB
+            for peer in found:
+                against = rates.get("nginx static")
+                table.add(
+                    readers,
+                    peer.name,
+                    median(rates[peer.name]) / GB,
+                    ratio(rates[peer.name], against) if against else None,
+                    used[peer.name] / total,
+                )
+    yield table
+
+
+def _measure(
+    peer: Peer, blob: Blob, readers: int, repeat: int, used: dict[str, float]
+) -> Callable[[], float]:
+    def measure() -> float:
+        assert peer.process is not None
+        before = peer.process.cpu()
+        rate = read(peer, blob, readers, repeat)
+        used[peer.name] += peer.process.cpu() - before
+        return rate
+
+    return measure

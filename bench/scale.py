@@ -1,0 +1,46 @@
+"""How much is measured: the whole, or as little as shows that everything still works."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import frozen
+
+MB = 1_000_000
+GB = 1_000_000_000
+SHM = Path("/dev/shm")
+
+T = TypeVar("T")
+
+
+@frozen
+class Scale:
+    """``quick`` is a smoke run; ``full`` adds what takes many minutes or many gigabytes."""
+
+    quick: bool = False
+    full: bool = False
+
+    def of(self, normal: T, quick: T, full: T | None = None) -> T:
+        """What to take in this run."""
+        if self.quick:
+            return quick
+        return full if self.full and full is not None else normal
+
+
+@contextmanager
+def workplace(room: int = GB) -> Iterator[Path]:
+    """A directory that goes when the bench ends: in memory where ``room`` bytes fit twice over."""
+    roomy = SHM.is_dir() and shutil.disk_usage(SHM).free > 2 * room
+    if roomy:
+        free = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        roomy = int(free["MemAvailable"].split()[0]) * 1024 > 2 * room
+    made = Path(tempfile.mkdtemp(prefix="yukari-bench-", dir=SHM if roomy else None))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
