@@ -113,7 +113,7 @@ class KillTests(ProcessCase):
         await until(lambda: upstream.counters.sent >= model.size // 2)
         self.assertEqual(await daemon.stop(), 0)
         await self.failing(pulling)
-        self.assertEqual([line["msg"] for line in daemon.lines if line is not daemon.banner], [])
+        self.assertEqual([line for line in daemon.lines if line != daemon.banner], [])
         daemon = await self.yukari(upstream.url, storage=storage)
         self.assert_whole(await pull(reactor, daemon.url, MODEL, SMALL16), model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)

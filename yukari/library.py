@@ -23,6 +23,7 @@ from yukari.blobs import Readable, StoredBlob
 from yukari.errors import RegistryError, blob_unknown, name_invalid
 from yukari.fills.crew import Crew
 from yukari.fills.fill import Fill, FillKeeper, State
+from yukari.fills.verify import Verifier
 from yukari.manifest import Descriptor, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
@@ -84,6 +85,7 @@ class Library(FillKeeper):
     _ends: dict[Fill, list[Deferred[None]]] = field(factory=dict, init=False)
     _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
     _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
+    _sound: dict[Digest, None] = field(factory=dict, init=False)
     _complete: OrderedDict[Digest, None] = field(factory=OrderedDict, init=False)
     _ensuring: dict[Digest, Deferred[None]] = field(factory=dict, init=False)
     _asking: dict[tuple[Any, ...], list[Deferred[Any]]] = field(factory=dict, init=False)
@@ -245,13 +247,12 @@ class Library(FillKeeper):
         task.addBoth(settle)
 
     async def _bring(self, name: ModelName, manifest: Manifest) -> None:
-        missing = False
+        missing = 0
         for blob in manifest.blobs:
-            if blob.digest not in self.fills and await self._size_stored(blob.digest) == blob.size:
-                continue
-            missing = True
-            if not self._stopping:
-                self._fill(blob.digest, blob.size, name).start()
+            if blob.digest in self.fills or await self._size_stored(blob.digest) is None:
+                missing += 1
+                if not self._stopping:
+                    self._fill(blob.digest, blob.size, name).start()
         if not missing:
             self._complete[manifest.digest] = None
             while len(self._complete) > KNOWN:
@@ -267,7 +268,7 @@ class Library(FillKeeper):
                 await self._end_of(fill)
             if fill is not None and isinstance(fill.error, RegistryError):
                 raise fill.error
-            if await self._size_stored(blob.digest) != blob.size:
+            if await self._size_stored(blob.digest) is None:
                 raise RegistryError("UNAVAILABLE", f"blob {blob.digest} is not stored", 503)
 
     async def _end_of(self, fill: Fill) -> None:
@@ -294,9 +295,17 @@ class Library(FillKeeper):
         return None if stored is None or await self._was_cut(digest, stored) else stored
 
     async def _was_cut(self, digest: Digest, stored: int) -> bool:
-        """Whether a blob has not the size that its manifest says; then it is removed."""
+        """
+        Whether a blob was changed by someone else; then it is removed.
+
+        A size that is not the manifest's raises the suspicion, the digest
+        decides: a manifest may lie about a blob that is another model's too.
+        """
         known = self._known.get(digest)
-        if known is None or stored == known.blob.size:
+        if known is None or stored == known.blob.size or digest in self._sound:
+            return False
+        if await self._once((digest, "sound"), self._is_sound, digest):
+            self._sound[digest] = None
             return False
         log.error(
             "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
@@ -306,6 +315,19 @@ class Library(FillKeeper):
         )
         await self.store.forget_blob(digest)
         return True
+
+    async def _is_sound(self, digest: Digest) -> bool:
+        file = await self.store.open_blob(digest)
+        if file is None:
+            return False
+        verifier = Verifier(file)
+        try:
+            await self._in_thread(verifier.advance, file.size)
+        except OSError:
+            return False
+        finally:
+            verifier.close()
+        return verifier.digest() == digest
 
     async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
         known = self._known.get(digest)
@@ -364,12 +386,17 @@ class Library(FillKeeper):
 
     def stop_fill(self, digest: Digest) -> Optional[Deferred[None]]:
         """Stop a blob's fill and throw away what came of it; None where there is no such fill."""
-        fill = self.fills.pop(digest, None)
+        fill = self.fills.get(digest)
         if fill is None:
             return None
+        error = RegistryError("UNAVAILABLE", "this transfer was stopped by the operator", 503)
+        return self._drop(fill, error)
+
+    def _drop(self, fill: Fill, error: RegistryError) -> Deferred[None]:
+        """Forget a fill and what came of it."""
+        self.fills.pop(fill.digest, None)
         self._forget_retry(fill)
         self._tell_end(fill)
-        error = RegistryError("UNAVAILABLE", "this transfer was stopped by the operator", 503)
         return Deferred.fromCoroutine(fill.discard(error))
 
     # what fills ask
@@ -388,6 +415,10 @@ class Library(FillKeeper):
         if fill.state is State.DONE:
             del self.fills[fill.digest]
             self._forget_retry(fill)
+        elif isinstance(fill.error, RegistryError) and fill.error.code == "SIZE_INVALID":
+            # The manifest that told its size was wrong: who asks next asks upstream for it.
+            self._known.pop(fill.digest, None)
+            self._drop(fill, fill.error)
         elif fill.state is State.DORMANT:
             self._retry_later(fill)
 
@@ -410,4 +441,5 @@ class Library(FillKeeper):
             Deferred.fromCoroutine(fill.stop())
             return
         wait = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(tried, 10))
+        wait = max(wait, fill.asked_to_wait())
         self._retries[fill] = (tried + 1, self._clock.callLater(wait, fill.start))

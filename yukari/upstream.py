@@ -98,7 +98,7 @@ def retry_after(response: IResponse, now: float) -> Optional[float]:
         return None
     try:
         seconds = float(text) if text.isdigit() else stringToDatetime(text.encode()) - now
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
@@ -308,7 +308,7 @@ class Upstream:
         length = header(response, b"content-length")
         if response.code in (200, 405, 501):
             discard(response)
-            if response.code == 200 and length.isdigit():
+            if response.code == 200 and length.isdecimal() and len(length) < 20:
                 return int(length)
             return await self._size_by_range(url, digest)
         error = await self._refusal(response, f"blob {digest}", name, digest)
@@ -380,9 +380,20 @@ async def follow(send: Any, url: str) -> tuple[IResponse, str]:
             return response, url
         discard(response)
         url = urljoin(url, location)
-        if urlsplit(url).scheme not in ("http", "https") or not url.isascii():
+        if not _can_be_asked(url):
             raise SourceFailed(f"a redirect to {url[:80]!a}: expected an http or https URL")
     raise SourceFailed(f"more than {HOPS} redirects")
+
+
+def _can_be_asked(url: str) -> bool:
+    parts = urlsplit(url)
+    # Reading ``port`` raises ValueError where there can be no such port.
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and parts.port != 0
+        and url.isascii()
+    )
 
 
 def announced(response: IResponse) -> Optional[Digest]:
@@ -399,7 +410,7 @@ def error_text(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "" if "<" in text else " ".join(text.split())[:300]
     if isinstance(found, dict):
         errors = found.get("errors")
@@ -531,6 +542,8 @@ class UpstreamBlob:
         return Span(first, last + 1)
 
     def _wrong_size(self, found: str) -> RegistryError:
-        return upstream_unreachable(
-            f"blob {self._digest} has {found} bytes upstream, its manifest says {self._size}"
+        return RegistryError(
+            "SIZE_INVALID",
+            f"blob {self._digest} has {found} bytes upstream, its manifest says {self._size}",
+            502,
         )

@@ -203,6 +203,15 @@ class Wire(StringTransport):
         self.aborted = self.disconnecting = True
         self.clock.callLater(0, self.leave, ConnectionAborted())
 
+    def pauseProducing(self) -> None:
+        self.producerState = "paused"
+
+    def resumeProducing(self) -> None:
+        self.producerState = "producing"
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
     def leave(self, reason: Optional[Exception] = None) -> None:
         """The client has gone."""
         if self.connected:

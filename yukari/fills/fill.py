@@ -240,8 +240,10 @@ class Fill:
     # what the library does
 
     def start(self) -> None:
-        """Ask the crew for connections, anew if the fill was dormant."""
+        """Ask the crew for connections, anew if the fill was dormant and upstream may be asked."""
         if self.state is State.DORMANT:
+            if self.asked_to_wait() > 0:
+                return
             self.state = State.QUEUED
             self.error = None
             self._failures = self._silences = 0
@@ -250,6 +252,10 @@ class Fill:
             self.source.retry()
         if self.state is State.QUEUED:
             self.crew.enlist(self)
+
+    def asked_to_wait(self) -> float:
+        """How many seconds from now upstream wishes to be left alone."""
+        return max(0.0, self._asked_to_wait_until - self._clock.seconds())
 
     def also_in(self, name: ModelName) -> None:
         """Another repository upstream has the blob too."""
