@@ -177,6 +177,7 @@ class RunningCase(TestCase):
             "upstream_registry": upstream.url,
             "storage": flags.get("storage") or os.path.abspath(self.mktemp()),
             "min_free": "0",
+            "grace": "0",
             **flags,
         }
         return Settings.read({name.replace("_", "-"): text for name, text in given.items()}, {})
@@ -186,13 +187,11 @@ class RunningCase(TestCase):
         upstream: Emulator,
         *,
         clock: Any = reactor,
-        prepare: Callable[[YukariService], None] = lambda _: None,
+        service: Callable[..., YukariService] = YukariService,
         **flags: Any,
     ) -> Daemon:
-        """A running daemon; ``prepare`` may change the service before it starts."""
-        service = YukariService(clock, self.settings(upstream, **flags))
-        prepare(service)
-        made = Daemon(service)
+        """A running daemon, of the kind that ``service`` makes."""
+        made = Daemon(service(clock, self.settings(upstream, **flags)))
         made.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made

@@ -6,16 +6,23 @@ Stock Ollama pulls through the daemon: ``ollama serve`` and ``ollama pull`` as t
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
+from ipaddress import IPv4Address
 
 from attrs import define
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from tests.emulator import Fault, Model
-from tests.processes import Process, ProcessCase, YukariProcess
+from tests.processes import Process, ProcessCase, YukariProcess, reactor
 
 OLLAMA = os.environ.get("YUKARI_TEST_OLLAMA") or shutil.which("ollama") or ""
 MODEL = "library/m:latest"
@@ -27,6 +34,8 @@ class Ollama(Process):
     """``ollama serve`` with an empty home."""
 
     home: str
+    trusted: str = "/dev/null"
+    """The file with the certificates that it trusts."""
 
     @property
     def address(self) -> str:
@@ -40,25 +49,27 @@ class Ollama(Process):
             "HOME": self.home,
             "OLLAMA_HOST": self.address or "127.0.0.1:0",
             "PATH": os.environ["PATH"],
+            "SSL_CERT_FILE": self.trusted,
         }
 
     def manifest(self, host: str, model: str) -> bytes:
         """The manifest's file of ``NAMESPACE/MODEL:TAG`` that came from ``host``."""
-        path = os.path.join(self._models, "manifests", host, *re.split("[/:]", model))
+        path = os.path.join(self.models, "manifests", host, *re.split("[/:]", model))
         with open(path, "rb") as file:
             return file.read()
 
     def blob(self, digest: str) -> str:
         """The path of a blob's file."""
-        return os.path.join(self._models, "blobs", digest.replace(":", "-"))
+        return os.path.join(self.models, "blobs", digest.replace(":", "-"))
 
     def forget(self) -> None:
         """Throw away all it pulled."""
-        shutil.rmtree(self._models)
-        os.makedirs(os.path.join(self._models, "blobs"))
+        shutil.rmtree(self.models)
+        os.makedirs(os.path.join(self.models, "blobs"))
 
     @property
-    def _models(self) -> str:
+    def models(self) -> str:
+        """Where it stores."""
         return os.path.join(self.home, ".ollama", "models")
 
 
@@ -68,17 +79,20 @@ class OllamaTests(ProcessCase):
     if not OLLAMA:
         skip = "no stock Ollama: none on PATH, and YUKARI_TEST_OLLAMA does not name one"
 
-    async def ollama(self) -> Ollama:
+    async def ollama(self, home: str = "", trusted: str = "/dev/null") -> Ollama:
         """A new one, serving."""
-        made = Ollama(self.directory())
+        made = Ollama(home or self.directory(), trusted)
         self.spawn(OLLAMA, "serve", environment=made.environment, process=made)
         await made.until(lambda: made.address)
         return made
 
+    def run_by(self, ollama: Ollama, *arguments: str) -> Process:
+        """A command of Ollama's, under way."""
+        return self.spawn(OLLAMA, *arguments, environment=ollama.environment)
+
     def begin_pull(self, ollama: Ollama, daemon: YukariProcess, model: str) -> Process:
         """``ollama pull``, under way."""
-        name = f"{daemon.host}/{model}"
-        return self.spawn(OLLAMA, "pull", "--insecure", name, environment=ollama.environment)
+        return self.run_by(ollama, "pull", "--insecure", f"{daemon.host}/{model}")
 
     async def pull_by(self, ollama: Ollama, daemon: YukariProcess, model: str = MODEL) -> None:
         """A pull that goes through."""
@@ -160,8 +174,7 @@ class OllamaTests(ProcessCase):
 
     async def test_who_forgets_insecure_is_told_at_once(self) -> None:
         daemon, ollama = await self.yukari(NOWHERE), await self.ollama()
-        name = f"{daemon.host}/{MODEL}"
-        pulling = self.spawn(OLLAMA, "pull", name, environment=ollama.environment)
+        pulling = self.run_by(ollama, "pull", f"{daemon.host}/{MODEL}")
         self.assertEqual(await pulling.ended, 1)
         self.assertIn("server gave HTTP response to HTTPS client", pulling.text)
 
@@ -173,3 +186,69 @@ class OllamaTests(ProcessCase):
         upstream.faults.clear()
         await upstream.down()
         self.assertIn("connection refused", await self.refused(ollama, daemon))
+
+    async def test_over_tls_nothing_is_insecure(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=20MB,300KB")
+        key, certificate = self.key_and_certificate()
+        bind = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+        daemon = await self.yukari(upstream.url, bind=bind)
+        ollama = await self.ollama(trusted=certificate)
+        pulling = self.run_by(ollama, "pull", f"{daemon.host}/{MODEL}")
+        self.assertEqual(await pulling.ended, 0, pulling.text)
+        self.assert_pulled(ollama, daemon, upstream.models[MODEL])
+
+    def key_and_certificate(self) -> tuple[str, str]:
+        """Files in PEM, for 127.0.0.1."""
+        directory, now = self.directory(), datetime.now(timezone.utc)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "yukari")])
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), 1)
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), False
+            )
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        with open(f"{directory}/key.pem", "wb") as file:
+            plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            file.write(key.private_bytes(pem, *plain))
+        with open(f"{directory}/certificate.pem", "wb") as file:
+            file.write(certificate.public_bytes(pem))
+        return f"{directory}/key.pem", f"{directory}/certificate.pem"
+
+    async def test_what_an_ollama_has_fills_a_cache(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3MB,300KB")
+        first, host = await self.ollama(), upstream.url.removeprefix("http://")
+        pulling = self.run_by(first, "pull", "--insecure", f"{host}/{MODEL}")
+        self.assertEqual(await pulling.ended, 0, pulling.text)
+        await first.stop()
+        await upstream.down()
+        daemon, second = await self.yukari(upstream.url, storage=first.models), await self.ollama()
+        await self.pull_by(second, daemon)
+        self.assert_pulled(second, daemon, upstream.models[MODEL])
+
+    async def test_a_cache_can_be_copied_into_an_ollama(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3MB,300KB")
+        storage, home = self.directory(), self.directory()
+        daemon = await self.yukari(upstream.url, storage=storage)
+        await self.pull(daemon, MODEL)
+        await self.idle(daemon)
+        copied = os.path.join(home, ".ollama", "models")
+        for name in ("blobs", "manifests"):
+            shutil.copytree(os.path.join(storage, name), os.path.join(copied, name))
+        ollama, host = await self.ollama(home), upstream.url.removeprefix("http://")
+        listing = self.run_by(ollama, "list")
+        self.assertEqual(await listing.ended, 0)
+        self.assertIn(f"{host}/{MODEL}", listing.text)
+        model = upstream.models[MODEL]
+        self.assertEqual(ollama.manifest(host, MODEL), model.manifest_bytes)
+        for digest, size in model.blobs:
+            self.assertEqual(os.path.getsize(ollama.blob(digest)), size)
+
+    async def idle(self, daemon: YukariProcess) -> None:
+        """Returns when nothing is on its way any more."""
+        while json.loads((await self.ask(f"{daemon.url}/fills"))[1])["fills"]:
+            await deferLater(reactor, 0.02, lambda: None)

@@ -65,6 +65,15 @@ class GenerationContract:
         self.assert_whole(pulled, upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
 
+    async def test_an_empty_layer_is_pulled_too(self: Any) -> None:
+        upstream = await self.upstream(f"{MODEL}=0,10")
+        daemon = await self.daemon(upstream)
+        for _ in range(2):
+            pulled = await self.pull(daemon, MODEL, self.generation)
+            self.assert_whole(pulled, upstream.models[MODEL])
+            await daemon.idle()
+            await upstream.down()
+
 
 class Classic16Tests(GenerationContract, RunningCase):
     """Ollama 0.12 and later."""

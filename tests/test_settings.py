@@ -15,16 +15,17 @@ from yukari.settings import (
     TIGRIS,
     Bind,
     InvalidSetting,
+    RegistryUrl,
     Setting,
     SettingError,
     Settings,
-    RegistryUrl,
 )
 from yukari.units import Connections, FreeSpace
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {
     "bind": (Bind(":9200", ("tcp:9200:interface=\\:\\:", "tcp:9200")),),
+    "admin_bind": (),
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "manifest_lifetime": 864_000.0,
     "invalidator_period": 1800.0,
@@ -35,6 +36,8 @@ DEFAULTS = {
     "spool_dir": None,
     "min_free": FreeSpace(percent=5.0),
     "upstream_connections": Connections(32, 64),
+    "shutdown_delay": 0.0,
+    "grace": 30.0,
     "slog_level": LogLevel.error,
     "log_format": "auto",
 }
@@ -61,6 +64,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(
             read(
                 BIND="127.0.0.1:80 [::1]:80",
+                ADMIN_BIND="localhost:1",
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
                 MANIFEST_LIFETIME="1h",
                 INVALIDATOR_PERIOD="1m",
@@ -71,6 +75,8 @@ class ReadTests(SynchronousTestCase):
                 SPOOL_DIR="~/spool",
                 MIN_FREE="10GiB",
                 UPSTREAM_CONNECTIONS="4",
+                SHUTDOWN_DELAY="5s",
+                GRACE="2m",
                 SLOG_LEVEL="debug",
                 LOG_FORMAT="JSON",
             ),
@@ -79,6 +85,7 @@ class ReadTests(SynchronousTestCase):
                     Bind("127.0.0.1:80", ("tcp:80:interface=127.0.0.1",)),
                     Bind("[::1]:80", ("tcp:80:interface=\\:\\:1",)),
                 ),
+                "admin_bind": (Bind("localhost:1", ("tcp:1:interface=localhost",)),),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "manifest_lifetime": 3600.0,
                 "invalidator_period": 60.0,
@@ -89,6 +96,8 @@ class ReadTests(SynchronousTestCase):
                 "spool_dir": "/home/x/spool",
                 "min_free": FreeSpace(bytes=10 * 2**30),
                 "upstream_connections": Connections(4, 8),
+                "shutdown_delay": 5.0,
+                "grace": 120.0,
                 "slog_level": LogLevel.debug,
                 "log_format": "json",
             },
@@ -126,6 +135,7 @@ class ReadTests(SynchronousTestCase):
     def test_what_is_wrong_is_one_line_that_names_it_as_it_was_given(self) -> None:
         wrong = {
             "bind": "nonsense",
+            "admin_bind": "nonsense",
             "upstream_registry": "registry.ollama.ai",
             "manifest_lifetime": "240",
             "invalidator_period": "0s",
@@ -136,6 +146,8 @@ class ReadTests(SynchronousTestCase):
             "spool_dir": "\0",
             "min_free": "5 percent",
             "upstream_connections": "64/32",
+            "shutdown_delay": "-1s",
+            "grace": "long",
             "slog_level": "LOUD",
             "log_format": "xml",
         }

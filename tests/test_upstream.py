@@ -266,7 +266,12 @@ class ManifestTests(UpstreamCase):
             (404, b"", 404, "no model"),
             (401, b"", 403, "private"),
             (403, b"{}", 403, "private"),
-            (412, b'{"errors":[{"message":"needs a newer\\nOllama"}]}', 412, "needs a newer Ollama"),
+            (
+                412,
+                b'{"errors":[{"message":"needs a newer\\nOllama"}]}',
+                412,
+                "needs a newer Ollama",
+            ),
             (412, HTML, 412, "newer version"),
             (429, b"slow down", 429, "slow down"),
             (500, HTML, 502, "answered 500"),
@@ -506,7 +511,9 @@ class BlobTests(BlobCase):
         found = self.fetch()
         line, headers = self.internet.last.asked
         self.assertEqual(line, f"GET /v2/library/m/blobs/{DIGEST}")
-        self.assertEqual((headers["range"], headers["accept-encoding"]), ("bytes=100-199", "identity"))
+        self.assertEqual(
+            (headers["range"], headers["accept-encoding"]), ("bytes=100-199", "identity")
+        )
         self.part(self.internet.last)
         answer = self.successResultOf(found)
         self.assertEqual((answer.span, answer.asked), (self.PART, True))

@@ -7,7 +7,7 @@ piece, and a busy upstream has far more than Twisted's 64 KiB ready each time.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -50,7 +50,7 @@ class _LargeReads:
 @define
 class _Endpoints:
     _reactor: Any
-    _policy: BrowserLikePolicyForHTTPS = field(factory=BrowserLikePolicyForHTTPS)
+    _policy: BrowserLikePolicyForHTTPS
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
@@ -67,10 +67,13 @@ class _Endpoints:
 class Connections:
     """
     An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.
+
+    ``policy`` says whose certificates are trusted, None for the system's.
     """
 
     _reactor: Any
     _most: int
+    _policy: Optional[BrowserLikePolicyForHTTPS] = None
     agent: Agent = field(init=False)
     _pool: HTTPConnectionPool = field(init=False)
 
@@ -78,7 +81,7 @@ class Connections:
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
-        endpoints = _Endpoints(self._reactor)
+        endpoints = _Endpoints(self._reactor, self._policy or BrowserLikePolicyForHTTPS())
         self.agent = Agent.usingEndpointFactory(self._reactor, endpoints, self._pool)
 
     def close(self) -> Deferred[None]:

@@ -25,6 +25,7 @@ from yukari.fills.crew import Crew
 from yukari.fills.fill import Fill, FillKeeper, State
 from yukari.fills.verify import Verifier
 from yukari.manifest import Descriptor, Manifest
+from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
 from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
@@ -74,6 +75,7 @@ class Library(FillKeeper):
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
     """The time of day, in seconds of the epoch."""
+    _metrics: Metrics = field(factory=Metrics)
     pulled: Callable[[ModelName, Tag, StoredManifest], None] = lambda *_: None
     """Told of each stored manifest that is asked for by its tag."""
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
@@ -380,9 +382,15 @@ class Library(FillKeeper):
             clock=self._clock,
             name=names[0],
             spool=spool,
+            metrics=self._metrics,
         )
+        self._metrics.fill_began()
         self.fills[digest] = fill
         return fill
+
+    def count_fills(self, state: str) -> int:
+        """How many fills are in the `State` of that value."""
+        return sum(1 for fill in self.fills.values() if fill.state.value == state)
 
     def stop_fill(self, digest: Digest) -> Optional[Deferred[None]]:
         """Stop a blob's fill and throw away what came of it; None where there is no such fill."""
@@ -412,6 +420,8 @@ class Library(FillKeeper):
         self._tell_end(fill)
         if self._stopping or self.fills.get(fill.digest) is not fill:
             return
+        seconds = self._clock.seconds() - fill.began_at
+        self._metrics.fill_ended(seconds, well=fill.state is State.DONE)
         if fill.state is State.DONE:
             del self.fills[fill.digest]
             self._forget_retry(fill)

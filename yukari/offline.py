@@ -24,6 +24,8 @@ def _missing(what: object) -> RegistryError:
 class Offline:
     """Has the methods of `yukari.upstream.Upstream`; each says that the cache is offline."""
 
+    circuit_open = False
+
     async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
         raise _missing(f"{name}:{reference}")
 

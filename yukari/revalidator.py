@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from yukari.errors import RegistryError
 from yukari.library import Library
 from yukari.manifest import Manifest
+from yukari.metrics import Metrics
 from yukari.names import ModelName, Tag
 from yukari.storage.interface import NoRoom, StoredManifest
 
@@ -62,6 +63,7 @@ class Revalidator:
     _lifetime: float
     _refresh_after: float
     _now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
     _loop: LoopingCall = field(init=False)
     _checking: dict[Key, Deferred[None]] = field(factory=dict, init=False)
     _failed: dict[Key, _Failed] = field(factory=dict, init=False)
@@ -153,6 +155,7 @@ class Revalidator:
             return
         if self._stopped:
             return
+        self._metrics.revalidated("failed")
         times = self._failed[key].times + 1 if key in self._failed else 1
         wait = min(self._lifetime, max(RETRY_FIRST, self._period) * 2 ** min(times - 1, 20))
         self._failed[key] = _Failed(times, self._now() + wait)
@@ -177,10 +180,12 @@ class Revalidator:
             there = fresh.digest
         if stored is not None and there == stored.manifest.digest:
             await library.store.touch_manifest(name, tag, there, self._now())
+            self._metrics.revalidated("same")
             return
         assert fresh is not None
         await library.bring_whole(name, fresh)
         await library.store.put_manifest(name, tag, fresh, self._now())
+        self._metrics.revalidated("replaced")
         log.info("{name}:{tag}: now {digest}", name=str(name), tag=str(tag), digest=str(there))
 
 

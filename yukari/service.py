@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -26,12 +26,16 @@ from twisted.python.threadpool import ThreadPool
 
 from yukari import __version__
 from yukari.connections import Connections
+from yukari.drain import Drain
 from yukari.fills.crew import Crew
 from yukari.library import Library
 from yukari.logs import end
+from yukari.metrics import PrometheusMetrics
 from yukari.offline import Offline
+from yukari.readiness import Readiness
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
+from yukari.registry.telling import Numbers, Ready
 from yukari.revalidator import Revalidator
 from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
@@ -98,39 +102,64 @@ class YukariService(Service):
     _reactor: Any
     _settings: Settings
     ports: list[IListeningPort] = field(factory=list, init=False)
+    admin_ports: list[IListeningPort] = field(factory=list, init=False)
+    metrics: PrometheusMetrics = field(init=False)
     _threads: DiskThreads = field(init=False)
     _store: Store = field(init=False)
     _connections: Connections = field(init=False)
     _library: Library = field(init=False)
     _revalidator: Revalidator = field(init=False)
+    _drain: Drain = field(init=False)
     _site: RegistrySite = field(init=False)
+    _admin_site: RegistrySite = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
         self._threads = DiskThreads(self._reactor)
+        self.metrics = PrometheusMetrics(self._reactor)
         self._store = self._make_store()
         bounds = settings.upstream_connections
         self._connections = Connections(self._reactor, bounds.in_all)
+        upstream = (
+            Offline()
+            if settings.offline
+            else Upstream(
+                settings.upstream_registry, self._connections.agent, self._reactor, self.metrics
+            )
+        )
         self._library = Library(
             store=self._store,
-            upstream=Offline()
-            if settings.offline
-            else Upstream(settings.upstream_registry, self._connections.agent, self._reactor),
+            upstream=upstream,
             crew=Crew(self._reactor, bounds.per_blob, bounds.in_all),
             in_thread=self._threads,
             clock=self._reactor,
+            metrics=self.metrics,
         )
+        self.metrics.watch(self._library.count_fills, lambda: upstream.circuit_open)
         self._revalidator = Revalidator(
             library=self._library,
             clock=self._reactor,
             period=settings.invalidator_period,
             lifetime=settings.manifest_lifetime,
             refresh_after=settings.revalidate_after,
+            metrics=self.metrics,
         )
         root = make_root(
             self._library, self._reactor, self._threads, settings.upstream_registry.url
         )
-        self._site = RegistrySite(root, self._reactor)
+        self._drain = Drain(self._reactor)
+        root.putChild(b"readyz", Ready(Readiness(self._store, self._drain, self._reactor)))
+        root.putChild(b"metrics", Numbers(self.metrics))
+        self._site, self._admin_site = (
+            RegistrySite(
+                root,
+                self._reactor,
+                drain=self._drain,
+                metrics=self.metrics,
+                is_admins=is_admins,
+            )
+            for is_admins in (False, True)
+        )
 
     def _make_store(self) -> Store:
         settings = self._settings
@@ -152,22 +181,24 @@ class YukariService(Service):
         super().privilegedStartService()
         open_files_limit()
         for bind in self._settings.bind:
-            self._listen(bind)
+            self.ports.append(self._listen("BIND", bind, self._site))
+        for bind in self._settings.admin_bind:
+            self.admin_ports.append(self._listen("ADMIN_BIND", bind, self._admin_site))
 
-    def _listen(self, bind: Bind) -> None:
+    def _listen(self, setting: str, bind: Bind, site: RegistrySite) -> IListeningPort:
         for description in bind.descriptions:
             last = description == bind.descriptions[-1]
             endpoint = serverFromString(self._reactor, description)
             try:
-                self.ports.append(at_once(endpoint.listen(self._site)))
-                return
+                return cast(IListeningPort, at_once(endpoint.listen(site)))
             except CannotListenError as error:
                 reason = error.socketError
                 if last or getattr(reason, "errno", None) == 98:
-                    end(f"BIND {bind.text}: cannot listen there: {reason}")
+                    end(f"{setting} {bind.text}: cannot listen there: {reason}")
             except Exception as error:
                 if last:
-                    end(f"BIND {bind.text}: cannot listen there: {error}")
+                    end(f"{setting} {bind.text}: cannot listen there: {error}")
+        raise AssertionError("a Bind has a description")
 
     def startService(self) -> None:
         """Take the store in hand, take up what was on its way, and say so."""
@@ -178,6 +209,7 @@ class YukariService(Service):
             end(error)
         at_once(Deferred.fromCoroutine(self._library.start()))
         self._threads.start()
+        self.metrics.start()
         if not self._settings.offline:
             self._library.pulled = self._revalidator.pulled
             self._revalidator.start()
@@ -199,16 +231,27 @@ class YukariService(Service):
     # stop
 
     def stopService(self) -> Deferred[None]:
-        """Close the ports, leave the fills where they stand, let go of the store."""
+        """
+        Close the ports, let transfers end, leave the fills where they stand, let go of the store.
+        """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """Wait for no transfer any more: whoever wants the end has asked for it again."""
+        self._drain.hurry()
+
     async def _stop(self) -> None:
-        await DeferredList([Deferred.fromCoroutine(_close(port)) for port in self.ports])
         await self._revalidator.stop()
+        await self._drain.pause(self._settings.shutdown_delay)
+        ports = self.ports + self.admin_ports
+        await DeferredList([Deferred.fromCoroutine(_close(port)) for port in ports])
+        await self._drain.close(self._settings.grace)
         await self._library.stop()
+        self._drain.cut()
         await self._connections.close()
         await self._store.stop()
+        self.metrics.stop()
         self._threads.stop()
 
 

@@ -244,6 +244,15 @@ SETTINGS: tuple[Setting, ...] = (
         several=True,
     ),
     Setting(
+        "admin_bind",
+        Bind.parse,
+        None,
+        "Where else to listen, for admins: whoever connects there may read /metrics and stop fills,"
+        " which otherwise only this machine may; as BIND.",
+        default_shown="nowhere",
+        several=True,
+    ),
+    Setting(
         "upstream_registry",
         RegistryUrl.parse,
         "https://registry.ollama.ai/",
@@ -312,6 +321,18 @@ SETTINGS: tuple[Setting, ...] = (
         "Connections to upstream: at most so many for one blob / so many in all.",
     ),
     Setting(
+        "shutdown_delay",
+        parse_duration,
+        "0s",
+        "How long the port stays open once SIGTERM has made /readyz fail, a duration.",
+    ),
+    Setting(
+        "grace",
+        parse_duration,
+        "30s",
+        "How long transfers under way may take to end, once the port is closed, a duration.",
+    ),
+    Setting(
         "slog_level",
         _level,
         "ERROR",
@@ -332,6 +353,7 @@ class Settings:
     """What was set, parsed; times in seconds. A field for every row of `SETTINGS`."""
 
     bind: tuple[Bind, ...]
+    admin_bind: tuple[Bind, ...]
     upstream_registry: RegistryUrl
     manifest_lifetime: float
     invalidator_period: float
@@ -345,6 +367,8 @@ class Settings:
     """An absolute path; None for inside the store's directory, never so with `TIGRIS`."""
     min_free: FreeSpace
     upstream_connections: Connections
+    shutdown_delay: float
+    grace: float
     slog_level: NamedConstant
     """One of `twisted.logger.LogLevel`."""
     log_format: str

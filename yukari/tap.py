@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -93,27 +93,36 @@ def makeService(options: Options) -> IService:
 
     from yukari.service import YukariService
 
-    reactor.callWhenRunning(_end_well_on_sigterm, reactor)
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
-    YukariService(reactor, settings).setServiceParent(service)
+    yukari = YukariService(reactor, settings)
+    yukari.setServiceParent(service)
+    reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
     return service
 
 
-def _end_well_on_sigterm(reactor: Any) -> None:
+def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
     """
-    Status 0 for being told to stop and having stopped.
+    SIGTERM and Ctrl-C begin the end, a second one hurries it.
 
-    twistd would end by the signal itself, which Docker and others report as a failure, 143.
+    For SIGTERM the status is 0: twistd would end by the signal itself, which
+    Docker and others report as a failure, 143.
     """
 
     def stop() -> None:
         try:
             reactor.stop()
         except ReactorNotRunning:  # It is stopping already.
-            pass
+            hurry()
 
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(stop))
+    def told(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            reactor._exitSignal = number
+        reactor.callFromThread(stop)
+
+    signal.signal(signal.SIGTERM, told)
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+        signal.signal(signal.SIGINT, told)
 
 
 def main() -> None:

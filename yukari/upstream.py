@@ -19,7 +19,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -40,6 +40,7 @@ from yukari.errors import (
 from yukari.fills.pace import HostPace
 from yukari.fills.source import Answer, SourceFailed, SourceRefused
 from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
+from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.settings import RegistryUrl
 from yukari.spans import Span
@@ -169,6 +170,35 @@ def discard(response: IResponse) -> None:
     response.deliverBody(protocol)
 
 
+class _Counting(Protocol):
+    """Stands before the protocol that takes a body and counts what comes."""
+
+    def __init__(self, taker: Any, metrics: Metrics) -> None:
+        self._taker = taker
+        self._metrics = metrics
+
+    def makeConnection(self, transport: Any) -> None:
+        self._taker.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._metrics.received(len(data))
+        self._taker.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        self._taker.connectionLost(reason)
+
+
+@define
+class _Counted:
+    """A blob's body, counted as it is read."""
+
+    _response: IResponse
+    _metrics: Metrics
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        self._response.deliverBody(_Counting(protocol, self._metrics))
+
+
 @define(eq=False)
 class Upstream:
     """
@@ -179,6 +209,7 @@ class Upstream:
     url: RegistryUrl
     _agent: IAgent
     _clock: IReactorTime
+    _metrics: Metrics = field(factory=Metrics)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
@@ -187,6 +218,11 @@ class Upstream:
     def __attrs_post_init__(self) -> None:
         self._circuit = Circuit(self._clock)
         self._treq = HTTPClient(self._agent)
+
+    @property
+    def circuit_open(self) -> bool:
+        """Whether it is taken to be down, and questions are answered without asking it."""
+        return self._circuit.is_open
 
     # manifests
 
@@ -514,7 +550,7 @@ class UpstreamBlob:
         asked = response.code == 206 or found == span
         if response.code == 206:
             pace.ranges = True
-        return Answer(found, asked, pace, response)
+        return Answer(found, asked, pace, _Counted(response, self._upstream._metrics))
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code in (429, 503):

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.doubles import NAME, ScriptedDisk, Scene, content_of
+from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import WITHHELD, FillReader, State

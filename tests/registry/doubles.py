@@ -156,6 +156,9 @@ class Shelf:
     async def tags(self, name: ModelName) -> list[Tag]:
         return [Tag("latest")]
 
+    async def catalog(self, last: str, most: int) -> list[ModelName]:
+        return [NAME]
+
 
 class Wire(StringTransport):
     """

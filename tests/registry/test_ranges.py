@@ -73,9 +73,7 @@ class RangeTests(SynchronousTestCase):
         self, first: int, size: int, some: int, more: int
     ) -> None:
         plain = parsed(f"bytes={first}-{first + 3}", size)
-        self.assertEqual(
-            parsed(f"bytes={'0' * some}{first}-{'0' * more}{first + 3}", size), plain
-        )
+        self.assertEqual(parsed(f"bytes={'0' * some}{first}-{'0' * more}{first + 3}", size), plain)
 
     @given(st.one_of(st.text(), ends(), st.text().map("bytes={}".format)), sizes())
     def test_any_text_is_a_part_of_the_blob_the_whole_or_not_satisfiable(
@@ -87,8 +85,14 @@ class RangeTests(SynchronousTestCase):
 
     @given(st.integers(0, 10**4000), st.integers(0, 10**4000), sizes(2**62))
     def test_numbers_of_any_length_are_read(self, first: int, last: int, size: int) -> None:
-        digits = [f"{each:x}".translate(str.maketrans("abcdef", "012345")) for each in (first, last)]
-        for text in (f"bytes={digits[0]}-{digits[1]}", f"bytes={digits[0]}-", f"bytes=-{digits[1]}"):
+        digits = [
+            f"{each:x}".translate(str.maketrans("abcdef", "012345")) for each in (first, last)
+        ]
+        for text in (
+            f"bytes={digits[0]}-{digits[1]}",
+            f"bytes={digits[0]}-",
+            f"bytes=-{digits[1]}",
+        ):
             found = parsed(text, size)
             if isinstance(found, Span):
                 self.assertTrue(0 <= found.start < found.end <= size)

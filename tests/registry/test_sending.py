@@ -1,4 +1,4 @@
-"""A blob's bytes on their way to a client: by ``sendfile``, by reads, and straight from upstream."""
+"""A blob's bytes on their way to a client: by ``sendfile``, by reads, straight from upstream."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ class SocketCase(TestCase):
         self.clock = Clock()
         self.disk = ScriptedDisk()
         library: Any = self.shelf
-        self.site = RegistrySite(make_root(library, self.clock, self.disk, "http://up/"), self.clock)
+        self.site = RegistrySite(
+            make_root(library, self.clock, self.disk, "http://up/"), self.clock
+        )
         self.port = reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
         self.channels: list[Any] = []

@@ -54,7 +54,9 @@ class EdgeTests(SynchronousTestCase):
 
     def test_a_large_body_is_refused_before_it_is_sent(self) -> None:
         talk = Talk()
-        talk.say(b"POST /v2/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (LARGEST_BODY + 1))
+        talk.say(
+            b"POST /v2/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (LARGEST_BODY + 1)
+        )
         self.assertEqual([reply.status for reply in talk.replies()], [413])
         talk.clock.advance(0)
         self.assertFalse(talk.wire.connected)
@@ -81,7 +83,11 @@ class EdgeTests(SynchronousTestCase):
         self.assertEqual([event["log_format"] for event in events if "status" in event], [])
 
     def test_forms_are_not_read(self) -> None:
-        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "\xff"):
+        for kind in (
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=b",
+            "\xff",
+        ):
             talk = Talk()
             talk.ask("/v2/", f"Content-Type: {kind}", "Content-Length: 5", method="POST")
             talk.say(b"a=b&c")

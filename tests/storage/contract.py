@@ -88,6 +88,10 @@ class StoreContract(_Base):
         self.assertTrue(described)
         self.assertNotIn("\n", described)
 
+    async def test_a_store_that_works_says_so(self) -> None:
+        store = await self.started()
+        self.assertIsNone(await store.check())  # type: ignore[func-returns-value]
+
     async def test_an_empty_store_has_nothing(self) -> None:
         store = await self.started()
         self.assertIsNone(await store.get_manifest(NAME, LATEST))

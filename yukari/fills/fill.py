@@ -33,6 +33,7 @@ from yukari.fills.lane import Lane
 from yukari.fills.plan import Plan
 from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.fills.verify import Verifier
+from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.spans import Span, SpanSet
 from yukari.storage.interface import BlobFile, NoRoom, Spool
@@ -191,6 +192,7 @@ class Fill:
     name: ModelName
     """The model by which it was first asked for."""
     spool: Optional[Spool] = None
+    _metrics: Metrics = field(factory=Metrics)
     state: State = field(default=State.QUEUED, init=False)
     error: Optional[Exception] = field(default=None, init=False)
     """Why there will be no more bytes for now."""
@@ -225,6 +227,8 @@ class Fill:
     _logged_at: float = field(init=False)
     _trickle: Optional[IDelayedCall] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+    _said: bool = field(default=False, init=False)
+    """That there is no room for it: each reader tries anew."""
 
     def __attrs_post_init__(self) -> None:
         self._cap = self.crew.per_blob
@@ -291,13 +295,15 @@ class Fill:
             self._plan_from(self.spool.covered())
         except (NoRoom, OSError) as error:
             if not self._stopped:
-                log.warn("{digest}: not stored: {error}", digest=str(self.digest), error=str(error))
+                say, self._said = (log.debug if self._said else log.warn), True
+                say("{digest}: not stored: {error}", digest=str(self.digest), error=str(error))
                 self._end(State.DORMANT, SpoolLost(str(error)))
             return
         finally:
             self._opening = False
         if self._stopped:
             return
+        self._said = False
         self.state = State.FILLING
         self._advance()
         self._wake_all()
@@ -402,6 +408,7 @@ class Fill:
     def _failed(self, error: SourceFailed, lane: Lane) -> None:
         now = self._clock.seconds()
         self.retries += 1
+        self._metrics.retried()
         self._last_failure = error
         if error.busy:
             self._cap = max(1, min(self._cap, len(self.lanes) + 1) // 2)
@@ -616,6 +623,7 @@ class Fill:
 
     async def _wrong(self, found: Digest) -> None:
         """What came hashes to something else: nobody gets more of it, and it is tried once more."""
+        self._metrics.mismatched()
         log.error(
             "{digest}: upstream sent {found}: thrown away, attempt {attempt}",
             digest=str(self.digest),

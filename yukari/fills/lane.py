@@ -71,12 +71,12 @@ class Lane:
             raise SourceFailed(self._dropped or "the connection broke")
 
     async def _read(self, answer: Answer) -> bool:
+        if self._dropped is None and not self.fill.answered(self, answer):
+            # The blob comes from its first byte: the claim is nobody's, free bytes are admitted.
+            self.fill.plan.release(self.claim)
         if self._dropped is not None:
             answer.body.deliverBody(_BodyReader(self, 0, 0, asked=False))
             return False
-        if not self.fill.answered(self, answer):
-            # The blob comes from its first byte: the claim is nobody's, free bytes are admitted.
-            self.fill.plan.release(self.claim)
         self._body = _BodyReader(self, answer.span.start, answer.span.end, asked=answer.asked)
         answer.body.deliverBody(self._body)
         return await self._body.ended

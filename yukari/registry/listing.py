@@ -31,7 +31,7 @@ class Page:
         n = _one(request, b"n")
         if n is None:
             return cls(MOST, _one(request, b"last") or "")
-        if not n.isascii() or not n.isdigit() or not 0 < int(n[:9]):
+        if not n.isascii() or not n.isdigit() or int(n[:9]) == 0:
             raise RegistryError(
                 "PAGINATION_NUMBER_INVALID", f"n {n[:20]!a}: expected a number above 0", 400
             )
@@ -39,7 +39,7 @@ class Page:
 
     def cut(self, names: list[str], request: Any) -> list[str]:
         """
-        The first ``most`` of ``names``, which lie behind ``last``; where more follow, a Link says so.
+        The first ``most`` of ``names``, which lie behind ``last``; a Link says where more follow.
         """
         page = names[: self.most]
         if len(names) > len(page):

@@ -16,7 +16,6 @@ import json
 from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any, Optional
-from urllib.parse import unquote_to_bytes
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -160,7 +159,7 @@ class Health(ReadOnly):
 
 class Fills(Resource):
     """
-    ``/fills``: what is on its way; ``DELETE /fills/DIGEST``, from this machine only, stops one.
+    ``/fills``: what is on its way; ``DELETE /fills/DIGEST``, for admins only, stops one.
     """
 
     isLeaf = True
@@ -189,8 +188,7 @@ class Fills(Resource):
         reply_json(request, 200, {"fills": [fill.facts() for fill in fills]})
 
     async def _stop(self, request: Request) -> None:
-        if not _is_local(request):
-            raise RegistryError("DENIED", "fills are stopped from this machine only", 403)
+        check_admin(request)
         stopping = self._library.stop_fill(_digest(request.postpath))
         if stopping is None:
             raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
@@ -205,7 +203,15 @@ def _digest(path: Optional[list[bytes]]) -> Digest:
         raise RegistryError("DIGEST_INVALID", str(error), 400) from None
 
 
+def check_admin(request: Request) -> None:
+    """`RegistryError` where a request comes neither to the admins' port nor from this machine."""
+    if not (request.site.is_admins or _is_local(request)):
+        raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
+
+
 def _is_local(request: Request) -> bool:
+    if request.getHeader(b"x-forwarded-for") or request.getHeader(b"forwarded"):
+        return False  # a proxy on this machine passes on whom it likes
     host = getattr(request.getClientAddress(), "host", None)
     if host is None:
         return True  # a Unix socket
@@ -286,9 +292,9 @@ class V2(ReadOnly):
 
 
 def _text(part: bytes) -> str:
-    """A path's part; `RegistryError` where it could not be part of any name."""
+    """A path's decoded part; `RegistryError` where it could not be part of any name."""
     try:
-        return unquote_to_bytes(part).decode("ascii")
+        return part.decode("ascii")
     except UnicodeDecodeError:
         raise name_invalid("names have no characters beyond ASCII") from None
 

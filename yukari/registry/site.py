@@ -13,6 +13,8 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from yukari import __version__
+from yukari.drain import Drain
+from yukari.metrics import Metrics
 
 log = Logger()
 
@@ -53,6 +55,7 @@ class RegistryRequest(Request):
     sent_directly: int = 0
     """Bytes of body that left by ``sendfile``, past `write`."""
     _began: float = 0.0
+    _first_byte: Optional[float] = None
     _body: int = 0
     _refused: bool = False
 
@@ -87,7 +90,20 @@ class RegistryRequest(Request):
         self.setHeader(b"server", f"yukari/{__version__}".encode())
         super().render(resrc)
 
+    def write(self, data: bytes) -> None:
+        if self._first_byte is None:
+            self._first_byte = self.site.clock.seconds() - self._began
+        super().write(data)
+
     def _log_end(self, failure: object) -> None:
+        self.site.metrics.replied(
+            path=self.path,
+            method=self.method,
+            status=self.code,
+            result=self.result,
+            sent=self.sentLength + self.sent_directly,
+            first_byte=self._first_byte,
+        )
         if not self.site.log_requests:
             return
         address = self.getClientAddress()
@@ -113,8 +129,27 @@ class RegistryChannel(HTTPChannel):
     https first, and say or do something sensible only once they are answered.
     """
 
+    site: Any
     transport: Any
     _heard: bool = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.drain.joined(self)
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        super().connectionLost(reason)
+        self.site.drain.left(self)
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.site.drain.closes(self)
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        if self.site.drain.stopping:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))
 
     def dataReceived(self, data: bytes) -> None:
         if not self._heard and data.startswith(TLS_HANDSHAKE):
@@ -135,16 +170,29 @@ class RegistryChannel(HTTPChannel):
 
 
 class RegistrySite(Site):
-    """The site of a resource tree; ``clock`` is that of the log's seconds."""
+    """
+    The site of a resource tree; ``clock`` is that of the log's seconds, ``drain`` has its
+    connections. Whoever reaches one that ``is_admins`` may do what else only this machine may.
+    """
 
     protocol = RegistryChannel  # type: ignore[assignment]
     displayTracebacks = False
 
     def __init__(
-        self, resource: IResource, clock: IReactorTime, *, log_requests: bool = True
+        self,
+        resource: IResource,
+        clock: IReactorTime,
+        *,
+        drain: Optional[Drain] = None,
+        metrics: Optional[Metrics] = None,
+        is_admins: bool = False,
+        log_requests: bool = True,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
         self.clock = clock
+        self.drain = drain or Drain(clock)
+        self.metrics = metrics or Metrics()
+        self.is_admins = is_admins
         self.log_requests = log_requests
 
     def log(self, request: Any) -> None:

@@ -22,41 +22,34 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, Optional, cast
 
 from attrs import Attribute, define, field
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from yukari.fills.source import BlobSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.storage.blobfile import FileBlob
+from yukari.storage.diskwork import DiskWork, InThread
 from yukari.storage.durable import make_directories, remove, sync_directory, temporary, write_all
 from yukari.storage.interface import (
     BlobFile,
     ManifestEntry,
-    NoRoom,
     Spool,
     StoredManifest,
     StoreUnusable,
 )
 from yukari.storage.lock import DirectoryLock
-from yukari.storage.manifestcache import ManifestCache
+from yukari.storage.manifestcache import Loaded, ManifestCache
 from yukari.storage.manifestfiles import ManifestFiles
-from yukari.storage.room import Reservation, Room, Statvfs
-from yukari.storage.spoolfile import COVER, COVER_MADE, DATA, SpoolFile
+from yukari.storage.room import Room, Statvfs
+from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
 from yukari.units import FreeSpace
 
-T = TypeVar("T")
-InThread = Callable[..., Deferred[Any]]
-"""Calls a function with arguments in a disk thread: ``deferToThreadPool`` without its first two."""
-
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
-_SPOOL = re.compile(
-    rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _BLOCK = 1024 * 1024
 
@@ -71,7 +64,7 @@ def _is_host(_: object, __: Attribute[str], value: str) -> None:
 
 
 @define(eq=False)
-class DirectoryStore:
+class DirectoryStore(DiskWork):
     """
     `Store` in the directory ``path``, of what ``upstream_host`` (with its port, if need be) has.
 
@@ -88,7 +81,7 @@ class DirectoryStore:
     spool_dir: Optional[str] = None
     min_free: FreeSpace = FreeSpace(percent=5.0)
     _statvfs: Statvfs = os.statvfs
-    _cache: ManifestCache = field(init=False)
+    _cache: ManifestCache[Loaded] = field(init=False)
     _files: ManifestFiles = field(init=False)
     _changes: int = field(default=0, init=False)
     """How often a manifest was put or touched."""
@@ -117,10 +110,15 @@ class DirectoryStore:
     async def start(self) -> None:
         await self._run(self._take_hold)
 
+    def interrupt(self) -> None:
+        pass
+
     async def stop(self) -> None:
-        while self._under_way:
-            await DeferredList(list(self._under_way))
+        await self._disk_work_ended()
         self._let_go()
+
+    async def check(self) -> None:
+        await self._run(self._look)
 
     # manifests
 
@@ -175,6 +173,9 @@ class DirectoryStore:
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         return await self._run(self._open_blob, digest, undo=_close)
 
+    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+        return None
+
     async def forget_blob(self, digest: Digest) -> None:
         await self._run(self._forget_blob, digest)
 
@@ -200,37 +201,6 @@ class DirectoryStore:
                 self._cache.forget(key)
 
         return ended
-
-    def _run(
-        self,
-        work: Callable[..., T],
-        *args: Any,
-        ended: Callable[[], None] = lambda: None,
-        undo: Callable[[T], object] = lambda _: None,
-    ) -> Deferred[T]:
-        """
-        Call ``work`` in a disk thread; then ``ended``, in the reactor's.
-
-        Cancelling the Deferred leaves the thread to end its work; ``undo`` then
-        takes what came of it.
-        """
-        answer: Deferred[T] = Deferred()
-        under_way = self._in_thread(work, *args)
-        self._under_way.add(under_way)
-
-        def done(result: Any, failed: bool) -> None:
-            self._under_way.discard(under_way)
-            ended()
-            if answer.called:
-                if not failed:
-                    undo(result)
-            elif failed:
-                answer.errback(result)
-            else:
-                answer.callback(result)
-
-        under_way.addCallbacks(done, done, (False,), {}, (True,), {})
-        return answer
 
     # in a disk thread: taking hold
 
@@ -269,6 +239,17 @@ class DirectoryStore:
                 raise
             where, why = error.filename or self.path, error.strerror or error
             raise StoreUnusable(f"cannot store in {self.path}: {where}: {why}") from None
+
+    def _look(self) -> None:
+        assert self.spool_dir is not None
+        for path in (os.path.join(self.path, "blobs"), self._own("manifests"), self.spool_dir):
+            try:
+                with os.scandir(path):
+                    pass
+            except OSError as error:
+                raise StoreUnusable(f"{path}: {error.strerror}") from None
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise StoreUnusable(f"{path}: cannot be written")
 
     def _lock(self, path: str) -> None:
         self._locks.append(DirectoryLock(path))
@@ -324,14 +305,8 @@ class DirectoryStore:
 
     def _reopen_spools(self) -> list[Spool]:
         assert self.spool_dir is not None
-        found = set()
-        for entry in os.listdir(self.spool_dir):
-            if match := _SPOOL.fullmatch(entry):
-                found.add(Digest.parse(match[1]))
-                if entry.endswith(COVER_MADE):
-                    remove(os.path.join(self.spool_dir, entry))
         spools: list[Spool] = []
-        for digest in sorted(found):
+        for digest in digests_in(self.spool_dir):
             spool = SpoolFile.reopen(self.spool_dir, digest)
             if spool is not None:
                 landing = self._landing.hold(spool.size) if self._landing else None
@@ -341,18 +316,8 @@ class DirectoryStore:
 
     def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
         assert self.spool_dir is not None
-        held: list[Reservation] = []
-        try:
-            for room in (self._room, self._landing):
-                if room is not None:
-                    held.append(room.reserve(size))
-            return SpoolFile.create(self.spool_dir, digest, size, repository, *held)
-        except (OSError, NoRoom) as error:
-            for reservation in held:
-                reservation.release()
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise NoRoom(f"{self.spool_dir}: {error.strerror}") from None
-            raise
+        rooms = [self._room] if self._landing is None else [self._room, self._landing]
+        return create_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
 
     def _publish(self, spool: SpoolFile) -> None:
         spool.seal()

@@ -19,6 +19,7 @@ from typing import Optional, Protocol
 
 from attrs import frozen
 
+from yukari.fills.source import BlobSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import SpanSet
@@ -126,8 +127,22 @@ class Store(Protocol):
     async def start(self) -> None:
         """Take hold of it; `StoreUnusable` where that cannot be."""
 
+    def interrupt(self) -> None:
+        """
+        The process is about to stop: `publish` that waits for a network ends, with OSError.
+
+        Harmless where nothing waits; everything else goes on until `stop`.
+        """
+
     async def stop(self) -> None:
         """Let go of it; every call that was under way has ended by then."""
+
+    async def check(self) -> None:
+        """
+        Return where it can be read and written now; `StoreUnusable` or OSError say why not.
+
+        Cheap enough to be asked every second; being full is no reason.
+        """
 
     # manifests
 
@@ -174,6 +189,13 @@ class Store(Protocol):
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         """A whole blob, opened; None where it is not stored. The caller closes it."""
 
+    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+        """
+        Where a fill finds a blob that `blob_size` knows and `open_blob` does not have here.
+
+        None where `open_blob` is all there is.
+        """
+
     # spools
 
     async def spools(self) -> list[Spool]:
@@ -196,7 +218,8 @@ class Store(Protocol):
         Make a whole, verified spool the stored blob, durably, then let its sidecar go.
 
         The spool can still be opened until it is closed, and `Spool.discard` only closes it by
-        then. OSError leaves the spool as it was; bytes that are missing are a ValueError.
+        then. OSError leaves the spool as it was; bytes that are missing are a ValueError. Takes
+        as long as a network does, where one is between; `interrupt` ends that.
         """
 
     async def forget_blob(self, digest: Digest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Optional
+from typing import Generic, Optional, TypeVar
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -28,12 +28,10 @@ class Stamp:
 
 
 @frozen
-class Loaded:
-    """A manifest, the file that it came from and how that was."""
+class Kept:
+    """A manifest as the cache keeps it."""
 
     stored: StoredManifest
-    path: str
-    stamp: Stamp
 
     @property
     def cost(self) -> int:
@@ -42,19 +40,30 @@ class Loaded:
         return len(manifest.body) + 512 * len(manifest.blobs) + 1024
 
 
+@frozen
+class Loaded(Kept):
+    """And the file that it came from and how that was."""
+
+    path: str
+    stamp: Stamp
+
+
+K = TypeVar("K", bound=Kept)
+
+
 @define(eq=False)
-class ManifestCache:
+class ManifestCache(Generic[K]):
     """Manifests last asked for, up to ``most_bytes`` of memory; for the reactor's thread."""
 
     _clock: IReactorTime
     _most_bytes: int = MOST_BYTES
     _trusted_for: float = TRUSTED_FOR
-    _kept: OrderedDict[Key, tuple[Loaded, float]] = field(factory=OrderedDict, init=False)
+    _kept: OrderedDict[Key, tuple[K, float]] = field(factory=OrderedDict, init=False)
     held: int = field(default=0, init=False)
     """About how many bytes they take in memory."""
 
-    def get(self, key: Key) -> tuple[Optional[Loaded], bool]:
-        """What is kept, and whether it can be trusted without a look at the disk."""
+    def get(self, key: Key) -> tuple[Optional[K], bool]:
+        """What is kept, and whether it can be trusted without another look."""
         found = self._kept.get(key)
         if found is None:
             return None, False
@@ -62,7 +71,7 @@ class ManifestCache:
         loaded, seen = found
         return loaded, 0 <= self._clock.seconds() - seen < self._trusted_for
 
-    def keep(self, key: Key, loaded: Loaded) -> None:
+    def keep(self, key: Key, loaded: K) -> None:
         """It was just read, or seen to be unchanged."""
         self.forget(key)
         if loaded.cost > self._most_bytes:

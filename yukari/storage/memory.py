@@ -14,6 +14,7 @@ from typing import Optional, cast
 
 from attrs import define, field
 
+from yukari.fills.source import BlobSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import SpanSet
@@ -128,7 +129,13 @@ class MemoryStore:
     async def start(self) -> None:
         pass
 
+    def interrupt(self) -> None:
+        pass
+
     async def stop(self) -> None:
+        pass
+
+    async def check(self) -> None:
         pass
 
     # manifests
@@ -180,6 +187,9 @@ class MemoryStore:
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         found = self._blobs.get(digest)
         return None if found is None else MemoryBlob(len(found), found)
+
+    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+        return None
 
     async def forget_blob(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)

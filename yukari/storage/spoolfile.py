@@ -19,7 +19,7 @@ import re
 import stat
 from collections.abc import Sequence
 from threading import Lock, RLock
-from typing import Optional
+from typing import Optional, TypeVar
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -28,7 +28,8 @@ from yukari.names import Digest, InvalidName, ModelName
 from yukari.spans import SpanSet
 from yukari.storage.blobfile import FileBlob, Share
 from yukari.storage.durable import remove, write_all
-from yukari.storage.room import Reservation
+from yukari.storage.interface import NoRoom
+from yukari.storage.room import Reservation, Room
 
 DATA = ".spool"
 COVER = ".cover"
@@ -40,6 +41,11 @@ _COVERED = re.compile(rb"\+ ([0-9]{1,19}) ([0-9]{1,19})")
 _REPOSITORY = re.compile(rb"r ([!-~]{1,200})")
 _LINES = 4096
 """The sidecar is rewritten when it has grown by this many lines and by twice its spans."""
+
+_SPOOL = re.compile(
+    rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _AT_ONCE = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 
@@ -216,6 +222,15 @@ class SpoolFile:
         return self._base + DATA
 
     @property
+    def gone(self) -> bool:
+        """Whether its files are no longer its own: published or discarded."""
+        return self._gone
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def missing(self) -> int:
         """How many bytes are still to come."""
         return self.size - self._cover.total
@@ -360,3 +375,41 @@ class SpoolFile:
             self._sidecar.close()
         self._sidecar = Share.of(number)
         self._length, self._lines, self._torn = len(text), 0, False
+
+
+SpoolKind = TypeVar("SpoolKind", bound=SpoolFile)
+
+
+def digests_in(directory: str) -> list[Digest]:
+    """Of the spools that lie in a directory, sorted; what was in the making is removed."""
+    found = set()
+    for entry in os.listdir(directory):
+        if match := _SPOOL.fullmatch(entry):
+            found.add(Digest.parse(match[1]))
+            if entry.endswith(COVER_MADE):
+                remove(os.path.join(directory, entry))
+    return sorted(found)
+
+
+def create_in_rooms(
+    kind: type[SpoolKind],
+    directory: str,
+    digest: Digest,
+    size: int,
+    repository: ModelName,
+    *rooms: Room,
+) -> SpoolKind:
+    """An empty spool of ``kind`` with its bytes reserved in each room; `NoRoom`, OSError."""
+    held: list[Reservation] = []
+    try:
+        for room in rooms:
+            held.append(room.reserve(size))
+        made = kind.create(directory, digest, size, repository, *held)
+        assert isinstance(made, kind)
+        return made
+    except (OSError, NoRoom) as error:
+        for reservation in held:
+            reservation.release()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise NoRoom(f"{directory}: {error.strerror}") from None
+        raise

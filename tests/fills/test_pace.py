@@ -1,0 +1,120 @@
+"""How long requests get, whatever was measured."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.fills.pace import GROWTH, LARGEST, ROUND_TRIPS, SECONDS, SMALLEST, HostPace
+
+MB = 1_000_000
+Measured = tuple[int, float, bool]
+"""Bytes, seconds, and whether that was all of a request."""
+
+
+def measurements() -> st.SearchStrategy[Measured]:
+    """What requests may bring, those of a clock that was set back among them."""
+    return st.tuples(st.integers(1, 10**10), st.floats(-10, 10**6), st.booleans())
+
+
+def paces() -> st.SearchStrategy[HostPace]:
+    """Hosts after any such history."""
+
+    def made(history: list[Measured], trips: list[float], active: list[int]) -> HostPace:
+        pace = HostPace()
+        for trip in trips:
+            pace.headers_after(trip)
+        for (count, seconds, whole), lanes in zip(history, active):
+            pace.active = lanes
+            pace.measured(count, seconds, whole=whole)
+        return pace
+
+    return st.builds(
+        made,
+        st.lists(measurements(), max_size=10),
+        st.lists(st.floats(0, 100), max_size=3),
+        st.lists(st.integers(0, 64), min_size=11, max_size=11),
+    )
+
+
+def steady(rate: float, round_trip: float = 0.05, lanes: int = 1) -> HostPace:
+    """A host that gives ``rate`` bytes a second on each connection, known for long."""
+    pace = HostPace(active=lanes)
+    pace.headers_after(round_trip)
+    length = SMALLEST
+    for _ in range(20):
+        pace.measured(length, round_trip + length / rate, whole=True)
+        length = pace.length(10**12, 1, 0)
+    return pace
+
+
+class LengthTests(SynchronousTestCase):
+    @given(
+        paces(),
+        st.integers(0, 10**13),
+        st.integers(1, 64),
+        st.floats(0, 10**4),
+        st.integers(0, 64),
+    )
+    def test_a_request_is_of_a_length_within_bounds(
+        self, pace: HostPace, left: int, connections: int, crowding: float, active: int
+    ) -> None:
+        pace.active = active
+        self.assertTrue(SMALLEST <= pace.length(left, connections, crowding) <= LARGEST)
+
+    @given(st.lists(measurements(), min_size=1, max_size=10), st.integers(1, 10**13))
+    def test_it_grows_at_most_eightfold_over_the_longest_that_came_whole(
+        self, history: list[Measured], left: int
+    ) -> None:
+        pace, longest = HostPace(), SMALLEST // GROWTH
+        for count, seconds, whole in history:
+            pace.measured(count, seconds, whole=whole)
+            longest = max(longest, count) if whole else longest
+            self.assertLessEqual(pace.length(left, 1, 0), max(SMALLEST, GROWTH * longest))
+
+    @given(paces(), st.integers(0, 10**12), st.integers(1, 64), st.floats(0, 100))
+    def test_more_that_wait_never_make_it_longer(
+        self, pace: HostPace, left: int, connections: int, crowding: float
+    ) -> None:
+        calm = pace.length(left, connections, crowding)
+        self.assertLessEqual(pace.length(left, connections, crowding + 1), calm)
+        self.assertLessEqual(pace.length(left, connections + 1, crowding), calm)
+
+    @given(paces(), st.integers(1, 63))
+    def test_more_under_way_never_make_a_host_faster(self, pace: HostPace, active: int) -> None:
+        rates: list[Optional[float]] = []
+        for pace.active in (active, active + 1):
+            rates.append(pace.rate)
+        if rates[0] is not None and rates[1] is not None:
+            self.assertLessEqual(rates[1], rates[0])
+            self.assertGreater(rates[1], 0)
+
+    def test_a_host_that_nobody_knows_is_asked_for_little(self) -> None:
+        self.assertEqual(HostPace().length(10**12, 1, 0), SMALLEST)
+        self.assertIsNone(HostPace().rate)
+
+    def test_a_request_takes_about_two_seconds(self) -> None:
+        for rate in (0.4 * MB, 2 * MB, 20 * MB):
+            seconds = steady(rate).length(10**12, 1, 0) / rate
+            self.assertTrue(SECONDS * 0.6 < seconds <= SECONDS * 1.01, seconds)
+
+    def test_a_slow_line_gives_no_one_so_much_that_others_give_up(self) -> None:
+        pace = steady(0.4 * MB, lanes=16)
+        self.assertLess(pace.length(10**12, 16, 4.0) / (0.4 * MB), 5.0 / 4)
+
+    def test_near_the_end_the_rest_is_shared_but_not_into_crumbs(self) -> None:
+        pace = steady(20 * MB, round_trip=0.1)
+        rate = pace.rate
+        assert rate is not None
+        self.assertLessEqual(pace.length(32 * MB, 16, 0), max(2 * MB, ROUND_TRIPS * 0.1 * rate))
+        self.assertGreaterEqual(pace.length(1000, 16, 0), ROUND_TRIPS * 0.1 * rate * 0.99)
+
+    def test_a_host_that_gets_slower_is_soon_asked_for_less(self) -> None:
+        pace = steady(20 * MB)
+        before = pace.length(10**12, 1, 0)
+        for _ in range(5):
+            pace.measured(1 * MB, 10, whole=False)
+        self.assertLess(pace.length(10**12, 1, 0), before / 10)

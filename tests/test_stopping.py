@@ -1,0 +1,196 @@
+"""SIGTERM: transfers under way end well, newcomers go elsewhere, the status is 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from hashlib import sha256
+from typing import Any, Optional
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from tests.clients import Lost, Reply
+from tests.processes import ProcessCase, YukariProcess, reactor
+from tests.running import MODEL
+
+
+class Hash:
+    """A sink that keeps only what a body comes to."""
+
+    def __init__(self) -> None:
+        self._sha256 = sha256()
+        self.size = 0
+
+    def __call__(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self.size += len(data)
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._sha256.hexdigest()}"
+
+
+def read_slowly(host: str, digest: str, seconds: float) -> tuple[str, bytes]:
+    """The digest of a blob that a slow client gets, and what follows its end; for a thread."""
+    name, _, port = host.rpartition(":")
+    got = Hash()
+    with socket.create_connection((name, int(port)), timeout=20) as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        wire.sendall(f"GET /v2/library/m/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += wire.recv(1)
+        length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        while got.size < length:
+            time.sleep(seconds / 600)
+            data = wire.recv(min(length - got.size, length // 600 + 1))
+            if not data:
+                return got.digest, b"cut"
+            got(data)
+        return got.digest, wire.recv(10)
+
+
+class StoppingTests(ProcessCase):
+    """What an operator and the clients see of it."""
+
+    async def refuses(self, daemon: YukariProcess) -> None:
+        """Returns once a new connection is refused."""
+        while True:
+            try:
+                reply, _ = await self.ask(f"{daemon.url}/healthz")
+                self.assertEqual(reply.status, 200)
+            except Lost:
+                return
+            await deferLater(reactor, 0.01, lambda: None)
+
+    async def begun(self, daemon: YukariProcess, digest: str) -> Reply:
+        """A client that has a blob's head."""
+        for path in ("manifests/latest", f"blobs/{digest}"):
+            reply = await self.http().open("GET", f"{daemon.url}/v2/library/m/{path}", {})
+            self.assertEqual(reply.status, 200)
+        return reply
+
+    async def test_a_slow_download_of_what_is_on_its_way_ends_well(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=60MB", line=20_000_000)
+        digest, size = upstream.models[MODEL].blobs[0]
+        storage = self.directory()
+        daemon = await self.yukari(upstream.url, storage=storage)
+        reply = await self.begun(daemon, digest)
+        await upstream.until(lambda: upstream.counters.sent >= size // 4)
+        daemon.signal("TERM")
+        await self.refuses(daemon)
+        self.assertLess(upstream.counters.sent, size // 2)
+        got = Hash()
+        await reply.copy(got)
+        self.assertEqual((got.size, got.digest), (size, digest))
+        self.assertEqual(await daemon.ended, 0)
+        self.assertNotIn("Traceback", daemon.text)
+        self.assertEqual(upstream.counters.sent_by_digest[digest], size)
+
+    async def test_a_slow_reader_of_what_is_stored_gets_all_of_it(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=60MB")
+        model = upstream.models[MODEL]
+        digest, _ = model.blobs[0]
+        daemon = await self.yukari(upstream.url)
+        await (await self.begun(daemon, digest)).copy(Hash())
+        reading = deferToThread(read_slowly, daemon.host, digest, 3.0)
+        await deferLater(reactor, 0.5, lambda: None)
+        daemon.signal("TERM")
+        await self.refuses(daemon)
+        self.assertFalse(reading.called)
+        self.assertEqual(await reading, (digest, b""))
+        self.assertEqual(await daemon.ended, 0)
+
+    async def test_nobody_waits_for_who_only_keeps_a_connection(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=5MB", line=100_000)
+        daemon = await self.yukari(upstream.url)
+        reply = await self.http().open("GET", f"{daemon.url}/v2/library/m/manifests/latest", {})
+        await reply.body()
+        began = reactor.seconds()
+        daemon.signal("TERM")
+        self.assertEqual(await daemon.ended, 0)
+        self.assertLess(reactor.seconds() - began, 3)
+
+    async def ends_with_a_reader(self, *flags: str, signals: int = 1) -> tuple[float, Any]:
+        """How long the end takes with a reader that cannot finish, and how that one ends."""
+        upstream = await self.upstream(f"{MODEL}=30MB", line=1_000_000)
+        digest, size = upstream.models[MODEL].blobs[0]
+        storage = self.directory()
+        daemon = await self.yukari(upstream.url, *flags, storage=storage)
+        reply = await self.begun(daemon, digest)
+        await upstream.until(lambda: upstream.counters.sent >= 1_000_000)
+        began = reactor.seconds()
+        reading = Deferred.fromCoroutine(reply.copy(Hash()))
+        for _ in range(signals):
+            daemon.signal("TERM")
+            await self.refuses(daemon)
+        cut: Optional[Exception] = None
+        try:
+            await reading
+        except Exception as error:
+            cut = error
+        self.assertEqual(await daemon.ended, 0)
+        self.assertNotIn("Traceback", daemon.text)
+        took = reactor.seconds() - began
+        sent = upstream.counters.sent
+        upstream.settings.line = None
+        again = await self.yukari(upstream.url, storage=storage)
+        got = Hash()
+        await (await self.begun(again, digest)).copy(got)
+        self.assertEqual(got.digest, digest)
+        self.assertLess(upstream.counters.sent - size, 0.1 * sent + 300_000)
+        return took, cut
+
+    async def test_the_grace_is_a_bound_and_what_came_is_kept(self) -> None:
+        took, cut = await self.ends_with_a_reader("--grace=1s")
+        self.assertIsNotNone(cut)
+        self.assertTrue(1 <= took < 4, took)
+
+    async def test_a_second_sigterm_ends_it_at_once(self) -> None:
+        took, cut = await self.ends_with_a_reader(signals=2)
+        self.assertIsNotNone(cut)
+        self.assertLess(took, 3)
+
+    async def test_a_second_ctrl_c_too(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=30MB", line=1_000_000)
+        daemon = await self.yukari(upstream.url)
+        await self.begun(daemon, upstream.models[MODEL].blobs[0][0])
+        daemon.signal("INT")
+        await self.refuses(daemon)
+        daemon.signal("INT")
+        self.assertEqual(await daemon.ended, -2)
+        self.assertNotIn("Traceback", daemon.text)
+
+    async def ready(self, daemon: YukariProcess) -> tuple[int, dict[str, Any]]:
+        reply, body = await self.ask(f"{daemon.url}/readyz")
+        return reply.status, json.loads(body)["reasons"]
+
+    async def test_it_says_so_before_the_port_closes(self) -> None:
+        upstream = await self.upstream()
+        daemon = await self.yukari(upstream.url, "--shutdown-delay=60s")
+        self.assertEqual(await self.ready(daemon), (200, {}))
+        daemon.signal("TERM")
+        while (await self.ready(daemon))[0] == 200:
+            pass
+        self.assertEqual(
+            await self.ready(daemon), (503, {"stopping": "the daemon was told to stop"})
+        )
+        reply, _ = await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
+        self.assertEqual((reply.status, reply.headers["connection"]), (200, "close"))
+        self.assertIsNone(daemon.status)
+        daemon.signal("TERM")
+        self.assertEqual(await daemon.ended, 0)
+
+    async def test_a_store_that_is_gone_is_a_reason(self) -> None:
+        storage = self.directory()
+        daemon = await self.yukari("http://127.0.0.1:9/", storage=storage)
+        os.rename(os.path.join(storage, "blobs"), os.path.join(storage, "elsewhere"))
+        status, reasons = await self.ready(daemon)
+        self.assertEqual(status, 503)
+        self.assertIn("blobs: No such file or directory", reasons["store"])
+        os.rename(os.path.join(storage, "elsewhere"), os.path.join(storage, "blobs"))
+        self.assertEqual(await self.ready(daemon), (200, {}))

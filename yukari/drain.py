@@ -1,0 +1,122 @@
+"""
+The connections that clients have, and how they come to an end when the daemon does.
+
+First it only says that it stops, so that load balancers look elsewhere. Then,
+the ports closed, connections without a request are closed, the others after
+their reply; and those that are left when the grace is over are cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
+
+INSIST_AFTER = 1.0
+"""Seconds that a TLS client has to answer our goodbye before the socket closes without it."""
+
+
+@define(eq=False)
+class Drain:
+    """All connections of clients; `pause`, `close`, `cut` are its end, `hurry` shortens it."""
+
+    _clock: IReactorTime
+    stopping: bool = field(default=False, init=False)
+    """The daemon was told to stop: it is not ready, and replies say ``Connection: close``."""
+    _channels: dict[Any, Optional[IDelayedCall]] = field(factory=dict, init=False)
+    """Each with the timer of its `_insist`."""
+    _closing: bool = field(default=False, init=False)
+    _hurried: bool = field(default=False, init=False)
+    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+
+    # what channels do
+
+    def joined(self, channel: Any) -> None:
+        """A client has connected."""
+        self._channels[channel] = None
+        if self._closing:
+            self._close(channel)
+
+    def left(self, channel: Any) -> None:
+        """A connection is gone."""
+        insisting = self._channels.pop(channel, None)
+        if insisting is not None and insisting.active():
+            insisting.cancel()
+        if self._closing and not self._channels:
+            self._go_on()
+
+    def closes(self, channel: Any) -> None:
+        """A connection is to close once what was written to it has left."""
+        if self._closing and channel in self._channels:
+            insisting = self._channels[channel]
+            if insisting is None:
+                insisting = self._clock.callLater(INSIST_AFTER, self._insist, channel)
+                self._channels[channel] = insisting
+
+    # what the service does
+
+    def busy(self) -> int:
+        """Connections with a request under way."""
+        return sum(1 for channel in self._channels if channel.requests)
+
+    async def pause(self, seconds: float) -> None:
+        """Say from now on that the daemon stops; returns after ``seconds`` or when hurried."""
+        self.stopping = True
+        if seconds > 0:
+            await self._wait(seconds)
+
+    async def close(self, grace: float) -> None:
+        """Returns when every connection has ended well, after ``grace`` seconds or when hurried."""
+        self.stopping = self._closing = True
+        for channel in list(self._channels):
+            self._close(channel)
+        if self._channels and grace > 0:
+            log.info(
+                "stopping: {busy} requests under way may take {grace} s more",
+                busy=self.busy(),
+                grace=grace,
+            )
+            await self._wait(grace)
+
+    def cut(self) -> None:
+        """Drop what is left."""
+        for channel in list(self._channels):
+            channel.forceAbortClient()
+
+    def hurry(self) -> None:
+        """Wait for nothing any more."""
+        self._hurried = True
+        self._go_on()
+
+    def _close(self, channel: Any) -> None:
+        if channel.requests:
+            channel.persistent = False
+        else:
+            channel.loseConnection()
+
+    def _insist(self, channel: Any) -> None:
+        """A TLS client may not look at our goodbye until it has a use for the connection."""
+        self._channels[channel] = self._clock.callLater(INSIST_AFTER, self._insist, channel)
+        transport = channel.transport
+        beneath = getattr(transport, "transport", None)
+        if beneath is not None and not getattr(transport, "_appSendBuffer", None):
+            beneath.loseConnection()
+
+    async def _wait(self, seconds: float) -> None:
+        if self._hurried:
+            return
+        self._waiting = Deferred()
+        timer: IDelayedCall = self._clock.callLater(seconds, self._go_on)
+        await self._waiting
+        if timer.active():
+            timer.cancel()
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)

@@ -1,0 +1,166 @@
+"""Bodies, both ways: out of a file with backpressure, and in, small and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import md5
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from yukari.spans import Span
+
+BLOCK = 256 * 1024
+"""Bytes of one read from a file, and the most of it that waits for the socket."""
+
+
+@implementer(IBodyProducer)
+@define(eq=False)
+class BytesBody:
+    """Bytes in memory as a request's body."""
+
+    _body: bytes
+    length: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.length = len(self._body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+def _read(read: Callable[[int, int], bytes], offset: int, count: int, hashed: Any) -> bytes:
+    """Blocks: for a disk thread."""
+    data = read(offset, count)
+    hashed.update(data)
+    return data
+
+
+@implementer(IBodyProducer, IPushProducer)
+@define(eq=False)
+class FileBody:
+    """
+    A span of a file as a request's body: read a block at a time, in a disk thread, as the socket
+    takes it. ``sent`` is called for each block that was handed on.
+    """
+
+    _read: Callable[[int, int], bytes]
+    """`BlobFile.read`."""
+    span: Span
+    _in_thread: Callable[..., Deferred[Any]]
+    sent: Callable[[], None] = field(default=lambda: None)
+    length: int = field(init=False)
+    _at: int = field(init=False)
+    _md5: Any = field(init=False)
+    _consumer: Optional[IConsumer] = field(default=None, init=False)
+    _done: Optional[Deferred[None]] = field(default=None, init=False)
+    _paused: bool = field(default=False, init=False)
+    _reading: bool = field(default=False, init=False)
+    _ready: Optional[bytes] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.length = len(self.span)
+        self._at = self.span.start
+        self._md5 = md5(usedforsecurity=False)
+
+    @property
+    def md5(self) -> str:
+        """Of what was read; of the whole once all is sent."""
+        return str(self._md5.hexdigest())
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        self._consumer = consumer
+        self._done = Deferred()
+        done = self._done
+        self._go_on()
+        return done
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._go_on()
+
+    def stopProducing(self) -> None:
+        # Its Deferred must not fire any more.
+        self._done = self._consumer = None
+
+    def _go_on(self) -> None:
+        if self._consumer is None or self._reading or self._paused:
+            return
+        if self._ready is not None:
+            data, self._ready = self._ready, None
+            self._at += len(data)
+            self.sent()
+            self._consumer.write(data)
+            if self._consumer is None or self._paused or self._reading:
+                return
+        if self._at >= self.span.end:
+            done, self._done, self._consumer = self._done, None, None
+            if done is not None:
+                done.callback(None)
+            return
+        self._reading = True
+        count = min(BLOCK, self.span.end - self._at)
+        self._in_thread(_read, self._read, self._at, count, self._md5).addBoth(self._was_read)
+
+    def _was_read(self, result: Any) -> None:
+        self._reading = False
+        if isinstance(result, bytes) and result:
+            self._ready = result
+            self._go_on()
+            return
+        done, self._done, self._consumer = self._done, None, None
+        if done is not None:
+            if not isinstance(result, Failure):
+                result = Failure(EOFError(f"the file ends at byte {self._at}"))
+            done.errback(result)
+
+
+class Collector(Protocol):
+    """A reply's body, whole, of at most ``limit`` bytes; ``fed`` is called whenever some comes."""
+
+    def __init__(self, limit: int, fed: Callable[[], None]) -> None:
+        self._limit = limit
+        self._fed = fed
+        self._parts: list[bytes] = []
+        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
+
+    def _stop(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._limit -= len(data)
+        if self._limit < 0:
+            self._stop()
+            self._fire(Failure(ValueError("a reply larger than any")))
+        else:
+            self._fed()
+            self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        self._fire(b"".join(self._parts) if reason.check(ResponseDone) else reason)
+
+    def _fire(self, result: Any) -> None:
+        if not self.done.called:
+            self.done.callback(result)

@@ -1,0 +1,573 @@
+"""
+S3 by Deferreds: txaws's names, one method for each thing that S3 does.
+
+Every call ends: silence is timed out. What may be repeated is, a few times and
+with jitter, where S3 says that it is busy or says nothing; what may not (a
+conditional put whose reply was lost may have been done) fails at once, and
+whoever asked looks what is there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Optional, TypeVar
+from urllib.parse import unquote
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+
+from yukari.s3.body import BytesBody, Collector
+from yukari.s3.credentials import Credentials
+from yukari.s3.errors import UNREACHABLE, S3Error
+from yukari.s3.presign import presign_lifetime
+from yukari.s3.signing import Signed, Signing
+from yukari.spans import Span
+from yukari.upstream import discard, header, retry_after, why
+
+SILENT = 30.0
+"""Seconds without a sign of life after which a request is given up."""
+COMPLETING = 600.0
+"""As long may S3 be silent while it puts parts together."""
+ATTEMPTS = 4
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 10.0
+"""Seconds between two attempts, doubling from the first to the longest, at random up to them."""
+AT_ONCE = 32
+"""Requests under way; what a Fill reads is bounded by its crew."""
+PARTS_AT_ONCE = 16
+"""Of them, parts on their way up, so that they leave room for what clients wait for."""
+REPLY_LIMIT = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+@frozen
+class Head:
+    """What S3 tells of an object; ``modified`` in seconds of the epoch."""
+
+    size: int
+    etag: str
+    """Without its quotes."""
+    modified: float
+    content_type: str
+    metadata: Mapping[str, str]
+
+
+@frozen
+class Row:
+    """An object as a listing has it."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+
+
+@frozen
+class Listing:
+    """A page of a listing; ``token`` asks for the next, None behind the last."""
+
+    objects: tuple[Row, ...]
+    prefixes: tuple[str, ...]
+    token: Optional[str]
+
+
+@frozen
+class Part:
+    """A part of an upload that S3 has."""
+
+    number: int
+    size: int
+    etag: str
+
+
+@frozen
+class Upload:
+    """A multipart upload that is neither complete nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: float
+
+
+@define(eq=False)
+class _Patience:
+    """Cancels what it watches once nothing was heard for so many seconds."""
+
+    _clock: IReactorTime
+    _seconds: float
+    late: bool = field(default=False, init=False)
+    _watched: Optional[Deferred[Any]] = field(default=None, init=False)
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+
+    def watch(self, watched: Deferred[T]) -> Deferred[T]:
+        self._watched = watched
+        self.heard()
+        return watched
+
+    def heard(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._seconds, self._give_up)
+        else:
+            self._timer.reset(self._seconds)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self.late = True
+        if self._watched is not None:
+            self._watched.cancel()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@define(eq=False)
+class S3Client:
+    """One bucket. All that leaves goes by ``agent``, which has the pool."""
+
+    _signing: Signing
+    _credentials: Credentials
+    _agent: IAgent
+    _clock: IReactorTime
+    _slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _part_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(PARTS_AT_ONCE), init=False
+    )
+    _unquoted: bool = field(default=False, init=False)
+    """This S3 wants If-Match without quotes (Ceph 16)."""
+    requests: dict[str, int] = field(factory=dict, init=False)
+    """How many were sent, by operation."""
+
+    def describe(self) -> str:
+        """Which bucket, where."""
+        return str(self._signing.place)
+
+    @property
+    def bucket(self) -> str:
+        return self._signing.place.bucket
+
+    @property
+    def endpoint(self) -> str:
+        return self._signing.place.endpoint
+
+    # the bucket
+
+    async def head_bucket(self) -> bool:
+        """Whether the bucket is there."""
+        try:
+            await self._call("head_bucket")
+        except S3Error as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def get_bucket(self) -> None:
+        """Returns where the bucket can be listed; the `S3Error` says what is wrong in S3's words."""
+        await self.list_objects(most=1)
+
+    async def list_objects(
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: Optional[str] = None,
+        most: int = 1000,
+    ) -> Listing:
+        """
+        A page of the objects whose key begins with ``prefix``, from behind the key ``after``.
+        """
+        asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": most, "EncodingType": "url"}
+        if delimiter:
+            asked["Delimiter"] = delimiter
+        if after:
+            asked["StartAfter"] = after
+        if token is not None:
+            asked["ContinuationToken"] = token
+        told = await self._call("list_objects_v2", **asked)
+        decoded = unquote if told.get("EncodingType") == "url" else str
+        return Listing(
+            tuple(
+                Row(
+                    decoded(row["Key"]),
+                    int(row["Size"]),
+                    _bare(row.get("ETag", "")),
+                    _seconds(row["LastModified"]),
+                )
+                for row in told.get("Contents", ())
+            ),
+            tuple(decoded(row["Prefix"]) for row in told.get("CommonPrefixes", ())),
+            told.get("NextContinuationToken") if told.get("IsTruncated") else None,
+        )
+
+    # objects
+
+    async def head_object(self, key: str) -> Optional[Head]:
+        """What is told of an object; None where there is none."""
+        try:
+            told = await self._call("head_object", Key=key)
+        except S3Error as error:
+            if error.status == 404 and error.code != "NoSuchBucket":
+                return None
+            raise
+        return _head(told, int(told.get("ContentLength", 0)))
+
+    async def get_object(
+        self, key: str, span: Optional[Span] = None
+    ) -> Optional[tuple[Head, IResponse]]:
+        """
+        An object, or a span of it: what is told of it, and the reply, its body unread.
+
+        None where there is no such object. `Head.size` is the body's here. Whoever asked
+        delivers the body, and gives it up where it stalls.
+        """
+        asked = {} if span is None else {"Range": f"bytes={span.start}-{span.end - 1}"}
+        try:
+            told, response = await self._open("get_object", Key=key, **asked)
+        except S3Error as error:
+            if error.status == 404 and error.code != "NoSuchBucket":
+                return None
+            raise
+        return _head(told, int(told.get("ContentLength", 0))), response
+
+    async def get_whole(
+        self, key: str, limit: int = REPLY_LIMIT
+    ) -> Optional[tuple[Head, bytes]]:
+        """A small object, read to its end; None where there is none."""
+
+        async def get() -> Optional[tuple[Head, bytes]]:
+            found = await self.get_object(key)
+            if found is None:
+                return None
+            return found[0], await self._body(found[1], limit)
+
+        return await self._repeat(get)
+
+    async def put_object(
+        self,
+        key: str,
+        body: bytes,
+        content_type: str,
+        *,
+        metadata: Mapping[str, str] = {},  # noqa: B006 (never changed)
+        only_new: bool = False,
+        only_over: Optional[str] = None,
+    ) -> Optional[str]:
+        """
+        Store an object: its ETag, or None where the condition does not hold.
+
+        ``only_new``: only where there is none (If-None-Match); ``only_over``: only over the one of
+        this ETag (If-Match). A condition is put once: on `S3Error.unanswered` look what is there.
+        """
+        asked: dict[str, Any] = {"Key": key, "ContentType": content_type}
+        if metadata:
+            asked["Metadata"] = dict(metadata)
+        if only_new:
+            asked["IfNoneMatch"] = "*"
+        if only_over is not None:
+            asked["IfMatch"] = only_over if self._unquoted else f'"{only_over}"'
+        conditional = only_new or only_over is not None
+        try:
+            told = await self._call("put_object", Body=body, once=conditional, **asked)
+        except S3Error as error:
+            if not conditional or error.status not in (404, 409, 412) or error.passing:
+                raise
+            if error.code == "NoSuchBucket":
+                raise
+            if only_over is None or self._unquoted or not await self._is_still(key, only_over):
+                return None
+            # Ceph 16 takes the quotes for a part of the tag.
+            asked["IfMatch"] = only_over
+            try:
+                told = await self._call("put_object", Body=body, once=True, **asked)
+            except S3Error as again:
+                if again.status in (404, 409, 412) and not again.passing:
+                    return None
+                raise
+            self._unquoted = True
+        return _bare(told.get("ETag", ""))
+
+    async def _is_still(self, key: str, etag: str) -> bool:
+        found = await self.head_object(key)
+        return found is not None and found.etag == etag
+
+    async def put_file(
+        self, key: str, content_type: str, body: Callable[[Callable[[], None]], IBodyProducer]
+    ) -> str:
+        """Store an object whose bytes ``body`` produces, anew for each attempt: its ETag."""
+        told = await self._call("put_object", body, Key=key, ContentType=content_type)
+        return _bare(told.get("ETag", ""))
+
+    async def delete_object(self, key: str) -> None:
+        """Remove an object; harmless where there is none."""
+        await self._call("delete_object", Key=key)
+
+    # uploads in parts
+
+    async def init_multipart_upload(self, key: str, content_type: str) -> str:
+        """Begin an upload: its id."""
+        told = await self._call(
+            "create_multipart_upload", Key=key, ContentType=content_type, once=True
+        )
+        return str(told["UploadId"])
+
+    async def upload_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        body: Callable[[Callable[[], None]], IBodyProducer],
+    ) -> str:
+        """
+        Send a part (from 1 on): its ETag.
+
+        ``body`` makes the producer, anew for each attempt, from what it is to call for each piece
+        that it hands on.
+        """
+        slot = await self._part_slots.acquire()
+        try:
+            told = await self._call(
+                "upload_part", body, Key=key, UploadId=upload_id, PartNumber=number
+            )
+        finally:
+            slot.release()
+        return _bare(told.get("ETag", ""))
+
+    async def complete_multipart_upload(
+        self, key: str, upload_id: str, parts: Mapping[int, str]
+    ) -> None:
+        """Make the object of its parts, each by its number with its ETag."""
+        named = [{"PartNumber": each, "ETag": f'"{parts[each]}"'} for each in sorted(parts)]
+        await self._call(
+            "complete_multipart_upload",
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": named},
+            once=True,
+            silent=COMPLETING,
+        )
+
+    async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
+        """Throw an upload away; harmless where there is none."""
+        try:
+            await self._call("abort_multipart_upload", Key=key, UploadId=upload_id)
+        except S3Error as error:
+            if error.code != "NoSuchUpload" and error.status != 404:
+                raise
+
+    async def list_parts(self, key: str, upload_id: str) -> Optional[list[Part]]:
+        """All the parts that came; None where there is no such upload."""
+        parts: list[Part] = []
+        marker: dict[str, int] = {}
+        while True:
+            try:
+                told = await self._call("list_parts", Key=key, UploadId=upload_id, **marker)
+            except S3Error as error:
+                if error.status == 404 and error.code != "NoSuchBucket":
+                    return None
+                raise
+            parts += (
+                Part(int(row["PartNumber"]), int(row["Size"]), _bare(row["ETag"]))
+                for row in told.get("Parts", ())
+            )
+            following = int(told.get("NextPartNumberMarker") or 0)
+            if not told.get("IsTruncated") or following <= marker.get("PartNumberMarker", 0):
+                return parts
+            marker = {"PartNumberMarker": following}
+
+    async def list_multipart_uploads(self, prefix: str = "") -> list[Upload]:
+        """All uploads under way of keys that begin with ``prefix``."""
+        uploads: list[Upload] = []
+        marker: dict[str, str] = {}
+        while True:
+            told = await self._call(
+                "list_multipart_uploads", Prefix=prefix, EncodingType="url", **marker
+            )
+            decoded = unquote if told.get("EncodingType") == "url" else str
+            uploads += (
+                Upload(decoded(row["Key"]), row["UploadId"], _seconds(row["Initiated"]))
+                for row in told.get("Uploads", ())
+            )
+            following = {
+                "KeyMarker": decoded(told.get("NextKeyMarker") or ""),
+                "UploadIdMarker": told.get("NextUploadIdMarker") or "",
+            }
+            if not told.get("IsTruncated") or following in (marker, {}):
+                return uploads
+            marker = following
+
+    # presigning
+
+    async def presign_get(self, key: str, by: Optional[Signing] = None) -> Optional[str]:
+        """
+        A URL by which anybody can GET an object, for hours; None where the keys end too soon.
+
+        ``by`` is the same bucket as clients see it, where that differs.
+        """
+        keys = await self._credentials.keys()
+        seconds = presign_lifetime(keys.left)
+        return None if seconds is None else (by or self._signing).presign(keys, key, seconds)
+
+    # inside
+
+    async def _call(
+        self,
+        operation: str,
+        body: Optional[Callable[[Callable[[], None]], IBodyProducer]] = None,
+        *,
+        once: bool = False,
+        silent: float = SILENT,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """What a request comes to, its reply read whole."""
+
+        async def call() -> dict[str, Any]:
+            slot = await self._slots.acquire()
+            try:
+                return await self._exchange(operation, parameters, body, silent)
+            finally:
+                slot.release()
+
+        return await self._repeat(call, once=once)
+
+    async def _open(self, operation: str, **parameters: Any) -> tuple[dict[str, Any], IResponse]:
+        """A request whose reply's body is left to whoever asked."""
+
+        async def call() -> tuple[dict[str, Any], IResponse]:
+            slot = await self._slots.acquire()
+            try:
+                response = await self._send(operation, parameters, None, SILENT)
+                if response.code >= 300:
+                    await self._read(operation, response, SILENT)
+                return self._signing.parse(operation, 200, _headers(response), b""), response
+            finally:
+                slot.release()
+
+        return await self._repeat(call)
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await call()
+            except S3Error as error:
+                if attempt >= ATTEMPTS or not error.passing or (once and error.unanswered):
+                    raise
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.random()
+                if error.retry_after is not None:
+                    if error.retry_after > LONGEST_WAIT:
+                        raise
+                    wait += error.retry_after
+            await deferLater(self._clock, wait)  # type: ignore[arg-type]
+
+    async def _exchange(
+        self,
+        operation: str,
+        parameters: dict[str, Any],
+        body: Optional[Callable[[Callable[[], None]], IBodyProducer]],
+        silent: float,
+    ) -> dict[str, Any]:
+        response = await self._send(operation, parameters, body, silent)
+        return await self._read(operation, response, silent)
+
+    async def _send(
+        self,
+        operation: str,
+        parameters: dict[str, Any],
+        body: Optional[Callable[[Callable[[], None]], IBodyProducer]],
+        silent: float,
+    ) -> IResponse:
+        """A reply's head; `S3Error` where none comes."""
+        keys = await self._credentials.keys()
+        signed = self._signing.request(keys, operation, parameters, streamed=body is not None)
+        self.requests[operation] = self.requests.get(operation, 0) + 1
+        patience = _Patience(self._clock, silent)
+        producer = _producer(signed, None if body is None else body(patience.heard))
+        headers = Headers()
+        for name, value in signed.headers:
+            headers.addRawHeader(name, value)
+        url = signed.url.encode("ascii")
+        try:
+            return await patience.watch(
+                self._agent.request(signed.method.encode("ascii"), url, headers, producer)
+            )
+        except Exception as error:
+            raise self._unanswered(error, patience) from None
+        finally:
+            patience.stop()
+
+    async def _read(self, operation: str, response: IResponse, silent: float) -> dict[str, Any]:
+        """The rest of a reply; `S3Error` where it says that it failed."""
+        body = b"" if operation.startswith("head_") else await self._body(response, silent=silent)
+        if operation.startswith("head_"):
+            discard(response)
+        try:
+            return self._signing.parse(operation, response.code, _headers(response), body)
+        except S3Error as error:
+            error.retry_after = retry_after(response, datetime.now(timezone.utc).timestamp())
+            raise
+
+    async def _body(
+        self, response: IResponse, limit: int = REPLY_LIMIT, silent: float = SILENT
+    ) -> bytes:
+        patience = _Patience(self._clock, silent)
+        collector = Collector(limit, patience.heard)
+        response.deliverBody(collector)
+        try:
+            return await patience.watch(collector.done)
+        except Exception as error:
+            raise self._unanswered(error, patience) from None
+        finally:
+            patience.stop()
+
+    def _unanswered(self, error: Exception, patience: _Patience) -> Exception:
+        """What a failure without a reply is; a cancelling from outside stays one."""
+        if isinstance(error, S3Error):
+            return error
+        said = "does not answer" if patience.late else why(error)
+        if isinstance(error, CancelledError) and not patience.late:
+            return error
+        return S3Error(UNREACHABLE, 0, f"{self.endpoint}: {said}")
+
+
+def _producer(signed: Signed, streamed: Optional[IBodyProducer]) -> Optional[IBodyProducer]:
+    if streamed is not None:
+        return streamed
+    if signed.body is not None or signed.method in ("PUT", "POST"):
+        return BytesBody(signed.body or b"")
+    return None
+
+
+def _headers(response: IResponse) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): header(response, name)
+        for name, _ in response.headers.getAllRawHeaders()
+    }
+
+
+def _head(told: dict[str, Any], size: int) -> Head:
+    return Head(
+        size,
+        _bare(told.get("ETag", "")),
+        _seconds(told["LastModified"]) if "LastModified" in told else 0.0,
+        told.get("ContentType", ""),
+        told.get("Metadata", {}),
+    )
+
+
+def _bare(etag: str) -> str:
+    return str(etag).strip().strip('"')
+
+
+def _seconds(when: datetime) -> float:
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()

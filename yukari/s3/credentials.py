@@ -1,0 +1,94 @@
+"""
+The keys that requests are signed with, from botocore's chain.
+
+Environment, profile, web identity, instance metadata: all of them may block,
+so the chain is walked, and keys that end are renewed, in a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import define, field, frozen
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
+from twisted.internet.defer import Deferred
+
+from yukari.s3.errors import NO_CREDENTIALS, S3Error
+
+LOOKED_AT_EVERY = 60.0
+"""Seconds; keys that end are looked at so often, and renewed by botocore well before their end."""
+
+
+@frozen
+class Keys:
+    """One set of keys; ``ends_at`` in seconds of the epoch, None for never."""
+
+    access: str
+    secret: str = field(repr=False)
+    token: Optional[str] = field(repr=False)
+    ends_at: Optional[float]
+
+    @property
+    def left(self) -> Optional[float]:
+        """For how many seconds they are still good, None for ever."""
+        return None if self.ends_at is None else self.ends_at - time.time()
+
+
+@define(eq=False)
+class Credentials:
+    """The chain; ``in_thread`` calls a blocking function in a thread."""
+
+    _session: Session
+    _in_thread: Callable[..., Deferred[Any]]
+    _found: Any = field(default=None, init=False)
+    _keys: Optional[Keys] = field(default=None, init=False)
+    _looked_at: float = field(default=0.0, init=False)
+    _waiting: Optional[list[Deferred[Keys]]] = field(default=None, init=False)
+
+    async def keys(self) -> Keys:
+        """The keys of now; `S3Error` where there are none. One look for all who wait for it."""
+        keys = self._keys
+        if keys is not None and (
+            keys.ends_at is None or time.monotonic() - self._looked_at < LOOKED_AT_EVERY
+        ):
+            return keys
+        answer: Deferred[Keys] = Deferred()
+        if self._waiting is None:
+            self._waiting = [answer]
+            self._in_thread(self._look).addBoth(self._settle)
+        else:
+            self._waiting.append(answer)
+        return await answer
+
+    def _settle(self, result: Any) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        if isinstance(result, Keys):
+            self._keys, self._looked_at = result, time.monotonic()
+        for answer in waiting:
+            if not answer.called:
+                answer.callback(result)
+
+    def _look(self) -> Keys:
+        """Blocks."""
+        try:
+            if self._found is None:
+                self._found = self._session.get_credentials()
+            if self._found is None:
+                raise S3Error(
+                    NO_CREDENTIALS,
+                    0,
+                    "no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                )
+            frozen_keys = self._found.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise S3Error(NO_CREDENTIALS, 0, f"no credentials: {error}") from None
+        ends = getattr(self._found, "_expiry_time", None)
+        if ends is not None:
+            ends_at: Optional[float] = ends.timestamp()
+        else:
+            # A token always ends; where nobody says when, it may be soon.
+            ends_at = time.time() if frozen_keys.token else None
+        return Keys(frozen_keys.access_key, frozen_keys.secret_key, frozen_keys.token, ends_at)

@@ -1,0 +1,81 @@
+"""A client of one bucket, put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
+
+from attrs import frozen
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
+from OpenSSL.crypto import FILETYPE_PEM, load_certificate
+from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.web.client import BrowserLikePolicyForHTTPS
+
+from yukari.connections import Connections
+from yukari.s3.client import S3Client
+from yukari.s3.credentials import Credentials
+from yukari.s3.place import InvalidPlace, Place, endpoint_of
+from yukari.s3.signing import Signing
+
+_END = b"-----END CERTIFICATE-----"
+
+
+@frozen
+class OpenedBucket:
+    """A client, the connections it goes by, and the bucket as clients of ours see it."""
+
+    client: S3Client
+    connections: Connections
+    seen: Signing
+
+
+def open_bucket(
+    reactor: Any,
+    bucket: str,
+    environment: Mapping[str, str],
+    in_thread: Callable[..., Deferred[Any]],
+    *,
+    connections: int = 64,
+    presign_endpoint: Optional[str] = None,
+) -> OpenedBucket:
+    """
+    A client of ``bucket``, set up by AWS's environment variables. Sends nothing yet.
+
+    `InvalidPlace` names the variable that is wrong.
+    """
+    place = Place.of(bucket, environment)
+    policy = _policy(environment.get("AWS_CA_BUNDLE", ""))
+    try:
+        session = Session()
+        styles = session.get_scoped_config().get("s3")
+        if isinstance(styles, dict) and styles.get("addressing_style") in ("path", "virtual"):
+            path_style = styles["addressing_style"] == "path"
+            place = Place(place.endpoint, place.region, bucket, path_style)
+        signing = seen = Signing(session, place)
+        if presign_endpoint:
+            endpoint = endpoint_of("PRESIGN_ENDPOINT", presign_endpoint)
+            seen = Signing(session, place.at(endpoint))
+    except BotoCoreError as error:
+        raise InvalidPlace(f"TIGRIS_BUCKET {bucket}: {error}") from None
+    pool = Connections(reactor, connections, policy)
+    credentials = Credentials(session, in_thread)
+    return OpenedBucket(S3Client(signing, credentials, pool.agent, reactor), pool, seen)
+
+
+def _policy(bundle: str) -> Optional[BrowserLikePolicyForHTTPS]:
+    """Trust in the certificates of a PEM file, None for the system's."""
+    path = os.path.expanduser(bundle.strip())
+    if not path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            blocks = [part for part in file.read().split(_END) if b"-----BEGIN CERT" in part]
+        found = [Certificate(load_certificate(FILETYPE_PEM, part + _END)) for part in blocks]
+    except Exception as error:
+        raise InvalidPlace(f"AWS_CA_BUNDLE {bundle}: {error}") from None
+    if not found:
+        raise InvalidPlace(f"AWS_CA_BUNDLE {bundle}: expected certificates in PEM form")
+    return BrowserLikePolicyForHTTPS(trustRootFromCertificates(found))
