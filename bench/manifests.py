@@ -38,7 +38,15 @@ def _script(place: Path, names: list[str]) -> Path:
 def rate(peer: Peer, script: Path, seconds: float, connections: int = 64) -> float:
     """Replies a second, by wrk."""
     assert peers.WRK is not None
-    command = [peers.WRK, "-t1", f"-c{connections}", f"-d{seconds:.0f}", "-s", str(script), peer.url]
+    command = [
+        peers.WRK,
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:.0f}",
+        "-s",
+        str(script),
+        peer.url,
+    ]
     text = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     wrong = re.search(r"(Non-2xx.*|Socket errors.*)", text)
     if wrong:

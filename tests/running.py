@@ -14,7 +14,7 @@ test is about, `Hurried` makes the daemon's clock run faster than ours.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, Optional
 
@@ -171,7 +171,7 @@ class RunningCase(TestCase):
         return made
 
     def settings(self, upstream: Emulator, **flags: Any) -> Settings:
-        """A daemon's settings: flags with _ for -, a store of its own unless ``storage`` is given."""
+        """A daemon's settings: flags with _ for -; a store of its own unless one is given."""
         given = {
             "bind": "127.0.0.1:0",
             "upstream_registry": upstream.url,
@@ -206,14 +206,12 @@ class RunningCase(TestCase):
         self, daemon: Daemon, model: str = MODEL, generation: Generation = SMALL16
     ) -> Pulled:
         """A pull through the daemon; raises `PullFailed`."""
-        pulling = self.begin(
-            pull(reactor, daemon.url, model, generation, directory=os.getcwd())
-        )
+        pulling = self.begin(pull(reactor, daemon.url, model, generation, directory=os.getcwd()))
         self.addCleanup(pulling.cancel)  # It would outlive a test that timed out.
         pulled: Pulled = await pulling
         return pulled
 
-    async def failing(self, pulling: Coroutine[Any, Any, Pulled]) -> str:
+    async def failing(self, pulling: Awaitable[Pulled]) -> str:
         """What the user is told by a pull that must fail."""
         try:
             await pulling

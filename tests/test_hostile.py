@@ -498,7 +498,6 @@ class CrowdTests(HostileCase):
                     among = [fast() for _ in range(2)]
                     self.assertLess(target.seconds(), 0.5)
                 self.assertLess(min(among), max(2.0, 3 * alone), (alone, among))
-                print(alone, among, target.memory() / MB, min(taken.values()), sum(taken.values()))
                 self.assertLess(target.memory(), 180 * MB)
                 self.assertGreater(min(taken.values()), 0)
 

@@ -52,9 +52,7 @@ class GenerationContract:
         await daemon.idle()
         self.assert_stored(daemon, upstream.models[MODEL])
         await upstream.down()
-        self.assert_whole(
-            await self.pull(daemon, MODEL, self.generation), upstream.models[MODEL]
-        )
+        self.assert_whole(await self.pull(daemon, MODEL, self.generation), upstream.models[MODEL])
         again = await self.restarted(daemon, upstream)
         self.assert_whole(await self.pull(again, MODEL, self.generation), upstream.models[MODEL])
 

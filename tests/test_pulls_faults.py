@@ -1,4 +1,4 @@
-"""What goes wrong upstream in the middle of a pull, and what clients notice of it: mostly nothing."""
+"""What goes wrong upstream in the middle of a pull, and how little of it clients notice."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from tests.running import (
     Daemon,
     Hurried,
     RunningCase,
+    reactor,
     stored_at,
     until,
 )
+from yukari.fills import fill
 
-TIMES = 20
-"""The daemon's clock here runs so many times as fast as ours."""
+HURRIED = Hurried(10)
+"""The clock of daemons whose patience is to pass quickly."""
 HASTY = SMALL16.scaled(direct_seconds=0.5, tries=2)
 """A client that gives up soon."""
 
 
 class FaultCase(RunningCase):
-    """A daemon whose patience passes quickly, and an upstream that things go wrong with."""
+    """A daemon that tries again soon, and an upstream that things go wrong with."""
+
+    def setUp(self) -> None:
+        self.patch(fill, "BACKOFF", 0.01)
 
     async def both(
-        self, *faults: Fault, connections: str = "32/64", **settings: Any
+        self,
+        *faults: Fault,
+        clock: Any = reactor,
+        connections: str = "32/64",
+        **settings: Any,
     ) -> tuple[Emulator, Daemon]:
         """An upstream with one blob of many parts and two small ones, and a daemon."""
         upstream = await self.upstream(f"{MODEL}=1500KB,3000,10", **settings)
         for fault in faults:
             upstream.faults.add(fault)
-        daemon = await self.daemon(
-            upstream, clock=Hurried(TIMES), upstream_connections=connections
-        )
+        daemon = await self.daemon(upstream, clock=clock, upstream_connections=connections)
         return upstream, daemon
 
     async def told(
@@ -57,7 +64,7 @@ class FaultCase(RunningCase):
         generation: Generation = SMALL16,
         **settings: Any,
     ) -> Emulator:
-        """A pull goes through, upstream sends at most so many times the model, and faults happen."""
+        """A pull goes through, faults happen, and upstream sends at most so much of the model."""
         upstream, daemon = await self.both(*faults, **settings)
         self.assert_whole(await self.pull(daemon, MODEL, generation), upstream.models[MODEL])
         for fault in faults:
@@ -110,21 +117,24 @@ class SilenceTests(FaultCase):
     """Connections that say nothing."""
 
     async def test_a_silent_store_is_asked_again(self) -> None:
-        await self.assert_survived(Fault("store GET", "silence", times=2))
+        silence = Fault("store GET", "silence", times=2)
+        await self.assert_survived(silence, most=1.5, clock=HURRIED)
 
     async def test_a_silent_registry_is_asked_again(self) -> None:
-        await self.assert_survived(Fault("blob GET", "silence", times=1))
+        silence = Fault("blob GET", "silence", times=1)
+        await self.assert_survived(silence, most=1.5, clock=HURRIED)
 
     async def test_a_body_that_stalls_is_asked_for_from_where_it_stood(self) -> None:
-        await self.assert_survived(Fault("store GET", "stall", after=30_000, times=2))
+        stall = Fault("store GET", "stall", after=30_000, times=2)
+        await self.assert_survived(stall, most=1.5, clock=HURRIED)
 
     async def test_a_registry_that_never_answers_is_told_of_in_time(self) -> None:
-        _, daemon = await self.both(Fault("manifest", "silence"))
+        _, daemon = await self.both(Fault("manifest", "silence"), clock=HURRIED)
         said = await self.failing(self.pull(daemon))
         self.assertRegex(said, "^504: .*does not answer")
 
     async def test_a_store_that_never_answers_is_told_of_in_time(self) -> None:
-        upstream, daemon = await self.both(Fault("store", "silence"))
+        upstream, daemon = await self.both(Fault("store", "silence"), clock=HURRIED)
         for headers in ({}, {"Range": "bytes=1000-1999"}):
             reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0], headers)
             self.assertEqual(reply.status, 504)
@@ -139,9 +149,7 @@ class RefusalTests(FaultCase):
         model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
         for quarter in (1, 2, 3):
-            await until(
-                lambda quarter=quarter: upstream.counters.sent >= quarter * model.size // 4
-            )
+            await until(lambda quarter=quarter: upstream.counters.sent >= quarter * model.size // 4)
             upstream.expire_urls()
         self.assert_whole(await pulling, model)
         self.assert_sent(upstream, 1.0)
@@ -170,7 +178,7 @@ class RefusalTests(FaultCase):
 
     async def test_a_store_that_asks_to_wait_is_obeyed(self) -> None:
         busy = Fault("store GET", "error", status=429, retry_after=4, times=2)
-        await self.assert_survived(busy)
+        await self.assert_survived(busy, most=1.5, clock=HURRIED)
 
     async def test_a_store_that_asks_to_wait_is_left_alone_meanwhile(self) -> None:
         busy = Fault("store GET", "error", status=429, retry_after=3600, times=1)
@@ -186,11 +194,18 @@ class RefusalTests(FaultCase):
     async def test_a_portals_page_is_taken_for_no_blob(self) -> None:
         await self.assert_survived(Fault("blob GET", "portal", times=1))
 
+    async def test_a_portals_page_in_the_middle_costs_nothing_that_has_come(self) -> None:
+        for page in (
+            Fault("store GET", "portal", skip=6, times=1),
+            Fault("store GET", "error", status=416, skip=6, times=1),
+        ):
+            await self.assert_survived(page, most=1.1, connections="2/2", rate=1_000_000)
+
     async def test_a_redirect_without_a_location_is_tried_again(self) -> None:
         await self.assert_survived(Fault("blob GET", "no-location", times=2))
 
     async def test_a_blob_that_stays_broken_is_told_of_clearly(self) -> None:
-        upstream, daemon = await self.both(Fault("store", "cloudflare"))
+        upstream, daemon = await self.both(Fault("store", "cloudflare"), clock=HURRIED)
         for headers in ({}, {"Range": "bytes=1000-1999"}):
             reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0], headers)
             self.assertEqual(reply.status, 502)
@@ -217,11 +232,15 @@ class RefusalTests(FaultCase):
         model = upstream.models[MODEL]
         lie = model.manifest_bytes.replace(b'"size":1500000', b'"size":1500001')
         upstream.set_manifest(MODEL, lie)
-        await self.failing(self.pull(daemon, MODEL, HASTY))
-        reply, said = await self.told(daemon, model.layers[0][0])
+        manifest = f"{daemon.url}/v2/library/m/manifests/latest"
+        await self.ask(manifest, method="HEAD")
+        digest, _ = model.layers[0]
+        reply, said = await self.told(daemon, digest)
         self.assertEqual(reply.status, 502)
         self.assertIn("has 1500000 bytes upstream, its manifest says 1500001", said)
-        self.assertFalse(os.path.exists(stored_at(daemon, model.layers[0][0])))
+        await self.failing(self.pull(daemon, MODEL, HASTY))
+        _, body = await self.ask(f"{daemon.url}/v2/library/m/blobs/{digest}")
+        self.assertEqual(body == model.read(digest), True)
 
 
 class OtherUpstreamTests(FaultCase):
@@ -267,7 +286,7 @@ class OtherUpstreamTests(FaultCase):
         )
 
     async def test_one_that_always_sends_another_part_is_told_of(self) -> None:
-        upstream, daemon = await self.both(Fault("store GET", "content-range", at=5))
+        upstream, daemon = await self.both(Fault("store GET", "content-range", at=5), clock=HURRIED)
         digest, _ = upstream.models[MODEL].layers[0]
         reply, said = await self.told(daemon, digest)
         self.assertEqual(reply.status, 502)

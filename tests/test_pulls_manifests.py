@@ -1,4 +1,4 @@
-"""Manifests through the whole daemon: the very bytes, and what upstream says where there are none."""
+"""Manifests through the whole daemon: the very bytes, or what upstream says instead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ManifestCase(RunningCase):
         upstream = await self.upstream(f"{MODEL}=3000", **settings)
         for fault in faults:
             upstream.faults.add(fault)
-        return upstream, await self.daemon(upstream, clock=Hurried(20))
+        return upstream, await self.daemon(upstream, clock=Hurried(10))
 
     async def asked(
         self, daemon: Daemon, path: str = LATEST, method: str = "GET", **headers: str
@@ -160,12 +160,13 @@ class RefusalTests(ManifestCase):
             await self.assert_pulled_after(upstream, daemon)
 
     async def test_412_passes_with_its_text_and_is_asked_anew_each_time(self) -> None:
-        old = Fault("manifest", "error", status=412, text="needs Ollama 9, see ollama.com", agent="/0.1")
+        text = "needs Ollama 9, see ollama.com"
+        old = Fault("manifest", "error", status=412, text=text, agent="ollama/0.1")
         upstream, daemon = await self.both(old)
         for _ in range(2):
             answer = await self.asked(daemon, User_Agent="ollama/0.1")
             said = self.assert_refused(answer, 412, "UNSUPPORTED")
-            self.assertEqual(said, "needs Ollama 9, see ollama.com")
+            self.assertEqual(said, text)
         self.assertEqual(upstream.counters.answers["manifest GET 412"], 2)
         reply, body = await self.asked(daemon, User_Agent="ollama/9")
         self.assertEqual((reply.status, body), (200, upstream.models[MODEL].manifest_bytes))

@@ -231,7 +231,7 @@ class NameTests(RequestCase):
     async def test_paths_that_climb_are_nothing(self) -> None:
         upstream = await self.upstream()
         daemon = await self.daemon(upstream)
-        for path in ("/../etc/passwd", "/v2/../../etc/passwd", "/%2e%2e/etc/passwd", "//etc/passwd"):
+        for path in ("/../etc/passwd", "/v2/../../etc/passwd", "/%2e%2e/passwd", "//etc/passwd"):
             reply, body = await self.ask(daemon.url + path)
             self.assertIn(reply.status, (400, 404), path)
             self.assertIn("errors", json.loads(body))

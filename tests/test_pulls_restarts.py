@@ -12,57 +12,73 @@ from tests.processes import ProcessCase
 from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until
 
 
+FAST, SLOW = 4_000_000, 300_000
+"""Bytes per second of the upstream's line."""
+
+
+async def sent(upstream: Emulator, part: float) -> None:
+    """Returns when so much of the model was sent, the last of it slowly: little is in sockets."""
+    size = upstream.models[MODEL].size
+    upstream.settings.line = FAST
+    await until(lambda: upstream.counters.sent >= (part - 0.05) * size)
+    upstream.settings.line = SLOW
+    await until(lambda: upstream.counters.sent >= part * size)
+
+
 class StopTests(RunningCase):
     """SIGTERM: what came is kept."""
 
     async def half_pulled(self, upstream: Emulator, daemon: Daemon) -> None:
         """A client's pull that has come to the middle when the client leaves."""
-        model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
-        await until(lambda: upstream.counters.sent >= model.size // 2)
+        await sent(upstream, 0.5)
         pulling.cancel()
         with self.assertRaises(CancelledError):
             await pulling
 
     async def test_a_fill_goes_on_at_the_next_start_without_being_asked(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=4_000_000)
+        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=FAST)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         await self.half_pulled(upstream, daemon)
+        upstream.settings.line = FAST
         again = await self.restarted(daemon, upstream)
         await again.idle()
         self.assert_stored(again, model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
     async def test_a_pull_after_a_restart_gets_the_rest(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=4_000_000)
+        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=FAST)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         await self.half_pulled(upstream, daemon)
+        upstream.settings.line = FAST
         again = await self.restarted(daemon, upstream)
         self.assert_whole(await self.pull(again, MODEL, SMALL64), model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
     async def test_many_restarts_lose_little(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=3MB", line=6_000_000)
+        upstream = await self.upstream(f"{MODEL}=3MB", line=FAST)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         await self.half_pulled(upstream, daemon)
-        for sixth in (4, 5):
+        for part in (0.7, 0.9):
             daemon = await self.restarted(daemon, upstream)
-            await until(lambda sixth=sixth: upstream.counters.sent >= sixth * model.size // 6)
+            await sent(upstream, part)
         daemon = await self.restarted(daemon, upstream)
+        upstream.settings.line = FAST
         self.assert_whole(await self.pull(daemon), model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
     async def test_a_client_that_is_cut_off_by_the_stop_succeeds_after_the_start(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB", line=4_000_000)
+        upstream = await self.upstream(f"{MODEL}=2MB", line=FAST)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         port = daemon.service.ports[0].getHost().port  # type: ignore[attr-defined]
         patient = SMALL16.scaled(backoff=0.05)
         pulling = self.begin(self.pull(daemon, MODEL, patient))
-        await until(lambda: upstream.counters.sent >= model.size // 2)
+        await sent(upstream, 0.5)
+        upstream.settings.line = FAST
         await self.restarted(daemon, upstream, bind=f"127.0.0.1:{port}")
         self.assert_whole(await pulling, model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
@@ -72,12 +88,12 @@ class KillTests(ProcessCase):
     """A daemon that is a process of its own."""
 
     async def test_a_daemon_killed_in_the_middle_goes_on_where_it_stood(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=4MB,3000", line=4_000_000)
+        upstream = await self.upstream(f"{MODEL}=4MB,3000", line=FAST)
         model = upstream.models[MODEL]
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
         pulling = self.begin(pull(reactor, daemon.url, MODEL, SMALL16.scaled(tries=1)))
-        await until(lambda: upstream.counters.sent >= model.size // 2)
+        await sent(upstream, 0.5)
         daemon.signal("KILL")
         await daemon.ended
         await self.failing(pulling)
@@ -90,27 +106,29 @@ class KillTests(ProcessCase):
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
     async def test_a_daemon_killed_again_and_again_loses_little(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=6MB", line=6_000_000)
+        upstream = await self.upstream(f"{MODEL}=4MB", line=FAST)
         model = upstream.models[MODEL]
         storage = self.directory()
-        for third in (1, 2):
+        for part in (0.3, 0.6):
             daemon = await self.yukari(upstream.url, storage=storage)
-            if third == 1:
+            if part < 0.5:
                 await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
-            await until(lambda third=third: upstream.counters.sent >= third * model.size // 3)
+            await sent(upstream, part)
             daemon.signal("KILL")
             await daemon.ended
+        upstream.settings.line = None
         daemon = await self.yukari(upstream.url, storage=storage)
         self.assert_whole(await pull(reactor, daemon.url, MODEL, SMALL16), model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
     async def test_a_daemon_that_is_told_to_end_complains_of_nothing(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=4_000_000)
+        upstream = await self.upstream(f"{MODEL}=2MB,3000", line=FAST)
         model = upstream.models[MODEL]
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
         pulling = self.begin(pull(reactor, daemon.url, MODEL, SMALL16.scaled(tries=1)))
-        await until(lambda: upstream.counters.sent >= model.size // 2)
+        await sent(upstream, 0.5)
+        upstream.settings.line = FAST
         self.assertEqual(await daemon.stop(), 0)
         await self.failing(pulling)
         self.assertEqual([line for line in daemon.lines if line != daemon.banner], [])

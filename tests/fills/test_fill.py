@@ -410,6 +410,7 @@ class FillMachine(RuleBasedStateMachine):
         self.drinkers: list[Drinker] = []
         self.streamed = False
 
+    @precondition(lambda self: self.scene.fill.state is not State.DONE)
     @rule(start=st.integers(0, SIZE - 1), length=st.integers(1, SIZE), whole=st.booleans())
     def read(self, start: int, length: int, whole: bool) -> None:
         if whole:

@@ -57,6 +57,7 @@ class Head:
     modified: float
     content_type: str
     metadata: Mapping[str, str]
+    content_range: str = ""
 
 
 @frozen
@@ -106,9 +107,29 @@ class _Patience:
     _watched: Optional[Deferred[Any]] = field(default=None, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
 
-    def watch(self, watched: Deferred[T]) -> Deferred[T]:
+    def watch(self, inner: Deferred[T]) -> Deferred[T]:
+        """
+        What ``inner`` comes to; CancelledError where it is cancelled, late or from outside.
+
+        An agent itself tells a cancelled request as one that failed.
+        """
+        dropped = False
+
+        def drop(_: object) -> None:
+            nonlocal dropped
+            dropped = True
+            inner.cancel()
+
+        watched: Deferred[T] = Deferred(drop)
+
+        def settle(result: Any) -> None:
+            self.stop()
+            if not dropped:
+                watched.callback(result)
+
         self._watched = watched
         self.heard()
+        inner.addBoth(settle)
         return watched
 
     def heard(self) -> None:
@@ -171,7 +192,7 @@ class S3Client:
         return True
 
     async def get_bucket(self) -> None:
-        """Returns where the bucket can be listed; the `S3Error` says what is wrong in S3's words."""
+        """Returns where the bucket can be listed; the `S3Error` says why not in S3's words."""
         await self.list_objects(most=1)
 
     async def list_objects(
@@ -222,30 +243,28 @@ class S3Client:
         return _head(told, int(told.get("ContentLength", 0)))
 
     async def get_object(
-        self, key: str, span: Optional[Span] = None
+        self, key: str, span: Optional[Span] = None, *, once: bool = False
     ) -> Optional[tuple[Head, IResponse]]:
         """
         An object, or a span of it: what is told of it, and the reply, its body unread.
 
         None where there is no such object. `Head.size` is the body's here. Whoever asked
-        delivers the body, and gives it up where it stalls.
+        delivers the body, and gives it up where it stalls. ``once`` for whoever repeats it anyway.
         """
         asked = {} if span is None else {"Range": f"bytes={span.start}-{span.end - 1}"}
         try:
-            told, response = await self._open("get_object", Key=key, **asked)
+            told, response = await self._open("get_object", {"Key": key, **asked}, once=once)
         except S3Error as error:
             if error.status == 404 and error.code != "NoSuchBucket":
                 return None
             raise
         return _head(told, int(told.get("ContentLength", 0))), response
 
-    async def get_whole(
-        self, key: str, limit: int = REPLY_LIMIT
-    ) -> Optional[tuple[Head, bytes]]:
+    async def get_whole(self, key: str, limit: int = REPLY_LIMIT) -> Optional[tuple[Head, bytes]]:
         """A small object, read to its end; None where there is none."""
 
         async def get() -> Optional[tuple[Head, bytes]]:
-            found = await self.get_object(key)
+            found = await self.get_object(key, once=True)
             if found is None:
                 return None
             return found[0], await self._body(found[1], limit)
@@ -367,7 +386,7 @@ class S3Client:
     async def list_parts(self, key: str, upload_id: str) -> Optional[list[Part]]:
         """All the parts that came; None where there is no such upload."""
         parts: list[Part] = []
-        marker: dict[str, int] = {}
+        marker: dict[str, Any] = {}
         while True:
             try:
                 told = await self._call("list_parts", Key=key, UploadId=upload_id, **marker)
@@ -387,7 +406,7 @@ class S3Client:
     async def list_multipart_uploads(self, prefix: str = "") -> list[Upload]:
         """All uploads under way of keys that begin with ``prefix``."""
         uploads: list[Upload] = []
-        marker: dict[str, str] = {}
+        marker: dict[str, Any] = {}
         while True:
             told = await self._call(
                 "list_multipart_uploads", Prefix=prefix, EncodingType="url", **marker
@@ -439,7 +458,9 @@ class S3Client:
 
         return await self._repeat(call, once=once)
 
-    async def _open(self, operation: str, **parameters: Any) -> tuple[dict[str, Any], IResponse]:
+    async def _open(
+        self, operation: str, parameters: dict[str, Any], *, once: bool
+    ) -> tuple[dict[str, Any], IResponse]:
         """A request whose reply's body is left to whoever asked."""
 
         async def call() -> tuple[dict[str, Any], IResponse]:
@@ -452,7 +473,7 @@ class S3Client:
             finally:
                 slot.release()
 
-        return await self._repeat(call)
+        return await call() if once else await self._repeat(call)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         attempt = 0
@@ -468,7 +489,7 @@ class S3Client:
                     if error.retry_after > LONGEST_WAIT:
                         raise
                     wait += error.retry_after
-            await deferLater(self._clock, wait)  # type: ignore[arg-type]
+            await deferLater(self._clock, wait)
 
     async def _exchange(
         self,
@@ -534,9 +555,9 @@ class S3Client:
         """What a failure without a reply is; a cancelling from outside stays one."""
         if isinstance(error, S3Error):
             return error
-        said = "does not answer" if patience.late else why(error)
         if isinstance(error, CancelledError) and not patience.late:
             return error
+        said = "does not answer" if patience.late else why(error)
         return S3Error(UNREACHABLE, 0, f"{self.endpoint}: {said}")
 
 
@@ -562,6 +583,7 @@ def _head(told: dict[str, Any], size: int) -> Head:
         _seconds(told["LastModified"]) if "LastModified" in told else 0.0,
         told.get("ContentType", ""),
         told.get("Metadata", {}),
+        told.get("ContentRange", ""),
     )
 
 

@@ -61,7 +61,7 @@ class S3Error(OSError):
     @property
     def passing(self) -> bool:
         """Whether the same request may come through later, with nothing changed."""
-        if self.code == NO_CREDENTIALS:
+        if self.code == NO_CREDENTIALS or self.status == 501:
             return False
         return self.code in _PASSING or self.status in (0, 408, 429) or self.status >= 500
 

@@ -1,0 +1,83 @@
+"""A blob in a bucket, as a fill's source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Optional
+
+from attrs import define
+
+from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
+from yukari.fills.pace import HostPace
+from yukari.fills.source import Answer, SourceFailed, SourceRefused
+from yukari.names import Digest, ModelName
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+from yukari.spans import Span
+from yukari.upstream import discard
+
+
+@define(eq=False)
+class BucketBlob:
+    """A `BlobSource` over ranged GETs; ``gone`` is told where the bucket does not have it."""
+
+    _client: S3Client
+    _key: str
+    _digest: Digest
+    _size: int
+    _pace: HostPace
+    _gone: Callable[[Digest], None]
+
+    @property
+    def pace(self) -> Optional[HostPace]:
+        return self._pace
+
+    @property
+    def ranges(self) -> bool:
+        return True
+
+    def add_repository(self, name: ModelName) -> None:
+        """A bucket has blobs by digest alone."""
+
+    def retry(self) -> None:
+        """Nothing was refused that would not be again."""
+
+    async def fetch(self, span: Span) -> Answer:
+        try:
+            found = await self._client.get_object(self._key, span, once=True)
+        except S3Error as error:
+            if error.status == 416:
+                self._gone(self._digest)
+                raise SourceRefused(self._wrong_size("fewer")) from None
+            busy = error.status in (429, 503)
+            raise SourceFailed(str(error), error.retry_after, busy=busy) from None
+        if found is None:
+            self._gone(self._digest)
+            raise SourceRefused(blob_unknown(self._digest))
+        head, response = found
+        try:
+            answered = self._span(head.content_range, head.size, span)
+        except (SourceFailed, SourceRefused):
+            discard(response)
+            raise
+        self._pace.ranges = True
+        return Answer(answered, answered == span or bool(head.content_range), self._pace, response)
+
+    def _span(self, content_range: str, size: int, span: Span) -> Span:
+        if not content_range:
+            if size != self._size:
+                self._gone(self._digest)
+                raise SourceRefused(self._wrong_size(str(size)))
+            return Span(0, self._size)
+        told, _, total = content_range.removeprefix("bytes ").partition("/")
+        if total != "*" and total != str(self._size):
+            self._gone(self._digest)
+            raise SourceRefused(self._wrong_size(total))
+        if told != f"{span.start}-{span.end - 1}":
+            raise SourceFailed("S3 sent another part than was asked for")
+        return span
+
+    def _wrong_size(self, found: str) -> RegistryError:
+        return upstream_unreachable(
+            f"blob {self._digest} has {found} bytes in S3, expected {self._size}"
+        )

@@ -1,0 +1,642 @@
+"""
+Models in a bucket, of Tigris or of any other S3, with a disk in front.
+
+In the bucket, as the original Yukari has them::
+
+    v2/NAMESPACE/MODEL/manifests/TAG            Content-Type: the manifest's media type
+    v2/NAMESPACE/MODEL/manifests/sha256:HEX     the same by digest
+    blobs/sha256:HEX                            Content-Type: the layer's media type
+
+and in ``spool_dir``::
+
+    yukari-spool.lock                           held while a daemon owns the directory
+    sha256-HEX.spool, .cover, .upload           blobs on their way, down and up
+    tier/sha256-HEX                             whole blobs that S3 has too
+    tmp/                                        files in the making; emptied at the start
+
+Several daemons share a bucket, each with a ``spool_dir`` of its own. A
+manifest's time of check is in its metadata, or where another put it, its
+LastModified. What S3 cannot tell because it is down counts as not stored:
+upstream is asked then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from typing import Any, Optional
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from yukari.fills.pace import HostPace
+from yukari.fills.source import BlobSource
+from yukari.manifest import InvalidManifest, Manifest
+from yukari.names import Digest, InvalidName, ModelName, Reference, Tag, parse_reference
+from yukari.s3.client import Head, S3Client
+from yukari.s3.errors import NO_CREDENTIALS, S3Error
+from yukari.s3.signing import Signing
+from yukari.storage.blobfile import FileBlob
+from yukari.storage.bucketblob import BucketBlob
+from yukari.storage.diskwork import DiskWork, InThread
+from yukari.storage.durable import make_directories, remove
+from yukari.storage.interface import (
+    BlobFile,
+    ManifestEntry,
+    Spool,
+    StoredManifest,
+    StoreUnusable,
+)
+from yukari.storage.lock import DirectoryLock
+from yukari.storage.manifestcache import Kept, Key, ManifestCache
+from yukari.storage.room import Room, Statvfs
+from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
+from yukari.storage.tier import Tier
+from yukari.storage.upload import NOTE, OCTETS, BlobUpload, Note, note_path
+from yukari.units import FreeSpace
+
+TRUSTED_FOR = 30.0
+"""Seconds for which a manifest is served without asking S3 again."""
+LISTED_FOR = 30.0
+"""Seconds for which the pages of a listing come from the same one."""
+KNOWN = 100_000
+"""Blobs whose presence, or media type, is remembered."""
+ORPHANED_AFTER = 24 * 3600.0
+"""Seconds; an upload that was begun longer ago is nobody's."""
+CHECK_AGAIN = (1.0, 30.0)
+"""Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
+SAID_EVERY = 60.0
+"""Seconds between two complaints about an S3 that does not answer."""
+_TRIES = 5
+_CHECKED_AT = "checked-at"
+
+
+@frozen
+class InBucket(Kept):
+    """A manifest, and the ETag of the object that it came from."""
+
+    etag: str
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)
+
+
+@define(eq=False)
+class TigrisStore(DiskWork):
+    """
+    `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk.
+
+    `start` takes the disk in hand; `check` asks S3 whether the bucket can be used.
+    """
+
+    client: S3Client
+    spool_dir: str = field(converter=_absolute)
+    _in_thread: InThread
+    _clock: IReactorTime
+    seen: Optional[Signing] = None
+    min_free: FreeSpace = FreeSpace(percent=5.0)
+    spool_max: Optional[int] = None
+    _statvfs: Statvfs = os.statvfs
+    reachable: bool = field(default=True, init=False)
+    """Whether S3 answered when it was last asked."""
+    tier: Tier = field(init=False)
+    _room: Room = field(init=False)
+    _lock: DirectoryLock = field(init=False)
+    _cache: ManifestCache[InBucket] = field(init=False)
+    _changes: int = field(default=0, init=False)
+    _sizes: OrderedDict[Digest, int] = field(factory=OrderedDict, init=False)
+    _media_types: OrderedDict[Digest, str] = field(factory=OrderedDict, init=False)
+    _listing: Optional[tuple[float, list[ManifestEntry]]] = field(default=None, init=False)
+    _uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
+    _left: list[tuple[Digest, str]] = field(factory=list, init=False)
+    """Uploads that an earlier process began for spools that are no more."""
+    _unconditional: bool = field(default=False, init=False)
+    """This S3 knows no conditional puts."""
+    _pace: HostPace = field(factory=HostPace, init=False)
+    _under_way: set[Deferred[Any]] = field(factory=set, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _said_at: Optional[float] = field(default=None, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.tier = Tier(os.path.join(self.spool_dir, "tier"), self.spool_max)
+        self._room = Room(self.spool_dir, self.min_free, self._statvfs)
+        self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
+        self._cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
+
+    def describe(self) -> str:
+        return f"bucket {self.client.describe()}, with {self.spool_dir} in front"
+
+    # start and stop
+
+    async def start(self) -> None:
+        await self._run(self._take_hold)
+
+    async def check(self) -> None:
+        """
+        Returns once the bucket can be used; until then it says what is wrong and tries again.
+
+        `StoreUnusable` where no trying would help: its text names the setting, and what S3 said.
+        """
+        wait, longest = CHECK_AGAIN
+        while not self._stopping:
+            try:
+                await self.client.get_bucket()
+            except S3Error as error:
+                if error.wrong_setting or not error.passing:
+                    raise StoreUnusable(self._advice(error)) from None
+                self.reachable = False
+                self._log.error(
+                    "{bucket} cannot be reached: {error}; trying again in {seconds} s,"
+                    " until then models come from upstream",
+                    bucket=self.client.describe(),
+                    error=str(error),
+                    seconds=round(wait),
+                )
+                self._waiting = deferLater(self._clock, wait, lambda: None)
+                self._waiting.addErrback(lambda _: None)
+                await self._waiting
+                wait = min(longest, 2 * wait)
+            else:
+                if not self.reachable:
+                    self._log.info("{bucket} answers again", bucket=self.client.describe())
+                self.reachable = True
+                return
+
+    def _advice(self, error: S3Error) -> str:
+        bucket, endpoint = self.client.bucket, self.client.endpoint
+        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        if error.code == NO_CREDENTIALS:
+            return f"{keys}: {error.message}"
+        if error.code in ("NoSuchBucket", "NotFound", "InvalidBucketName"):
+            return f"TIGRIS_BUCKET {bucket}: {endpoint} has no such bucket: {error}"
+        if error.code == "RequestTimeTooSkewed":
+            here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            return f"the clock of this machine ({here}) is not that of {endpoint}: {error}"
+        if error.code in ("AccessDenied", "AllAccessDisabled"):
+            return f"{keys}: these keys may not list TIGRIS_BUCKET {bucket} at {endpoint}: {error}"
+        if error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+            return f"AWS_REGION or AWS_ENDPOINT_URL_S3 {endpoint}: {error}"
+        if error.status in (401, 403) or error.code in ("ExpiredToken", "InvalidToken"):
+            return f"{keys}: {endpoint} does not take them: {error}"
+        return f"AWS_ENDPOINT_URL_S3 {endpoint}, TIGRIS_BUCKET {bucket}: {error}"
+
+    def interrupt(self) -> None:
+        self._stopping = True
+        for upload in list(self._uploads.values()):
+            upload.stop()
+        self._uploads.clear()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def stop(self) -> None:
+        self.interrupt()
+        await self._disk_work_ended()
+        self._let_go()
+
+    # manifests
+
+    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+        key = name, reference
+        known, trusted = self._cache.get(key)
+        if known is not None and trusted:
+            return known.stored
+        changes = self._changes
+        try:
+            _, found = await self._fetch(name, reference)
+        except S3Error as error:
+            self._complain(error)
+            return None if known is None else known.stored
+        if changes == self._changes:
+            self._keep(key, found)
+        return None if found is None else found.stored
+
+    async def _fetch(
+        self, name: ModelName, reference: Reference
+    ) -> tuple[Optional[str], Optional[InBucket]]:
+        """The object's ETag, None where there is none, and the manifest in it; `S3Error`."""
+        got = await self.client.get_whole(_manifest_key(name, reference))
+        self._answered()
+        if got is None:
+            return None, None
+        head, body = got
+        try:
+            manifest = Manifest.parse(body)
+        except InvalidManifest as error:
+            self._log.warn(
+                "{key} counts as not stored: {error}",
+                key=_manifest_key(name, reference),
+                error=str(error),
+            )
+            return head.etag, None
+        if isinstance(reference, Digest) and manifest.digest != reference:
+            self._log.warn("{key} is another manifest", key=_manifest_key(name, reference))
+            return head.etag, None
+        self._learn(manifest)
+        return head.etag, InBucket(StoredManifest(manifest, _checked_at(head)), head.etag)
+
+    async def put_manifest(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        if isinstance(reference, Digest) and reference != manifest.digest:
+            raise ValueError(f"manifest {manifest.digest} put as {reference}")
+        self._learn(manifest)
+        try:
+            await self._put(name, manifest.digest, manifest, checked_at)
+            if isinstance(reference, Tag):
+                await self._put(name, reference, manifest, checked_at)
+        except S3Error as error:
+            self._complain(error)
+            raise
+        finally:
+            self._changes += 1
+            self._listing = None
+
+    async def _put(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        """Put it where no newer one is: a check of upstream that was later wins."""
+        stored = StoredManifest(manifest, checked_at)
+        etag: Optional[str] = None
+        for attempt in range(_TRIES):
+            found: Optional[InBucket] = None
+            if isinstance(reference, Tag) or attempt:
+                etag, found = await self._fetch(name, reference)
+            if found is not None and (
+                isinstance(reference, Digest)
+                or found.stored.checked_at > checked_at
+                or found.stored == stored
+            ):
+                if found.stored.manifest.digest != manifest.digest:
+                    self._log.info(
+                        "{name}:{tag} was put by another daemon, later than it was checked here",
+                        name=str(name),
+                        tag=str(reference),
+                    )
+                self._keep((name, reference), found)
+                return
+            try:
+                put = await self._put_over(name, reference, stored, etag)
+            except S3Error as error:
+                if error.unanswered and attempt + 1 < _TRIES:
+                    continue
+                raise
+            if put is not None:
+                self._keep((name, reference), InBucket(stored, put))
+                return
+        key = _manifest_key(name, reference)
+        raise S3Error("PreconditionFailed", 412, f"{key} is put by others all the time")
+
+    async def _put_over(
+        self, name: ModelName, reference: Reference, stored: StoredManifest, etag: Optional[str]
+    ) -> Optional[str]:
+        """The new ETag, None where another than the one of ``etag`` is there by now."""
+
+        def put(**condition: Any) -> Any:
+            return self.client.put_object(
+                _manifest_key(name, reference),
+                stored.manifest.body,
+                stored.manifest.media_type,
+                metadata={_CHECKED_AT: repr(stored.checked_at)},
+                **condition,
+            )
+
+        if not self._unconditional:
+            try:
+                done: Optional[str] = await put(only_new=etag is None, only_over=etag)
+                return done
+            except S3Error as error:
+                if error.status != 501 and error.code != "NotImplemented":
+                    raise
+                self._unconditional = True
+                self._log.warn("this S3 knows no conditional puts: the last manifest put wins")
+        last: Optional[str] = await put()
+        return last
+
+    async def touch_manifest(
+        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+    ) -> None:
+        try:
+            etag, found = await self._fetch(name, tag)
+            if found is None or found.stored.manifest.digest != digest:
+                return
+            stored = StoredManifest(found.stored.manifest, checked_at)
+            put = await self._put_over(name, tag, stored, etag)
+        except S3Error as error:
+            self._complain(error)
+            raise
+        self._changes += 1
+        self._keep((name, tag), None if put is None else InBucket(stored, put))
+
+    async def tags(self, name: ModelName) -> list[Tag]:
+        try:
+            entries = await self._list(f"v2/{name}/manifests/")
+        except S3Error as error:
+            self._complain(error)
+            raise
+        return [entry.tag for entry in entries]
+
+    async def manifests(
+        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+    ) -> list[ManifestEntry]:
+        # S3 sorts keys, where '-' comes before '/': its pages are not in the order of names.
+        now = self._clock.seconds()
+        if after is None or self._listing is None or now - self._listing[0] > LISTED_FOR:
+            changes = self._changes
+            try:
+                entries = await self._list("v2/")
+            except S3Error as error:
+                self._complain(error)
+                raise
+            if changes == self._changes:
+                self._listing = now, entries
+        else:
+            entries = self._listing[1]
+        if after is not None:
+            entries = [entry for entry in entries if (entry.name, entry.tag) > after]
+        return entries[:most]
+
+    async def _list(self, prefix: str) -> list[ManifestEntry]:
+        entries, token = [], None
+        while True:
+            page = await self.client.list_objects(prefix, token=token)
+            for row in page.objects:
+                entry = _entry(row.key, row.modified)
+                if entry is not None:
+                    entries.append(entry)
+            token = page.token
+            if token is None:
+                self._answered()
+                return sorted(entries)
+
+    def _keep(self, key: Key, found: Optional[InBucket]) -> None:
+        if found is None:
+            self._cache.forget(key)
+        else:
+            self._cache.keep(key, found)
+
+    def _learn(self, manifest: Manifest) -> None:
+        """Remember what its blobs are, for their Content-Type in the bucket."""
+        for blob in manifest.blobs:
+            _remember(self._media_types, blob.digest, blob.media_type)
+
+    # blobs
+
+    async def blob_size(self, digest: Digest) -> Optional[int]:
+        """As everywhere; for a spool that an earlier process left, None without asking S3."""
+        size = self._sizes.get(digest)
+        if size is None:
+            size = self.tier.size(digest)
+        if size is not None:
+            return size
+        upload = self._uploads.get(digest)
+        if upload is not None and upload.resumed:
+            return None  # `publish` sees what is there
+        try:
+            head = await self.client.head_object(_blob_key(digest))
+        except S3Error as error:
+            self._complain(error)
+            return None
+        self._answered()
+        if head is None:
+            return None
+        _remember(self._sizes, digest, head.size)
+        return head.size
+
+    async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
+        if self.tier.size(digest) is None:
+            return None
+        return await self._run(self.tier.open, digest, undo=_close)
+
+    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+        return BucketBlob(
+            self.client, _blob_key(digest), digest, size, self._pace, self._forget_size
+        )
+
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        """
+        A URL at which clients find the blob for hours; None where there can be none for so long.
+        """
+        try:
+            return await self.client.presign_get(_blob_key(digest), self.seen)
+        except S3Error as error:
+            self._complain(error)
+            return None
+
+    async def forget_blob(self, digest: Digest) -> None:
+        self._forget_size(digest)
+        await self._run(self.tier.remove, digest)
+        await self.client.delete_object(_blob_key(digest))
+        self._forget_size(digest)
+
+    def _forget_size(self, digest: Digest) -> None:
+        self._sizes.pop(digest, None)
+
+    # spools
+
+    async def spools(self) -> list[Spool]:
+        spools, notes = await self._run(self._reopen_spools, undo=_close_all)
+        for spool in spools:
+            self._upload(spool, notes.pop(spool.digest, Note()), resumed=True)
+        self._left += [(digest, note.upload_id) for digest, note in notes.items()]
+        return list(spools)
+
+    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+        before = self._uploads.pop(digest, None)
+        if before is not None:
+            await before.abandon()
+        note = Note(self._media_types.get(digest, OCTETS))
+        spool = await self._run(
+            self._new_spool, digest, size, repository, note, undo=lambda made: made.discard()
+        )
+        self._upload(spool, note)
+        return spool
+
+    def _upload(self, spool: SpoolFile, note: Note, *, resumed: bool = False) -> None:
+        upload = BlobUpload(
+            self.client,
+            _blob_key(spool.digest),
+            spool,
+            note,
+            note_path(self.spool_dir, spool.digest),
+            os.path.join(self.spool_dir, "tmp"),
+            self._in_thread,
+            self._clock,
+            resumed,
+        )
+        self._uploads[spool.digest] = upload
+        upload.look()
+
+    async def publish(self, spool: Spool) -> None:
+        assert isinstance(spool, SpoolFile)
+        await self._run(spool.seal)
+        upload = self._uploads.get(spool.digest)
+        if upload is None or upload.spool is not spool:
+            raise OSError("the store is stopping")
+        await upload.finish()
+        self._answered()
+        self._uploads.pop(spool.digest, None)
+        _remember(self._sizes, spool.digest, spool.size)
+        await self._run(self._into_tier, spool)
+
+    # the periodic job
+
+    async def sweep(self) -> int:
+        """
+        Abort uploads that nobody goes on with: how many.
+
+        Those of spools that are no more, and any begun more than a day ago, which a daemon that
+        is gone for good has left. `S3Error`.
+        """
+        count = 0
+        while self._left:
+            digest, upload_id = self._left[-1]
+            if upload_id:
+                await self.client.abort_multipart_upload(_blob_key(digest), upload_id)
+                count += 1
+            self._left.pop()
+            await self._run(remove, note_path(self.spool_dir, digest))
+        own = {upload.upload_id for upload in self._uploads.values()}
+        for found in await self.client.list_multipart_uploads("blobs/sha256:"):
+            if found.upload_id in own or time.time() - found.initiated < ORPHANED_AFTER:
+                continue
+            await self.client.abort_multipart_upload(found.key, found.upload_id)
+            self._log.info("{key}: an upload of a day ago is aborted", key=found.key)
+            count += 1
+        return count
+
+    def facts(self) -> dict[str, Any]:
+        """For people: what is on disk, what is on its way up, how many requests went to S3."""
+        return {
+            "reachable": self.reachable,
+            "disk_bytes": self.tier.total,
+            "uploads": {
+                str(digest): {"size": upload.spool.size, "sent": upload.sent}
+                for digest, upload in self._uploads.items()
+            },
+            "requests": dict(self.client.requests),
+        }
+
+    # S3's state
+
+    def _answered(self) -> None:
+        if not self.reachable:
+            self.reachable = True
+            self._log.info("{bucket} answers again", bucket=self.client.describe())
+
+    def _complain(self, error: S3Error) -> None:
+        self.reachable = self.reachable and not error.passing
+        now = self._clock.seconds()
+        if self._said_at is None or now - self._said_at >= SAID_EVERY:
+            self._said_at = now
+            self._log.error("{bucket}: {error}", bucket=self.client.describe(), error=str(error))
+
+    # in a disk thread
+
+    def _take_hold(self) -> None:
+        made = os.path.join(self.spool_dir, "tmp")
+        try:
+            for directory in (self.spool_dir, self.tier.path, made):
+                make_directories(directory)
+            self._lock.take()
+            for name in os.listdir(made):
+                remove(os.path.join(made, name))
+            probe = os.path.join(self.tier.path, ".yukari-start")
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
+            os.unlink(probe)
+            self.tier.scan()
+        except OSError as error:
+            self._let_go()
+            where, why = error.filename or self.spool_dir, error.strerror or error
+            raise StoreUnusable(f"SPOOL_DIR {self.spool_dir}: {where}: {why}") from None
+
+    def _let_go(self) -> None:
+        self._lock.release()
+
+    def _reopen_spools(self) -> tuple[list[SpoolFile], dict[Digest, Note]]:
+        spools = []
+        for digest in digests_in(self.spool_dir):
+            spool = SpoolFile.reopen(self.spool_dir, digest)
+            if spool is not None:
+                room, budget = self._room.hold(spool.missing), self.tier.budget.hold(spool.size)
+                spool.take_room(room, budget)
+                spools.append(spool)
+        notes = {}
+        for entry in os.listdir(self.spool_dir):
+            if entry.endswith(NOTE):
+                try:
+                    digest = Digest.parse(entry.removesuffix(NOTE))
+                except InvalidName:
+                    continue
+                notes[digest] = Note.read(os.path.join(self.spool_dir, entry))
+        return spools, notes
+
+    def _new_spool(self, digest: Digest, size: int, repository: ModelName, note: Note) -> SpoolFile:
+        self.tier.make_way(size, self._room)
+        rooms = self._room, self.tier.budget
+        spool = create_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        try:
+            note.write(note_path(self.spool_dir, digest), os.path.join(self.spool_dir, "tmp"))
+        except OSError:
+            spool.discard()
+            raise
+        return spool
+
+    def _into_tier(self, spool: SpoolFile) -> None:
+        try:
+            self.tier.take(spool.digest, spool.size, spool.path)
+        except OSError as error:
+            self._log.warn("{digest} leaves the disk: {error}", digest=spool.digest, error=error)
+        spool.published()
+
+
+def _manifest_key(name: ModelName, reference: Reference) -> str:
+    return f"v2/{name}/manifests/{reference}"
+
+
+def _blob_key(digest: Digest) -> str:
+    return f"blobs/{digest}"
+
+
+def _entry(key: str, modified: float) -> Optional[ManifestEntry]:
+    """The tagged manifest that a key is of, None for any other key."""
+    parts = key.split("/")
+    if len(parts) != 5 or parts[0] != "v2" or parts[3] != "manifests":
+        return None
+    try:
+        reference = parse_reference(parts[4])
+        name = ModelName(parts[1], parts[2])
+    except InvalidName:
+        return None
+    return ManifestEntry(name, reference, modified) if isinstance(reference, Tag) else None
+
+
+def _checked_at(head: Head) -> float:
+    try:
+        return float(head.metadata[_CHECKED_AT])
+    except (KeyError, ValueError):
+        return head.modified
+
+
+def _remember(memory: OrderedDict[Digest, Any], digest: Digest, what: Any) -> None:
+    memory[digest] = what
+    memory.move_to_end(digest)
+    while len(memory) > KNOWN:
+        memory.popitem(last=False)
+
+
+def _close(blob: Optional[FileBlob]) -> None:
+    if blob is not None:
+        blob.close()
+
+
+def _close_all(found: tuple[list[SpoolFile], Any]) -> None:
+    for spool in found[0]:
+        spool.close()
