@@ -12,11 +12,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from bench import peers
-from bench.models import write_blob
+from bench.models import Blob, write_blob
 from bench.peers import Emulated, Peer
 from bench.processes import python
 from bench.scale import GB, MB, Scale, workplace
@@ -111,7 +110,7 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
     size = scale.of(1000 * MB, 50 * MB)
     rounds = scale.of(5, 1)
     for readers in scale.of([1, 4], [1]):
-        with workplace(size * (rounds * 2 + 2)) as place, ExitStack() as stack:
+        with workplace(size * rounds * 3 // 2) as place, ExitStack() as stack:
             blobs = [write_blob(place / "blobs", size, seed=at) for at in range(rounds)]
             upstream = stack.enter_context(
                 peers.nginx_upstream(
@@ -122,24 +121,11 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
             theirs = stack.enter_context(peers.nginx_slice(place, upstream.address))
             cpus: dict[str, list[float]] = {ours.name: [], theirs.name: []}
 
-            def measure(peer: Peer, left: list[Any]) -> Callable[[], float]:
-                def once() -> float:
-                    assert peer.process is not None
-                    at, blob = left.pop(0)
-                    before = peer.process.cpu()
-                    url = f"{peer.url}/v2/library/m{at}/blobs/{blob.digest}"
-                    asked = ["--url", url, "--readers", str(readers), "--end", str(blob.size)]
-                    told = python("-m", "bench.readers", *asked, "--split", timeout=300)
-                    _quiet(peer)
-                    cpus[peer.name].append((peer.process.cpu() - before) / (blob.size / GB))
-                    if peer is theirs:
-                        _forget(place, "slices-")
-                    return float(blob.size / json.loads(told)["seconds"])
-
-                return once
-
             rates = in_turns(
-                {peer.name: measure(peer, list(enumerate(blobs))) for peer in (ours, theirs)},
+                {
+                    peer.name: _reading(peer, readers, list(enumerate(blobs)), cpus[peer.name])
+                    for peer in (ours, theirs)
+                },
                 rounds,
             )
             for peer, verified in ((ours, "sha256"), (theirs, "no")):
@@ -152,11 +138,23 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
     yield table
 
 
-def _forget(place: Path, prefix: str) -> None:
-    """Make room: what was measured is not asked for again."""
-    for path in place.glob(f"{prefix}*/**/*"):
-        if path.is_file():
-            path.unlink()
+def _reading(
+    peer: Peer, readers: int, left: list[tuple[int, Blob]], cpus: list[float]
+) -> Callable[[], float]:
+    """Bytes a second of the next of the models ``left``; ``cpus`` is told the CPU s/GB."""
+
+    def once() -> float:
+        assert peer.process is not None
+        at, blob = left.pop(0)
+        before = peer.process.cpu()
+        url = f"{peer.url}/v2/library/m{at}/blobs/{blob.digest}"
+        asked = ["--url", url, "--readers", str(readers), "--end", str(blob.size)]
+        told = python("-m", "bench.readers", *asked, "--split", timeout=300)
+        _quiet(peer)
+        cpus.append((peer.process.cpu() - before) / (blob.size / GB))
+        return float(blob.size / json.loads(told)["seconds"])
+
+    return once
 
 
 def _quiet(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""Manifest hits a second: what a look-up costs, with one model stored and with a hundred thousand."""
+"""Manifest hits a second: what a look-up costs, with few models stored and with 100,000."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from urllib.request import Request, urlopen
 from attrs import define
 
 from bench.models import DOCKER, Blob, manifest_of
-from bench.processes import CHECKOUT, Process, environment, free_port, listens, running
+from bench.processes import CHECKOUT, MEASURED, Process, environment, free_port, listens, running
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 DOCKER_REGISTRY = shutil.which("docker-registry")
@@ -66,14 +66,16 @@ def yukari(
     upstream: str,
     *flags: str,
     store: Optional[Path] = None,
-    checkout: Path = CHECKOUT,
+    checkout: Path = MEASURED,
     name: str = "yukari",
+    watched: Optional[Path] = None,
     **env: str,
 ) -> Iterator[Peer]:
-    """The daemon on a store of its own, or on ``store``."""
+    """The daemon on a store of its own, or on ``store``; ``watched`` is `bench.watched`'s file."""
     port = free_port()
+    program = [str(CHECKOUT / "bench" / "watched.py"), str(watched)] if watched else ["-c", MAIN]
     command = [
-        *(sys.executable, "-c", MAIN, f"--bind=127.0.0.1:{port}", "--min-free=0"),
+        *(sys.executable, *program, f"--bind=127.0.0.1:{port}", "--min-free=0"),
         *(f"--upstream-registry={upstream}", f"--storage={store or place / name}", *flags),
     ]
     with running(command, place, f"{name}-{port}", environment(checkout, **env)) as process:

@@ -16,6 +16,8 @@ from typing import Any, Optional
 from attrs import define, field
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+MEASURED = Path(os.environ.get("BENCH_CHECKOUT", CHECKOUT))
+"""Whose Yukari is measured: this checkout's, or another one's, to see what a change brings."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -96,6 +96,11 @@ async def until(holds: Callable[[], object]) -> None:
         await deferLater(reactor, LOOK, lambda: None)
 
 
+async def until_sent(upstream: Emulator, count: float) -> None:
+    """Returns when upstream has sent so many bytes of blobs."""
+    await until(lambda: upstream.counters.sent >= count)
+
+
 @define(eq=False)
 class Daemon:
     """A `YukariService` that runs here; made by `RunningCase.daemon`."""

@@ -15,6 +15,7 @@ from tests.running import (
     SMALL_TRANSFER,
     RunningCase,
     until,
+    until_sent,
 )
 
 A, B = "library/a:latest", "library/b:latest"
@@ -119,7 +120,7 @@ class ManyClientsTests(RunningCase):
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
-        await until(lambda: upstream.counters.sent >= model.size // 10)
+        await until_sent(upstream, model.size // 10)
         pulling.cancel()
         with self.assertRaises(CancelledError):
             await pulling
@@ -133,7 +134,7 @@ class ManyClientsTests(RunningCase):
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
-        await until(lambda: upstream.counters.sent >= model.size // 10)
+        await until_sent(upstream, model.size // 10)
         pulling.cancel()
         with self.assertRaises(CancelledError):
             await pulling
@@ -194,7 +195,7 @@ class FairnessTests(RunningCase):
         upstream = await self.upstream(f"{A}=4MB@1", f"{B}=3000x20@2", line=2_000_000)
         daemon = await self.daemon(upstream)
         large = self.begin(self.pull(daemon, A))
-        await until(lambda: upstream.counters.sent >= 200_000)
+        await until_sent(upstream, 200_000)
         self.assert_whole(await self.pull(daemon, B), upstream.models[B])
         self.assertFalse(large.called)
         upstream.settings.line = None

@@ -19,6 +19,7 @@ from tests.running import (
     reactor,
     stored_at,
     until,
+    until_sent,
 )
 from yukari.fills import fill
 
@@ -33,6 +34,7 @@ class FaultCase(RunningCase):
 
     def setUp(self) -> None:
         self.patch(fill, "BACKOFF", 0.01)
+        self.patch(fill, "PATIENCE_AT_FIRST", 4.0)
 
     async def both(
         self,
@@ -106,7 +108,7 @@ class BrokenConnectionTests(FaultCase):
         upstream, daemon = await self.both(line=3_000_000)
         model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
-        await until(lambda: upstream.counters.sent >= model.size // 2)
+        await until_sent(upstream, model.size // 2)
         await upstream.down()
         upstream.up()
         self.assert_whole(await pulling, model)
@@ -149,7 +151,7 @@ class RefusalTests(FaultCase):
         model = upstream.models[MODEL]
         pulling = self.begin(self.pull(daemon))
         for quarter in (1, 2, 3):
-            await until(lambda quarter=quarter: upstream.counters.sent >= quarter * model.size // 4)
+            await until_sent(upstream, quarter * model.size // 4)
             upstream.expire_urls()
         self.assert_whole(await pulling, model)
         self.assert_sent(upstream, 1.0)
@@ -339,6 +341,9 @@ class WrongByteTests(FaultCase):
         model = upstream.models[MODEL]
         flip = upstream.faults.add(Fault("store", "flip", digest=model.layers[0][0], at=5))
         await self.failing(self.pull(daemon, MODEL, HASTY))
+        filling = daemon.fill(model.layers[0][0])
+        assert filling is not None
+        await until(lambda: filling.state is fill.State.DORMANT)
         upstream.faults.remove(flip)
         self.assert_whole(await self.pull(daemon), model)
         await daemon.idle()

@@ -9,8 +9,7 @@ from twisted.internet.defer import CancelledError
 from tests.clients import pull
 from tests.emulator import Emulator
 from tests.processes import ProcessCase
-from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until
-
+from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until_sent
 
 FAST, SLOW = 4_000_000, 300_000
 """Bytes per second of the upstream's line."""
@@ -20,9 +19,9 @@ async def sent(upstream: Emulator, part: float) -> None:
     """Returns when so much of the model was sent, the last of it slowly: little is in sockets."""
     size = upstream.models[MODEL].size
     upstream.settings.line = FAST
-    await until(lambda: upstream.counters.sent >= (part - 0.05) * size)
+    await until_sent(upstream, (part - 0.05) * size)
     upstream.settings.line = SLOW
-    await until(lambda: upstream.counters.sent >= part * size)
+    await until_sent(upstream, part * size)
 
 
 class StopTests(RunningCase):

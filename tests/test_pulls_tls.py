@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -63,7 +63,7 @@ class Tunnel(Factory):
         self.open: set[ProxyServer] = set()
 
     def buildProtocol(self, address: object) -> ProxyServer:
-        made = ProxyServer()
+        made: Any = ProxyServer()
         made.factory, made.reactor = self, _ByTls
         lost = made.connectionLost
 
@@ -73,7 +73,7 @@ class Tunnel(Factory):
 
         made.connectionLost = gone
         self.open.add(made)
-        return made
+        return cast(ProxyServer, made)
 
 
 class TlsTests(RunningCase):

@@ -24,7 +24,7 @@ from yukari.units import Connections, FreeSpace
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {
-    "bind": (Bind(":9200", ("tcp:9200:interface=\\:\\:", "tcp:9200")),),
+    "bind": (Bind(":9200", ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024")),),
     "admin_bind": (),
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "manifest_lifetime": 864_000.0,
@@ -82,10 +82,10 @@ class ReadTests(SynchronousTestCase):
             ),
             {
                 "bind": (
-                    Bind("127.0.0.1:80", ("tcp:80:interface=127.0.0.1",)),
-                    Bind("[::1]:80", ("tcp:80:interface=\\:\\:1",)),
+                    Bind("127.0.0.1:80", ("tcp:80:backlog=1024:interface=127.0.0.1",)),
+                    Bind("[::1]:80", ("tcp:80:backlog=1024:interface=\\:\\:1",)),
                 ),
-                "admin_bind": (Bind("localhost:1", ("tcp:1:interface=localhost",)),),
+                "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "manifest_lifetime": 3600.0,
                 "invalidator_period": 60.0,
@@ -116,9 +116,9 @@ class ReadTests(SynchronousTestCase):
             {
                 **DEFAULTS,
                 "bind": (
-                    Bind("localhost:1", ("tcp:1:interface=localhost",)),
+                    Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),
                     Bind("unix:/run/yukari.sock", ("unix:/run/yukari.sock",)),
-                    Bind(":2", ("tcp:2:interface=\\:\\:", "tcp:2")),
+                    Bind(":2", ("tcp:2:backlog=1024:interface=\\:\\:", "tcp:2:backlog=1024")),
                 ),
                 "slog_level": LogLevel.warn,
                 "offline": True,
@@ -241,13 +241,13 @@ class DirectoryTests(SynchronousTestCase):
 class BindTests(SynchronousTestCase):
     def test_places_to_listen(self) -> None:
         for text, descriptions in {
-            ":9200": ("tcp:9200:interface=\\:\\:", "tcp:9200"),
-            ":0": ("tcp:0:interface=\\:\\:", "tcp:0"),
-            "127.0.0.1:80": ("tcp:80:interface=127.0.0.1",),
-            "0.0.0.0:80": ("tcp:80:interface=0.0.0.0",),
-            "my-host.example:80": ("tcp:80:interface=my-host.example",),
-            "[::]:80": ("tcp:80:interface=\\:\\:",),
-            "[FE80::1]:80": ("tcp:80:interface=fe80\\:\\:1",),
+            ":9200": ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024"),
+            ":0": ("tcp:0:backlog=1024:interface=\\:\\:", "tcp:0:backlog=1024"),
+            "127.0.0.1:80": ("tcp:80:backlog=1024:interface=127.0.0.1",),
+            "0.0.0.0:80": ("tcp:80:backlog=1024:interface=0.0.0.0",),
+            "my-host.example:80": ("tcp:80:backlog=1024:interface=my-host.example",),
+            "[::]:80": ("tcp:80:backlog=1024:interface=\\:\\:",),
+            "[FE80::1]:80": ("tcp:80:backlog=1024:interface=fe80\\:\\:1",),
             "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1",),
             "tcp6:80": ("tcp6:80",),
             "unix:/run/y.sock:mode=660": ("unix:/run/y.sock:mode=660",),

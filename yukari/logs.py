@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Optional, Protocol, cast
 
 from attrs import define
 from constantly import NamedConstant
@@ -212,17 +212,19 @@ def install(
     level: NamedConstant,
     log_format: str,
     twistd: Mapping[str, Any] = {},
-) -> None:
+) -> Optional[Lines]:
     """
     Make ``application``'s log ours, before twistd begins to log.
 
     twistd prefers an application's observer to its own ``--logfile`` and
     ``--syslog``: so the first is honoured by `open_stream`, and under the
-    second nothing is changed. Its ``--logger`` wins by itself.
+    second nothing is changed. Its ``--logger`` wins by itself. Returns ours, where it is used.
     """
-    if not twistd.get("syslog") and not twistd.get("logger"):
-        made = observer(level, log_format, open_stream(twistd))
-        application.setComponent(ILogObserver, made)
+    if twistd.get("syslog") or twistd.get("logger"):
+        return None
+    made = observer(level, log_format, open_stream(twistd))
+    application.setComponent(ILogObserver, made)
+    return made
 
 
 class LoggedService(MultiService):
@@ -234,12 +236,19 @@ class LoggedService(MultiService):
         super().__init__()
         self._log = (level, log_format, twistd)
         self._twistd = twistd
+        self._lines: Optional[Lines] = None
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Install the observer; twistd starts logging after this."""
         if isinstance(parent, Componentized):
-            install(parent, *self._log)
+            self._lines = install(parent, *self._log)
         super().setServiceParent(parent)
+
+    def reopen(self) -> None:
+        """Open the log file anew, for whoever has moved it away; nothing where there is none."""
+        stream = self._lines.stream if self._lines is not None else None
+        if isinstance(stream, LogFile):
+            stream.reopen()
 
     def privilegedStartService(self) -> None:
         """Start the services within; what ends the start is passed on as twistd wants it."""

@@ -9,6 +9,7 @@ no digest, no client's address is one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
@@ -187,7 +188,7 @@ class PrometheusMetrics(Metrics):
     def watch(self, fills: Callable[[str], int], circuit_open: Callable[[], bool]) -> None:
         """Whom to ask how many fills are in a state, and whether the upstream circuit is open."""
         for state in STATES:
-            self._fills.labels(state).set_function(lambda state=state: fills(state))
+            self._fills.labels(state).set_function(partial(fills, state))
         self._circuit.set_function(circuit_open)
 
     def start(self) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Optional, cast
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, execute
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
@@ -25,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from yukari import __version__
+from yukari.certificates import Certificates
 from yukari.connections import Connections
 from yukari.drain import Drain
 from yukari.fills.crew import Crew
@@ -110,6 +110,7 @@ class YukariService(Service):
     _library: Library = field(init=False)
     _revalidator: Revalidator = field(init=False)
     _drain: Drain = field(init=False)
+    _certificates: Certificates = field(init=False)
     _site: RegistrySite = field(init=False)
     _admin_site: RegistrySite = field(init=False)
 
@@ -117,6 +118,7 @@ class YukariService(Service):
         settings = self._settings
         self._threads = DiskThreads(self._reactor)
         self.metrics = PrometheusMetrics(self._reactor)
+        self._certificates = Certificates(self._reactor, self._reactor)
         self._store = self._make_store()
         bounds = settings.upstream_connections
         self._connections = Connections(self._reactor, bounds.in_all)
@@ -188,8 +190,8 @@ class YukariService(Service):
     def _listen(self, setting: str, bind: Bind, site: RegistrySite) -> IListeningPort:
         for description in bind.descriptions:
             last = description == bind.descriptions[-1]
-            endpoint = serverFromString(self._reactor, description)
             try:
+                endpoint = self._certificates.endpoint(description)
                 return cast(IListeningPort, at_once(endpoint.listen(site)))
             except CannotListenError as error:
                 reason = error.socketError
@@ -210,6 +212,7 @@ class YukariService(Service):
         at_once(Deferred.fromCoroutine(self._library.start()))
         self._threads.start()
         self.metrics.start()
+        self._certificates.start()
         if not self._settings.offline:
             self._library.pulled = self._revalidator.pulled
             self._revalidator.start()
@@ -227,6 +230,10 @@ class YukariService(Service):
             host=_name_for_clients(self.ports),
             banner=True,
         )
+
+    def reload(self) -> None:
+        """Read the certificates anew."""
+        self._certificates.reload()
 
     # stop
 
@@ -252,6 +259,7 @@ class YukariService(Service):
         await self._connections.close()
         await self._store.stop()
         self.metrics.stop()
+        self._certificates.stop()
         self._threads.stop()
 
 

@@ -29,6 +29,12 @@ TIGRIS = "tigris"
 ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
 """What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
 
+BACKLOG = 1024
+"""
+Connections that may wait to be accepted: two dozen clients open hundreds at once, and each one
+beyond Twisted's 50 would try again a second later.
+"""
+
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))"
@@ -86,7 +92,7 @@ class Bind:
                 "expected HOST:PORT, [V6]:PORT, :PORT or an endpoint such as tcp:PORT,"
                 " PORT from 0 to 65535"
             )
-        tcp = f"tcp:{int(port)}"
+        tcp = f"tcp:{int(port)}:backlog={BACKLOG}"
         if not host:
             return cls(text, (rf"{tcp}:interface=\:\:", tcp))
         if host.startswith("[") and host.endswith("]"):

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.application.service import IService
+from attrs import define, field
+from twisted.application.service import IService, Service
 from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
@@ -96,6 +97,7 @@ def makeService(options: Options) -> IService:
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     yukari = YukariService(reactor, settings)
+    _Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
     return service
@@ -123,6 +125,37 @@ def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, told)
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, told)
+
+
+@define(eq=False)
+class _Hangups(Service):
+    """
+    On SIGHUP calls all of ``reloads``; but a daemon whose terminal is gone ends, as it always did.
+    """
+
+    _reactor: Any
+    _reloads: Sequence[Callable[[], None]]
+    _had_terminal: bool = field(default=False, init=False)
+
+    def startService(self) -> None:
+        super().startService()
+        self._had_terminal = _is_terminal()
+        signal.signal(signal.SIGHUP, self._told)
+
+    def _told(self, _: int, __: object) -> None:
+        if self._had_terminal and not _is_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        for each in self._reloads:
+            self._reactor.callFromThread(each)
+
+
+def _is_terminal() -> bool:
+    """Whether standard input is a terminal, and one that has not been hung up."""
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import WITHHELD, FillReader, State
+from yukari.fills.fill import BACKOFF, WITHHELD, FillReader, State
 from yukari.fills.pace import SMALLEST
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.names import Digest
@@ -280,6 +280,50 @@ class FillTests(SynchronousTestCase):
         self.assertEqual(scene.source.open, [])
         scene.clock.pump([0.5] * 4)
         self.assertEqual(len(scene.source.open), 1)
+
+    def test_connections_that_fail_together_count_once(self) -> None:
+        scene = self.scene()
+        scene.source.open[0].answer()
+        scene.source.open[0].send(10**9)
+        failing = scene.source.open
+        self.assertEqual(len(failing), 4)
+        for asked in failing:
+            asked.refuse(SourceFailed("403: this URL has expired"))
+        self.assertEqual(scene.source.open, [])
+        scene.clock.advance(1.25 * BACKOFF)
+        self.assertEqual(len(scene.source.open), 1)
+        scene.source.open[0].refuse(SourceFailed("403: again"))
+        scene.clock.advance(1.25 * BACKOFF)
+        self.assertEqual(scene.source.open, [])
+
+    def test_a_wrong_size_after_bytes_have_come_is_a_failure_like_others(self) -> None:
+        scene = self.scene()
+        scene.source.open[0].answer()
+        scene.source.open[0].send(10**9)
+        scene.clock.advance(0.1)
+        portal = RegistryError("SIZE_INVALID", "the blob has 70 bytes upstream", 502)
+        scene.source.open[0].refuse(SourceRefused(portal))
+        scene.answer_all()
+        self.assertEqual(scene.stored(), scene.content)
+        self.assertEqual(sum(map(len, scene.source.sent)), len(scene.content))
+
+    def test_a_reader_that_comes_while_wrong_bytes_are_thrown_away_gets_the_right_ones(
+        self,
+    ) -> None:
+        right = content_of(3 * MIB)
+        scene = Scene(content_of(3 * MIB, seed=1), digest=Digest.of(right))
+        scene.disk.held = frozenset({"discard"})
+        scene.fill.start()
+        while not scene.disk.waiting:
+            scene.feed()
+            scene.clock.advance(0.1)
+        late = Drinker(scene, 0, 3 * MIB, whole=True)
+        scene.source.content = right
+        scene.disk.held = frozenset()
+        scene.disk.work()
+        scene.answer_all()
+        self.assertIsNone(late.broken)
+        self.assertEqual(late.got, right)
 
     def test_a_disk_slower_than_upstream_pauses_the_connections(self) -> None:
         scene = Scene(content_of(MIB), disk=ScriptedDisk(slow=True), held=100_000)

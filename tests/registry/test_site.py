@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import walk_tb
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -9,7 +10,9 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from tests.registry.doubles import Growing, Talk
+from tests.fills.doubles import Scene
+from tests.registry.doubles import NAME, Growing, Talk
+from yukari.fills.source import SourceFailed
 from yukari.registry.site import IDLE, LARGEST_BODY, RegistrySite
 
 TOO_LONG = b"X-Long: " + b"x" * 40_000
@@ -146,6 +149,22 @@ class MethodTests(SynchronousTestCase):
             head, got = talk.replies("HEAD", "GET")
             self.assertEqual(head.status, got.status)
             self.assertEqual(int(head.headers["content-length"]), len(got.body), path)
+
+
+class ErrorTests(SynchronousTestCase):
+    def test_an_error_that_many_are_told_keeps_none_of_them(self) -> None:
+        talk = Talk()
+        scene = Scene(bytes(100_000), clock=talk.clock)
+        talk.shelf.blobs[scene.fill.digest] = scene.fill
+        path = f"/v2/{NAME}/blobs/{scene.fill.digest}"
+        talk.ask(path)
+        scene.source.open[0].refuse(SourceFailed("busy", 3000.0, busy=True))
+        for _ in range(100):
+            talk.ask(path)
+        self.assertEqual({reply.status for reply in talk.replies()}, {429})
+        error = scene.fill.error
+        assert error is not None
+        self.assertLess(len(list(walk_tb(error.__traceback__))), 20)
 
 
 class LogTests(SynchronousTestCase):

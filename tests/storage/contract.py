@@ -53,6 +53,10 @@ class StoreContract(_Base):
         """What the next process finds in the place of ``store``, which was not stopped."""
         raise NotImplementedError
 
+    def assert_listed(self, listed: list[ManifestEntry], wanted: list[ManifestEntry]) -> None:
+        """The times too, but where a store can list only the time of the last put."""
+        self.assertEqual(listed, wanted)
+
     async def started(self, room: Optional[int] = None) -> Store:
         store = self.make_store(room)
         await store.start()
@@ -189,7 +193,7 @@ class StoreContract(_Base):
             while page := await store.manifests(_last(listed), most):
                 self.assertLessEqual(len(page), most)
                 listed += page
-            self.assertEqual(listed, wanted)
+            self.assert_listed(listed, wanted)
 
     async def test_a_listing_goes_on_behind_what_is_not_there(self) -> None:
         store = await self.started()
@@ -205,7 +209,8 @@ class StoreContract(_Base):
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)
         page = await store.manifests(None, 1)
         await store.put_manifest(OTHER, LATEST, OLD, 1000.0)
-        self.assertEqual(await store.manifests(_last(page)), [ManifestEntry(OTHER, LATEST, 1000.0)])
+        listed = await store.manifests(_last(page))
+        self.assert_listed(listed, [ManifestEntry(OTHER, LATEST, 1000.0)])
 
     # spools and blobs
 

@@ -199,7 +199,8 @@ class Fill:
     plan: Plan = field(init=False)
     readers: dict[FillReader, None] = field(factory=dict, init=False)
     waiting: dict[FillReader, None] = field(factory=dict, init=False)
-    lanes: dict[Lane, None] = field(factory=dict, init=False)
+    lanes: dict[Lane, float] = field(factory=dict, init=False)
+    """The connections at work, each with when it began."""
     limit: int = field(init=False)
     """How far a reader of the whole may read."""
     upstream_bytes: int = field(default=0, init=False)
@@ -218,6 +219,7 @@ class Fill:
     _opening: bool = field(default=False, init=False)
     _cap: int = field(init=False)
     _failures: int = field(default=0, init=False)
+    _failed_at: float = field(default=-1.0, init=False)
     _silences: int = field(default=0, init=False)
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
@@ -378,14 +380,14 @@ class Fill:
         """A connection begins for this fill."""
         if self._tried_at is None:
             self._tried_at = self._clock.seconds()
-        self.lanes[lane] = None
+        self.lanes[lane] = self._clock.seconds()
         self.most_lanes = max(self.most_lanes, len(self.lanes))
         if self._full():
             lane.pause()
 
     def lane_ended(self, lane: Lane, failure: Optional[Failure]) -> None:
         """A connection ended, well or not."""
-        self.lanes.pop(lane, None)
+        began = self.lanes.pop(lane, 0.0)
         self.plan.release(lane.claim)
         if self.streaming and not self.lanes:
             self.streaming = False
@@ -397,26 +399,33 @@ class Fill:
             return
         error = failure.value
         if isinstance(error, SourceRefused):
+            if error.error.code == "SIZE_INVALID" and self.plan.covered.total:
+                # The size was right until now: what came is a portal's page, or an error as 200.
+                self._failed(SourceFailed(str(error)), lane, began)
+                return
             self._last_failure = error
             self._give_up(error.error)
         elif isinstance(error, SourceFailed):
-            self._failed(error, lane)
+            self._failed(error, lane, began)
         else:
             log.failure("{digest}: a connection ended", failure, digest=str(self.digest))
-            self._failed(SourceFailed("an internal error"), lane)
+            self._failed(SourceFailed("an internal error"), lane, began)
 
-    def _failed(self, error: SourceFailed, lane: Lane) -> None:
+    def _failed(self, error: SourceFailed, lane: Lane, began: float) -> None:
         now = self._clock.seconds()
+        # Connections that were at work when one failed fail for the same reason: they count once.
+        is_news, self._failed_at = began > self._failed_at, now
         self.retries += 1
         self._metrics.retried()
         self._last_failure = error
-        if error.busy:
+        if error.busy and is_news:
             self._cap = max(1, min(self._cap, len(self.lanes) + 1) // 2)
         if lane.received and error.retry_after is None:
             self._failures = 0
             delay = BACKOFF
         else:
-            self._failures += 1
+            if is_news or not self._failures:
+                self._failures += 1
             delay = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._failures - 1, 10))
         delay *= 0.75 + random.random() / 2
         if error.retry_after is not None:
@@ -637,9 +646,9 @@ class Fill:
         for reader in list(self.readers):
             reader.broke(error)
         verifier.close()
-        await self._in_thread(spool.discard)
         self._plan_from(SpanSet())
         self._progress_at = self._tried_at = None
+        await self._in_thread(spool.discard)
         if self.attempt >= ATTEMPTS or self._stopped:
             self.attempt = 1
             self._end(State.DORMANT, error)

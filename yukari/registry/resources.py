@@ -91,6 +91,8 @@ def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
         if not isinstance(error, RegistryError):
             log.failure("{path}", failure, path=request.path.decode("latin-1"))
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
+        # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
+        error.__traceback__ = None
         if request.startedWriting:
             request.channel.forceAbortClient()
         else:
@@ -205,7 +207,8 @@ def _digest(path: Optional[list[bytes]]) -> Digest:
 
 def check_admin(request: Request) -> None:
     """`RegistryError` where a request comes neither to the admins' port nor from this machine."""
-    if not (request.site.is_admins or _is_local(request)):
+    site: Any = request.site
+    if not (site.is_admins or _is_local(request)):
         raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
 
 

@@ -27,11 +27,11 @@ from yukari.spans import Span
 
 STALL = 300.0
 """Seconds after which a reader that takes nothing is dropped."""
-A_TURN = 16 * 1024 * 1024
+A_TURN = 8 * 1024 * 1024
 AT_ONCE = 4 * 1024 * 1024
-AT_ONCE_LEAST = 256 * 1024
+AT_ONCE_LEAST = 64 * 1024
 """
-Bytes that leave in one turn of the reactor, some 7 ms, shared by the readers that take all they are
+Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
 given; the most and the least of one ``sendfile``.
 """
 LOOK_AHEAD = 4 * 1024 * 1024

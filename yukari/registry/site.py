@@ -73,8 +73,7 @@ class RegistryRequest(Request):
         if not self._refused:
             self._refused = True
             self.channel.transport.write(
-                b"HTTP/1.1 413 Content Too Large\r\n"
-                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+                b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
             self.channel.loseConnection()
 

@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 
 from yukari.s3.body import BytesBody, Collector
 from yukari.s3.credentials import Credentials
@@ -258,7 +258,8 @@ class S3Client:
             if error.status == 404 and error.code != "NoSuchBucket":
                 return None
             raise
-        return _head(told, int(told.get("ContentLength", 0))), response
+        length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
+        return _head(told, length), response
 
     async def get_whole(self, key: str, limit: int = REPLY_LIMIT) -> Optional[tuple[Head, bytes]]:
         """A small object, read to its end; None where there is none."""

@@ -159,7 +159,7 @@ class Signing:
         return parsed
 
     def _error(self, status: int, error: dict[str, Any], body: bytes) -> S3Error:
-        code, message = error.get("Code", ""), error.get("Message", "")
+        code, message = error.get("Code") or "", error.get("Message") or ""
         if not code or code.isdigit():
             code, message = _WITHOUT_A_BODY.get(status, (f"HTTP{status}", ""))
         if not message and body and b"<Error" not in body:

@@ -1,0 +1,76 @@
+"""What tests against a server stand on: a bucket of their own and a client of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Optional
+
+from botocore.session import Session
+from twisted.internet import reactor as _reactor
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET, Server
+from yukari.connections import Connections
+from yukari.s3.client import S3Client
+from yukari.s3.credentials import Keys
+from yukari.s3.place import Place
+from yukari.s3.signing import Signing
+from yukari.service import DiskThreads
+
+reactor: Any = _reactor
+_count = itertools.count(1)
+KEYS = Keys(ACCESS, SECRET, None, None)
+
+
+class Given:
+    """Credentials as they are given."""
+
+    def __init__(self, keys: Keys = KEYS) -> None:
+        self.given = keys
+
+    async def keys(self) -> Keys:
+        return self.given
+
+
+class AgainstServer(TestCase):
+    """A bucket and a client; `server` is the subclass's."""
+
+    server: Optional[Server] = None
+    timeout = 60
+
+    async def setUp(self) -> None:
+        if self.server is None:
+            raise SkipTest("of the subclasses")
+        missing = self.server.missing()
+        if missing is not None:
+            raise SkipTest(missing)
+        self.bucket = f"bucket-{next(_count)}"
+        self.threads = DiskThreads(reactor)
+        self.threads.start()
+        self.addCleanup(self.threads.stop)
+        self.client = self.client_at(self.server.endpoint())
+        await self.client._call("create_bucket")
+
+    def client_at(
+        self, endpoint: str, *, keys: Keys = KEYS, bucket: Optional[str] = None
+    ) -> S3Client:
+        connections = Connections(reactor, 16)
+        self.addCleanup(connections.close)
+        place = Place(endpoint, "us-east-1", bucket or self.bucket, True)
+        given: Any = Given(keys)
+        return S3Client(Signing(Session(), place), given, connections.agent, reactor)
+
+
+def for_each_server(*cases: type[AgainstServer]) -> Callable[[dict[str, Any]], None]:
+    """Puts a subclass for each server into a module, in the place of each case."""
+
+    def put(module: dict[str, Any]) -> None:
+        for case in cases:
+            for server in (MOTO, CEPH):
+                name = f"{server.name}{case.__name__}"
+                made = type(name, (case,), {"server": server, "__module__": case.__module__})
+                module[name] = made
+            module.pop(case.__name__, None)
+
+    return put

@@ -1,0 +1,438 @@
+"""The store in a bucket: every store's promises, and what only this one does."""
+
+from __future__ import annotations
+
+import os
+import time
+from hashlib import sha256
+from typing import Any, Optional
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.web.client import ResponseDone
+
+from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
+from tests.s3.proxy import SLOW_DOWN, Proxy, reply
+from tests.s3.servers import CEPH
+from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, StoreContract
+from tests.storage.test_room import Disk
+from yukari.fills.source import SourceFailed, SourceRefused
+from yukari.manifest import Manifest
+from yukari.names import Digest
+from yukari.s3 import client as client_module
+from yukari.s3.client import S3Client
+from yukari.s3.credentials import Keys
+from yukari.spans import Span
+from yukari.storage import tigris, upload
+from yukari.storage.interface import (
+    ManifestEntry,
+    NoRoom,
+    Store,
+    StoredManifest,
+    StoreUnusable,
+)
+from yukari.storage.tigris import TigrisStore
+from yukari.storage.upload import part_size
+from yukari.units import FreeSpace
+
+NOTHING = FreeSpace(bytes=0)
+MIB = 1024 * 1024
+LARGE = b"".join(sha256(b"%d" % number).digest() for number in range(20 * MIB // 32 + 9))
+LARGE_DIGEST = Digest.of(LARGE)
+
+
+class Stores(AgainstServer):
+    def store(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+        keywords = {"spool_dir": self.mktemp(), "min_free": NOTHING, **keywords}
+        return TigrisStore(
+            client=client or self.client, in_thread=self.threads, clock=reactor, **keywords
+        )
+
+
+class Contract(StoreContract, Stores):
+    """Every promise."""
+
+    def make_store(self, room: Optional[int] = None) -> Store:
+        if room is None:
+            return self.store()
+        disk = Disk()
+        return self.store(min_free=FreeSpace(bytes=disk.free - room), statvfs=disk.statvfs)
+
+    def after_a_kill(self, store: Store) -> Store:
+        assert isinstance(store, TigrisStore)
+        store.interrupt()
+        store._let_go()
+        return self.store(spool_dir=store.spool_dir)
+
+    def assert_listed(self, listed: list[ManifestEntry], wanted: list[ManifestEntry]) -> None:
+        self.assertEqual(
+            [(entry.name, entry.tag) for entry in listed],
+            [(entry.name, entry.tag) for entry in wanted],
+        )
+        for entry in listed:
+            self.assertLess(abs(entry.checked_at - time.time()), 120.0)
+
+
+class _Read(Protocol):
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self.done: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.body += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if reason.check(ResponseDone):
+            self.done.callback(bytes(self.body))
+        else:
+            self.done.errback(reason)
+
+
+class BucketTests(Stores):
+    """What only this one does."""
+
+    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+        store = self.store(client, **keywords)
+        await store.start()
+        self.addCleanup(store.stop)
+        return store
+
+    async def through_proxy(self) -> tuple[Proxy, S3Client]:
+        assert self.server is not None
+        proxy = Proxy(reactor, self.server.port)
+        endpoint = await proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy, self.client_at(endpoint)
+
+    async def published(self, store: TigrisStore, body: bytes = BODY) -> None:
+        spool = await store.new_spool(Digest.of(body), len(body), NAME)
+        self.addCleanup(spool.close)
+        await self.threads(spool.write, [(0, [body])])
+        await store.publish(spool)
+
+    async def until(self, true: Any) -> None:
+        for _ in range(1500):
+            if true():
+                return
+            waited: Deferred[None] = Deferred()
+            reactor.callLater(0.01, waited.callback, None)
+            await waited
+        self.fail("it did not come to that in 15 s")
+
+    async def objects(self) -> dict[str, int]:
+        return {row.key: row.size for row in (await self.client.list_objects()).objects}
+
+    # the layout
+
+    async def test_the_keys_and_media_types_are_the_originals(self) -> None:
+        store = await self.started()
+        manifest = Manifest.parse(
+            b'{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json"'
+            b',"layers":[{"mediaType":"application/vnd.ollama.image.model","digest":"%s",'
+            b'"size":%d}]}' % (str(DIGEST).encode(), len(BODY))
+        )
+        await store.put_manifest(NAME, LATEST, manifest, 1000.0)
+        await self.published(store)
+        self.assertEqual(
+            await self.objects(),
+            {
+                f"blobs/{DIGEST}": len(BODY),
+                "v2/library/m/manifests/latest": len(manifest.body),
+                f"v2/library/m/manifests/{manifest.digest}": len(manifest.body),
+            },
+        )
+        for key, kind in (
+            (f"blobs/{DIGEST}", "application/vnd.ollama.image.model"),
+            ("v2/library/m/manifests/latest", manifest.media_type),
+        ):
+            head = await self.client.head_object(key)
+            assert head is not None
+            self.assertEqual(head.content_type, kind)
+
+    async def test_what_the_original_put_is_served(self) -> None:
+        await self.client.put_object("v2/library/m/manifests/latest", OLD.body, OLD.media_type)
+        await self.client.put_object("v2/library/m/tags/list", b"{}", "text/plain")
+        await self.client.put_object("v2/library/bad/manifests/latest", b"<html>", "text/html")
+        await self.client.put_object(f"blobs/{DIGEST}", BODY, "application/octet-stream")
+        store = await self.started()
+        found = await store.get_manifest(NAME, LATEST)
+        assert found is not None
+        self.assertEqual(found.manifest, OLD)
+        self.assertLess(abs(found.checked_at - time.time()), 120.0)
+        self.assertEqual(await store.tags(NAME), [LATEST])
+        self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+
+    # replicas
+
+    async def test_a_newer_manifest_of_another_daemon_is_not_overwritten(self) -> None:
+        one, two = await self.started(), await self.started()
+        await two.put_manifest(NAME, LATEST, NEW, 2000.0)
+        await one.put_manifest(NAME, LATEST, OLD, 1000.0)
+        for store in (one, two):
+            self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        await one.put_manifest(NAME, LATEST, OLD, 3000.0)
+        fresh = await self.started()
+        self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(OLD, 3000.0))
+
+    async def test_of_many_puts_at_once_the_latest_check_wins(self) -> None:
+        stores = [await self.started() for _ in range(3)]
+        puts = [
+            Deferred.fromCoroutine(store.put_manifest(NAME, LATEST, manifest, when))
+            for store, manifest, when in zip(stores, (OLD, NEW, OLD), (1000.0, 3000.0, 2000.0))
+        ]
+        for put in puts:
+            await put
+        fresh = await self.started()
+        self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 3000.0))
+
+    async def test_two_daemons_publish_the_same_blob(self) -> None:
+        one, two = await self.started(), await self.started()
+        first = Deferred.fromCoroutine(self.published(one, LARGE))
+        second = Deferred.fromCoroutine(self.published(two, LARGE))
+        await first
+        await second
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+
+    # few requests
+
+    async def test_a_warm_pull_costs_no_request_after_the_first(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await self.client.put_object(f"blobs/{DIGEST}", BODY, "application/octet-stream")
+        again = await self.started(self.client_at(self.client.endpoint))
+        for _ in range(3):
+            await again.get_manifest(NAME, LATEST)
+            await again.blob_size(DIGEST)
+        self.assertEqual(again.client.requests, {"get_object": 1, "head_object": 1})
+
+    # blobs out of the bucket
+
+    async def test_a_blob_that_is_not_on_disk_comes_by_ranges(self) -> None:
+        await self.client.put_object(f"blobs/{DIGEST}", BODY, "application/octet-stream")
+        store = await self.started()
+        self.assertIsNone(await store.open_blob(DIGEST))
+        source = store.source(DIGEST, len(BODY))
+        assert source is not None
+        self.assertTrue(source.ranges)
+        answer = await source.fetch(Span(100, 300))
+        self.assertEqual((answer.span, answer.asked), (Span(100, 300), True))
+        reader = _Read()
+        answer.body.deliverBody(reader)
+        self.assertEqual(await reader.done, BODY[100:300])
+
+    async def test_a_blob_that_the_bucket_lost_is_known_no_more(self) -> None:
+        await self.client.put_object(f"blobs/{DIGEST}", BODY, "application/octet-stream")
+        store = await self.started()
+        self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+        await self.client.delete_object(f"blobs/{DIGEST}")
+        source = store.source(DIGEST, len(BODY))
+        assert source is not None
+        try:
+            await source.fetch(Span(0, 10))
+        except SourceRefused as refused:
+            self.assertEqual(refused.error.status, 404)
+        else:
+            self.fail("it was there")
+        self.assertIsNone(await store.blob_size(DIGEST))
+
+    async def test_a_busy_bucket_is_a_source_that_failed_for_now(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        source = store.source(DIGEST, len(BODY))
+        assert source is not None
+        proxy.faults.append(reply(503, SLOW_DOWN, b"Retry-After: 7"))
+        try:
+            await source.fetch(Span(0, 10))
+        except SourceFailed as failed:
+            self.assertEqual((failed.retry_after, failed.busy), (7.0, True))
+        else:
+            self.fail("it did not fail")
+
+    # the disk in front
+
+    async def test_the_disk_gives_up_what_was_used_least_recently(self) -> None:
+        store = await self.started(spool_max=3000)
+        bodies = [bytes([number]) * 1000 for number in range(4)]
+        for body in bodies[:3]:
+            await self.published(store, body)
+        first = await store.open_blob(Digest.of(bodies[0]))
+        assert first is not None
+        first.close()
+        await self.published(store, bodies[3])
+        on_disk = [store.tier.size(Digest.of(body)) is not None for body in bodies]
+        self.assertEqual(on_disk, [True, False, True, True])
+        self.assertEqual(await store.blob_size(Digest.of(bodies[1])), 1000)
+        spool = await store.new_spool(DIGEST, 2500, NAME)
+        self.addCleanup(spool.discard)
+        self.assertEqual(store.tier.total, 0)
+        try:
+            await store.new_spool(Digest.of(b"x"), 1000, NAME)
+        except NoRoom as error:
+            self.assertTrue(str(error))
+        else:
+            self.fail("there was room")
+
+    async def test_the_disk_outlives_the_process(self) -> None:
+        store = await self.started()
+        await self.published(store)
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        blob = await again.open_blob(DIGEST)
+        assert blob is not None
+        self.assertEqual(blob.read(0, 2000), BODY)
+        blob.close()
+
+    # up, with everything that can go wrong
+
+    async def test_parts_go_up_while_the_blob_comes_in_any_order(self) -> None:
+        store = await self.started()
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        self.addCleanup(spool.close)
+        part = part_size(len(LARGE))
+        await self.threads(spool.write, [(part, [LARGE[part:]])])
+        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 2)
+        self.assertEqual(await self.objects(), {})
+        await self.threads(spool.write, [(0, [LARGE[:part]])])
+        await store.publish(spool)
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+        got = await self.client.get_whole(f"blobs/{LARGE_DIGEST}", 1 << 30)
+        assert got is not None
+        self.assertEqual(Digest.of(got[1]), LARGE_DIGEST)
+        self.assertFalse([e for e in os.listdir(store.spool_dir) if e.startswith("sha256-")])
+
+    async def test_a_killed_daemons_parts_are_used_again(self) -> None:
+        store = await self.started()
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        part = part_size(len(LARGE))
+        await self.threads(spool.write, [(0, [LARGE[: 2 * part]])])
+        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 2)
+        store.interrupt()
+        store._let_go()
+        spool.close()
+        client = self.client_at(self.client.endpoint)
+        again = await self.started(client, spool_dir=store.spool_dir)
+        (resumed,) = await again.spools()
+        self.addCleanup(resumed.close)
+        self.assertIsNone(await again.blob_size(LARGE_DIGEST))
+        await self.threads(resumed.write, [(2 * part, [LARGE[2 * part :]])])
+        await again.publish(resumed)
+        self.assertEqual(client.requests["upload_part"], 1)
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+
+    async def test_a_discarded_spools_upload_is_aborted(self) -> None:
+        store = await self.started()
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        await self.threads(spool.write, [(0, [LARGE])])
+        await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+        await self.threads(spool.discard)
+        await self.until(lambda: store._uploads[LARGE_DIGEST].ended)
+        while await self.client.list_multipart_uploads():
+            pass
+        self.assertEqual(await self.objects(), {})
+
+    async def test_uploads_of_nobody_are_swept(self) -> None:
+        store = await self.started()
+        await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
+        self.assertEqual(await store.sweep(), 0)
+        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        self.addCleanup(spool.close)
+        await self.threads(spool.write, [(0, [LARGE])])
+        await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+        self.assertEqual(await store.sweep(), 1)
+        await store.publish(spool)
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+
+    async def test_an_s3_that_fails_in_the_middle_is_waited_for(self) -> None:
+        self.patch(upload, "FIRST_WAIT", 0.05)
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.faults.extend([reply(503, SLOW_DOWN)] * 11)
+        await self.published(store, LARGE)
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+
+    async def test_a_lost_answer_to_complete_is_no_failure(self) -> None:
+        from tests.s3.proxy import Lose
+
+        self.patch(upload, "FIRST_WAIT", 0.05)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.only = b"?uploadId="
+        proxy.only = b"POST /" + self.bucket.encode() + b"/blobs/sha256%3A" + (
+            LARGE_DIGEST.hex.encode() + b"?uploadId"
+        )
+        proxy.faults.append(Lose())
+        await self.published(store, LARGE)
+        self.assertEqual(list(proxy.faults), [])
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+
+    async def test_a_publish_that_waits_for_s3_ends_with_the_process(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        await proxy.port.stopListening()
+        publishing = Deferred.fromCoroutine(self.published(store, LARGE))
+        await self.until(lambda: LARGE_DIGEST in store._uploads)
+        store.interrupt()
+        try:
+            await publishing
+        except OSError as error:
+            self.assertTrue(str(error))
+        else:
+            self.fail("it was published")
+        await proxy.start()
+
+    # S3 down, or set up wrong
+
+    async def test_while_s3_is_down_nothing_is_stored_but_nothing_breaks(self) -> None:
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await proxy.port.stopListening()
+        for each in list(proxy.open):
+            each.transport.abortConnection()
+        self.assertIsNone(await store.get_manifest(OTHER, LATEST))
+        self.assertIsNone(await store.blob_size(DIGEST))
+        self.assertFalse(store.reachable)
+        self.patch(store._cache, "_trusted_for", 0.0)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
+        try:
+            await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        except OSError:
+            pass
+        else:
+            self.fail("it was put")
+        await proxy.start()
+
+    async def test_the_check_waits_for_an_s3_that_is_busy(self) -> None:
+        self.patch(tigris, "CHECK_AGAIN", (0.01, 0.02))
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.faults.extend([reply(503, SLOW_DOWN)] * 9)
+        await store.check()
+        self.assertTrue(store.reachable)
+
+    async def test_the_check_names_the_setting_that_is_wrong(self) -> None:
+        assert self.server is not None
+        endpoint = self.server.endpoint()
+        wrong = [(self.client_at(endpoint, bucket="absent"), "TIGRIS_BUCKET absent")]
+        if self.server is CEPH:
+            keys = Keys(KEYS.access, "wrong", None, None)
+            wrong.append((self.client_at(endpoint, keys=keys), "AWS_SECRET_ACCESS_KEY"))
+        for client, named in wrong:
+            store = await self.started(client)
+            try:
+                await store.check()
+            except StoreUnusable as error:
+                self.assertIn(named, str(error))
+                self.assertNotIn("\n", str(error))
+            else:
+                self.fail("it can be used")
+
+
+for_each_server(Contract, BucketTests)(globals())
