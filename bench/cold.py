@@ -107,8 +107,8 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
         table.note(str(peers.nginx_missing()))
         yield table
         return
-    size = scale.of(1000 * MB, 50 * MB)
-    rounds = scale.of(5, 1)
+    size = scale.of(500 * MB, 50 * MB, 1000 * MB)
+    rounds = scale.of(3, 1, 5)
     for readers in scale.of([1, 4], [1]):
         with workplace(size * rounds * 3 // 2) as place, ExitStack() as stack:
             blobs = [write_blob(place / "blobs", size, seed=at) for at in range(rounds)]

@@ -165,7 +165,7 @@ class Daemon:
 class RunningCase(TestCase):
     """Tests of the whole daemon."""
 
-    timeout = 20
+    timeout = 40
 
     async def upstream(self, *models: str, **settings: Any) -> Emulator:
         """An emulated registry with these models; of one with three layers where none is given."""

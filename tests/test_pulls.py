@@ -201,3 +201,12 @@ class FairnessTests(RunningCase):
         upstream.settings.line = None
         self.assert_whole(await large, upstream.models[A])
         self.assert_sent_once(upstream, upstream.models[A], upstream.models[B])
+
+    async def test_no_more_connections_are_opened_than_were_allowed(self) -> None:
+        upstream = await self.upstream(f"{A}=1MB@1", f"{B}=1MB,3000x5@2", line=6_000_000)
+        daemon = await self.daemon(upstream, upstream_connections="2/3")
+        both = [self.begin(self.pull(daemon, name)) for name in (A, B)]
+        for name, pulled in zip((A, B), await gatherResults(both)):
+            self.assert_whole(pulled, upstream.models[name])
+        self.assertLessEqual(upstream.counters.blob_requests_peak, 3)
+        self.assert_sent_once(upstream, upstream.models[A], upstream.models[B])

@@ -11,7 +11,7 @@ from attrs import define
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.clients import ClientError
-from tests.emulator import Emulator
+from tests.emulator import Emulator, Fault
 from tests.running import (
     GENERATIONS,
     MODEL,
@@ -90,6 +90,17 @@ class NoRoomTests(RunningCase):
         reply, body = await self.ask(url, {"Range": "bytes=1000000-1000099"})
         self.assertEqual((reply.status, body), (206, model.read(digest, 1_000_000, 1_000_100)))
         self.assert_whole(await self.pull(daemon, MODEL, SMALL_TRANSFER), model)
+
+    async def test_a_relay_goes_on_where_upstream_broke_off(self) -> None:
+        upstream, daemon = await self.full()
+        model = upstream.models[MODEL]
+        digest, _ = model.layers[0]
+        cut = upstream.faults.add(Fault("store GET", "cut", after=40_000, times=5))
+        reply, body = await self.ask(f"{daemon.url}/v2/library/m/blobs/{digest}")
+        self.assertEqual((reply.status, body == model.read(digest)), (200, True))
+        self.assertEqual(cut.happened, 5)
+        upstream.expire_urls()
+        self.assert_whole(await self.pull(daemon), model)
 
     async def test_it_is_said_once_for_each_blob_and_plainly(self) -> None:
         with capturedLogs() as events:

@@ -273,6 +273,14 @@ class OtherUpstreamTests(FaultCase):
     async def test_one_that_sends_chunks_and_ignores_range(self) -> None:
         await self.assert_survived(framing="chunked", ignore_range=True)
 
+    async def test_one_that_is_a_cache_itself(self) -> None:
+        upstream, nearer = await self.both()
+        model = upstream.models[MODEL]
+        for generation in GENERATIONS:
+            farther = await self.daemon(upstream, upstream_registry=nearer.url)
+            self.assert_whole(await self.pull(farther, MODEL, generation), model)
+        self.assert_sent_once(upstream, model)
+
     async def test_one_whose_head_is_a_redirect(self) -> None:
         upstream, daemon = await self.both(head_redirects=True)
         digest, size = upstream.models[MODEL].layers[0]

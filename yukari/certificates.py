@@ -125,7 +125,8 @@ class Certificates:
     def endpoint(self, description: str) -> IStreamServerEndpoint:
         """The endpoint described, its certificates ours to renew where it has any."""
         if not has_certificates(description):
-            return serverFromString(self._reactor, description)
+            plain: IStreamServerEndpoint = serverFromString(self._reactor, description)
+            return plain
         self._renewed.append(Renewed(self._reactor, description))
         return self._renewed[-1].endpoint
 

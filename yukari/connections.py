@@ -7,6 +7,7 @@ piece, and a busy upstream has far more than Twisted's 64 KiB ready each time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from attrs import define, field
@@ -51,10 +52,12 @@ class _LargeReads:
 class _Endpoints:
     _reactor: Any
     _policy: BrowserLikePolicyForHTTPS
+    _elsewhere: Mapping[tuple[str, int], tuple[str, int]]
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
-        endpoint = HostnameEndpoint(self._reactor, host, uri.port, timeout=CONNECT_WITHIN)
+        where = self._elsewhere.get((host, uri.port), (host, uri.port))
+        endpoint = HostnameEndpoint(self._reactor, *where, timeout=CONNECT_WITHIN)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
             return _LargeReads(wrapClientTLS(creator, endpoint))
@@ -68,12 +71,14 @@ class Connections:
     """
     An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.
 
-    ``policy`` says whose certificates are trusted, None for the system's.
+    ``policy`` says whose certificates are trusted, None for the system's. ``elsewhere`` has other
+    addresses for some of the hosts and ports that URLs name.
     """
 
     _reactor: Any
     _most: int
     _policy: Optional[BrowserLikePolicyForHTTPS] = None
+    _elsewhere: Mapping[tuple[str, int], tuple[str, int]] = field(factory=dict)
     agent: Agent = field(init=False)
     _pool: HTTPConnectionPool = field(init=False)
 
@@ -81,7 +86,8 @@ class Connections:
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
-        endpoints = _Endpoints(self._reactor, self._policy or BrowserLikePolicyForHTTPS())
+        policy = self._policy or BrowserLikePolicyForHTTPS()
+        endpoints = _Endpoints(self._reactor, policy, self._elsewhere)
         self.agent = Agent.usingEndpointFactory(self._reactor, endpoints, self._pool)
 
     def close(self) -> Deferred[None]:

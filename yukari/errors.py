@@ -62,5 +62,14 @@ def upstream_unreachable(message: str) -> RegistryError:
     return RegistryError("UNAVAILABLE", message, 502)
 
 
+def looped() -> RegistryError:
+    return RegistryError(
+        "UNAVAILABLE",
+        "this cache is its own upstream: the registry's name leads to it;"
+        " its operator should set UPSTREAM_ADDRESS to where the registry is",
+        502,
+    )
+
+
 def upstream_silent(message: str) -> RegistryError:
     return RegistryError("UNAVAILABLE", message, 504)

@@ -22,7 +22,9 @@ from twisted.python.failure import Failure
 from yukari.blobs import Readable, StoredBlob
 from yukari.errors import RegistryError, blob_unknown, name_invalid
 from yukari.fills.crew import Crew
+from yukari.fills.fallback import Fallback
 from yukari.fills.fill import Fill, FillKeeper, State
+from yukari.fills.source import BlobSource
 from yukari.fills.verify import Verifier
 from yukari.manifest import Descriptor, Manifest
 from yukari.metrics import Metrics
@@ -57,6 +59,13 @@ class Found:
 
 
 @frozen
+class Elsewhere:
+    """A blob that the client gets from the store itself, at a URL that works for hours."""
+
+    url: str
+
+
+@frozen
 class Known:
     """What manifests told of a blob."""
 
@@ -78,6 +87,8 @@ class Library(FillKeeper):
     _metrics: Metrics = field(factory=Metrics)
     pulled: Callable[[ModelName, Tag, StoredManifest], None] = lambda *_: None
     """Told of each stored manifest that is asked for by its tag."""
+    redirects: Callable[[str, str], bool] = lambda *_: False
+    """Whether a client that came by a Host header may be sent to a presigned URL."""
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
     user_agent: str = field(default="", init=False)
     """The latest client's, by which manifests are asked for where no client waits."""
@@ -338,13 +349,16 @@ class Library(FillKeeper):
         found: int = await self._once((name, digest), self.upstream.blob_size, name, digest)
         return found
 
-    async def blob(self, name: ModelName, digest: Digest) -> Union[Readable, Fill]:
+    async def blob(
+        self, name: ModelName, digest: Digest, host: str = ""
+    ) -> Union[Readable, Fill, Elsewhere]:
         """
-        A stored blob, opened, or the fill that brings it, which gives out readers.
+        A stored blob, opened; or where the store keeps it for all to read; or the fill that
+        brings it, from the store's bucket or from upstream, which gives out readers.
 
-        `RegistryError` where there is neither.
+        ``host`` is the Host header of who asks. `RegistryError` where there is none of these.
         """
-        for _ in range(2):
+        for _ in range(3):
             fill = self.fills.get(digest)
             if fill is None:
                 stored = await self.store.open_blob(digest)
@@ -352,6 +366,14 @@ class Library(FillKeeper):
                     return StoredBlob(stored)
                 if stored is not None:
                     stored.close()
+                remote = await self.store.blob_size(digest)
+                if remote is not None:
+                    if self.store.source(digest, remote) is None:
+                        continue  # It was published just now.
+                    url = await self.store.presigned(digest)
+                    if url is not None and self.redirects(url, host):
+                        return Elsewhere(url)
+                    return self._fill(digest, remote, name, stored=True)
                 size = await self._size_upstream(name, digest)
                 if digest not in self.fills and await self.store.blob_size(digest) is not None:
                     continue
@@ -360,22 +382,35 @@ class Library(FillKeeper):
             return fill
         raise blob_unknown(digest)
 
-    def _fill(self, digest: Digest, size: int, name: ModelName) -> Fill:
-        """The blob's fill, a new one where it has none. It begins when it is started."""
+    def _fill(
+        self, digest: Digest, size: int, name: ModelName, *, stored: bool = False
+    ) -> Fill:
+        """
+        The blob's fill, a new one where it has none. It begins when it is started.
+
+        ``stored`` says that the store has the blob, though not on this machine.
+        """
         fill = self.fills.get(digest)
         if fill is None:
-            fill = self._new_fill(digest, size, name)
+            fill = self._new_fill(digest, size, name, stored=stored)
         else:
             fill.also_in(name)
         return fill
 
     def _new_fill(
-        self, digest: Digest, size: int, *names: ModelName, spool: Optional[Spool] = None
+        self,
+        digest: Digest,
+        size: int,
+        *names: ModelName,
+        spool: Optional[Spool] = None,
+        stored: bool = False,
     ) -> Fill:
+        source: BlobSource = self.upstream.blob(digest, size, *names)
+        kept = self.store.source(digest, size) if stored or spool is not None else None
         fill = Fill(
             digest=digest,
             size=size,
-            source=self.upstream.blob(digest, size, *names),
+            source=source if kept is None else Fallback(kept, source),
             crew=self._crew,
             keeper=self,
             in_thread=self._in_thread,

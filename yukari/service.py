@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
-from typing import Any, Optional, cast
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -41,6 +43,9 @@ from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
 from yukari.upstream import Upstream
+
+if TYPE_CHECKING:
+    from yukari.bucketkeeper import BucketKeeper
 
 log = Logger()
 
@@ -106,6 +111,7 @@ class YukariService(Service):
     metrics: PrometheusMetrics = field(init=False)
     _threads: DiskThreads = field(init=False)
     _store: Store = field(init=False)
+    _keeper: Optional[BucketKeeper] = field(default=None, init=False)
     _connections: Connections = field(init=False)
     _library: Library = field(init=False)
     _revalidator: Revalidator = field(init=False)
@@ -121,12 +127,18 @@ class YukariService(Service):
         self._certificates = Certificates(self._reactor, self._reactor)
         self._store = self._make_store()
         bounds = settings.upstream_connections
-        self._connections = Connections(self._reactor, bounds.in_all)
+        registry, elsewhere = settings.upstream_registry, {}
+        if settings.upstream_address is not None:
+            address = settings.upstream_address
+            named = registry.hostname.strip("[]"), registry.port
+            elsewhere[named] = address.host, address.port or registry.port
+        self._connections = Connections(self._reactor, bounds.in_all, elsewhere=elsewhere)
+        pseudonym = f"yukari-{token_hex(8)}"
         upstream = (
             Offline()
             if settings.offline
             else Upstream(
-                settings.upstream_registry, self._connections.agent, self._reactor, self.metrics
+                registry, self._connections.agent, self._reactor, self.metrics, pseudonym
             )
         )
         self._library = Library(
@@ -137,6 +149,10 @@ class YukariService(Service):
             clock=self._reactor,
             metrics=self.metrics,
         )
+        if settings.storage == TIGRIS:
+            from yukari.s3.presign import redirects
+
+            self._library.redirects = partial(redirects, settings.redirect)
         self.metrics.watch(self._library.count_fills, lambda: upstream.circuit_open)
         self._revalidator = Revalidator(
             library=self._library,
@@ -159,6 +175,7 @@ class YukariService(Service):
                 drain=self._drain,
                 metrics=self.metrics,
                 is_admins=is_admins,
+                pseudonym=pseudonym,
             )
             for is_admins in (False, True)
         )
@@ -166,7 +183,14 @@ class YukariService(Service):
     def _make_store(self) -> Store:
         settings = self._settings
         if settings.storage == TIGRIS:
-            end("STORAGE tigris: this version stores in a directory only; give --storage one")
+            # botocore takes a quarter of a second to import: who stores in a directory waits not.
+            from yukari.bucketkeeper import open_store
+
+            try:
+                self._keeper = open_store(self._reactor, settings, os.environ, self._threads)
+            except ValueError as error:
+                end(error)
+            return self._keeper.store
         return DirectoryStore(
             path=settings.storage,
             upstream_host=settings.upstream_registry.host,
@@ -211,6 +235,8 @@ class YukariService(Service):
             end(error)
         at_once(Deferred.fromCoroutine(self._library.start()))
         self._threads.start()
+        if self._keeper is not None:
+            self._keeper.start()
         self.metrics.start()
         self._certificates.start()
         if not self._settings.offline:
@@ -254,10 +280,14 @@ class YukariService(Service):
         ports = self.ports + self.admin_ports
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in ports])
         await self._drain.close(self._settings.grace)
-        await self._library.stop()
+        stopping = Deferred.fromCoroutine(self._library.stop())
+        self._store.interrupt()
+        await stopping
         self._drain.cut()
         await self._connections.close()
         await self._store.stop()
+        if self._keeper is not None:
+            await self._keeper.stop()
         self.metrics.stop()
         self._certificates.stop()
         self._threads.stop()

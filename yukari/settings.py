@@ -21,7 +21,13 @@ from constantly import NamedConstant
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.logger import LogLevel
 
-from yukari.units import Connections, FreeSpace, parse_duration, parse_positive_duration
+from yukari.units import (
+    Connections,
+    FreeSpace,
+    parse_bytes,
+    parse_duration,
+    parse_positive_duration,
+)
 
 TIGRIS = "tigris"
 """What `Settings.storage` is where models are stored in an S3 bucket and not in a directory."""
@@ -172,6 +178,32 @@ class RegistryUrl:
         return self.url
 
 
+@frozen
+class Address:
+    """Where to connect, instead of where a URL's host is; ``port`` None for the URL's."""
+
+    host: str
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """From ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^][:]+))(?::([0-9]{1,5}))?", text)
+        if found is None:
+            raise InvalidSetting("expected HOST, HOST:PORT, [V6] or [V6]:PORT")
+        v6, host, port = found.groups()
+        if port is not None and not 0 < int(port) < 65536:
+            raise InvalidSetting("expected a port from 1 to 65535")
+        if v6 is not None:
+            try:
+                host = str(IPv6Address(v6))
+            except ValueError:
+                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
+        elif not _HOST.fullmatch(host):
+            raise InvalidSetting("expected a host name or an address")
+        return cls(host, None if port is None else int(port))
+
+
 def _level(text: str) -> NamedConstant:
     try:
         return _LEVELS[text.upper()]
@@ -197,6 +229,27 @@ def _bucket(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", text):
         raise InvalidSetting("expected a bucket's name: letters, digits, '.', '_' and '-'")
     return text
+
+
+def _endpoint(text: str) -> str:
+    """An S3 endpoint: a URL without a path and without a slash at its end."""
+    url = RegistryUrl.parse(text)
+    if url.prefix != "/":
+        raise InvalidSetting("expected an http or https URL without a path")
+    return url.url.rstrip("/")
+
+
+def _redirect(text: str) -> str:
+    if text.lower() not in ("auto", "on", "off"):
+        raise InvalidSetting("expected auto, on or off")
+    return text.lower()
+
+
+def _spool_max(text: str) -> int:
+    count = parse_bytes(text)
+    if count <= 0:
+        raise InvalidSetting("expected bytes above 0, such as 500GB or 500GiB")
+    return count
 
 
 def _path(text: str) -> str:
@@ -265,6 +318,14 @@ SETTINGS: tuple[Setting, ...] = (
         "The registry to mirror, an http or https URL.",
     ),
     Setting(
+        "upstream_address",
+        Address.parse,
+        None,
+        "Where to connect for the upstream registry, HOST or HOST:PORT, where its name leads"
+        " elsewhere, to this cache itself for one.",
+        default_shown="where its name leads",
+    ),
+    Setting(
         "manifest_lifetime",
         parse_duration,
         "240h",
@@ -307,11 +368,32 @@ SETTINGS: tuple[Setting, ...] = (
         "The bucket that models are stored in with --storage=tigris.",
     ),
     Setting(
+        "redirect",
+        _redirect,
+        "auto",
+        "With tigris, whether blobs that are not on this disk are fetched from S3 by clients"
+        " themselves: auto (where its endpoint is public), on or off.",
+    ),
+    Setting(
+        "presign_endpoint",
+        _endpoint,
+        None,
+        "The S3 endpoint as clients reach it, an http or https URL.",
+        default_shown="the one that this cache uses",
+    ),
+    Setting(
         "spool_dir",
         _path,
         None,
         "The directory where blobs lie while they are on their way.",
         default_shown="inside the store's directory; with tigris, yukari/spool in the cache home",
+    ),
+    Setting(
+        "spool_max",
+        _spool_max,
+        None,
+        "With tigris, at most so many bytes of blobs on this disk, such as 500GB or 500GiB.",
+        default_shown="what MIN_FREE leaves",
     ),
     Setting(
         "min_free",
@@ -361,6 +443,7 @@ class Settings:
     bind: tuple[Bind, ...]
     admin_bind: tuple[Bind, ...]
     upstream_registry: RegistryUrl
+    upstream_address: Address | None
     manifest_lifetime: float
     invalidator_period: float
     revalidate_after: float
@@ -369,8 +452,14 @@ class Settings:
     storage: str
     """The absolute path of a directory, or `TIGRIS`."""
     tigris_bucket: str
+    redirect: str
+    """``auto``, ``on`` or ``off``."""
+    presign_endpoint: str | None
+    """A URL without a path; None for the endpoint that we use."""
     spool_dir: str | None
     """An absolute path; None for inside the store's directory, never so with `TIGRIS`."""
+    spool_max: int | None
+    """Bytes; None for what `min_free` leaves."""
     min_free: FreeSpace
     upstream_connections: Connections
     shutdown_delay: float

@@ -33,6 +33,7 @@ from yukari.errors import (
     RegistryError,
     blob_unknown,
     denied,
+    looped,
     manifest_unknown,
     upstream_silent,
     upstream_unreachable,
@@ -54,6 +55,8 @@ HEADERS_WITHIN = 10.0
 BODY_WITHIN = 30.0
 """Seconds within which a manifest's or an error's body must be here."""
 LONGEST_RETRY_AFTER = 3600.0
+LOOP_DETECTED = 508
+"""What a cache answers to a request of its own."""
 
 T = TypeVar("T")
 
@@ -210,6 +213,8 @@ class Upstream:
     _agent: IAgent
     _clock: IReactorTime
     _metrics: Metrics = field(factory=Metrics)
+    _pseudonym: Optional[str] = None
+    """By what name the requests' Via has this cache."""
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
@@ -265,7 +270,9 @@ class Upstream:
 
     async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
-        headers = Headers({"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent]})
+        headers = Headers(
+            {"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent], **self._via()}
+        )
 
         async def send(url: str) -> IResponse:
             sent = self._treq.request(
@@ -329,6 +336,8 @@ class Upstream:
                 retry_after=None if wait is None else round(wait),
             )
         discard(response)
+        if code == LOOP_DETECTED:
+            return looped()
         if code == 404:
             return manifest_unknown(name, reference)
         if code in (401, 403):
@@ -374,7 +383,7 @@ class Upstream:
         """
         A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
         """
-        headers = {"User-Agent": [USER_AGENT], "Accept-Encoding": ["identity"]}
+        headers = {"User-Agent": [USER_AGENT], "Accept-Encoding": ["identity"], **self._via()}
         if span is not None:
             headers["Range"] = [f"bytes={span.start}-{span.end - 1}"]
 
@@ -396,6 +405,9 @@ class Upstream:
     def likely_pace(self) -> Optional[HostPace]:
         """What was measured of the host that blobs came from last."""
         return self._paces.get(self._likely) if self._likely is not None else None
+
+    def _via(self) -> dict[str, list[str]]:
+        return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}
 
     def _path(self, name: ModelName, kind: str, reference: object) -> str:
         return f"{self.url.url}v2/{name}/{kind}/{reference}"
@@ -521,6 +533,9 @@ class UpstreamBlob:
                     answer = self._answer(response, url, span)
                     self._location = url
                     return answer
+                if response.code == LOOP_DETECTED:
+                    discard(response)
+                    raise SourceRefused(looped())
                 if response.code in (416, 429) or response.code >= 500:
                     return self._answer(response, url, span)
                 discard(response)

@@ -91,7 +91,9 @@ def start_ceph(
 
         run("ceph-authtool", "-C", keyring)
         for name, caps in _CAPS.items():
-            pairs = [text for at_ in range(0, len(caps), 2) for text in ("--cap", *caps[at_ : at_ + 2])]
+            pairs = [
+                text for at_ in range(0, len(caps), 2) for text in ("--cap", *caps[at_ : at_ + 2])
+            ]
             run("ceph-authtool", keyring, "--gen-key", "-n", name, *pairs)
         monmap = os.path.join(directory, "monmap")
         run("monmaptool", "--create", "--addv", "a", addresses, "--fsid", fsid, monmap)

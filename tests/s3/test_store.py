@@ -12,7 +12,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web.client import ResponseDone
 
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
-from tests.s3.proxy import SLOW_DOWN, Proxy, reply
+from tests.s3.proxy import SLOW_DOWN, Lose, Proxy, reply
 from tests.s3.servers import CEPH
 from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, StoreContract
 from tests.storage.test_room import Disk
@@ -335,7 +335,8 @@ class BucketTests(Stores):
     async def test_uploads_of_nobody_are_swept(self) -> None:
         store = await self.started()
         await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
-        self.assertEqual(await store.sweep(), 0)
+        if self.server is CEPH:  # moto says that all were begun in 2010
+            self.assertEqual(await store.sweep(), 0)
         self.patch(tigris, "ORPHANED_AFTER", -60.0)
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
@@ -356,14 +357,14 @@ class BucketTests(Stores):
         self.assertEqual(await self.client.list_multipart_uploads(), [])
 
     async def test_a_lost_answer_to_complete_is_no_failure(self) -> None:
-        from tests.s3.proxy import Lose
-
         self.patch(upload, "FIRST_WAIT", 0.05)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
-        proxy.only = b"?uploadId="
-        proxy.only = b"POST /" + self.bucket.encode() + b"/blobs/sha256%3A" + (
-            LARGE_DIGEST.hex.encode() + b"?uploadId"
+        proxy.only = (
+            b"POST /"
+            + self.bucket.encode()
+            + b"/blobs/sha256%3A"
+            + (LARGE_DIGEST.hex.encode() + b"?uploadId")
         )
         proxy.faults.append(Lose())
         await self.published(store, LARGE)
@@ -414,7 +415,7 @@ class BucketTests(Stores):
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         proxy.faults.extend([reply(503, SLOW_DOWN)] * 9)
-        await store.check()
+        await store.connect()
         self.assertTrue(store.reachable)
 
     async def test_the_check_names_the_setting_that_is_wrong(self) -> None:
@@ -427,7 +428,7 @@ class BucketTests(Stores):
         for client, named in wrong:
             store = await self.started(client)
             try:
-                await store.check()
+                await store.connect()
             except StoreUnusable as error:
                 self.assertIn(named, str(error))
                 self.assertNotIn("\n", str(error))

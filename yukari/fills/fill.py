@@ -608,6 +608,8 @@ class Fill:
             try:
                 await self._keeper.publish(self)
             except OSError as error:
+                if self._stopped:
+                    return
                 log.error(
                     "{digest}: cannot be published: {error}",
                     digest=str(self.digest),

@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -27,10 +27,10 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from yukari import __version__
 from yukari.blobs import Readable, SpoolLost
-from yukari.errors import RegistryError, name_invalid, upstream_unreachable
+from yukari.errors import RegistryError, looped, name_invalid, upstream_unreachable
 from yukari.fills.fill import Fill
 from yukari.fills.source import SourceFailed, SourceRefused
-from yukari.library import Library
+from yukari.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
@@ -243,6 +243,9 @@ class V2(ReadOnly):
 
     async def reply_to(self, request: Request) -> None:
         request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
+        site: Any = request.site
+        if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
+            raise evolve(looped(), status=508)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
             reply_json(request, 200, {})
@@ -327,7 +330,13 @@ class _Blob:
             if self._headers(size) is not None:
                 request.finish()
             return
-        found = await library.blob(self._name, self._digest)
+        host = text_header(request, b"host") or ""
+        found = await library.blob(self._name, self._digest, host)
+        if isinstance(found, Elsewhere):
+            request.result = "redirect"
+            request.setHeader(b"location", found.url.encode("ascii"))
+            reply(request, 307, "text/plain; charset=utf-8", b"")
+            return
         try:
             wanted = self._headers(found.size)
             if wanted is None:

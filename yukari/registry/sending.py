@@ -541,10 +541,11 @@ class Relay:
     async def _pass_on(self, request: Request, answer: Answer) -> int:
         end = min(answer.span.end, self._end)
         body = _RelayBody(request, self._at - answer.span.start, end - self._at, self._clock)
-        if self._paused:
-            body.pause()
         self._body = body
         answer.body.deliverBody(body)
+        if self._paused:
+            # Only now: `deliverBody` ends by resuming the transport, whoever had paused it.
+            body.pause()
         try:
             return await body.ended
         finally:

@@ -172,6 +172,7 @@ class RegistrySite(Site):
     """
     The site of a resource tree; ``clock`` is that of the log's seconds, ``drain`` has its
     connections. Whoever reaches one that ``is_admins`` may do what else only this machine may.
+    A request whose Via has the ``pseudonym`` is the cache's own.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -185,6 +186,7 @@ class RegistrySite(Site):
         drain: Optional[Drain] = None,
         metrics: Optional[Metrics] = None,
         is_admins: bool = False,
+        pseudonym: Optional[str] = None,
         log_requests: bool = True,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
@@ -192,6 +194,7 @@ class RegistrySite(Site):
         self.drain = drain or Drain(clock)
         self.metrics = metrics or Metrics()
         self.is_admins = is_admins
+        self.pseudonym = pseudonym
         self.log_requests = log_requests
 
     def log(self, request: Any) -> None:

@@ -176,6 +176,9 @@ class DirectoryStore(DiskWork):
     def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
         return None
 
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        return None
+
     async def forget_blob(self, digest: Digest) -> None:
         await self._run(self._forget_blob, digest)
 

@@ -196,6 +196,11 @@ class Store(Protocol):
         None where `open_blob` is all there is.
         """
 
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        """
+        A URL at which anybody finds such a blob for hours; None where there can be none.
+        """
+
     # spools
 
     async def spools(self) -> list[Spool]:

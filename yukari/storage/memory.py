@@ -191,6 +191,9 @@ class MemoryStore:
     def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
         return None
 
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        return None
+
     async def forget_blob(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)
 

@@ -22,7 +22,7 @@ from yukari.storage.interface import NoRoom
 from yukari.storage.room import Room, shown
 from yukari.units import FreeSpace
 
-_BLOCK = 4096
+_BLOCK = 1
 _UNBOUNDED = 2**62
 
 

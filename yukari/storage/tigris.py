@@ -22,6 +22,7 @@ upstream is asked then.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import OrderedDict
@@ -69,6 +70,8 @@ ORPHANED_AFTER = 24 * 3600.0
 """Seconds; an upload that was begun longer ago is nobody's."""
 CHECK_AGAIN = (1.0, 30.0)
 """Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
+CHECKED_EVERY = 5.0
+"""Seconds between two looks, at most, whether S3 answers."""
 SAID_EVERY = 60.0
 """Seconds between two complaints about an S3 that does not answer."""
 _TRIES = 5
@@ -91,7 +94,7 @@ class TigrisStore(DiskWork):
     """
     `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk.
 
-    `start` takes the disk in hand; `check` asks S3 whether the bucket can be used.
+    `start` takes the disk in hand; `connect` asks S3 whether the bucket can be used.
     """
 
     client: S3Client
@@ -121,6 +124,8 @@ class TigrisStore(DiskWork):
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
     _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _checked_at: Optional[float] = field(default=None, init=False)
+    _trouble: Optional[S3Error] = field(default=None, init=False)
     _said_at: Optional[float] = field(default=None, init=False)
 
     _log = Logger()
@@ -140,6 +145,22 @@ class TigrisStore(DiskWork):
         await self._run(self._take_hold)
 
     async def check(self) -> None:
+        now = self._clock.seconds()
+        if self._checked_at is not None and now - self._checked_at < CHECKED_EVERY:
+            if self._trouble is not None:
+                raise self._trouble
+            return
+        self._checked_at = now
+        try:
+            await self.client.get_bucket()
+        except S3Error as error:
+            self._trouble = error
+            self._complain(error)
+            raise
+        self._trouble = None
+        self._answered()
+
+    async def connect(self) -> None:
         """
         Returns once the bucket can be used; until then it says what is wrong and tries again.
 
@@ -456,7 +477,8 @@ class TigrisStore(DiskWork):
         spool = await self._run(
             self._new_spool, digest, size, repository, note, undo=lambda made: made.discard()
         )
-        self._upload(spool, note)
+        if digest not in self._sizes:
+            self._upload(spool, note)
         return spool
 
     def _upload(self, spool: SpoolFile, note: Note, *, resumed: bool = False) -> None:
@@ -472,15 +494,21 @@ class TigrisStore(DiskWork):
             resumed,
         )
         self._uploads[spool.digest] = upload
-        upload.look()
+        upload.look_soon()
 
     async def publish(self, spool: Spool) -> None:
         assert isinstance(spool, SpoolFile)
         await self._run(spool.seal)
+        if self._stopping:
+            raise OSError(errno.ECANCELED, "the store is stopping")
+        if spool.digest not in self._uploads and spool.digest not in self._sizes:
+            # It came back from the bucket, and has gone from there meanwhile.
+            self._upload(spool, Note(self._media_types.get(spool.digest, OCTETS)))
         upload = self._uploads.get(spool.digest)
-        if upload is None or upload.spool is not spool:
-            raise OSError("the store is stopping")
-        await upload.finish()
+        if upload is not None:
+            if upload.spool is not spool:
+                raise OSError("the store is stopping")
+            await upload.finish()
         self._answered()
         self._uploads.pop(spool.digest, None)
         _remember(self._sizes, spool.digest, spool.size)

@@ -174,6 +174,10 @@ class BlobUpload:
             self._going[number] = going = Deferred.fromCoroutine(self._send(number))
             going.addBoth(self._was_sent, number)
 
+    def look_soon(self) -> None:
+        """`look`, once the reactor runs."""
+        self._look_again(0.0)
+
     def _look_again(self, seconds: float) -> None:
         if self._timer is None or not self._timer.active():
             self._timer = self._clock.callLater(seconds, self.look)

@@ -1,0 +1,118 @@
+"""Which S3, how it is addressed, and when clients are sent there."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.s3.place import InvalidPlace, Place, is_public
+from yukari.s3.presign import LONGEST, SHORTEST, host_of, presign_lifetime, redirects
+from yukari.storage.upload import MOST_PARTS, SMALL, part_size
+
+labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+private_names = st.one_of(
+    labels,
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+    st.builds(
+        "{}.{}".format,
+        labels,
+        st.sampled_from(["local", "internal", "svc", "lan", "home.arpa", "svc.cluster.local"]),
+    ),
+)
+public_names = st.builds("{}.{}.example".format, labels, labels)
+names = st.one_of(private_names, public_names)
+ports = st.sampled_from(["", ":443", ":9000"])
+schemes = st.sampled_from(["http", "https"])
+
+
+class PlaceTests(SynchronousTestCase):
+    def test_nothing_set_is_tigris(self) -> None:
+        place = Place.of("yukari", {})
+        self.assertEqual(place, Place("https://t3.storage.dev", "auto", "yukari", False))
+
+    def test_inside_fly_it_is_the_nearer_one(self) -> None:
+        place = Place.of("yukari", {"FLY_APP_NAME": "x"})
+        self.assertEqual(place.endpoint, "https://fly.storage.tigris.dev")
+
+    def test_the_variables_of_aws(self) -> None:
+        environment = {
+            "AWS_ENDPOINT_URL": "http://other:1",
+            "AWS_ENDPOINT_URL_S3": "http://Minio:9000/",
+            "AWS_REGION": "eu-west-1",
+            "FLY_APP_NAME": "x",
+        }
+        self.assertEqual(
+            Place.of("b.c", environment), Place("http://minio:9000", "eu-west-1", "b.c", True)
+        )
+        del environment["AWS_ENDPOINT_URL_S3"]
+        self.assertEqual(Place.of("b", environment).endpoint, "http://other:1")
+
+    def test_what_cannot_be_an_endpoint(self) -> None:
+        for text in ("minio:9000", "ftp://x", "http://", "http://u:secret@h", "http://h/p", "//x"):
+            with self.assertRaises(InvalidPlace) as caught:
+                Place.of("b", {"AWS_ENDPOINT_URL_S3": text})
+            self.assertIn("AWS_ENDPOINT_URL_S3", str(caught.exception))
+            self.assertNotIn("secret", str(caught.exception))
+
+    @given(private_names, ports)
+    def test_private_endpoints_and_odd_buckets_are_addressed_by_path(
+        self, name: str, port: str
+    ) -> None:
+        where = {"AWS_ENDPOINT_URL_S3": f"http://{name}{port}"}
+        self.assertTrue(Place.of("bucket", where).path_style)
+        for bucket in ("With_Capitals", "dots.in.it"):
+            self.assertTrue(Place.of(bucket, {}).path_style)
+
+
+class RedirectTests(SynchronousTestCase):
+    @given(st.sampled_from(["auto", "on", "off"]), schemes, names, ports, names, ports)
+    def test_the_rules(
+        self, mode: str, scheme: str, name: str, port: str, host: str, host_port: str
+    ) -> None:
+        found = redirects(mode, f"{scheme}://{name}{port}/b/k?X=1", f"{host.upper()}{host_port}")
+        if mode == "off" or name == host:
+            self.assertFalse(found)
+        elif mode == "on":
+            self.assertTrue(found)
+        else:
+            self.assertEqual(found, scheme == "https" and is_public(name))
+
+    @given(schemes, names, ports, ports)
+    def test_never_to_the_name_that_the_client_came_by(
+        self, scheme: str, name: str, port: str, other: str
+    ) -> None:
+        for mode in ("auto", "on", "off"):
+            self.assertFalse(redirects(mode, f"{scheme}://{name}{port}/", f"{name}{other}"))
+
+    @given(public_names, private_names)
+    def test_what_is_public(self, public: str, private: str) -> None:
+        self.assertTrue(is_public(public))
+        self.assertFalse(is_public(private))
+
+    @given(st.text(max_size=40))
+    def test_any_host_header_is_read(self, text: str) -> None:
+        self.assertIsInstance(host_of(text), str)
+        self.assertFalse(redirects("off", "https://a.example/", text))
+
+    @given(st.floats(-1e9, 1e9))
+    def test_a_url_dies_before_what_signs_it_and_lasts_an_hour(self, left: float) -> None:
+        found = presign_lifetime(left)
+        if left < SHORTEST:
+            self.assertIsNone(found)
+        else:
+            assert found is not None
+            self.assertTrue(SHORTEST <= found <= left and found <= LONGEST)
+
+    def test_keys_that_never_end(self) -> None:
+        self.assertEqual(presign_lifetime(None), LONGEST)
+
+
+class PartTests(SynchronousTestCase):
+    @given(st.integers(1, 5 * 2**40))
+    def test_parts_are_few_and_large_enough(self, size: int) -> None:
+        part = part_size(size)
+        self.assertGreaterEqual(part, SMALL)
+        self.assertLessEqual(-(-size // part), MOST_PARTS)
+        self.assertLessEqual(part, 5 * 2**30)

@@ -1,0 +1,71 @@
+"""``python -m yukari.check``: a health check for containers."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.processes import Process, ProcessCase, bare_environment
+from tests.test_certificates import renew
+from yukari.check import url_of
+
+
+class UrlTests(SynchronousTestCase):
+    def test_it_asks_where_the_daemon_listens(self) -> None:
+        for bind, url in {
+            "": "http://localhost:9200",
+            ":80": "http://localhost:80",
+            "0.0.0.0:80 :81": "http://localhost:80",
+            "[::]:80": "http://localhost:80",
+            "127.0.0.1:9201": "http://127.0.0.1:9201",
+            "[::1]:9201": "http://[::1]:9201",
+            "tcp:9202:interface=127.0.0.1": "http://localhost:9202",
+            "ssl:443:privateKey=/k:certKey=/c": "https://localhost:443",
+            "tls:/etc/certificates:8443": "https://localhost:8443",
+        }.items():
+            self.assertEqual(url_of({"BIND": bind}), f"{url}/healthz")
+
+
+class CheckTests(ProcessCase):
+    async def checked(self, *arguments: str, **environment: str) -> Process:
+        check = self.spawn(
+            *(sys.executable, "-m", "yukari.check", *arguments),
+            environment=bare_environment(http_proxy="http://127.0.0.1:9", **environment),
+        )
+        await check.ended
+        return check
+
+    async def test_a_daemon_that_is_well_is_0(self) -> None:
+        daemon = await self.yukari("http://127.0.0.1:9/")
+        for check in (
+            await self.checked(BIND=daemon.host),
+            await self.checked(f"{daemon.url}/readyz"),
+        ):
+            self.assertEqual((check.status, check.text), (0, ""))
+
+    async def test_a_certificate_needs_no_authority(self) -> None:
+        pem = os.path.join(self.directory(), "pem")
+        key = os.path.join(self.directory(), "key")
+        renew(key, pem)
+        daemon = await self.yukari(
+            "http://127.0.0.1:9/", bind=f"ssl:0:privateKey={key}:certKey={pem}"
+        )
+        port = daemon.host.rpartition(":")[2]
+        check = await self.checked(BIND=f"ssl:{port}:privateKey={key}:certKey={pem}")
+        self.assertEqual((check.status, check.text), (0, ""))
+
+    async def test_what_is_wrong_is_1_and_a_line(self) -> None:
+        daemon = await self.yukari("http://127.0.0.1:9/")
+        for url, said in {
+            f"{daemon.url}/nothing": ": 404 {",
+            "http://127.0.0.1:9/healthz": "refused",
+            "http://nowhere.invalid/healthz": "nowhere.invalid",
+            "nonsense": "unknown url type",
+        }.items():
+            check = await self.checked(url)
+            self.assertEqual(check.status, 1)
+            self.assertIn(said, check.text)
+            self.assertEqual(check.text.count("\n"), 1)
+            self.assertNotIn("Traceback", check.text)

@@ -1,0 +1,63 @@
+"""
+Whether a daemon is well, as an exit status: ``python -m yukari.check [URL]``.
+
+For the health checks of containers, whose images have no curl. Without a URL
+it asks ``/healthz`` where this environment's BIND has the daemon listen. It
+loads nothing that takes time to load.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+
+WITHIN = 5.0
+"""Seconds that the daemon has to answer."""
+
+
+def url_of(environment: Mapping[str, str]) -> str:
+    """Where the daemon that is set up by this environment answers."""
+    bind = (environment.get("BIND", "").split() or [":9200"])[0]
+    tls = re.match(r"ssl:(?:port=)?(\d+)", bind) or re.match(r"tls:.*?:(?:port=)?(\d+)", bind)
+    if tls:
+        return f"https://localhost:{tls[1]}/healthz"
+    tcp = re.match(r"tcp6?:(?:port=)?(\d+)", bind)
+    host, _, port = ("", "", tcp[1]) if tcp else bind.rpartition(":")
+    if host in ("", "0.0.0.0", "[::]"):  # noqa: S104
+        host = "localhost"
+    return f"http://{host}:{port}/healthz"
+
+
+def problem(url: str) -> str:
+    """What is wrong with what answers there, "" if nothing is."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        with opener.open(url, timeout=WITHIN):
+            return ""
+    except urllib.error.HTTPError as error:
+        body = error.read(500).decode("utf-8", "replace").strip()
+        return f"{url}: {error.code} {body}".strip()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{url}: {getattr(error, 'reason', None) or error}"
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """0 if it is well, 1 if not, with one line on stderr that says why."""
+    wrong = problem(arguments[0] if arguments else url_of(environment))
+    if wrong:
+        print(wrong, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
