@@ -40,9 +40,7 @@ class ElsewhereTests(RunningCase):
         ):
             daemon = await self.daemon(upstream, upstream_registry=url, upstream_address=address)
             self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
-            self.assertEqual(
-                daemon.service._settings.upstream_registry.host, url.split("/")[2]
-            )
+            self.assertEqual(daemon.service._settings.upstream_registry.host, url.split("/")[2])
 
     async def looping(self, path: str) -> tuple[Daemon, int, bytes]:
         """A cache whose upstream is itself, and what it answers."""

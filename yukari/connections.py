@@ -56,8 +56,8 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii").strip("[]")
-        where = self._elsewhere.get((host, uri.port), (host, uri.port))
-        endpoint = HostnameEndpoint(self._reactor, *where, timeout=CONNECT_WITHIN)
+        host, port = self._elsewhere.get((host, uri.port), (host, uri.port))
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_WITHIN)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
             return _LargeReads(wrapClientTLS(creator, endpoint))

@@ -137,9 +137,7 @@ class YukariService(Service):
         upstream = (
             Offline()
             if settings.offline
-            else Upstream(
-                registry, self._connections.agent, self._reactor, self.metrics, pseudonym
-            )
+            else Upstream(registry, self._connections.agent, self._reactor, self.metrics, pseudonym)
         )
         self._library = Library(
             store=self._store,

@@ -270,9 +270,7 @@ class Upstream:
 
     async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
-        headers = Headers(
-            {"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent], **self._via()}
-        )
+        headers = Headers({"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent], **self._via()})
 
         async def send(url: str) -> IResponse:
             sent = self._treq.request(

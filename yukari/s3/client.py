@@ -106,6 +106,7 @@ class _Patience:
     late: bool = field(default=False, init=False)
     _watched: Optional[Deferred[Any]] = field(default=None, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _over: bool = field(default=False, init=False)
 
     def watch(self, inner: Deferred[T]) -> Deferred[T]:
         """
@@ -133,6 +134,8 @@ class _Patience:
         return watched
 
     def heard(self) -> None:
+        if self._over:
+            return  # a body may still be on its way when its request has failed
         if self._timer is None:
             self._timer = self._clock.callLater(self._seconds, self._give_up)
         else:
@@ -145,9 +148,10 @@ class _Patience:
             self._watched.cancel()
 
     def stop(self) -> None:
-        if self._timer is not None:
+        self._over = True
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
-            self._timer = None
+        self._timer = None
 
 
 @define(eq=False)
