@@ -23,7 +23,7 @@ from yukari.blobs import Readable, StoredBlob
 from yukari.errors import RegistryError, blob_unknown, name_invalid
 from yukari.fills.crew import Crew
 from yukari.fills.fallback import Fallback
-from yukari.fills.fill import Fill, FillKeeper, State
+from yukari.fills.fill import HASH_STEP, Fill, FillKeeper, State
 from yukari.fills.source import BlobSource
 from yukari.fills.verify import Verifier
 from yukari.manifest import Descriptor, Manifest
@@ -95,6 +95,8 @@ class Library(FillKeeper):
     _unknown: OrderedDict[tuple[ModelName, Reference], tuple[float, RegistryError]] = field(
         factory=OrderedDict, init=False
     )
+    _leaving: dict[Digest, Deferred[None]] = field(factory=dict, init=False)
+    """Fills that were dropped and whose spools are being removed."""
     _ends: dict[Fill, list[Deferred[None]]] = field(factory=dict, init=False)
     _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
     _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
@@ -110,15 +112,27 @@ class Library(FillKeeper):
 
     async def start(self) -> None:
         """Take up again every blob that was on its way when the last process ended."""
+        await self.take_up()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin to work on what `take_up` found."""
+        for fill in list(self.fills.values()):
+            fill.start()
+
+    async def take_up(self) -> None:
+        """Find what was on its way when the last process ended; needs no threads."""
         for spool in await self.store.spools():
-            if spool.digest in self.fills or await self.store.blob_size(spool.digest) is not None:
+            empty = spool.size > 0 and not spool.covered().total
+            if empty or await self.store.blob_size(spool.digest) is not None:
                 await self._in_thread(spool.discard)
                 continue
-            self._new_fill(spool.digest, spool.size, *spool.repositories, spool=spool).start()
+            self._new_fill(spool.digest, spool.size, *spool.repositories, spool=spool)
 
     async def stop(self) -> None:
         """Stop what is on its way, so that the next start takes it up."""
         self._stopping = True
+        self._crew.close()
         for _, timer in self._retries.values():
             timer.cancel()
         self._retries.clear()
@@ -136,8 +150,7 @@ class Library(FillKeeper):
         A manifest, from the store or from upstream; with ``prefetch`` its blobs start to come.
         `RegistryError`.
         """
-        if user_agent:
-            self.user_agent = user_agent
+        self._check_running()
         stored = await self.store.get_manifest(name, reference)
         if stored is not None:
             manifest, result = stored.manifest, "hit"
@@ -158,6 +171,8 @@ class Library(FillKeeper):
     ) -> Manifest:
         try:
             manifest = await self.upstream.manifest(name, reference, user_agent)
+            if user_agent.startswith("ollama"):
+                self.user_agent = user_agent
         except RegistryError as error:
             if error.status == 404:
                 self._remember_unknown((name, reference), error)
@@ -172,6 +187,10 @@ class Library(FillKeeper):
                 error=str(error),
             )
         return manifest
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise RegistryError("UNAVAILABLE", "this cache is stopping", 503)
 
     def _check_unknown(self, key: tuple[ModelName, Reference]) -> None:
         """Raise what upstream has just said of a model that it does not have."""
@@ -330,17 +349,20 @@ class Library(FillKeeper):
         return True
 
     async def _is_sound(self, digest: Digest) -> bool:
+        """Only a digest that is wrong condemns: what cannot be read now may be whole."""
         file = await self.store.open_blob(digest)
         if file is None:
-            return False
+            return True
         verifier = Verifier(file)
         try:
-            await self._in_thread(verifier.advance, file.size)
+            while verifier.position < file.size and not self._stopping:
+                step = min(file.size, verifier.position + HASH_STEP)
+                await self._in_thread(verifier.advance, step)
         except OSError:
-            return False
+            return True
         finally:
             verifier.close()
-        return verifier.digest() == digest
+        return self._stopping or verifier.digest() == digest
 
     async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
         known = self._known.get(digest)
@@ -358,13 +380,18 @@ class Library(FillKeeper):
 
         ``host`` is the Host header of who asks. `RegistryError` where there is none of these.
         """
+        self._check_running()
         for _ in range(3):
             fill = self.fills.get(digest)
             if fill is None:
                 stored = await self.store.open_blob(digest)
-                if stored is not None and not await self._was_cut(digest, stored.size):
-                    return StoredBlob(stored)
                 if stored is not None:
+                    try:
+                        if not await self._was_cut(digest, stored.size):
+                            return StoredBlob(stored)
+                    except BaseException:
+                        stored.close()
+                        raise
                     stored.close()
                 remote = await self.store.blob_size(digest)
                 if remote is not None:
@@ -440,11 +467,23 @@ class Library(FillKeeper):
         self.fills.pop(fill.digest, None)
         self._forget_retry(fill)
         self._tell_end(fill)
-        return Deferred.fromCoroutine(fill.discard(error))
+        dropped: Deferred[None] = Deferred()
+        self._leaving[fill.digest] = dropped
+        return Deferred.fromCoroutine(fill.discard(error)).addBoth(self._left, fill, dropped)
+
+    def _left(self, result: Any, fill: Fill, dropped: Deferred[None]) -> Any:
+        if self._leaving.get(fill.digest) is dropped:
+            del self._leaving[fill.digest]
+        dropped.callback(None)
+        return result
 
     # what fills ask
 
     async def open_spool(self, fill: Fill) -> Spool:
+        while (leaving := self._leaving.get(fill.digest)) is not None:
+            gone: Deferred[None] = Deferred()
+            leaving.chainDeferred(gone)
+            await gone
         return await self.store.new_spool(fill.digest, fill.size, fill.name)
 
     async def publish(self, fill: Fill) -> None:

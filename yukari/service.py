@@ -8,6 +8,7 @@ with one line.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, execute
+from twisted.internet.defer import Deferred, DeferredList, execute, fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
@@ -57,11 +58,12 @@ class DiskThreads:
     """
     Runs blocking work in threads of its own (the reactor's pool is DNS's too).
 
-    Until it is started, and once it is stopped, the work is done at once.
+    Until it is started the work is done at once, and once it is stopped none is done any more.
     """
 
     _reactor: Any
     _pool: Optional[ThreadPool] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Threads from now on."""
@@ -71,10 +73,13 @@ class DiskThreads:
     def stop(self) -> None:
         """Wait for what is under way, then no more threads."""
         pool, self._pool = self._pool, None
+        self._stopped = True
         if pool is not None:
             pool.stop()
 
     def __call__(self, work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self._stopped:
+            return fail(OSError(errno.ESHUTDOWN, "the daemon is stopping"))
         if self._pool is None:
             return execute(work, *arguments)
         return deferToThreadPool(self._reactor, self._pool, work, *arguments)
@@ -217,7 +222,7 @@ class YukariService(Service):
                 return cast(IListeningPort, at_once(endpoint.listen(site)))
             except CannotListenError as error:
                 reason = error.socketError
-                if last or getattr(reason, "errno", None) == 98:
+                if last or getattr(reason, "errno", None) == errno.EADDRINUSE:
                     end(f"{setting} {bind.text}: cannot listen there: {reason}")
             except Exception as error:
                 if last:
@@ -231,8 +236,9 @@ class YukariService(Service):
             at_once(Deferred.fromCoroutine(self._store.start()))
         except StoreUnusable as error:
             end(error)
-        at_once(Deferred.fromCoroutine(self._library.start()))
+        at_once(Deferred.fromCoroutine(self._library.take_up()))
         self._threads.start()
+        self._library.go_on()
         if self._keeper is not None:
             self._keeper.start()
         self.metrics.start()
@@ -278,17 +284,19 @@ class YukariService(Service):
         ports = self.ports + self.admin_ports
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in ports])
         await self._drain.close(self._settings.grace)
-        stopping = Deferred.fromCoroutine(self._library.stop())
-        self._store.interrupt()
-        await stopping
         self._drain.cut()
-        await self._connections.close()
-        await self._store.stop()
-        if self._keeper is not None:
-            await self._keeper.stop()
         self.metrics.stop()
         self._certificates.stop()
-        self._threads.stop()
+        try:
+            stopping = Deferred.fromCoroutine(self._library.stop())
+            self._store.interrupt()
+            await stopping
+            await self._connections.close()
+            await self._store.stop()
+            if self._keeper is not None:
+                await self._keeper.stop()
+        finally:
+            self._threads.stop()
 
 
 async def _close(port: IListeningPort) -> None:

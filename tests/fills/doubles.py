@@ -183,7 +183,7 @@ class ScriptedDisk:
             done.callback(result)
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class Keeper(FillKeeper):
     """A library of one fill, over a store in memory."""
 

@@ -273,6 +273,93 @@ class FillTests(SynchronousTestCase):
         scene.source.open[0].refuse(SourceRefused(blob_unknown(scene.fill.digest)))
         self.assertEqual(drinker.broken.status, 404)  # type: ignore[union-attr]
 
+    def test_what_fell_silent_together_is_noticed_together(self) -> None:
+        scene = self.scene()
+        Drinker(scene, 0, 3 * MIB)
+        scene.source.open[0].answer()
+        for asked in scene.source.open:
+            if not asked.answered:
+                asked.answer()
+        silent = scene.source.open
+        self.assertEqual(len(silent), 4)
+        scene.clock.pump([0.5] * 22)
+        self.assertTrue(all(asked.transport.stopped for asked in silent))
+
+    def test_after_a_failure_all_connections_come_back_with_the_first_byte(self) -> None:
+        scene = self.scene()
+        scene.source.open[0].answer()
+        for asked in scene.source.open:
+            asked.refuse(SourceFailed("broken")) if not asked.answered else asked.cut()
+        scene.clock.pump([0.5] * 4)
+        (probe,) = scene.source.open
+        probe.answer()
+        probe.send(10)
+        self.assertEqual(len(scene.source.open), 4)
+
+    def test_a_second_stream_of_the_whole_is_not_read(self) -> None:
+        scene = self.scene()
+        scene.source.open[0].answer()
+        first, second = [asked for asked in scene.source.open if not asked.answered][:2]
+        first.answer(ignoring_range=True)
+        second.answer(ignoring_range=True)
+        self.assertTrue(second.transport.stopped)
+        self.assertFalse(first.transport.stopped)
+
+    def test_a_stream_that_always_breaks_at_the_same_byte_is_given_up(self) -> None:
+        scene = self.scene()
+        for _ in range(2000):
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer(ignoring_range=True)
+                elif asked.at < MIB:
+                    asked.send(MIB)
+                else:
+                    asked.cut()
+            scene.clock.advance(0.5)
+            if scene.fill.state is State.DORMANT:
+                break
+        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertLess(len(scene.source.asked), 20)
+
+    def test_a_fill_that_ends_while_its_spool_is_being_opened_keeps_nothing(self) -> None:
+        scene = Scene(content_of(3 * MIB))
+        opening: Deferred[None] = Deferred()
+        open_spool = scene.keeper.open_spool
+
+        async def slowly(fill: Any) -> Any:
+            await opening
+            return await open_spool(fill)
+
+        scene.keeper.open_spool = slowly  # type: ignore[method-assign]
+        scene.fill.start()
+        gone = RegistryError("UNAVAILABLE", "stopped", 503)
+        discarding = Deferred.fromCoroutine(scene.fill.discard(gone))
+        self.assertNoResult(discarding)
+        opening.callback(None)
+        self.successResultOf(discarding)
+        spools = self.successResultOf(Deferred.fromCoroutine(scene.keeper.store.spools()))
+        self.assertEqual(spools, [])
+        self.assertEqual(scene.source.asked, [])
+
+    def test_a_fill_that_gave_up_with_nothing_keeps_no_spool(self) -> None:
+        scene = self.scene()
+        scene.source.open[0].refuse(SourceRefused(blob_unknown(scene.fill.digest)))
+        self.assertIsNone(scene.fill.spool)
+        scene.keeper.ends.clear()
+        Drinker(scene, 0, 10)
+        scene.answer_all()
+        self.assertEqual(scene.stored(), scene.content)
+
+    def test_a_spool_that_somebody_removed_is_filled_anew(self) -> None:
+        scene = self.scene()
+        scene.keeper.failing = FileNotFoundError(errno.ENOENT, "gone")
+        for _ in range(40):
+            scene.feed()
+            scene.clock.advance(0.1)
+            if scene.fill.attempt == 2:
+                scene.keeper.failing = None
+        self.assertEqual(scene.stored(), scene.content)
+
     def test_retry_after_is_heeded(self) -> None:
         scene = self.scene()
         scene.source.open[0].refuse(SourceFailed("429", 20.0, busy=True))

@@ -34,13 +34,14 @@ class Ledger:
         self.answers.append(answer)
         return answer.asked
 
-    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> None:
+    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> int:
         if asked:
             span = self.plan.arrived(lane.claim, len(data))
             data = data[: 0 if span is None else len(span)]
         for at, byte in enumerate(data, offset):
             assert self.got.setdefault(at, byte) == byte
             assert CONTENT[at] == byte
+        return len(data)
 
 
 class LaneCase(SynchronousTestCase):
@@ -155,8 +156,9 @@ class DroppedTests(LaneCase):
 
     def test_a_lane_that_is_dropped_by_its_own_bytes_ends_once(self) -> None:
         class Dropping(Ledger):
-            def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> None:
+            def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> int:
                 lane.drop("enough")
+                return len(data)
 
         self.fill = Dropping()
         lane, asked, ended = self.begin()

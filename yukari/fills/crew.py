@@ -17,6 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.errors import RegistryError
 from yukari.fills.fill import Fill, FillReader, State
 from yukari.fills.lane import Lane
 from yukari.fills.pace import SMALLEST
@@ -48,6 +49,7 @@ class Crew:
     _without_readers: dict[Fill, None] = field(factory=dict, init=False)
     _queued: dict[Fill, None] = field(factory=dict, init=False)
     _open: dict[Fill, None] = field(factory=dict, init=False)
+    _closed: bool = field(default=False, init=False)
     _assigning: bool = field(default=False, init=False)
     _resting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
     _loop: LoopingCall = field(init=False)
@@ -83,6 +85,11 @@ class Crew:
             (self._with_readers if fill.readers else self._without_readers).setdefault(fill)
             self._assign()
 
+    def close(self) -> None:
+        """Nobody is sent to work any more."""
+        self._closed = True
+        self._queued.clear()
+
     def dismiss(self, fill: Fill) -> None:
         """A fill needs nobody any more."""
         for where in (
@@ -116,6 +123,8 @@ class Crew:
     # the work
 
     def _open_queued(self) -> None:
+        if self._closed:
+            return
         for fill in list(self._queued):
             if not fill.readers and len(self._open) >= OPEN_AHEAD:
                 continue
@@ -130,7 +139,7 @@ class Crew:
 
     def _bug(self, failure: Failure, fill: Fill) -> None:
         log.failure("{digest}: opening", failure, digest=str(fill.digest))
-        self.dismiss(fill)
+        fill.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
 
     def _next(self, now: float) -> Optional[tuple[Fill, int]]:
         for reader in self._waiting:

@@ -50,6 +50,12 @@ TRICKLE_SECONDS = 2.0
 Should the verdict take long, so much of them every so often, so that no client takes us for
 stalled.
 """
+SILENCE_WAITED_FOR = 3.0
+SILENCE = 10.0
+"""
+Seconds without a byte after which a connection is dropped, where a reader waits for one of its
+bytes and where none does; doubled each time.
+"""
 PATIENCE_AT_FIRST = 10.0
 PATIENCE = 60.0
 """
@@ -216,7 +222,7 @@ class Fill:
     _hashing: bool = field(default=False, init=False)
     _working: set[Deferred[None]] = field(factory=set, init=False)
     _retry_publishing: Optional[Deferred[None]] = field(default=None, init=False)
-    _opening: bool = field(default=False, init=False)
+    _opening: Optional[Deferred[None]] = field(default=None, init=False)
     _cap: int = field(init=False)
     _failures: int = field(default=0, init=False)
     _failed_at: float = field(default=-1.0, init=False)
@@ -283,32 +289,43 @@ class Fill:
         Take the spool in hand, so that lanes can begin; the crew calls this when it is the fill's
         turn.
         """
-        if self._opening or self.state is not State.QUEUED:
+        if self._opening is not None or self.state is not State.QUEUED:
             return
-        self._opening = True
+        opening: Deferred[None] = Deferred()
+        self._opening = opening
         try:
-            await self._gatherer.close()
-            if self.spool is None:
-                self.spool = await self._keeper.open_spool(self)
-                self._verifier = None
-            if self._verifier is None:
-                self._verifier = Verifier(self.spool.open())
-            self.limit = max(0, self.size - WITHHELD)
-            self._plan_from(self.spool.covered())
+            if not await self._open_spool():
+                return
         except (NoRoom, OSError) as error:
-            if not self._stopped:
+            if self._may_open():
                 say, self._said = (log.debug if self._said else log.warn), True
                 say("{digest}: not stored: {error}", digest=str(self.digest), error=str(error))
                 self._end(State.DORMANT, SpoolLost(str(error)))
             return
         finally:
-            self._opening = False
-        if self._stopped:
-            return
+            self._opening = None
+            opening.callback(None)
         self._said = False
         self.state = State.FILLING
         self._advance()
         self._wake_all()
+
+    def _may_open(self) -> bool:
+        return self.state is State.QUEUED and not self._stopped
+
+    async def _open_spool(self) -> bool:
+        """Whether the spool is in hand, and still wanted."""
+        await self._gatherer.close()
+        await self._quiet()
+        if self.spool is None and self._may_open():
+            self.spool = await self._keeper.open_spool(self)
+        if self.spool is None or not self._may_open():
+            return False
+        if self._verifier is None:
+            self._verifier = Verifier(self.spool.open())
+        self.limit = max(0, self.size - WITHHELD)
+        self._plan_from(self.spool.covered())
+        return True
 
     async def stop(self) -> None:
         """Drop the connections, write what came, leave the spool for the next start."""
@@ -322,9 +339,17 @@ class Fill:
         await self._gatherer.close()
         if self._retry_publishing is not None:
             self._retry_publishing.callback(None)
+        if self._opening is not None:
+            opened: Deferred[None] = Deferred()
+            self._opening.chainDeferred(opened)
+            await opened
+        await self._quiet()
+        self._close()
+
+    async def _quiet(self) -> None:
+        """Returns when no work with the spool is under way."""
         while self._working:
             await next(iter(self._working))
-        self._close()
 
     def _close(self) -> None:
         if self._verifier is not None:
@@ -335,10 +360,9 @@ class Fill:
     async def discard(self, error: Exception) -> None:
         """Stop for good and throw away what came."""
         self.error = error
-        spool = self.spool
         await self.stop()
-        if spool is not None:
-            await self._in_thread(spool.discard)
+        if self.spool is not None:
+            await self._in_thread(self.spool.discard)
 
     # what readers do
 
@@ -404,7 +428,7 @@ class Fill:
                 self._failed(SourceFailed(str(error)), lane, began)
                 return
             self._last_failure = error
-            self._give_up(error.error)
+            self.give_up(error.error)
         elif isinstance(error, SourceFailed):
             self._failed(error, lane, began)
         else:
@@ -420,7 +444,7 @@ class Fill:
         self._last_failure = error
         if error.busy and is_news:
             self._cap = max(1, min(self._cap, len(self.lanes) + 1) // 2)
-        if lane.received and error.retry_after is None:
+        if lane.new and error.retry_after is None:
             self._failures = 0
             delay = BACKOFF
         else:
@@ -434,7 +458,7 @@ class Fill:
         self.not_before = max(self.not_before, now + delay)
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
         if delay > PATIENCE:
-            self._give_up(self._reason())
+            self.give_up(self._reason())
 
     def tick(self, now: float) -> None:
         """
@@ -446,24 +470,29 @@ class Fill:
         self._samples.append((now, self.upstream_bytes))
         while now - self._samples[0][0] > RATE_WINDOW:
             self._samples.popleft()
-        for lane in list(self.lanes):
-            silent = now - lane.heard_at
-            if not lane.paused and silent >= 3.0:
-                allowed = (3.0 if self._is_waited_for(lane) else 10.0) * 2 ** min(self._silences, 4)
-                if silent >= allowed:
-                    self._silences += 1
-                    lane.drop(f"silent for {silent:.0f} s")
+        # What died together is dropped together, and counts once.
+        longer = 2 ** min(self._silences, 4)
+        silent = [lane for lane in self.lanes if self._is_silent(lane, now, longer)]
+        self._silences += bool(silent)
+        for lane in silent:
+            lane.drop(f"silent for {now - lane.heard_at:.0f} s")
         if self._is_hopeless(now):
-            self._give_up(self._reason())
+            self.give_up(self._reason())
         elif now - self._logged_at >= 10.0 and self.lanes:
             self._logged_at = now
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
+
+    def _is_silent(self, lane: Lane, now: float, longer: int) -> bool:
+        quiet = now - lane.heard_at
+        if lane.paused or quiet < SILENCE_WAITED_FOR:
+            return False
+        return quiet >= longer * (SILENCE_WAITED_FOR if self._is_waited_for(lane) else SILENCE)
 
     def _is_hopeless(self, now: float) -> bool:
         if not self._failures and not self._silences:
             return False
         if self._progress_at is not None:
-            return now - self._progress_at >= PATIENCE
+            return now - max(self._progress_at, self._asked_to_wait_until) >= PATIENCE
         if self._tried_at is None:
             return False
         return now - max(self._tried_at, self._asked_to_wait_until) >= PATIENCE_AT_FIRST
@@ -483,32 +512,41 @@ class Fill:
 
     def answered(self, lane: Lane, answer: Answer) -> bool:
         """A reply's header is here; returns whether it holds what was asked for."""
-        if not answer.asked:
-            self.streaming = True
-        else:
+        if answer.asked:
             self.crew.offer(self)
-        return answer.asked
+            return True
+        answer.pace.ranges = False
+        if self.streaming:
+            lane.drop("one connection brings it all")
+        self.streaming = True
+        return False
 
-    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> None:
-        """Bytes of the blob came in."""
+    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> int:
+        """Bytes of the blob came in; returns how many of them were new."""
         self.upstream_bytes += len(data)
         if self._stopped or self.state is not State.FILLING:
-            return
-        first = self._progress_at is None or bool(self._failures)
-        self._progress_at = self._clock.seconds()
-        self._failures = self._silences = 0
+            return 0
+        new = 0
         if asked:
             span = self.plan.arrived(lane.claim, len(data))
             if span is not None:
-                self._gatherer.add(span.start, data[: len(span)] if len(span) < len(data) else data)
+                new = len(span)
+                self._gatherer.add(span.start, data[:new] if new < len(data) else data)
         else:
             for span in self.plan.admit(offset, offset + len(data)):
+                new += len(span)
                 self._gatherer.add(span.start, data[span.start - offset : span.end - offset])
-        if first:
-            self._wake_all()
+        if new:
+            first = self._progress_at is None or bool(self._failures)
+            self._progress_at = self._clock.seconds()
+            self._failures = self._silences = 0
+            if first:
+                self._wake_all()
+                self.crew.offer(self)
         if self._full():
             for other in list(self.lanes):
                 other.pause()
+        return new
 
     def _full(self) -> bool:
         return bool(self._gatherer.held >= self.crew.share())
@@ -607,6 +645,9 @@ class Fill:
         while True:
             try:
                 await self._keeper.publish(self)
+            except FileNotFoundError:
+                await self._start_over(SpoolLost("somebody removed the spool's file"))
+                return
             except OSError as error:
                 if self._stopped:
                     return
@@ -641,7 +682,12 @@ class Fill:
             found=str(found),
             attempt=self.attempt,
         )
-        error = upstream_unreachable("upstream sent wrong bytes for this blob; try again")
+        await self._start_over(
+            upstream_unreachable("upstream sent wrong bytes for this blob; try again")
+        )
+
+    async def _start_over(self, error: Exception) -> None:
+        """Throw away what came, tell the readers, and fetch it again, up to `ATTEMPTS` times."""
         spool, self.spool = self.spool, None
         verifier, self._verifier = self._verifier, None
         assert spool is not None and verifier is not None
@@ -662,7 +708,8 @@ class Fill:
 
     # the end
 
-    def _give_up(self, error: RegistryError) -> None:
+    def give_up(self, error: RegistryError) -> None:
+        """End it for now."""
         log.warn("{digest}: {error}", digest=str(self.digest), error=str(error))
         self._end(State.DORMANT, error)
 
@@ -674,14 +721,27 @@ class Fill:
         self.state = state
         self.error = error
         self._stop_trickle()
-        self._drop_lanes("the fill ended")
         self.crew.dismiss(self)
+        self._drop_lanes("the fill ended")
         if error is not None:
             for reader in list(self.readers):
                 reader.broke(error)
         if state is State.DONE:
             self._close()
+        elif not self._stopped:
+            self._busy_with(Deferred.fromCoroutine(self._release_empty()))
         self._keeper.ended(self)
+
+    async def _release_empty(self) -> None:
+        """A spool with nothing in it is not kept open for the next try."""
+        await self._gatherer.close()
+        spool, verifier = self.spool, self._verifier
+        if self.state is not State.DORMANT or spool is None or spool.covered().total:
+            return
+        self.spool = self._verifier = None
+        if verifier is not None:
+            verifier.close()
+        await self._in_thread(spool.discard)
 
     # what people see
 

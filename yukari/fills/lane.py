@@ -32,6 +32,8 @@ class Lane:
     _clock: IReactorTime
     received: int = field(default=0, init=False)
     """Bytes of body that came, wanted or not."""
+    new: int = field(default=0, init=False)
+    """Those of them that the fill did not have."""
     heard_at: float = field(init=False)
     """When something last came, in the clock's seconds."""
     paused: bool = field(default=False, init=False)
@@ -85,7 +87,7 @@ class Lane:
         """Bytes of the body, which belong at ``offset``."""
         self.heard_at = self._clock.seconds()
         self.received += len(data)
-        self.fill.received(self, offset, data, asked=asked)
+        self.new += self.fill.received(self, offset, data, asked=asked)
 
     def drop(self, why: str) -> None:
         """Close the connection; `run` raises `SourceFailed` with ``why``."""
