@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.scale import Scale
 
-BENCHES = ("hits", "manifests", "startup", "cold", "herd", "memory", "latency")
+BENCHES = ("hits", "disk", "manifests", "startup", "cold", "herd", "memory", "latency")
 
 
 def machine() -> dict[str, object]:

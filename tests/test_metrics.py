@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.emulator import Fault
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
-from yukari.metrics import Metrics, PrometheusMetrics, kind_of
+from yukari.metrics import RESULTS, Metrics, PrometheusMetrics, kind_of
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -70,7 +70,7 @@ class KindTests(SynchronousTestCase):
         )
         self.assertIn(labels["kind"], ("front", "other", "v2", "fills"))
         self.assertIn(labels["method"], ("GET", "HEAD", "other"))
-        self.assertIn(labels["result"], ("hit", "fill", "miss", "relay", "none", "error"))
+        self.assertIn(labels["result"], (*RESULTS, "none", "error"))
 
 
 class PrometheusTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import define
+from twisted.internet.defer import gatherResults
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.clients import ClientError
@@ -220,6 +221,14 @@ class DamageTests(RunningCase):
         await daemon.stop()
         os.truncate(path, 0)
         await self.assert_repaired(upstream, await self.restarted(daemon, upstream))
+
+    async def test_one_that_was_cut_is_fetched_once_for_a_herd(self) -> None:
+        upstream, daemon, path = await self.stored()
+        os.truncate(path, 1000)
+        herd = [self.begin(self.pull(daemon, MODEL, GENERATIONS[at % 3])) for at in range(12)]
+        for pulled in await gatherResults(herd):
+            self.assert_whole(pulled, upstream.models[MODEL])
+        await self.assert_repaired(upstream, daemon)
 
     async def test_one_that_vanished_while_upstream_is_gone_is_told_of(self) -> None:
         upstream, daemon, path = await self.stored()

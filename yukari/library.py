@@ -30,7 +30,7 @@ from yukari.manifest import Descriptor, Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
-from yukari.storage.interface import NoRoom, Spool, Store, StoredManifest
+from yukari.storage.interface import BlobFile, NoRoom, Spool, Store, StoredManifest
 from yukari.upstream import Upstream
 
 log = Logger()
@@ -336,23 +336,21 @@ class Library(FillKeeper):
         known = self._known.get(digest)
         if known is None or stored == known.blob.size or digest in self._sound:
             return False
-        if await self._once((digest, "sound"), self._is_sound, digest):
-            self._sound[digest] = None
-            return False
-        log.error(
-            "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
-            digest=str(digest),
-            found=stored,
-            size=known.blob.size,
-        )
-        await self.store.forget_blob(digest)
-        return True
+        return not await self._once((digest, "sound"), self._is_sound, digest, known.blob.size)
 
-    async def _is_sound(self, digest: Digest) -> bool:
-        """Only a digest that is wrong condemns: what cannot be read now may be whole."""
-        file = await self.store.open_blob(digest)
-        if file is None:
+    async def _is_sound(self, digest: Digest, size: int) -> bool:
+        """
+        Whether a stored blob's digest is right; one that is wrong is removed.
+
+        Only that condemns: what cannot be read now may be whole. But what is
+        gone by now was condemned before, and who has it open has a wrong one.
+        """
+        try:
+            file = await self.store.open_blob(digest)
+        except OSError:
             return True
+        if file is None:
+            return False
         verifier = Verifier(file)
         try:
             while verifier.position < file.size and not self._stopping:
@@ -362,7 +360,19 @@ class Library(FillKeeper):
             return True
         finally:
             verifier.close()
-        return self._stopping or verifier.digest() == digest
+        if self._stopping:
+            return True
+        if verifier.digest() == digest:
+            self._sound[digest] = None
+            return True
+        log.error(
+            "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
+            digest=str(digest),
+            found=file.size,
+            size=size,
+        )
+        await self.store.forget_blob(digest)
+        return False
 
     async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
         known = self._known.get(digest)
@@ -384,7 +394,7 @@ class Library(FillKeeper):
         for _ in range(3):
             fill = self.fills.get(digest)
             if fill is None:
-                stored = await self.store.open_blob(digest)
+                stored = await self._open_stored(digest)
                 if stored is not None:
                     try:
                         if not await self._was_cut(digest, stored.size):
@@ -408,6 +418,13 @@ class Library(FillKeeper):
             fill.also_in(name)
             return fill
         raise blob_unknown(digest)
+
+    async def _open_stored(self, digest: Digest) -> Optional[BlobFile]:
+        try:
+            return await self.store.open_blob(digest)
+        except OSError as error:
+            message = f"this cache cannot read blob {digest}: {error.strerror}"
+            raise RegistryError("UNAVAILABLE", message, 503) from None
 
     def _fill(
         self, digest: Digest, size: int, name: ModelName, *, stored: bool = False

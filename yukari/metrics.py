@@ -28,7 +28,7 @@ from yukari import __version__
 
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the reactor is."""
-RESULTS = ("hit", "fill", "miss", "relay")
+RESULTS = ("hit", "fill", "miss", "relay", "redirect")
 STATES = ("queued", "filling", "settling", "dormant")
 """Of a fill; those that are done are no more."""
 

@@ -147,7 +147,7 @@ class Shelf:
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
         return (await self.blob(name, digest)).size
 
-    async def blob(self, name: ModelName, digest: Digest) -> Union[Readable, Fill]:
+    async def blob(self, name: ModelName, digest: Digest, host: str = "") -> Union[Readable, Fill]:
         try:
             return self.blobs[digest]
         except KeyError:

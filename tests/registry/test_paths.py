@@ -47,7 +47,7 @@ class Strict(Shelf):
         self.asked += [name, reference]
         return await super().manifest(name, reference, user_agent, prefetch=prefetch)
 
-    async def blob(self, name: ModelName, digest: Digest) -> Union[Readable, Fill]:
+    async def blob(self, name: ModelName, digest: Digest, host: str = "") -> Union[Readable, Fill]:
         self.asked += [name, digest]
         return await super().blob(name, digest)
 

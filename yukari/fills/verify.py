@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any, Protocol
 
 from attrs import define, field
 
 from yukari.names import Digest
-from yukari.storage.interface import BlobFile
 
 _BLOCK = 1024 * 1024
+
+
+class Bytes(Protocol):
+    """What is read: a spool's file, or a blob's."""
+
+    def read(self, offset: int, count: int) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 @define(eq=False)
 class Verifier:
     """Reads each byte of the spool once, in order; ``position`` is the first not yet hashed."""
 
-    _file: BlobFile
+    _file: Bytes
     position: int = 0
-    _hash: object = field(factory=sha256, init=False)
+    hash: Any = field(factory=sha256, init=False)
 
     def advance(self, end: int) -> None:
         """
@@ -28,12 +36,12 @@ class Verifier:
             block = self._file.read(self.position, min(_BLOCK, end - self.position))
             if not block:
                 raise OSError(f"the spool ends at byte {self.position}")
-            self._hash.update(block)  # type: ignore[attr-defined]
+            self.hash.update(block)
             self.position += len(block)
 
     def digest(self) -> Digest:
         """The digest of what has been hashed."""
-        return Digest(self._hash.hexdigest())  # type: ignore[attr-defined]
+        return Digest(self.hash.hexdigest())
 
     def close(self) -> None:
         """Give the file back."""

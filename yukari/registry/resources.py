@@ -28,8 +28,9 @@ from twisted.web.server import NOT_DONE_YET, Request
 from yukari import __version__
 from yukari.blobs import Readable, SpoolLost
 from yukari.errors import RegistryError, looped, name_invalid, upstream_unreachable
-from yukari.fills.fill import Fill
+from yukari.fills.fill import HASH_STEP, Fill
 from yukari.fills.source import SourceFailed, SourceRefused
+from yukari.fills.verify import Verifier
 from yukari.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.registry.listing import Page
@@ -401,8 +402,11 @@ class _Blob:
             sent = await send(request, readable, span, registry.clock, registry.in_thread)
         except Broken as broken:
             self._count(broken.sent)
-            if isinstance(found, Fill) and isinstance(broken.error, SpoolLost):
-                await self._relay(found, Span(span.start + broken.sent, span.end))
+            if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
+                so_far = None
+                if len(span) == found.size:
+                    so_far = await self._hash(readable, broken.sent)
+                await self._relay(found, Span(span.start + broken.sent, span.end), so_far)
                 return
             if isinstance(broken.error, OSError):
                 await self._damaged(broken.error)
@@ -415,6 +419,14 @@ class _Blob:
         self._count(sent)
         request.finish()
 
+    async def _hash(self, readable: Readable, end: int) -> Any:
+        """The sha256 of what a reader of the whole has had from the spool."""
+        verifier = Verifier(readable)
+        while verifier.position < end:
+            step = min(end, verifier.position + HASH_STEP)
+            await self._registry.in_thread(verifier.advance, step)
+        return verifier.hash
+
     def _count(self, sent: int) -> None:
         # What went through `Request.write` is counted there.
         self._request.sent_directly = max(0, sent - self._request.sentLength)
@@ -422,11 +434,12 @@ class _Blob:
     async def _damaged(self, error: OSError) -> None:
         log.error("{digest}: reading failed: {error}", digest=str(self._digest), error=str(error))
 
-    async def _relay(self, fill: Fill, span: Span) -> None:
+    async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
         """The disk has no room for it: from upstream straight to this client."""
         request = self._request
         request.result = "relay"
-        relay = Relay(fill.source, span, self._registry.clock)
+        whole = self._digest if so_far is not None or len(span) == fill.size else None
+        relay = Relay(fill.source, span, self._registry.clock, whole, so_far)
         try:
             if not request.startedWriting:
                 await relay.begin()
@@ -434,6 +447,9 @@ class _Blob:
         except SourceRefused as error:
             raise error.error from None
         except SourceFailed as error:
+            if error.busy:
+                wait = None if error.retry_after is None else round(error.retry_after)
+                raise RegistryError("TOOMANYREQUESTS", str(error), 429, wait) from None
             raise upstream_unreachable(f"upstream does not send this blob: {error}") from None
         request.finish()
 

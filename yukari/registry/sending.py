@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, ClassVar, Optional
 
 from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import Request
@@ -23,6 +25,7 @@ from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.fills.source import Answer, BlobSource, SourceFailed
+from yukari.names import Digest
 from yukari.spans import Span
 
 STALL = 300.0
@@ -50,6 +53,8 @@ Bytes of a relay's first request and of its longest: what a client that leaves a
 """
 RELAY_SILENCE = 20.0
 RELAY_TRIES = 4
+RELAY_REST = 0.5
+"""Seconds before the second try, doubling."""
 
 InThread = Callable[..., Deferred[Any]]
 
@@ -404,8 +409,10 @@ class _RelayBody(Protocol):
     came.
     """
 
-    def __init__(self, request: Request, skip: int, count: int, clock: IReactorTime) -> None:
-        self._request = request
+    def __init__(
+        self, take: Callable[[bytes], None], skip: int, count: int, clock: IReactorTime
+    ) -> None:
+        self._take = take
         self._skip = skip
         self._left = count
         self._count = count
@@ -430,7 +437,7 @@ class _RelayBody(Protocol):
         wanted = data[skipped : skipped + self._left]
         self._left -= len(wanted)
         if wanted and not self.ended.called:
-            self._request.write(wanted)
+            self._take(wanted)
         if not self._left and len(data) > skipped + len(wanted):
             self.stop()
 
@@ -475,11 +482,25 @@ class Relay:
     un-ranged GET at once (every classic pull does) has cost little.
     """
 
-    def __init__(self, source: BlobSource, span: Span, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        source: BlobSource,
+        span: Span,
+        clock: IReactorTime,
+        whole: Optional[Digest] = None,
+        so_far: Any = None,
+    ) -> None:
+        """
+        ``whole`` is the digest to be held to, where ``span`` ends a read of the whole blob, and
+        ``so_far`` the sha256 of what lies before ``span``.
+        """
         self._source = source
+        self._whole = whole
+        self._hash = so_far or sha256()
         self._at = span.start
         self._end = span.end
         self._clock = clock
+        self._hashed = span.start
         self._first: Optional[Answer] = None
         self._length = RELAY_FIRST
         self._body: Optional[_RelayBody] = None
@@ -511,6 +532,7 @@ class Relay:
         request.write(b"")
         if request._disconnected:
             raise ReaderGone
+        self._request = request
         self._progress = progress = Progress(self._clock, request.channel.forceAbortClient)
         progress.idle()
         request.registerProducer(self, True)
@@ -522,10 +544,11 @@ class Relay:
                     came = await self._pass_on(request, answer)
                 except CancelledError:
                     raise ReaderGone from None
-                except SourceFailed:
+                except SourceFailed as error:
                     came = 0
-                    if tries + 1 >= RELAY_TRIES:
+                    if error.busy or tries + 1 >= RELAY_TRIES:
                         raise
+                    await deferLater(self._clock, RELAY_REST * 2**tries)
                 if self._gone:
                     raise ReaderGone
                 self._at += came
@@ -538,9 +561,22 @@ class Relay:
             if not self._gone:
                 request.unregisterProducer()
 
+    def _take(self, data: bytes) -> None:
+        """
+        Bytes for the client. The last ones of a whole blob leave only if its digest is right.
+        """
+        if self._whole is not None:
+            self._hash.update(data)
+            self._hashed += len(data)
+            if self._hashed == self._end and self._hash.hexdigest() != self._whole.hex:
+                self._gone = True
+                self._request.channel.forceAbortClient()
+                return
+        self._request.write(data)
+
     async def _pass_on(self, request: Request, answer: Answer) -> int:
         end = min(answer.span.end, self._end)
-        body = _RelayBody(request, self._at - answer.span.start, end - self._at, self._clock)
+        body = _RelayBody(self._take, self._at - answer.span.start, end - self._at, self._clock)
         self._body = body
         answer.body.deliverBody(body)
         if self._paused:

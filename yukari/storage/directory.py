@@ -286,7 +286,9 @@ class DirectoryStore(DiskWork):
             return FileBlob.at(self._blob_path(digest))
         except OSError as error:
             self._unreadable(digest, error)
-            return None
+            if error.errno in (*_ABSENT, errno.EINVAL, errno.EISDIR):
+                return None
+            raise
 
     def _unreadable(self, digest: Digest, error: OSError) -> None:
         if error.errno not in _ABSENT:

@@ -187,7 +187,11 @@ class Store(Protocol):
         """The size of a whole blob in bytes, None where it is not stored."""
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
-        """A whole blob, opened; None where it is not stored. The caller closes it."""
+        """
+        A whole blob, opened; None where it is not stored. The caller closes it.
+
+        OSError where it is there and cannot be read.
+        """
 
     def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
         """

@@ -1,0 +1,76 @@
+"""Blobs that are not in the system's memory: does one disk keep everybody waiting?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import peers
+from bench.hits import MODEL
+from bench.models import many_models, write_blob
+from bench.processes import CHECKOUT, environment
+from bench.readers import Reader
+from bench.scale import MB, Scale
+from bench.tables import Table, quantile
+
+
+def _forgotten(path: Path) -> None:
+    """The system keeps none of it in memory."""
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def run(scale: Scale) -> Iterator[Table]:
+    """Manifest hits while readers take a blob from the disk, then the same blob from memory."""
+    table = Table(
+        "disk",
+        "Manifest hits while 8 readers take a blob, ms",
+        ["the blob is", "MB/s", "hit p50", "p99", "max", "turns > 20 ms", "longest"],
+    )
+    size = scale.of(1000 * MB, 50 * MB)
+    place = Path(tempfile.mkdtemp(prefix="yukari-bench-"))
+    try:
+        store, told = place / "store", place / "turns.json"
+        (name,) = many_models(store, "127.0.0.1:9", 1)
+        blob = write_blob(store / "blobs", size)
+        for where in ("on the disk", "in memory"):
+            if where == "on the disk":
+                _forgotten(store / "blobs" / blob.file_name)
+            flags = ("http://127.0.0.1:9", "--offline")
+            with peers.yukari(place, *flags, store=store, watched=told) as peer:
+                time.sleep(1.2)
+                hits = Reader("{}/v2/{}/manifests/{}".format(peer.url, *name.split(":")))
+                command = [
+                    *(sys.executable, "-m", "bench.readers", "--readers", "8", "--split"),
+                    *("--end", str(size), "--url", f"{peer.url}/v2/{MODEL}/blobs/{blob.digest}"),
+                ]
+                waits = []
+                with subprocess.Popen(
+                    command, stdout=subprocess.PIPE, cwd=CHECKOUT, env=environment()
+                ) as readers:
+                    while readers.poll() is None:
+                        began = time.monotonic()
+                        hits.read()
+                        waits.append(time.monotonic() - began)
+                        time.sleep(0.002)
+                    assert readers.stdout is not None
+                    found = json.loads(readers.stdout.read())
+                time.sleep(1.1)
+                hits.read()
+                turns = json.loads(told.read_text()) if told.exists() else {}
+            table.add(
+                *(where, found["bytes"] / found["seconds"] / MB),
+                *(1000 * quantile(waits, part) for part in (0.5, 0.99, 1.0)),
+                *(turns.get("long"), 1000 * turns.get("longest", 0.0)),
+            )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    yield table
