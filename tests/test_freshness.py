@@ -46,9 +46,7 @@ class RevalidationTests(FreshnessCase):
         self.assertEqual(upstream.counters.requests["blob GET"], 0)
 
     async def test_what_was_checked_lately_is_not_asked_about(self) -> None:
-        upstream, daemon = await self.stored(
-            manifest_lifetime="1h", invalidator_period="10ms"
-        )
+        upstream, daemon = await self.stored(manifest_lifetime="1h", invalidator_period="10ms")
         looked = daemon.service._revalidator._loop
         await until(lambda: looked._runAtStart is not None)
         for _ in range(3):

@@ -229,5 +229,3 @@ class LibraryTests(SynchronousTestCase):
         self.learn(manifest_of(b"one", b"two"))
         self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-

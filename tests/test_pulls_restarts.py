@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import os
+import re
 
 from twisted.internet.defer import CancelledError
 
 from tests.clients import pull
 from tests.emulator import Emulator
 from tests.processes import ProcessCase
-from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until_sent
+from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until, until_sent
+from yukari.spans import Span, SpanSet
 
 FAST, SLOW = 4_000_000, 300_000
 """Bytes per second of the upstream's line."""
 
 
-async def sent(upstream: Emulator, part: float) -> None:
-    """Returns when so much of the model was sent, the last of it slowly: little is in sockets."""
+def kept(storage: str) -> int:
+    """How many bytes of blobs a daemon that starts now on this store has not to ask for."""
+    blobs = os.path.join(storage, "blobs")
+    total = sum(os.path.getsize(os.path.join(blobs, name)) for name in os.listdir(blobs))
+    spools = os.path.join(storage, "yukari", "spool")
+    for name in os.listdir(spools):
+        if name.endswith(".cover"):
+            with open(os.path.join(spools, name)) as opened:
+                found = re.findall(r"^\+ ([0-9]+) ([0-9]+)$", opened.read(), re.MULTILINE)
+            total += SpanSet.of(Span(int(start), int(end)) for start, end in found).total
+    return total
+
+
+def storage_of(daemon: Daemon) -> str:
+    return daemon.service._settings.storage
+
+
+async def sent(upstream: Emulator, part: float, storage: str) -> None:
+    """Returns when so much of the model was sent, and little of it is still in sockets."""
     size = upstream.models[MODEL].size
     upstream.settings.line = FAST
     await until_sent(upstream, (part - 0.05) * size)
     upstream.settings.line = SLOW
     await until_sent(upstream, part * size)
+    await until(lambda: upstream.counters.sent - kept(storage) <= 0.02 * size)
 
 
 class StopTests(RunningCase):
@@ -30,7 +50,7 @@ class StopTests(RunningCase):
     async def half_pulled(self, upstream: Emulator, daemon: Daemon) -> None:
         """A client's pull that has come to the middle when the client leaves."""
         pulling = self.begin(self.pull(daemon))
-        await sent(upstream, 0.5)
+        await sent(upstream, 0.5, storage_of(daemon))
         pulling.cancel()
         with self.assertRaises(CancelledError):
             await pulling
@@ -63,7 +83,7 @@ class StopTests(RunningCase):
         await self.half_pulled(upstream, daemon)
         for part in (0.7, 0.9):
             daemon = await self.restarted(daemon, upstream)
-            await sent(upstream, part)
+            await sent(upstream, part, storage_of(daemon))
         daemon = await self.restarted(daemon, upstream)
         upstream.settings.line = FAST
         self.assert_whole(await self.pull(daemon), model)
@@ -76,7 +96,7 @@ class StopTests(RunningCase):
         port = daemon.service.ports[0].getHost().port  # type: ignore[attr-defined]
         patient = SMALL16.scaled(backoff=0.05)
         pulling = self.begin(self.pull(daemon, MODEL, patient))
-        await sent(upstream, 0.5)
+        await sent(upstream, 0.5, storage_of(daemon))
         upstream.settings.line = FAST
         await self.restarted(daemon, upstream, bind=f"127.0.0.1:{port}")
         self.assert_whole(await pulling, model)
@@ -92,7 +112,7 @@ class KillTests(ProcessCase):
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
         pulling = self.begin(pull(reactor, daemon.url, MODEL, SMALL16.scaled(tries=1)))
-        await sent(upstream, 0.5)
+        await sent(upstream, 0.5, storage)
         daemon.signal("KILL")
         await daemon.ended
         await self.failing(pulling)
@@ -112,7 +132,7 @@ class KillTests(ProcessCase):
             daemon = await self.yukari(upstream.url, storage=storage)
             if part < 0.5:
                 await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
-            await sent(upstream, part)
+            await sent(upstream, part, storage)
             daemon.signal("KILL")
             await daemon.ended
         upstream.settings.line = None
@@ -126,7 +146,7 @@ class KillTests(ProcessCase):
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
         pulling = self.begin(pull(reactor, daemon.url, MODEL, SMALL16.scaled(tries=1)))
-        await sent(upstream, 0.5)
+        await sent(upstream, 0.5, storage)
         upstream.settings.line = FAST
         self.assertEqual(await daemon.stop(), 0)
         await self.failing(pulling)

@@ -12,7 +12,10 @@ from yukari.settings import SETTINGS
 
 OTHERS_FLAGS = {"help", "insecure", "logfile", "pidfile"}
 """Ollama's, twistd's, and those that every program has."""
-OTHER_CAPITALS = {"DEBUG", "INFO", "WARN", "ERROR", "HOST", "OK", "OLLAMA_MODELS"}
+OTHER_CAPITALS = {
+    *("DEBUG", "INFO", "WARN", "ERROR", "HOST", "OK", "OLLAMA_MODELS"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S", "AWS_REGION", "AWS_CA_BUNDLE"),
+}
 
 
 def read(name: str) -> str:

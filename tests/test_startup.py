@@ -93,13 +93,6 @@ class RefusalTests(StartCase):
         said = await self.complaint("--upstream-registry=registry.ollama.ai")
         self.assertIn("yukari: --upstream-registry 'registry.ollama.ai': expected an http", said)
 
-    async def test_the_store_that_is_not_here_yet(self) -> None:
-        for said in (
-            await self.complaint("--storage=tigris"),
-            await self.complaint(TIGRIS_BUCKET="models"),
-        ):
-            self.assertIn("yukari: STORAGE tigris: ", said)
-
     async def test_twistd_says_it_too_and_leaves_no_pid_file(self) -> None:
         storage = os.path.join(self.not_a_directory(), "models")
         directory = self.directory()

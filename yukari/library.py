@@ -426,9 +426,7 @@ class Library(FillKeeper):
             message = f"this cache cannot read blob {digest}: {error.strerror}"
             raise RegistryError("UNAVAILABLE", message, 503) from None
 
-    def _fill(
-        self, digest: Digest, size: int, name: ModelName, *, stored: bool = False
-    ) -> Fill:
+    def _fill(self, digest: Digest, size: int, name: ModelName, *, stored: bool = False) -> Fill:
         """
         The blob's fill, a new one where it has none. It begins when it is started.
 

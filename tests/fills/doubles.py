@@ -70,6 +70,7 @@ class Asked:
     def deliverBody(self, protocol: IProtocol) -> None:
         self._protocol = protocol
         protocol.makeConnection(self.transport)  # type: ignore[arg-type]
+        self.transport.resumeProducing()  # As Twisted's does, whoever has paused it.
 
     def answer(self, *, ignoring_range: bool = False) -> None:
         """The reply's header: 206, or a 200 with the whole blob."""
@@ -150,7 +151,9 @@ class ScriptedSource:
 
 @define(eq=False)
 class ScriptedDisk:
-    """An ``in_thread`` whose work is done when the test says so; at once while ``slow`` is unset."""
+    """
+    An ``in_thread`` whose work is done when the test says so; at once while ``slow`` is unset.
+    """
 
     slow: bool = False
     failing: Optional[Exception] = None

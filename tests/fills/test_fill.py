@@ -426,7 +426,8 @@ class FillTests(SynchronousTestCase):
                     sent += 30_000
             scene.clock.advance(0.01)
         self.assertLess(sent, 300_000)
-        self.assertTrue(all(asked.transport.paused for asked in scene.source.open if asked.answered))
+        reading = [asked for asked in scene.source.open if asked.answered]
+        self.assertTrue(all(asked.transport.paused for asked in reading))
         scene.disk.slow = False
         scene.answer_all()
         self.assertEqual(scene.stored(), scene.content)
@@ -449,7 +450,8 @@ class FillTests(SynchronousTestCase):
         scene.source.asked[0].send(1000)
         scene.clock.advance(0.06)
         self.assertIsInstance(drinker.broken, SpoolLost)
-        self.assertTrue(all(asked.transport.stopped for asked in scene.source.asked if asked.answered))
+        reading = [asked for asked in scene.source.asked if asked.answered]
+        self.assertTrue(all(asked.transport.stopped for asked in reading))
 
     def test_no_room_from_the_start_turns_readers_into_relays(self) -> None:
         scene = Scene(content_of(3 * MIB))

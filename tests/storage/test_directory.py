@@ -342,7 +342,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         with self.assertRaises(OSError):
             result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
 
-    def test_what_may_not_be_read_counts_as_not_stored(self) -> None:
+    def test_manifests_that_may_not_be_read_are_not_stored_a_blob_is_an_error(self) -> None:
         self.seed(OLD.body)
         self.put_file(BODY, "blobs", DIGEST.file_name)
         store = self.started()
@@ -357,7 +357,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.assertEqual(result_of(store.tags(NAME)), [])
         self.assertEqual(result_of(store.manifests()), [])
         self.assertIsNone(result_of(store.blob_size(DIGEST)))
-        self.assertIsNone(result_of(store.open_blob(DIGEST)))
+        self.assertRaises(PermissionError, result_of, store.open_blob(DIGEST))
 
     def test_a_manifest_by_digest_that_is_another_is_repaired(self) -> None:
         store = self.started()

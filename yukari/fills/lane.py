@@ -81,6 +81,9 @@ class Lane:
             return False
         self._body = _BodyReader(self, answer.span.start, answer.span.end, asked=answer.asked)
         answer.body.deliverBody(self._body)
+        if self.paused:
+            # Again: `deliverBody` ends by resuming the transport, whoever had paused it.
+            self._body.pause()
         return await self._body.ended
 
     def got(self, offset: int, data: bytes, *, asked: bool) -> None:

@@ -44,7 +44,7 @@ class Page:
         page = names[: self.most]
         if len(names) > len(page):
             query = urlencode({"n": self.most, "last": page[-1]})
-            link = f"<{request.path.decode('latin-1')}?{query}>; rel=\"next\""
+            link = f'<{request.path.decode("latin-1")}?{query}>; rel="next"'
             request.setHeader(b"link", link.encode("latin-1"))
         return page
 

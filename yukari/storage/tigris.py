@@ -509,6 +509,8 @@ class TigrisStore(DiskWork):
             if upload.spool is not spool:
                 raise OSError("the store is stopping")
             await upload.finish()
+        else:
+            await self._run(remove, note_path(self.spool_dir, spool.digest))
         self._answered()
         self._uploads.pop(spool.digest, None)
         _remember(self._sizes, spool.digest, spool.size)
