@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from twisted.internet.defer import CancelledError
 
@@ -19,14 +20,15 @@ FAST, SLOW = 4_000_000, 300_000
 
 def kept(storage: str) -> int:
     """How many bytes of blobs a daemon that starts now on this store has not to ask for."""
-    blobs = os.path.join(storage, "blobs")
-    total = sum(os.path.getsize(os.path.join(blobs, name)) for name in os.listdir(blobs))
-    spools = os.path.join(storage, "yukari", "spool")
-    for name in os.listdir(spools):
-        if name.endswith(".cover"):
-            with open(os.path.join(spools, name)) as opened:
-                found = re.findall(r"^\+ ([0-9]+) ([0-9]+)$", opened.read(), re.MULTILINE)
-            total += SpanSet.of(Span(int(start), int(end)) for start, end in found).total
+    total = 0
+    for path in Path(storage).glob("blobs/*"):
+        total += path.stat().st_size
+    for path in Path(storage).glob("yukari/spool/*.cover"):
+        try:
+            found = re.findall(r"^\+ ([0-9]+) ([0-9]+)$", path.read_text(), re.MULTILINE)
+        except FileNotFoundError:  # It has just been published.
+            continue
+        total += SpanSet.of(Span(int(start), int(end)) for start, end in found).total
     return total
 
 

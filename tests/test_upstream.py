@@ -666,10 +666,6 @@ class RepositoryTests(BlobCase):
         self.clock.advance(10 * BODY_WITHIN)
         self.assertEqual(self.internet.open, [])
 
-    test_a_refusal_whose_body_never_comes_keeps_no_connection.todo = (  # type: ignore[attr-defined]
-        "upstream.discard has no clock: a short body that nobody wants is waited for without end"
-    )
-
     def test_a_failure_is_no_refusal(self) -> None:
         self.blob.add_repository(OTHER)
         for status in (500, 503, 429, 400, 204):
@@ -836,8 +832,9 @@ class WhyTests(SynchronousTestCase):
             (ConnectionRefusedError(), "connection refused"),
             (DNSLookupError("x"), "its name cannot be resolved"),
             (ConnectTimeout(), "no answer in time"),
-            (ValueError("a\nb"), "a b"),
-            (ValueError(), "ValueError"),
+            (OSError("a\nb"), "a b"),
+            (OSError(), "OSError"),
+            (ValueError("Invalid URI http://cdn.test/?sig=secret"), "a URL that cannot be asked"),
         ):
             self.assertEqual(upstream.why(failure), words)
 

@@ -16,7 +16,7 @@ from typing import Any, Optional
 from zlib import crc32
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -133,10 +133,12 @@ class Revalidator:
             return
         if self._now() - stored.checked_at < self._refresh_after or not self._may_try(key):
             return
-        self._check(key)
+        self._few.run(self._check, key)
 
     def _check(self, key: Key) -> Deferred[None]:
         """One check at a time of each manifest; never fails."""
+        if self._stopped:
+            return succeed(None)
         running = self._checking.get(key)
         if running is None:
             running = Deferred.fromCoroutine(self._check_now(*key))
@@ -172,13 +174,15 @@ class Revalidator:
     async def _check_now(self, name: ModelName, tag: Tag) -> None:
         library = self._library
         stored = await library.store.get_manifest(name, tag)
+        if stored is None:
+            return  # An operator has removed it meanwhile.
         agent = library.user_agent
         there = await library.upstream.manifest_digest(name, tag, agent)
         fresh: Optional[Manifest] = None
-        if there is None or stored is None or there != stored.manifest.digest:
+        if there is None or there != stored.manifest.digest:
             fresh = await library.upstream.manifest(name, tag, agent)
             there = fresh.digest
-        if stored is not None and there == stored.manifest.digest:
+        if there == stored.manifest.digest:
             await library.store.touch_manifest(name, tag, there, self._now())
             self._metrics.revalidated("same")
             return

@@ -52,6 +52,8 @@ HOPS = 5
 """Redirects that are followed before giving up."""
 HEADERS_WITHIN = 10.0
 """Seconds within which a manifest's or a HEAD's reply must begin."""
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that are read though nobody wants them."""
 BODY_WITHIN = 30.0
 """Seconds within which a manifest's or an error's body must be here."""
 LONGEST_RETRY_AFTER = 3600.0
@@ -86,6 +88,8 @@ def why(failure: Optional[BaseException]) -> str:
         return "no answer in time"
     if isinstance(failure, ConnectionDone):
         return "the connection was closed"
+    if isinstance(failure, ValueError):
+        return "a URL that cannot be asked"  # which may be a signed one
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
@@ -147,30 +151,40 @@ class _Collector(Protocol):
 
 
 class _Discard(Protocol):
-    """Reads a small body that nobody needs to its end, so that the connection can be used again."""
+    """
+    Reads a small body that nobody needs to its end, so that the connection can be used again; one
+    that is large, or does not come, costs the connection.
+    """
 
-    def __init__(self) -> None:
-        self._left = 64 * 1024
+    def __init__(self, length: int, clock: IReactorTime) -> None:
+        self._left = SMALL_BODY
+        self._length = length
+        self._late = clock.callLater(BODY_WITHIN, self._stop)
 
     def connectionMade(self) -> None:
-        self._reckon(0)
+        if self._length > SMALL_BODY:
+            self._stop()
 
     def dataReceived(self, data: bytes) -> None:
-        self._reckon(len(data))
-
-    def _reckon(self, count: int) -> None:
-        self._left -= count
+        self._left -= len(data)
         if self._left < 0:
-            transport: Any = self.transport
-            transport.stopProducing()
+            self._stop()
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if self._late.active():
+            self._late.cancel()
+
+    def _stop(self) -> None:
+        if self._late.active():
+            self._late.cancel()
+        transport: Any = self.transport
+        transport.stopProducing()
 
 
-def discard(response: IResponse) -> None:
+def discard(response: IResponse, clock: IReactorTime) -> None:
     """Let go of a reply whose body is not wanted."""
-    protocol = _Discard()
-    if response.length is not UNKNOWN_LENGTH and response.length > protocol._left:
-        protocol._left = -1
-    response.deliverBody(protocol)
+    length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
+    response.deliverBody(_Discard(length, clock))
 
 
 class _Counting(Protocol):
@@ -264,7 +278,7 @@ class Upstream:
         url = self._path(name, "manifests", tag)
         response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT)
         if response.code in (200, 405, 501):
-            discard(response)
+            discard(response, self._clock)
             return announced(response) if response.code == 200 else None
         raise await self._refusal(response, f"{name}:{tag}", name, tag)
 
@@ -280,14 +294,16 @@ class Upstream:
 
         self._circuit.enter()
         try:
-            answered = await follow(send, url)
+            answered = await follow(send, url, self._clock)
         except CancelledError:
             self._circuit.left()
             raise
         except (TimeoutError, ConnectTimeout):
             failed = upstream_silent(f"upstream {self.url.host} does not answer")
         except SourceFailed as error:
-            failed = upstream_unreachable(f"upstream {self.url.host}: {error}")
+            # It answered, though only with where not to go.
+            self._circuit.succeeded()
+            raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
         except Exception as error:
             failed = upstream_unreachable(
                 f"upstream {self.url.host} cannot be reached: {why(error)}"
@@ -333,7 +349,7 @@ class Upstream:
                 429,
                 retry_after=None if wait is None else round(wait),
             )
-        discard(response)
+        discard(response, self._clock)
         if code == LOOP_DETECTED:
             return looped()
         if code == 404:
@@ -350,7 +366,7 @@ class Upstream:
         response, _ = await self._ask("HEAD", url, USER_AGENT)
         length = header(response, b"content-length")
         if response.code in (200, 405, 501):
-            discard(response)
+            discard(response, self._clock)
             if response.code == 200 and length.isdecimal() and len(length) < 20:
                 return int(length)
             return await self._size_by_range(url, digest)
@@ -366,7 +382,7 @@ class Upstream:
         except (TimeoutError, ConnectTimeout):
             raise upstream_silent(f"upstream {self.url.host} does not answer") from None
         found = _CONTENT_RANGE.fullmatch(header(response, b"content-range"))
-        discard(response)
+        discard(response, self._clock)
         if response.code == 206 and found and found[3] != "*":
             return int(found[3])
         if response.code == 200 and response.length is not UNKNOWN_LENGTH:
@@ -389,7 +405,7 @@ class Upstream:
             return await self._agent.request(b"GET", url.encode("ascii"), Headers(headers))
 
         try:
-            return await follow(send, url)
+            return await follow(send, url, self._clock)
         except (SourceFailed, CancelledError):
             raise
         except Exception as error:
@@ -414,7 +430,7 @@ class Upstream:
         return datetime.now(timezone.utc).timestamp()
 
 
-async def follow(send: Any, url: str) -> tuple[IResponse, str]:
+async def follow(send: Any, url: str, clock: IReactorTime) -> tuple[IResponse, str]:
     """
     Send to ``url`` and wherever the replies point, at most `HOPS` times: the last reply and its
     URL.
@@ -424,10 +440,11 @@ async def follow(send: Any, url: str) -> tuple[IResponse, str]:
         location = header(response, b"location")
         if response.code not in _REDIRECTS or not location:
             return response, url
-        discard(response)
+        discard(response, clock)
         url = urljoin(url, location)
         if not _can_be_asked(url):
-            raise SourceFailed(f"a redirect to {url[:80]!a}: expected an http or https URL")
+            host = url.split("?")[0][:80]
+            raise SourceFailed(f"a redirect to {host!a}: expected an http or https URL")
     raise SourceFailed(f"more than {HOPS} redirects")
 
 
@@ -507,7 +524,7 @@ class UpstreamBlob:
                 response, _ = await self._upstream.get(url, span)
                 if response.code in (200, 206, 416, 429) or response.code >= 500:
                     return self._answer(response, url, span)
-                discard(response)
+                discard(response, self._upstream._clock)
                 if self._location == url:
                     self._location = None
                 raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
@@ -532,11 +549,11 @@ class UpstreamBlob:
                     self._location = url
                     return answer
                 if response.code == LOOP_DETECTED:
-                    discard(response)
+                    discard(response, self._upstream._clock)
                     raise SourceRefused(looped())
                 if response.code in (416, 429) or response.code >= 500:
                     return self._answer(response, url, span)
-                discard(response)
+                discard(response, self._upstream._clock)
                 if urlsplit(url).netloc != urlsplit(asked).netloc:
                     raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
                 if response.code not in (401, 403, 404, 410):
@@ -558,7 +575,7 @@ class UpstreamBlob:
         try:
             found = self._span(response, span)
         except BaseException:
-            discard(response)
+            discard(response, self._upstream._clock)
             raise
         asked = response.code == 206 or found == span
         if response.code == 206:

@@ -532,11 +532,15 @@ class S3Client:
         finally:
             patience.stop()
 
+    def discard(self, response: IResponse) -> None:
+        """Let go of a reply whose body is not wanted."""
+        discard(response, self._clock)
+
     async def _read(self, operation: str, response: IResponse, silent: float) -> dict[str, Any]:
         """The rest of a reply; `S3Error` where it says that it failed."""
         body = b"" if operation.startswith("head_") else await self._body(response, silent=silent)
         if operation.startswith("head_"):
-            discard(response)
+            self.discard(response)
         try:
             return self._signing.parse(operation, response.code, _headers(response), body)
         except S3Error as error:

@@ -14,7 +14,6 @@ from yukari.names import Digest, ModelName
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.spans import Span
-from yukari.upstream import discard
 
 
 @define(eq=False)
@@ -58,7 +57,7 @@ class BucketBlob:
         try:
             answered = self._span(head.content_range, head.size, span)
         except (SourceFailed, SourceRefused):
-            discard(response)
+            self._client.discard(response)
             raise
         self._pace.ranges = True
         return Answer(answered, answered == span or bool(head.content_range), self._pace, response)
