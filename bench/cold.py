@@ -52,7 +52,7 @@ def _throttled(scale: Scale) -> Iterator[Table]:
             ({"line": 20 * MB}, 0.02, "200MB", "classic16", []),
             ({"line": 2 * MB}, 0.1, "20MB", "classic64", ["--part-min", "300000"]),
         ],
-        [({"rate": 10 * MB}, 0.02, "20MB", "classic16", ["--part-min", "5000000"])],
+        [({"rate": 10 * MB}, 0.02, "10MB", "classic16", ["--part-min", "2500000"])],
     )
     for limit, latency, size, generation, flags in cases:
         with workplace(2 * GB) as place, ExitStack() as stack:

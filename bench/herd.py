@@ -40,8 +40,8 @@ def run(scale: Scale) -> Iterator[Table]:
         "Clients at once on one cold model (20 MB/s a connection, 100 ms)",
         ["clients", "peer", "time ÷ one direct pull", "bytes ÷ model"],
     )
-    size = scale.of("100MB", "10MB")
-    for clients in scale.of([1, 8, 24, 64], [1, 4]):
+    size = scale.of("100MB", "4MB")
+    for clients in scale.of([1, 8, 24, 64], [2]):
         with workplace(2 * GB) as place, ExitStack() as stack:
             upstream = stack.enter_context(
                 peers.emulator(place, f"{MODEL}:latest={size},1KB", rate=20 * MB, latency=0.1)

@@ -33,7 +33,7 @@ def run(scale: Scale) -> Iterator[Table]:
         "Hits: readers of one stored blob",
         ["readers", "peer", "GB/s", "÷ nginx", "CPU s/GB"],
     )
-    rounds = scale.of(11, 1, 25)
+    rounds = scale.of(7, 1, 25)
     size = scale.of(1000 * MB, 50 * MB)
     with workplace(2 * size) as place, ExitStack() as stack:
         blob = write_blob(place / "store" / "blobs", size)
@@ -45,7 +45,10 @@ def run(scale: Scale) -> Iterator[Table]:
             table.note(str(peers.nginx_missing()))
         else:
             found.append(stack.enter_context(peers.nginx_static(place, store)))
-        for readers in scale.of([1, 4, 16, 64], [1, 4]):
+            alone = stack.enter_context(peers.nginx_static(place, store, "1"))
+            alone.name = "nginx, 1 worker"
+            found.append(alone)
+        for readers in scale.of([1, 4, 16, 64], [4]):
             repeat = max(1, round(scale.of(GB, size) / readers / size))
             part = blob if readers <= 4 else Blob(blob.hex, size * 4 // readers)
             used = {peer.name: 0.0 for peer in found}

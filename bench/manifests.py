@@ -74,11 +74,11 @@ def run(scale: Scale) -> Iterator[Table]:
     table = Table(
         "manifests",
         "Manifest hits a second, 64 connections on one core",
-        ["stored", "asked for", "peer", "hits/s", "÷ yukari, 10 stored"],
+        ["stored", "asked for", "peer", "hits/s", "÷ the first row's"],
     )
     seconds = scale.of(3.0, 1.0)
     rounds = scale.of(3, 1)
-    counts = scale.of([10, 10_000, 100_000], [10, 100])
+    counts = scale.of([10, 10_000, 100_000], [100])
     with workplace() as place, ExitStack() as stack:
         measures = {}
         rows = {}
@@ -88,7 +88,7 @@ def run(scale: Scale) -> Iterator[Table]:
             peer = stack.enter_context(
                 peers.yukari(place, f"http://{HOST}", store=store, name=f"yukari-{count}")
             )
-            for asked in [HOT] if count == HOT else [HOT, count]:
+            for asked in sorted({HOT, count}):
                 rows[f"{count} {asked}"] = (count, asked, peer)
                 if peers.WRK:
                     script = _script(place, names[:asked])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections import Counter
+from typing import Any, Optional
 
-from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from tests.clients import Generation
 from tests.running import (
@@ -13,10 +15,13 @@ from tests.running import (
     SMALL16,
     SMALL64,
     SMALL_TRANSFER,
+    Daemon,
     RunningCase,
     until,
     until_sent,
 )
+from yukari.names import Digest
+from yukari.storage.directory import DirectoryStore
 
 A, B = "library/a:latest", "library/b:latest"
 SHARING = (f"{A}=400KB,3000", f"{B}=400KB,5000")
@@ -166,6 +171,59 @@ class ManyClientsTests(RunningCase):
         await daemon.idle()
         _, body = await self.ask(f"{daemon.url}/v2/library/m/blobs/{digest}")
         self.assertEqual(body, upstream.models[MODEL].read(digest))
+        self.assertEqual(upstream.counters.sent, size)
+
+
+class SlowLookTests(RunningCase):
+    """A look at the disk that takes so long that the blob has come when it ends."""
+
+    running: Daemon
+
+    def hold_look(self, number: int) -> Deferred[str]:
+        """
+        The look of this number that does not find a blob ends when the blob is stored.
+
+        Fires with the digest when that look has begun.
+        """
+        held: Deferred[str] = Deferred()
+        seen: Counter[Digest] = Counter()
+        look = DirectoryStore.blob_size
+
+        async def slow(store: DirectoryStore, digest: Digest) -> Optional[int]:
+            found = await look(store, digest)
+            seen[digest] += 1
+            if found is None and seen[digest] == number and not held.called:
+                held.callback(str(digest))
+                path = os.path.join(store.path, "blobs", digest.file_name)
+                await until(lambda: os.path.exists(path))
+                await until(lambda: digest not in self.running.library.fills)
+            return found
+
+        self.patch(DirectoryStore, "blob_size", slow)
+        return held
+
+    async def test_of_a_prefetch_fetches_nothing_twice(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3000")
+        self.running = daemon = await self.daemon(upstream)
+        held = self.hold_look(1)
+        await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
+        await held
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        await daemon.idle()
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+
+    async def test_of_a_request_fetches_nothing_twice(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3000")
+        self.running = daemon = await self.daemon(upstream)
+        digest, size = upstream.models[MODEL].layers[0]
+        url = f"{daemon.url}/v2/library/m/blobs/{digest}"
+        held = self.hold_look(2)
+        both = [self.begin(self.ask(url))]
+        await held
+        both.append(self.begin(self.ask(url)))
+        for _, body in await gatherResults(both):
+            self.assertEqual(len(body), size)
+        await daemon.idle()
         self.assertEqual(upstream.counters.sent, size)
 
 

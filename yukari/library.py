@@ -101,6 +101,8 @@ class Library(FillKeeper):
     _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
     _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
     _sound: dict[Digest, None] = field(factory=dict, init=False)
+    _came: OrderedDict[Digest, float] = field(factory=OrderedDict, init=False)
+    """Blobs whose fills have ended well, and when, in the clock's seconds."""
     _complete: OrderedDict[Digest, None] = field(factory=OrderedDict, init=False)
     _ensuring: dict[Digest, Deferred[None]] = field(factory=dict, init=False)
     _asking: dict[tuple[Any, ...], list[Deferred[Any]]] = field(factory=dict, init=False)
@@ -281,7 +283,10 @@ class Library(FillKeeper):
     async def _bring(self, name: ModelName, manifest: Manifest) -> None:
         missing = 0
         for blob in manifest.blobs:
+            looked = self._clock.seconds()
             if blob.digest in self.fills or await self._size_stored(blob.digest) is None:
+                if self._came_since(blob.digest, looked):
+                    continue
                 missing += 1
                 if not self._stopping:
                     self._fill(blob.digest, blob.size, name).start()
@@ -392,6 +397,7 @@ class Library(FillKeeper):
         """
         self._check_running()
         for _ in range(3):
+            looked = self._clock.seconds()
             fill = self.fills.get(digest)
             if fill is None:
                 stored = await self._open_stored(digest)
@@ -414,6 +420,8 @@ class Library(FillKeeper):
                 size = await self._size_upstream(name, digest)
                 if digest not in self.fills and await self.store.blob_size(digest) is not None:
                     continue
+                if self._came_since(digest, looked):
+                    continue
                 fill = self._fill(digest, size, name)
             fill.also_in(name)
             return fill
@@ -425,6 +433,10 @@ class Library(FillKeeper):
         except OSError as error:
             message = f"this cache cannot read blob {digest}: {error.strerror}"
             raise RegistryError("UNAVAILABLE", message, 503) from None
+
+    def _came_since(self, digest: Digest, looked: float) -> bool:
+        """Whether a blob has come since ``looked``: a look that began then may have missed it."""
+        return digest not in self.fills and self._came.get(digest, looked) > looked
 
     def _fill(self, digest: Digest, size: int, name: ModelName, *, stored: bool = False) -> Fill:
         """
@@ -514,6 +526,10 @@ class Library(FillKeeper):
         if fill.state is State.DONE:
             del self.fills[fill.digest]
             self._forget_retry(fill)
+            self._came[fill.digest] = self._clock.seconds()
+            self._came.move_to_end(fill.digest)
+            while len(self._came) > KNOWN:
+                self._came.popitem(last=False)
         elif isinstance(fill.error, RegistryError) and fill.error.code == "SIZE_INVALID":
             # The manifest that told its size was wrong: who asks next asks upstream for it.
             self._known.pop(fill.digest, None)
