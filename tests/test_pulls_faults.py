@@ -201,7 +201,7 @@ class RefusalTests(FaultCase):
             Fault("store GET", "portal", skip=6, times=1),
             Fault("store GET", "error", status=416, skip=6, times=1),
         ):
-            await self.assert_survived(page, most=1.1, connections="2/2", rate=1_000_000)
+            await self.assert_survived(page, most=1.1, connections="2/2", rate=3_000_000)
 
     async def test_a_redirect_without_a_location_is_tried_again(self) -> None:
         await self.assert_survived(Fault("blob GET", "no-location", times=2))

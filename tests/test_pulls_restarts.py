@@ -14,7 +14,7 @@ from tests.processes import ProcessCase
 from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until, until_sent
 from yukari.spans import Span, SpanSet
 
-FAST, SLOW = 4_000_000, 300_000
+FAST, SLOW = 6_000_000, 500_000
 """Bytes per second of the upstream's line."""
 
 
@@ -40,7 +40,7 @@ async def sent(upstream: Emulator, part: float, storage: str) -> None:
     """Returns when so much of the model was sent, and little of it is still in sockets."""
     size = upstream.models[MODEL].size
     upstream.settings.line = FAST
-    await until_sent(upstream, (part - 0.05) * size)
+    await until_sent(upstream, (part - 0.03) * size)
     upstream.settings.line = SLOW
     await until_sent(upstream, part * size)
     await until(lambda: upstream.counters.sent - kept(storage) <= 0.02 * size)

@@ -62,18 +62,24 @@ class Crew:
 
     def enlist(self, fill: Fill) -> None:
         """A fill wants to be worked on."""
+        if self._closed:
+            return
         self.fills[fill] = None
         self._queued[fill] = None
         if not self._loop.running:
             self._loop.start(TICK, now=False)
-        self._open_queued()
+        if fill.readers:
+            self._open_one(fill)
+        else:
+            self._open_queued()
 
     def wanted(self, fill: Fill) -> None:
         """A fill has readers, or has none any more."""
         if fill not in self.fills:
             return
         if fill in self._queued:
-            self._open_queued()
+            if fill.readers and not self._closed:
+                self._open_one(fill)
         elif fill in self._without_readers or fill in self._with_readers:
             self._without_readers.pop(fill, None)
             self._with_readers.pop(fill, None)
@@ -123,16 +129,16 @@ class Crew:
     # the work
 
     def _open_queued(self) -> None:
-        if self._closed:
-            return
-        for fill in list(self._queued):
-            if not fill.readers and len(self._open) >= OPEN_AHEAD:
-                continue
-            if self._queued.pop(fill, 0) is None:
-                self._open[fill] = None
-                opened = Deferred.fromCoroutine(fill.open())
-                opened.addErrback(self._bug, fill)
-                opened.addCallback(self._opened, fill)
+        """Open what has its turn: all that have readers are open already."""
+        while self._queued and len(self._open) < OPEN_AHEAD and not self._closed:
+            self._open_one(next(iter(self._queued)))
+
+    def _open_one(self, fill: Fill) -> None:
+        self._queued.pop(fill, None)
+        self._open[fill] = None
+        opened = Deferred.fromCoroutine(fill.open())
+        opened.addErrback(self._bug, fill)
+        opened.addCallback(self._opened, fill)
 
     def _opened(self, _: None, fill: Fill) -> None:
         self.offer(fill)
