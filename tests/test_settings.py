@@ -10,6 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
+from yukari.networks import Networks
 from yukari.settings import (
     SETTINGS,
     TIGRIS,
@@ -27,6 +28,7 @@ HOME = {"HOME": "/home/x"}
 DEFAULTS = {
     "bind": (Bind(":9200", ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024")),),
     "admin_bind": (),
+    "trusted_proxies": None,
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "upstream_address": None,
     "manifest_lifetime": 864_000.0,
@@ -70,6 +72,7 @@ class ReadTests(SynchronousTestCase):
             read(
                 BIND="127.0.0.1:80 [::1]:80",
                 ADMIN_BIND="localhost:1",
+                TRUSTED_PROXIES="10.0.0.0/8, unix",
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
                 UPSTREAM_ADDRESS="192.0.2.1:5001",
                 MANIFEST_LIFETIME="1h",
@@ -95,6 +98,7 @@ class ReadTests(SynchronousTestCase):
                     Bind("[::1]:80", ("tcp:80:backlog=1024:interface=\\:\\:1",)),
                 ),
                 "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),),
+                "trusted_proxies": Networks.parse("10.0.0.0/8,unix"),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "upstream_address": Address("192.0.2.1", 5001),
                 "manifest_lifetime": 3600.0,
@@ -149,6 +153,7 @@ class ReadTests(SynchronousTestCase):
         wrong = {
             "bind": "nonsense",
             "admin_bind": "nonsense",
+            "trusted_proxies": "10.0.0.1/8",
             "upstream_registry": "registry.ollama.ai",
             "upstream_address": "::1:443",
             "manifest_lifetime": "240",

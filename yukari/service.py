@@ -35,6 +35,7 @@ from yukari.fills.crew import Crew
 from yukari.library import Library
 from yukari.logs import end
 from yukari.metrics import PrometheusMetrics
+from yukari.networks import NOBODY
 from yukari.offline import Offline
 from yukari.readiness import Readiness
 from yukari.registry.resources import make_root
@@ -180,6 +181,7 @@ class YukariService(Service):
                 metrics=self.metrics,
                 is_admins=is_admins,
                 pseudonym=pseudonym,
+                trusted_proxies=settings.trusted_proxies or NOBODY,
             )
             for is_admins in (False, True)
         )

@@ -21,6 +21,7 @@ from constantly import NamedConstant
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.logger import LogLevel
 
+from yukari.networks import Networks
 from yukari.units import (
     Connections,
     FreeSpace,
@@ -312,6 +313,14 @@ SETTINGS: tuple[Setting, ...] = (
         several=True,
     ),
     Setting(
+        "trusted_proxies",
+        Networks.parse,
+        None,
+        "Networks in CIDR notation, separated by commas, and unix: proxies whose X-Forwarded-For"
+        " tells the client.",
+        default_shown="none",
+    ),
+    Setting(
         "upstream_registry",
         RegistryUrl.parse,
         "https://registry.ollama.ai/",
@@ -442,6 +451,7 @@ class Settings:
 
     bind: tuple[Bind, ...]
     admin_bind: tuple[Bind, ...]
+    trusted_proxies: Networks | None
     upstream_registry: RegistryUrl
     upstream_address: Address | None
     manifest_lifetime: float

@@ -172,8 +172,8 @@ class Wire(StringTransport):
     untaken = 0
     aborted = False
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711), lenient=True)
+    def __init__(self, clock: Clock, peer: Any = None) -> None:
+        super().__init__(peerAddress=peer, lenient=True)
         self.clock = clock
         self.protocol: Any = None
 
@@ -259,14 +259,18 @@ class Talk:
     shelf: Shelf = field(factory=Shelf)
     clock: Clock = field(factory=Clock)
     disk: ScriptedDisk = field(factory=ScriptedDisk)
+    peer: Any = IPv4Address("TCP", "192.0.2.7", 4711)
+    site: dict[str, Any] = field(factory=dict)
+    """What else its site is made with."""
     wire: Wire = field(init=False)
     channel: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         library: Any = self.shelf
-        site = RegistrySite(make_root(library, self.clock, self.disk, "http://up/"), self.clock)
+        root = make_root(library, self.clock, self.disk, "http://up/")
+        site = RegistrySite(root, self.clock, **self.site)
         site.reactor = self.clock
-        self.wire = Wire(self.clock)
+        self.wire = Wire(self.clock, self.peer)
         self.channel = site.buildProtocol(self.wire.getPeer())
         self.wire.protocol = self.channel
         self.channel.makeConnection(self.wire)

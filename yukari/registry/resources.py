@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
-from ipaddress import ip_address
 from typing import Any, Optional
 
 from attrs import define, evolve, field
@@ -33,6 +32,7 @@ from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.fills.verify import Verifier
 from yukari.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.registry import clients
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
 from yukari.registry.sending import Broken, InThread, ReaderGone, Relay, send
@@ -134,14 +134,14 @@ class Front(ReadOnly):
         return self if path == b"" and not request.postpath else Unknown()
 
     async def reply_to(self, request: Request) -> None:
-        host = (request.getHeader(b"host") or b"this.host").decode("latin-1")
+        host = clients.host(request) or "this.host"
+        insecure = "" if clients.is_secure(request) else "--insecure "
         page = (
             f"Yukari {__version__}: a pull-through cache for Ollama models"
             f" from {self._upstream}\n\n"
             "To pull through it, put its address before the model's name:\n\n"
-            f"    ollama pull --insecure {host}/library/llama3.2:latest\n\n"
-            "(--insecure where it speaks http.) /fills tells what is on its way,"
-            " /healthz that it lives.\n"
+            f"    ollama pull {insecure}{host}/library/llama3.2:latest\n\n"
+            "/healthz tells that it lives.\n"
         )
         reply(request, 200, "text/plain; charset=utf-8", page.encode())
 
@@ -216,14 +216,8 @@ def check_admin(request: Request) -> None:
 def _is_local(request: Request) -> bool:
     if request.getHeader(b"x-forwarded-for") or request.getHeader(b"forwarded"):
         return False  # a proxy on this machine passes on whom it likes
-    host = getattr(request.getClientAddress(), "host", None)
-    if host is None:
-        return True  # a Unix socket
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    address = clients.address(request)
+    return address is None or address.is_loopback
 
 
 @define(eq=False)
@@ -331,8 +325,7 @@ class _Blob:
             if self._headers(size) is not None:
                 request.finish()
             return
-        host = text_header(request, b"host") or ""
-        found = await library.blob(self._name, self._digest, host)
+        found = await library.blob(self._name, self._digest, clients.host(request))
         if isinstance(found, Elsewhere):
             request.result = "redirect"
             request.setHeader(b"location", found.url.encode("ascii"))

@@ -15,6 +15,8 @@ from twisted.web.server import Request, Site
 from yukari import __version__
 from yukari.drain import Drain
 from yukari.metrics import Metrics
+from yukari.networks import NOBODY, Networks
+from yukari.registry.clients import address
 
 log = Logger()
 
@@ -105,7 +107,7 @@ class RegistryRequest(Request):
         )
         if not self.site.log_requests:
             return
-        address = self.getClientAddress()
+        client = address(self)
         log.info(
             "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
             method=self.method.decode("latin-1"),
@@ -114,7 +116,7 @@ class RegistryRequest(Request):
             bytes=self.sentLength + self.sent_directly,
             seconds=round(self.site.clock.seconds() - self._began, 4),
             result=self.result,
-            client=getattr(address, "host", None) or str(address),
+            client="-" if client is None else str(client),
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
             left=failure is not None,
         )
@@ -172,7 +174,8 @@ class RegistrySite(Site):
     """
     The site of a resource tree; ``clock`` is that of the log's seconds, ``drain`` has its
     connections. Whoever reaches one that ``is_admins`` may do what else only this machine may.
-    A request whose Via has the ``pseudonym`` is the cache's own.
+    A request whose Via has the ``pseudonym`` is the cache's own. What ``trusted_proxies`` say of
+    whom they pass on is believed.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -187,6 +190,7 @@ class RegistrySite(Site):
         metrics: Optional[Metrics] = None,
         is_admins: bool = False,
         pseudonym: Optional[str] = None,
+        trusted_proxies: Networks = NOBODY,
         log_requests: bool = True,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
@@ -195,6 +199,7 @@ class RegistrySite(Site):
         self.metrics = metrics or Metrics()
         self.is_admins = is_admins
         self.pseudonym = pseudonym
+        self.trusted_proxies = trusted_proxies
         self.log_requests = log_requests
 
     def log(self, request: Any) -> None:
