@@ -36,6 +36,7 @@ from yukari.library import Library
 from yukari.logs import end
 from yukari.metrics import PrometheusMetrics
 from yukari.networks import NOBODY
+from yukari.notify import Notifier
 from yukari.offline import Offline
 from yukari.readiness import Readiness
 from yukari.registry.resources import make_root
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 log = Logger()
 
 DISK_THREADS = 6
+
+ENDS_WITHIN = 30.0
+"""Seconds that saving the fills and letting go of the store may take, once transfers have ended."""
 
 
 @define(eq=False)
@@ -124,6 +128,7 @@ class YukariService(Service):
     _revalidator: Revalidator = field(init=False)
     _drain: Drain = field(init=False)
     _certificates: Certificates = field(init=False)
+    _notifier: Notifier = field(init=False)
     _site: RegistrySite = field(init=False)
     _admin_site: RegistrySite = field(init=False)
 
@@ -132,6 +137,7 @@ class YukariService(Service):
         self._threads = DiskThreads(self._reactor)
         self.metrics = PrometheusMetrics(self._reactor)
         self._certificates = Certificates(self._reactor, self._reactor)
+        self._notifier = Notifier(self._reactor, os.environ, os.getpid())
         self._store = self._make_store()
         bounds = settings.upstream_connections
         registry, elsewhere = settings.upstream_registry, {}
@@ -253,6 +259,7 @@ class YukariService(Service):
             self._library.pulled = self._revalidator.pulled
             self._revalidator.start()
         self._banner()
+        self._reactor.callWhenRunning(self._notifier.ready)
 
     def _banner(self) -> None:
         where = ", ".join(_shown(port) for port in self.ports)
@@ -278,6 +285,8 @@ class YukariService(Service):
         Close the ports, let transfers end, leave the fills where they stand, let go of the store.
         """
         super().stopService()
+        settings = self._settings
+        self._notifier.stopping(settings.shutdown_delay + settings.grace + ENDS_WITHIN)
         return Deferred.fromCoroutine(self._stop())
 
     def hurry(self) -> None:
@@ -303,6 +312,7 @@ class YukariService(Service):
                 await self._keeper.stop()
         finally:
             self._threads.stop()
+            self._notifier.stop()
 
 
 async def _close(port: IListeningPort) -> None:
