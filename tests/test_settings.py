@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.networks import Networks
+from yukari.rules import Patterns
 from yukari.settings import (
     SETTINGS,
     TIGRIS,
@@ -29,6 +30,9 @@ DEFAULTS = {
     "bind": (Bind(":9200", ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024")),),
     "admin_bind": (),
     "trusted_proxies": None,
+    "allow": None,
+    "models_allow": None,
+    "models_deny": None,
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "upstream_address": None,
     "manifest_lifetime": 864_000.0,
@@ -73,6 +77,9 @@ class ReadTests(SynchronousTestCase):
                 BIND="127.0.0.1:80 [::1]:80",
                 ADMIN_BIND="localhost:1",
                 TRUSTED_PROXIES="10.0.0.0/8, unix",
+                ALLOW="10.0.0.0/8",
+                MODELS_ALLOW="library/*,hf.co/*/*",
+                MODELS_DENY="*/llama*",
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
                 UPSTREAM_ADDRESS="192.0.2.1:5001",
                 MANIFEST_LIFETIME="1h",
@@ -99,6 +106,9 @@ class ReadTests(SynchronousTestCase):
                 ),
                 "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),),
                 "trusted_proxies": Networks.parse("10.0.0.0/8,unix"),
+                "allow": Networks.parse("10.0.0.0/8"),
+                "models_allow": Patterns(("library/*", "hf.co/*/*")),
+                "models_deny": Patterns(("*/llama*",)),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "upstream_address": Address("192.0.2.1", 5001),
                 "manifest_lifetime": 3600.0,
@@ -154,6 +164,9 @@ class ReadTests(SynchronousTestCase):
             "bind": "nonsense",
             "admin_bind": "nonsense",
             "trusted_proxies": "10.0.0.1/8",
+            "allow": "everyone",
+            "models_allow": "llama*",
+            "models_deny": "*/llama3:7b",
             "upstream_registry": "registry.ollama.ai",
             "upstream_address": "::1:443",
             "manifest_lifetime": "240",

@@ -30,6 +30,7 @@ from yukari.manifest import Descriptor, Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
+from yukari.rules import ModelRules
 from yukari.storage.interface import BlobFile, NoRoom, Spool, Store, StoredManifest
 from yukari.upstream import Upstream
 
@@ -89,6 +90,7 @@ class Library(FillKeeper):
     """Told of each stored manifest that is asked for by its tag."""
     redirects: Callable[[str, str], bool] = lambda *_: False
     """Whether a client that came by a Host header may be sent to a presigned URL."""
+    rules: ModelRules = field(factory=ModelRules)
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
     user_agent: str = field(default="", init=False)
     """The latest client's, by which manifests are asked for where no client waits."""
@@ -118,9 +120,12 @@ class Library(FillKeeper):
         self.go_on()
 
     def go_on(self) -> None:
-        """Begin to work on what `take_up` found."""
+        """
+        Begin to work on what `take_up` found; what only refused models have waits for another one.
+        """
         for fill in list(self.fills.values()):
-            fill.start()
+            if fill.spool is None or any(map(self.rules.allow, fill.spool.repositories)):
+                fill.start()
 
     async def take_up(self) -> None:
         """Find what was on its way when the last process ended; needs no threads."""
@@ -233,7 +238,10 @@ class Library(FillKeeper):
         return found
 
     async def catalog(self, last: str, most: int) -> list[ModelName]:
-        """Up to ``most`` stored models behind the one named ``last``, sorted; "" is before all."""
+        """
+        Up to ``most`` stored models that may be pulled, behind the one named ``last``, sorted; ""
+        is before all.
+        """
         after: Optional[tuple[ModelName, Tag]] = None
         if last:
             try:
@@ -245,7 +253,7 @@ class Library(FillKeeper):
             page = await self.store.manifests(after)
             if not page:
                 break
-            found.update((entry.name, None) for entry in page)
+            found.update((entry.name, None) for entry in page if self.rules.allow(entry.name))
             after = page[-1].name, page[-1].tag
         return list(found)[:most]
 

@@ -104,7 +104,7 @@ class Revalidator:
                 break
             for entry in page:
                 key = entry.name, entry.tag
-                if self._is_due(key, entry.checked_at):
+                if self._is_due(key, entry.checked_at) and self._library.rules.allow(entry.name):
                     asked.append(self._few.run(self._check, key))
             after = page[-1].name, page[-1].tag
             # One page a turn of the reactor, and no more checks queued than a page has.

@@ -43,6 +43,7 @@ from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
 from yukari.registry.telling import Numbers, Ready
 from yukari.revalidator import Revalidator
+from yukari.rules import ModelRules, Patterns
 from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
@@ -159,6 +160,9 @@ class YukariService(Service):
             in_thread=self._threads,
             clock=self._reactor,
             metrics=self.metrics,
+            rules=ModelRules(
+                registry.host, settings.models_allow, settings.models_deny or Patterns()
+            ),
         )
         if settings.storage == TIGRIS:
             from yukari.s3.presign import redirects
@@ -174,7 +178,11 @@ class YukariService(Service):
             metrics=self.metrics,
         )
         root = make_root(
-            self._library, self._reactor, self._threads, settings.upstream_registry.url
+            self._library,
+            self._reactor,
+            self._threads,
+            settings.upstream_registry.url,
+            settings.allow,
         )
         self._drain = Drain(self._reactor)
         root.putChild(b"readyz", Ready(Readiness(self._store, self._drain, self._reactor)))

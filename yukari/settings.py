@@ -22,6 +22,7 @@ from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.logger import LogLevel
 
 from yukari.networks import Networks
+from yukari.rules import Patterns
 from yukari.units import (
     Connections,
     FreeSpace,
@@ -321,6 +322,28 @@ SETTINGS: tuple[Setting, ...] = (
         default_shown="none",
     ),
     Setting(
+        "allow",
+        Networks.parse,
+        None,
+        "Networks in CIDR notation, separated by commas, whose clients may pull.",
+        default_shown="everyone",
+    ),
+    Setting(
+        "models_allow",
+        Patterns.parse,
+        None,
+        "Patterns of the models that may be pulled, [REGISTRY/]NAMESPACE/MODEL, separated by"
+        " commas, such as library/*.",
+        default_shown="all",
+    ),
+    Setting(
+        "models_deny",
+        Patterns.parse,
+        None,
+        "Patterns of models that may not be pulled, as MODELS_ALLOW, which it wins over.",
+        default_shown="none",
+    ),
+    Setting(
         "upstream_registry",
         RegistryUrl.parse,
         "https://registry.ollama.ai/",
@@ -452,6 +475,9 @@ class Settings:
     bind: tuple[Bind, ...]
     admin_bind: tuple[Bind, ...]
     trusted_proxies: Networks | None
+    allow: Networks | None
+    models_allow: Patterns | None
+    models_deny: Patterns | None
     upstream_registry: RegistryUrl
     upstream_address: Address | None
     manifest_lifetime: float

@@ -23,8 +23,10 @@ from yukari.fills.fill import Fill
 from yukari.library import Found
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.networks import Networks
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
+from yukari.rules import ModelRules
 
 NAME = ModelName("library", "m")
 
@@ -126,6 +128,7 @@ class Shelf:
     blobs: dict[Digest, Union[Readable, Fill]] = field(factory=dict)
     manifests: dict[tuple[ModelName, Reference], Manifest] = field(factory=dict)
     fills: dict[Digest, Fill] = field(factory=dict)
+    rules: ModelRules = ModelRules()
     gate: Optional[Deferred[None]] = None
     """What a manifest waits for."""
 
@@ -262,12 +265,13 @@ class Talk:
     peer: Any = IPv4Address("TCP", "192.0.2.7", 4711)
     site: dict[str, Any] = field(factory=dict)
     """What else its site is made with."""
+    allow: Optional[Networks] = None
     wire: Wire = field(init=False)
     channel: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         library: Any = self.shelf
-        root = make_root(library, self.clock, self.disk, "http://up/")
+        root = make_root(library, self.clock, self.disk, "http://up/", self.allow)
         site = RegistrySite(root, self.clock, **self.site)
         site.reactor = self.clock
         self.wire = Wire(self.clock, self.peer)

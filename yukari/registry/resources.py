@@ -32,6 +32,7 @@ from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.fills.verify import Verifier
 from yukari.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.networks import Networks
 from yukari.registry import clients
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
@@ -227,6 +228,8 @@ class Registry:
     library: Library
     clock: IReactorTime
     in_thread: InThread
+    allow: Optional[Networks] = None
+    """Who may pull; None for everybody."""
 
 
 class V2(ReadOnly):
@@ -241,6 +244,7 @@ class V2(ReadOnly):
         site: Any = request.site
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
             raise evolve(looped(), status=508)
+        self._check_address(request)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
             reply_json(request, 200, {})
@@ -261,6 +265,7 @@ class V2(ReadOnly):
             name = ModelName(namespace, model)
         except InvalidName as error:
             raise name_invalid(str(error)) from None
+        self._registry.library.rules.check(name)
         if kind == "manifests":
             await self._manifest(request, name, _reference(last))
         elif kind == "blobs":
@@ -272,6 +277,12 @@ class V2(ReadOnly):
             reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+
+    def _check_address(self, request: Request) -> None:
+        allow, address = self._registry.allow, clients.address(request)
+        # Who may open our Unix socket is said by the socket's own permissions.
+        if allow is not None and address is not None and address not in allow:
+            raise RegistryError("DENIED", f"{address} may not pull here: it is not in ALLOW", 403)
 
     async def _manifest(self, request: Any, name: ModelName, reference: Reference) -> None:
         found = await self._registry.library.manifest(
@@ -448,11 +459,15 @@ class _Blob:
 
 
 def make_root(
-    library: Library, clock: IReactorTime, in_thread: InThread, upstream: str
+    library: Library,
+    clock: IReactorTime,
+    in_thread: InThread,
+    upstream: str,
+    allow: Optional[Networks] = None,
 ) -> Resource:
-    """The root of the tree."""
+    """The root of the tree; ``allow`` is who may pull, None for everybody."""
     root = Front(upstream)
-    root.putChild(b"v2", V2(Registry(library, clock, in_thread)))
+    root.putChild(b"v2", V2(Registry(library, clock, in_thread, allow)))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))
     return root

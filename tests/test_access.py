@@ -1,0 +1,107 @@
+"""Who may pull, which models, and what only admins may."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.clients import pull
+from tests.registry.doubles import Growing, Talk
+from tests.running import MODEL, RunningCase, reactor, until
+from yukari.networks import Networks
+
+OTHER = "someone/n:latest"
+PATHS = ("/v2/", "/v2/_catalog", "/v2/library/m/tags/list", "/v2/library/m/manifests/latest")
+
+
+class AllowTests(SynchronousTestCase):
+    """ALLOW."""
+
+    def statuses(self, peer: object, *headers: str) -> set[int]:
+        """What a client gets for all there is to pull."""
+        site = {"trusted_proxies": Networks.parse("10.9.0.0/16")}
+        talk = Talk(peer=peer, site=site, allow=Networks.parse("10.0.0.0/8,fd00::/8"))
+        for path in (*PATHS, talk.shelf.put(Growing(b"abc", in_file=False))):
+            talk.ask(path, *headers)
+        return {reply.status for reply in talk.replies()}
+
+    def test_who_is_in_it_may_pull(self) -> None:
+        for peer in (
+            IPv4Address("TCP", "10.1.2.3", 1),
+            IPv6Address("TCP", "::ffff:10.1.2.3", 1),
+            IPv6Address("TCP", "fd00::1", 1),
+            UNIXAddress(None),
+        ):
+            self.assertEqual(self.statuses(peer), {200, 404}, peer)
+
+    def test_others_are_told_their_address(self) -> None:
+        for peer in (
+            IPv4Address("TCP", "192.0.2.7", 1),
+            IPv4Address("TCP", "127.0.0.1", 1),
+            IPv6Address("TCP", "::ffff:192.0.2.7", 1),
+            IPv6Address("TCP", "fe80::1%eth0", 1),
+        ):
+            self.assertEqual(self.statuses(peer), {403}, peer)
+        talk = Talk(allow=Networks.parse("10.0.0.0/8"))
+        talk.ask("/v2/")
+        (error,) = json.loads(talk.replies()[0].body)["errors"]
+        self.assertEqual(error["code"], "DENIED")
+        self.assertEqual(error["message"], "192.0.2.7 may not pull here: it is not in ALLOW")
+
+    def test_a_header_opens_nothing_unless_a_proxy_sends_it(self) -> None:
+        header = "X-Forwarded-For: 10.1.2.3"
+        self.assertEqual(self.statuses(IPv4Address("TCP", "192.0.2.7", 1), header), {403})
+        self.assertEqual(self.statuses(IPv4Address("TCP", "10.9.0.1", 1), header), {200, 404})
+        stranger = "X-Forwarded-For: 10.1.2.3, 192.0.2.7"
+        self.assertEqual(self.statuses(IPv4Address("TCP", "10.9.0.1", 1), stranger), {403})
+
+    def test_probes_are_answered_all_the_same(self) -> None:
+        talk = Talk(allow=Networks.parse("10.0.0.0/8"))
+        talk.ask("/healthz")
+        self.assertEqual(talk.replies()[0].status, 200)
+
+
+class ModelsTests(RunningCase):
+    """MODELS_ALLOW and MODELS_DENY."""
+
+    async def test_a_refused_model_is_neither_served_nor_listed_nor_fetched(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3000", f"{OTHER}=3001")
+        blob = upstream.models[OTHER].layers[0][0]
+        often = {"manifest_lifetime": "1ms", "invalidator_period": "10ms"}
+        for rule, flag in (("Some*/*", "models_deny"), ("library/*", "models_allow")):
+            daemon = await self.daemon(upstream)
+            await self.pull(daemon, OTHER)
+            await daemon.idle()
+            upstream.counters.clear()
+            daemon = await self.restarted(daemon, upstream, **often, **{flag: rule})
+            for path in ("manifests/latest", f"manifests/{blob}", f"blobs/{blob}", "tags/list"):
+                url = f"{daemon.url}/v2/someone/n/{path}"
+                self.assertEqual((await self.ask(url, method="HEAD"))[0].status, 403, path)
+                reply, body = await self.ask(url)
+                self.assertEqual(reply.status, 403, path)
+                self.assertIn(rule, json.loads(body)["errors"][0]["message"])
+            revalidator = daemon.service._revalidator
+            for _ in range(3):
+                look = revalidator._looking
+                await until(lambda: revalidator._looking is not look)  # noqa: B023
+            self.assertEqual(dict(upstream.counters.requests), {})
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+            _, body = await self.ask(f"{daemon.url}/v2/_catalog")
+            self.assertEqual(json.loads(body), {"repositories": ["library/m"]})
+            await daemon.stop()
+
+    async def test_what_an_earlier_process_left_of_a_refused_model_waits(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
+        daemon = await self.daemon(upstream)
+        pulling = self.begin(pull(reactor, daemon.url, MODEL))
+        self.addCleanup(pulling.cancel)
+        pulling.addErrback(lambda _: None)
+        await until(lambda: upstream.counters.sent > 100_000)
+        daemon = await self.restarted(daemon, upstream, models_deny="library/m")
+        self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
+        self.assertFalse(daemon.library._crew.fills)
+        daemon = await self.restarted(daemon, upstream)
+        await daemon.idle()
+        self.assert_stored(daemon, upstream.models[MODEL])

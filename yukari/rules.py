@@ -1,0 +1,82 @@
+"""
+Which models may be pulled, by patterns of their names.
+
+A pattern is ``NAMESPACE/MODEL`` or ``REGISTRY/NAMESPACE/MODEL``, in each part of which ``*``,
+``?`` and ``[…]`` are a shell's. Capitals do not count: registries take a name either way, and a
+capital would dodge the rule. There are none for tags, for a blob's path has no tag.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from attrs import frozen
+
+from yukari.errors import RegistryError
+from yukari.names import ModelName
+
+_PART = r"[A-Za-z0-9._*?\[\]!-]+"
+_PATTERN = re.compile(rf"(?:{_PART}(?::[0-9]{{1,5}})?/)?{_PART}/{_PART}")
+_SHOWN = 5
+"""Patterns of MODELS_ALLOW that a client is told."""
+
+
+@frozen
+class Patterns:
+    """Patterns as they were written."""
+
+    each: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Patterns:
+        """From ``library/*,hf.co/*/*-GGUF``; `ValueError` says what was expected."""
+        patterns = tuple(word for word in re.split(r"[,\s]+", text) if word)
+        if not patterns:
+            raise ValueError("expected patterns of models such as library/*,*/llama*")
+        for pattern in patterns:
+            if not _PATTERN.fullmatch(pattern):
+                raise ValueError(
+                    f"expected [REGISTRY/]NAMESPACE/MODEL, without a tag, which {pattern[:50]!a}"
+                    " is not"
+                )
+        return cls(patterns)
+
+    def match(self, registry: str, name: ModelName) -> str | None:
+        """The first pattern that a model of a registry matches."""
+        parts = [part.lower() for part in (registry, name.namespace, name.model)]
+        for pattern in self.each:
+            wanted = pattern.lower().split("/")
+            if all(map(fnmatchcase, parts[-len(wanted) :], wanted)):
+                return pattern
+        return None
+
+
+@frozen
+class ModelRules:
+    """MODELS_ALLOW, None for all there are, and MODELS_DENY, which wins, for one registry."""
+
+    registry: str = ""
+    allowed: Patterns | None = None
+    denied: Patterns = Patterns()
+
+    def refusal(self, name: ModelName) -> str | None:
+        """The rule by which a model may not be pulled; None where it may."""
+        pattern = self.denied.match(self.registry, name)
+        if pattern is not None:
+            return f"its MODELS_DENY has {pattern}"
+        if self.allowed is not None and self.allowed.match(self.registry, name) is None:
+            shown = ", ".join(self.allowed.each[:_SHOWN])
+            more = ", ..." if len(self.allowed.each) > _SHOWN else ""
+            return f"its MODELS_ALLOW has only {shown}{more}"
+        return None
+
+    def allow(self, name: ModelName) -> bool:
+        """Whether a model may be pulled."""
+        return self.refusal(name) is None
+
+    def check(self, name: ModelName) -> None:
+        """`RegistryError` where a model may not be pulled."""
+        refusal = self.refusal(name)
+        if refusal is not None:
+            raise RegistryError("DENIED", f"this cache refuses {name}: {refusal}", 403)
