@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from typing import Optional
 
 from hypothesis import given
@@ -13,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import Fault
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
 from yukari.metrics import RESULTS, Metrics, PrometheusMetrics, kind_of
+from yukari.storage import stock
+from yukari.storage.interface import Holdings
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -85,7 +90,12 @@ class PrometheusTests(SynchronousTestCase):
         self.assertEqual([name for name in names if name not in vars(PrometheusMetrics)], [])
 
     def test_every_number_is_there_from_the_start(self) -> None:
-        self.metrics.watch(lambda state: 3 if state == "filling" else 0, lambda: True)
+        holdings: list[Optional[Holdings]] = [None]
+        self.metrics.watch(
+            lambda state: 3 if state == "filling" else 0, lambda: True, lambda: holdings[0]
+        )
+        self.assertTrue(math.isnan(value(self.metrics.text(), "stored_blobs") or 0))
+        holdings[0] = Holdings(models=1, blobs=2, bytes=30)
         text = self.metrics.text()
         for name in (
             *("upstream_bytes_total", "client_bytes_total", "fills_started_total"),
@@ -97,6 +107,10 @@ class PrometheusTests(SynchronousTestCase):
             self.assertEqual(value(text, "revalidations_total", result=result), 0)
         self.assertEqual(value(text, "fills", state="filling"), 3)
         self.assertEqual(value(text, "upstream_circuit_open"), 1)
+        for direction in ("to", "from"):
+            self.assertEqual(value(text, "store_bytes_total", direction=direction), 0)
+        for what, count in {"models": 1, "blobs": 2, "bytes": 30}.items():
+            self.assertEqual(value(text, f"stored_{what}"), count)
 
     def test_a_busy_reactor_lags(self) -> None:
         self.metrics.start()
@@ -112,6 +126,20 @@ class PrometheusTests(SynchronousTestCase):
     def test_each_has_numbers_of_its_own(self) -> None:
         self.metrics.received(5)
         self.assertEqual(value(PrometheusMetrics(self.clock).text(), "upstream_bytes_total"), 0)
+
+
+class DocumentedTests(SynchronousTestCase):
+    def test_the_page_names_what_is_counted_and_nothing_else(self) -> None:
+        page = os.path.join(os.path.dirname(__file__), "..", "deploy", "monitoring.rst")
+        with open(page) as file:
+            documented = set(re.findall(r"``(yukari_\w+)``", file.read()))
+        metrics = PrometheusMetrics(Clock())
+        counted = {
+            family.name + ("_total" if family.type == "counter" else "")
+            for family in text_string_to_metric_families(metrics.text().decode())
+            if family.name.startswith("yukari_") and not family.name.endswith("_created")
+        }
+        self.assertEqual(documented, counted)
 
 
 class DaemonTests(RunningCase):
@@ -200,6 +228,37 @@ class DaemonTests(RunningCase):
         await until(lambda: checked("replaced") == 1)
         await upstream.down()
         await until(lambda: checked("failed") >= 1)
+
+    async def test_what_is_past_its_lifetime_and_cannot_be_checked_is_stale(self) -> None:
+        upstream = await self.upstream()
+        daemon = await self.daemon(upstream, manifest_lifetime="1ms", invalidator_period="10ms")
+        counted = daemon.service.metrics
+        await self.pull(daemon)
+        one = {"kind": "manifest", "method": "GET", "status": "200"}
+
+        def replied(result: str) -> float:
+            return value(counted.text(), "requests_total", **one, result=result) or 0
+
+        await until(lambda: bool(value(counted.text(), "revalidations_total", result="same")))
+        await self.pull(daemon)
+        self.assertEqual((replied("miss"), replied("hit"), replied("stale")), (1, 1, 0))
+        await upstream.down()
+        await until(lambda: bool(value(counted.text(), "revalidations_total", result="failed")))
+        await self.pull(daemon)
+        self.assertEqual((replied("miss"), replied("hit"), replied("stale")), (1, 1, 1))
+
+    async def test_what_is_stored_is_counted_behind_the_pulls(self) -> None:
+        self.patch(stock, "REST", 0.01)
+        upstream = await self.upstream(f"{MODEL}=300KB,70000,10")
+        daemon = await self.daemon(upstream)
+        counted = daemon.service.metrics
+        await until(lambda: value(counted.text(), "stored_models") == 0)
+        await self.pull(daemon)
+        model = upstream.models[MODEL]
+        await until(lambda: value(counted.text(), "stored_bytes") == model.size)
+        text = counted.text()
+        self.assertEqual(value(text, "stored_models"), 1)
+        self.assertEqual(value(text, "stored_blobs"), len(model.blobs))
 
     async def test_upstream_that_is_down_opens_the_circuit(self) -> None:
         upstream = await self.upstream()

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from yukari.connections import Connections
 from yukari.logs import end
+from yukari.metrics import Metrics
 from yukari.s3.opening import open_bucket
 from yukari.settings import Settings
 from yukari.storage.interface import StoreUnusable
@@ -97,6 +98,7 @@ def open_store(
     settings: Settings,
     environment: Mapping[str, str],
     in_thread: Callable[..., Deferred[Any]],
+    metrics: Metrics,
 ) -> BucketKeeper:
     """The store that the settings name, and its keeper; ValueError in one line where none is."""
     opened = open_bucket(
@@ -106,6 +108,7 @@ def open_store(
         in_thread,
         connections=settings.upstream_connections.in_all,
         presign_endpoint=settings.presign_endpoint,
+        metrics=metrics,
     )
     assert settings.spool_dir is not None
     store = TigrisStore(

@@ -53,7 +53,7 @@ RETRIES = 12
 
 @frozen
 class Found:
-    """A manifest and how it was found: ``hit``, or ``miss`` when upstream was asked."""
+    """A manifest and how it was found: ``hit``, ``stale``, or ``miss`` when upstream was asked."""
 
     manifest: Manifest
     result: str
@@ -88,6 +88,10 @@ class Library(FillKeeper):
     _metrics: Metrics = field(factory=Metrics)
     pulled: Callable[[ModelName, Tag, StoredManifest], None] = lambda *_: None
     """Told of each stored manifest that is asked for by its tag."""
+    is_stale: Callable[[ModelName, Tag, StoredManifest], bool] = lambda *_: False
+    """Whether a stored manifest is past its lifetime because it could not be checked."""
+    stored: Callable[[], None] = lambda: None
+    """Told that there is something more in the store."""
     redirects: Callable[[str, str], bool] = lambda *_: False
     """Whether a client that came by a Host header may be sent to a presigned URL."""
     rules: ModelRules = field(factory=ModelRules)
@@ -162,6 +166,8 @@ class Library(FillKeeper):
         if stored is not None:
             manifest, result = stored.manifest, "hit"
             if isinstance(reference, Tag):
+                if self.is_stale(name, reference, stored):
+                    result = "stale"
                 self.pulled(name, reference, stored)
         else:
             self._check_unknown((name, reference))
@@ -193,6 +199,7 @@ class Library(FillKeeper):
                 reference=str(reference),
                 error=str(error),
             )
+        self.stored()
         return manifest
 
     def _check_running(self) -> None:
@@ -524,6 +531,7 @@ class Library(FillKeeper):
     async def publish(self, fill: Fill) -> None:
         assert fill.spool is not None
         await self.store.publish(fill.spool)
+        self.stored()
 
     def ended(self, fill: Fill) -> None:
         self._tell_end(fill)

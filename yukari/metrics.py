@@ -25,10 +25,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from yukari import __version__
+from yukari.storage.interface import Holdings
 
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the reactor is."""
-RESULTS = ("hit", "fill", "miss", "relay", "redirect")
+RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
 STATES = ("queued", "filling", "settling", "dormant")
 """Of a fill; those that are done are no more."""
 
@@ -57,6 +58,12 @@ class Metrics:
 
     def received(self, count: int) -> None:
         """Bytes of a blob came from upstream, wanted or not."""
+
+    def from_store(self, count: int) -> None:
+        """Bytes of a reply's body came from the bucket."""
+
+    def to_store(self, count: int) -> None:
+        """A request with so many bytes of body was answered by the bucket."""
 
     def fill_began(self) -> None:
         """A blob is wanted that is not here, or was on its way when the daemon started."""
@@ -116,6 +123,8 @@ class PrometheusMetrics(Metrics):
     _first_byte: Histogram = field(init=False)
     _client_bytes: Counter = field(init=False)
     _upstream_bytes: Counter = field(init=False)
+    _store_bytes: Counter = field(init=False)
+    _stored: dict[str, Gauge] = field(init=False)
     _fills: Gauge = field(init=False)
     _started: Counter = field(init=False)
     _completed: Counter = field(init=False)
@@ -152,6 +161,19 @@ class PrometheusMetrics(Metrics):
         self._upstream_bytes = make(
             Counter, "upstream_bytes", "Bytes of blobs received from upstream."
         )
+        self._store_bytes = make(
+            Counter, "store_bytes", "Bytes of bodies to and from the bucket.", "direction"
+        )
+        for direction in ("to", "from"):
+            self._store_bytes.labels(direction)
+        self._stored = {
+            what: make(Gauge, f"stored_{what}", help)
+            for what, help in {
+                "models": "Tagged manifests stored; NaN until they were counted.",
+                "blobs": "Blobs stored; NaN until they were counted.",
+                "bytes": "Bytes of the blobs stored; NaN until they were counted.",
+            }.items()
+        }
         self._fills = make(Gauge, "fills", "Blobs on their way, by state.", "state")
         self._started = make(Counter, "fills_started", "Blobs that began to come.")
         self._completed = make(Counter, "fills_completed", "Blobs that came whole and right.")
@@ -185,8 +207,23 @@ class PrometheusMetrics(Metrics):
         self._loop = LoopingCall(self._look)
         self._loop.clock = self._clock
 
-    def watch(self, fills: Callable[[str], int], circuit_open: Callable[[], bool]) -> None:
-        """Whom to ask how many fills are in a state, and whether the upstream circuit is open."""
+    def watch(
+        self,
+        fills: Callable[[str], int],
+        circuit_open: Callable[[], bool],
+        holdings: Callable[[], Optional[Holdings]],
+    ) -> None:
+        """
+        Whom to ask how many fills are in a state, whether the upstream circuit is open, and what
+        is stored (None for not counted yet).
+        """
+
+        def stored(what: str) -> float:
+            found = holdings()
+            return float("nan") if found is None else float(getattr(found, what))
+
+        for what, gauge in self._stored.items():
+            gauge.set_function(partial(stored, what))
         for state in STATES:
             self._fills.labels(state).set_function(partial(fills, state))
         self._circuit.set_function(circuit_open)
@@ -230,6 +267,12 @@ class PrometheusMetrics(Metrics):
 
     def received(self, count: int) -> None:
         self._upstream_bytes.inc(count)
+
+    def from_store(self, count: int) -> None:
+        self._store_bytes.labels("from").inc(count)
+
+    def to_store(self, count: int) -> None:
+        self._store_bytes.labels("to").inc(count)
 
     def fill_began(self) -> None:
         self._started.inc()

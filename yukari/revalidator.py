@@ -135,6 +135,10 @@ class Revalidator:
             return
         self._few.run(self._check, key)
 
+    def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
+        """Whether it is past its lifetime because the last try to check it failed."""
+        return (name, tag) in self._failed and self._now() - stored.checked_at >= self._lifetime
+
     def _check(self, key: Key) -> Deferred[None]:
         """One check at a time of each manifest; never fails."""
         if self._stopped:

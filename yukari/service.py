@@ -47,6 +47,7 @@ from yukari.rules import ModelRules, Patterns
 from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
+from yukari.storage.stock import Stock
 from yukari.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class YukariService(Service):
     _keeper: Optional[BucketKeeper] = field(default=None, init=False)
     _connections: Connections = field(init=False)
     _library: Library = field(init=False)
+    _stock: Stock = field(init=False)
     _revalidator: Revalidator = field(init=False)
     _drain: Drain = field(init=False)
     _certificates: Certificates = field(init=False)
@@ -168,7 +170,13 @@ class YukariService(Service):
             from yukari.s3.presign import redirects
 
             self._library.redirects = partial(redirects, settings.redirect)
-        self.metrics.watch(self._library.count_fills, lambda: upstream.circuit_open)
+        self._stock = Stock(self._store, self._reactor)
+        self._library.stored = self._stock.changed
+        self.metrics.watch(
+            self._library.count_fills,
+            lambda: upstream.circuit_open,
+            lambda: self._stock.holdings,
+        )
         self._revalidator = Revalidator(
             library=self._library,
             clock=self._reactor,
@@ -207,7 +215,9 @@ class YukariService(Service):
             from yukari.bucketkeeper import open_store
 
             try:
-                self._keeper = open_store(self._reactor, settings, os.environ, self._threads)
+                self._keeper = open_store(
+                    self._reactor, settings, os.environ, self._threads, self.metrics
+                )
             except ValueError as error:
                 end(error)
             return self._keeper.store
@@ -262,9 +272,11 @@ class YukariService(Service):
         if self._keeper is not None:
             self._keeper.start()
         self.metrics.start()
+        self._stock.start()
         self._certificates.start()
         if not self._settings.offline:
             self._library.pulled = self._revalidator.pulled
+            self._library.is_stale = self._revalidator.is_stale
             self._revalidator.start()
         self._banner()
         self._reactor.callWhenRunning(self._notifier.ready)
@@ -309,6 +321,7 @@ class YukariService(Service):
         await self._drain.close(self._settings.grace)
         self._drain.cut()
         self.metrics.stop()
+        self._stock.stop()
         self._certificates.stop()
         try:
             stopping = Deferred.fromCoroutine(self._library.stop())

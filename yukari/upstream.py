@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, Optional, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -190,15 +191,15 @@ def discard(response: IResponse, clock: IReactorTime) -> None:
 class _Counting(Protocol):
     """Stands before the protocol that takes a body and counts what comes."""
 
-    def __init__(self, taker: Any, metrics: Metrics) -> None:
+    def __init__(self, taker: Any, count: Callable[[int], None]) -> None:
         self._taker = taker
-        self._metrics = metrics
+        self._count = count
 
     def makeConnection(self, transport: Any) -> None:
         self._taker.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
-        self._metrics.received(len(data))
+        self._count(len(data))
         self._taker.dataReceived(data)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
@@ -206,14 +207,14 @@ class _Counting(Protocol):
 
 
 @define
-class _Counted:
-    """A blob's body, counted as it is read."""
+class Counted:
+    """A blob's body; ``count`` is told how many bytes of it come, whenever some do."""
 
     _response: IResponse
-    _metrics: Metrics
+    _count: Callable[[int], None]
 
     def deliverBody(self, protocol: IProtocol) -> None:
-        self._response.deliverBody(_Counting(protocol, self._metrics))
+        self._response.deliverBody(_Counting(protocol, self._count))
 
 
 @define(eq=False)
@@ -580,7 +581,7 @@ class UpstreamBlob:
         asked = response.code == 206 or found == span
         if response.code == 206:
             pace.ranges = True
-        return Answer(found, asked, pace, _Counted(response, self._upstream._metrics))
+        return Answer(found, asked, pace, Counted(response, self._upstream._metrics.received))
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code in (429, 503):

@@ -27,7 +27,14 @@ from tests.storage.strategies import (
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import Span, SpanSet
-from yukari.storage.interface import ManifestEntry, NoRoom, Spool, Store, StoredManifest
+from yukari.storage.interface import (
+    Holdings,
+    ManifestEntry,
+    NoRoom,
+    Spool,
+    Store,
+    StoredManifest,
+)
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as _Base
@@ -211,6 +218,20 @@ class StoreContract(_Base):
         await store.put_manifest(OTHER, LATEST, OLD, 1000.0)
         listed = await store.manifests(_last(page))
         self.assert_listed(listed, [ManifestEntry(OTHER, LATEST, 1000.0)])
+
+    async def test_what_it_holds_is_counted(self) -> None:
+        store = await self.started()
+        self.assertEqual(await store.count(), Holdings(0, 0, 0))
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        await store.put_manifest(NAME, Tag("7b"), NEW, 2000.0)
+        await store.put_manifest(OTHER, OLD.digest, OLD, 1000.0)
+        await self.spool_of(store, b"on its way")
+        await store.publish(await self.spool_of(store))
+        await store.publish(await self.spool_of(store, b"another"))
+        self.assertEqual(await store.count(), Holdings(2, 2, len(BODY) + 7))
+        await store.forget_blob(DIGEST)
+        self.assertEqual(await store.count(), Holdings(2, 1, 7))
 
     # spools and blobs
 

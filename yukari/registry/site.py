@@ -53,7 +53,7 @@ class RegistryRequest(Request):
     channel: Any
     site: Any
     result: str = "-"
-    """``hit``, ``fill``, ``miss``, ``relay`` or, where the question does not arise, ``-``."""
+    """One of `yukari.metrics.RESULTS` or, where the question does not arise, ``-``."""
     sent_directly: int = 0
     """Bytes of body that left by ``sendfile``, past `write`."""
     _began: float = 0.0

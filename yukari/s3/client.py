@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 
+from yukari.metrics import Metrics
 from yukari.s3.body import BytesBody, Collector
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import UNREACHABLE, S3Error
@@ -166,6 +167,7 @@ class S3Client:
     _part_slots: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(PARTS_AT_ONCE), init=False
     )
+    metrics: Metrics = field(factory=Metrics)
     _unquoted: bool = field(default=False, init=False)
     """This S3 wants If-Match without quotes (Ceph 16)."""
     requests: dict[str, int] = field(factory=dict, init=False)
@@ -524,13 +526,16 @@ class S3Client:
             headers.addRawHeader(name, value)
         url = signed.url.encode("ascii")
         try:
-            return await patience.watch(
+            answered = await patience.watch(
                 self._agent.request(signed.method.encode("ascii"), url, headers, producer)
             )
         except Exception as error:
             raise self._unanswered(error, patience) from None
         finally:
             patience.stop()
+        if producer is not None:
+            self.metrics.to_store(int(producer.length))
+        return answered
 
     def discard(self, response: IResponse) -> None:
         """Let go of a reply whose body is not wanted."""
@@ -554,11 +559,13 @@ class S3Client:
         collector = Collector(limit, patience.heard)
         response.deliverBody(collector)
         try:
-            return await patience.watch(collector.done)
+            body = await patience.watch(collector.done)
         except Exception as error:
             raise self._unanswered(error, patience) from None
         finally:
             patience.stop()
+        self.metrics.from_store(len(body))
+        return body
 
     def _unanswered(self, error: Exception, patience: _Patience) -> Exception:
         """What a failure without a reply is; a cancelling from outside stays one."""

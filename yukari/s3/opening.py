@@ -15,6 +15,7 @@ from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from yukari.connections import Connections
+from yukari.metrics import Metrics
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Credentials
 from yukari.s3.place import InvalidPlace, Place, endpoint_of
@@ -40,6 +41,7 @@ def open_bucket(
     *,
     connections: int = 64,
     presign_endpoint: Optional[str] = None,
+    metrics: Optional[Metrics] = None,
 ) -> OpenedBucket:
     """
     A client of ``bucket``, set up by AWS's environment variables. Sends nothing yet.
@@ -62,7 +64,8 @@ def open_bucket(
         raise InvalidPlace(f"TIGRIS_BUCKET {bucket}: {error}") from None
     pool = Connections(reactor, connections, policy)
     credentials = Credentials(session, in_thread)
-    return OpenedBucket(S3Client(signing, credentials, pool.agent, reactor), pool, seen)
+    client = S3Client(signing, credentials, pool.agent, reactor, metrics=metrics or Metrics())
+    return OpenedBucket(client, pool, seen)
 
 
 def _policy(bundle: str) -> Optional[BrowserLikePolicyForHTTPS]:

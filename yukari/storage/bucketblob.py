@@ -14,6 +14,7 @@ from yukari.names import Digest, ModelName
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.spans import Span
+from yukari.upstream import Counted
 
 
 @define(eq=False)
@@ -60,7 +61,9 @@ class BucketBlob:
             self._client.discard(response)
             raise
         self._pace.ranges = True
-        return Answer(answered, answered == span or bool(head.content_range), self._pace, response)
+        asked = answered == span or bool(head.content_range)
+        body = Counted(response, self._client.metrics.from_store)
+        return Answer(answered, asked, self._pace, body)
 
     def _span(self, content_range: str, size: int, span: Span) -> Span:
         if not content_range:

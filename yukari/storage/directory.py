@@ -37,6 +37,7 @@ from yukari.storage.diskwork import DiskWork, InThread
 from yukari.storage.durable import make_directories, remove, sync_directory, temporary, write_all
 from yukari.storage.interface import (
     BlobFile,
+    Holdings,
     ManifestEntry,
     Spool,
     StoredManifest,
@@ -119,6 +120,9 @@ class DirectoryStore(DiskWork):
 
     async def check(self) -> None:
         await self._run(self._look)
+
+    async def count(self) -> Holdings:
+        return await self._run(self._count)
 
     # manifests
 
@@ -280,6 +284,15 @@ class DirectoryStore(DiskWork):
             self._unreadable(digest, OSError(errno.EINVAL, "not a regular file"))
             return None
         return found.st_size
+
+    def _count(self) -> Holdings:
+        blobs = total = 0
+        with os.scandir(os.path.join(self.path, "blobs")) as entries:
+            for entry in entries:
+                if entry.name.startswith("sha256-") and entry.is_file():
+                    blobs += 1
+                    total += entry.stat().st_size
+        return Holdings(self._files.count(), blobs, total)
 
     def _open_blob(self, digest: Digest) -> Optional[FileBlob]:
         try:

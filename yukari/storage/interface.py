@@ -50,6 +50,15 @@ class ManifestEntry:
     checked_at: float
 
 
+@frozen
+class Holdings:
+    """What a store holds: tagged manifests, whole blobs, and these blobs' bytes."""
+
+    models: int
+    blobs: int
+    bytes: int
+
+
 class BlobFile(Protocol):
     """A whole blob, opened for reading; it stays readable if the blob is removed meanwhile."""
 
@@ -142,6 +151,14 @@ class Store(Protocol):
         Return where it can be read and written now; `StoreUnusable` or OSError say why not.
 
         Cheap enough to be asked every second; being full is no reason.
+        """
+
+    async def count(self) -> Holdings:
+        """
+        What it holds, found by looking at every name in it; OSError where that cannot be.
+
+        Not for every second: 100,000 blobs take some tenths of a second on a disk, and in a bucket
+        a hundred requests.
         """
 
     # manifests

@@ -164,6 +164,10 @@ class ManifestFiles:
     def tags(self, name: ModelName) -> list[Tag]:
         return [tag for tag, _ in self._tagged(name)]
 
+    def count(self) -> int:
+        """How many are tagged."""
+        return sum(1 for name in self._models(None) for _ in self._tagged(name))
+
     def page(self, after: Optional[tuple[ModelName, Tag]], most: int) -> list[ManifestEntry]:
         """
         Tagged manifests in order, from behind ``after``.

@@ -20,6 +20,7 @@ from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import SpanSet
 from yukari.storage.interface import (
     BlobFile,
+    Holdings,
     ManifestEntry,
     NoRoom,
     Spool,
@@ -137,6 +138,13 @@ class MemoryStore:
 
     async def check(self) -> None:
         pass
+
+    async def count(self) -> Holdings:
+        return Holdings(
+            models=sum(len(tags) for tags in self._tags.values()),
+            blobs=len(self._blobs),
+            bytes=sum(len(body) for body in self._blobs.values()),
+        )
 
     # manifests
 

@@ -47,6 +47,7 @@ from yukari.storage.diskwork import DiskWork, InThread
 from yukari.storage.durable import make_directories, remove
 from yukari.storage.interface import (
     BlobFile,
+    Holdings,
     ManifestEntry,
     Spool,
     StoredManifest,
@@ -221,6 +222,17 @@ class TigrisStore(DiskWork):
         self.interrupt()
         await self._disk_work_ended()
         self._let_go()
+
+    async def count(self) -> Holdings:
+        blobs = total = 0
+        token: Optional[str] = None
+        while True:
+            page = await self.client.list_objects("blobs/sha256:", token=token)
+            blobs += len(page.objects)
+            total += sum(row.size for row in page.objects)
+            token = page.token
+            if token is None:
+                return Holdings(len(await self._list("v2/")), blobs, total)
 
     # manifests
 
