@@ -38,14 +38,15 @@ def run(scale: Scale) -> Iterator[Table]:
     size = scale.of(1000 * MB, 50 * MB)
     place = Path(tempfile.mkdtemp(prefix="yukari-bench-"))
     try:
-        store, told = place / "store", place / "turns.json"
+        store = place / "store"
         (name,) = many_models(store, "127.0.0.1:9", 1)
         blob = write_blob(store / "blobs", size)
         for where in ("on the disk", "in memory"):
             if where == "on the disk":
                 _forgotten(store / "blobs" / blob.file_name)
-            flags = ("http://127.0.0.1:9", "--offline")
-            with peers.yukari(place, *flags, store=store, watched=told) as peer:
+            flags = ("http://127.0.0.1:9", "--offline", *peers.WATCHED)
+            with peers.yukari(place, *flags, store=store) as peer:
+                assert peer.process is not None
                 time.sleep(1.2)
                 hits = Reader("{}/v2/{}/manifests/{}".format(peer.url, *name.split(":")))
                 command = [
@@ -53,6 +54,7 @@ def run(scale: Scale) -> Iterator[Table]:
                     *("--end", str(size), "--url", f"{peer.url}/v2/{MODEL}/blobs/{blob.digest}"),
                 ]
                 waits = []
+                started = peer.process.log.stat().st_size
                 with subprocess.Popen(
                     command, stdout=subprocess.PIPE, cwd=CHECKOUT, env=environment()
                 ) as readers:
@@ -63,13 +65,11 @@ def run(scale: Scale) -> Iterator[Table]:
                         time.sleep(0.002)
                     assert readers.stdout is not None
                     found = json.loads(readers.stdout.read())
-                time.sleep(1.1)
-                hits.read()
-                turns = json.loads(told.read_text()) if told.exists() else {}
+                turns = peers.long_turns(peer, started)
             table.add(
                 *(where, found["bytes"] / found["seconds"] / MB),
                 *(1000 * quantile(waits, part) for part in (0.5, 0.99, 1.0)),
-                *(turns.get("long"), 1000 * turns.get("longest", 0.0)),
+                *(turns.count, turns.longest),
             )
     finally:
         shutil.rmtree(place, ignore_errors=True)

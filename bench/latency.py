@@ -9,8 +9,6 @@ a core. Therefore a second row holds both to a rate that leaves some.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -150,30 +148,24 @@ def run(scale: Scale) -> Iterator[Table]:
             names = many_models(store, upstream.address, count, GONE if load.look else 0.0)
             hot = many_models(store, upstream.address, 1)[0] if load.look else names[0]
             stored = write_blob(store / "blobs", 50 * MB)
-            told = place / "turns.json"
             flags = ["--manifest-lifetime=1h", "--invalidator-period=3s"] if load.look else []
             peer = stack.enter_context(
-                peers.yukari(place, upstream.url, *flags, store=store, watched=told)
+                peers.yukari(place, upstream.url, *peers.WATCHED, *flags, store=store)
             )
             blob = f"{peer.url}/v2/{MODEL}/blobs/{stored.digest}"
             hit = "{}/v2/{}/manifests/{}".format(peer.url, *hot.split(":"))
             time.sleep(scale.of(1.5, 1.2))
+            assert peer.process is not None
+            started = peer.process.log.stat().st_size
             with _readers(blob, load):
                 if load.fill:
                     peers.get(f"{peer.url}/v2/{MODEL}/manifests/latest")
                 hits, firsts = _ask(peer, hit, blob, scale.of(8.0, 1.0))
-            time.sleep(1.1)
-            peers.get(f"{peer.url}/healthz")
-            turns = json.loads(told.read_text()) if told.exists() else {}
-            if turns.get("stacks") and os.environ.get("BENCH_STACKS"):
-                print(json.dumps(turns, indent=1), file=sys.stderr)
+            turns = peers.long_turns(peer, started)
             table.add(
                 load.name,
                 *(1000 * quantile(hits, part) for part in (0.5, 0.99, 1.0)),
                 *(1000 * quantile(firsts, part) for part in (0.5, 0.99, 1.0)),
-                turns.get("long"),
-                1000 * turns.get("longest", 0.0),
-                turns.get("worked_long"),
-                1000 * turns.get("worked_longest", 0.0),
+                *(turns.count, turns.longest, turns.count_at_work, turns.longest_at_work),
             )
     yield table

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.request import Request, urlopen
 
-from attrs import define
+from attrs import define, frozen
 
 from bench.models import DOCKER, Blob, manifest_of
-from bench.processes import CHECKOUT, MEASURED, Process, environment, free_port, listens, running
+from bench.processes import MEASURED, Process, environment, free_port, listens, running
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 DOCKER_REGISTRY = shutil.which("docker-registry")
@@ -68,19 +68,47 @@ def yukari(
     store: Optional[Path] = None,
     checkout: Path = MEASURED,
     name: str = "yukari",
-    watched: Optional[Path] = None,
     **env: str,
 ) -> Iterator[Peer]:
-    """The daemon on a store of its own, or on ``store``; ``watched`` is `bench.watched`'s file."""
+    """The daemon on a store of its own, or on ``store``."""
     port = free_port()
-    program = [str(CHECKOUT / "bench" / "watched.py"), str(watched)] if watched else ["-c", MAIN]
     command = [
-        *(sys.executable, *program, f"--bind=127.0.0.1:{port}", "--min-free=0"),
+        *(sys.executable, "-c", MAIN, f"--bind=127.0.0.1:{port}", "--min-free=0"),
         *(f"--upstream-registry={upstream}", f"--storage={store or place / name}", *flags),
     ]
     with running(command, place, f"{name}-{port}", environment(checkout, **env)) as process:
         process.until(lambda: listens(port))
         yield Peer(name, "127.0.0.1", port, process)
+
+
+WATCHED = ("--long-turns=20ms", "--slog-level=warn", "--log-format=json")
+"""Flags with which the daemon tells of its reactor's long turns."""
+
+
+@frozen
+class LongTurns:
+    """
+    How many turns were longer than `WATCHED` allows, and the longest of them, in ms; the same by
+    the thread's CPU time, which leaves out the machine's other work.
+    """
+
+    count: int
+    longest: float
+    count_at_work: int
+    longest_at_work: float
+
+
+def long_turns(peer: Peer, after: int) -> LongTurns:
+    """What ``peer``'s log tells of them after its first ``after`` bytes."""
+    assert peer.process is not None
+    lines = peer.process.log.read_bytes()[after:].splitlines()
+    turns = [turn for turn in map(json.loads, lines) if "held_ms" in turn]
+    if os.environ.get("BENCH_STACKS"):
+        for turn in turns:
+            print(turn["msg"], file=sys.stderr)
+    held = [turn["held_ms"] for turn in turns]
+    worked = [turn["cpu_ms"] for turn in turns if turn["cpu_ms"] > 20]
+    return LongTurns(len(held), max(held, default=0.0), len(worked), max(worked, default=0.0))
 
 
 # upstream

@@ -51,6 +51,7 @@ DEFAULTS = {
     "grace": 30.0,
     "slog_level": LogLevel.error,
     "log_format": "auto",
+    "long_turns": 0.0,
 }
 
 
@@ -98,6 +99,7 @@ class ReadTests(SynchronousTestCase):
                 GRACE="2m",
                 SLOG_LEVEL="debug",
                 LOG_FORMAT="JSON",
+                LONG_TURNS="20ms",
             ),
             {
                 "bind": (
@@ -127,6 +129,7 @@ class ReadTests(SynchronousTestCase):
                 "grace": 120.0,
                 "slog_level": LogLevel.debug,
                 "log_format": "json",
+                "long_turns": 0.02,
             },
         )
 
@@ -185,6 +188,7 @@ class ReadTests(SynchronousTestCase):
             "grace": "long",
             "slog_level": "LOUD",
             "log_format": "xml",
+            "long_turns": "20",
         }
         self.assertEqual(set(wrong), {row.name for row in SETTINGS})
         for row in SETTINGS:

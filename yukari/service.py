@@ -48,6 +48,7 @@ from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
 from yukari.storage.stock import Stock
+from yukari.turns import TurnWatch
 from yukari.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class YukariService(Service):
     _drain: Drain = field(init=False)
     _certificates: Certificates = field(init=False)
     _notifier: Notifier = field(init=False)
+    _turns: Optional[TurnWatch] = field(default=None, init=False)
     _site: RegistrySite = field(init=False)
     _admin_site: RegistrySite = field(init=False)
 
@@ -274,6 +276,9 @@ class YukariService(Service):
         self.metrics.start()
         self._stock.start()
         self._certificates.start()
+        if self._settings.long_turns:
+            self._turns = TurnWatch(self._reactor, self._settings.long_turns)
+            self._reactor.callWhenRunning(self._turns.start)
         if not self._settings.offline:
             self._library.pulled = self._revalidator.pulled
             self._library.is_stale = self._revalidator.is_stale
@@ -323,6 +328,8 @@ class YukariService(Service):
         self.metrics.stop()
         self._stock.stop()
         self._certificates.stop()
+        if self._turns is not None:
+            self._turns.stop()
         try:
             stopping = Deferred.fromCoroutine(self._library.stop())
             self._store.interrupt()

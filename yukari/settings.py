@@ -465,6 +465,13 @@ SETTINGS: tuple[Setting, ...] = (
         "How to log: json (one object a line) or console (for people).",
         default_shown="console on a terminal, else json",
     ),
+    Setting(
+        "long_turns",
+        parse_duration,
+        "0",
+        "For developers: warn of whatever holds the reactor longer than this duration, such as"
+        " 20ms; 0 for no watch.",
+    ),
 )
 
 
@@ -504,6 +511,8 @@ class Settings:
     """One of `twisted.logger.LogLevel`."""
     log_format: str
     """``json``, ``console``, or ``auto``: console where the log goes to a terminal."""
+    long_turns: float
+    """0 for no watch."""
 
     @classmethod
     def read(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
