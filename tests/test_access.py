@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from base64 import b64encode
+from typing import Optional
 
+import bcrypt
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.clients import pull
 from tests.registry.doubles import Growing, Talk
 from tests.running import MODEL, RunningCase, reactor, until
+from yukari.logs import Ended
 from yukari.networks import Networks
+from yukari.service import YukariService
 
 OTHER = "someone/n:latest"
 PATHS = ("/v2/", "/v2/_catalog", "/v2/library/m/tags/list", "/v2/library/m/manifests/latest")
@@ -105,3 +112,76 @@ class ModelsTests(RunningCase):
         daemon = await self.restarted(daemon, upstream)
         await daemon.idle()
         self.assert_stored(daemon, upstream.models[MODEL])
+
+
+class AdminTests(RunningCase):
+    """ADMIN_AUTH_FILE."""
+
+    def users(self, *lines: str) -> str:
+        path = os.path.abspath(self.mktemp())
+        hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+        with open(path, "w") as file:
+            file.write("\n".join([f"her:{hashed}", *lines]))
+        return path
+
+    async def status(self, url: str, user: Optional[str] = None, method: str = "GET") -> int:
+        headers = {}
+        if user is not None:
+            headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+        reply, body = await self.ask(url, headers, method)
+        if reply.status == 401:
+            self.assertEqual(reply.headers["www-authenticate"], 'Basic realm="yukari"')
+            self.assertEqual(json.loads(body)["errors"][0]["code"], "UNAUTHORIZED")
+        return reply.status
+
+    async def test_what_is_for_admins_asks_for_a_password_and_pulling_does_not(self) -> None:
+        upstream = await self.upstream()
+        users = self.users()
+        daemon = await self.daemon(upstream, admin_bind="127.0.0.1:0", admin_auth_file=users)
+        (port,) = daemon.service.admin_ports
+        for top in (daemon.url, f"http://127.0.0.1:{port.getHost().port}"):
+            blob = f"/fills/sha256:{'0' * 64}"
+            for method, path, status in (
+                ("GET", "/metrics", 200),
+                ("GET", "/fills", 200),
+                ("GET", blob, 404),
+                ("DELETE", blob, 404),
+            ):
+                for user in (None, "her:wrong", "nobody:secret", "her", ":"):
+                    self.assertEqual(await self.status(top + path, user, method), 401, (path, user))
+                self.assertEqual(await self.status(top + path, "her:secret", method), status)
+            for path in ("/", "/healthz", "/readyz", "/v2/"):
+                self.assertEqual(await self.status(top + path), 200, path)
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+
+    async def test_a_password_does_not_open_what_is_closed(self) -> None:
+        daemon = await self.daemon(await self.upstream(), admin_auth_file=self.users())
+        url = f"{daemon.url}/metrics"
+        credentials = b64encode(b"her:secret").decode()
+        proxied = {"X-Forwarded-For": "192.0.2.1", "Authorization": f"Basic {credentials}"}
+        self.assertEqual((await self.ask(url, proxied))[0].status, 403)
+
+    async def test_the_file_is_read_anew_on_request(self) -> None:
+        users = self.users()
+        daemon = await self.daemon(await self.upstream(), admin_auth_file=users)
+        url = f"{daemon.url}/metrics"
+        self.assertEqual(await self.status(url, "her:secret"), 200)
+        with open(users) as file:
+            lines = file.read()
+        for text, status in ((lines.replace("her:", "she:"), 401), ("nonsense", 401), (lines, 200)):
+            with open(users, "w") as file:
+                file.write(text)
+            with capturedLogs() as events:
+                daemon.service.reload()
+            errors = [formatEvent(event) for event in events if event["log_level"].name == "error"]
+            self.assertEqual(len(errors), text == "nonsense")
+            self.assertTrue(all("line 1: expected" in error for error in errors), errors)
+            self.assertEqual(await self.status(url, "her:secret"), status)
+
+    async def test_a_file_that_is_wrong_ends_the_start_with_its_line(self) -> None:
+        upstream = await self.upstream()
+        for path, why in ((self.users("he:pw"), "line 2: expected USER:HASH"), ("/no", "No such")):
+            settings = self.settings(upstream, admin_auth_file=path)
+            with capturedLogs():
+                ended = self.assertRaises(Ended, YukariService, reactor, settings)
+            self.assertIn(f"yukari: ADMIN_AUTH_FILE '{path}': {why}", ended.line)

@@ -29,6 +29,7 @@ HOME = {"HOME": "/home/x"}
 DEFAULTS = {
     "bind": (Bind(":9200", ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024")),),
     "admin_bind": (),
+    "admin_auth_file": None,
     "trusted_proxies": None,
     "allow": None,
     "models_allow": None,
@@ -77,6 +78,7 @@ class ReadTests(SynchronousTestCase):
             read(
                 BIND="127.0.0.1:80 [::1]:80",
                 ADMIN_BIND="localhost:1",
+                ADMIN_AUTH_FILE="~/users",
                 TRUSTED_PROXIES="10.0.0.0/8, unix",
                 ALLOW="10.0.0.0/8",
                 MODELS_ALLOW="library/*,hf.co/*/*",
@@ -107,6 +109,7 @@ class ReadTests(SynchronousTestCase):
                     Bind("[::1]:80", ("tcp:80:backlog=1024:interface=\\:\\:1",)),
                 ),
                 "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),),
+                "admin_auth_file": "/home/x/users",
                 "trusted_proxies": Networks.parse("10.0.0.0/8,unix"),
                 "allow": Networks.parse("10.0.0.0/8"),
                 "models_allow": Patterns(("library/*", "hf.co/*/*")),
@@ -166,6 +169,7 @@ class ReadTests(SynchronousTestCase):
         wrong = {
             "bind": "nonsense",
             "admin_bind": "nonsense",
+            "admin_auth_file": "\0",
             "trusted_proxies": "10.0.0.1/8",
             "allow": "everyone",
             "models_allow": "llama*",

@@ -32,6 +32,7 @@ from yukari.certificates import Certificates
 from yukari.connections import Connections
 from yukari.drain import Drain
 from yukari.fills.crew import Crew
+from yukari.htpasswd import Passwords
 from yukari.library import Library
 from yukari.logs import end
 from yukari.metrics import PrometheusMetrics
@@ -131,6 +132,7 @@ class YukariService(Service):
     _stock: Stock = field(init=False)
     _revalidator: Revalidator = field(init=False)
     _drain: Drain = field(init=False)
+    _passwords: Optional[Passwords] = field(init=False)
     _certificates: Certificates = field(init=False)
     _notifier: Notifier = field(init=False)
     _turns: Optional[TurnWatch] = field(default=None, init=False)
@@ -195,6 +197,7 @@ class YukariService(Service):
             settings.allow,
         )
         self._drain = Drain(self._reactor)
+        self._passwords = self._read_passwords()
         root.putChild(b"readyz", Ready(Readiness(self._store, self._drain, self._reactor)))
         root.putChild(b"metrics", Numbers(self.metrics))
         self._site, self._admin_site = (
@@ -205,10 +208,18 @@ class YukariService(Service):
                 metrics=self.metrics,
                 is_admins=is_admins,
                 pseudonym=pseudonym,
+                passwords=self._passwords,
                 trusted_proxies=settings.trusted_proxies or NOBODY,
             )
             for is_admins in (False, True)
         )
+
+    def _read_passwords(self) -> Optional[Passwords]:
+        path = self._settings.admin_auth_file
+        try:
+            return None if path is None else Passwords(path, self._threads, self._reactor)
+        except (OSError, ValueError) as error:
+            end(f"ADMIN_AUTH_FILE {path!a}: {getattr(error, 'strerror', None) or error}")
 
     def _make_store(self) -> Store:
         settings = self._settings
@@ -300,8 +311,17 @@ class YukariService(Service):
         )
 
     def reload(self) -> None:
-        """Read the certificates anew."""
+        """Read the certificates and the admins' passwords anew."""
         self._certificates.reload()
+        if self._passwords is not None:
+            try:
+                self._passwords.load()
+            except (OSError, ValueError) as error:
+                log.error(
+                    "{path}: {error}: the admins' passwords stay as they were",
+                    path=self._passwords.path,
+                    error=str(getattr(error, "strerror", None) or error),
+                )
 
     # stop
 

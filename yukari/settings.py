@@ -260,6 +260,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise InvalidSetting("expected a file")
+    return text
+
+
 @frozen
 class Setting:
     """
@@ -312,6 +318,14 @@ SETTINGS: tuple[Setting, ...] = (
         " which otherwise only this machine may; as BIND.",
         default_shown="nowhere",
         several=True,
+    ),
+    Setting(
+        "admin_auth_file",
+        _file,
+        None,
+        "A file of users and bcrypt hashes, as htpasswd -B writes it, for one of whom asks what is"
+        " for admins.",
+        default_shown="none",
     ),
     Setting(
         "trusted_proxies",
@@ -481,6 +495,8 @@ class Settings:
 
     bind: tuple[Bind, ...]
     admin_bind: tuple[Bind, ...]
+    admin_auth_file: str | None
+    """An absolute path."""
     trusted_proxies: Networks | None
     allow: Networks | None
     models_allow: Patterns | None
@@ -531,6 +547,8 @@ class Settings:
             values["storage"] = TIGRIS if bucket else _cache("STORAGE", environment)
         elif values["storage"] != TIGRIS:
             values["storage"] = _absolute(values["storage"], environment)
+        if values["admin_auth_file"] is not None:
+            values["admin_auth_file"] = _absolute(values["admin_auth_file"], environment)
         if values["spool_dir"] is not None:
             values["spool_dir"] = _absolute(values["spool_dir"], environment)
         elif values["storage"] == TIGRIS:

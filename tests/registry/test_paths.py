@@ -8,6 +8,7 @@ from typing import Any, Union
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -65,7 +66,7 @@ def paths() -> st.SearchStrategy[str]:
 
 class PathTests(SynchronousTestCase):
     def reply(self, path: str, *, method: str = "GET") -> Any:
-        talk = Talk(Strict())
+        talk = Talk(Strict(), peer=IPv4Address("TCP", "127.0.0.1", 4711))
         with capturedLogs() as events:
             talk.ask(path, method=method)
         self.assertEqual([event for event in events if "log_failure" in event], [])

@@ -1,5 +1,5 @@
 """
-The resource tree: ``/``, ``/healthz``, ``/fills`` and ``/v2/``.
+The resource tree, and of it what is pulled:
 
     /v2/                               200: a registry is here
     /v2/NS/MODEL/manifests/REFERENCE   a manifest by tag or digest, never a redirect
@@ -12,19 +12,14 @@ GET and HEAD only: a cache, not a place to push to.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Coroutine
 from typing import Any, Optional
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
-from yukari import __version__
 from yukari.blobs import Readable, SpoolLost
 from yukari.errors import RegistryError, looped, name_invalid, upstream_unreachable
 from yukari.fills.fill import HASH_STEP, Fill
@@ -36,189 +31,12 @@ from yukari.networks import Networks
 from yukari.registry import clients
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
+from yukari.registry.replies import ReadOnly, digest_in, reply, reply_json, text_header
 from yukari.registry.sending import Broken, InThread, ReaderGone, Relay, send
+from yukari.registry.telling import Fills, Front, Health
 from yukari.spans import Span
 
 log = Logger()
-
-READS = (b"GET", b"HEAD")
-
-
-def text_header(request: Request, name: bytes) -> Optional[str]:
-    """A request's header as text, None where it has none."""
-    value = request.getHeader(name)
-    return None if value is None else value.decode("latin-1")
-
-
-def reply(request: Request, status: int, content_type: str, body: bytes) -> None:
-    """The whole of a reply, with its length on HEAD too."""
-    request.setResponseCode(status)
-    request.setHeader(b"content-type", content_type.encode())
-    request.setHeader(b"content-length", str(len(body)).encode())
-    if request.method != b"HEAD":
-        request.write(body)
-    request.finish()
-
-
-def reply_json(request: Request, status: int, content: object) -> None:
-    """A reply in JSON."""
-    reply(request, status, "application/json; charset=utf-8", json.dumps(content).encode())
-
-
-def reply_error(request: Request, error: RegistryError) -> None:
-    """A reply that tells an error, and nothing of what was asked for."""
-    for name in (b"etag", b"location", b"docker-content-digest"):
-        request.responseHeaders.removeHeader(name)
-    if error.status != 416:
-        request.responseHeaders.removeHeader(b"content-range")
-    if error.retry_after is not None:
-        request.setHeader(b"retry-after", str(error.retry_after).encode())
-    if error.status == 405:
-        request.setHeader(b"allow", b"GET, HEAD")
-    reply(request, error.status, "application/json; charset=utf-8", error.body())
-
-
-def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
-    """
-    Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped
-    connection.
-    """
-    running = Deferred.fromCoroutine(work)
-    request.notifyFinish().addErrback(lambda _: running.cancel())
-
-    def failed(failure: Failure) -> None:
-        error = failure.value
-        if request._disconnected or failure.check(ReaderGone, CancelledError):
-            return
-        if not isinstance(error, RegistryError):
-            log.failure("{path}", failure, path=request.path.decode("latin-1"))
-            error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
-        # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
-        error.__traceback__ = None
-        if request.startedWriting:
-            request.channel.forceAbortClient()
-        else:
-            reply_error(request, error)
-
-    running.addErrback(failed)
-    return NOT_DONE_YET
-
-
-class ReadOnly(Resource):
-    """A leaf that answers GET and HEAD by `reply_to` and anything else with 405."""
-
-    isLeaf = True
-
-    def render(self, request: Request) -> int:
-        if request.method not in READS:
-            refused = RegistryError(
-                "UNSUPPORTED", "only GET and HEAD: this is a cache, not a place to push to", 405
-            )
-            reply_error(request, refused)
-            return NOT_DONE_YET
-        return answer(request, self.reply_to(request))
-
-    async def reply_to(self, request: Request) -> None:
-        raise NotImplementedError
-
-
-class Front(ReadOnly):
-    """The page at ``/``, for whoever opens the address in a browser."""
-
-    isLeaf = False
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__()
-        self._upstream = upstream
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return self if path == b"" and not request.postpath else Unknown()
-
-    async def reply_to(self, request: Request) -> None:
-        host = clients.host(request) or "this.host"
-        insecure = "" if clients.is_secure(request) else "--insecure "
-        page = (
-            f"Yukari {__version__}: a pull-through cache for Ollama models"
-            f" from {self._upstream}\n\n"
-            "To pull through it, put its address before the model's name:\n\n"
-            f"    ollama pull {insecure}{host}/library/llama3.2:latest\n\n"
-            "/healthz tells that it lives.\n"
-        )
-        reply(request, 200, "text/plain; charset=utf-8", page.encode())
-
-
-class Unknown(ReadOnly):
-    """Nothing is here."""
-
-    async def reply_to(self, request: Request) -> None:
-        raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
-
-
-class Health(ReadOnly):
-    """``/healthz``: the process is alive."""
-
-    async def reply_to(self, request: Request) -> None:
-        reply(request, 200, "text/plain; charset=utf-8", b"OK\n")
-
-
-class Fills(Resource):
-    """
-    ``/fills``: what is on its way; ``DELETE /fills/DIGEST``, for admins only, stops one.
-    """
-
-    isLeaf = True
-
-    def __init__(self, library: Library) -> None:
-        super().__init__()
-        self._library = library
-
-    def render(self, request: Request) -> int:
-        if request.method == b"DELETE":
-            return answer(request, self._stop(request))
-        if request.method not in READS:
-            refused = RegistryError("UNSUPPORTED", "only GET, HEAD and DELETE", 405)
-            reply_error(request, refused)
-            return NOT_DONE_YET
-        return answer(request, self._list(request))
-
-    async def _list(self, request: Request) -> None:
-        if request.postpath and request.postpath != [b""]:
-            fill = self._library.fills.get(_digest(request.postpath))
-            if fill is None:
-                raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
-            reply_json(request, 200, fill.facts())
-            return
-        fills = self._library.fills.values()
-        reply_json(request, 200, {"fills": [fill.facts() for fill in fills]})
-
-    async def _stop(self, request: Request) -> None:
-        check_admin(request)
-        stopping = self._library.stop_fill(_digest(request.postpath))
-        if stopping is None:
-            raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
-        await stopping
-        reply_json(request, 200, {"stopped": str(_digest(request.postpath))})
-
-
-def _digest(path: Optional[list[bytes]]) -> Digest:
-    try:
-        return Digest.parse("/".join(part.decode("latin-1") for part in path or ()))
-    except InvalidName as error:
-        raise RegistryError("DIGEST_INVALID", str(error), 400) from None
-
-
-def check_admin(request: Request) -> None:
-    """`RegistryError` where a request comes neither to the admins' port nor from this machine."""
-    site: Any = request.site
-    if not (site.is_admins or _is_local(request)):
-        raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
-
-
-def _is_local(request: Request) -> bool:
-    if request.getHeader(b"x-forwarded-for") or request.getHeader(b"forwarded"):
-        return False  # a proxy on this machine passes on whom it likes
-    address = clients.address(request)
-    return address is None or address.is_loopback
 
 
 @define(eq=False)
@@ -269,7 +87,7 @@ class V2(ReadOnly):
         if kind == "manifests":
             await self._manifest(request, name, _reference(last))
         elif kind == "blobs":
-            await _Blob(self._registry, request, name, _digest([last.encode("latin-1")])).reply()
+            await _Blob(self._registry, request, name, digest_in([last.encode("latin-1")])).reply()
         elif kind == "tags" and last == "list":
             page = Page.asked_by(request)
             tags = [str(tag) for tag in await self._registry.library.tags(name)]

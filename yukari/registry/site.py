@@ -14,6 +14,7 @@ from twisted.web.server import Request, Site
 
 from yukari import __version__
 from yukari.drain import Drain
+from yukari.htpasswd import Passwords
 from yukari.metrics import Metrics
 from yukari.networks import NOBODY, Networks
 from yukari.registry.clients import address
@@ -175,7 +176,7 @@ class RegistrySite(Site):
     The site of a resource tree; ``clock`` is that of the log's seconds, ``drain`` has its
     connections. Whoever reaches one that ``is_admins`` may do what else only this machine may.
     A request whose Via has the ``pseudonym`` is the cache's own. What ``trusted_proxies`` say of
-    whom they pass on is believed.
+    whom they pass on is believed. Admins have one of ``passwords``, where there are any.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -191,6 +192,7 @@ class RegistrySite(Site):
         is_admins: bool = False,
         pseudonym: Optional[str] = None,
         trusted_proxies: Networks = NOBODY,
+        passwords: Optional[Passwords] = None,
         log_requests: bool = True,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
@@ -200,6 +202,7 @@ class RegistrySite(Site):
         self.is_admins = is_admins
         self.pseudonym = pseudonym
         self.trusted_proxies = trusted_proxies
+        self.passwords = passwords
         self.log_requests = log_requests
 
     def log(self, request: Any) -> None:
