@@ -44,7 +44,8 @@ class Circuit:
             return
         if self._probing or self._clock.seconds() < self._probe_at:
             assert self._error is not None
-            raise self._error
+            # Raised again and again, it must not gather a traceback of them all.
+            raise self._error.with_traceback(None)
         self._probing = True
 
     def succeeded(self) -> None:

@@ -211,7 +211,7 @@ class Library(FillKeeper):
         unknown = self._unknown.get(key)
         if unknown is not None:
             if self._clock.seconds() < unknown[0]:
-                raise unknown[1]
+                raise unknown[1].with_traceback(None)
             del self._unknown[key]
 
     def _remember_unknown(self, key: tuple[ModelName, Reference], error: RegistryError) -> None:

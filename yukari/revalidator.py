@@ -6,20 +6,27 @@ those whose last check is older than their lifetime; and a manifest that is
 pulled is asked about behind the puller's back. Where upstream has another one
 by now, its blobs are filled first and then it takes the old one's place in one
 step. Whatever else upstream says, or does not say, changes nothing.
+
+Several daemons over one bucket share the work: each asks at times of its own,
+and before it does it looks whether another has asked meanwhile.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from random import Random
 from typing import Any, Optional
 from zlib import crc32
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
 from yukari.library import Library
@@ -32,12 +39,14 @@ log = Logger()
 
 AT_ONCE = 5
 """Manifests that are asked about at the same time."""
+BROUGHT_AT_ONCE = 5
+"""Manifests whose new versions' blobs are awaited at the same time, beside the checks."""
 PAGE = 500
 """Manifests that are listed at a time."""
 JITTER = 0.1
 """
-The part of a lifetime over which due times are spread, so that what was stored together is not due
-together.
+The part of a lifetime over which due times are spread, differently in each daemon, so that what was
+stored together is not due together; and the part of a period by which a look is late.
 """
 RETRY_FIRST = 60.0
 """Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
@@ -64,14 +73,22 @@ class Revalidator:
     _refresh_after: float
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
+    _random: Random = field(factory=Random)
+    _salt: float = field(init=False)
     _loop: LoopingCall = field(init=False)
     _checking: dict[Key, Deferred[None]] = field(factory=dict, init=False)
     _failed: dict[Key, _Failed] = field(factory=dict, init=False)
+    _bringing: dict[Key, Deferred[None]] = field(factory=dict, init=False)
+    """Manifests that have another version upstream, whose blobs are on their way."""
     _few: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _few_brought: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(BROUGHT_AT_ONCE), init=False
+    )
     _looking: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._salt = self._random.random()
         self._loop = LoopingCall(self._look_once)
         self._loop.clock = self._clock
 
@@ -84,102 +101,129 @@ class Revalidator:
         self._stopped = True
         if self._loop.running:
             self._loop.stop()
-        for running in [self._looking, *self._checking.values()]:
+        for running in [self._looking, *self._checking.values(), *self._bringing.values()]:
             if running is not None:
                 running.cancel()
 
     def _look_once(self) -> Deferred[None]:
-        self._looking = Deferred.fromCoroutine(self.look())
+        late = 0.0 if self._looking is None else self._random.random() * JITTER * self._period
+        self._looking = Deferred.fromCoroutine(self.look(late))
         return self._looking.addErrback(
             lambda failure: None if self._stopped else log.failure("a look failed", failure)
         )
 
-    async def look(self) -> None:
-        """Ask about every manifest that is due; returns when all are answered."""
+    async def look(self, late: float = 0.0) -> None:
+        """
+        Ask, after so many seconds, about every manifest that is due.
+
+        Returns when all are answered, or when upstream no longer answers.
+        """
+        await deferLater(self._clock, late)
         after: Optional[Key] = None
-        asked: list[Deferred[Any]] = []
         while not self._stopped:
             page = await self._library.store.manifests(after, PAGE)
             if not page:
-                break
-            for entry in page:
-                key = entry.name, entry.tag
-                if self._is_due(key, entry.checked_at) and self._library.rules.allow(entry.name):
-                    asked.append(self._few.run(self._check, key))
+                return
             after = page[-1].name, page[-1].tag
-            # One page a turn of the reactor, and no more checks queued than a page has.
+            due = [
+                (entry.name, entry.tag)
+                for entry in page
+                if self._is_due((entry.name, entry.tag), entry.checked_at)
+                and self._library.rules.allow(entry.name)
+            ]
+            self._random.shuffle(due)
+            keys = iter(due)
+            if self._library.upstream.circuit_open:
+                # One alone finds out whether upstream is back.
+                await self._ask_about(islice(keys, 1))
+            await gatherResults(
+                [Deferred.fromCoroutine(self._ask_about(keys)) for _ in range(AT_ONCE)],
+                consumeErrors=True,
+            )
+            if due and self._library.upstream.circuit_open:
+                return
+            # One page a turn of the reactor.
             await deferLater(self._clock, 0)
-            if len(asked) >= PAGE:
-                await _all(asked)
-                asked = []
-        await _all(asked)
+
+    async def _ask_about(self, keys: Iterator[Key]) -> None:
+        """One after the other, and never two in a turn of the reactor."""
+        for key in keys:
+            if self._stopped:
+                return
+            await self._check(key, partial(self._is_due, key))
+            if self._library.upstream.circuit_open:
+                return
+            await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
-        part = crc32(f"{key[0]}:{key[1]}".encode()) / 2**32
+        part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
         return self._now() - checked_at >= self._lifetime * (1 - JITTER * part) and self._may_try(
             key
         )
 
     def _may_try(self, key: Key) -> bool:
         failed = self._failed.get(key)
-        return failed is None or self._now() >= failed.again_at
+        return key not in self._bringing and (failed is None or self._now() >= failed.again_at)
 
     def pulled(self, name: ModelName, tag: Tag, stored: StoredManifest) -> None:
         """
         A stored manifest was asked for: see behind the asker's back whether there is a newer one.
         """
         key = name, tag
-        if self._stopped or not self._refresh_after or key in self._checking:
-            return
-        if self._now() - stored.checked_at < self._refresh_after or not self._may_try(key):
-            return
-        self._few.run(self._check, key)
+
+        def is_due(checked_at: float) -> bool:
+            return self._now() - checked_at >= self._refresh_after and self._may_try(key)
+
+        if self._refresh_after and not self._stopped and is_due(stored.checked_at):
+            self._check(key, is_due)
 
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
-        """Whether it is past its lifetime because the last try to check it failed."""
-        return (name, tag) in self._failed and self._now() - stored.checked_at >= self._lifetime
+        """Whether it is past its lifetime because upstream could not be asked about it."""
+        untold = (name, tag) in self._failed or self._library.upstream.circuit_open
+        return untold and self._now() - stored.checked_at >= self._lifetime
 
-    def _check(self, key: Key) -> Deferred[None]:
-        """One check at a time of each manifest; never fails."""
-        if self._stopped:
-            return succeed(None)
+    def _check(self, key: Key, is_due: Callable[[float], bool]) -> Deferred[None]:
+        """One check at a time of each manifest, a few of all; never fails."""
         running = self._checking.get(key)
         if running is None:
-            running = Deferred.fromCoroutine(self._check_now(*key))
-            if not running.called:
-                self._checking[key] = running
+            running = self._few.run(self._check_now, *key, is_due)
+            self._checking[key] = running
             running.addBoth(self._checked, key)
         shared: Deferred[None] = Deferred()
         running.addCallback(lambda _: shared.callback(None))
         return shared
 
     def _checked(self, result: Any, key: Key) -> None:
-        self._checking.pop(key, None)
-        error = getattr(result, "value", None)
-        if error is None:
-            self._failed.pop(key, None)
-            return
+        del self._checking[key]
+        if isinstance(result, Failure):
+            self._not_checked(result, key)
+
+    def _not_checked(self, failure: Failure, key: Key) -> None:
         if self._stopped:
             return
         self._metrics.revalidated("failed")
         times = self._failed[key].times + 1 if key in self._failed else 1
         wait = min(self._lifetime, max(RETRY_FIRST, self._period) * 2 ** min(times - 1, 20))
         self._failed[key] = _Failed(times, self._now() + wait)
-        if isinstance(error, (RegistryError, OSError, NoRoom)):
+        name, tag = map(str, key)
+        if failure.check(RegistryError, OSError, NoRoom):
             log.warn(
                 "{name}:{tag}: not checked, kept as it is: {error}",
-                name=str(key[0]),
-                tag=str(key[1]),
-                error=str(error),
+                name=name,
+                tag=tag,
+                error=str(failure.value),
             )
         else:
-            log.failure("{name}:{tag}: checking", result, name=str(key[0]), tag=str(key[1]))
+            log.failure("{name}:{tag}: checking", failure, name=name, tag=tag)
 
-    async def _check_now(self, name: ModelName, tag: Tag) -> None:
+    async def _check_now(self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]) -> None:
+        if self._stopped:
+            return
         library = self._library
-        stored = await library.store.get_manifest(name, tag)
-        if stored is None:
-            return  # An operator has removed it meanwhile.
+        stored = await library.store.get_manifest(name, tag, anew=True)
+        if stored is None or not is_due(stored.checked_at):
+            self._failed.pop((name, tag), None)
+            return  # Removed by an operator, or checked by another daemon.
         agent = library.user_agent
         there = await library.upstream.manifest_digest(name, tag, agent)
         fresh: Optional[Manifest] = None
@@ -188,15 +232,29 @@ class Revalidator:
             there = fresh.digest
         if there == stored.manifest.digest:
             await library.store.touch_manifest(name, tag, there, self._now())
+            self._failed.pop((name, tag), None)
             self._metrics.revalidated("same")
             return
         assert fresh is not None
-        await library.bring_whole(name, fresh)
-        await library.store.put_manifest(name, tag, fresh, self._now())
+        self._replace((name, tag), fresh)
+
+    def _replace(self, key: Key, fresh: Manifest) -> None:
+        """Begin to bring what is new; no check waits for it."""
+        bringing = self._few_brought.run(self._replace_now, *key, fresh)
+        self._bringing[key] = bringing
+        bringing.addBoth(self._replaced, key)
+
+    def _replaced(self, result: Any, key: Key) -> None:
+        del self._bringing[key]
+        if isinstance(result, Failure):
+            self._not_checked(result, key)
+
+    async def _replace_now(self, name: ModelName, tag: Tag, fresh: Manifest) -> None:
+        if self._stopped:
+            return
+        await self._library.bring_whole(name, fresh)
+        await self._library.store.put_manifest(name, tag, fresh, self._now())
+        self._failed.pop((name, tag), None)
         self._metrics.revalidated("replaced")
-        log.info("{name}:{tag}: now {digest}", name=str(name), tag=str(tag), digest=str(there))
-
-
-async def _all(waiting: list[Deferred[Any]]) -> None:
-    for each in waiting:
-        await each
+        digest = str(fresh.digest)
+        log.info("{name}:{tag}: now {digest}", name=str(name), tag=str(tag), digest=digest)

@@ -126,18 +126,21 @@ class DirectoryStore(DiskWork):
 
     # manifests
 
-    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+    async def get_manifest(
+        self, name: ModelName, reference: Reference, *, anew: bool = False
+    ) -> Optional[StoredManifest]:
         key = name, reference
         known, trusted = self._cache.get(key)
-        if known is not None and trusted:
+        if known is not None and trusted and not anew:
             return known.stored
         changes = self._changes
         if known is None:
             found = await self._run(self._files.load, name, reference)
         else:
             found = await self._run(self._files.reload, name, reference, known)
-        if changes == self._changes:
+        if changes == self._changes and (known is not None or not anew):
             # Else it may have been read before the change; the next one reads again.
+            # And who looks at all of them anew must not drive out what is asked for.
             if found is None:
                 self._cache.forget(key)
             else:

@@ -163,8 +163,14 @@ class Store(Protocol):
 
     # manifests
 
-    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
-        """What is stored under a tag or a digest; None where nothing that parses is."""
+    async def get_manifest(
+        self, name: ModelName, reference: Reference, *, anew: bool = False
+    ) -> Optional[StoredManifest]:
+        """
+        What is stored under a tag or a digest; None where nothing that parses is.
+
+        ``anew`` asks for what other daemons put or touched by now; else it may be some seconds old.
+        """
 
     async def put_manifest(
         self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float

@@ -148,7 +148,9 @@ class MemoryStore:
 
     # manifests
 
-    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+    async def get_manifest(
+        self, name: ModelName, reference: Reference, *, anew: bool = False
+    ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
             return self._by_digest.get((name, reference))
         return self._tags.get(name, {}).get(reference)

@@ -236,10 +236,12 @@ class TigrisStore(DiskWork):
 
     # manifests
 
-    async def get_manifest(self, name: ModelName, reference: Reference) -> Optional[StoredManifest]:
+    async def get_manifest(
+        self, name: ModelName, reference: Reference, *, anew: bool = False
+    ) -> Optional[StoredManifest]:
         key = name, reference
         known, trusted = self._cache.get(key)
-        if known is not None and trusted:
+        if known is not None and trusted and not anew:
             return known.stored
         changes = self._changes
         try:
@@ -247,7 +249,8 @@ class TigrisStore(DiskWork):
         except S3Error as error:
             self._complain(error)
             return None if known is None else known.stored
-        if changes == self._changes:
+        if changes == self._changes and (known is not None or not anew):
+            # Who looks at all of them anew must not drive out what is asked for.
             self._keep(key, found)
         return None if found is None else found.stored
 
@@ -356,6 +359,7 @@ class TigrisStore(DiskWork):
     async def touch_manifest(
         self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
     ) -> None:
+        known, _ = self._cache.get((name, tag))
         try:
             etag, found = await self._fetch(name, tag)
             if found is None or found.stored.manifest.digest != digest:
@@ -366,7 +370,7 @@ class TigrisStore(DiskWork):
             self._complain(error)
             raise
         self._changes += 1
-        self._keep((name, tag), None if put is None else InBucket(stored, put))
+        self._keep((name, tag), None if put is None or known is None else InBucket(stored, put))
 
     async def tags(self, name: ModelName) -> list[Tag]:
         try:
