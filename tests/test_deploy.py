@@ -178,6 +178,9 @@ class RenderedTests(SynchronousTestCase):
 class ChartTests(SynchronousTestCase):
     """Helm's way to the same."""
 
+    def setUp(self) -> None:
+        tool("helm")
+
     def test_it_renders_what_kustomize_does(self) -> None:
         for mode in MODES:
             wanted = objects(kustomized(KUBERNETES / "overlays" / mode))
