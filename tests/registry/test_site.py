@@ -13,8 +13,11 @@ from twisted.web.resource import Resource
 from tests.fills.doubles import Scene
 from tests.registry.doubles import NAME, Growing, Talk
 from yukari.fills.source import SourceFailed
+from yukari.names import Digest
+from yukari.networks import Networks
 from yukari.registry.site import IDLE, LARGEST_BODY, RegistrySite
 
+DIGEST = Digest.of(b"")
 TOO_LONG = b"X-Long: " + b"x" * 40_000
 
 
@@ -75,15 +78,6 @@ class EdgeTests(SynchronousTestCase):
             self.assertEqual([reply.status for reply in talk.replies()], [413])
             talk.clock.advance(0)
             self.assertFalse(talk.wire.connected)
-
-    def test_a_refused_body_that_came_with_its_head_is_not_processed(self) -> None:
-        talk = Talk()
-        body = bytes(LARGEST_BODY + 1)
-        head = b"POST /v2/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
-        with capturedLogs() as events:
-            talk.say(head + body)
-        self.assertEqual([reply.status for reply in talk.replies()], [413])
-        self.assertEqual([event["log_format"] for event in events if "status" in event], [])
 
     def test_forms_are_not_read(self) -> None:
         for kind in (
@@ -216,6 +210,72 @@ class LogTests(SynchronousTestCase):
         expected = [("GET", 404), ("DELETE", 405), ("GET", 304), ("HEAD", 200)]
         self.assertEqual(told, [(*each, "-") for each in expected])
         self.assertEqual([line["bytes"] for line in self.lines(events)][2:], [0, 0])
+
+    def test_what_no_resource_saw_leaves_its_line_too(self) -> None:
+        head = b"GET /a?b HTTP/1.1\r\nHost: h\r\n"
+        post = b"POST /v2/ HTTP/1.1\r\nHost: h\r\n"
+        large = bytes(LARGEST_BODY + 1)
+        for data, method, path, status in (
+            (TOO_LONG, "-", "-", 431),
+            (head + TOO_LONG, "GET", "/a", 431),
+            (head + b"A: b\r\n" * 600, "GET", "/a", 400),
+            (head + b"no header\r\n\r\n", "GET", "/a", 400),
+            (b"nonsense\r\n\r\n", "-", "-", 400),
+            (b"\x16\x03\x01", "-", "-", 400),
+            (post + b"Content-Length: x\r\n\r\n", "POST", "/v2/", 400),
+            (post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "POST", "/v2/", 400),
+            (post + b"Content-Length: %d\r\n\r\n" % len(large) + large, "POST", "/v2/", 413),
+        ):
+            for before in (b"", b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"):
+                if data.startswith(b"\x16") and before:
+                    continue  # Later on it is no handshake.
+                talk = Talk()
+                with capturedLogs() as events:
+                    talk.say(before + data)
+                reply, line = talk.replies()[-1], self.lines(events)[-1]
+                found = line["method"], line["path"], line["status"], line["client"]
+                self.assertEqual(found, (method, path, status, "192.0.2.7"), data[:80])
+                self.assertEqual((reply.status, reply.body), (status, b""))
+                self.assertEqual(reply.headers["x-request-id"], line["request"])
+                self.assertEqual(len(self.lines(events)), 1 + bool(before))
+                talk.clock.advance(0)
+                self.assertFalse(talk.wire.connected)
+
+    def test_each_request_has_an_id_in_its_reply_and_in_the_log(self) -> None:
+        talk = Talk()
+        with capturedLogs() as events:
+            for path in ("/healthz", "/nothing", "/fills"):
+                talk.ask(path, "X-Request-Id: theirs")
+        ids = [reply.headers["x-request-id"] for reply in talk.replies()]
+        self.assertEqual([line["request"] for line in self.lines(events)], ids)
+        self.assertEqual(len({*ids, "theirs"}), 4)
+
+    def test_a_trusted_proxys_id_is_the_requests_where_it_is_sane(self) -> None:
+        site = {"trusted_proxies": Networks.parse("192.0.2.7")}
+        for said, kept in (
+            ("2f1c-_ab.9:/+=@", True),
+            ("a" * 128, True),
+            ("a" * 129, False),
+            ("", False),
+            ("a b", False),
+            ('{"x":1}', False),
+            ("\xff", False),
+            ("\x1b[2J", False),
+        ):
+            talk = Talk(site=site)
+            talk.ask("/healthz", f"X-Request-Id: {said}")
+            (reply,) = talk.replies()
+            self.assertEqual(reply.headers["x-request-id"] == said, kept, said)
+
+    def test_an_internal_error_has_its_requests_id(self) -> None:
+        talk = Talk()
+        talk.shelf.blobs[DIGEST] = None  # type: ignore[assignment]
+        with capturedLogs() as events:
+            talk.ask(f"/v2/{NAME}/blobs/{DIGEST}")
+        self.assertEqual(talk.replies()[0].status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        (told,) = (event for event in events if "log_failure" in event)
+        self.assertEqual(told["request"], talk.replies()[0].headers["x-request-id"])
 
     def test_what_a_client_says_of_itself_is_cut_short(self) -> None:
         talk = Talk()

@@ -13,6 +13,7 @@ from yukari.networks import Address, Networks, parse_address
 
 _HOP = re.compile(r"\[([^][]*)\](?::[0-9]+)?|([^:]*):[0-9]+")
 """An address with a port, as some proxies write it; IPv6's between brackets."""
+_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 
 
@@ -33,6 +34,12 @@ def is_secure(request: Any) -> bool:
     """Whether the client speaks https."""
     said = _forwarded(request, b"proto") if _by_proxy(request) else []
     return said[-1].lower() == "https" if said else bool(request.isSecure())
+
+
+def said_id(request: Any) -> Optional[str]:
+    """The id that a trusted proxy gave the request; None where it gave none or a strange one."""
+    said = request.getHeader(b"x-request-id") if _by_proxy(request) else None
+    return said.decode("ascii") if said and _ID.fullmatch(said) else None
 
 
 def behind(

@@ -59,7 +59,7 @@ def reply_error(request: Request, error: RegistryError) -> None:
     reply(request, error.status, "application/json; charset=utf-8", error.body())
 
 
-def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
+def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     """
     Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped
     connection.
@@ -69,10 +69,11 @@ def answer(request: Request, work: Coroutine[Any, Any, None]) -> int:
 
     def failed(failure: Failure) -> None:
         error = failure.value
-        if request._disconnected or failure.check(ReaderGone, CancelledError):
+        if request.gone or failure.check(ReaderGone, CancelledError):
             return
         if not isinstance(error, RegistryError):
-            log.failure("{path}", failure, path=request.path.decode("latin-1"))
+            path = request.path.decode("latin-1")
+            log.failure("{path}", failure, path=path, request=request.id)
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
         # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
         error.__traceback__ = None

@@ -231,8 +231,8 @@ class _Blob:
                 await self._relay(found, Span(span.start + broken.sent, span.end), so_far)
                 return
             if isinstance(broken.error, OSError):
-                await self._damaged(broken.error)
-            if not request._disconnected:
+                self._damaged(broken.error)
+            if not request.gone:
                 request.channel.forceAbortClient()
             return
         except ReaderGone as gone:
@@ -253,8 +253,13 @@ class _Blob:
         # What went through `Request.write` is counted there.
         self._request.sent_directly = max(0, sent - self._request.sentLength)
 
-    async def _damaged(self, error: OSError) -> None:
-        log.error("{digest}: reading failed: {error}", digest=str(self._digest), error=str(error))
+    def _damaged(self, error: OSError) -> None:
+        log.error(
+            "{digest}: reading failed: {error}",
+            digest=self._digest,
+            error=str(error),
+            request=self._request.id,
+        )
 
     async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
         """The disk has no room for it: from upstream straight to this client."""

@@ -180,7 +180,7 @@ class _FileSender:
 
     def __init__(
         self,
-        request: Request,
+        request: Any,
         transport: tcp.Connection,
         readable: Readable,
         span: Span,
@@ -210,7 +210,7 @@ class _FileSender:
         self._channel.resumeProducing()
 
     def _gone(self) -> bool:
-        return bool(self._request._disconnected or not self._transport.connected)
+        return bool(self._request.gone or not self._transport.connected)
 
     def _stalled(self) -> None:
         self._transport.abortConnection()
@@ -322,7 +322,7 @@ class _ReadSender:
 
     def __init__(
         self,
-        request: Request,
+        request: Any,
         readable: Readable,
         span: Span,
         clock: IReactorTime,
@@ -334,7 +334,7 @@ class _ReadSender:
         self._in_thread = in_thread
         self._paused: Optional[Deferred[None]] = None
         self._waiting: Optional[Deferred[None]] = None
-        self._gone = bool(request._disconnected)
+        self._gone = bool(request.gone)
         self._progress = Progress(clock, self._stalled)
 
     def _stalled(self) -> None:
@@ -527,10 +527,10 @@ class Relay:
         finally:
             self._fetching = None
 
-    async def run(self, request: Request) -> None:
+    async def run(self, request: Any) -> None:
         """Send it all; `ReaderGone`, or `SourceFailed` when upstream breaks too often."""
         request.write(b"")
-        if request._disconnected:
+        if request.gone:
             raise ReaderGone
         self._request = request
         self._progress = progress = Progress(self._clock, request.channel.forceAbortClient)

@@ -4,6 +4,7 @@ HTTP's own edges: what is refused before any resource sees it, and the log line 
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any, Optional
 
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +18,7 @@ from yukari.drain import Drain
 from yukari.htpasswd import Passwords
 from yukari.metrics import Metrics
 from yukari.networks import NOBODY, Networks
-from yukari.registry.clients import address
+from yukari.registry import clients
 
 log = Logger()
 
@@ -57,36 +58,46 @@ class RegistryRequest(Request):
     """One of `yukari.metrics.RESULTS` or, where the question does not arise, ``-``."""
     sent_directly: int = 0
     """Bytes of body that left by ``sendfile``, past `write`."""
+    id: str = ""
+    """In the log, in the reply, and where a trusted proxy says one, the proxy's."""
+    gone: bool = False
+    """Whether the client has left."""
     _began: float = 0.0
     _first_byte: Optional[float] = None
     _body: int = 0
-    _refused: bool = False
 
     def gotLength(self, length: Optional[int]) -> None:
         self.content = _Nowhere()
         if length is not None and length > LARGEST_BODY:
-            self._refuse_body()
+            self.channel.refuse(TOO_LARGE)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._body += len(data)
         if self._body > LARGEST_BODY:
-            self._refuse_body()
-
-    def _refuse_body(self) -> None:
-        if not self._refused:
-            self._refused = True
-            self.channel.transport.write(
-                b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
-            self.channel.loseConnection()
+            self.channel.refuse(TOO_LARGE)
 
     def process(self) -> None:
-        if self._refused:
+        if self.channel.refused:
             return
-        self.site = self.channel.site
-        self._began = self.site.clock.seconds()
+        self._begin()
+        self.setHeader(b"x-request-id", self.id.encode())
         self.notifyFinish().addBoth(self._log_end)
         super().process()
+
+    def _begin(self) -> None:
+        self.site = self.channel.site
+        self._began = self.site.clock.seconds()
+        self.id = clients.said_id(self) or token_hex(8)
+
+    def refused(self, status: int, method: bytes, uri: bytes) -> None:
+        """Log that no resource ever saw this request: what is known of it may be ``-``."""
+        self._begin()
+        self.code, self.method, self.path = status, method, uri.partition(b"?")[0]
+        self._log_end(None)
+
+    def connectionLost(self, reason: Any) -> None:
+        self.gone = True
+        super().connectionLost(reason)
 
     def render(self, resrc: Any) -> None:
         self.setHeader(b"server", f"yukari/{__version__}".encode())
@@ -108,7 +119,7 @@ class RegistryRequest(Request):
         )
         if not self.site.log_requests:
             return
-        client = address(self)
+        client = clients.address(self)
         log.info(
             "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
             method=self.method.decode("latin-1"),
@@ -120,7 +131,11 @@ class RegistryRequest(Request):
             client="-" if client is None else str(client),
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
             left=failure is not None,
+            request=self.id,
         )
+
+
+TOO_LARGE = 413, b"Content Too Large"
 
 
 class RegistryChannel(HTTPChannel):
@@ -133,6 +148,9 @@ class RegistryChannel(HTTPChannel):
 
     site: Any
     transport: Any
+    requests: list[RegistryRequest]
+    refused: bool = False
+    """Whether the last request was, and nothing more is read."""
     _heard: bool = False
 
     def connectionMade(self) -> None:
@@ -155,18 +173,30 @@ class RegistryChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         if not self._heard and data.startswith(TLS_HANDSHAKE):
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
-            self.loseConnection()
+            self.refuse((400, b"Bad Request"))
             return
         self._heard = True
         super().dataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse((431, b"Request Header Fields Too Large"))
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted's own way to say 400, which leaves no trace in a log.
+        self.refuse((400, b"Bad Request"))
+
+    def refuse(self, why: tuple[int, bytes]) -> None:
+        """Answer the request that is being read with a bare status, and hang up."""
+        if self.refused:
+            return
+        self.refused = True
+        request = self.requests[-1] if self.requests else RegistryRequest(self)
+        # Twisted has these two from the request's first line to its end.
+        method, uri = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
+        request.refused(why[0], method, uri)
         self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+            b"HTTP/1.1 %d %b\r\nContent-Length: 0\r\nConnection: close\r\nX-Request-Id: %b\r\n\r\n"
+            % (*why, request.id.encode())
         )
         self.loseConnection()
 
