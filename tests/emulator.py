@@ -223,6 +223,8 @@ class Settings:
     """How long a signed URL serves."""
     url_uses: int | None = None
     """How many requests a signed URL serves."""
+    store_front: str | None = None
+    """What signed URLs begin with, where it is not the store's own address."""
 
 
 @define
@@ -1041,8 +1043,9 @@ class Emulator:
             self.settings.url_uses,
         )
         name = digest.partition(":")[2]
+        store = self.settings.store_front or self.store_url
         return (
-            f"{self.store_url}/ollama/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+            f"{store}/ollama/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
             f"?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires={math.ceil(self.settings.url_seconds)}"
             f"&X-Amz-SignedHeaders=host&sig={signature}"
         )

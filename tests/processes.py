@@ -37,6 +37,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 MAIN = "from yukari.tap import main; main()"
 """What the console script ``yukari`` does; nothing need be installed to be tested."""
 
+PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
+
 _running: set[int] = set()
 
 
@@ -52,7 +54,7 @@ def _end_all() -> None:
 
 def bare_environment(**more: str) -> dict[str, str]:
     """This process's environment with none of our settings in it, and the checkout importable."""
-    ours = {row.environment for row in SETTINGS}
+    ours = {row.environment for row in SETTINGS} | PROXIES | {name.upper() for name in PROXIES}
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, "PYTHONPATH": path, **more}

@@ -15,6 +15,7 @@ OTHERS_FLAGS = {"help", "insecure", "logfile", "pidfile"}
 OTHER_CAPITALS = {
     *("DEBUG", "INFO", "WARN", "ERROR", "HOST", "OK", "OLLAMA_MODELS"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S", "AWS_REGION", "AWS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"),
 }
 
 

@@ -10,6 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.authority import Authority
 from yukari.networks import Networks
 from yukari.rules import Patterns
 from yukari.settings import (
@@ -23,6 +24,7 @@ from yukari.settings import (
     SettingError,
     Settings,
 )
+from yukari.trust import Roots
 from yukari.units import Connections, FreeSpace
 
 HOME = {"HOME": "/home/x"}
@@ -36,6 +38,7 @@ DEFAULTS = {
     "models_deny": None,
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "upstream_address": None,
+    "upstream_ca": None,
     "manifest_lifetime": 864_000.0,
     "invalidator_period": 1800.0,
     "revalidate_after": 300.0,
@@ -74,6 +77,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(read({row.flag: None for row in SETTINGS}), DEFAULTS)
 
     def test_everything_by_the_environment(self) -> None:
+        roots = os.path.abspath(Authority(self.mktemp()).path)
         self.assertEqual(
             read(
                 BIND="127.0.0.1:80 [::1]:80",
@@ -85,6 +89,7 @@ class ReadTests(SynchronousTestCase):
                 MODELS_DENY="*/llama*",
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
                 UPSTREAM_ADDRESS="192.0.2.1:5001",
+                UPSTREAM_CA=roots,
                 MANIFEST_LIFETIME="1h",
                 INVALIDATOR_PERIOD="1m",
                 REVALIDATE_AFTER="0",
@@ -116,6 +121,7 @@ class ReadTests(SynchronousTestCase):
                 "models_deny": Patterns(("*/llama*",)),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "upstream_address": Address("192.0.2.1", 5001),
+                "upstream_ca": Roots(roots, ()),
                 "manifest_lifetime": 3600.0,
                 "invalidator_period": 60.0,
                 "revalidate_after": 0.0,
@@ -176,6 +182,7 @@ class ReadTests(SynchronousTestCase):
             "models_deny": "*/llama3:7b",
             "upstream_registry": "registry.ollama.ai",
             "upstream_address": "::1:443",
+            "upstream_ca": "/dev/null",
             "manifest_lifetime": "240",
             "invalidator_period": "0s",
             "revalidate_after": "-5m",

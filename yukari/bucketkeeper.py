@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from yukari.connections import Connections
 from yukari.logs import end
 from yukari.metrics import Metrics
+from yukari.proxies import Proxies
 from yukari.s3.opening import open_bucket
 from yukari.settings import Settings
 from yukari.storage.interface import StoreUnusable
@@ -99,6 +100,7 @@ def open_store(
     environment: Mapping[str, str],
     in_thread: Callable[..., Deferred[Any]],
     metrics: Metrics,
+    proxies: Proxies,
 ) -> BucketKeeper:
     """The store that the settings name, and its keeper; ValueError in one line where none is."""
     opened = open_bucket(
@@ -109,6 +111,7 @@ def open_store(
         connections=settings.upstream_connections.in_all,
         presign_endpoint=settings.presign_endpoint,
         metrics=metrics,
+        proxies=proxies,
     )
     assert settings.spool_dir is not None
     store = TigrisStore(

@@ -14,10 +14,22 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.error import SchemeNotSupported
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import (
+    IAgent,
+    IAgentEndpointFactory,
+    IBodyProducer,
+    IPolicyForHTTPS,
+    IResponse,
+)
 from zope.interface import implementer
+
+from yukari.proxies import Proxies, Proxy
+from yukari.trust import trust
+from yukari.tunnel import ToProxy, Tunnel, refused
+from yukari.upstream import discard
 
 READ = 256 * 1024
 """Bytes of one read from a socket."""
@@ -26,9 +38,12 @@ CONNECT_WITHIN = 5.0
 KEPT_ALIVE = 30
 """Seconds that an unused connection is kept."""
 
+Place = tuple[str, int]
+"""A host, IPv6 without brackets, and a port."""
+
 
 @implementer(IStreamClientEndpoint)
-@define
+@define(eq=False)
 class _LargeReads:
     """Connects as ``endpoint`` does and makes the connection read `READ` bytes at once."""
 
@@ -39,31 +54,101 @@ class _LargeReads:
 
     def _connected(self, protocol: IProtocol) -> IProtocol:
         transport: Any = protocol.transport  # type: ignore[attr-defined]
-        while transport is not None:
-            if hasattr(transport, "bufferSize"):
-                transport.bufferSize = READ
-                break
-            transport = getattr(transport, "transport", None)  # TLS has the socket beneath it
+        while (beneath := getattr(transport, "transport", None)) is not None:
+            transport = beneath  # TLS has the socket beneath it
+        transport.bufferSize = READ
         return protocol
 
 
 @implementer(IAgentEndpointFactory)
 @define
 class _Endpoints:
+    """Who connects to where, and by which proxy."""
+
     _reactor: Any
-    _policy: BrowserLikePolicyForHTTPS
-    _elsewhere: Mapping[tuple[str, int], tuple[str, int]]
+    _policy: IPolicyForHTTPS
+    _elsewhere: Mapping[Place, Place]
+    _proxies: Proxies
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        host = uri.host.decode("ascii").strip("[]")
-        host, port = self._elsewhere.get((host, uri.port), (host, uri.port))
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_WITHIN)
+        place = self._goes_to(uri)
+        proxy = self.proxy(uri)
+        endpoint: IStreamClientEndpoint
+        if proxy is None:
+            endpoint = HostnameEndpoint(self._reactor, *place, timeout=CONNECT_WITHIN)
+        else:
+            endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
             return _LargeReads(wrapClientTLS(creator, endpoint))
         if uri.scheme != b"http":
             raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
         return _LargeReads(endpoint)
+
+    def proxy(self, uri: URI) -> Optional[Proxy]:
+        """The proxy that a URL's connection goes by; what NO_PROXY has may be either name of it."""
+        return self._proxies.proxy(uri.scheme.decode("ascii"), _place(uri), self._goes_to(uri))
+
+    def is_asked_in_the_clear(self, uri: URI) -> bool:
+        """Whether a proxy is given the whole URL and goes where it leads, and no tunnel is made."""
+        return uri.scheme == b"http" and _place(uri) not in self._elsewhere
+
+    def to_proxy(self, proxy: Proxy) -> ToProxy:
+        """Connects to a proxy."""
+        endpoint = HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
+        if proxy.tls:
+            creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)
+            return ToProxy(proxy, wrapClientTLS(creator, endpoint))
+        return ToProxy(proxy, endpoint)
+
+    def _goes_to(self, uri: URI) -> Place:
+        return self._elsewhere.get(_place(uri), _place(uri))
+
+
+def _place(uri: URI) -> Place:
+    return uri.host.decode("ascii").strip("[]"), uri.port
+
+
+@implementer(IAgent)
+@define(eq=False)
+class _Agent:
+    """Requests, those that a proxy answers for others among them."""
+
+    _reactor: Any
+    _endpoints: _Endpoints
+    _pool: HTTPConnectionPool
+    _direct: Agent = field(init=False)
+    _by_proxy: dict[Proxy, ProxyAgent] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._direct = Agent.usingEndpointFactory(self._reactor, self._endpoints, self._pool)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Optional[Headers] = None,
+        bodyProducer: Optional[IBodyProducer] = None,
+    ) -> Deferred[IResponse]:
+        parsed = URI.fromBytes(uri)
+        proxy = self._endpoints.proxy(parsed)
+        if proxy is None or not self._endpoints.is_asked_in_the_clear(parsed):
+            return self._direct.request(method, uri, headers, bodyProducer)
+        agent = self._by_proxy.get(proxy)
+        if agent is None:
+            endpoint = _LargeReads(self._endpoints.to_proxy(proxy))
+            agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor, self._pool)
+        headers = Headers() if headers is None else headers.copy()
+        if proxy.authorization is not None:
+            headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization.encode("ascii")])
+        asked: Deferred[IResponse] = agent.request(method, uri, headers, bodyProducer)
+        return asked.addCallback(self._answered, proxy)
+
+    def _answered(self, response: IResponse, proxy: Proxy) -> IResponse:
+        if response.code != 407:
+            return response
+        discard(response, self._reactor)
+        raise refused(proxy, response.code, response.phrase)
 
 
 @define(eq=False)
@@ -72,23 +157,29 @@ class Connections:
     An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.
 
     ``policy`` says whose certificates are trusted, None for the system's. ``elsewhere`` has other
-    addresses for some of the hosts and ports that URLs name.
+    addresses for some of the hosts and ports that URLs name. ``proxies`` are gone by to them all.
     """
 
     _reactor: Any
     _most: int
-    _policy: Optional[BrowserLikePolicyForHTTPS] = None
-    _elsewhere: Mapping[tuple[str, int], tuple[str, int]] = field(factory=dict)
-    agent: Agent = field(init=False)
+    _policy: Optional[IPolicyForHTTPS] = None
+    _elsewhere: Mapping[Place, Place] = field(factory=dict)
+    _proxies: Proxies = field(factory=Proxies)
+    agent: IAgent = field(init=False)
+    _endpoints: _Endpoints = field(init=False)
     _pool: HTTPConnectionPool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._pool = HTTPConnectionPool(self._reactor)
         self._pool.maxPersistentPerHost = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
-        policy = self._policy or BrowserLikePolicyForHTTPS()
-        endpoints = _Endpoints(self._reactor, policy, self._elsewhere)
-        self.agent = Agent.usingEndpointFactory(self._reactor, endpoints, self._pool)
+        policy = self._policy or trust()
+        self._endpoints = _Endpoints(self._reactor, policy, self._elsewhere, self._proxies)
+        self.agent = _Agent(self._reactor, self._endpoints, self._pool)
+
+    def proxy(self, url: str) -> Optional[Proxy]:
+        """The proxy that requests for a URL go by, None for none."""
+        return self._endpoints.proxy(URI.fromBytes(url.encode("ascii")))
 
     def close(self) -> Deferred[None]:
         """Close the idle ones."""

@@ -39,6 +39,7 @@ from yukari.metrics import PrometheusMetrics
 from yukari.networks import NOBODY
 from yukari.notify import Notifier
 from yukari.offline import Offline
+from yukari.proxies import Proxies
 from yukari.readiness import Readiness
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
@@ -49,6 +50,7 @@ from yukari.settings import TIGRIS, Bind, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
 from yukari.storage.stock import Stock
+from yukari.trust import trust
 from yukari.turns import TurnWatch
 from yukari.upstream import Upstream
 
@@ -121,6 +123,7 @@ class YukariService(Service):
 
     _reactor: Any
     _settings: Settings
+    _proxies: Proxies = field(factory=Proxies)
     ports: list[IListeningPort] = field(factory=list, init=False)
     admin_ports: list[IListeningPort] = field(factory=list, init=False)
     metrics: PrometheusMetrics = field(init=False)
@@ -152,7 +155,9 @@ class YukariService(Service):
             address = settings.upstream_address
             named = registry.hostname.strip("[]"), registry.port
             elsewhere[named] = address.host, address.port or registry.port
-        self._connections = Connections(self._reactor, bounds.in_all, elsewhere=elsewhere)
+        self._connections = Connections(
+            self._reactor, bounds.in_all, trust(settings.upstream_ca), elsewhere, self._proxies
+        )
         pseudonym = f"yukari-{token_hex(8)}"
         upstream = (
             Offline()
@@ -229,7 +234,12 @@ class YukariService(Service):
 
             try:
                 self._keeper = open_store(
-                    self._reactor, settings, os.environ, self._threads, self.metrics
+                    self._reactor,
+                    settings,
+                    os.environ,
+                    self._threads,
+                    self.metrics,
+                    self._proxies,
                 )
             except ValueError as error:
                 end(error)
@@ -299,12 +309,14 @@ class YukariService(Service):
 
     def _banner(self) -> None:
         where = ", ".join(_shown(port) for port in self.ports)
+        proxy = self._connections.proxy(self._settings.upstream_registry.url)
         log.info(
-            "yukari {version} listens on {where}, mirrors {upstream}, stores in {store};"
+            "yukari {version} listens on {where}, mirrors {upstream}{proxy}, stores in {store};"
             " to pull through it: ollama pull --insecure {host}/library/MODEL:TAG",
             version=__version__,
             where=where,
             upstream=self._settings.upstream_registry.url,
+            proxy="" if proxy is None else f" by the proxy {proxy}",
             store=self._store.describe(),
             host=_name_for_clients(self.ports),
             banner=True,

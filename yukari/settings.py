@@ -23,6 +23,7 @@ from twisted.logger import LogLevel
 
 from yukari.networks import Networks
 from yukari.rules import Patterns
+from yukari.trust import Roots
 from yukari.units import (
     Connections,
     FreeSpace,
@@ -43,7 +44,7 @@ Connections that may wait to be accepted: two dozen clients open hundreds at onc
 beyond Twisted's 50 would try again a second later.
 """
 
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
+HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:@%-]+)*)/?",
@@ -108,7 +109,7 @@ class Bind:
                 host = str(IPv6Address(host[1:-1]))
             except ValueError:
                 raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not _HOST.fullmatch(host):
+        elif not HOST.fullmatch(host):
             raise InvalidSetting("expected a host name or an address before the port; IPv6 in [ ]")
         return cls(text, (f"{tcp}:interface={quoteStringArgument(host)}",))
 
@@ -155,7 +156,7 @@ class RegistryUrl:
                 hostname = f"[{IPv6Address(found['v6'])}]"
             except ValueError:
                 raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not _HOST.fullmatch(hostname) or len(hostname) > 253:
+        elif not HOST.fullmatch(hostname) or len(hostname) > 253:
             raise InvalidSetting("expected a host name or an address after //")
         port = int(found["port"] or _PORTS[scheme])
         if not 0 < port < 65536:
@@ -201,7 +202,7 @@ class Address:
                 host = str(IPv6Address(v6))
             except ValueError:
                 raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not _HOST.fullmatch(host):
+        elif not HOST.fullmatch(host):
             raise InvalidSetting("expected a host name or an address")
         return cls(host, None if port is None else int(port))
 
@@ -372,6 +373,13 @@ SETTINGS: tuple[Setting, ...] = (
         default_shown="where its name leads",
     ),
     Setting(
+        "upstream_ca",
+        Roots.parse,
+        None,
+        "A PEM file of root certificates that are trusted for upstream beside the system's.",
+        default_shown="the system's alone",
+    ),
+    Setting(
         "manifest_lifetime",
         parse_duration,
         "240h",
@@ -503,6 +511,7 @@ class Settings:
     models_deny: Patterns | None
     upstream_registry: RegistryUrl
     upstream_address: Address | None
+    upstream_ca: Roots | None
     manifest_lifetime: float
     invalidator_period: float
     revalidate_after: float

@@ -17,6 +17,7 @@ from twisted.python import usage
 
 from yukari import __version__
 from yukari.logs import LoggedService, end
+from yukari.proxies import Proxies
 from yukari.settings import SETTINGS, SettingError, Settings
 
 
@@ -33,6 +34,7 @@ class Options(usage.Options):
         if not row.several and not row.switch
     ]
     settings: Settings
+    proxies: Proxies
 
     def getSynopsis(self) -> str:
         """Both ways to start it."""
@@ -56,9 +58,10 @@ class Options(usage.Options):
             end(f"{args[0]!a}: expected options only, see yukari --help")
 
     def postOptions(self) -> None:
-        """Read the settings."""
+        """Read the settings, and which proxies to go by."""
         try:
             self.settings = Settings.read(self, os.environ)
+            self.proxies = Proxies.read(os.environ)
         except SettingError as error:
             end(error)
 
@@ -96,7 +99,7 @@ def makeService(options: Options) -> IService:
 
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
-    yukari = YukariService(reactor, settings)
+    yukari = YukariService(reactor, settings, options.proxies)
     _Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)

@@ -16,6 +16,8 @@ from typing import Any, Optional, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from attrs import define, field
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
@@ -87,6 +89,10 @@ def why(failure: Optional[BaseException]) -> str:
         return "its name cannot be resolved"
     if isinstance(failure, (TimeoutError, ConnectTimeout)):
         return "no answer in time"
+    if isinstance(failure, VerificationError):
+        return "its certificate is for another name"
+    if isinstance(failure, TLSError) and "certificate verify failed" in str(failure):
+        return "its certificate has expired, or is signed by nobody that this cache trusts"
     if isinstance(failure, ConnectionDone):
         return "the connection was closed"
     if isinstance(failure, ValueError):

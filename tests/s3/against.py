@@ -12,6 +12,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET, Server
 from yukari.connections import Connections
+from yukari.proxies import Proxies
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
 from yukari.s3.place import Place
@@ -55,9 +56,14 @@ class AgainstServer(TestCase):
         await self.client._call("create_bucket")
 
     def client_at(
-        self, endpoint: str, *, keys: Keys = KEYS, bucket: Optional[str] = None
+        self,
+        endpoint: str,
+        *,
+        keys: Keys = KEYS,
+        bucket: Optional[str] = None,
+        proxies: Optional[Proxies] = None,
     ) -> S3Client:
-        connections = Connections(reactor, 16)
+        connections = Connections(reactor, 16, proxies=proxies or Proxies())
         self.addCleanup(connections.close)
         place = Place(endpoint, "us-east-1", bucket or self.bucket, True)
         given: Any = Given(keys)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from attrs import frozen
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
-from OpenSSL.crypto import FILETYPE_PEM, load_certificate
 from twisted.internet.defer import Deferred
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.iweb import IPolicyForHTTPS
 
 from yukari.connections import Connections
 from yukari.metrics import Metrics
+from yukari.proxies import Proxies
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Credentials
 from yukari.s3.place import InvalidPlace, Place, endpoint_of
 from yukari.s3.signing import Signing
-
-_END = b"-----END CERTIFICATE-----"
+from yukari.trust import Roots, trust
 
 
 @frozen
@@ -40,6 +37,7 @@ def open_bucket(
     in_thread: Callable[..., Deferred[Any]],
     *,
     connections: int = 64,
+    proxies: Optional[Proxies] = None,
     presign_endpoint: Optional[str] = None,
     metrics: Optional[Metrics] = None,
 ) -> OpenedBucket:
@@ -62,23 +60,17 @@ def open_bucket(
             seen = Signing(session, place.at(endpoint))
     except BotoCoreError as error:
         raise InvalidPlace(f"TIGRIS_BUCKET {bucket}: {error}") from None
-    pool = Connections(reactor, connections, policy)
+    pool = Connections(reactor, connections, policy, proxies=proxies or Proxies())
     credentials = Credentials(session, in_thread)
     client = S3Client(signing, credentials, pool.agent, reactor, metrics=metrics or Metrics())
     return OpenedBucket(client, pool, seen)
 
 
-def _policy(bundle: str) -> Optional[BrowserLikePolicyForHTTPS]:
+def _policy(bundle: str) -> Optional[IPolicyForHTTPS]:
     """Trust in the certificates of a PEM file, None for the system's."""
-    path = os.path.expanduser(bundle.strip())
-    if not path:
+    if not bundle.strip():
         return None
     try:
-        with open(path, "rb") as file:
-            blocks = [part for part in file.read().split(_END) if b"-----BEGIN CERT" in part]
-        found = [Certificate(load_certificate(FILETYPE_PEM, part + _END)) for part in blocks]
-    except Exception as error:
+        return trust(Roots.parse(bundle.strip()), system=False)
+    except ValueError as error:
         raise InvalidPlace(f"AWS_CA_BUNDLE {bundle}: {error}") from None
-    if not found:
-        raise InvalidPlace(f"AWS_CA_BUNDLE {bundle}: expected certificates in PEM form")
-    return BrowserLikePolicyForHTTPS(trustRootFromCertificates(found))

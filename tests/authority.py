@@ -1,0 +1,112 @@
+"""A certificate authority of a test's own, and a way by TLS to what listens in the clear."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from typing import Any
+
+from attrs import define, field
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.ssl import PrivateCertificate
+from twisted.protocols.portforward import ProxyFactory
+
+from tests.running import RunningCase, reactor, until
+
+_count = itertools.count(1)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _san(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+@define(eq=False)
+class Authority:
+    """Its root certificate lies in ``directory``."""
+
+    directory: str
+    _key: Any = field(factory=lambda: ec.generate_private_key(ec.SECP256R1()), init=False)
+
+    _name: x509.Name = field(factory=lambda: _name(f"test root {next(_count)}"), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        os.makedirs(self.directory, exist_ok=True)
+        root = self._builder(self._name, self._key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        with open(self.path, "wb") as file:
+            file.write(root.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+    @property
+    def path(self) -> str:
+        """The root certificate's file."""
+        return os.path.join(self.directory, "root.pem")
+
+    def certificate(self, *names: str) -> bytes:
+        """A new key and its certificate for hosts and addresses, in PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = (
+            self._builder(_name(names[0]), key)
+            .add_extension(x509.SubjectAlternativeName([_san(each) for each in names]), False)
+            .sign(self._key, hashes.SHA256())
+        )
+        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return plain + made.public_bytes(Encoding.PEM)
+
+    def _builder(self, name: x509.Name, key: Any) -> x509.CertificateBuilder:
+        now = datetime.now(timezone.utc)
+        return x509.CertificateBuilder(
+            self._name,
+            name,
+            key.public_key(),
+            x509.random_serial_number(),
+            now - timedelta(hours=1),
+            now + timedelta(hours=1),
+        )
+
+
+class _Forwarding(ProxyFactory):
+    """Counts the connections that are open."""
+
+    noisy = False
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.open: set[object] = set()
+
+    def buildProtocol(self, address: Any) -> Any:
+        made: Any = super().buildProtocol(address)
+        lost = made.connectionLost
+
+        def gone(reason: Any) -> None:
+            self.open.discard(made)
+            lost(reason)
+
+        made.connectionLost = gone
+        self.open.add(made)
+        return made
+
+
+def tls_front(case: RunningCase, url: str, pem: bytes, *, host: str = "127.0.0.1") -> str:
+    """Listen by TLS, with this key and certificate, for what an http URL leads to: its own URL."""
+    to_host, to_port = url.removeprefix("http://").split(":")
+    forwarding = _Forwarding(to_host, int(to_port))
+    context = PrivateCertificate.loadPEM(pem).options()
+    listening = reactor.listenSSL(0, forwarding, context, interface=host)
+    case.addCleanup(lambda: Deferred.fromCoroutine(until(lambda: not forwarding.open)))
+    case.addCleanup(lambda: maybeDeferred(listening.stopListening))
+    return f"https://{host}:{listening.getHost().port}"
