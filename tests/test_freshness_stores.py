@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from tests.emulator import Emulator, Fault
 from tests.running import MODEL, Daemon, RunningCase, until
@@ -26,7 +26,7 @@ EVERY_SECOND = {"manifest_lifetime": "1s", "invalidator_period": "1s"}
 class ServiceInMemory(YukariService):
     """A daemon that stores in memory."""
 
-    _memory: MemoryStore
+    _memory: MemoryStore = field(kw_only=True)
 
     def _make_store(self) -> Store:
         return self._memory
