@@ -212,6 +212,7 @@ class ProcessCase(RunningCase):
         *arguments: str,
         bind: str = "127.0.0.1:0",
         storage: Optional[str] = None,
+        **environment: str,
     ) -> YukariProcess:
         """The daemon, listening; with a store of its own unless ``storage`` is given."""
         made = YukariProcess()
@@ -221,6 +222,7 @@ class ProcessCase(RunningCase):
             f"--upstream-registry={upstream}",
             f"--storage={storage or self.directory()}",
             *arguments,
+            environment=bare_environment(**environment),
             process=made,
         )
         await made.until(lambda: made.banner)

@@ -10,17 +10,15 @@ import json
 import os
 import re
 import shutil
-from datetime import datetime, timedelta, timezone
 from hashlib import sha256
-from ipaddress import IPv4Address
 
 from attrs import define
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import SkipTest
 
+from tests import tinyproxy
+from tests.authority import Authority, tls_front
 from tests.emulator import Fault, Model
 from tests.processes import Process, ProcessCase, YukariProcess, reactor
 
@@ -189,35 +187,35 @@ class OllamaTests(ProcessCase):
 
     async def test_over_tls_nothing_is_insecure(self) -> None:
         upstream = await self.upstream(f"{MODEL}=20MB,300KB")
-        key, certificate = self.key_and_certificate()
-        bind = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+        authority, pem = Authority(self.directory()), os.path.join(self.directory(), "pem")
+        with open(pem, "wb") as file:
+            file.write(authority.certificate("127.0.0.1"))
+        bind = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}"
         daemon = await self.yukari(upstream.url, bind=bind)
-        ollama = await self.ollama(trusted=certificate)
+        ollama = await self.ollama(trusted=authority.path)
         pulling = self.run_by(ollama, "pull", f"{daemon.host}/{MODEL}")
         self.assertEqual(await pulling.ended, 0, pulling.text)
         self.assert_pulled(ollama, daemon, upstream.models[MODEL])
 
-    def key_and_certificate(self) -> tuple[str, str]:
-        """Files in PEM, for 127.0.0.1."""
-        directory, now = self.directory(), datetime.now(timezone.utc)
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "yukari")])
-        certificate = (
-            x509.CertificateBuilder(name, name, key.public_key(), 1)
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), False
-            )
-            .sign(key, hashes.SHA256())
+    async def test_a_cache_behind_a_proxy(self) -> None:
+        if tinyproxy.MISSING:
+            raise SkipTest(tinyproxy.MISSING)
+        authority = Authority(self.directory())
+        upstream = await self.upstream(f"{MODEL}=20MB,300KB")
+        pem = authority.certificate("127.0.0.1", "127.0.0.2")
+        store = tls_front(self, upstream.store_url, pem, host="127.0.0.2")
+        upstream.settings.store_front = store
+        proxy = await tinyproxy.start(self, "BasicAuth me secret")
+        daemon = await self.yukari(
+            tls_front(self, upstream.url, pem),
+            f"--upstream-ca={authority.path}",
+            HTTPS_PROXY=proxy.url("me:secret@"),
         )
-        pem = serialization.Encoding.PEM
-        with open(f"{directory}/key.pem", "wb") as file:
-            plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            file.write(key.private_bytes(pem, *plain))
-        with open(f"{directory}/certificate.pem", "wb") as file:
-            file.write(certificate.public_bytes(pem))
-        return f"{directory}/key.pem", f"{directory}/certificate.pem"
+        ollama = await self.ollama()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, upstream.models[MODEL])
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+        self.assertIn(f"CONNECT {store.removeprefix('https://')}", proxy.asked)
 
     async def test_what_an_ollama_has_fills_a_cache(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3MB,300KB")

@@ -16,7 +16,7 @@ from tests import tinyproxy
 from tests.authority import Authority, tls_front
 from tests.clients import ClientError, pull
 from tests.emulator import Emulator
-from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_environment
+from tests.processes import MAIN, Process, ProcessCase, bare_environment
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor, until, until_sent
 from tests.s3.against import AgainstServer
 from tests.s3.servers import MOTO
@@ -175,6 +175,22 @@ class ProxyTests(Secured, ProcessCase):
         store = (upstream.settings.store_front or "").removeprefix("https://")
         self.assertEqual(set(proxy.asked), {f"CONNECT {store}"})
 
+    async def test_the_proxy_itself_may_be_spoken_to_by_tls(self) -> None:
+        upstream, proxy = await self.secured(), await tinyproxy.start(self, "BasicAuth me secret")
+        pem = self.authority.certificate("127.0.0.1")
+        secured = tls_front(self, proxy.url(), pem).replace("//", "//me:secret@")
+        daemon = await self.by(upstream, Proxies.read({"all_proxy": secured}))
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+        self.assertTrue(all(each.startswith("CONNECT ") for each in proxy.asked), proxy.asked)
+        upstream.settings.store_front = None
+        daemon = await self.by_http(
+            upstream,
+            Proxies.read({"all_proxy": secured}),
+            upstream_ca=self.authority.path,
+        )
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+
     async def test_wrong_credentials_are_said_and_not_shown(self) -> None:
         upstream = await self.secured()
         proxy = await tinyproxy.start(self, "BasicAuth me secret")
@@ -319,19 +335,6 @@ class BucketTests(AgainstServer, ProcessCase):
 class EnvironmentTests(ProcessCase):
     """The daemon as a process, its proxy in its environment."""
 
-    async def started(self, upstream: str, *arguments: str, **environment: str) -> YukariProcess:
-        made = YukariProcess()
-        self.spawn(
-            *(sys.executable, "-c", MAIN, "--bind=127.0.0.1:0", "--min-free=0"),
-            *("--log-format=json", "--slog-level=DEBUG", f"--storage={self.directory()}"),
-            f"--upstream-registry={upstream}",
-            *arguments,
-            environment=bare_environment(**environment),
-            process=made,
-        )
-        await made.until(lambda: made.banner)
-        return made
-
     async def test_a_proxy_that_cannot_be_ends_the_start(self) -> None:
         refused = Process()
         self.spawn(
@@ -351,13 +354,17 @@ class EnvironmentTests(ProcessCase):
             raise SkipTest(tinyproxy.MISSING)
         proxy = await tinyproxy.start(self, "BasicAuth me secret")
         upstream = await self.upstream()
-        daemon = await self.started(upstream.url, http_proxy=proxy.url("me:secret@"))
+        daemon = await self.yukari(
+            upstream.url, "--slog-level=DEBUG", http_proxy=proxy.url("me:secret@")
+        )
         told = f"mirrors {upstream.url}/ by the proxy 127.0.0.1:{proxy.port}, stores in"
         self.assertIn(told, (daemon.banner or {})["msg"])
         pulled = await pull(reactor, daemon.url, MODEL, SMALL16)
         self.assert_whole(pulled, upstream.models[MODEL])
         await daemon.stop()
-        refused = await self.started(upstream.url, http_proxy=proxy.url("me:wrongpass@"))
+        refused = await self.yukari(
+            upstream.url, "--slog-level=DEBUG", http_proxy=proxy.url("me:wrongpass@")
+        )
         await self.failing(pull(reactor, refused.url, MODEL, SMALL16))
         await refused.stop()
         for text in (daemon.text, refused.text):
