@@ -72,8 +72,7 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
         if request.gone or failure.check(ReaderGone, CancelledError):
             return
         if not isinstance(error, RegistryError):
-            path = request.path.decode("latin-1")
-            log.failure("{path}", failure, path=path, request=request.id)
+            log.failure("{path}", failure, path=request.shown_path, request=request.id)
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
         # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
         error.__traceback__ = None

@@ -4,6 +4,7 @@ HTTP's own edges: what is refused before any resource sees it, and the log line 
 
 from __future__ import annotations
 
+import re
 from secrets import token_hex
 from typing import Any, Optional
 
@@ -95,6 +96,11 @@ class RegistryRequest(Request):
         self.code, self.method, self.path = status, method, uri.partition(b"?")[0]
         self._log_end(None)
 
+    @property
+    def shown_path(self) -> str:
+        """Its path for the log: what a client takes a proxy for has a user before its host."""
+        return re.sub("//[^/]*@", "//***@", self.path.decode("latin-1"))
+
     def connectionLost(self, reason: Any) -> None:
         self.gone = True
         super().connectionLost(reason)
@@ -123,7 +129,7 @@ class RegistryRequest(Request):
         log.info(
             "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
             method=self.method.decode("latin-1"),
-            path=self.path.decode("latin-1"),
+            path=self.shown_path,
             status=self.code,
             bytes=self.sentLength + self.sent_directly,
             seconds=round(self.site.clock.seconds() - self._began, 4),
