@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from hashlib import sha256
+from itertools import product
 from typing import Any, Optional
 
 from twisted.internet.defer import Deferred
@@ -18,7 +19,7 @@ from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, 
 from tests.storage.test_room import Disk
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
-from yukari.names import Digest
+from yukari.names import Digest, ModelName, Tag
 from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
@@ -184,6 +185,40 @@ class BucketTests(Stores):
             await put
         fresh = await self.started()
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 3000.0))
+
+    async def test_anew_a_manifest_is_as_another_daemon_left_it(self) -> None:
+        one, two = await self.started(), await self.started()
+        await one.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await two.get_manifest(NAME, LATEST)
+        await one.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
+        self.assertEqual(await two.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
+        for again in (True, False):
+            found = await two.get_manifest(NAME, LATEST, anew=again)
+            self.assertEqual(found, StoredManifest(OLD, 2000.0))
+
+    async def test_who_looks_at_all_of_them_anew_drives_out_none(self) -> None:
+        one, two = await self.started(), await self.started()
+        await one.put_manifest(NAME, LATEST, OLD, 1000.0)
+        found = await two.get_manifest(NAME, LATEST, anew=True)
+        await two.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
+        self.assertEqual(found, StoredManifest(OLD, 1000.0))
+        self.assertEqual(two._cache.held, 0)
+
+    async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:
+        """S3 has a-b/ and a.b/ before a/."""
+        self.patch(tigris, "LISTED_AT_ONCE", 2)
+        store = await self.started()
+        models = [ModelName(*each) for each in product(("a", "a-b", "a.b"), repeat=2)]
+        for name, tag in product(models, (Tag("b"), Tag("b-c"))):
+            await self.client.put_object(f"v2/{name}/manifests/{tag}", OLD.body, OLD.media_type)
+        listed: list[ManifestEntry] = []
+        while page := await store.manifests(
+            (listed[-1].name, listed[-1].tag) if listed else None, 5
+        ):
+            self.assertLessEqual(len(page), 5)
+            listed += page
+        names = [(entry.name, entry.tag) for entry in listed]
+        self.assertEqual(names, sorted(product(models, (Tag("b"), Tag("b-c")))))
 
     async def test_two_daemons_publish_the_same_blob(self) -> None:
         one, two = await self.started(), await self.started()
