@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from errno import EIO
 from traceback import walk_tb
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -276,6 +278,18 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
         (told,) = (event for event in events if "log_failure" in event)
         self.assertEqual(told["request"], talk.replies()[0].headers["x-request-id"])
+
+    def test_a_store_that_cannot_be_read_is_no_internal_error(self) -> None:
+        talk = Talk()
+        talk.shelf.gate = fail(OSError(EIO, "Input/output error", "/srv/models/manifests"))
+        with capturedLogs() as events:
+            talk.ask(f"/v2/{NAME}/manifests/latest")
+        (reply,) = talk.replies()
+        self.assertEqual(reply.status, 503)
+        self.assertIn(b"cannot read its store: Input/output error", reply.body)
+        self.assertNotIn(b"/srv", reply.body)
+        self.assertEqual([event["log_level"].name for event in events], ["error", "info"])
+        self.assertIn("cannot read its store", self.lines(events)[0]["told"])
 
     def test_what_a_client_says_of_itself_is_cut_short(self) -> None:
         talk = Talk()

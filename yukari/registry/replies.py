@@ -44,8 +44,9 @@ def reply_json(request: Request, status: int, content: object) -> None:
     reply(request, status, "application/json; charset=utf-8", json.dumps(content).encode())
 
 
-def reply_error(request: Request, error: RegistryError) -> None:
+def reply_error(request: Any, error: RegistryError) -> None:
     """A reply that tells an error, and nothing of what was asked for."""
+    request.told = error.message
     for name in (b"etag", b"location", b"docker-content-digest"):
         request.responseHeaders.removeHeader(name)
     if error.status != 416:
@@ -71,7 +72,11 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
         error = failure.value
         if request.gone or failure.check(ReaderGone, CancelledError):
             return
-        if not isinstance(error, RegistryError):
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
+            error = RegistryError("UNAVAILABLE", f"this cache cannot read its store: {why}", 503)
+        elif not isinstance(error, RegistryError):
             log.failure("{path}", failure, path=request.shown_path, request=request.id)
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
         # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.

@@ -61,6 +61,8 @@ class RegistryRequest(Request):
     """Bytes of body that left by ``sendfile``, past `write`."""
     id: str = ""
     """In the log, in the reply, and where a trusted proxy says one, the proxy's."""
+    told: Optional[str] = None
+    """The error that the client was told."""
     gone: bool = False
     """Whether the client has left."""
     _began: float = 0.0
@@ -127,13 +129,16 @@ class RegistryRequest(Request):
             return
         client = clients.address(self)
         log.info(
-            "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
+            "{method} {path} {status} {bytes} bytes in {seconds} s: {told}"
+            if self.told
+            else "{method} {path} {status} {bytes} bytes in {seconds} s: {result}",
             method=self.method.decode("latin-1"),
             path=self.shown_path,
             status=self.code,
             bytes=self.sentLength + self.sent_directly,
             seconds=round(self.site.clock.seconds() - self._began, 4),
             result=self.result,
+            told=self.told,
             client="-" if client is None else str(client),
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
             left=failure is not None,
@@ -217,6 +222,7 @@ class RegistrySite(Site):
 
     protocol = RegistryChannel  # type: ignore[assignment]
     displayTracebacks = False
+    noisy = False
 
     def __init__(
         self,
