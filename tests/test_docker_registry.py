@@ -1,5 +1,6 @@
 """
-Other people's programs on both sides: Debian's ``docker-registry`` upstream, ``skopeo`` below.
+Other people's programs on both sides: Debian's ``docker-registry`` upstream, ``skopeo`` and
+``crane`` below (``YUKARI_TEST_CRANE`` is its path, else the one on PATH is taken).
 
 ``docker-registry`` sends blobs itself where Ollama's registry redirects to a store.
 """
@@ -10,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +21,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
 
 from tests.clients import pull as pull_model
-from tests.emulator import MANIFEST, generated
+from tests.emulator import MANIFEST, Model, generated
 from tests.processes import Process, ProcessCase
 from tests.running import MODEL, SMALL16
 
@@ -27,6 +29,7 @@ reactor: Any = _reactor
 
 REGISTRY = shutil.which("docker-registry") or ""
 SKOPEO = shutil.which("skopeo") or ""
+CRANE = os.environ.get("YUKARI_TEST_CRANE") or shutil.which("crane") or ""
 
 CONFIGURATION = """
 version: 0.1
@@ -163,3 +166,54 @@ class SkopeoTests(ProcessCase):
         await self.skopeo("inspect", "--raw", f"{name}:7b-q4_K_M")
         listed = json.loads(await self.skopeo("list-tags", name))
         self.assertEqual(listed["Tags"], ["7b-q4_K_M", "latest"])
+
+
+class CraneTests(ProcessCase):
+    """Another one, whose requests are of another kind: blobs, and whole images."""
+
+    if not CRANE:
+        skip = "no crane: none on PATH, and YUKARI_TEST_CRANE does not name one"
+
+    async def crane(self, *arguments: str) -> bytes:
+        """What it writes to stdout."""
+        asking = self.spawn(CRANE, *arguments)
+        self.assertEqual(await asking.ended, 0, asking.text)
+        return asking.out
+
+    async def stored(self) -> tuple[Model, str]:
+        """A stored model, whose upstream is gone, and its name for crane without the tag."""
+        upstream = await self.upstream(f"{MODEL}=300KB,3000", "library/m:7b=10", "a/b:c=10")
+        daemon = await self.yukari(upstream.url)
+        for name in upstream.models:
+            await pull_model(reactor, daemon.url, name, SMALL16, directory=os.getcwd())
+        await upstream.down()
+        return upstream.models[MODEL], f"{daemon.host}/library/m"
+
+    async def test_it_reads_manifests_and_blobs(self) -> None:
+        model, name = await self.stored()
+        for reference in (f"{name}:latest", f"{name}@{model.digest}"):
+            self.assertEqual(await self.crane("manifest", reference), model.manifest_bytes)
+            self.assertEqual((await self.crane("digest", reference)).decode().strip(), model.digest)
+        for digest, size in model.blobs:
+            blob = await self.crane("blob", f"{name}@{digest}")
+            self.assertEqual((len(blob), f"sha256:{sha256(blob).hexdigest()}"), (size, digest))
+
+    async def test_it_pulls_images(self) -> None:
+        model, name = await self.stored()
+        wanted = {digest.partition(":")[2] for digest, _ in model.blobs}
+        for number, reference in enumerate((f"{name}:latest", f"{name}@{model.digest}")):
+            place = os.path.join(self.directory(), "pulled")
+            await self.crane("pull", "--format=oci", reference, place)
+            for digest in (*wanted, model.digest.partition(":")[2]):
+                with open(f"{place}/blobs/sha256/{digest}", "rb") as file:
+                    self.assertEqual(sha256(file.read()).hexdigest(), digest)
+            await self.crane("pull", reference, f"{place}.tar")
+            with tarfile.open(f"{place}.tar") as tar:
+                names = {re.sub(r"^sha256:|\.tar\.gz$", "", each) for each in tar.getnames()}
+            self.assertEqual(names, wanted | {"manifest.json"}, number)
+
+    async def test_it_lists_what_is_stored(self) -> None:
+        _, name = await self.stored()
+        self.assertEqual((await self.crane("ls", name)).split(), [b"7b", b"latest"])
+        host = name.partition("/")[0]
+        self.assertEqual((await self.crane("catalog", host)).split(), [b"a/b", b"library/m"])
