@@ -31,7 +31,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
 from yukari.rules import ModelRules
-from yukari.storage.interface import BlobFile, NoRoom, Spool, Store, StoredManifest
+from yukari.storage.interface import BlobFile, NoRoom, Spool, Store, StoredManifest, StraightWay
 from yukari.upstream import Upstream
 
 log = Logger()
@@ -532,6 +532,11 @@ class Library(FillKeeper):
         assert fill.spool is not None
         await self.store.publish(fill.spool)
         self.stored()
+
+    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+        if await self.store.blob_size(fill.digest) is not None:
+            return None
+        return self.store.straight(fill.digest, fill.size, fill.source)
 
     def ended(self, fill: Fill) -> None:
         self._tell_end(fill)

@@ -30,7 +30,7 @@ from yukari.storage.interface import Holdings
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the reactor is."""
 RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
-STATES = ("queued", "filling", "settling", "dormant")
+STATES = ("queued", "filling", "settling", "straight", "dormant")
 """Of a fill; those that are done are no more."""
 
 _KINDS = ("healthz", "readyz", "metrics", "fills")

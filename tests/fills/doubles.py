@@ -20,7 +20,7 @@ from yukari.fills.pace import HostPace
 from yukari.fills.source import Answer
 from yukari.names import Digest, ModelName
 from yukari.spans import Span
-from yukari.storage.interface import Spool
+from yukari.storage.interface import Spool, StraightWay
 from yukari.storage.memory import MemoryStore
 
 NAME = ModelName("library", "m")
@@ -193,6 +193,7 @@ class Keeper(FillKeeper):
     store: MemoryStore = field(factory=MemoryStore)
     ends: list[Fill] = field(factory=list)
     failing: Optional[Exception] = None
+    way: Optional[StraightWay] = None
 
     async def open_spool(self, fill: Fill) -> Spool:
         return await self.store.new_spool(fill.digest, fill.size, fill.name)
@@ -202,6 +203,9 @@ class Keeper(FillKeeper):
             raise self.failing
         assert fill.spool is not None
         await self.store.publish(fill.spool)
+
+    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+        return self.way
 
     def ended(self, fill: Fill) -> None:
         self.ends.append(fill)

@@ -8,8 +8,12 @@ right. Readers wait for the byte they need next and read the spool at their own
 pace.
 
     QUEUED ──> FILLING ──> SETTLING ──> DONE
-       ^         │ ^           │
-       └─DORMANT<┘ └───────────┘ wrong digest, once
+     │ ^         │ ^           │
+     │ └─DORMANT<┘ └───────────┘ wrong digest, once
+     └─> STRAIGHT ──> DONE, DORMANT
+
+Where the disk has no room for a spool, and the store is not on this disk, the
+blob goes straight there while its readers are relayed.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -36,7 +40,7 @@ from yukari.fills.verify import Verifier
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.spans import Span, SpanSet
-from yukari.storage.interface import BlobFile, NoRoom, Spool
+from yukari.storage.interface import BlobFile, NoRoom, Spool, StraightWay, WrongDigest
 
 log = Logger()
 
@@ -76,6 +80,7 @@ class State(enum.Enum):
     QUEUED = "queued"
     FILLING = "filling"
     SETTLING = "settling"
+    STRAIGHT = "straight"
     DORMANT = "dormant"
     DONE = "done"
 
@@ -179,6 +184,10 @@ class FillKeeper:
         """Make the verified spool the stored blob; OSError leaves it as it was."""
         raise NotImplementedError
 
+    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+        """How the blob can be stored without a spool; None where it cannot, or is stored."""
+        raise NotImplementedError
+
     def ended(self, fill: Fill) -> None:
         """The fill is `DONE` or `DORMANT`; ``fill.error`` says why, where it failed."""
         raise NotImplementedError
@@ -234,6 +243,8 @@ class Fill:
     _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
     _logged_at: float = field(init=False)
     _trickle: Optional[IDelayedCall] = field(default=None, init=False)
+    _way: Optional[StraightWay] = field(default=None, init=False)
+    _going_straight: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
     _said: bool = field(default=False, init=False)
     """That there is no room for it: each reader tries anew."""
@@ -297,10 +308,9 @@ class Fill:
             if not await self._open_spool():
                 return
         except (NoRoom, OSError) as error:
+            way = await self._keeper.straight(self)
             if self._may_open():
-                say, self._said = (log.debug if self._said else log.warn), True
-                say("{digest}: not stored: {error}", digest=str(self.digest), error=str(error))
-                self._end(State.DORMANT, SpoolLost(str(error)))
+                self._without_spool(error, way)
             return
         finally:
             self._opening = None
@@ -309,6 +319,48 @@ class Fill:
         self.state = State.FILLING
         self._advance()
         self._wake_all()
+
+    def _without_spool(self, error: Exception, way: Optional[StraightWay]) -> None:
+        """No room: readers are relayed, and the blob is stored another way, if there is one."""
+        say, self._said = (log.debug if self._said else log.warn), True
+        if way is None:
+            say("{digest}: not stored here: {error}", digest=str(self.digest), error=str(error))
+            self._end(State.DORMANT, SpoolLost(str(error)))
+            return
+        say(
+            "{digest}: {error}: it goes straight into the bucket, as fast as that takes it,"
+            " and clients get it from upstream meanwhile",
+            digest=str(self.digest),
+            error=str(error),
+        )
+        self.state = State.STRAIGHT
+        self.error = SpoolLost(str(error))
+        self.crew.dismiss(self)
+        for reader in list(self.readers):
+            reader.broke(self.error)
+        self._way = way
+        self._going_straight = Deferred.fromCoroutine(self._go_straight(way))
+        self._busy_with(self._going_straight)
+
+    async def _go_straight(self, way: StraightWay) -> None:
+        state, error = State.DORMANT, self.error
+        try:
+            await way.run()
+            state = State.DONE
+        except SourceRefused as refused:
+            error = refused.error
+        except WrongDigest as wrong:
+            self._say_wrong(wrong.found)
+        except (SourceFailed, OSError) as failed:
+            log.warn("{digest}: not stored: {error}", digest=str(self.digest), error=str(failed))
+        except CancelledError:
+            return
+        finally:
+            self.upstream_bytes += way.came
+            self._way = None
+        if state is State.DONE:
+            log.info("{digest}: {size} bytes in {seconds} s, {rate} MB/s", **self.facts(done=True))
+        self._end(state, error)
 
     def _may_open(self) -> bool:
         return self.state is State.QUEUED and not self._stopped
@@ -336,6 +388,8 @@ class Fill:
         self._stop_trickle()
         for reader in list(self.readers):
             reader.broke(self.error)
+        if self._going_straight is not None:
+            self._going_straight.cancel()
         await self._gatherer.close()
         if self._retry_publishing is not None:
             self._retry_publishing.callback(None)
@@ -675,15 +729,18 @@ class Fill:
 
     async def _wrong(self, found: Digest) -> None:
         """What came hashes to something else: nobody gets more of it, and it is tried once more."""
+        self._say_wrong(found)
+        await self._start_over(
+            upstream_unreachable("upstream sent wrong bytes for this blob; try again")
+        )
+
+    def _say_wrong(self, found: Digest) -> None:
         self._metrics.mismatched()
         log.error(
             "{digest}: upstream sent {found}: thrown away, attempt {attempt}",
             digest=str(self.digest),
             found=str(found),
             attempt=self.attempt,
-        )
-        await self._start_over(
-            upstream_unreachable("upstream sent wrong bytes for this blob; try again")
         )
 
     async def _start_over(self, error: Exception) -> None:
@@ -748,25 +805,28 @@ class Fill:
     def facts(self, *, done: bool = False) -> dict[str, Any]:
         """How far it is, for the log and for ``/fills``: bytes, seconds, MB/s (10**6)."""
         now = self._clock.seconds()
+        received, covered = self.upstream_bytes, self.plan.covered.total
+        if self._way is not None:
+            received, covered = received + self._way.came, self._way.sent
         if done or len(self._samples) < 2:
-            elapsed, came = now - self.began_at, self.upstream_bytes
+            elapsed, came = now - self.began_at, received
         else:
             then, before = self._samples[0]
-            elapsed, came = now - then, self.upstream_bytes - before
+            elapsed, came = now - then, received - before
         rate = came / elapsed if elapsed > 0 else 0.0
-        left = self.size - self.plan.covered.total
+        left = self.size - covered
         return {
             "digest": str(self.digest),
             "model": str(self.name),
             "state": self.state.value,
             "size": self.size,
-            "covered": self.plan.covered.total,
-            "percent": round(100 * self.plan.covered.total / self.size, 1) if self.size else 100.0,
+            "covered": covered,
+            "percent": round(100 * covered / self.size, 1) if self.size else 100.0,
             "rate": round(rate / 1e6, 2),
             "seconds": round(now - self.began_at, 3),
             "seconds_left": round(left / rate) if rate > 0 else None,
             "readers": len(self.readers),
             "connections": self.most_lanes if done else len(self.lanes),
             "retries": self.retries,
-            "upstream_bytes": self.upstream_bytes,
+            "upstream_bytes": received,
         }

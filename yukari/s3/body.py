@@ -87,8 +87,9 @@ class FileBody:
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._consumer = consumer
-        self._done = Deferred()
-        done = self._done
+        # A request that is cancelled cancels it, and takes no more bytes.
+        done: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self._done = done
         self._go_on()
         return done
 

@@ -199,6 +199,9 @@ class DirectoryStore(DiskWork):
             self._new_spool, digest, size, repository, undo=lambda made: self._run(made.discard)
         )
 
+    def straight(self, digest: Digest, size: int, source: BlobSource) -> None:
+        return None
+
     async def publish(self, spool: Spool) -> None:
         await self._run(self._publish, cast(SpoolFile, spool))
 

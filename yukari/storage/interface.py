@@ -33,6 +33,14 @@ class NoRoom(Exception):
     """Storing this would leave less space free than is to be kept; the text has the numbers."""
 
 
+class WrongDigest(Exception):
+    """A blob's bytes are another blob's; ``found`` is what they hash to."""
+
+    def __init__(self, found: Digest) -> None:
+        super().__init__(f"upstream sent {found}")
+        self.found = found
+
+
 @frozen
 class StoredManifest:
     """A manifest and when upstream was last asked about it, in seconds of the epoch."""
@@ -125,6 +133,26 @@ class Spool(Protocol):
 
     def close(self) -> None:
         """Close it and leave it for the next start; harmless when repeated."""
+
+
+class StraightWay(Protocol):
+    """A blob's way into the store past a disk that has no room for it."""
+
+    @property
+    def came(self) -> int:
+        """Bytes that came from the source so far."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the store has taken."""
+
+    async def run(self) -> None:
+        """
+        Bring it; returns when it is stored, whole and right. To be called once.
+
+        `SourceRefused` and `SourceFailed` where the source, OSError where the store fails for good,
+        `WrongDigest`. Then, and when it is cancelled, nothing of it is left.
+        """
 
 
 class Store(Protocol):
@@ -243,6 +271,11 @@ class Store(Protocol):
 
         Raises `NoRoom`, OSError. The caller never asks for a digest whose spool is open; what lies
         there of one that is not is thrown away.
+        """
+
+    def straight(self, digest: Digest, size: int, source: BlobSource) -> Optional[StraightWay]:
+        """
+        How a blob comes into the store where `new_spool` says `NoRoom`; None where it cannot.
         """
 
     async def publish(self, spool: Spool) -> None:

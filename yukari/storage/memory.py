@@ -218,6 +218,9 @@ class MemoryStore:
         made = self._spools[digest] = _Lying(digest, (repository,), bytearray(size))
         return MemorySpool(self, made)
 
+    def straight(self, digest: Digest, size: int, source: BlobSource) -> None:
+        return None
+
     async def publish(self, spool: Spool) -> None:
         ready = cast(MemorySpool, spool)
         ready._own()

@@ -30,7 +30,7 @@ from collections import OrderedDict
 from typing import Any, Optional
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -58,6 +58,7 @@ from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Kept, Key, ManifestCache
 from yukari.storage.room import Room, Statvfs
 from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
+from yukari.storage.straight import AT_ONCE, StraightUpload
 from yukari.storage.tier import Tier
 from yukari.storage.upload import NOTE, OCTETS, BlobUpload, Note, note_path
 from yukari.units import FreeSpace
@@ -120,6 +121,10 @@ class TigrisStore(DiskWork):
     _media_types: OrderedDict[Digest, str] = field(factory=OrderedDict, init=False)
     _listing: Optional[tuple[float, list[ManifestEntry]]] = field(default=None, init=False)
     _uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
+    _straight: set[StraightUpload] = field(factory=set, init=False)
+    _straight_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(AT_ONCE), init=False
+    )
     _left: list[tuple[Digest, str]] = field(factory=list, init=False)
     """Uploads that an earlier process began for spools that are no more."""
     _unconditional: bool = field(default=False, init=False)
@@ -516,6 +521,22 @@ class TigrisStore(DiskWork):
         self._uploads[spool.digest] = upload
         upload.look_soon()
 
+    def straight(self, digest: Digest, size: int, source: BlobSource) -> StraightUpload:
+        return StraightUpload(
+            self.client,
+            _blob_key(digest),
+            digest,
+            size,
+            source,
+            Note(self._media_types.get(digest, OCTETS)),
+            note_path(self.spool_dir, digest),
+            os.path.join(self.spool_dir, "tmp"),
+            self._in_thread,
+            self._clock,
+            self._straight_slots,
+            self._straight,
+        )
+
     async def publish(self, spool: Spool) -> None:
         assert isinstance(spool, SpoolFile)
         await self._run(spool.seal)
@@ -552,8 +573,10 @@ class TigrisStore(DiskWork):
                 await self.client.abort_multipart_upload(_blob_key(digest), upload_id)
                 count += 1
             self._left.pop()
-            await self._run(remove, note_path(self.spool_dir, digest))
+            if digest not in self._uploads and digest not in {way.digest for way in self._straight}:
+                await self._run(remove, note_path(self.spool_dir, digest))
         own = {upload.upload_id for upload in self._uploads.values()}
+        own |= {way.upload_id for way in self._straight}
         for found in await self.client.list_multipart_uploads("blobs/sha256:"):
             if found.upload_id in own or time.time() - found.initiated < ORPHANED_AFTER:
                 continue
@@ -570,6 +593,9 @@ class TigrisStore(DiskWork):
             "uploads": {
                 str(digest): {"size": upload.spool.size, "sent": upload.sent}
                 for digest, upload in self._uploads.items()
+            },
+            "straight": {
+                str(way.digest): {"size": way.size, "sent": way.sent} for way in self._straight
             },
             "requests": dict(self.client.requests),
         }

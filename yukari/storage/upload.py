@@ -92,7 +92,7 @@ def md5_of(file: FileBlob, span: Span) -> str:
     return hashed.hexdigest()
 
 
-def _differs(etag: str, found: str) -> bool:
+def differs(etag: str, found: str) -> bool:
     """Whether an ETag tells of other bytes; one that is no MD5 (SSE-KMS) tells nothing."""
     return len(etag) == _MD5_LENGTH and "-" not in etag and etag.lower() != found
 
@@ -247,7 +247,7 @@ class BlobUpload:
             return bodies[-1]
 
         etag = await self._client.upload_part(self.key, self._upload_id, number + 1, body)
-        if _differs(etag, bodies[-1].md5):
+        if differs(etag, bodies[-1].md5):
             raise S3Error("BadDigest", 0, f"part {number + 1} arrived with other bytes")
         self._done[number] = etag
         self.sent += len(span)
@@ -347,7 +347,7 @@ class BlobUpload:
 
         etag = await self._client.put_file(self.key, self.note.media_type, body)
         self.sent += self._size
-        if _differs(etag, bodies[-1].md5):
+        if differs(etag, bodies[-1].md5):
             await self._client.delete_object(self.key)
             raise S3Error("BadDigest", 0, "it arrived with other bytes")
 
