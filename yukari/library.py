@@ -531,7 +531,6 @@ class Library(FillKeeper):
     async def publish(self, fill: Fill) -> None:
         assert fill.spool is not None
         await self.store.publish(fill.spool)
-        self.stored()
 
     async def straight(self, fill: Fill) -> Optional[StraightWay]:
         if await self.store.blob_size(fill.digest) is not None:
@@ -545,6 +544,7 @@ class Library(FillKeeper):
         seconds = self._clock.seconds() - fill.began_at
         self._metrics.fill_ended(seconds, well=fill.state is State.DONE)
         if fill.state is State.DONE:
+            self.stored()
             del self.fills[fill.digest]
             self._forget_retry(fill)
             self._came[fill.digest] = self._clock.seconds()
