@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.trial.unittest import SkipTest
 
+from tests.clients import Pulled
+from tests.emulator import Emulator
 from tests.processes import MAIN, ProcessCase, YukariProcess, bare_environment
-from tests.running import SMALL16, SMALL_TRANSFER, pull, reactor
+from tests.running import SMALL16, SMALL_TRANSFER, pull, reactor, until_sent
 from tests.s3.against import AgainstServer
 from tests.s3.servers import ACCESS, MOTO, SECRET, answers, free_port
 
@@ -43,15 +46,20 @@ defaults
     timeout connect 5s
     timeout client 1h
     timeout server 1h
+    timeout check 5s
 frontend all
     bind 127.0.0.1:{port}
     default_backend replicas
 backend replicas
     balance uri depth 3
+    option httpchk GET /readyz
+    option redispatch
+    default-server check inter 100ms fall 1 rise 1
 {servers}
 """
 
-MODELS, MANY = 6, 40
+MODELS = [f"library/m{at}:latest" for at in range(4)]
+MANY = 40
 
 
 class ReplicasTests(ProcessCase, AgainstServer):
@@ -60,13 +68,14 @@ class ReplicasTests(ProcessCase, AgainstServer):
     server = MOTO
     timeout = 120
 
-    async def replica(self, upstream: str) -> YukariProcess:
+    async def replica(self, upstream: str, *flags: str) -> YukariProcess:
         """A daemon with a spool of its own and the test's bucket."""
         made = YukariProcess()
         self.spawn(
             *(sys.executable, "-c", MAIN, "--log-format=json", "--min-free=0", "--redirect=off"),
             *("--bind=127.0.0.1:0", f"--upstream-registry={upstream}"),
             *(f"--tigris-bucket={self.bucket}", f"--spool-dir={self.directory()}"),
+            *flags,
             environment=bare_environment(
                 AWS_ENDPOINT_URL_S3=MOTO.endpoint(),
                 AWS_REGION="us-east-1",
@@ -86,50 +95,73 @@ class ReplicasTests(ProcessCase, AgainstServer):
             raise SkipTest(f"{name} is not installed")
         return found
 
-    def start(self, program: str, *arguments: str, configuration: str, servers: str) -> str:
+    def nginx(self, *replicas: YukariProcess) -> str:
+        """The URL of one in front of them."""
+        servers = " ".join(f"server {each.host};" for each in replicas)
+        return self.start(self.program("nginx"), "-c", "{}", text=NGINX, servers=servers)
+
+    def haproxy(self, *replicas: YukariProcess) -> str:
+        """The URL of one in front of them that asks each whether it is ready."""
+        servers = "\n".join(f"    server r{at} {each.host}" for at, each in enumerate(replicas))
+        program = self.program("haproxy")
+        return self.start(program, "-db", "-f", "{}", text=HAPROXY, servers=servers)
+
+    def start(self, program: str, *arguments: str, text: str, servers: str) -> str:
         """The load balancer's URL; {} in its arguments is its configuration's path."""
         port, directory = free_port(), self.directory()
         path = os.path.join(directory, "configuration")
         with open(path, "w") as file:
-            file.write(configuration.format(directory=directory, port=port, servers=servers))
+            file.write(text.format(directory=directory, port=port, servers=servers))
         self.spawn(program, *(argument.format(path) for argument in arguments))
         self.assertTrue(answers(port, 10))
         return f"http://127.0.0.1:{port}"
 
-    async def fetched_once(self, program: str, *arguments: str, configuration: str) -> None:
-        """
-        Clients pull several models at once: upstream sends each byte once, every client gets all,
-        and of many models each daemon has some.
-        """
-        path = self.program(program)
-        models = [f"library/m{at}:latest" for at in range(MODELS)]
-        upstream = await self.upstream(
-            *(f"{model}=2{at}00KB,1{at}00KB,30{at},1{at}" for at, model in enumerate(models)),
+    async def registry(self) -> Emulator:
+        """A slow upstream with `MODELS`, no two alike."""
+        return await self.upstream(
+            *(f"{model}=2{at}00KB,1{at}00KB,30{at},1{at}" for at, model in enumerate(MODELS)),
             rate=2_000_000,
         )
-        replicas = [await self.replica(upstream.url) for _ in range(2)]
-        servers = "\n".join(
-            f"server {'' if program == 'nginx' else f'r{at} '}{each.host}"
-            + (";" if program == "nginx" else "")
-            for at, each in enumerate(replicas)
-        )
-        front = self.start(path, *arguments, configuration=configuration, servers=servers)
-        pulls = [
+
+    def pulls(self, front: str) -> list[Deferred[Pulled]]:
+        """Clients of two generations pull each model at once."""
+        return [
             self.begin(pull(reactor, front, model, generation, directory=self.directory()))
-            for model in models
+            for model in MODELS
             for generation in (SMALL16, SMALL_TRANSFER)
         ]
+
+    async def all_succeed(self, pulls: list[Deferred[Pulled]]) -> None:
         for succeeded, pulled in await DeferredList(pulls, consumeErrors=True):
             self.assertTrue(succeeded, pulled)
+            self.assertTrue(all(blob.ok for blob in pulled.blobs.values()))
+
+    async def fetched_once(self, front: Callable[..., str]) -> None:
+        """Upstream sends each byte once, and of many models each daemon has some."""
+        upstream = await self.registry()
+        replicas = [await self.replica(upstream.url) for _ in range(2)]
+        url = front(*replicas)
+        await self.all_succeed(self.pulls(url))
         self.assert_sent_once(upstream, *upstream.models.values())
         for at in range(MANY):
-            await self.ask(f"{front}/v2/library/none{at}/tags/list")
+            await self.ask(f"{url}/v2/library/none{at}/tags/list")
         for each in replicas:
             _, numbers = await self.ask(f"{each.url}/metrics")
             self.assertIn(b'yukari_requests_total{kind="tag"', numbers)
 
-    async def test_behind_nginx(self) -> None:
-        await self.fetched_once("nginx", "-c", "{}", configuration=NGINX)
+    async def test_behind_nginx_each_blob_is_fetched_once(self) -> None:
+        await self.fetched_once(self.nginx)
 
-    async def test_behind_haproxy(self) -> None:
-        await self.fetched_once("haproxy", "-db", "-f", "{}", configuration=HAPROXY)
+    async def test_behind_haproxy_each_blob_is_fetched_once(self) -> None:
+        await self.fetched_once(self.haproxy)
+
+    async def test_a_replica_that_is_told_to_stop_interrupts_no_pull(self) -> None:
+        self.program("haproxy")
+        upstream = await self.registry()
+        flags = "--shutdown-delay=1s", "--grace=30s"
+        replicas = [await self.replica(upstream.url, *flags) for _ in range(2)]
+        pulls = self.pulls(self.haproxy(*replicas))
+        await until_sent(upstream, 2_000_000)
+        replicas[0].signal("TERM")
+        await self.all_succeed(pulls)
+        self.assertEqual(await replicas[0].ended, 0)
