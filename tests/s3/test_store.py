@@ -89,6 +89,32 @@ class _Read(Protocol):
             self.done.errback(reason)
 
 
+class _Killed(BaseException):
+    """The process ended here."""
+
+
+class _Dying:
+    """A client whose process is killed at its ``steps``-th put: before it, or once it is done."""
+
+    def __init__(self, client: S3Client, steps: int, done: bool) -> None:
+        self._client = client
+        self._left = steps
+        self._done = done
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def put_object(self, *arguments: Any, **keywords: Any) -> str:
+        if self._left == 0:
+            self.dead = True
+            if self._done:
+                await self._client.put_object(*arguments, **keywords)
+            raise _Killed
+        self._left -= 1
+        return await self._client.put_object(*arguments, **keywords)
+
+
 class BucketTests(Stores):
     """What only this one does."""
 
@@ -162,6 +188,57 @@ class BucketTests(Stores):
         self.assertLess(abs(found.checked_at - time.time()), 120.0)
         self.assertEqual(await store.tags(NAME), [LATEST])
         self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+
+    async def test_what_the_original_put_stays_by_digest_when_it_is_replaced(self) -> None:
+        await self.client.put_object("v2/library/m/manifests/latest", OLD.body, OLD.media_type)
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, NEW, time.time() + 60)
+        for each in store, await self.started():
+            for reference, manifest in ((LATEST, NEW), (OLD.digest, OLD), (NEW.digest, NEW)):
+                found = await each.get_manifest(NAME, reference)
+                assert found is not None
+                self.assertEqual(found.manifest, manifest)
+
+    # kills
+
+    async def _killed_in_a_replacement(self, steps: int, *, done: bool) -> bool:
+        """
+        OLD is there by its tag alone and NEW takes its place, killed at that step: the next
+        process finds the one or the other, whole. Whether it came to that step.
+        """
+        for key in await self.objects():
+            await self.client.delete_object(key)
+        await self.client.put_object(
+            "v2/library/m/manifests/latest",
+            OLD.body,
+            OLD.media_type,
+            metadata={"checked-at": "1000.0"},
+        )
+        dying: Any = _Dying(self.client, steps, done)
+        store = await self.started(dying)
+        try:
+            await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        except _Killed:
+            pass
+        after = await self.started()
+        found = await after.get_manifest(NAME, LATEST)
+        self.assertIn(found, (StoredManifest(OLD, 1000.0), StoredManifest(NEW, 2000.0)))
+        if found == StoredManifest(NEW, 2000.0):
+            for manifest in OLD, NEW:
+                by_digest = await after.get_manifest(NAME, manifest.digest)
+                assert by_digest is not None
+                self.assertEqual(by_digest.manifest, manifest)
+        await after.put_manifest(NAME, LATEST, NEW, 3000.0)
+        self.assertEqual(await after.get_manifest(NAME, LATEST), StoredManifest(NEW, 3000.0))
+        was: bool = dying.dead
+        return was
+
+    async def test_a_kill_at_any_step_of_a_replacement_leaves_the_old_or_the_new(self) -> None:
+        for done in (False, True):
+            steps = 0
+            while await self._killed_in_a_replacement(steps, done=done):
+                steps += 1
+            self.assertGreaterEqual(steps, 3)
 
     # replicas
 

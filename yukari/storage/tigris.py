@@ -326,6 +326,10 @@ class TigrisStore(DiskWork):
                     )
                 self._keep((name, reference), found)
                 return
+            if found is not None and found.stored.manifest.digest != manifest.digest:
+                # The original Yukari, or an operator, may have put it by its tag alone.
+                before = found.stored
+                await self._put(name, before.manifest.digest, before.manifest, before.checked_at)
             try:
                 put = await self._put_over(name, reference, stored, etag)
             except S3Error as error:
