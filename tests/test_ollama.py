@@ -184,6 +184,12 @@ class OllamaTests(ProcessCase):
         upstream.faults.clear()
         await upstream.down()
         self.assertIn("connection refused", await self.refused(ollama, daemon))
+        for flag, said in (
+            ("--allow=10.0.0.0/8", "127.0.0.1 may not pull here: it is not in ALLOW"),
+            ("--models-deny=library/*", "refuses library/m: its MODELS_DENY has library/*"),
+        ):
+            daemon = await self.yukari(upstream.url, flag)
+            self.assertIn(said, await self.refused(ollama, daemon))
 
     async def test_over_tls_nothing_is_insecure(self) -> None:
         upstream = await self.upstream(f"{MODEL}=20MB,300KB")
