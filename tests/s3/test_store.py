@@ -19,6 +19,7 @@ from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, 
 from tests.storage.test_room import Disk
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
+from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Tag
 from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
@@ -113,6 +114,17 @@ class _Dying:
             raise _Killed
         self._left -= 1
         return await self._client.put_object(*arguments, **keywords)
+
+
+class _Counted(Metrics):
+    def __init__(self) -> None:
+        self.to = self.came = 0
+
+    def to_store(self, count: int) -> None:
+        self.to += count
+
+    def from_store(self, count: int) -> None:
+        self.came += count
 
 
 class BucketTests(Stores):
@@ -332,6 +344,22 @@ class BucketTests(Stores):
         reader = _Read()
         answer.body.deliverBody(reader)
         self.assertEqual(await reader.done, BODY[100:300])
+
+    async def test_bytes_to_and_from_the_bucket_are_counted(self) -> None:
+        counted = _Counted()
+        self.client.metrics = counted
+        store = await self.started()
+        await self.published(store, LARGE)
+        self.assertGreaterEqual(counted.to, len(LARGE))
+        self.assertLess(counted.to, len(LARGE) + 2000)  # the list of the parts
+        source = store.source(LARGE_DIGEST, len(LARGE))
+        assert source is not None
+        before = counted.came
+        answer = await source.fetch(Span(100, 300))
+        reader = _Read()
+        answer.body.deliverBody(reader)
+        await reader.done
+        self.assertEqual(counted.came - before, 200)
 
     async def test_a_blob_that_the_bucket_lost_is_known_no_more(self) -> None:
         await self.client.put_object(f"blobs/{DIGEST}", BODY, "application/octet-stream")
