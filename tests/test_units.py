@@ -8,15 +8,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.units import (
     MOST_CONNECTIONS,
+    SLOWEST_RATE,
     Connections,
     FreeSpace,
     InvalidConnections,
     InvalidDuration,
+    InvalidRate,
     InvalidSize,
     InvalidUnit,
     parse_bytes,
     parse_duration,
     parse_positive_duration,
+    parse_rate,
 )
 
 NANOSECONDS = {
@@ -139,6 +142,36 @@ class BytesTests(SynchronousTestCase):
             self.assertIn(parse_bytes(text), range(2**63))
         except InvalidSize:
             pass
+
+
+class RateTests(SynchronousTestCase):
+    def test_bytes_and_bits_a_second(self) -> None:
+        for text, rate in {
+            "200MB/s": 200_000_000,
+            "1.5GB/s": 1_500_000_000,
+            "64kB/s": 64_000,
+            "1MiB/s": 1_048_576,
+            "100Mbit/s": 12_500_000,
+            "1 Gbit/s": 125_000_000,
+            "1Mibit/s": 131_072,
+            "2.5gbit/s": 312_500_000,
+        }.items():
+            self.assertEqual(parse_rate(text), rate, text)
+
+    def test_what_is_no_rate_is_refused(self) -> None:
+        for text in (
+            *("", "0", "0/s", "200MB", "200", "/s", "MB/s", "-1MB/s", "63kB/s", "500kbit/s"),
+            *("100Mbps", "1Mbit", "1ibit/s", "200MB/s/s", "200MB/m", "9EB/s", "1" * 200 + "/s"),
+        ):
+            self.assertRaises(InvalidRate, parse_rate, text)
+
+    @given(st.text(max_size=20))
+    def test_any_text_is_a_rate_or_refused(self, text: str) -> None:
+        for each in (text, f"{text}/s", f"{text}bit/s"):
+            try:
+                self.assertGreaterEqual(parse_rate(each), SLOWEST_RATE)
+            except InvalidRate as error:
+                self.assertIn("expected", str(error))
 
 
 class FreeSpaceTests(SynchronousTestCase):

@@ -45,9 +45,10 @@ Place = tuple[str, int]
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class _LargeReads:
-    """Connects as ``endpoint`` does and makes the connection read `READ` bytes at once."""
+    """Connects as ``endpoint`` does and makes the connection read so many bytes at once."""
 
     _endpoint: IStreamClientEndpoint
+    _read: int
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._endpoint.connect(factory).addCallback(self._connected)
@@ -56,7 +57,7 @@ class _LargeReads:
         transport: Any = protocol.transport  # type: ignore[attr-defined]
         while (beneath := getattr(transport, "transport", None)) is not None:
             transport = beneath  # TLS has the socket beneath it
-        transport.bufferSize = READ
+        transport.bufferSize = self._read
         return protocol
 
 
@@ -69,6 +70,7 @@ class _Endpoints:
     _policy: IPolicyForHTTPS
     _elsewhere: Mapping[Place, Place]
     _proxies: Proxies
+    read: int
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         place = self._goes_to(uri)
@@ -80,10 +82,10 @@ class _Endpoints:
             endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            return _LargeReads(wrapClientTLS(creator, endpoint))
+            return _LargeReads(wrapClientTLS(creator, endpoint), self.read)
         if uri.scheme != b"http":
             raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
-        return _LargeReads(endpoint)
+        return _LargeReads(endpoint, self.read)
 
     def proxy(self, uri: URI) -> Optional[Proxy]:
         """The proxy that a URL's connection goes by; what NO_PROXY has may be either name of it."""
@@ -136,7 +138,7 @@ class _Agent:
             return self._direct.request(method, uri, headers, bodyProducer)
         agent = self._by_proxy.get(proxy)
         if agent is None:
-            endpoint = _LargeReads(self._endpoints.to_proxy(proxy))
+            endpoint = _LargeReads(self._endpoints.to_proxy(proxy), self._endpoints.read)
             agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor, self._pool)
         headers = Headers() if headers is None else headers.copy()
         if proxy.authorization is not None:
@@ -158,6 +160,7 @@ class Connections:
 
     ``policy`` says whose certificates are trusted, None for the system's. ``elsewhere`` has other
     addresses for some of the hosts and ports that URLs name. ``proxies`` are gone by to them all.
+    ``read`` is how many bytes a socket is read at once.
     """
 
     _reactor: Any
@@ -165,6 +168,7 @@ class Connections:
     _policy: Optional[IPolicyForHTTPS] = None
     _elsewhere: Mapping[Place, Place] = field(factory=dict)
     _proxies: Proxies = field(factory=Proxies)
+    _read: int = READ
     agent: IAgent = field(init=False)
     _endpoints: _Endpoints = field(init=False)
     _pool: HTTPConnectionPool = field(init=False)
@@ -174,7 +178,9 @@ class Connections:
         self._pool.maxPersistentPerHost = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
         policy = self._policy or trust()
-        self._endpoints = _Endpoints(self._reactor, policy, self._elsewhere, self._proxies)
+        self._endpoints = _Endpoints(
+            self._reactor, policy, self._elsewhere, self._proxies, self._read
+        )
         self.agent = _Agent(self._reactor, self._endpoints, self._pool)
 
     def proxy(self, url: str) -> Optional[Proxy]:

@@ -29,7 +29,7 @@ from twisted.python.threadpool import ThreadPool
 
 from yukari import __version__
 from yukari.certificates import Certificates
-from yukari.connections import Connections
+from yukari.connections import READ, Connections
 from yukari.drain import Drain
 from yukari.fills.crew import Crew
 from yukari.htpasswd import Passwords
@@ -40,6 +40,7 @@ from yukari.networks import NOBODY
 from yukari.notify import Notifier
 from yukari.offline import Offline
 from yukari.proxies import Proxies
+from yukari.rates import Line, Lines
 from yukari.readiness import Readiness
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
@@ -155,19 +156,30 @@ class YukariService(Service):
             address = settings.upstream_address
             named = registry.hostname.strip("[]"), registry.port
             elsewhere[named] = address.host, address.port or registry.port
+        line, read = None, READ
+        if settings.upstream_rate is not None:
+            line = Line(settings.upstream_rate, self._reactor)
+            read = min(READ, line.share_of(bounds.in_all))
         self._connections = Connections(
-            self._reactor, bounds.in_all, trust(settings.upstream_ca), elsewhere, self._proxies
+            self._reactor,
+            bounds.in_all,
+            trust(settings.upstream_ca),
+            elsewhere,
+            self._proxies,
+            read,
         )
         pseudonym = f"yukari-{token_hex(8)}"
         upstream = (
             Offline()
             if settings.offline
-            else Upstream(registry, self._connections.agent, self._reactor, self.metrics, pseudonym)
+            else Upstream(
+                registry, self._connections.agent, self._reactor, self.metrics, pseudonym, line
+            )
         )
         self._library = Library(
             store=self._store,
             upstream=upstream,
-            crew=Crew(self._reactor, bounds.per_blob, bounds.in_all),
+            crew=Crew(self._reactor, bounds.per_blob, bounds.in_all, line=line),
             in_thread=self._threads,
             clock=self._reactor,
             metrics=self.metrics,
@@ -200,6 +212,7 @@ class YukariService(Service):
             self._threads,
             settings.upstream_registry.url,
             settings.allow,
+            None if settings.client_rate is None else Lines(settings.client_rate, self._reactor),
         )
         self._drain = Drain(self._reactor)
         self._passwords = self._read_passwords()

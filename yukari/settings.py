@@ -30,6 +30,7 @@ from yukari.units import (
     parse_bytes,
     parse_duration,
     parse_positive_duration,
+    parse_rate,
 )
 
 TIGRIS = "tigris"
@@ -463,6 +464,22 @@ SETTINGS: tuple[Setting, ...] = (
         "Connections to upstream: at most so many for one blob / so many in all.",
     ),
     Setting(
+        "upstream_rate",
+        parse_rate,
+        None,
+        "How fast blobs may come from upstream, all together: bytes or bits a second, such as"
+        " 200MB/s or 100Mbit/s.",
+        default_shown="as fast as they come",
+    ),
+    Setting(
+        "client_rate",
+        parse_rate,
+        None,
+        "How fast this cache sends blobs to one client, over all its connections: bytes or bits a"
+        " second, such as 200MB/s or 100Mbit/s.",
+        default_shown="as fast as it takes them",
+    ),
+    Setting(
         "shutdown_delay",
         parse_duration,
         "0s",
@@ -530,6 +547,10 @@ class Settings:
     """Bytes; None for what `min_free` leaves."""
     min_free: FreeSpace
     upstream_connections: Connections
+    upstream_rate: int | None
+    """Bytes a second; None for no bound."""
+    client_rate: int | None
+    """Bytes a second; None for no bound."""
     shutdown_delay: float
     grace: float
     slog_level: NamedConstant

@@ -27,9 +27,12 @@ _NANOSECONDS = {
 _TERM = re.compile(rf"({_NUMBER})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 _DURATION = re.compile(rf"(?:{_TERM.pattern})+")
 _SIZE = re.compile(rf"({_NUMBER}) ?(?:([kmgtp]?)(i?)(b?))", re.IGNORECASE)
+_BITS = re.compile(rf"({_NUMBER}) ?([kmgt]?)(i?)bit/s", re.IGNORECASE)
 _PERCENTAGE = re.compile(rf"({_NUMBER}) ?%")
 _CONNECTIONS = re.compile(r"([0-9]{1,4})(?:/([0-9]{1,4}))?")
 
+SLOWEST_RATE = 64 * 1000
+"""Bytes a second; at fewer no client would wait for any blob."""
 MOST_CONNECTIONS = 1000
 """More to one registry than this is a mistake, or an attack."""
 
@@ -44,6 +47,10 @@ class InvalidDuration(InvalidUnit):
 
 class InvalidSize(InvalidUnit):
     """No count of bytes and no percentage."""
+
+
+class InvalidRate(InvalidUnit):
+    """No bytes a second, or too few."""
 
 
 class InvalidConnections(InvalidUnit):
@@ -102,6 +109,28 @@ def parse_bytes(text: str) -> int:
     if count >= 2**63:
         raise InvalidSize(f"{expected}, below 8EiB")
     return count
+
+
+def parse_rate(text: str) -> int:
+    """
+    Bytes a second: a size as `parse_bytes` takes it and ``/s``, or bits: ``100Mbit/s``.
+
+    At least `SLOWEST_RATE`.
+    """
+    expected = "expected bytes or bits a second, such as 200MB/s, 1.5GB/s or 100Mbit/s"
+    bits = _BITS.fullmatch(text) if len(text) <= _LONGEST else None
+    try:
+        if bits is not None:
+            rate = parse_bytes(f"{bits[1]}{bits[2]}{bits[3]}b") // 8
+        elif text.endswith("/s"):
+            rate = parse_bytes(text.removesuffix("/s"))
+        else:
+            raise InvalidRate(expected)
+    except InvalidSize:
+        raise InvalidRate(expected) from None
+    if rate < SLOWEST_RATE:
+        raise InvalidRate(f"{expected}, at least 64kB/s")
+    return rate
 
 
 @frozen

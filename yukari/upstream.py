@@ -46,6 +46,8 @@ from yukari.fills.source import Answer, SourceFailed, SourceRefused
 from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
+from yukari.paced import Paced
+from yukari.rates import Line
 from yukari.settings import RegistryUrl
 from yukari.spans import Span
 
@@ -236,6 +238,8 @@ class Upstream:
     _metrics: Metrics = field(factory=Metrics)
     _pseudonym: Optional[str] = None
     """By what name the requests' Via has this cache."""
+    line: Optional[Line] = None
+    """What bounds how fast blobs come, all of them together."""
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
@@ -587,7 +591,11 @@ class UpstreamBlob:
         asked = response.code == 206 or found == span
         if response.code == 206:
             pace.ranges = True
-        return Answer(found, asked, pace, Counted(response, self._upstream._metrics.received))
+        counted = Counted(response, self._upstream._metrics.received)
+        if self._upstream.line is None:
+            return Answer(found, asked, pace, counted)
+        paced = Paced(counted, self._upstream.line)
+        return Answer(found, asked, pace, paced, paced)
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code in (429, 503):

@@ -21,6 +21,7 @@ from yukari.errors import RegistryError
 from yukari.fills.fill import Fill, FillReader, State
 from yukari.fills.lane import Lane
 from yukari.fills.pace import SMALLEST
+from yukari.rates import Line
 
 log = Logger()
 
@@ -41,6 +42,8 @@ class Crew:
     per_blob: int
     in_all: int
     held: int = HELD
+    line: Optional[Line] = None
+    """What bounds how fast blobs come from upstream, where it is bounded."""
     fills: dict[Fill, None] = field(factory=dict, init=False)
     """Those that are open or wait to be."""
     _lanes: int = field(default=0, init=False)
@@ -153,6 +156,8 @@ class Crew:
             if self._may_begin(fill, now) and fill.plan.is_free(reader.position):
                 return fill, reader.position
         for queue in (self._with_readers, self._without_readers):
+            if queue is self._without_readers and self._line_is_taken():
+                break
             while queue:
                 fill = next(iter(queue))
                 del queue[fill]
@@ -161,6 +166,16 @@ class Crew:
                     queue[fill] = None
                     return fill, front
         return None
+
+    def _line_is_taken(self) -> bool:
+        """
+        Whether a bounded line has nothing left for fills without readers, or these have half of
+        all connections: the other half is for readers who come while the line is slow.
+        """
+        if self.line is None:
+            return False
+        unread = sum(len(fill.lanes) for fill in self._open if not fill.readers)
+        return self.line.is_short or unread >= max(1, self.in_all // 2)
 
     def _may_begin(self, fill: Fill, now: float) -> bool:
         return (
@@ -220,3 +235,5 @@ class Crew:
         now = self._clock.seconds()
         for fill in list(self._open):
             fill.tick(now)
+        if self.line is not None:
+            self._assign()

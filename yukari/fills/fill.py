@@ -537,6 +537,8 @@ class Fill:
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
 
     def _is_silent(self, lane: Lane, now: float, longer: int) -> bool:
+        if lane.held:
+            lane.heard_at = now
         quiet = now - lane.heard_at
         if lane.paused or quiet < SILENCE_WAITED_FOR:
             return False

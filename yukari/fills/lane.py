@@ -13,6 +13,7 @@ from twisted.web.client import ResponseDone
 
 from yukari.fills.plan import Claim
 from yukari.fills.source import Answer, SourceFailed
+from yukari.paced import Paced
 from yukari.spans import Span
 
 if TYPE_CHECKING:
@@ -37,12 +38,18 @@ class Lane:
     heard_at: float = field(init=False)
     """When something last came, in the clock's seconds."""
     paused: bool = field(default=False, init=False)
+    _paced: Optional[Paced] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
     _body: Optional[_BodyReader] = field(default=None, init=False)
     _dropped: Optional[str] = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.heard_at = self._clock.seconds()
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing comes because it is not its turn on the line upstream."""
+        return self._paced is not None and self._paced.held
 
     async def run(self) -> None:
         """
@@ -57,6 +64,9 @@ class Lane:
             answer = await self._request
             self._request = None
             pace = answer.pace
+            if answer.paced is not None:
+                self._paced = answer.paced
+                self._paced.yields = lambda: not self.fill.readers
             pace.active += 1
             self.heard_at = self._clock.seconds()
             pace.headers_after(self.heard_at - began)

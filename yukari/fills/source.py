@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IProtocol
 from yukari.errors import RegistryError
 from yukari.fills.pace import HostPace
 from yukari.names import ModelName
+from yukari.paced import Paced
 from yukari.spans import Span
 
 
@@ -58,6 +59,8 @@ class Answer:
     asked: bool
     pace: HostPace
     body: Body
+    paced: Optional[Paced] = None
+    """The body, where a line that others share bounds how fast it comes."""
 
 
 class BlobSource(Protocol):

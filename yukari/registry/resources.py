@@ -12,6 +12,7 @@ GET and HEAD only: a cache, not a place to push to.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, evolve, field
@@ -28,11 +29,12 @@ from yukari.fills.verify import Verifier
 from yukari.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.networks import Networks
+from yukari.rates import Lines
 from yukari.registry import clients
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
 from yukari.registry.replies import ReadOnly, digest_in, reply, reply_json, text_header
-from yukari.registry.sending import Broken, InThread, ReaderGone, Relay, send
+from yukari.registry.sending import Broken, InThread, Join, ReaderGone, Relay, send
 from yukari.registry.telling import Fills, Front, Health
 from yukari.spans import Span
 
@@ -48,6 +50,8 @@ class Registry:
     in_thread: InThread
     allow: Optional[Networks] = None
     """Who may pull; None for everybody."""
+    client_lines: Optional[Lines] = None
+    """What bounds how fast each client, by its address, gets blobs; None for nothing."""
 
 
 class V2(ReadOnly):
@@ -221,7 +225,9 @@ class _Blob:
             readable = self._readable = found
         request.result = readable.result
         try:
-            sent = await send(request, readable, span, registry.clock, registry.in_thread)
+            sent = await send(
+                request, readable, span, registry.clock, registry.in_thread, self._join()
+            )
         except Broken as broken:
             self._count(broken.sent)
             if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
@@ -240,6 +246,10 @@ class _Blob:
             raise
         self._count(sent)
         request.finish()
+
+    def _join(self) -> Optional[Join]:
+        lines = self._registry.client_lines
+        return None if lines is None else partial(lines.join, clients.address(self._request))
 
     async def _hash(self, readable: Readable, end: int) -> Any:
         """The sha256 of what a reader of the whole has had from the spool."""
@@ -270,7 +280,7 @@ class _Blob:
         try:
             if not request.startedWriting:
                 await relay.begin()
-            await relay.run(request)
+            await relay.run(request, self._join())
         except SourceRefused as error:
             raise error.error from None
         except SourceFailed as error:
@@ -287,10 +297,11 @@ def make_root(
     in_thread: InThread,
     upstream: str,
     allow: Optional[Networks] = None,
+    client_lines: Optional[Lines] = None,
 ) -> Resource:
-    """The root of the tree; ``allow`` is who may pull, None for everybody."""
+    """The root of the tree; for the last two see `Registry`."""
     root = Front(upstream)
-    root.putChild(b"v2", V2(Registry(library, clock, in_thread, allow)))
+    root.putChild(b"v2", V2(Registry(library, clock, in_thread, allow, client_lines)))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))
     return root

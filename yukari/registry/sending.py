@@ -26,6 +26,7 @@ from zope.interface import implementer
 from yukari.blobs import Readable
 from yukari.fills.source import Answer, BlobSource, SourceFailed
 from yukari.names import Digest
+from yukari.rates import Taker
 from yukari.spans import Span
 
 STALL = 300.0
@@ -57,6 +58,8 @@ RELAY_REST = 0.5
 """Seconds before the second try, doubling."""
 
 InThread = Callable[..., Deferred[Any]]
+Join = Callable[[Callable[[], None], Callable[[], None]], Taker]
+"""`Line.join` of the line that bounds what a client gets."""
 
 
 class ReaderGone(Exception):
@@ -141,7 +144,12 @@ def plain_socket(request: Request) -> Optional[tcp.Connection]:
 
 
 async def send(
-    request: Request, readable: Readable, span: Span, clock: IReactorTime, in_thread: InThread
+    request: Request,
+    readable: Readable,
+    span: Span,
+    clock: IReactorTime,
+    in_thread: InThread,
+    join: Optional[Join] = None,
 ) -> int:
     """
     Send ``span`` behind the headers, which leave first; returns how many bytes of it were sent.
@@ -152,8 +160,8 @@ async def send(
     request.write(b"")
     transport = plain_socket(request)
     if transport is not None and readable.fileno() is not None:
-        return await _FileSender(request, transport, readable, span, clock, in_thread).done
-    return await _ReadSender(request, readable, span, clock, in_thread).run()
+        return await _FileSender(request, transport, readable, span, clock, in_thread, join).done
+    return await _ReadSender(request, readable, span, clock, in_thread, join).run()
 
 
 class Broken(Exception):
@@ -186,6 +194,7 @@ class _FileSender:
         span: Span,
         clock: IReactorTime,
         in_thread: InThread,
+        join: Optional[Join],
     ) -> None:
         self._request = request
         self._channel = request.channel
@@ -198,12 +207,15 @@ class _FileSender:
         self._registered = False
         self._reading = False
         self._waiting: Optional[Deferred[None]] = None
+        self._taker: Optional[Taker] = None
         self._progress = Progress(clock, self._stalled)
         self.done: Deferred[int] = Deferred()
         if self._gone():
             self._end(Failure(ReaderGone()))
             return
         self._transport.unregisterProducer()
+        if join is not None:
+            self._taker = join(self._hold, self._more)
         self._transport.registerProducer(self, False)
         self._registered = True
         # What the transport holds is ours to wait for; a channel that still does reads no request.
@@ -221,6 +233,8 @@ class _FileSender:
         if not self._registered:
             self._transport.startWriting()
             return
+        if self._taker is not None and self._taker.held:
+            return
         end = min(self._readable.available(self._at), self._span.end)
         if end <= self._at:
             self._wait()
@@ -234,6 +248,8 @@ class _FileSender:
                 return
             self._in_memory_until = ahead
         share = max(AT_ONCE_LEAST, min(AT_ONCE, A_TURN // max(1, len(self._greedy))))
+        if self._taker is not None:
+            share = min(share, self._taker.share)
         self._send(min(end, self._in_memory_until, self._at + share))
 
     def _read(self, end: int) -> None:
@@ -261,6 +277,7 @@ class _FileSender:
         descriptor = self._readable.fileno()
         assert descriptor is not None
         self._greedy.add(self)
+        before = self._at
         try:
             while self._at < end:
                 sent = os.sendfile(self._transport.fileno(), descriptor, self._at, end - self._at)
@@ -276,6 +293,8 @@ class _FileSender:
         except OSError as error:
             self._end(Failure(Broken(self._at - self._span.start, error)))
             return
+        if self._taker is not None:
+            self._taker.took(self._at - before)
         if self._at == self._span.end:
             self._end(len(self._span))
         else:
@@ -287,7 +306,11 @@ class _FileSender:
         self._waiting = self._readable.wait(self._at)
         self._waiting.addCallbacks(self._more, self._broke)
 
-    def _more(self, _: None) -> None:
+    def _hold(self) -> None:
+        self._greedy.discard(self)
+        self._progress.idle()
+
+    def _more(self, _: None = None) -> None:
         self._waiting = None
         self._progress.made()
         if not self.done.called:
@@ -306,6 +329,8 @@ class _FileSender:
             return
         self._greedy.discard(self)
         self._progress.end()
+        if self._taker is not None:
+            self._taker.end()
         waiting, self._waiting = self._waiting, None
         if self._registered and not self._gone():
             self._transport.unregisterProducer()
@@ -327,6 +352,7 @@ class _ReadSender:
         span: Span,
         clock: IReactorTime,
         in_thread: InThread,
+        join: Optional[Join],
     ) -> None:
         self._request = request
         self._readable = readable
@@ -335,6 +361,9 @@ class _ReadSender:
         self._paused: Optional[Deferred[None]] = None
         self._waiting: Optional[Deferred[None]] = None
         self._gone = bool(request.gone)
+        self._join = join
+        self._taker: Optional[Taker] = None
+        self._turn: Optional[Deferred[None]] = None
         self._progress = Progress(clock, self._stalled)
 
     def _stalled(self) -> None:
@@ -347,8 +376,15 @@ class _ReadSender:
             self._progress.end()
             raise ReaderGone
         self._request.registerProducer(self, True)
+        if self._join is not None:
+            self._taker = self._join(self._hold, self._release)
         try:
             while at < self._span.end:
+                if self._turn is not None:
+                    self._progress.idle()
+                    await self._turn
+                    self._progress.made()
+                    self._check()
                 end = min(self._readable.available(at), self._span.end)
                 if end <= at:
                     self._progress.idle()
@@ -363,8 +399,11 @@ class _ReadSender:
                         self._progress.made()
                     self._check()
                     continue
+                count = min(READ, end - at)
+                if self._taker is not None:
+                    count = min(count, self._taker.share)
                 try:
-                    data = await self._in_thread(self._readable.read, at, min(READ, end - at))
+                    data = await self._in_thread(self._readable.read, at, count)
                 except OSError as error:
                     raise Broken(at - self._span.start, error) from None
                 self._check()
@@ -372,6 +411,8 @@ class _ReadSender:
                     short = OSError("the file is shorter than it was")
                     raise Broken(at - self._span.start, short)
                 at += len(data)
+                if self._taker is not None:
+                    self._taker.took(len(data))
                 self._request.write(data)
                 if self._paused is not None:
                     await self._paused
@@ -379,9 +420,19 @@ class _ReadSender:
                 self._progress.made()
         finally:
             self._progress.end()
+            if self._taker is not None:
+                self._taker.end()
             if not self._gone:
                 self._request.unregisterProducer()
         return len(self._span)
+
+    def _hold(self) -> None:
+        self._turn = Deferred()
+
+    def _release(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.callback(None)
 
     def _check(self) -> None:
         if self._gone:
@@ -399,6 +450,7 @@ class _ReadSender:
     def stopProducing(self) -> None:
         self._gone = True
         self.resumeProducing()
+        self._release()
         if self._waiting is not None:
             self._waiting.cancel()
 
@@ -410,13 +462,19 @@ class _RelayBody(Protocol):
     """
 
     def __init__(
-        self, take: Callable[[bytes], None], skip: int, count: int, clock: IReactorTime
+        self,
+        take: Callable[[bytes], None],
+        skip: int,
+        count: int,
+        clock: IReactorTime,
+        held: Callable[[], bool],
     ) -> None:
         self._take = take
         self._skip = skip
         self._left = count
         self._count = count
         self._clock = clock
+        self._held = held
         self._silence: Optional[IDelayedCall] = clock.callLater(RELAY_SILENCE, self._silent)
         self.paused = False
         self.ended: Deferred[int] = Deferred()
@@ -427,7 +485,10 @@ class _RelayBody(Protocol):
 
     def _silent(self) -> None:
         self._silence = None
-        self.stop()
+        if self._held():
+            self._silence = self._clock.callLater(RELAY_SILENCE, self._silent)
+        else:
+            self.stop()
 
     def dataReceived(self, data: bytes) -> None:
         if self._silence is not None:
@@ -506,7 +567,9 @@ class Relay:
         self._body: Optional[_RelayBody] = None
         self._fetching: Optional[Deferred[Answer]] = None
         self._progress: Optional[Progress] = None
+        self._taker: Optional[Taker] = None
         self._paused = False
+        self._held = False
         self._gone = False
 
     async def begin(self) -> None:
@@ -527,7 +590,7 @@ class Relay:
         finally:
             self._fetching = None
 
-    async def run(self, request: Any) -> None:
+    async def run(self, request: Any, join: Optional[Join] = None) -> None:
         """Send it all; `ReaderGone`, or `SourceFailed` when upstream breaks too often."""
         request.write(b"")
         if request.gone:
@@ -536,6 +599,8 @@ class Relay:
         self._progress = progress = Progress(self._clock, request.channel.forceAbortClient)
         progress.idle()
         request.registerProducer(self, True)
+        if join is not None:
+            self._taker = join(self._hold, self._release)
         tries = 0
         try:
             while self._at < self._end:
@@ -558,6 +623,8 @@ class Relay:
                 self._length = min(RELAY_LONGEST, self._length * 8)
         finally:
             progress.end()
+            if self._taker is not None:
+                self._taker.end()
             if not self._gone:
                 request.unregisterProducer()
 
@@ -573,13 +640,22 @@ class Relay:
                 self._request.channel.forceAbortClient()
                 return
         self._request.write(data)
+        if self._taker is not None:
+            self._taker.took(len(data))
 
     async def _pass_on(self, request: Request, answer: Answer) -> int:
         end = min(answer.span.end, self._end)
-        body = _RelayBody(self._take, self._at - answer.span.start, end - self._at, self._clock)
+        paced = answer.paced
+        body = _RelayBody(
+            self._take,
+            self._at - answer.span.start,
+            end - self._at,
+            self._clock,
+            lambda: paced is not None and paced.held,
+        )
         self._body = body
         answer.body.deliverBody(body)
-        if self._paused:
+        if self._paused or self._held:
             # Only now: `deliverBody` ends by resuming the transport, whoever had paused it.
             body.pause()
         try:
@@ -592,7 +668,7 @@ class Relay:
             self._paused = True
             if self._progress is not None:
                 self._progress.made()
-            if self._body is not None:
+            if self._body is not None and not self._held:
                 self._body.pause()
 
     def resumeProducing(self) -> None:
@@ -600,8 +676,18 @@ class Relay:
             self._paused = False
             if self._progress is not None:
                 self._progress.idle()
-            if self._body is not None:
+            if self._body is not None and not self._held:
                 self._body.resume()
+
+    def _hold(self) -> None:
+        self._held = True
+        if self._body is not None and not self._paused:
+            self._body.pause()
+
+    def _release(self) -> None:
+        self._held = False
+        if self._body is not None and not self._paused:
+            self._body.resume()
 
     def stopProducing(self) -> None:
         self._gone = True

@@ -1,0 +1,215 @@
+"""
+A line that several share: so many bytes a second in all, taken in turn.
+
+Bytes are counted after they have gone by, for nobody knows before how many a
+socket has: a taker is granted a share, and is held once it has used it up, until
+its turn comes again. What it took too much its next share lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Optional
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+ROUND = 1.0
+"""Seconds within which every taker has its turn: Ollama drops a part that gets no byte for five."""
+LEAST = 1024
+LARGE = 256 * 1024
+"""Bytes of the smallest share, and of the largest where a hundredth of a second brings fewer."""
+BURST = 0.1
+"""Seconds' worth that may go at once where little went before."""
+TICK = 0.01
+"""Seconds from one look at the line to the next at least."""
+YIELDED = 8.0
+"""Seconds after which one that yields has a turn all the same, lest its connection die."""
+
+
+@define(eq=False)
+class Bucket:
+    """
+    How many bytes may go just now: ``rate`` a second, ``burst`` at once, less than none for a debt.
+    """
+
+    rate: float
+    burst: float
+    _level: float = field(init=False)
+    _at: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self._level = self.burst
+
+    def level(self, now: float) -> float:
+        """What may go, in bytes."""
+        self._level = min(self.burst, self._level + self.rate * max(0.0, now - self._at))
+        self._at = max(now, self._at)
+        return self._level
+
+    def take(self, count: float) -> None:
+        """So many go; fewer than none come back."""
+        self._level = min(self.burst, self._level - count)
+
+    def wait(self, now: float) -> float:
+        """Seconds until some may go."""
+        return max(0.0, -self.level(now) / self.rate)
+
+
+@define(eq=False)
+class Taker:
+    """
+    One of those that share a `Line`.
+
+    It calls `took` for what it took and `end` when it needs no more. Where it
+    is to pause ``hold`` is called, and ``release`` when it may go on.
+    ``yields`` says whether it takes only what the others leave.
+    """
+
+    _line: Line
+    _hold: Callable[[], None]
+    _release: Callable[[], None]
+    yields: Callable[[], bool]
+    share: int = 0
+    """Bytes that it may take before it is held."""
+    held_at: Optional[float] = None
+    """Since when it is held."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for its turn."""
+        return self.held_at is not None
+
+    def took(self, count: int) -> None:
+        """So many bytes went by."""
+        self.share -= count
+        if self.share <= 0 and not self.held:
+            self._line.ask(self)
+
+    def hold(self, now: float) -> None:
+        """Wait."""
+        self.held_at = now
+        self._hold()
+
+    def release(self) -> None:
+        """Go on."""
+        self.held_at = None
+        self._release()
+
+    def end(self) -> None:
+        """It needs no more; harmless when repeated."""
+        self._line.leave(self)
+
+
+def _never() -> bool:
+    return False
+
+
+@define(eq=False)
+class Line:
+    """At most ``rate`` bytes a second in all."""
+
+    rate: float
+    _clock: IReactorTime
+    _bucket: Bucket = field(init=False)
+    _takers: set[Taker] = field(factory=set, init=False)
+    _waiting: dict[Taker, None] = field(factory=dict, init=False)
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._bucket = Bucket(self.rate, self.rate * BURST, at=self._clock.seconds())
+
+    def join(
+        self,
+        hold: Callable[[], None],
+        release: Callable[[], None],
+        yields: Callable[[], bool] = _never,
+    ) -> Taker:
+        """A new taker; it is held at once where others wait."""
+        taker = Taker(self, hold, release, yields)
+        self._takers.add(taker)
+        self.ask(taker)
+        return taker
+
+    @property
+    def is_short(self) -> bool:
+        """Whether one waits that does not yield: there is nothing left for who does."""
+        return any(not taker.yields() for taker in self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody takes from it, and nothing is owed for what was taken."""
+        return not self._takers and self._bucket.level(self._clock.seconds()) >= self._bucket.burst
+
+    def ask(self, taker: Taker) -> None:
+        """A taker has used up its share."""
+        now = self._clock.seconds()
+        if not self._waiting and self._bucket.level(now) > 0:
+            self._grant(taker)
+            if taker.share > 0:
+                return
+        self._waiting[taker] = None
+        taker.hold(now)
+        self._look_later(now)
+
+    def leave(self, taker: Taker) -> None:
+        """A taker has ended: what it has left of its share is for the others."""
+        if taker in self._takers:
+            self._takers.discard(taker)
+            self._waiting.pop(taker, None)
+            self._bucket.take(-taker.share)
+            if not self._waiting and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def share_of(self, takers: int) -> int:
+        """How many bytes each may take in its turn, where there are so many."""
+        fair = self.rate * ROUND / max(1, takers)
+        return int(max(LEAST, min(fair, max(LARGE, self.rate / 100))))
+
+    def _grant(self, taker: Taker) -> None:
+        share = self.share_of(len(self._takers))
+        self._bucket.take(share)
+        taker.share += share
+
+    def _look_later(self, now: float) -> None:
+        if self._timer is None:
+            wait = max(TICK, self._bucket.wait(now))
+            self._timer = self._clock.callLater(wait, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        while self._waiting and self._bucket.level(now) > 0:
+            taker = self._next(now)
+            del self._waiting[taker]
+            self._grant(taker)
+            if taker.share > 0:
+                taker.release()
+            else:
+                self._waiting[taker] = None  # it owes more than a share
+        if self._waiting:
+            self._look_later(now)
+
+    def _next(self, now: float) -> Taker:
+        first = next(iter(self._waiting))
+        if first.held_at is not None and now - first.held_at >= YIELDED:
+            return first
+        return next((taker for taker in self._waiting if not taker.yields()), first)
+
+
+@define(eq=False)
+class Lines:
+    """A line of its own for everyone, each at ``rate`` bytes a second."""
+
+    rate: float
+    _clock: IReactorTime
+    _lines: dict[Hashable, Line] = field(factory=dict, init=False)
+
+    def join(self, who: Hashable, hold: Callable[[], None], release: Callable[[], None]) -> Taker:
+        """As `Line.join`, on the line of ``who``."""
+        line = self._lines.get(who)
+        if line is None:
+            self._lines = {each: kept for each, kept in self._lines.items() if not kept.is_idle}
+            line = self._lines[who] = Line(self.rate, self._clock)
+        return line.join(hold, release)
