@@ -20,7 +20,7 @@ from tests.emulator import Emulator
 from tests.processes import MAIN, ProcessCase, YukariProcess, bare_environment
 from tests.running import SMALL16, SMALL_TRANSFER, pull, reactor, until_sent
 from tests.s3.against import AgainstServer
-from tests.s3.servers import ACCESS, MOTO, SECRET, answers, free_port
+from tests.s3.servers import MOTO, answers, free_port
 
 NGINX = """
 daemon off; worker_processes 1; error_log stderr; pid {directory}/pid;
@@ -76,13 +76,7 @@ class ReplicasTests(ProcessCase, AgainstServer):
             *("--bind=127.0.0.1:0", f"--upstream-registry={upstream}"),
             *(f"--tigris-bucket={self.bucket}", f"--spool-dir={self.directory()}"),
             *flags,
-            environment=bare_environment(
-                AWS_ENDPOINT_URL_S3=MOTO.endpoint(),
-                AWS_REGION="us-east-1",
-                AWS_ACCESS_KEY_ID=ACCESS,
-                AWS_SECRET_ACCESS_KEY=SECRET,
-                AWS_CONFIG_FILE=os.devnull,
-            ),
+            environment=bare_environment(**MOTO.environment()),
             process=made,
         )
         await made.until(lambda: made.banner)

@@ -12,7 +12,7 @@ from attrs import define, field
 from tests.emulator import Emulator, Fault
 from tests.running import MODEL, Daemon, RunningCase, until
 from tests.s3.against import AgainstServer
-from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET
+from tests.s3.servers import CEPH, MOTO
 from yukari.names import ModelName, Tag
 from yukari.service import YukariService
 from yukari.storage.interface import Store
@@ -163,14 +163,7 @@ class InBucket(AgainstServer, FreshnessSuite):
     async def setUp(self) -> None:
         await super().setUp()
         assert self.server is not None
-        given = {
-            "AWS_ENDPOINT_URL_S3": self.server.endpoint(),
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": ACCESS,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_CONFIG_FILE": os.devnull,
-        }
-        for name, value in given.items():
+        for name, value in self.server.environment().items():
             self.patch_environment(name, value)
 
     def patch_environment(self, name: str, value: str) -> None:

@@ -77,6 +77,16 @@ class Server:
             raise RuntimeError(f"{self.name} did not start: {self._failed}")
         return f"http://{host}:{self.port}"
 
+    def environment(self) -> dict[str, str]:
+        """What tells a daemon to store there, but for the bucket."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint(),
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": ACCESS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_CONFIG_FILE": os.devnull,
+        }
+
 
 class Moto(Server):
     def missing(self) -> Optional[str]:
