@@ -15,6 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
+from yukari.readiness import STORE_WITHIN
 from yukari.settings import SETTINGS, Settings
 from yukari.units import parse_bytes, parse_duration
 
@@ -157,11 +158,18 @@ class RenderedTests(SynchronousTestCase):
         self.assertTrue(environment(found)["SPOOL_DIR"].startswith(mount["mountPath"]))
 
     def test_a_probe_waits_longer_than_the_store_may_take(self) -> None:
-        from yukari.readiness import STORE_WITHIN
-
         for mode in MODES:
             container = pod(objects(kustomized(KUBERNETES / "overlays" / mode)))["containers"][0]
-            self.assertGreater(container["readinessProbe"]["timeoutSeconds"], STORE_WITHIN)
+            for probe in ("startupProbe", "readinessProbe"):
+                self.assertGreater(container[probe]["timeoutSeconds"], STORE_WITHIN)
+
+    def test_an_outage_of_s3_takes_no_replica_away(self) -> None:
+        paths = {"local": "/readyz", "tigris": "/healthz"}
+        for mode, path in paths.items():
+            container = pod(objects(kustomized(KUBERNETES / "overlays" / mode)))["containers"][0]
+            self.assertEqual(container["readinessProbe"]["httpGet"]["path"], path)
+            self.assertEqual(container["startupProbe"]["httpGet"]["path"], "/readyz")
+            self.assertEqual(container["livenessProbe"]["httpGet"]["path"], "/healthz")
 
     def test_ports_are_where_the_daemon_listens(self) -> None:
         found = objects(kustomized(KUBERNETES / "overlays" / "local"))
