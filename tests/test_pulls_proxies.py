@@ -11,6 +11,7 @@ from typing import Any, Optional
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SkipTest
+from twisted.web.client import ResponseNeverReceived
 
 from tests import tinyproxy
 from tests.authority import Authority, tls_front
@@ -20,10 +21,12 @@ from tests.processes import MAIN, Process, ProcessCase, bare_environment
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor, until, until_sent
 from tests.s3.against import AgainstServer
 from tests.s3.servers import MOTO
-from yukari.connections import READ
+from yukari.connections import READ, Connections
 from yukari.proxies import Proxies
 from yukari.s3.errors import S3Error
 from yukari.service import YukariService
+from yukari.trust import Roots, trust
+from yukari.upstream import discard, why
 
 THREE = f"{MODEL}=400KB,3000,10"
 """A model of three layers."""
@@ -45,6 +48,15 @@ class Secured(RunningCase):
         self.https = tls_front(self, upstream.url, self.authority.certificate(name))
         return upstream
 
+    def trust_as_system(self, path: str) -> None:
+        """Make a file's roots the system's for this test: OpenSSL itself reads the variable."""
+        before = os.environ.get("SSL_CERT_FILE")
+        os.environ["SSL_CERT_FILE"] = path
+        if before is None:
+            self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
+        else:
+            self.addCleanup(os.environ.__setitem__, "SSL_CERT_FILE", before)
+
     async def trusting(self, upstream: Emulator, **flags: Any) -> Daemon:
         """A daemon that trusts the test's root."""
         given = {
@@ -62,11 +74,27 @@ class CertificateTests(Secured):
 
     async def test_the_systems_are_trusted_beside_it(self) -> None:
         system = Authority(os.path.abspath(self.mktemp()))
-        before = os.environ.get("SSL_CERT_FILE", "")
-        os.environ["SSL_CERT_FILE"] = system.path  # OpenSSL reads it.
-        self.addCleanup(os.environ.__setitem__, "SSL_CERT_FILE", before)
+        self.trust_as_system(system.path)
         upstream = await self.secured(store=system)
         self.assert_whole(await self.pull(await self.trusting(upstream)), upstream.models[MODEL])
+
+    async def test_a_file_may_be_trusted_alone(self) -> None:
+        self.trust_as_system(self.authority.path)
+        await self.secured()
+        for roots, trusted in (
+            (self.authority, True),
+            (Authority(os.path.abspath(self.mktemp())), False),
+        ):
+            policy = trust(Roots.parse(roots.path), system=False)
+            connections = Connections(reactor, 1, policy)
+            self.addCleanup(connections.close)
+            asked = connections.agent.request(b"GET", f"{self.https}/v2/".encode())
+            if trusted:
+                discard(await asked, reactor)
+            else:
+                with self.assertRaises(ResponseNeverReceived) as caught:
+                    await asked
+                self.assertIn("nobody that this cache trusts", why(caught.exception))
 
     async def test_without_it_the_certificate_is_what_is_wrong(self) -> None:
         upstream = await self.secured()

@@ -177,6 +177,16 @@ class ReadTests(SynchronousTestCase):
             self.assertNotIn("None", row.described)
             self.assertTrue(row.described.isascii())
 
+    def test_roots_that_openssl_would_not_find_are_said(self) -> None:
+        self.assertEqual(read(SSL_CERT_FILE="/dev/null"), DEFAULTS)
+        with self.assertRaises(SettingError) as caught:
+            read(SSL_CERT_FILE="/nowhere/roots.pem")
+        self.assertEqual(
+            str(caught.exception),
+            "SSL_CERT_FILE '/nowhere/roots.pem': expected a file of certificates:"
+            " No such file or directory",
+        )
+
     def test_what_is_wrong_is_one_line_that_names_it_as_it_was_given(self) -> None:
         wrong = {
             "bind": "nonsense",

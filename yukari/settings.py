@@ -583,10 +583,22 @@ class Settings:
             values["spool_dir"] = _absolute(values["spool_dir"], environment)
         elif values["storage"] == TIGRIS:
             values["spool_dir"] = os.path.join(_cache("SPOOL_DIR", environment), "spool")
+        _check_system_roots(environment)
         return cls(**values)
 
 
 assert [row.name for row in SETTINGS] == [field.name for field in attrs.fields(Settings)]
+
+
+def _check_system_roots(environment: Mapping[str, str]) -> None:
+    """OpenSSL would say nothing of a file that is not there, and trust nobody."""
+    path = environment.get("SSL_CERT_FILE", "")
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        expected = f"expected a file of certificates: {error.strerror}"
+        raise SettingError("SSL_CERT_FILE", path, expected) from None
 
 
 def _read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:
