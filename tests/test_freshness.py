@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import Any
 
 from tests.clients import pull
@@ -239,6 +240,56 @@ class UpstreamErrorTests(FreshnessCase):
         status, error, _ = await self._asked(daemon)
         self.assertEqual(status, 502)
         self.assertIn("cannot be reached", error["message"])
+
+
+class OutageTests(FreshnessCase):
+    """A daemon that is started when upstream is not there."""
+
+    async def _started(self, where: str, **keywords: Any) -> tuple[Daemon, Model]:
+        """On a store that has a model of the registry that is at ``where`` by now."""
+        upstream = await self.upstream()
+        address = where.partition("://")[2]
+        storage = os.path.abspath(self.mktemp())
+        daemon = await self.daemon(
+            upstream, storage=storage, upstream_registry=where, upstream_address=upstream.url[7:]
+        )
+        await self.pull(daemon)
+        await daemon.idle()
+        await daemon.stop()
+        self.assertEqual(os.listdir(os.path.join(storage, "manifests")), [address])
+        flags = {**ALWAYS_DUE, "revalidate_after": "1ms", "upstream_registry": where}
+        daemon = await self.daemon(upstream, storage=storage, **flags, **keywords)
+        return daemon, upstream.models[MODEL]
+
+    async def _serves_what_it_has(self, where: str, status: int, **keywords: Any) -> None:
+        daemon, model = await self._started(where, **keywords)
+        for _ in range(3):
+            self.assert_whole(await self.pull(daemon), model)
+        for path in ("manifests/latest", f"blobs/sha256:{'0' * 64}"):
+            reply, body = await self.ask(f"{daemon.url}/v2/library/x/{path}")
+            self.assertEqual(reply.status, status)
+            self.assertIn("upstream", json.loads(body)["errors"][0]["message"])
+        self.assert_whole(await self.pull(daemon), model)
+
+    async def test_refusing(self) -> None:
+        await self._serves_what_it_has("http://127.0.0.1:9", 502)
+
+    async def test_its_name_leads_nowhere(self) -> None:
+        await self._serves_what_it_has("http://no-such-host.invalid", 502)
+
+    async def test_it_accepts_and_never_answers(self) -> None:
+        """No pull of what is stored waits for it: the first ends before any question does."""
+        hole = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(hole.close)
+        where = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        daemon, model = await self._started(where)
+        revalidator = daemon.service._revalidator
+        await until(lambda: revalidator._checking)
+        self.assert_whole(await self.pull(daemon), model)
+        self.assertTrue(revalidator._checking)
+        self.assertEqual(revalidator._failed, {})
+        await daemon.stop()
+        await self._serves_what_it_has(where, 504, clock=Hurried(100.0))
 
 
 class OfflineTests(FreshnessCase):
