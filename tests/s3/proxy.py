@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, Optional, Union
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
@@ -62,16 +62,19 @@ class Proxy(Factory):  # type: ignore[misc]
     """The first line of each."""
     open: set[Any] = field(factory=set)
     port: Any = None
+    _number: int = field(default=0, init=False)
 
     async def start(self) -> str:
-        """Its URL."""
-        self.port = self._reactor.listenTCP(0, self, interface="127.0.0.1")
-        return f"http://127.0.0.1:{self.port.getHost().port}"
+        """Listen, where it did before if it did; its URL."""
+        self.port = self._reactor.listenTCP(self._number, self, interface="127.0.0.1")
+        self._number = self.port.getHost().port
+        return f"http://127.0.0.1:{self._number}"
 
     async def stop(self) -> None:
+        """Cut all connections and refuse new ones; harmless when repeated."""
         for each in list(self.open):
             each.transport.abortConnection()
-        await self.port.stopListening()
+        await maybeDeferred(self.port.stopListening)
 
     def buildProtocol(self, _: Any) -> Protocol:
         return _Near(self)

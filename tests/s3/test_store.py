@@ -483,6 +483,8 @@ class BucketTests(Stores):
         await self.threads(spool.write, [(0, [LARGE])])
         await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
         self.assertEqual(await store.sweep(), 1)
+        (left,) = await self.client.list_multipart_uploads()
+        self.assertEqual(left.key, f"blobs/{LARGE_DIGEST}")
         await store.publish(spool)
         self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
 

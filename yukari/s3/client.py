@@ -415,16 +415,14 @@ class S3Client:
         uploads: list[Upload] = []
         marker: dict[str, Any] = {}
         while True:
-            told = await self._call(
-                "list_multipart_uploads", Prefix=prefix, EncodingType="url", **marker
-            )
-            decoded = unquote if told.get("EncodingType") == "url" else str
+            # No EncodingType: Ceph 16 encodes the keys, and does not say that it did.
+            told = await self._call("list_multipart_uploads", Prefix=prefix, **marker)
             uploads += (
-                Upload(decoded(row["Key"]), row["UploadId"], _seconds(row["Initiated"]))
+                Upload(row["Key"], row["UploadId"], _seconds(row["Initiated"]))
                 for row in told.get("Uploads", ())
             )
             following = {
-                "KeyMarker": decoded(told.get("NextKeyMarker") or ""),
+                "KeyMarker": told.get("NextKeyMarker") or "",
                 "UploadIdMarker": told.get("NextUploadIdMarker") or "",
             }
             if not told.get("IsTruncated") or following in (marker, {}):

@@ -449,6 +449,10 @@ class TigrisStore(DiskWork):
         upload = self._uploads.get(digest)
         if upload is not None and upload.resumed:
             return None  # `publish` sees what is there
+        return await self._look_for(digest)
+
+    async def _look_for(self, digest: Digest) -> Optional[int]:
+        """The size of the object in S3, None where S3 has none or does not answer."""
         try:
             head = await self.client.head_object(_blob_key(digest))
         except S3Error as error:
@@ -456,6 +460,7 @@ class TigrisStore(DiskWork):
             return None
         self._answered()
         if head is None:
+            self._forget_size(digest)
             return None
         _remember(self._sizes, digest, head.size)
         return head.size
@@ -473,7 +478,11 @@ class TigrisStore(DiskWork):
     async def presigned(self, digest: Digest) -> Optional[str]:
         """
         A URL at which clients find the blob for hours; None where there can be none for so long.
+
+        S3 is asked each time, for nobody would tell us that clients did not find it.
         """
+        if await self._look_for(digest) is None:
+            return None
         try:
             return await self.client.presign_get(_blob_key(digest), self.seen)
         except S3Error as error:
