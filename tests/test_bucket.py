@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 
 from tests.emulator import Emulator, Model
 from tests.processes import YukariProcess, reactor
-from tests.running import GENERATIONS, MODEL, Daemon, until, until_sent
+from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
-from twisted.internet.task import deferLater
 from yukari.s3 import client as client_module
 from yukari.s3.client import Part, Upload
 from yukari.storage import upload
@@ -77,6 +78,10 @@ class OneBucketTests(BucketCase):
         for pulled in await gatherResults(pulls):
             self.assert_whole(pulled, model)
         await daemon.idle()
+        told = daemon.service.metrics.text()
+        found = re.search(rb'yukari_store_bytes_total{direction="from"} (.*)', told)
+        assert found is not None
+        self.assertLess(float(found[1]), 1.01 * model.size)
 
     async def test_two_at_once_both_succeed(self) -> None:
         upstream, model = await self.model(line=15e6)
@@ -86,6 +91,21 @@ class OneBucketTests(BucketCase):
         for each in daemons:
             await each.idle()
         self.assertLessEqual(upstream.counters.sent, 2 * model.size)
+        await self.assert_in_bucket(model)
+
+    async def test_who_comes_later_takes_from_s3_what_another_has_put_there(self) -> None:
+        self.patch(upload, "RIVAL_EVERY", 0.2)
+        upstream = await self.upstream(f"{MODEL}=40MB,300KB", line=10e6)
+        model = upstream.models[MODEL]
+        first, second = await self.daemon(upstream), await self.daemon(upstream)
+        early = self.begin(self.pull(first))
+        await until_sent(upstream, 0.75 * model.size)
+        late = self.begin(self.pull(second))
+        for pulled in await gatherResults([early, late]):
+            self.assert_whole(pulled, model)
+        for each in (first, second):
+            await each.idle()
+        self.assertLess(upstream.counters.sent, 1.85 * model.size)
         await self.assert_in_bucket(model)
 
     # killed

@@ -431,7 +431,7 @@ class Library(FillKeeper):
                     url = await self.store.presigned(digest)
                     if url is not None and self.redirects(url, host):
                         return Elsewhere(url)
-                    return self._fill(digest, remote, name, stored=True)
+                    return self._fill(digest, remote, name)
                 size = await self._size_upstream(name, digest)
                 if digest not in self.fills and await self.store.blob_size(digest) is not None:
                     continue
@@ -453,15 +453,11 @@ class Library(FillKeeper):
         """Whether a blob has come since ``looked``: a look that began then may have missed it."""
         return digest not in self.fills and self._came.get(digest, looked) > looked
 
-    def _fill(self, digest: Digest, size: int, name: ModelName, *, stored: bool = False) -> Fill:
-        """
-        The blob's fill, a new one where it has none. It begins when it is started.
-
-        ``stored`` says that the store has the blob, though not on this machine.
-        """
+    def _fill(self, digest: Digest, size: int, name: ModelName) -> Fill:
+        """The blob's fill, a new one where it has none. It begins when it is started."""
         fill = self.fills.get(digest)
         if fill is None:
-            fill = self._new_fill(digest, size, name, stored=stored)
+            fill = self._new_fill(digest, size, name)
         else:
             fill.also_in(name)
         return fill
@@ -472,14 +468,13 @@ class Library(FillKeeper):
         size: int,
         *names: ModelName,
         spool: Optional[Spool] = None,
-        stored: bool = False,
     ) -> Fill:
         source: BlobSource = self.upstream.blob(digest, size, *names)
-        kept = self.store.source(digest, size) if stored or spool is not None else None
+        kept = self.store.source(digest, size)
         fill = Fill(
             digest=digest,
             size=size,
-            source=source if kept is None else Fallback(kept, source),
+            source=source if kept is None else Fallback(kept, source, spool is not None),
             crew=self._crew,
             keeper=self,
             in_thread=self._in_thread,

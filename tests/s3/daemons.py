@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from tests.emulator import Emulator, Model
 from tests.processes import ProcessCase, YukariProcess, reactor
-from tests.running import Daemon, until
+from tests.running import Daemon
 from tests.s3.against import KEYS, AgainstServer
 from tests.s3.proxy import Proxy
 from tests.s3.servers import CEPH
@@ -75,8 +75,3 @@ class BucketCase(AgainstServer, ProcessCase):
             assert got is not None, digest
             self.assertEqual((len(got[1]), str(Digest.of(got[1]))), (size, digest))
         self.assertEqual(await self.client.list_multipart_uploads(), [])
-
-    async def stored(self, daemon: Daemon, model: Model) -> None:
-        """Returns when the daemon has put the whole model into the bucket."""
-        await until(lambda: all(daemon.fill(digest) is None for digest, _ in model.blobs))
-        await daemon.idle()

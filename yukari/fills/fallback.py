@@ -7,7 +7,7 @@ from typing import Optional
 from attrs import define, field
 
 from yukari.fills.pace import HostPace
-from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.fills.source import Answer, BlobSource, KeptSource, SourceFailed, SourceRefused
 from yukari.names import ModelName
 from yukari.spans import Span
 
@@ -17,16 +17,22 @@ FAILURES = 3
 
 @define(eq=False)
 class Fallback:
-    """Asks ``first`` until it refuses or keeps failing, then ``second`` (a `BlobSource`)."""
+    """
+    Asks ``first`` while that has the blob and does not keep failing, else ``second``.
 
-    first: BlobSource
+    ``untold`` says that ``first`` may have it unknown to itself: it is asked until it refuses.
+    (A `BlobSource`.)
+    """
+
+    first: KeptSource
     second: BlobSource
+    _untold: bool = False
     _failures: int = field(default=0, init=False)
-    _given_up: bool = field(default=False, init=False)
 
     @property
     def _now(self) -> BlobSource:
-        return self.second if self._given_up else self.first
+        has = self.first.there or self._untold
+        return self.first if has and self._failures < FAILURES else self.second
 
     @property
     def pace(self) -> Optional[HostPace]:
@@ -37,16 +43,15 @@ class Fallback:
         return self._now.ranges
 
     async def fetch(self, span: Span) -> Answer:
-        if self._given_up:
+        if self._now is self.second:
             return await self.second.fetch(span)
         try:
             answer = await self.first.fetch(span)
         except SourceRefused:
-            self._given_up = True
+            self._untold = False
             return await self.second.fetch(span)
         except SourceFailed:
             self._failures += 1
-            self._given_up = self._failures >= FAILURES
             raise
         self._failures = 0
         return answer
@@ -57,6 +62,5 @@ class Fallback:
 
     def retry(self) -> None:
         self._failures = 0
-        self._given_up = False
         self.first.retry()
         self.second.retry()

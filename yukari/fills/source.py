@@ -85,3 +85,11 @@ class BlobSource(Protocol):
 
     def retry(self) -> None:
         """Forget what was refused: the next `fetch` asks everywhere anew."""
+
+
+class KeptSource(BlobSource, Protocol):
+    """One blob in a store."""
+
+    @property
+    def there(self) -> bool:
+        """Whether the store is known to have it; that may change at any time."""

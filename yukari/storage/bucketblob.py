@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Optional
 
 from attrs import define
@@ -19,13 +19,17 @@ from yukari.upstream import Counted
 
 @define(eq=False)
 class BucketBlob:
-    """A `BlobSource` over ranged GETs; ``gone`` is told where the bucket does not have it."""
+    """
+    A `KeptSource` over ranged GETs. ``there`` are the blobs that the bucket is known to have,
+    ``gone`` is told where it does not have one.
+    """
 
     _client: S3Client
     _key: str
     _digest: Digest
     _size: int
     _pace: HostPace
+    _there: Container[Digest]
     _gone: Callable[[Digest], None]
 
     @property
@@ -35,6 +39,10 @@ class BucketBlob:
     @property
     def ranges(self) -> bool:
         return True
+
+    @property
+    def there(self) -> bool:
+        return self._digest in self._there
 
     def add_repository(self, name: ModelName) -> None:
         """A bucket has blobs by digest alone."""

@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.fills.source import BlobSource
+from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.storage.blobfile import FileBlob
@@ -180,7 +180,7 @@ class DirectoryStore(DiskWork):
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         return await self._run(self._open_blob, digest, undo=_close)
 
-    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
         return None
 
     async def presigned(self, digest: Digest) -> Optional[str]:

@@ -19,7 +19,7 @@ from typing import Optional, Protocol
 
 from attrs import frozen
 
-from yukari.fills.source import BlobSource
+from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import SpanSet
@@ -244,9 +244,10 @@ class Store(Protocol):
         OSError where it is there and cannot be read.
         """
 
-    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
         """
-        Where a fill finds a blob that `blob_size` knows and `open_blob` does not have here.
+        Where a fill finds a blob that is stored and that `open_blob` does not have here: one that
+        `blob_size` knows, or that another daemon stores while it comes.
 
         None where `open_blob` is all there is.
         """

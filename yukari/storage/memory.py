@@ -14,7 +14,7 @@ from typing import Optional, cast
 
 from attrs import define, field
 
-from yukari.fills.source import BlobSource
+from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import SpanSet
@@ -198,7 +198,7 @@ class MemoryStore:
         found = self._blobs.get(digest)
         return None if found is None else MemoryBlob(len(found), found)
 
-    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
         return None
 
     async def presigned(self, digest: Digest) -> Optional[str]:

@@ -36,7 +36,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yukari.fills.pace import HostPace
-from yukari.fills.source import BlobSource
+from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import InvalidManifest, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag, parse_reference
 from yukari.s3.client import Head, S3Client
@@ -470,9 +470,9 @@ class TigrisStore(DiskWork):
             return None
         return await self._run(self.tier.open, digest, undo=_close)
 
-    def source(self, digest: Digest, size: int) -> Optional[BlobSource]:
+    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
         return BucketBlob(
-            self.client, _blob_key(digest), digest, size, self._pace, self._forget_size
+            self.client, _blob_key(digest), digest, size, self._pace, self._sizes, self._forget_size
         )
 
     async def presigned(self, digest: Digest) -> Optional[str]:
@@ -529,6 +529,7 @@ class TigrisStore(DiskWork):
             os.path.join(self.spool_dir, "tmp"),
             self._in_thread,
             self._clock,
+            self._beaten,
             resumed,
         )
         self._uploads[spool.digest] = upload
@@ -549,6 +550,12 @@ class TigrisStore(DiskWork):
             self._straight_slots,
             self._straight,
         )
+
+    def _beaten(self, upload: BlobUpload) -> None:
+        """From now on the blob's `source` is the object; `publish` finds nothing left to do."""
+        if self._uploads.get(upload.digest) is upload:
+            del self._uploads[upload.digest]
+            _remember(self._sizes, upload.digest, upload.spool.size)
 
     async def publish(self, spool: Spool) -> None:
         assert isinstance(spool, SpoolFile)

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from hashlib import md5
 from typing import Any, Optional
 
@@ -45,8 +46,8 @@ LOOK_EVERY = 0.25
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
 """Seconds that an upload waits after S3 has failed, doubling from the first to the longest."""
-RIVAL_EVERY = 10.0
-"""Seconds between two looks whether another daemon has completed the object."""
+RIVAL_EVERY = 5.0
+"""Seconds between two looks whether another daemon has completed the object: a HEAD each."""
 OCTETS = "application/octet-stream"
 NOTE = ".upload"
 _MD5_LENGTH = 32
@@ -109,6 +110,8 @@ class BlobUpload:
     _through: str
     _in_thread: InThread
     _clock: IReactorTime
+    _beaten: Callable[[BlobUpload], None]
+    """Told that the object is there by another daemon's doing; the upload gives itself up."""
     resumed: bool = False
     """An earlier process began the spool."""
     _size: int = field(init=False)
@@ -124,6 +127,9 @@ class BlobUpload:
     _beginning: Optional[Deferred[None]] = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
     _not_before: float = field(default=0.0, init=False)
+    _looks_at: float = field(init=False)
+    """When it looks for another daemon's object next."""
+    _finishing: bool = field(default=False, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _asleep: Optional[Deferred[None]] = field(default=None, init=False)
     ended: bool = field(default=False, init=False)
@@ -138,6 +144,7 @@ class BlobUpload:
         self._part = part_size(self._size)
         self._count = -(-self._size // self._part)
         self._file = self.spool.open()
+        self._looks_at = self._clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
 
     @property
     def digest(self) -> Digest:
@@ -163,8 +170,12 @@ class BlobUpload:
         self._look_again(LOOK_EVERY)
         if self._size < SMALL or self._beginning is not None:
             return
-        if self._clock.seconds() < self._not_before:
+        now = self._clock.seconds()
+        if now < self._not_before:
             return
+        if now >= self._looks_at and not self._finishing:
+            self._looks_at = now + RIVAL_EVERY
+            self._in_background(self._look_for_rival())
         while len(self._going) < AT_ONCE and (number := self._next()) is not None:
             if not self._upload_id:
                 beginning = self._in_background(self._begin())
@@ -181,6 +192,22 @@ class BlobUpload:
     def _look_again(self, seconds: float) -> None:
         if self._timer is None or not self._timer.active():
             self._timer = self._clock.callLater(seconds, self.look)
+
+    async def _look_for_rival(self) -> None:
+        """Where another daemon was faster, send no more."""
+        try:
+            there = await self.is_there()
+        except OSError:
+            return  # The parts will say so.
+        if there and not self.ended and not self._finishing and self._beginning is None:
+            self._log.info(
+                "{digest}: another daemon has put it into S3, {sent} of {size} bytes went there",
+                digest=str(self.digest),
+                sent=self.sent,
+                size=self._size,
+            )
+            self._beaten(self)
+            await self.abandon()
 
     def _next(self) -> Optional[int]:
         """The first part that is covered and neither up nor on its way."""
@@ -305,6 +332,7 @@ class BlobUpload:
 
         OSError once it was stopped.
         """
+        self._finishing = True
         while True:
             self._go_on_or_stop()
             try:
