@@ -19,6 +19,8 @@ from yukari.fills.fill import Fill, FillKeeper
 from yukari.fills.pace import HostPace
 from yukari.fills.source import Answer
 from yukari.names import Digest, ModelName
+from yukari.paced import Paced
+from yukari.rates import Line
 from yukari.spans import Span
 from yukari.storage.interface import Spool, StraightWay
 from yukari.storage.memory import MemoryStore
@@ -80,7 +82,9 @@ class Asked:
         else:
             self.source.pace_now.ranges = self.source.ranges = True
         span = Span(self.at, self._end)
-        self.reply.callback(Answer(span, span == self.span, self.source.pace_now, self))
+        paced = None if self.source.line is None else Paced(self, self.source.line)
+        asked = span == self.span
+        self.reply.callback(Answer(span, asked, self.source.pace_now, paced or self, paced))
 
     def refuse(self, error: Exception) -> None:
         """No reply but a failure."""
@@ -126,6 +130,7 @@ class ScriptedSource:
     sent: list[Span] = field(factory=list)
     ranges: bool = False
     pace_now: HostPace = field(factory=HostPace)
+    line: Optional[Line] = None
     repositories: list[ModelName] = field(factory=list)
 
     @property

@@ -25,6 +25,7 @@ from yukari.fills.fill import BACKOFF, WITHHELD, FillReader, State
 from yukari.fills.pace import SMALLEST
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.names import Digest
+from yukari.rates import Line
 from yukari.spans import Span, SpanSet
 from yukari.storage.memory import MemoryStore
 
@@ -272,6 +273,23 @@ class FillTests(SynchronousTestCase):
         drinker = Drinker(scene, 0, 3 * MIB)
         scene.source.open[0].refuse(SourceRefused(blob_unknown(scene.fill.digest)))
         self.assertEqual(drinker.broken.status, 404)  # type: ignore[union-attr]
+
+    def test_a_connection_that_the_line_holds_back_is_not_silent(self) -> None:
+        scene = self.scene()
+        scene.source.line = line = Line(64_000, scene.clock)
+        Drinker(scene, 0, 3 * MIB)
+        held = scene.source.open[0]
+        held.answer()
+        other = line.join(lambda: None, lambda: None)
+        other.took(20 * 64_000)
+        other.end()
+        held.send(64_100)
+        scene.clock.pump([0.5] * 38)
+        self.assertTrue(held.transport.paused)
+        self.assertFalse(held.transport.stopped)
+        scene.clock.pump([0.5] * 8)
+        self.assertFalse(held.transport.paused)
+        self.assertFalse(held.transport.stopped)
 
     def test_what_fell_silent_together_is_noticed_together(self) -> None:
         scene = self.scene()
