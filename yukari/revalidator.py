@@ -156,10 +156,11 @@ class Revalidator:
             await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
+        lifetimes = (self._now() - checked_at) / self._lifetime if self._lifetime else 1.0
+        if lifetimes < 1 - JITTER:
+            return False
         part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
-        return self._now() - checked_at >= self._lifetime * (1 - JITTER * part) and self._may_try(
-            key
-        )
+        return lifetimes >= 1 - JITTER * part and self._may_try(key)
 
     def _may_try(self, key: Key) -> bool:
         failed = self._failed.get(key)

@@ -418,8 +418,12 @@ class TigrisStore(DiskWork):
             page = await self.client.list_objects(prefix, token=token, most=LISTED_AT_ONCE)
             for row in page.objects:
                 entry = _entry(row.key, row.modified)
-                if entry is not None:
-                    # Nearly in order as they come; to sort 100,000 at once would take a second.
+                if entry is None:
+                    continue
+                # Nearly all come in order; to sort 100,000 at once would take a second.
+                if not entries or entries[-1] < entry:
+                    entries.append(entry)
+                else:
                     insort(entries, entry)
             token = page.token
             if token is None:
