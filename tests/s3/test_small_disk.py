@@ -8,9 +8,11 @@ from typing import Any
 from twisted.trial.unittest import SkipTest
 
 from tests.emulator import Emulator, Fault, Model
-from tests.running import MODEL, Daemon, RunningCase, until
+from tests.running import MODEL, Daemon, RunningCase, reactor, until
 from tests.s3.against import AgainstServer, for_each_server
+from tests.s3.proxy import Cut, Proxy
 from tests.s3.servers import ACCESS, SECRET
+from yukari.names import Digest
 from yukari.storage.tigris import TigrisStore
 
 LARGE = 20_000_000
@@ -23,14 +25,14 @@ class SmallDiskTests(AgainstServer, RunningCase):
 
     timeout = 60
 
-    async def bucket_daemon(self, upstream: Emulator, **flags: Any) -> Daemon:
+    async def bucket_daemon(self, upstream: Emulator, endpoint: str = "", **flags: Any) -> Daemon:
         if self.server is None:
             raise SkipTest("of the subclasses")
         environment = {
             **os.environ,
             "AWS_ACCESS_KEY_ID": ACCESS,
             "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL_S3": self.server.endpoint(),
+            "AWS_ENDPOINT_URL_S3": endpoint or self.server.endpoint(),
             "AWS_REGION": "us-east-1",
         }
         self.patch(os, "environ", environment)
@@ -85,6 +87,23 @@ class SmallDiskTests(AgainstServer, RunningCase):
         self.assert_whole(await self.pull(other), model)
         self.assert_sent_once(upstream, model)
 
+    async def test_a_bucket_that_cuts_is_asked_for_the_rest(self) -> None:
+        assert self.server is not None
+        proxy = Proxy(reactor, self.server.port)
+        endpoint = await proxy.start()
+        self.addCleanup(proxy.stop)
+        upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
+        await self.prefetched(await self.bucket_daemon(upstream))
+        model = upstream.models[MODEL]
+        digest, _ = model.layers[0]
+        other = await self.bucket_daemon(upstream, endpoint, offline=True)
+        proxy.only = b"GET /" + f"{self.bucket}/blobs/sha256%3A{digest[7:]}".encode()
+        proxy.faults.extend([Cut(20_000), Cut(300_000), Cut(1_000_000)])
+        reply, body = await self.ask(f"{other.url}/v2/library/m/blobs/{digest}")
+        self.assertEqual((reply.status, body == model.read(digest)), (200, True))
+        self.assertEqual(list(proxy.faults), [])
+        self.assert_sent_once(upstream, model)
+
     async def test_a_redirect_leads_to_what_went_straight(self) -> None:
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
         daemon = await self.bucket_daemon(upstream, redirect="on")
@@ -133,6 +152,26 @@ class SmallDiskTests(AgainstServer, RunningCase):
         fill.start()
         await daemon.idle()
         await self.assert_in_bucket(model)
+
+    async def test_one_that_the_operator_stops_leaves_nothing(self) -> None:
+        upstream = await self.upstream(f"{MODEL}={LARGE},3000,10", line=10_000_000)
+        daemon = await self.bucket_daemon(upstream)
+        await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
+        store = self.store(daemon)
+        await until(lambda: any(way.sent for way in store._straight))
+        digest, _ = upstream.models[MODEL].layers[0]
+        fill = daemon.fill(digest)
+        assert fill is not None
+        facts = fill.facts()
+        self.assertEqual(facts["state"], "straight")
+        self.assertLess(0, facts["covered"])
+        self.assertLessEqual(facts["covered"], facts["upstream_bytes"])
+        stopping = daemon.library.stop_fill(Digest.parse(digest))
+        assert stopping is not None
+        await stopping
+        self.assertEqual(store._straight, set())
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        await daemon.idle()
 
     async def test_a_daemon_that_stops_leaves_nothing_half(self) -> None:
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10", line=10_000_000)

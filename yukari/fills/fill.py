@@ -324,7 +324,11 @@ class Fill:
         """No room: readers are relayed, and the blob is stored another way, if there is one."""
         say, self._said = (log.debug if self._said else log.warn), True
         if way is None:
-            say("{digest}: not stored here: {error}", digest=str(self.digest), error=str(error))
+            say(
+                "{digest}: not stored on this disk: {error}",
+                digest=str(self.digest),
+                error=str(error),
+            )
             self._end(State.DORMANT, SpoolLost(str(error)))
             return
         say(

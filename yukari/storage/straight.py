@@ -44,6 +44,7 @@ from yukari.storage.upload import (
     differs,
     part_size,
 )
+from yukari.upstream import why
 
 AT_ONCE = 2
 """Blobs that go this way at the same time; the others wait for their turn."""
@@ -268,7 +269,6 @@ class StraightUpload:
             try:
                 await aborting.addTimeout(patience, self._clock)
             except Exception as error:
-                why = str(error) or "no answer in time"
-                self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=why)
+                self._log.warn("{key}: upload not aborted: {why}", key=self.key, why=why(error))
                 return
         await self._in_thread(remove, self._note_path)
