@@ -1,5 +1,7 @@
 """When upstream is asked, and when its last failure is the answer."""
 
+from traceback import walk_tb
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,6 +26,13 @@ class CircuitTests(SynchronousTestCase):
         self.fail_times(FAILURES)
         error = self.assertRaises(RegistryError, self.circuit.enter)
         self.assertEqual(error.message, f"failure {FAILURES - 1}")
+
+    def test_answering_with_it_over_and_over_gathers_nothing(self) -> None:
+        """An exception that is raised again keeps the frames of each time."""
+        self.fail_times(FAILURES)
+        for _ in range(100):
+            error = self.assertRaises(RegistryError, self.circuit.enter)
+        self.assertLess(len(list(walk_tb(error.__traceback__))), 10)
 
     def test_after_a_rest_one_at_a_time_may_try(self) -> None:
         self.fail_times(FAILURES)
