@@ -10,6 +10,7 @@ from typing import Optional
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -173,6 +174,36 @@ class DaemonTests(RunningCase):
         sent = value(text, "client_bytes_total")
         assert sent is not None
         self.assertGreaterEqual(sent, 3 * (model.size + len(model.manifest_bytes)))
+
+    async def test_a_herd_cold_to_the_byte(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=2MB,70000,10", line=4_000_000)
+        daemon = await self.daemon(upstream)
+        model = upstream.models[MODEL]
+        pulls = [self.begin(self.pull(daemon, MODEL, each)) for each in GENERATIONS * 3]
+        for pulled in await gatherResults(pulls):
+            self.assert_whole(pulled, model)
+        await daemon.idle()
+        text = await self.scraped(daemon)
+        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total"), model.size)
+        self.assertEqual(value(text, "fills_completed_total"), len(model.blobs))
+
+    async def test_pulls_that_are_interrupted_on_either_side_to_the_byte(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=2MB", rate=2_000_000)
+        model = upstream.models[MODEL]
+        digest, size = model.blobs[0]
+        upstream.faults.add(Fault("store", "cut", after=20_000, times=3, digest=digest))
+        daemon = await self.daemon(upstream)
+        leaving = self.begin(self.pull(daemon))
+        await until(lambda: upstream.counters.sent >= size // 3)
+        leaving.addErrback(lambda _: None)
+        leaving.cancel()
+        self.assert_whole(await self.pull(daemon), model)
+        await daemon.idle()
+        text = await self.scraped(daemon)
+        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total"), model.size)
+        self.assertGreaterEqual(value(text, "fill_retries_total") or 0, 1)
 
     async def test_what_comes_as_one_stream_counts_too(self) -> None:
         upstream = await self.upstream(f"{MODEL}=600KB", ignore_range=True)

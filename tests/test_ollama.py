@@ -136,6 +136,16 @@ class OllamaTests(ProcessCase):
         self.assert_pulled(ollama, daemon, upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
 
+    async def test_bounded_rates_cost_no_second_try(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=120MB,300KB")
+        rates = "--upstream-rate=20MB/s", "--client-rate=15MB/s"
+        daemon, ollama = await self.yukari(upstream.url, *rates), await self.ollama()
+        await self.pull_by(ollama, daemon)
+        self.assert_pulled(ollama, daemon, upstream.models[MODEL])
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+        for word in ("stalled", "retry"):
+            self.assertNotIn(word, ollama.text)
+
     async def test_two_at_once_cost_upstream_one(self) -> None:
         upstream = await self.upstream(f"{MODEL}=20MB,300KB", line=20e6)
         model = upstream.models[MODEL]
