@@ -24,7 +24,7 @@ from tests.fills.doubles import Scene, ScriptedDisk
 from tests.registry.doubles import NAME, Growing, Shelf, Talk, parse_replies
 from tests.running import until
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import FillKeeper
+from yukari.fills.fill import Fill, FillKeeper
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
 from yukari.names import Tag
@@ -481,6 +481,9 @@ class Full(FillKeeper):
 
     def ended(self, fill: Any) -> None:
         pass
+
+    async def straight(self, fill: Fill) -> None:
+        return None
 
 
 class RelayTests(SynchronousTestCase):
