@@ -13,7 +13,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web.client import ResponseDone
 
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
-from tests.s3.proxy import SLOW_DOWN, Lose, Proxy, reply
+from tests.s3.proxy import SLOW_DOWN, Lose, Proxy, Stall, reply
 from tests.s3.servers import CEPH
 from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, StoreContract
 from tests.storage.test_room import Disk
@@ -25,7 +25,7 @@ from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
 from yukari.spans import Span
-from yukari.storage import tigris, upload
+from yukari.storage import lateputs, tigris, upload
 from yukari.storage.interface import (
     ManifestEntry,
     NoRoom,
@@ -543,13 +543,37 @@ class BucketTests(Stores):
         self.assertFalse(store.reachable)
         self.patch(store._cache, "_trusted_for", 0.0)
         self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
-        try:
-            await store.put_manifest(NAME, LATEST, NEW, 2000.0)
-        except OSError:
-            pass
-        else:
-            self.fail("it was put")
         await proxy.start()
+
+    async def test_a_manifest_that_s3_cannot_take_now_is_served_and_put_later(self) -> None:
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(lateputs, "AGAIN", (0.05, 0.2))
+        proxy, client = await self.through_proxy()
+        store, other = await self.started(client), await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await proxy.stop()
+        await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        await store.put_manifest(NAME, LATEST, OLD, 1500.0)  # not the newest
+        await store.put_manifest(OTHER, LATEST, OLD, 2000.0)
+        self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        self.assertEqual(await store.get_manifest(NAME, NEW.digest), StoredManifest(NEW, 2000.0))
+        await other.put_manifest(OTHER, LATEST, NEW, 3000.0)  # by one that can reach S3
+        await proxy.start()
+        await self.until(lambda: not store._late._waiting)
+        fresh = await self.started()
+        self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        self.assertEqual(await fresh.get_manifest(OTHER, LATEST), StoredManifest(NEW, 3000.0))
+
+    async def test_a_silent_s3_keeps_nobody_waiting(self) -> None:
+        self.patch(tigris, "WITHIN", 0.2)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.faults.extend([Stall(0)] * 9)
+        self.assertIsNone(await store.blob_size(DIGEST))
+        self.assertFalse(store.reachable)
+        asked = len(proxy.requests)
+        self.assertIsNone(await store.get_manifest(NAME, LATEST))
+        self.assertEqual(len(proxy.requests), asked)
 
     async def test_the_check_waits_for_an_s3_that_is_busy(self) -> None:
         self.patch(tigris, "CHECK_AGAIN", (0.01, 0.02))

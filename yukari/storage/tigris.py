@@ -27,10 +27,11 @@ import os
 import time
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from typing import Any, Optional
+from collections.abc import Coroutine
+from typing import Any, Optional, TypeVar
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -40,7 +41,7 @@ from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import InvalidManifest, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag, parse_reference
 from yukari.s3.client import Head, S3Client
-from yukari.s3.errors import NO_CREDENTIALS, S3Error
+from yukari.s3.errors import NO_CREDENTIALS, UNREACHABLE, S3Error
 from yukari.s3.signing import Signing
 from yukari.storage.blobfile import FileBlob
 from yukari.storage.bucketblob import BucketBlob
@@ -54,6 +55,7 @@ from yukari.storage.interface import (
     StoredManifest,
     StoreUnusable,
 )
+from yukari.storage.lateputs import LatePuts
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Kept, Key, ManifestCache
 from yukari.storage.room import Room, Statvfs
@@ -62,6 +64,8 @@ from yukari.storage.straight import AT_ONCE, StraightUpload
 from yukari.storage.tier import Tier
 from yukari.storage.upload import NOTE, OCTETS, BlobUpload, Note, note_path
 from yukari.units import FreeSpace
+
+T = TypeVar("T")
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
@@ -77,6 +81,10 @@ CHECK_AGAIN = (1.0, 30.0)
 """Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
 CHECKED_EVERY = 5.0
 """Seconds between two looks, at most, whether S3 answers."""
+WITHIN = 5.0
+"""Seconds that S3 has to say what a client waits for; then upstream is asked."""
+LEFT_ALONE = 2.0
+"""Seconds for which an S3 that did not say so is not asked again."""
 SAID_EVERY = 60.0
 """Seconds between two complaints about an S3 that does not answer."""
 _TRIES = 5
@@ -133,6 +141,8 @@ class TigrisStore(DiskWork):
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
     _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _late: LatePuts = field(init=False)
+    _left_alone_until: float = field(default=0.0, init=False)
     _checked_at: Optional[float] = field(default=None, init=False)
     _trouble: Optional[S3Error] = field(default=None, init=False)
     _said_at: Optional[float] = field(default=None, init=False)
@@ -144,6 +154,7 @@ class TigrisStore(DiskWork):
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
         self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
         self._cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
+        self._late = LatePuts(self._put_everywhere, self._clock)
 
     def describe(self) -> str:
         return f"bucket {self.client.describe()}, with {self.spool_dir} in front"
@@ -220,6 +231,7 @@ class TigrisStore(DiskWork):
 
     def interrupt(self) -> None:
         self._stopping = True
+        self._late.stop()
         for upload in list(self._uploads.values()):
             upload.stop()
         self._uploads.clear()
@@ -249,18 +261,18 @@ class TigrisStore(DiskWork):
     ) -> Optional[StoredManifest]:
         key = name, reference
         known, trusted = self._cache.get(key)
-        if known is not None and trusted and not anew:
-            return known.stored
-        changes = self._changes
-        try:
-            _, found = await self._fetch(name, reference)
-        except S3Error as error:
-            self._complain(error)
-            return None if known is None else known.stored
-        if changes == self._changes and (known is not None or not anew):
-            # Who looks at all of them anew must not drive out what is asked for.
-            self._keep(key, found)
-        return None if found is None else found.stored
+        if known is None or not trusted or anew:
+            changes = self._changes
+            try:
+                _, found = await self._in_time(self._fetch(name, reference))
+            except S3Error as error:
+                self._complain(error)
+            else:
+                if changes == self._changes and (known is not None or not anew):
+                    # Who looks at all of them anew must not drive out what is asked for.
+                    self._keep(key, found)
+                known = found
+        return self._late.newest(key, None if known is None else known.stored)
 
     async def _fetch(
         self, name: ModelName, reference: Reference
@@ -293,12 +305,20 @@ class TigrisStore(DiskWork):
             raise ValueError(f"manifest {manifest.digest} put as {reference}")
         self._learn(manifest)
         try:
+            await self._in_time(self._put_everywhere(name, reference, manifest, checked_at))
+        except S3Error as error:
+            self._complain(error)
+            if not error.passing:
+                raise
+            self._late.add((name, reference), StoredManifest(manifest, checked_at))
+
+    async def _put_everywhere(
+        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    ) -> None:
+        try:
             await self._put(name, manifest.digest, manifest, checked_at)
             if isinstance(reference, Tag):
                 await self._put(name, reference, manifest, checked_at)
-        except S3Error as error:
-            self._complain(error)
-            raise
         finally:
             self._changes += 1
             self._listing = None
@@ -458,7 +478,7 @@ class TigrisStore(DiskWork):
     async def _look_for(self, digest: Digest) -> Optional[int]:
         """The size of the object in S3, None where S3 has none or does not answer."""
         try:
-            head = await self.client.head_object(_blob_key(digest))
+            head = await self._in_time(self.client.head_object(_blob_key(digest)))
         except S3Error as error:
             self._complain(error)
             return None
@@ -625,6 +645,22 @@ class TigrisStore(DiskWork):
         }
 
     # S3's state
+
+    async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
+        """What S3 says while a client waits; `S3Error` where that takes too long."""
+        if not self.reachable and self._clock.seconds() < self._left_alone_until:
+            asked.close()
+            raise S3Error(UNREACHABLE, 0, f"{self.client.endpoint}: did not answer just now")
+        try:
+            return await Deferred.fromCoroutine(asked).addTimeout(WITHIN, self._clock)
+        except TimeoutError:
+            self._left_alone_until = self._clock.seconds() + LEFT_ALONE
+            said = f"{self.client.endpoint}: no answer in {WITHIN:g} s"
+            raise S3Error(UNREACHABLE, 0, said) from None
+        except S3Error as error:
+            if error.passing:
+                self._left_alone_until = self._clock.seconds() + LEFT_ALONE
+            raise
 
     def _answered(self) -> None:
         if not self.reachable:
