@@ -178,6 +178,14 @@ class OneBucketTests(BucketCase):
             await self.assert_in_bucket(model)
             await daemon.stop()
 
+    async def test_a_bucket_that_is_not_there_ends_the_start_with_one_line(self) -> None:
+        self.bucket = "absent"
+        daemon = await self.process("http://127.0.0.1:9")
+        self.assertEqual(await daemon.ended, 1)
+        said = "yukari: TIGRIS_BUCKET absent: "
+        self.assertEqual(sum(line.startswith(said) for line in daemon.text.splitlines()), 1)
+        self.assertNotIn("Traceback", daemon.text)
+
     # few requests
 
     async def test_what_a_warm_pull_costs_s3(self) -> None:

@@ -108,9 +108,15 @@ class Revalidator:
     def _look_once(self) -> Deferred[None]:
         late = 0.0 if self._looking is None else self._random.random() * JITTER * self._period
         self._looking = Deferred.fromCoroutine(self.look(late))
-        return self._looking.addErrback(
-            lambda failure: None if self._stopped else log.failure("a look failed", failure)
-        )
+        return self._looking.addErrback(self._look_failed)
+
+    def _look_failed(self, failure: Failure) -> None:
+        if self._stopped:
+            return
+        if failure.check(OSError):
+            log.warn("a look at the stored manifests failed: {error}", error=str(failure.value))
+        else:
+            log.failure("a look failed", failure)
 
     async def look(self, late: float = 0.0) -> None:
         """

@@ -584,6 +584,18 @@ class BucketTests(Stores):
         await store.connect()
         self.assertTrue(store.reachable)
 
+    async def test_a_clock_that_is_wrong_is_named(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        skewed = b"<Error><Code>RequestTimeTooSkewed</Code><Message>too large</Message></Error>"
+        proxy.faults.append(reply(403, skewed))
+        try:
+            await store.connect()
+        except StoreUnusable as error:
+            self.assertRegex(str(error), "^the clock of this machine .* too large$")
+        else:
+            self.fail("it can be used")
+
     async def test_the_check_names_the_setting_that_is_wrong(self) -> None:
         assert self.server is not None
         endpoint = self.server.endpoint()
