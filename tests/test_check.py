@@ -27,6 +27,11 @@ class UrlTests(SynchronousTestCase):
         }.items():
             self.assertEqual(url_of({"BIND": bind}), f"{url}/healthz")
 
+    def test_a_bind_that_does_not_tell_is_named(self) -> None:
+        for bind in ("systemd:domain=INET6:index=0", "systemd:domain=INET:name=80", "unix:/run/y"):
+            with self.assertRaisesRegex(ValueError, "yukari.check URL"):
+                url_of({"BIND": bind})
+
 
 class CheckTests(ProcessCase):
     async def checked(self, *arguments: str, **environment: str) -> Process:
@@ -58,6 +63,8 @@ class CheckTests(ProcessCase):
 
     async def test_what_is_wrong_is_1_and_a_line(self) -> None:
         daemon = await self.yukari("http://127.0.0.1:9/")
+        unknown = await self.checked(BIND="unix:/run/yukari.sock")
+        self.assertEqual((unknown.status, unknown.text.count("\n")), (1, 1))
         for url, said in {
             f"{daemon.url}/nothing": ": 404 {",
             "http://127.0.0.1:9/healthz": "refused",

@@ -22,13 +22,18 @@ WITHIN = 5.0
 
 
 def url_of(environment: Mapping[str, str]) -> str:
-    """Where the daemon that is set up by this environment answers."""
+    """
+    Where the daemon that is set up by this environment answers; ValueError where BIND does not
+    tell.
+    """
     bind = (environment.get("BIND", "").split() or [":9200"])[0]
     tls = re.match(r"ssl:(?:port=)?(\d+)", bind) or re.match(r"tls:.*?:(?:port=)?(\d+)", bind)
     if tls:
         return f"https://localhost:{tls[1]}/healthz"
     tcp = re.match(r"tcp6?:(?:port=)?(\d+)", bind)
     host, _, port = ("", "", tcp[1]) if tcp else bind.rpartition(":")
+    if not port.isdecimal() or host.partition(":")[0] in ("systemd", "unix"):
+        raise ValueError(f"BIND {bind} does not tell the URL: python -m yukari.check URL")
     if host in ("", "0.0.0.0", "[::]"):  # noqa: S104
         host = "localhost"
     return f"http://{host}:{port}/healthz"
@@ -53,7 +58,10 @@ def problem(url: str) -> str:
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """0 if it is well, 1 if not, with one line on stderr that says why."""
-    wrong = problem(arguments[0] if arguments else url_of(environment))
+    try:
+        wrong = problem(arguments[0] if arguments else url_of(environment))
+    except ValueError as error:
+        wrong = str(error)
     if wrong:
         print(wrong, file=sys.stderr)
     return 1 if wrong else 0
