@@ -70,6 +70,50 @@ class AllowTests(SynchronousTestCase):
         self.assertEqual(talk.replies()[0].status, 200)
 
 
+class OwnMachineTests(SynchronousTestCase):
+    """Who counts as the daemon's own machine, for what is for admins."""
+
+    def test_what_came_through_a_proxy_does_not(self) -> None:
+        for headers in (
+            ["X-Forwarded-For: 192.0.2.1", "X-Forwarded-For:"],
+            ["X-Real-IP: 192.0.2.1"],
+            ["Forwarded:"],
+            ["Via: 1.1 proxy"],
+        ):
+            self.assertEqual(self.status("localhost", *headers), 403, headers)
+
+    def test_a_page_in_its_browser_does_not(self) -> None:
+        for host in ("localhost", "LOCALHOST:9200", "127.0.0.1:9200", "[::1]:9200", ""):
+            self.assertEqual(self.status(host), 200, host)
+        for host in ("rebound.example:9200", "localhost.example", "1.example", "127.0.0.1@a"):
+            self.assertEqual(self.status(host), 403, host)
+        origin = "Origin: http://localhost:9200"
+        self.assertEqual(self.status("localhost:9200", origin), 403)
+        self.assertEqual(self.status("a.example", origin, is_admins=True), 403)
+        self.assertEqual(self.status("a.example", is_admins=True), 200)
+        self.assertEqual(self.status("a.example", peer=UNIXAddress(None)), 200)
+
+    def status(
+        self,
+        host: str,
+        *headers: str,
+        is_admins: bool = False,
+        peer: object = IPv4Address("TCP", "127.0.0.1", 1),  # noqa: B008
+    ) -> int:
+        """What whoever asks so from ``peer`` gets of ``/fills``."""
+        talk = Talk(peer=peer, site={"is_admins": is_admins})
+        lines = ["GET /fills HTTP/1.1", f"Host: {host}", *headers, "", ""]
+        talk.say("\r\n".join(lines).encode())
+        (reply,) = talk.replies()
+        return reply.status
+
+    def test_what_may_be_done_there_is_said(self) -> None:
+        talk = Talk()
+        talk.ask("/fills", method="PUT")
+        (reply,) = talk.replies()
+        self.assertEqual((reply.status, reply.headers["allow"]), (405, "GET, HEAD, DELETE"))
+
+
 class ModelsTests(RunningCase):
     """MODELS_ALLOW and MODELS_DENY."""
 

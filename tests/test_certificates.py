@@ -219,6 +219,26 @@ class ChangeTests(Files):
         certificates.stop()
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    async def test_a_directory_without_any_is_refused_and_one_that_lost_them_shows_the_old(
+        self,
+    ) -> None:
+        certificates = Certificates(reactor, Clock())
+        for bad in (os.path.join(self.place, "nowhere"), self.mktemp()):
+            error = self.assertRaises(ValueError, certificates.endpoint, f"tls:{bad}:0")
+            self.assertEqual(
+                str(error), "expected a directory with certificates in files named *.pem"
+            )
+        endpoint = certificates.endpoint(f"tls:{self.place}:0:interface=127.0.0.1")
+        port = await endpoint.listen(Factory.forProtocol(Echo))
+        self.addCleanup(lambda: Deferred.fromCoroutine(_stopped(port)))
+        old = self.stored
+        os.unlink(self.certificate)
+        os.unlink(self.key)
+        with capturedLogs() as logs:
+            certificates.reload()
+        self.assertEqual(len(logs), 1)
+        self.assertEqual(await deferToThread(shown, port.getHost().port), old)
+
     async def test_endpoints_in_the_clear_are_left_alone(self) -> None:
         clock = Clock()
         certificates = Certificates(reactor, clock)

@@ -75,7 +75,8 @@ class Target:
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> Reply:
         """One request on a connection of its own."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: h", "Connection: close", *headers, "", ""]
+        own = ("Host: localhost", "Connection: close")
+        lines = [f"{method} {path} HTTP/1.1", *own, *headers, "", ""]
         (reply,) = parse_replies(self.say("\r\n".join(lines).encode("latin-1")), method)
         return reply
 
@@ -333,7 +334,8 @@ class PathTests(HostileCase):
                 "/fills/../../etc/passwd",
                 "/fills/sha256:..%2f..%2fsecret",
             ]
-            said = [f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode("latin-1") for path in paths]
+            host = "Host: localhost\r\n"
+            said = [f"GET {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1") for path in paths]
             got = target.say(b"".join(said), LAST)
             replies = parse_replies(got)
             self.assertEqual(len(replies), len(paths) + 1)

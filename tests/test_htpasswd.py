@@ -8,7 +8,7 @@ from typing import Any
 import bcrypt
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -133,6 +133,29 @@ class PasswordsTests(SynchronousTestCase):
         os.unlink(self.path)
         self.assertRaises(OSError, self.passwords.load)
         self.assertTrue(self.accepts(b"her", b"secret"))
+
+    def test_whoever_leaves_meanwhile_frees_no_second_thread_and_waits_no_more(self) -> None:
+        threads: list[Deferred[bool]] = []
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[bool]:
+            threads.append(Deferred())
+            return threads[-1]
+
+        self.passwords = Passwords(self.path, in_thread, self.clock)
+        guesses = [
+            Deferred.fromCoroutine(self.passwords.accept(b"her", b"guess")) for _ in range(3)
+        ]
+        for guess in guesses[:2]:
+            guess.cancel()
+            self.failureResultOf(guess, CancelledError)
+        self.assertEqual(len(threads), 1)
+        threads[0].callback(False)
+        self.assertEqual(len(threads), 2)
+        threads[1].errback(OSError("the daemon is stopping"))
+        self.failureResultOf(guesses[2], OSError)
+        last = Deferred.fromCoroutine(self.passwords.accept(b"her", b"secret"))
+        threads[2].callback(True)
+        self.assertTrue(self.successResultOf(last))
 
     def test_the_file_that_was_read_before_decides_nothing_any_more(self) -> None:
         waiting: list[Deferred[bool]] = []

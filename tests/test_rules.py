@@ -58,6 +58,9 @@ class PatternTests(SynchronousTestCase):
         for text in ("", ",", "llama*", "library/llama3:7b", "a/b/c/d", "lib rary/ä", "a//b", "/a"):
             error = self.assertRaises(ValueError, Patterns.parse, text)
             self.assertTrue(str(error).startswith("expected "), error)
+        for text in ("a/[bc", "a/b]", "a/[]", "a/[!]", "a/[[b]]", "a/!b", "a/[b", "[a/b]"):
+            error = self.assertRaises(ValueError, Patterns.parse, text)
+            self.assertTrue(str(error).startswith("expected "), error)
 
     @given(st.text(st.characters(codec="ascii")), model_names())
     def test_any_text_is_patterns_or_a_wrong_value(self, text: str, name: ModelName) -> None:

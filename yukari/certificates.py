@@ -63,6 +63,8 @@ class Renewed:
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
             creator.getContext()  # Does the key fit the certificate?
+        if not any(self._files()):  # Twisted shows nobody anything then.
+            raise ValueError("expected a directory with certificates in files named *.pem")
         return endpoint, creator
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:
@@ -80,7 +82,7 @@ class Renewed:
         except Exception as error:
             log.error(
                 "{files}: not reloaded, the certificate stays as it was: {error}",
-                files=" ".join(self._files()),
+                files=" ".join(self._files()) or self._description,
                 error=" ".join(str(error).split()) or type(error).__name__,
             )
         else:

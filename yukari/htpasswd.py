@@ -81,8 +81,20 @@ class Passwords:
         hashes = self._hashes
         hashed = hashes.get(user) or next(iter(hashes.values()))
         # bcrypt has always looked at 72 bytes and no more; its library now refuses longer ones.
-        good = await self._one.run(self._in_thread, bcrypt.checkpw, password[:72], hashed)
+        good = await self._check(password[:72], hashed)
         if not good or user not in hashes or hashes is not self._hashes:
             return False
         self._right[user] = shown, self._clock.seconds() + REMEMBERED
         return True
+
+    async def _check(self, password: bytes, hashed: bytes) -> bool:
+        await self._one.acquire()
+        checked: Deferred[bool] = Deferred()
+        # Whoever leaves meanwhile does not end the thread: the next one waits for it all the same.
+        work = self._in_thread(bcrypt.checkpw, password, hashed)
+        work.addBoth(self._checked).chainDeferred(checked)
+        return await checked
+
+    def _checked(self, result: Any) -> Any:
+        self._one.release()
+        return result

@@ -16,7 +16,7 @@ from attrs import frozen
 from yukari.errors import RegistryError
 from yukari.names import ModelName
 
-_PART = r"[A-Za-z0-9._*?\[\]!-]+"
+_PART = r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+"
 _PATTERN = re.compile(rf"(?:{_PART}(?::[0-9]{{1,5}})?/)?{_PART}/{_PART}")
 _SHOWN = 5
 """Patterns of MODELS_ALLOW that a client is told."""

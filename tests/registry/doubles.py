@@ -285,7 +285,7 @@ class Talk:
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> None:
         """A request on the same connection as any before."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: h", *headers, "", ""]
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
         self.say("\r\n".join(lines).encode("latin-1"))
 
     def replies(self, *methods: str) -> list[Reply]:

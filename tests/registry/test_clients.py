@@ -95,9 +95,9 @@ class NameTests(SynchronousTestCase):
     def test_a_proxys_name_and_scheme_are_the_clients(self) -> None:
         headers = "X-Forwarded-Host: models.example", "X-Forwarded-Proto: https"
         self.assertIn("ollama pull models.example/library/", self.page(PROXY, *headers))
-        self.assertIn("ollama pull --insecure h/library/", self.page(STRANGER, *headers))
+        self.assertIn("ollama pull --insecure localhost/library/", self.page(STRANGER, *headers))
 
     def test_a_name_that_is_none_is_ignored(self) -> None:
         for name in ("a b", "", "<script>", "a/b", "\xff"):
             page = self.page(PROXY, f"X-Forwarded-Host: {name}")
-            self.assertIn("ollama pull --insecure h/library/", page, name)
+            self.assertIn("ollama pull --insecure localhost/library/", page, name)

@@ -55,7 +55,7 @@ def reply_error(request: Any, error: RegistryError) -> None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
     if error.status == 401:
         request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
-    if error.status == 405:
+    if error.status == 405 and not request.responseHeaders.hasHeader(b"allow"):
         request.setHeader(b"allow", b"GET, HEAD")
     reply(request, error.status, "application/json; charset=utf-8", error.body())
 

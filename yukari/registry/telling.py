@@ -98,6 +98,7 @@ class Fills(Resource):
             return answer(request, self._stop(request))
         if request.method not in READS:
             refused = RegistryError("UNSUPPORTED", "only GET, HEAD and DELETE", 405)
+            request.setHeader(b"allow", b"GET, HEAD, DELETE")
             reply_error(request, refused)
             return NOT_DONE_YET
         return answer(request, self._list(request))
