@@ -25,6 +25,7 @@ from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.spans import Span
 from yukari.storage import straight
+from yukari.storage.durable import remove
 from yukari.storage.interface import NoRoom, WrongDigest
 from yukari.storage.straight import IN_MEMORY, StraightUpload
 from yukari.storage.tigris import TigrisStore
@@ -283,6 +284,27 @@ class StraightTests(AgainstServer):
         self.assertEqual(await self.objects(), {})
         self.assertTrue(all(body.over for body in source.bodies))
         await self.assert_nothing_left(store)
+
+    async def test_one_stopped_at_its_very_end_gives_its_turn_back(self) -> None:
+        store = await self.started()
+        way = self.way(store, Flowing(BLOB))
+        removing: list[Deferred[Any]] = []
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[Any]:
+            if work is not remove:
+                return self.threads(work, *arguments)
+            removing.append(Deferred())
+            return removing[-1]
+
+        way._in_thread = in_thread
+        running = Deferred.fromCoroutine(way.run())
+        while not removing:
+            await deferLater(reactor, 0.01)
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        self.assertEqual(store._straight, set())
+        self.assertEqual(store._straight_slots.tokens, straight.AT_ONCE)
 
     async def test_what_could_not_be_aborted_is_by_the_next_start(self) -> None:
         self.patch(straight, "LEAVE_WITHIN", 0.1)

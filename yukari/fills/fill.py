@@ -359,6 +359,8 @@ class Fill:
             log.warn("{digest}: not stored: {error}", digest=str(self.digest), error=str(failed))
         except CancelledError:
             return
+        except Exception:
+            log.failure("{digest}: not stored", digest=str(self.digest))
         finally:
             self.upstream_bytes += way.came
             self._way = None

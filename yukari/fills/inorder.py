@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from yukari.fills.pace import LARGEST
-from yukari.fills.source import Answer, BlobSource, SourceFailed
+from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.paced import Paced
 from yukari.spans import Span
 
 SILENCE = 20.0
@@ -62,6 +63,12 @@ class InOrder:
             except SourceFailed as error:
                 await self._rest(error)
                 continue
+            except SourceRefused as refused:
+                if refused.error.code != "SIZE_INVALID" or not self.position:
+                    raise
+                # The size was right until now: this is a portal's page, or an error as 200.
+                await self._rest(SourceFailed(str(refused)))
+                continue
             count = await self._body.read_into(room[filled:])
             filled += count
             self.position += count
@@ -85,8 +92,11 @@ class InOrder:
             answer = await asking
         finally:
             fetching.cancel()
+        if answer.paced is not None:
+            answer.paced.yields = lambda: True  # No client waits for it.
         skipped = self.position - answer.span.start
-        body = _Body(self, skipped, answer.span.end - self.position, self._clock)
+        missing = answer.span.end - self.position
+        body = _Body(self, skipped, missing, self._clock, answer.paced)
         answer.body.deliverBody(body)
         return body
 
@@ -117,8 +127,16 @@ class _Body(Protocol):
     ``skipped`` bytes come before the wanted ones, of which there are ``count``.
     """
 
-    def __init__(self, owner: InOrder, skipped: int, count: int, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        owner: InOrder,
+        skipped: int,
+        count: int,
+        clock: IReactorTime,
+        paced: Optional[Paced],
+    ) -> None:
         self._owner = owner
+        self._paced = paced
         self._skip = skipped
         self._missing = count
         self._clock = clock
@@ -153,7 +171,10 @@ class _Body(Protocol):
 
     def _silent(self) -> None:
         self._silence = None
-        self.stop()
+        if self._paced is not None and self._paced.held:
+            self._silence = self._clock.callLater(SILENCE, self._silent)
+        else:
+            self.stop()
 
     def _give_up(self, _: Deferred[int]) -> None:
         self._reading = None

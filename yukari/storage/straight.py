@@ -113,10 +113,12 @@ class StraightUpload:
             self._stream.close()
             for going in list(self._going):
                 going.cancel()
-            await DeferredList(list(self._going))
-            await self._leave(patience)
-            self._under_way.discard(self)
-            slot.release()
+            try:
+                await DeferredList(list(self._going))
+                await self._leave(patience)
+            finally:
+                self._under_way.discard(self)
+                slot.release()
 
     async def _bring(self) -> None:
         if await self._is_there():

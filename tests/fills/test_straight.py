@@ -1,0 +1,125 @@
+"""A fill whose blob goes straight into the store, and its bytes in order."""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import Keeper, Scene, ScriptedSource, content_of
+from yukari.errors import RegistryError
+from yukari.fills import inorder
+from yukari.fills.fill import Fill, State
+from yukari.fills.inorder import InOrder
+from yukari.fills.source import SourceRefused
+from yukari.rates import Line
+from yukari.storage.interface import NoRoom, Spool
+
+WRONG_SIZE = RegistryError("SIZE_INVALID", "it has 9 bytes upstream", 502)
+
+
+@define(eq=False)
+class Way:
+    """A `StraightWay` that ends when the test says so."""
+
+    came: int = 0
+    sent: int = 0
+    ended: Deferred[None] = field(factory=Deferred)
+
+    async def run(self) -> None:
+        await self.ended
+
+
+@define(eq=False, slots=False)
+class FullDisk(Keeper):
+    """It has no room."""
+
+    async def open_spool(self, fill: Fill) -> Spool:
+        raise NoRoom("no room")
+
+
+class GoingStraightTests(SynchronousTestCase):
+    def going(self) -> tuple[Scene, Way]:
+        way = Way()
+        scene = Scene(content_of(1000), keeper=FullDisk(way=way))
+        scene.fill.start()
+        self.assertIs(scene.fill.state, State.STRAIGHT)
+        return scene, way
+
+    def test_a_bug_on_the_way_leaves_a_fill_that_can_be_tried_again(self) -> None:
+        scene, way = self.going()
+        way.ended.errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertEqual(scene.keeper.ends, [scene.fill])
+        scene.keeper.way = Way()
+        scene.fill.start()
+        self.assertIs(scene.fill.state, State.STRAIGHT)
+
+
+class InOrderTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.source = ScriptedSource(content_of(100_000))
+        self.stream = InOrder(self.source, 100_000, self.clock)
+        self.addCleanup(self.stream.close)
+
+    def read(self, count: int) -> tuple[bytearray, Deferred[None]]:
+        buffer = bytearray(count)
+        return buffer, Deferred.fromCoroutine(self.stream.read_into(buffer))
+
+    def test_one_that_waits_for_its_turn_on_the_line_is_not_silent(self) -> None:
+        self.source.line = Line(1000.0, self.clock)
+        buffer, reading = self.read(60_000)
+        (asked,) = self.source.asked
+        asked.answer()
+        asked.send(50_000)
+        while asked.transport.paused:
+            self.clock.advance(0.25)
+        self.assertGreater(self.clock.seconds(), 2 * inorder.SILENCE)
+        self.assertFalse(asked.transport.stopped)
+        asked.send(50_000)
+        self.assertIsNone(self.successResultOf(reading))
+        self.assertEqual(bytes(buffer), self.source.content[:60_000])
+        self.assertEqual(len(self.source.asked), 1)
+
+    def test_one_that_sends_nothing_on_a_line_that_is_free_is_silent(self) -> None:
+        self.source.line = Line(1e9, self.clock)
+        _, reading = self.read(60_000)
+        self.source.asked[0].answer()
+        self.clock.advance(inorder.SILENCE)
+        self.assertTrue(self.source.asked[0].transport.stopped)
+        self.clock.advance(1.0)
+        self.assertEqual(len(self.source.asked), 2)
+        reading.cancel()
+        self.failureResultOf(reading)
+
+    def test_clients_have_the_line_first(self) -> None:
+        line = self.source.line = Line(1000.0, self.clock)
+        _, reading = self.read(60_000)
+        self.source.asked[0].answer()
+        self.source.asked[0].send(2000)
+        self.assertTrue(self.source.asked[0].transport.paused)
+        self.assertFalse(line.is_short)
+        reading.cancel()
+        self.failureResultOf(reading)
+
+    def test_a_size_that_was_right_until_now_is_asked_for_again(self) -> None:
+        buffer, reading = self.read(100_000)
+        self.source.asked[0].answer()
+        self.source.asked[0].send(40_000)
+        self.source.asked[0].cut()
+        self.clock.advance(1.0)
+        self.source.asked[1].refuse(SourceRefused(WRONG_SIZE))
+        self.assertNoResult(reading)
+        self.clock.advance(2.0)
+        self.source.asked[2].answer()
+        self.source.asked[2].send(60_000)
+        self.assertIsNone(self.successResultOf(reading))
+        self.assertEqual(bytes(buffer), self.source.content)
+
+    def test_a_size_that_is_wrong_from_the_first_is_refused(self) -> None:
+        _, reading = self.read(100_000)
+        self.source.asked[0].refuse(SourceRefused(WRONG_SIZE))
+        self.failureResultOf(reading, SourceRefused)
