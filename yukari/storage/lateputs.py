@@ -18,10 +18,13 @@ from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference
 from yukari.s3.errors import S3Error
 from yukari.storage.interface import StoredManifest
-from yukari.storage.manifestcache import Key
+from yukari.storage.manifestcache import MOST_BYTES, Key
 
 MOST = 1000
-"""Manifests that wait; the oldest goes first, and is fetched from upstream again."""
+"""
+Manifests that wait, of `MOST_BYTES` together; the oldest goes first, and is fetched from upstream
+again.
+"""
 AGAIN = (1.0, 30.0)
 """Seconds between two tries, doubling from the first to the second."""
 
@@ -36,6 +39,7 @@ class LatePuts:
     _clock: IReactorTime
     _waiting: OrderedDict[Key, StoredManifest] = field(factory=OrderedDict, init=False)
     _task: Optional[Deferred[None]] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def add(self, key: Key, stored: StoredManifest) -> None:
         """It was not put, for a reason that passes."""
@@ -43,11 +47,14 @@ class LatePuts:
             return
         self._waiting[key] = stored
         self._waiting.move_to_end(key)
-        if len(self._waiting) > MOST:
+        while len(self._waiting) > MOST or self._held() > MOST_BYTES:
             self._waiting.popitem(last=False)
-        if self._task is None:
+        if self._task is None and not self._stopped:
             self._task = Deferred.fromCoroutine(self._put_all())
             self._task.addBoth(self._ended)
+
+    def _held(self) -> int:
+        return sum(len(stored.manifest.body) for stored in self._waiting.values())
 
     def newest(self, key: Key, found: Optional[StoredManifest]) -> Optional[StoredManifest]:
         """What was found under a key, or what waits to be put there over it."""
@@ -65,6 +72,7 @@ class LatePuts:
 
     def stop(self) -> None:
         """Try no more."""
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
 
@@ -78,6 +86,9 @@ class LatePuts:
                     await self._put(*key, stored.manifest, stored.checked_at)
                 except S3Error as error:
                     if error.passing:
+                        # The others come before it the next time: it may be alone in this.
+                        if key in self._waiting:
+                            self._waiting.move_to_end(key)
                         break
                     log.error(
                         "{name}:{reference}: manifest not stored: {error}",
