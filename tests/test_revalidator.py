@@ -223,6 +223,19 @@ class UpdateTests(RevalidatorCase):
         found = [result_of(self.store.get_manifest(named(n), LATEST)) for n in range(moved)]
         self.assertEqual({each.manifest for each in found if each is not None}, {NEW})
 
+    def test_a_new_version_is_as_old_as_the_question_and_not_as_its_blobs(self) -> None:
+        """Else it would take the place of what another daemon was told meanwhile."""
+        self.stored(1, 2 * self.lifetime)
+        self.upstream.has = {named(0): NEW}
+        daemon = self.daemon()
+        daemon.start()
+        self.run_for(10)
+        shelf: Any = daemon._library
+        self.run_for(DAY)
+        shelf.bringing[0].callback(None)
+        self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, NEW)
+        self.assertGreaterEqual(self.checked(0), DAY)
+
     def test_one_whose_blobs_cannot_be_had_is_tried_again_ever_later(self) -> None:
         self.stored(1, 2 * self.lifetime)
         self.upstream.has = {named(0): NEW}

@@ -231,7 +231,7 @@ class Revalidator:
         if stored is None or not is_due(stored.checked_at):
             self._failed.pop((name, tag), None)
             return  # Removed by an operator, or checked by another daemon.
-        agent = library.user_agent
+        agent, asked_at = library.user_agent, self._now()
         there = await library.upstream.manifest_digest(name, tag, agent)
         fresh: Optional[Manifest] = None
         if there is None or there != stored.manifest.digest:
@@ -243,11 +243,11 @@ class Revalidator:
             self._metrics.revalidated("same")
             return
         assert fresh is not None
-        self._replace((name, tag), fresh)
+        self._replace((name, tag), fresh, asked_at)
 
-    def _replace(self, key: Key, fresh: Manifest) -> None:
+    def _replace(self, key: Key, fresh: Manifest, asked_at: float) -> None:
         """Begin to bring what is new; no check waits for it."""
-        bringing = self._few_brought.run(self._replace_now, *key, fresh)
+        bringing = self._few_brought.run(self._replace_now, *key, fresh, asked_at)
         self._bringing[key] = bringing
         bringing.addBoth(self._replaced, key)
 
@@ -256,11 +256,14 @@ class Revalidator:
         if isinstance(result, Failure):
             self._not_checked(result, key)
 
-    async def _replace_now(self, name: ModelName, tag: Tag, fresh: Manifest) -> None:
+    async def _replace_now(
+        self, name: ModelName, tag: Tag, fresh: Manifest, asked_at: float
+    ) -> None:
         if self._stopped:
             return
         await self._library.bring_whole(name, fresh)
-        await self._library.store.put_manifest(name, tag, fresh, self._now())
+        # As of when upstream was asked: another daemon may have been told of a newer one since.
+        await self._library.store.put_manifest(name, tag, fresh, asked_at)
         self._failed.pop((name, tag), None)
         self._metrics.revalidated("replaced")
         digest = str(fresh.digest)
