@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import product
 from typing import Any, Optional
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.web.client import ResponseDone
@@ -22,7 +23,8 @@ from yukari.manifest import Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Tag
 from yukari.s3 import client as client_module
-from yukari.s3.client import S3Client
+from yukari.s3.body import BytesBody
+from yukari.s3.client import S3Client, Upload
 from yukari.s3.credentials import Keys
 from yukari.spans import Span
 from yukari.storage import lateputs, tigris, upload
@@ -461,6 +463,19 @@ class BucketTests(Stores):
         self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
         self.assertEqual(await self.client.list_multipart_uploads(), [])
 
+    async def test_an_s3_that_is_silent_is_asked_for_a_rivals_object_once(self) -> None:
+        self.patch(upload, "LOOK_EVERY", 0.01)
+        self.patch(upload, "RIVAL_EVERY", 0.0)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.only = b"HEAD "
+        proxy.faults.extend([Stall(0)] * 50)
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        self.addCleanup(spool.close)
+        await self.threads(spool.write, [(0, [LARGE])])
+        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 3)
+        self.assertEqual(client.requests["head_object"], 1)
+
     async def test_a_discarded_spools_upload_is_aborted(self) -> None:
         store = await self.started()
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
@@ -471,6 +486,23 @@ class BucketTests(Stores):
         while await self.client.list_multipart_uploads():
             pass
         self.assertEqual(await self.objects(), {})
+
+    async def test_an_old_upload_that_still_gets_parts_is_somebodys(self) -> None:
+        store, key = await self.started(), f"blobs/{DIGEST}"
+        listing = self.client.list_multipart_uploads
+
+        async def begun_long_ago(prefix: str) -> list[Upload]:
+            return [evolve(each, initiated=0.0) for each in await listing(prefix)]
+
+        self.patch(S3Client, "list_multipart_uploads", lambda _, prefix: begun_long_ago(prefix))
+        for _ in range(2):
+            upload_id = await self.client.init_multipart_upload(key, "a/b")
+        await self.client.upload_part(key, upload_id, 1, lambda _: BytesBody(b"part"))
+        self.assertEqual(await store.sweep(), 1)
+        (left,) = await listing()
+        self.assertEqual(left.upload_id, upload_id)
+        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        self.assertEqual(await store.sweep(), 1)
 
     async def test_uploads_of_nobody_are_swept(self) -> None:
         store = await self.started()

@@ -82,11 +82,12 @@ class Listing:
 
 @frozen
 class Part:
-    """A part of an upload that S3 has."""
+    """A part of an upload that S3 has; ``modified`` in seconds of the epoch."""
 
     number: int
     size: int
     etag: str
+    modified: float
 
 
 @frozen
@@ -402,7 +403,12 @@ class S3Client:
                     return None
                 raise
             parts += (
-                Part(int(row["PartNumber"]), int(row["Size"]), _bare(row["ETag"]))
+                Part(
+                    int(row["PartNumber"]),
+                    int(row["Size"]),
+                    _bare(row["ETag"]),
+                    _modified(row),
+                )
                 for row in told.get("Parts", ())
             )
             following = int(told.get("NextPartNumberMarker") or 0)
@@ -594,7 +600,7 @@ def _head(told: dict[str, Any], size: int) -> Head:
     return Head(
         size,
         _bare(told.get("ETag", "")),
-        _seconds(told["LastModified"]) if "LastModified" in told else 0.0,
+        _modified(told),
         told.get("ContentType", ""),
         told.get("Metadata", {}),
         told.get("ContentRange", ""),
@@ -603,6 +609,10 @@ def _head(told: dict[str, Any], size: int) -> Head:
 
 def _bare(etag: str) -> str:
     return str(etag).strip().strip('"')
+
+
+def _modified(told: dict[str, Any]) -> float:
+    return _seconds(told["LastModified"]) if "LastModified" in told else 0.0
 
 
 def _seconds(when: datetime) -> float:

@@ -40,7 +40,7 @@ from yukari.fills.pace import HostPace
 from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import InvalidManifest, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag, parse_reference
-from yukari.s3.client import Head, S3Client
+from yukari.s3.client import Head, S3Client, Upload
 from yukari.s3.errors import NO_CREDENTIALS, UNREACHABLE, S3Error
 from yukari.s3.signing import Signing
 from yukari.storage.blobfile import FileBlob
@@ -76,7 +76,7 @@ LISTED_FOR = 30.0
 KNOWN = 100_000
 """Blobs whose presence, or media type, is remembered."""
 ORPHANED_AFTER = 24 * 3600.0
-"""Seconds; an upload that was begun longer ago is nobody's."""
+"""Seconds; an upload is nobody's that was begun, and got its last part, longer ago."""
 CHECK_AGAIN = (1.0, 30.0)
 """Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
 CHECKED_EVERY = 5.0
@@ -607,8 +607,8 @@ class TigrisStore(DiskWork):
         """
         Abort uploads that nobody goes on with: how many.
 
-        Those of spools that are no more, and any begun more than a day ago, which a daemon that
-        is gone for good has left. `S3Error`.
+        Those of spools that are no more, and any that no part has come to for a day, which a daemon
+        that is gone for good has left. `S3Error`.
         """
         count = 0
         while self._left:
@@ -622,12 +622,19 @@ class TigrisStore(DiskWork):
         own = {upload.upload_id for upload in self._uploads.values()}
         own |= {way.upload_id for way in self._straight}
         for found in await self.client.list_multipart_uploads("blobs/sha256:"):
-            if found.upload_id in own or time.time() - found.initiated < ORPHANED_AFTER:
+            if found.upload_id in own or not await self._is_orphaned(found):
                 continue
             await self.client.abort_multipart_upload(found.key, found.upload_id)
-            self._log.info("{key}: an upload of a day ago is aborted", key=found.key)
+            self._log.info("{key}: an upload that nobody goes on with is aborted", key=found.key)
             count += 1
         return count
+
+    async def _is_orphaned(self, upload: Upload) -> bool:
+        oldest = time.time() - ORPHANED_AFTER
+        if upload.initiated > oldest:
+            return False
+        parts = await self.client.list_parts(upload.key, upload.upload_id)
+        return all(part.modified <= oldest for part in parts or ())
 
     def facts(self) -> dict[str, Any]:
         """For people: what is on disk, what is on its way up, how many requests went to S3."""

@@ -129,6 +129,7 @@ class BlobUpload:
     _not_before: float = field(default=0.0, init=False)
     _looks_at: float = field(init=False)
     """When it looks for another daemon's object next."""
+    _looking: Optional[Deferred[None]] = field(default=None, init=False)
     _finishing: bool = field(default=False, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _asleep: Optional[Deferred[None]] = field(default=None, init=False)
@@ -173,9 +174,10 @@ class BlobUpload:
         now = self._clock.seconds()
         if now < self._not_before:
             return
-        if now >= self._looks_at and not self._finishing:
+        if now >= self._looks_at and not self._finishing and self._looking is None:
             self._looks_at = now + RIVAL_EVERY
-            self._in_background(self._look_for_rival())
+            looking = self._in_background(self._look_for_rival())
+            self._looking = None if looking.called else looking
         while len(self._going) < AT_ONCE and (number := self._next()) is not None:
             if not self._upload_id:
                 beginning = self._in_background(self._begin())
@@ -199,6 +201,8 @@ class BlobUpload:
             there = await self.is_there()
         except OSError:
             return  # The parts will say so.
+        finally:
+            self._looking = None
         if there and not self.ended and not self._finishing and self._beginning is None:
             self._log.info(
                 "{digest}: another daemon has put it into S3, {sent} of {size} bytes went there",
@@ -416,8 +420,9 @@ class BlobUpload:
             self._timer.cancel()
         for going in list(self._going.values()):
             going.cancel()
-        if self._beginning is not None:
-            self._beginning.cancel()
+        for asking in (self._beginning, self._looking):
+            if asking is not None:
+                asking.cancel()
         self._file.close()
         self._wake()
 
