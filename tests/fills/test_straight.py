@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from unittest.mock import Mock
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -9,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import Keeper, Scene, ScriptedSource, content_of
 from yukari.errors import RegistryError
+from yukari.fills import fill as fill_module
 from yukari.fills import inorder
 from yukari.fills.fill import Fill, State
 from yukari.fills.inorder import InOrder
@@ -56,6 +60,13 @@ class GoingStraightTests(SynchronousTestCase):
         scene.keeper.way = Way()
         scene.fill.start()
         self.assertIs(scene.fill.state, State.STRAIGHT)
+
+    def test_one_that_has_a_spool_does_not_go_straight(self) -> None:
+        scene = Scene(content_of(1000), keeper=Keeper(way=Way()))
+        self.patch(fill_module, "Verifier", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+        scene.fill.start()
+        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIsNone(scene.fill.spool)  # nothing was in it
 
 
 class InOrderTests(SynchronousTestCase):

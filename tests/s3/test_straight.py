@@ -376,5 +376,22 @@ class StraightTests(AgainstServer):
         self.assertEqual(len(await self.objects()), 4)
         await self.assert_nothing_left(store)
 
+    async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
+        store = await self.started()
+        running = []
+        for number in range(straight.AT_ONCE):
+            source = Flowing(BLOB)
+            source.watch = lambda source=source: source.bodies[-1].pauseProducing()
+            way = self.way(store, source, Digest.of(b"%d" % number))
+            running.append(Deferred.fromCoroutine(way.run()))
+        while len(await self.client.list_multipart_uploads()) < straight.AT_ONCE:
+            pass
+        await self.way(store, Flowing(b"small"), Digest.of(b"small"), 5).run()
+        for each in running:
+            each.cancel()
+            each.addErrback(lambda failure: failure.trap(CancelledError))
+            await each
+        await self.assert_stored(store, b"small")
+
 
 for_each_server(StraightTests)(globals())

@@ -308,7 +308,7 @@ class Fill:
             if not await self._open_spool():
                 return
         except (NoRoom, OSError) as error:
-            way = await self._keeper.straight(self)
+            way = None if self.spool is not None else await self._keeper.straight(self)
             if self._may_open():
                 self._without_spool(error, way)
             return

@@ -47,7 +47,7 @@ from yukari.storage.upload import (
 from yukari.upstream import why
 
 AT_ONCE = 2
-"""Blobs that go this way at the same time; the others wait for their turn."""
+"""Blobs that go this way at the same time, of large ones and of small ones each."""
 IN_MEMORY = 2
 """Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB."""
 PATIENCE = 900.0

@@ -62,7 +62,7 @@ from yukari.storage.room import Room, Statvfs
 from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
 from yukari.storage.straight import AT_ONCE, StraightUpload
 from yukari.storage.tier import Tier
-from yukari.storage.upload import NOTE, OCTETS, BlobUpload, Note, note_path
+from yukari.storage.upload import NOTE, OCTETS, SMALL, BlobUpload, Note, note_path
 from yukari.units import FreeSpace
 
 T = TypeVar("T")
@@ -133,6 +133,8 @@ class TigrisStore(DiskWork):
     _straight_slots: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(AT_ONCE), init=False
     )
+    _small_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
     _left: list[tuple[Digest, str]] = field(factory=list, init=False)
     """Uploads that an earlier process began for spools that are no more."""
     _unconditional: bool = field(default=False, init=False)
@@ -571,7 +573,7 @@ class TigrisStore(DiskWork):
             os.path.join(self.spool_dir, "tmp"),
             self._in_thread,
             self._clock,
-            self._straight_slots,
+            self._small_slots if size < SMALL else self._straight_slots,
             self._straight,
         )
 
