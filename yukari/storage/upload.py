@@ -277,7 +277,15 @@ class BlobUpload:
             bodies.append(FileBody(self._file.read, span, self._in_thread, heard))
             return bodies[-1]
 
-        etag = await self._client.upload_part(self.key, self._upload_id, number + 1, body)
+        upload_id = self._upload_id
+        try:
+            etag = await self._client.upload_part(self.key, upload_id, number + 1, body)
+        except S3Error as error:
+            if error.code == "NoSuchUpload" and upload_id == self._upload_id:
+                self._forget_upload()
+            raise
+        if upload_id != self._upload_id:
+            raise S3Error("NoSuchUpload", 404, f"part {number + 1} was of an upload that is gone")
         if differs(etag, bodies[-1].md5):
             raise S3Error("BadDigest", 0, f"part {number + 1} arrived with other bytes")
         self._done[number] = etag
@@ -303,8 +311,6 @@ class BlobUpload:
         if self.ended:
             return
         now = self._clock.seconds()
-        if isinstance(error, S3Error) and error.code == "NoSuchUpload":
-            self._forget_upload()
         if now >= self._not_before:
             self._failures += 1
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures - 1, 10))
@@ -388,7 +394,7 @@ class BlobUpload:
         try:
             await self._client.complete_multipart_upload(self.key, self._upload_id, parts)
         except S3Error as error:
-            if error.code in ("InvalidPart", "InvalidPartOrder", "EntityTooSmall"):
+            if error.code in ("NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"):
                 await self._client.abort_multipart_upload(self.key, self._upload_id)
                 self._forget_upload()
             raise
