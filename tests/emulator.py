@@ -1092,8 +1092,9 @@ class Emulator:
         if fault is not None and do == "truncate":
             end = min(end, start + fault.after)
         wrong = sorted({flip.at for flip in flips if start <= flip.at < end})
+        sent = start + fault.after if fault is not None and do == "cut" else end
         for flip in flips:
-            flip.happened += start <= flip.at < end
+            flip.happened += start <= flip.at < min(sent, end)
         place = self.content.offset(digest)
 
         def payload(first: int, last: int) -> Iterator[Step]:

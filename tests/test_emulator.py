@@ -366,6 +366,14 @@ class ClassicPullTests(EmulatorCase):
         wrong = [name for name, blob in failed.pulled.blobs.items() if not blob.ok]
         self.assertEqual((wrong, flip.happened), ([digest], 1))
 
+    async def test_a_byte_that_a_cut_keeps_back_is_wrong_when_it_is_sent(self) -> None:
+        emulator = await self.started(f"{MODEL}=10KB")
+        digest, _ = emulator.models[MODEL].layers[0]
+        emulator.faults.add(Fault("store", "cut", digest=digest, after=1000, times=1))
+        emulator.faults.add(Fault("store", "flip", digest=digest, at=5000, times=1))
+        failed = await self.failing(pull(reactor, emulator.url, MODEL, SMALL16))
+        self.assertIn("digest mismatch", str(failed))
+
     async def test_a_reply_that_ignores_range_corrupts(self) -> None:
         emulator = await self.started(ignore_range=True)
         failed = await self.failing(pull(reactor, emulator.url, MODEL, SMALL16))
