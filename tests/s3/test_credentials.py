@@ -126,6 +126,15 @@ class OpeningTests(SynchronousTestCase):
                 self.opened({"AWS_CA_BUNDLE": path})
             self.assertIn("AWS_CA_BUNDLE", str(caught.exception))
 
+    def test_an_empty_bundle_is_none(self) -> None:
+        for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+            for blank in ("", " "):
+                self.patch(os, "environ", {**os.environ, name: blank})
+                opened = self.opened({name: blank})
+                # The session is what asks for web identities' keys, too.
+                sts = opened.seen._session.create_client("sts", region_name="us-east-1")
+                self.assertIs(sts._endpoint.http_session._verify, True)
+
     def test_making_a_client_takes_no_network_and_little_time(self) -> None:
         began = time.monotonic()
         self.opened({})

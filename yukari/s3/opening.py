@@ -49,7 +49,7 @@ def open_bucket(
     place = Place.of(bucket, environment)
     policy = _policy(environment.get("AWS_CA_BUNDLE", ""))
     try:
-        session = Session()
+        session = _session(environment)
         styles = session.get_scoped_config().get("s3")
         if isinstance(styles, dict) and styles.get("addressing_style") in ("path", "virtual"):
             path_style = styles["addressing_style"] == "path"
@@ -64,6 +64,15 @@ def open_bucket(
     credentials = Credentials(session, in_thread)
     client = S3Client(signing, credentials, pool.agent, reactor, metrics=metrics or Metrics())
     return OpenedBucket(client, pool, seen)
+
+
+def _session(environment: Mapping[str, str]) -> Session:
+    """botocore's, but that a bundle's empty variable counts as unset and not as a file."""
+    session = Session()
+    if not (session.get_config_variable("ca_bundle") or "").strip():
+        more = environment.get("REQUESTS_CA_BUNDLE", "").strip()
+        session.set_config_variable("ca_bundle", more or True)
+    return session
 
 
 def _policy(bundle: str) -> Optional[IPolicyForHTTPS]:
