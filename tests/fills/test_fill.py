@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import BACKOFF, WITHHELD, FillReader, State
+from yukari.fills.fill import BACKOFF, PATIENCE, WITHHELD, FillReader, State
 from yukari.fills.pace import SMALLEST
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.names import Digest
@@ -267,6 +267,25 @@ class FillTests(SynchronousTestCase):
         drinker = Drinker(scene, 0, 3 * MIB)
         scene.answer_all()
         self.assertEqual(drinker.got, scene.content)
+
+    def test_a_source_that_is_gone_is_given_up_though_nobody_reads_any_more(self) -> None:
+        for seconds_to_refuse in (0, 8):  # a proxy that is dead, one that is silent
+            scene = self.scene()
+            drinker = Drinker(scene, 0, 3 * MIB)
+            scene.source.open[0].answer()
+            scene.source.open[0].send(1000)
+            drinker.close()
+            scene.source.open[0].cut()
+            died_at, seen = scene.clock.seconds(), {}
+            while scene.fill.state is State.FILLING:
+                scene.clock.advance(0.5)
+                now = scene.clock.seconds()
+                for asked in scene.source.open:
+                    if now - seen.setdefault(asked, now) >= seconds_to_refuse:
+                        asked.refuse(SourceFailed("the proxy 127.0.0.1:3128: connection refused"))
+                self.assertLess(now - died_at, PATIENCE + 1)
+            self.assertIs(scene.fill.state, State.DORMANT)
+            self.assertEqual(scene.crew.fills, {})
 
     def test_a_refusal_is_final_and_told_as_it_is(self) -> None:
         scene = self.scene()
