@@ -11,7 +11,9 @@ from typing import Any, Optional
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SkipTest
-from twisted.web.client import ResponseNeverReceived
+from twisted.web.client import ResponseNeverReceived, readBody
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from tests import tinyproxy
 from tests.authority import Authority, tls_front
@@ -19,11 +21,8 @@ from tests.clients import ClientError, pull
 from tests.emulator import Emulator
 from tests.processes import MAIN, Process, ProcessCase, bare_environment
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor, until, until_sent
-from tests.s3.against import AgainstServer
-from tests.s3.servers import MOTO
 from yukari.connections import READ, Connections
 from yukari.proxies import Proxies
-from yukari.s3.errors import S3Error
 from yukari.service import YukariService
 from yukari.trust import Roots, trust
 from yukari.upstream import discard, why
@@ -238,6 +237,22 @@ class ProxyTests(Secured, ProcessCase):
         said = await self.failing(self.pull(daemon))
         self.assertIn(f"the proxy 127.0.0.1:{proxy.port} refused: 403 ", said)
 
+    async def test_a_refusal_in_the_clear_may_be_the_proxys(self) -> None:
+        upstream = await self.upstream()
+        proxy = await tinyproxy.start(
+            self, "FilterURLs On", f'Filter "{self.filtering("/blobs/")}"'
+        )
+        daemon = await self.by_http(upstream, proxy.proxies())
+        said = await self.failing(self.pull(daemon))
+        self.assertIn(f"; or the proxy 127.0.0.1:{proxy.port} refused it", said)
+
+    def filtering(self, text: str) -> str:
+        """A file that makes tinyproxy refuse URLs with this in them."""
+        path = os.path.join(self.directory(), "filter")
+        with open(path, "w") as file:
+            file.write(text + "\n")
+        return path
+
     async def test_a_proxy_that_dies_in_the_middle_is_waited_for(self) -> None:
         upstream = await self.secured(model=f"{MODEL}=20MB")
         upstream.settings.line = 20e6
@@ -313,6 +328,27 @@ class BadProxyTests(Secured):
         port: int = listening.getHost().port
         return port
 
+    async def test_one_that_is_asked_in_the_clear_is_not_asked_twice_on_a_connection(self) -> None:
+        channels = []
+
+        class Answers(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Any) -> bytes:
+                channels.append(request.channel)
+                return b"found"
+
+        site = Site(Answers(), timeout=None)
+        listening = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(lambda: maybeDeferred(listening.stopListening))
+        proxies = Proxies.read({"http_proxy": f"127.0.0.1:{listening.getHost().port}"})
+        connections = Connections(reactor, 4, proxies=proxies)
+        self.addCleanup(connections.close)
+        for _ in range(3):
+            reply = await connections.agent.request(b"GET", b"http://registry.example/v2/")
+            self.assertEqual(await readBody(reply), b"found")
+        self.assertEqual(len({id(each) for each in channels}), 3)
+
     async def test_one_that_is_silent(self) -> None:
         port = await self.listening(b"")
         said = await self.said(await self.by(port, Hurried(20)))
@@ -333,31 +369,6 @@ class BadProxyTests(Secured):
         said = await self.said(await self.by(port))
         self.assertIn(f"the proxy 127.0.0.1:{port} refused: 503 ?[2J?aaa", said)
         self.assertNotIn("a" * 101, said)
-
-
-class BucketTests(AgainstServer, ProcessCase):
-    """S3 by way of tinyproxy."""
-
-    server = MOTO
-    skip = tinyproxy.MISSING
-
-    async def test_objects_go_up_and_come_down(self) -> None:
-        proxy = await tinyproxy.start(self, "BasicAuth me secret")
-        endpoint = MOTO.endpoint()
-        client = self.client_at(endpoint, proxies=proxy.proxies("me:secret@"))
-        await client.put_object("a key", b"bytes" * 100_000, "text/plain", metadata={"a": "b"})
-        found = await client.get_whole("a key")
-        assert found is not None
-        self.assertEqual((found[0].metadata, found[1]), ({"a": "b"}, b"bytes" * 100_000))
-        for method in ("PUT", "GET"):
-            self.assertIn(f"{method} {endpoint}/{self.bucket}/a%20key", proxy.asked)
-
-    async def test_a_refusal_is_said(self) -> None:
-        proxy = await tinyproxy.start(self, "BasicAuth me secret")
-        client = self.client_at(MOTO.endpoint(), proxies=proxy.proxies())
-        with self.assertRaises(S3Error) as caught:
-            await client.get_bucket()
-        self.assertIn(f"the proxy 127.0.0.1:{proxy.port} refused: 407 ", str(caught.exception))
 
 
 class EnvironmentTests(ProcessCase):

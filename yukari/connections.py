@@ -139,7 +139,8 @@ class _Agent:
         agent = self._by_proxy.get(proxy)
         if agent is None:
             endpoint = _LargeReads(self._endpoints.to_proxy(proxy), self._endpoints.read)
-            agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor, self._pool)
+            # No pool: some proxies close behind each reply and do not say so (tinyproxy).
+            agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor)
         headers = Headers() if headers is None else headers.copy()
         if proxy.authorization is not None:
             headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization.encode("ascii")])
@@ -186,6 +187,11 @@ class Connections:
     def proxy(self, url: str) -> Optional[Proxy]:
         """The proxy that requests for a URL go by, None for none."""
         return self._endpoints.proxy(URI.fromBytes(url.encode("ascii")))
+
+    def answered_by(self, url: str) -> Optional[Proxy]:
+        """The proxy whose own answers to requests for a URL look like its host's; None for none."""
+        uri = URI.fromBytes(url.encode("ascii"))
+        return self._endpoints.proxy(uri) if self._endpoints.is_asked_in_the_clear(uri) else None
 
     def close(self) -> Deferred[None]:
         """Close the idle ones."""

@@ -52,10 +52,12 @@ def blob_unknown(digest: object) -> RegistryError:
     return RegistryError("BLOB_UNKNOWN", f"no blob {digest} upstream or here", 404)
 
 
-def denied(what: object) -> RegistryError:
-    return RegistryError(
-        "DENIED", f"{what} is private upstream, and this cache holds no key for it", 403
-    )
+def denied(what: object, proxy: Optional[object] = None) -> RegistryError:
+    """``proxy`` is one that may have refused it, and not upstream."""
+    said = f"{what} is private upstream, and this cache holds no key for it"
+    if proxy is not None:
+        said += f"; or the proxy {proxy} refused it"
+    return RegistryError("DENIED", said, 403)
 
 
 def upstream_unreachable(message: str) -> RegistryError:

@@ -173,7 +173,13 @@ class YukariService(Service):
             Offline()
             if settings.offline
             else Upstream(
-                registry, self._connections.agent, self._reactor, self.metrics, pseudonym, line
+                registry,
+                self._connections.agent,
+                self._reactor,
+                self.metrics,
+                pseudonym,
+                line,
+                self._connections.answered_by(registry.url),
             )
         )
         self._library = Library(

@@ -240,6 +240,8 @@ class Upstream:
     """By what name the requests' Via has this cache."""
     line: Optional[Line] = None
     """What bounds how fast blobs come, all of them together."""
+    proxy: Optional[object] = None
+    """The proxy whose own answers look like upstream's, None where there is none."""
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
@@ -366,8 +368,11 @@ class Upstream:
         if code == 404:
             return manifest_unknown(name, reference)
         if code in (401, 403):
-            return denied(what)
-        return upstream_unreachable(f"upstream {self.url.host} answered {code} for {what}")
+            return denied(what, self.proxy)
+        who = f"upstream {self.url.host}"
+        if self.proxy is not None:
+            who += f", or the proxy {self.proxy} before it,"
+        return upstream_unreachable(f"{who} answered {code} for {what}")
 
     # blobs
 
@@ -573,7 +578,8 @@ class UpstreamBlob:
                 if self._at >= len(self._repositories):
                     self._at = 0
                     if response.code in (401, 403):
-                        raise SourceRefused(denied(f"blob {self._digest}"))
+                        blob = f"blob {self._digest}"
+                        raise SourceRefused(denied(blob, self._upstream.proxy))
                     raise SourceRefused(blob_unknown(self._digest))
         finally:
             waiting, self._locating = self._locating, None
