@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from typing import Any, Optional
 
@@ -40,9 +41,11 @@ from yukari.storage.upload import (
     LONGEST_WAIT,
     RIVAL_EVERY,
     SMALL,
+    Made,
     Note,
-    differs,
     part_size,
+    put_in_one,
+    send_part,
 )
 from yukari.upstream import why
 
@@ -198,16 +201,8 @@ class StraightUpload:
         self.sent += len(data)
 
     async def _send_once(self, number: int, data: bytearray) -> None:
-        bodies: list[FileBody] = []
-
-        def body(heard: Any) -> FileBody:
-            bodies.append(self._body(data, heard))
-            return bodies[-1]
-
-        etag = await self._client.upload_part(self.key, self.upload_id, number, body)
-        if differs(etag, bodies[-1].md5):
-            raise S3Error("BadDigest", 0, f"part {number} arrived with other bytes")
-        self._done[number] = etag
+        made = self._body(data)
+        self._done[number] = await send_part(self._client, self.key, self.upload_id, number, made)
 
     def _was_sent(self, result: Any, going: Deferred[None]) -> None:
         self._going.discard(going)
@@ -215,27 +210,19 @@ class StraightUpload:
             self._failure = result
         self._buffers.release()
 
-    def _body(self, data: bytearray, heard: Callable[[], None]) -> FileBody:
+    def _body(self, data: bytearray) -> Made:
         def read(offset: int, count: int) -> bytes:
             return bytes(memoryview(data)[offset : offset + count])
 
-        return FileBody(read, Span(0, len(data)), self._in_thread, heard)
+        return partial(FileBody, read, Span(0, len(data)), self._in_thread)
 
     async def _put(self, data: bytearray) -> None:
-        if not data:
-            await self._client.put_object(self.key, b"", self._note.media_type)
-            return
-        bodies: list[FileBody] = []
-
-        def body(heard: Any) -> FileBody:
-            bodies.append(self._body(data, heard))
-            return bodies[-1]
-
-        etag = await self._client.put_file(self.key, self._note.media_type, body)
-        if differs(etag, bodies[-1].md5):
-            await self._client.delete_object(self.key)
-            raise S3Error("BadDigest", 0, "it arrived with other bytes")
-        self.sent += len(data)
+        media_type = self._note.media_type
+        if data:
+            await put_in_one(self._client, self.key, media_type, self._body(data))
+            self.sent += len(data)
+        else:
+            await self._client.put_object(self.key, b"", media_type)
 
     async def _complete(self) -> None:
         if not await self._is_there():  # a rival's, or ours where S3's reply was lost

@@ -16,6 +16,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import md5
 from typing import Any, Optional
 
@@ -96,6 +97,38 @@ def md5_of(file: FileBlob, span: Span) -> str:
 def differs(etag: str, found: str) -> bool:
     """Whether an ETag tells of other bytes; one that is no MD5 (SSE-KMS) tells nothing."""
     return len(etag) == _MD5_LENGTH and "-" not in etag and etag.lower() != found
+
+
+Made = Callable[[Callable[[], None]], FileBody]
+"""Makes a body, anew for each attempt, from what it is to call for each piece handed on."""
+
+
+async def send_part(client: S3Client, key: str, upload_id: str, number: int, make: Made) -> str:
+    """Send a part (from 1 on): its ETag. `S3Error` where other bytes arrived."""
+    bodies: list[FileBody] = []
+
+    def body(heard: Callable[[], None]) -> FileBody:
+        bodies.append(make(heard))
+        return bodies[-1]
+
+    etag = await client.upload_part(key, upload_id, number, body)
+    if differs(etag, bodies[-1].md5):
+        raise S3Error("BadDigest", 0, f"part {number} arrived with other bytes")
+    return etag
+
+
+async def put_in_one(client: S3Client, key: str, media_type: str, make: Made) -> None:
+    """Store a small object. `S3Error` where other bytes arrived; then it is removed."""
+    bodies: list[FileBody] = []
+
+    def body(heard: Callable[[], None]) -> FileBody:
+        bodies.append(make(heard))
+        return bodies[-1]
+
+    etag = await client.put_file(key, media_type, body)
+    if differs(etag, bodies[-1].md5):
+        await client.delete_object(key)
+        raise S3Error("BadDigest", 0, "it arrived with other bytes")
 
 
 @define(eq=False)
@@ -270,24 +303,16 @@ class BlobUpload:
         return bool(part.etag.lower() == await self._in_thread(md5_of, self._file, span))
 
     async def _send(self, number: int) -> None:
-        span = self._span(number)
-        bodies: list[FileBody] = []
-
-        def body(heard: Any) -> FileBody:
-            bodies.append(FileBody(self._file.read, span, self._in_thread, heard))
-            return bodies[-1]
-
-        upload_id = self._upload_id
+        span, upload_id = self._span(number), self._upload_id
+        made = partial(FileBody, self._file.read, span, self._in_thread)
         try:
-            etag = await self._client.upload_part(self.key, upload_id, number + 1, body)
+            etag = await send_part(self._client, self.key, upload_id, number + 1, made)
         except S3Error as error:
             if error.code == "NoSuchUpload" and upload_id == self._upload_id:
                 self._forget_upload()
             raise
         if upload_id != self._upload_id:
             raise S3Error("NoSuchUpload", 404, f"part {number + 1} was of an upload that is gone")
-        if differs(etag, bodies[-1].md5):
-            raise S3Error("BadDigest", 0, f"part {number + 1} arrived with other bytes")
         self._done[number] = etag
         self.sent += len(span)
 
@@ -376,18 +401,9 @@ class BlobUpload:
         if not self._size:
             await self._client.put_object(self.key, b"", self.note.media_type)
             return
-        bodies: list[FileBody] = []
-
-        def body(heard: Any) -> FileBody:
-            span = Span(0, self._size)
-            bodies.append(FileBody(self._file.read, span, self._in_thread, heard))
-            return bodies[-1]
-
-        etag = await self._client.put_file(self.key, self.note.media_type, body)
+        made = partial(FileBody, self._file.read, Span(0, self._size), self._in_thread)
+        await put_in_one(self._client, self.key, self.note.media_type, made)
         self.sent += self._size
-        if differs(etag, bodies[-1].md5):
-            await self._client.delete_object(self.key)
-            raise S3Error("BadDigest", 0, "it arrived with other bytes")
 
     async def _complete(self) -> None:
         parts = {number + 1: etag for number, etag in self._done.items()}
