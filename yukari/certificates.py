@@ -63,8 +63,12 @@ class Renewed:
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
             creator.getContext()  # Does the key fit the certificate?
-        if not any(self._files()):  # Twisted shows nobody anything then.
-            raise ValueError("expected a directory with certificates in files named *.pem")
+        look_up = getattr(creator, "_contextLookup", None)  # A directory's, by name.
+        if look_up is not None and look_up(None, False) is None:
+            raise ValueError(
+                "expected a directory of *.pem files with a key, and a certificate for it with"
+                " subjectAltName"
+            )
         return endpoint, creator
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:
