@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.rates import BURST, LARGE, ROUND, YIELDED, Bucket, Line, Lines, Taker
+from yukari.rates import BURST, LARGE, LEAST, ROUND, YIELDED, Bucket, Line, Lines, Taker
 
 RATES = st.integers(64_000, 2_000_000_000)
 
@@ -104,7 +104,8 @@ class LineTests(SynchronousTestCase):
         # Who came first was given what one alone would have.
         tolerated = line.share_of(1) + 3 * (line.share_of(count) + sockets[0].chunk)
         self.assertLessEqual(max(took) - min(took), tolerated + sum(took) / count * 0.1)
-        self.assertLess(max(socket.longest for socket in sockets), 2 * ROUND)
+        turn = max(ROUND, count * LEAST / rate)
+        self.assertLess(max(socket.longest for socket in sockets), 3 * turn)
 
     @given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 10**6), st.floats(0, 1))))
     def test_whatever_they_take_whoever_is_held_is_let_go(
@@ -204,6 +205,13 @@ class LinesTests(SynchronousTestCase):
             clock.advance(0.005)
         for who in took:
             self.assertLess(abs(took[who] - 10_000_000), 1_500_000, who)
+
+    def test_each_of_many_connections_gets_something_every_second(self) -> None:
+        clock = Clock()
+        line = Line(1_000_000, clock)
+        sockets = [Socket(clock, line, line.share_of(48)) for _ in range(48)]
+        run(clock, 10.0, *sockets)
+        self.assertLess(max(socket.longest for socket in sockets), 1.0)
 
     def test_a_client_that_comes_again_still_owes_what_it_took(self) -> None:
         clock = Clock()

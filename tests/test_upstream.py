@@ -32,6 +32,7 @@ from yukari.errors import RegistryError
 from yukari.fills.source import Answer, SourceFailed, SourceRefused
 from yukari.manifest import Descriptor
 from yukari.names import Digest, ModelName, Tag
+from yukari.rates import Line
 from yukari.settings import RegistryUrl
 from yukari.spans import Span
 from yukari.upstream import (
@@ -634,6 +635,14 @@ class BlobTests(BlobCase):
         self.failureResultOf(found)
         self.clock.advance(0)
         self.assertEqual(self.internet.open, [])
+
+    def test_a_bounded_line_bounds_what_is_asked_for_from_the_first_request_on(self) -> None:
+        self.upstream.line = Line(640_000, self.clock, 64)
+        unknown = self.blob.pace.length(10**9, 1, 0)
+        found = self.fetch()
+        self.part(self.internet.last)
+        self.successResultOf(found)
+        self.assertEqual((unknown, self.blob.pace.bound), (20_000, 10_000.0))
 
 
 class RepositoryTests(BlobCase):

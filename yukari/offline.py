@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NoReturn, Optional
 
-from attrs import define
+from attrs import define, field
 
 from yukari.errors import RegistryError
 from yukari.fills.pace import HostPace
@@ -44,7 +44,7 @@ class OfflineBlob:
     """A `BlobSource` that has nothing."""
 
     _digest: Digest
-    pace: Optional[HostPace] = None
+    pace: HostPace = field(factory=HostPace)
     ranges: bool = False
 
     async def fetch(self, span: Span) -> Answer:

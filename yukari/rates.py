@@ -14,8 +14,11 @@ from typing import Optional
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-ROUND = 1.0
-"""Seconds within which every taker has its turn: Ollama drops a part that gets no byte for five."""
+ROUND = 0.25
+"""
+Seconds within which every taker has its turn; Ollama drops a part that gets no byte for five, and
+what a part needs may take several turns: the rest of somebody's request, then a request of its own.
+"""
 LEAST = 1024
 LARGE = 256 * 1024
 """Bytes of the smallest share, and of the largest where a hundredth of a second brings fewer."""
@@ -107,10 +110,11 @@ def _never() -> bool:
 
 @define(eq=False)
 class Line:
-    """At most ``rate`` bytes a second in all."""
+    """At most ``rate`` bytes a second in all, for ``most`` takers at once."""
 
     rate: float
     _clock: IReactorTime
+    most: int = 1
     _bucket: Bucket = field(init=False)
     _takers: set[Taker] = field(factory=set, init=False)
     _waiting: dict[Taker, None] = field(factory=dict, init=False)

@@ -158,8 +158,8 @@ class YukariService(Service):
             elsewhere[named] = address.host, address.port or registry.port
         line, read = None, READ
         if settings.upstream_rate is not None:
-            line = Line(settings.upstream_rate, self._reactor)
-            read = min(READ, line.share_of(bounds.in_all))
+            line = Line(settings.upstream_rate, self._reactor, bounds.in_all)
+            read = min(READ, line.share_of(line.most))
         self._connections = Connections(
             self._reactor,
             bounds.in_all,

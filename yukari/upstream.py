@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
+from math import inf
 from typing import Any, Optional, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -430,11 +431,14 @@ class Upstream:
     def pace(self, url: str) -> HostPace:
         """What was measured of the host of ``url``."""
         self._likely = urlsplit(url).netloc
-        return self._paces.setdefault(self._likely, HostPace())
+        return self._paces.setdefault(self._likely, self._unknown())
 
-    def likely_pace(self) -> Optional[HostPace]:
+    def likely_pace(self) -> HostPace:
         """What was measured of the host that blobs came from last."""
-        return self._paces.get(self._likely) if self._likely is not None else None
+        return self._paces[self._likely] if self._likely is not None else self._unknown()
+
+    def _unknown(self) -> HostPace:
+        return HostPace(inf if self.line is None else self.line.rate / self.line.most)
 
     def _via(self) -> dict[str, list[str]]:
         return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}
@@ -517,7 +521,7 @@ class UpstreamBlob:
     _locating: Optional[list[Deferred[None]]] = field(default=None, init=False)
 
     @property
-    def pace(self) -> Optional[HostPace]:
+    def pace(self) -> HostPace:
         if self._location is None:
             return self._upstream.likely_pace()
         return self._upstream.pace(self._location)

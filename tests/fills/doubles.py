@@ -134,7 +134,7 @@ class ScriptedSource:
     repositories: list[ModelName] = field(factory=list)
 
     @property
-    def pace(self) -> Optional[HostPace]:
+    def pace(self) -> HostPace:
         return self.pace_now
 
     async def fetch(self, span: Span) -> Answer:

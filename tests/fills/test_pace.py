@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.fills.pace import GROWTH, LARGEST, ROUND_TRIPS, SECONDS, SMALLEST, HostPace
+from yukari.fills.pace import (
+    GROWTH,
+    LARGEST,
+    LEAST,
+    ROUND_TRIPS,
+    SECONDS,
+    SECONDS_SHARED,
+    SMALLEST,
+    HostPace,
+)
 
 MB = 1_000_000
 Measured = tuple[int, float, bool]
@@ -91,6 +100,17 @@ class LengthTests(SynchronousTestCase):
         if rates[0] is not None and rates[1] is not None:
             self.assertLessEqual(rates[1], rates[0])
             self.assertGreater(rates[1], 0)
+
+    @given(paces(), st.floats(1, 10**9), st.integers(0, 10**13), st.floats(0, 10**4))
+    def test_a_bounded_line_is_asked_for_no_more_than_it_brings_in_time(
+        self, pace: HostPace, bound: float, left: int, crowding: float
+    ) -> None:
+        free = pace.length(left, 32, crowding)
+        pace.bound = bound
+        length = pace.length(left, 32, crowding)
+        self.assertTrue(min(LEAST, free) <= length <= free)
+        self.assertLessEqual(length, max(LEAST, SECONDS * bound))
+        self.assertLessEqual(length, max(LEAST, SECONDS_SHARED * bound / max(crowding, 1e-9)))
 
     def test_a_host_that_nobody_knows_is_asked_for_little(self) -> None:
         self.assertEqual(HostPace().length(10**12, 1, 0), SMALLEST)

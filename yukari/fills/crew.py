@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill, FillReader, State
 from yukari.fills.lane import Lane
-from yukari.fills.pace import SMALLEST
 from yukari.rates import Line
 
 log = Logger()
@@ -198,15 +197,11 @@ class Crew:
             self._assigning = False
 
     def _begin(self, fill: Fill, start: int) -> None:
-        pace = fill.source.pace
         cap = fill.lane_cap()
-        if pace is None:
-            length = SMALLEST
-        else:
-            here = len({reader.position for reader in fill.waiting})
-            everywhere = len({(reader.fill, reader.position) for reader in self._waiting})
-            crowding = max(here / cap, everywhere / self.in_all)
-            length = pace.length(fill.plan.free, cap, crowding)
+        here = len({reader.position for reader in fill.waiting})
+        everywhere = len({(reader.fill, reader.position) for reader in self._waiting})
+        crowding = max(here / cap, everywhere / self.in_all)
+        length = fill.source.pace.length(fill.plan.free, cap, crowding)
         lane = Lane(fill, fill.plan.claim(start, length), self._clock)
         self._lanes += 1
         fill.add_lane(lane)

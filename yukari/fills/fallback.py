@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from attrs import define, field
 
 from yukari.fills.pace import HostPace
@@ -35,7 +33,7 @@ class Fallback:
         return self.first if has and self._failures < FAILURES else self.second
 
     @property
-    def pace(self) -> Optional[HostPace]:
+    def pace(self) -> HostPace:
         return self._now.pace
 
     @property

@@ -9,6 +9,7 @@ a part that gets no byte for five seconds.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Optional
 
 from attrs import define
@@ -16,6 +17,8 @@ from attrs import define
 SMALLEST = 64 * 1024
 """Bytes of the first request to a host, and of the shortest at any time."""
 LARGEST = 64 * 1024 * 1024
+LEAST = 16 * 1024
+"""Bytes of the shortest where a line is bounded."""
 GROWTH = 8
 """A request is at most so many times as long as the longest that has come back whole."""
 SECONDS = 2.0
@@ -32,8 +35,15 @@ _MEMORY = 0.8
 
 @define(eq=False)
 class HostPace:
-    """What was measured of one host, by whom all fills that use it go."""
+    """
+    What was measured of one host, by whom all fills that use it go.
 
+    ``bound`` is how many bytes a second one connection has of a bounded line while all are at
+    work. A turn on that line brings a short request whole, which says nothing of how long a
+    longer one takes.
+    """
+
+    bound: float = inf
     active: int = 0
     """Requests under way now."""
     ranges: bool = False
@@ -80,10 +90,11 @@ class HostPace:
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, and ``crowding`` readers wait for each connection.
         """
-        rate = self.rate
-        if rate is None:
-            return SMALLEST
         seconds = min(SECONDS, SECONDS_SHARED / max(crowding, 1e-9))
-        share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
-        wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
-        return int(max(SMALLEST, min(LARGEST, wanted)))
+        rate = self.rate
+        wanted: float = SMALLEST
+        if rate is not None:
+            share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
+            wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
+            wanted = max(SMALLEST, min(LARGEST, wanted))
+        return int(min(wanted, max(LEAST, seconds * self.bound)))

@@ -67,8 +67,8 @@ class BlobSource(Protocol):
     """One blob at one place upstream."""
 
     @property
-    def pace(self) -> Optional[HostPace]:
-        """What was measured of the host that the next request goes to, where it can be foreseen."""
+    def pace(self) -> HostPace:
+        """What was measured of the host that the next request is likely to go to."""
 
     @property
     def ranges(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Optional
 
 from attrs import define
 
@@ -33,7 +32,7 @@ class BucketBlob:
     _gone: Callable[[Digest], None]
 
     @property
-    def pace(self) -> Optional[HostPace]:
+    def pace(self) -> HostPace:
         return self._pace
 
     @property
