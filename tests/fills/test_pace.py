@@ -116,10 +116,11 @@ class LengthTests(SynchronousTestCase):
         self.assertEqual(HostPace().length(10**12, 1, 0), SMALLEST)
         self.assertIsNone(HostPace().rate)
 
-    def test_a_request_takes_about_two_seconds(self) -> None:
-        for rate in (0.4 * MB, 2 * MB, 20 * MB):
-            seconds = steady(rate).length(10**12, 1, 0) / rate
-            self.assertTrue(SECONDS * 0.6 < seconds <= SECONDS * 1.01, seconds)
+    def test_a_request_takes_twenty_round_trips_from_half_a_second_to_two(self) -> None:
+        for round_trip, wanted in ((0.001, 0.5), (0.05, 1.0), (0.1, 2.0), (0.3, 2.0)):
+            for rate in (0.4 * MB, 2 * MB, 20 * MB):
+                seconds = steady(rate, round_trip).length(10**12, 1, 0) / rate
+                self.assertTrue(wanted * 0.6 < seconds <= wanted * 1.01, (round_trip, seconds))
 
     def test_a_slow_line_gives_no_one_so_much_that_others_give_up(self) -> None:
         pace = steady(0.4 * MB, lanes=16)

@@ -2,7 +2,7 @@
 How many bytes one request asks of a host: long enough to keep the line busy, short enough to turn.
 
 A Range in flight cannot be shortened without throwing bytes away, so it is
-about two seconds' worth at the rate measured there. The numbers come from a
+about two seconds' worth at the rate measured there, less where a round trip is short. The numbers come from a
 simulation of these rules against Ollama's clients, whose strictest gives up on
 a part that gets no byte for five seconds.
 """
@@ -22,13 +22,19 @@ LEAST = 16 * 1024
 GROWTH = 8
 """A request is at most so many times as long as the longest that has come back whole."""
 SECONDS = 2.0
-"""What a request should take."""
+SHORTEST_SECONDS = 0.5
+"""
+What a request should take: `SECONDS`, or less where a round trip is short, for a prefix that grows
+steadily is hashed as it grows.
+"""
 SECONDS_SHARED = 3.0
 """Within what time every reader gets a turn where more of them wait than there are connections."""
 ROUND_TRIPS = 4
 """
 A request is never shorter than this many round trips' time is worth, near a blob's end either.
 """
+ROUND_TRIPS_ENOUGH = 20
+"""What a request waits for its header is then a twentieth of its time."""
 _MEMORY = 0.8
 """What the past is worth at each new measurement."""
 
@@ -90,11 +96,13 @@ class HostPace:
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, and ``crowding`` readers wait for each connection.
         """
-        seconds = min(SECONDS, SECONDS_SHARED / max(crowding, 1e-9))
+        round_trip = self.round_trip or 0.0
+        enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * round_trip)
+        seconds = min(SECONDS, enough, SECONDS_SHARED / max(crowding, 1e-9))
         rate = self.rate
         wanted: float = SMALLEST
         if rate is not None:
-            share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
+            share = max(left / connections, ROUND_TRIPS * round_trip * rate)
             wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
             wanted = max(SMALLEST, min(LARGEST, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
