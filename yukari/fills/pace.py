@@ -2,9 +2,9 @@
 How many bytes one request asks of a host: long enough to keep the line busy, short enough to turn.
 
 A Range in flight cannot be shortened without throwing bytes away, so it is
-about two seconds' worth at the rate measured there, less where a round trip is short. The numbers come from a
-simulation of these rules against Ollama's clients, whose strictest gives up on
-a part that gets no byte for five seconds.
+about two seconds' worth at the rate measured there, less where a round trip is
+short. The numbers come from a simulation of these rules against Ollama's
+clients, whose strictest gives up on a part that gets no byte for five seconds.
 """
 
 from __future__ import annotations
