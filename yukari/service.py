@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, DeferredList, execute, fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -234,6 +234,7 @@ class YukariService(Service):
                 pseudonym=pseudonym,
                 passwords=self._passwords,
                 trusted_proxies=settings.trusted_proxies or NOBODY,
+                log_requests=settings.slog_level <= LogLevel.info,
             )
             for is_admins in (False, True)
         )

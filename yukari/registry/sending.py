@@ -32,13 +32,13 @@ from yukari.spans import Span
 STALL = 300.0
 """Seconds after which a reader that takes nothing is dropped."""
 A_TURN = 8 * 1024 * 1024
-AT_ONCE = 4 * 1024 * 1024
+AT_ONCE = 8 * 1024 * 1024
 AT_ONCE_LEAST = 64 * 1024
 """
 Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
 given; the most and the least of one ``sendfile``.
 """
-LOOK_AHEAD = 4 * 1024 * 1024
+LOOK_AHEAD = 8 * 1024 * 1024
 LOOK_EVERY = 512 * 1024
 """
 So many bytes ahead a file is looked at, a byte every so often, whether it is in memory; where it is

@@ -5,7 +5,7 @@ HTTP's own edges: what is refused before any resource sees it, and the log line 
 from __future__ import annotations
 
 import re
-from secrets import token_hex
+from random import getrandbits
 from typing import Any, Optional
 
 from twisted.internet.interfaces import IReactorTime
@@ -90,7 +90,7 @@ class RegistryRequest(Request):
     def _begin(self) -> None:
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
-        self.id = clients.said_id(self) or token_hex(8)
+        self.id = clients.said_id(self) or f"{getrandbits(64):016x}"
 
     def refused(self, status: int, method: bytes, uri: bytes) -> None:
         """Log that no resource ever saw this request: what is known of it may be ``-``."""
