@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -78,14 +77,11 @@ def _large(scale: Scale) -> Iterator[Table]:
             ours.process.forget_peak()
             began = time.monotonic()
             peers.get(f"{ours.url}/v2/{MODEL}/manifests/latest")
-            while json.loads(peers.get(f"{ours.url}/fills"))["fills"]:
-                time.sleep(0.05)
+            stored = place / "yukari" / "blobs" / blob.file_name
+            ours.process.until(stored.exists, 600.0)
             seconds = time.monotonic() - began
             peak = ours.process.peak()
             spent = (ours.process.cpu() - used) / (size / GB)
-            stored = place / "yukari" / "blobs" / blob.file_name
-            if not stored.exists():
-                raise RuntimeError(f"{size} bytes were not stored")
             table.add(
                 *(size / GB, before / MB, peak / MB, (peak - before) / MB),
                 *(size / seconds / MB, spent),
