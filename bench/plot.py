@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from attrs import frozen
 
-WIDTH, BAR, GAP, LEFT, RIGHT = 860, 16, 5, 330, 70
+WIDTH, BAR, GAP, LEFT, RIGHT = 900, 16, 5, 370, 70
 COLOURS = {"yukari": "#2f6f9f", "direct": "#999999"}
 OTHERS = "#d08b3c"
 
