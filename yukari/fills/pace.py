@@ -96,13 +96,13 @@ class HostPace:
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, and ``crowding`` readers wait for each connection.
         """
-        round_trip = self.round_trip or 0.0
+        round_trip = SECONDS if self.round_trip is None else self.round_trip
         enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * round_trip)
         seconds = min(SECONDS, enough, SECONDS_SHARED / max(crowding, 1e-9))
         rate = self.rate
         wanted: float = SMALLEST
         if rate is not None:
-            share = max(left / connections, ROUND_TRIPS * round_trip * rate)
+            share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
             wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
             wanted = max(SMALLEST, min(LARGEST, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
