@@ -34,6 +34,33 @@ def _san(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
+def _valid(issuer: x509.Name, subject: x509.Name, key: Any) -> x509.CertificateBuilder:
+    now = datetime.now(timezone.utc)
+    return x509.CertificateBuilder(
+        issuer,
+        subject,
+        key.public_key(),
+        x509.random_serial_number(),
+        now - timedelta(hours=1),
+        now + timedelta(hours=1),
+    )
+
+
+def _names(*names: str) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_san(each) for each in names])
+
+
+def _plain(key: Any) -> bytes:
+    return bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def self_signed(name: str) -> tuple[bytes, bytes]:
+    """A new key, and a certificate of a host or an address that nobody vouches for, in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = _valid(_name(name), _name(name), key).add_extension(_names(name), False)
+    return _plain(key), made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
 @define(eq=False)
 class Authority:
     """Its root certificate lies in ``directory``."""
@@ -45,7 +72,7 @@ class Authority:
 
     def __attrs_post_init__(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
-        root = self._builder(self._name, self._key).add_extension(
+        root = _valid(self._name, self._name, self._key).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         with open(self.path, "wb") as file:
@@ -60,23 +87,11 @@ class Authority:
         """A new key and its certificate for hosts and addresses, in PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = (
-            self._builder(_name(names[0]), key)
-            .add_extension(x509.SubjectAlternativeName([_san(each) for each in names]), False)
+            _valid(self._name, _name(names[0]), key)
+            .add_extension(_names(*names), False)
             .sign(self._key, hashes.SHA256())
         )
-        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return plain + made.public_bytes(Encoding.PEM)
-
-    def _builder(self, name: x509.Name, key: Any) -> x509.CertificateBuilder:
-        now = datetime.now(timezone.utc)
-        return x509.CertificateBuilder(
-            self._name,
-            name,
-            key.public_key(),
-            x509.random_serial_number(),
-            now - timedelta(hours=1),
-            now + timedelta(hours=1),
-        )
+        return _plain(key) + made.public_bytes(Encoding.PEM)
 
 
 class _Forwarding(ProxyFactory):

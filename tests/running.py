@@ -224,6 +224,14 @@ class RunningCase(TestCase):
             return str(failed)
         self.fail("the pull went through")
 
+    async def under_way(self) -> tuple[Emulator, Daemon]:
+        """A daemon through which a model is pulled, with some of it here and much still to come."""
+        upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
+        daemon = await self.daemon(upstream)
+        self.begin(self.pull(daemon)).addErrback(lambda _: None)
+        await until(lambda: upstream.counters.sent > 100_000)
+        return upstream, daemon
+
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         """Let it run beside the test, which cancels or awaits it."""
         return Deferred.fromCoroutine(coroutine)

@@ -12,7 +12,6 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.clients import pull
 from tests.registry.doubles import Growing, Talk
 from tests.running import MODEL, RunningCase, reactor, until
 from yukari.logs import Ended
@@ -144,12 +143,7 @@ class ModelsTests(RunningCase):
             await daemon.stop()
 
     async def test_what_an_earlier_process_left_of_a_refused_model_waits(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
-        daemon = await self.daemon(upstream)
-        pulling = self.begin(pull(reactor, daemon.url, MODEL))
-        self.addCleanup(pulling.cancel)
-        pulling.addErrback(lambda _: None)
-        await until(lambda: upstream.counters.sent > 100_000)
+        upstream, daemon = await self.under_way()
         daemon = await self.restarted(daemon, upstream, models_deny="library/m")
         self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
         self.assertFalse(daemon.library._crew.fills)

@@ -8,15 +8,9 @@ import socket
 import ssl
 import sys
 import time
-from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
@@ -24,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.protocols.wire import Echo
 
+from tests.authority import self_signed
 from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_environment, reactor
 from tests.running import MODEL
 from yukari.certificates import LOOK_EVERY, Certificates
@@ -33,24 +28,11 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 
 def renew(key_path: str, certificate_path: str) -> None:
     """A new key, and a self-signed certificate for ``cache.test``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cache.test")])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("cache.test")]), False)
-        .sign(key, hashes.SHA256())
-    )
+    key, certificate = self_signed("cache.test")
     with open(key_path, "wb") as opened:
-        opened.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        opened.write(key)
     with open(certificate_path, "wb") as opened:
-        opened.write(made.public_bytes(Encoding.PEM))
+        opened.write(certificate)
 
 
 def connected(port: int) -> ssl.SSLSocket:

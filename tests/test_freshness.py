@@ -7,9 +7,8 @@ import os
 import socket
 from typing import Any
 
-from tests.clients import pull
 from tests.emulator import Emulator, Fault, Model
-from tests.running import MODEL, Daemon, Hurried, RunningCase, reactor, stored_at, until
+from tests.running import MODEL, Daemon, Hurried, RunningCase, stored_at, until
 
 ALWAYS_DUE = {"manifest_lifetime": "1ms", "invalidator_period": "50ms"}
 
@@ -17,9 +16,18 @@ ALWAYS_DUE = {"manifest_lifetime": "1ms", "invalidator_period": "50ms"}
 class FreshnessCase(RunningCase):
     """A model that is stored, and a daemon that looks after it."""
 
+    def where(self) -> dict[str, Any]:
+        """How a daemon is made that stores there, each time with the same store."""
+        return {}
+
+    async def fresh(self, upstream: Emulator, **flags: Any) -> Daemon:
+        """A daemon that checks nothing because of a pull."""
+        return await self.daemon(upstream, **{"revalidate_after": "0s", **self.where(), **flags})
+
     async def stored(self, *models: str, **flags: Any) -> tuple[Emulator, Daemon]:
+        """With its models stored, and nothing counted yet."""
         upstream = await self.upstream(*models)
-        daemon = await self.daemon(upstream, revalidate_after="0s", **flags)
+        daemon = await self.fresh(upstream, **flags)
         for name in upstream.models:
             await self.pull(daemon, name)
         await daemon.idle()
@@ -309,12 +317,7 @@ class OfflineTests(FreshnessCase):
         self.assertEqual(dict(upstream.counters.requests), {})
 
     async def test_a_fill_that_an_earlier_process_left_waits(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
-        daemon = await self.daemon(upstream)
-        pulling = self.begin(pull(reactor, daemon.url, MODEL))
-        self.addCleanup(pulling.cancel)
-        pulling.addErrback(lambda _: None)
-        await until(lambda: upstream.counters.sent > 100_000)
+        upstream, daemon = await self.under_way()
         daemon = await self.restarted(daemon, upstream, offline=True)
         self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
         daemon = await self.restarted(daemon, upstream)

@@ -9,10 +9,11 @@ from typing import Any
 
 from attrs import define, field
 
-from tests.emulator import Emulator, Fault
+from tests.emulator import Fault
 from tests.running import MODEL, Daemon, RunningCase, until
 from tests.s3.against import AgainstServer
 from tests.s3.servers import CEPH, MOTO
+from tests.test_freshness import FreshnessCase
 from yukari.names import ModelName, Tag
 from yukari.service import YukariService
 from yukari.storage.interface import Store
@@ -32,31 +33,11 @@ class ServiceInMemory(YukariService):
         return self._memory
 
 
-class FreshnessSuite(RunningCase):
+class FreshnessSuite(FreshnessCase):
     """Behaviours; `where` is the subclass's."""
 
     def where(self) -> dict[str, Any]:
-        """How a daemon is made that stores there; each time with the same store."""
         raise NotImplementedError
-
-    async def fresh(self, upstream: Emulator, **flags: Any) -> Daemon:
-        """A daemon that checks nothing because of a pull."""
-        return await self.daemon(upstream, **{"revalidate_after": "0s", **self.where(), **flags})
-
-    async def stored(self, *models: str, **flags: Any) -> tuple[Emulator, Daemon]:
-        """With its models stored, and nothing counted yet."""
-        upstream = await self.upstream(*models)
-        daemon = await self.fresh(upstream, **flags)
-        for name in upstream.models:
-            await self.pull(daemon, name)
-        await daemon.idle()
-        upstream.counters.clear()
-        return upstream, daemon
-
-    async def manifest(self, daemon: Daemon, reference: str = "latest") -> bytes:
-        reply, body = await self.ask(f"{daemon.url}/v2/library/m/manifests/{reference}")
-        self.assertEqual(reply.status, 200, body)
-        return body
 
     def checks(self, *daemons: Daemon) -> float:
         """How many checks said that upstream has the same still."""

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import NameOID
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.portforward import ProxyServer
 
+from tests.authority import self_signed
 from tests.clients import ClientError, pull
 from tests.emulator import Emulator, Fault
 from tests.running import GENERATIONS, MODEL, SMALL16, Daemon, RunningCase, reactor, until
@@ -27,22 +18,9 @@ from tests.running import GENERATIONS, MODEL, SMALL16, Daemon, RunningCase, reac
 
 def write_certificate(path: str) -> None:
     """A self-signed certificate for 127.0.0.1 and its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
+    key, certificate = self_signed("127.0.0.1")
     with open(path, "wb") as opened:
-        opened.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        opened.write(made.public_bytes(Encoding.PEM))
+        opened.write(key + certificate)
 
 
 class _ByTls:

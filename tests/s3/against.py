@@ -10,6 +10,7 @@ from botocore.session import Session
 from twisted.internet import reactor as _reactor
 from twisted.trial.unittest import SkipTest, TestCase
 
+from tests.s3.proxy import Proxy
 from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET, Server
 from yukari.connections import Connections
 from yukari.proxies import Proxies
@@ -82,3 +83,11 @@ def for_each_server(*cases: type[AgainstServer]) -> Callable[[dict[str, Any]], N
             module.pop(case.__name__, None)
 
     return put
+
+    async def through_proxy(self) -> tuple[Proxy, S3Client]:
+        """A proxy before the server, and a client that goes by it."""
+        assert self.server is not None
+        proxy = Proxy(reactor, self.server.port)
+        endpoint = await proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy, self.client_at(endpoint)

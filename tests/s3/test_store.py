@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web.client import ResponseDone
 
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
-from tests.s3.proxy import SLOW_DOWN, Lose, Proxy, Stall, reply
+from tests.s3.proxy import SLOW_DOWN, Lose, Stall, reply
 from tests.s3.servers import CEPH
 from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, StoreContract
 from tests.storage.test_room import Disk
@@ -137,13 +137,6 @@ class BucketTests(Stores):
         await store.start()
         self.addCleanup(store.stop)
         return store
-
-    async def through_proxy(self) -> tuple[Proxy, S3Client]:
-        assert self.server is not None
-        proxy = Proxy(reactor, self.server.port)
-        endpoint = await proxy.start()
-        self.addCleanup(proxy.stop)
-        return proxy, self.client_at(endpoint)
 
     async def published(self, store: TigrisStore, body: bytes = BODY) -> None:
         spool = await store.new_spool(Digest.of(body), len(body), NAME)

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
 from tests.s3.against import AgainstServer, for_each_server, reactor
-from tests.s3.proxy import SLOW_DOWN, Lose, Proxy, reply
+from tests.s3.proxy import SLOW_DOWN, Lose, reply
 from tests.storage.contract import NAME
 from yukari.errors import blob_unknown
 from yukari.fills import inorder
@@ -145,13 +145,6 @@ class StraightTests(AgainstServer):
         await store.start()
         self.addCleanup(store.stop)
         return store
-
-    async def through_proxy(self) -> tuple[Proxy, S3Client]:
-        assert self.server is not None
-        proxy = Proxy(reactor, self.server.port)
-        endpoint = await proxy.start()
-        self.addCleanup(proxy.stop)
-        return proxy, self.client_at(endpoint)
 
     def way(
         self, store: TigrisStore, source: Any, digest: Digest = DIGEST, size: int = len(BLOB)

@@ -96,8 +96,9 @@ class HostPace:
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, and ``crowding`` readers wait for each connection.
         """
-        round_trip = SECONDS if self.round_trip is None else self.round_trip
-        enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * round_trip)
+        enough = SECONDS  # a host that nobody knows may be far
+        if self.round_trip is not None:
+            enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * self.round_trip)
         seconds = min(SECONDS, enough, SECONDS_SHARED / max(crowding, 1e-9))
         rate = self.rate
         wanted: float = SMALLEST
