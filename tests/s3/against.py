@@ -70,6 +70,14 @@ class AgainstServer(TestCase):
         given: Any = Given(keys)
         return S3Client(Signing(_session, place), given, connections.agent, reactor)
 
+    async def through_proxy(self) -> tuple[Proxy, S3Client]:
+        """A proxy before the server, and a client that goes by it."""
+        assert self.server is not None
+        proxy = Proxy(reactor, self.server.port)
+        endpoint = await proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy, self.client_at(endpoint)
+
 
 def for_each_server(*cases: type[AgainstServer]) -> Callable[[dict[str, Any]], None]:
     """Puts a subclass for each server into a module, in the place of each case."""
@@ -83,11 +91,3 @@ def for_each_server(*cases: type[AgainstServer]) -> Callable[[dict[str, Any]], N
             module.pop(case.__name__, None)
 
     return put
-
-    async def through_proxy(self) -> tuple[Proxy, S3Client]:
-        """A proxy before the server, and a client that goes by it."""
-        assert self.server is not None
-        proxy = Proxy(reactor, self.server.port)
-        endpoint = await proxy.start()
-        self.addCleanup(proxy.stop)
-        return proxy, self.client_at(endpoint)
