@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -243,8 +244,11 @@ class ProxyTests(Secured, ProcessCase):
             self, "FilterURLs On", f'Filter "{self.filtering("/blobs/")}"'
         )
         daemon = await self.by_http(upstream, proxy.proxies())
-        said = await self.failing(self.pull(daemon))
-        self.assertIn(f"; or the proxy 127.0.0.1:{proxy.port} refused it", said)
+        await self.failing(self.pull(daemon, MODEL, SMALL16.scaled(direct_seconds=0.1)))
+        digest = upstream.models[MODEL].layers[0][0]
+        _, body = await self.ask(f"{daemon.url}/v2/library/m/blobs/{digest}")
+        said = f"; or the proxy 127.0.0.1:{proxy.port} refused it"
+        self.assertIn(said, json.loads(body)["errors"][0]["message"])
 
     def filtering(self, text: str) -> str:
         """A file that makes tinyproxy refuse URLs with this in them."""
