@@ -67,6 +67,13 @@ class ProxyTests(SynchronousTestCase):
         self.assertTrue(said.startswith("HTTPS_PROXY '"), said)
         self.assertIn("***@proxy.example:99999': expected ", said)
 
+    @given(st.sampled_from(("", "http://", "socks5://")), st.sampled_from(("", "x", "/", "a://")))
+    def test_nor_where_the_host_was_left_out(self, scheme: str, word: str) -> None:
+        for text in (f"me:{word}hunter2", f"me:{word}@{word}:hunter2", f"me:{word}hunter2@"):
+            with self.assertRaises(SettingError) as caught:
+                Proxies.read({"HTTPS_PROXY": f"{scheme}{text}"})
+            self.assertNotIn("hunter2", str(caught.exception))
+
 
 class ReadTests(SynchronousTestCase):
     def of(self, **environment: str) -> tuple[str, str]:

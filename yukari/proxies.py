@@ -169,8 +169,22 @@ def _proxy(name: str, environment: Mapping[str, str]) -> Optional[Proxy]:
     try:
         return Proxy.parse(text) if text else None
     except InvalidSetting as error:
-        shown = re.sub(r"(?s)^((?:[a-z0-9+.-]*://)?).*@", r"\1***@", text, flags=re.IGNORECASE)
-        raise SettingError(written, shown, str(error)) from None
+        raise SettingError(written, _without_secrets(text), str(error)) from None
+
+
+def _without_secrets(text: str) -> str:
+    """
+    What can be shown of a proxy that cannot be read: where the host was left out, the port may be a
+    password.
+    """
+    scheme, slashes, rest = text.partition("://")
+    if not slashes or ":" in scheme or "@" in scheme:
+        scheme, slashes, rest = "", "", text
+    _, at, place = rest.rpartition("@")
+    host, colon, port = place.partition(":")
+    if colon and not (at and port.isdigit()):
+        port = "***"
+    return f"{scheme}{slashes}{at and '***@'}{host}{colon}{port}"
 
 
 def host_and_port(host: str, port: int) -> str:

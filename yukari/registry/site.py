@@ -192,6 +192,11 @@ class RegistryChannel(HTTPChannel):
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse((431, b"Request Header Fields Too Large"))
 
+    def _send100Continue(self) -> None:
+        # Twisted asks for the body of what is refused, too.
+        if not self.refused:
+            super()._send100Continue()
+
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own way to say 400, which leaves no trace in a log.
         self.refuse((400, b"Bad Request"))
