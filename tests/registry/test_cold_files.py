@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.registry.doubles import Growing
 from tests.registry.test_sending import MIB, SocketCase, noise, until
-from yukari.registry import sending
-from yukari.registry.sending import LOOK_AHEAD, READ, in_memory, read_ahead
+from yukari.registry import sendfile
+from yukari.registry.readers import READ
+from yukari.registry.sendfile import LOOK_AHEAD, in_memory, read_ahead
 
 
 class ColdFileTests(SocketCase):
@@ -26,7 +27,7 @@ class ColdFileTests(SocketCase):
             self.looks.append((start, end))
             return False
 
-        self.patch(sending, "in_memory", cold)
+        self.patch(sendfile, "in_memory", cold)
 
     async def test_it_is_read_ahead_in_a_thread_and_comes_whole(self) -> None:
         blob = Growing(noise(LOOK_AHEAD + 3 * MIB))
@@ -82,7 +83,7 @@ class LookTests(SynchronousTestCase):
             def preadv(*_: Any, error: OSError = error) -> int:
                 raise error
 
-            self.patch(sending.os, "preadv", preadv)
+            self.patch(os, "preadv", preadv)
             self.assertIs(in_memory(0, 0, 1), found)
 
     def test_reading_ahead_ends_where_the_file_does(self) -> None:

@@ -28,9 +28,9 @@ from yukari.fills.fill import Fill, FillKeeper
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
 from yukari.names import Tag
-from yukari.registry import sending
+from yukari.registry.readers import READ, STALL
+from yukari.registry.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.registry.resources import make_root
-from yukari.registry.sending import READ, RELAY_SILENCE, RELAY_TRIES, STALL
 from yukari.registry.site import RegistrySite
 from yukari.storage.interface import NoRoom
 
@@ -97,7 +97,7 @@ class SocketCase(TestCase):
             self.calls += 1
             return real(out, source, offset, count)
 
-        self.patch(sending.os, "sendfile", sendfile)
+        self.patch(os, "sendfile", sendfile)
 
     def factory(self) -> Any:
         return self.site
@@ -214,7 +214,7 @@ class FileTests(SocketCase):
                 raise BlockingIOError
             return real(out, source, offset, min(count, chance.randrange(1, 20_000)))
 
-        self.patch(sending.os, "sendfile", fitful)
+        self.patch(os, "sendfile", fitful)
         blob = Growing(noise(MIB))
         peer = await self.peer()
         peer.ask(self.shelf.put(blob), "/healthz")

@@ -16,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from yukari.errors import RegistryError
 from yukari.names import Digest, InvalidName
-from yukari.registry.sending import ReaderGone
+from yukari.registry.readers import ReaderGone
 
 log = Logger()
 

@@ -33,8 +33,10 @@ from yukari.rates import Lines
 from yukari.registry import clients
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
+from yukari.registry.readers import Broken, InThread, Join, ReaderGone
+from yukari.registry.relay import Relay
 from yukari.registry.replies import ReadOnly, digest_in, reply, reply_json, text_header
-from yukari.registry.sending import Broken, InThread, Join, ReaderGone, Relay, send
+from yukari.registry.sending import send
 from yukari.registry.telling import Fills, Front, Health
 from yukari.spans import Span
 

@@ -1,0 +1,252 @@
+"""A file's bytes put on a plain socket by the system, never held by this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Optional
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer, IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from zope.interface import implementer
+
+from yukari.blobs import Readable
+from yukari.rates import Taker
+from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
+from yukari.spans import Span
+
+A_TURN = 8 * 1024 * 1024
+AT_ONCE = 8 * 1024 * 1024
+AT_ONCE_LEAST = 64 * 1024
+"""
+Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
+given; the most and the least of one ``sendfile``.
+"""
+LOOK_AHEAD = 8 * 1024 * 1024
+LOOK_EVERY = 512 * 1024
+"""
+So many bytes ahead a file is looked at, a byte every so often, whether it is in memory; where it is
+not it is read in a disk thread first, for ``sendfile`` would have everybody wait for the disk.
+"""
+NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+
+
+def in_memory(descriptor: int, start: int, end: int) -> bool:
+    """
+    Whether those bytes of a file can be had without waiting for a disk, as far as the system tells.
+    """
+    if not NOWAIT:
+        return True
+    byte = [bytearray(1)]
+    try:
+        for at in (*range(start, end, LOOK_EVERY), end - 1):
+            os.preadv(descriptor, byte, at, NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that cannot tell, or an error that sendfile will meet
+        pass
+    return True
+
+
+def read_ahead(readable: Readable, start: int, end: int) -> None:
+    """Have the system read those bytes into memory. Blocks: for a disk thread."""
+    while start < end:
+        count = len(readable.read(start, min(READ, end - start)))
+        if not count:
+            return
+        start += count
+
+
+def plain_socket(request: Request) -> Optional[tcp.Connection]:
+    """The request's own TCP (or Unix) transport, where bytes may be put on it directly."""
+    transport = getattr(request.channel, "transport", None)
+    if isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False):
+        return transport
+    return None
+
+
+@implementer(IPullProducer)
+class FileSender:
+    """
+    Stands in for the HTTP channel as the transport's producer, and for the transport itself as what
+    the reactor calls when the socket is writable: ``sendfile`` then puts bytes on it.
+
+    Twisted calls a pull producer when the transport's own buffer, where the
+    headers may still be, is empty. From then on until the end the transport's
+    ``doWrite`` is ours: its own would leave the poll and join it again, and
+    send nothing, for each of our turns. ``done`` fires as `sending.send` returns.
+    """
+
+    _greedy: ClassVar[set[FileSender]] = set()
+    """Those whose readers took all that they were last given."""
+
+    def __init__(
+        self,
+        request: Any,
+        transport: tcp.Connection,
+        readable: Readable,
+        span: Span,
+        clock: IReactorTime,
+        in_thread: InThread,
+        join: Optional[Join],
+    ) -> None:
+        self._request = request
+        self._channel = request.channel
+        self._in_thread = in_thread
+        self._transport: Any = transport
+        self._readable = readable
+        self._span = span
+        self._at = span.start
+        self._in_memory_until = span.start
+        self._registered = False
+        self._in_place = False
+        self._reading = False
+        self._waiting: Optional[Deferred[None]] = None
+        self._taker: Optional[Taker] = None
+        self._progress = Progress(clock, self._stalled)
+        self.done: Deferred[int] = Deferred()
+        if self._gone():
+            self._end(Failure(ReaderGone()))
+            return
+        self._transport.unregisterProducer()
+        if join is not None:
+            self._taker = join(self._hold, self._go_on)
+        self._transport.registerProducer(self, False)
+        self._registered = True
+        # What the transport holds is ours to wait for; a channel that still does reads no request.
+        self._channel.resumeProducing()
+
+    def _gone(self) -> bool:
+        return bool(self._request.gone or not self._transport.connected)
+
+    def _stalled(self) -> None:
+        self._transport.abortConnection()
+
+    def resumeProducing(self) -> None:
+        """The transport's own buffer is empty; or may not be, when it is called by registering."""
+        if self._registered and not self._in_place and not self.done.called:
+            self._in_place = True
+            self._transport.doWrite = self._write
+        self._transport.startWriting()
+
+    def _write(self) -> None:
+        """The socket is writable."""
+        if self._reading or self._waiting is not None or (self._taker and self._taker.held):
+            self._transport.stopWriting()
+            return
+        end = min(self._readable.available(self._at), self._span.end)
+        if end <= self._at:
+            self._wait()
+            return
+        if self._at >= self._in_memory_until:
+            ahead = min(end, self._at + LOOK_AHEAD)
+            descriptor = self._readable.fileno()
+            assert descriptor is not None
+            if not in_memory(descriptor, self._at, ahead):
+                self._read(ahead)
+                return
+            self._in_memory_until = ahead
+        share = max(AT_ONCE_LEAST, min(AT_ONCE, A_TURN // max(1, len(self._greedy))))
+        if self._taker is not None:
+            share = min(share, self._taker.share)
+        self._send(min(end, self._in_memory_until, self._at + share))
+
+    def _send(self, end: int) -> None:
+        """Put bytes up to ``end`` on the socket, or what it takes of them."""
+        descriptor = self._readable.fileno()
+        assert descriptor is not None
+        asked = end - self._at
+        try:
+            sent = os.sendfile(self._transport.fileno(), descriptor, self._at, asked)
+            if not sent:
+                raise OSError("the file is shorter than it was")
+        except BlockingIOError:
+            sent = 0
+        except (ConnectionError, TimeoutError):
+            self._transport.abortConnection()
+            return
+        except OSError as error:
+            self._end(Failure(Broken(self._at - self._span.start, error)))
+            return
+        self._at += sent
+        if sent == asked:
+            self._greedy.add(self)
+        else:
+            self._greedy.discard(self)
+        if sent:
+            self._progress.made()
+        if self._taker is not None:
+            self._taker.took(sent)
+        if self._at == self._span.end:
+            self._end(len(self._span))
+
+    def _read(self, end: int) -> None:
+        """Have the bytes up to ``end`` in memory, and go on."""
+        self._rest()
+        self._reading = True
+        work = self._in_thread(read_ahead, self._readable, self._at, end)
+        work.addCallbacks(self._read_to, self._unreadable, (end,))
+
+    def _read_to(self, _: None, end: int) -> None:
+        self._reading = False
+        self._in_memory_until = end
+        self._go_on()
+
+    def _unreadable(self, failure: Failure) -> None:
+        # Once it has ended the file may be closed while it is read.
+        self._reading = False
+        self._broke(failure)
+
+    def _wait(self) -> None:
+        """Go on when there are more bytes."""
+        self._rest()
+        self._waiting = self._readable.wait(self._at)
+        self._waiting.addCallbacks(self._more, self._broke)
+
+    def _more(self, _: None) -> None:
+        self._waiting = None
+        self._go_on()
+
+    def _broke(self, failure: Failure) -> None:
+        self._waiting = None
+        error = failure.value or ReaderGone()
+        self._end(Failure(Broken(self._at - self._span.start, error)))
+
+    def _hold(self) -> None:
+        """The line that bounds all readers has nothing for this one."""
+        self._greedy.discard(self)
+        self._progress.idle()
+
+    def _rest(self) -> None:
+        """There is nothing to send just now."""
+        self._transport.stopWriting()
+        self._greedy.discard(self)
+        self._progress.idle()
+
+    def _go_on(self) -> None:
+        self._progress.made()
+        if not self.done.called:
+            self._transport.startWriting()
+
+    def stopProducing(self) -> None:
+        self._end(Failure(ReaderGone(self._at - self._span.start)))
+
+    def _end(self, result: Any) -> None:
+        if self.done.called:
+            return
+        if self._in_place:
+            del self._transport.doWrite
+        self._greedy.discard(self)
+        self._progress.end()
+        if self._taker is not None:
+            self._taker.end()
+        waiting, self._waiting = self._waiting, None
+        if self._registered and not self._gone():
+            self._transport.unregisterProducer()
+            self._transport.registerProducer(self._channel, True)
+        self.done.callback(result)
+        if waiting is not None:
+            waiting.addErrback(lambda _: None)
+            waiting.cancel()
