@@ -13,7 +13,7 @@ from tests.emulator import Emulator, Model
 from tests.processes import ProcessCase, YukariProcess
 from tests.running import MODEL, SMALL16, reactor, until
 from tests.s3.against import AgainstServer
-from tests.s3.servers import MOTO
+from tests.s3.servers import CEPH, MOTO
 
 ALWAYS_DUE = ("--manifest-lifetime=1ms", "--invalidator-period=20ms", "--revalidate-after=0s")
 KILLS = 5
@@ -93,8 +93,12 @@ class KilledOnBucketTests(AgainstServer, Suite):
             *(upstream.url, *ALWAYS_DUE, *arguments, f"--tigris-bucket={self.bucket}"),
             *(f"--spool-dir={self.place}", "--redirect=off"),
             storage="tigris",
-            **MOTO.environment(),
+            **self.server.environment(),
         )
+
+
+class KilledOnCephTests(KilledOnBucketTests):
+    server = CEPH
 
 
 del Suite, AgainstServer, ProcessCase
