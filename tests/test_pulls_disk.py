@@ -23,6 +23,7 @@ from tests.running import (
     stored_at,
     until,
 )
+from yukari.fills import fill
 from yukari.service import YukariService
 from yukari.storage.interface import Store
 from yukari.storage.memory import MemoryStore
@@ -107,7 +108,7 @@ class NoRoomTests(RunningCase):
         with capturedLogs() as events:
             upstream, daemon = await self.full()
             await self.pull(daemon)
-        warned = [line for line in said(events, "warn") if "not stored" in line]
+        warned = [line for line in said(events, "warn") if "cannot be stored" in line]
         for digest, _ in upstream.models[MODEL].blobs:
             (line,) = (line for line in warned if digest in line)
             self.assertIn("no room for", line)
@@ -160,6 +161,7 @@ class DiskFullTests(RunningCase):
         self.assertIn("cannot be stored", " ".join(said(events, "error")))
 
     async def test_it_is_stored_once_there_is_room_again(self) -> None:
+        self.patch(fill, "DISK_RESTS", 0.0)
         upstream, daemon, failing = await self.filling(errno.ENOSPC)
         model = upstream.models[MODEL]
         await self.pull(daemon)

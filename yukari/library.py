@@ -572,5 +572,5 @@ class Library(FillKeeper):
             Deferred.fromCoroutine(fill.stop())
             return
         wait = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(tried, 10))
-        wait = max(wait, fill.asked_to_wait())
+        wait = max(wait, fill.rests_for())
         self._retries[fill] = (tried + 1, self._clock.callLater(wait, fill.start))

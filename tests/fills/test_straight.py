@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Optional
 from unittest.mock import Mock
 
 from attrs import define, field
@@ -11,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import Keeper, Scene, ScriptedSource, content_of
+from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError
 from yukari.fills import fill as fill_module
 from yukari.fills import inorder
@@ -18,7 +20,7 @@ from yukari.fills.fill import Fill, State
 from yukari.fills.inorder import InOrder
 from yukari.fills.source import SourceRefused
 from yukari.rates import Line
-from yukari.storage.interface import NoRoom, Spool
+from yukari.storage.interface import NoRoom, Spool, StraightWay
 
 WRONG_SIZE = RegistryError("SIZE_INVALID", "it has 9 bytes upstream", 502)
 
@@ -41,6 +43,17 @@ class FullDisk(Keeper):
 
     async def open_spool(self, fill: Fill) -> Spool:
         raise NoRoom("no room")
+
+
+@define(eq=False, slots=False)
+class SlowKeeper(Keeper):
+    """It takes its time to say whether there is another way."""
+
+    asking: Deferred[None] = field(factory=Deferred)
+
+    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+        await self.asking
+        return self.way
 
 
 class GoingStraightTests(SynchronousTestCase):
@@ -67,6 +80,76 @@ class GoingStraightTests(SynchronousTestCase):
         scene.fill.start()
         self.assertIs(scene.fill.state, State.DORMANT)
         self.assertIsNone(scene.fill.spool)  # nothing was in it
+
+
+class FailingDiskTests(SynchronousTestCase):
+    """A disk that fails while a blob is written to it."""
+
+    def failing(self, way: Optional[Way] = None) -> Scene:
+        scene = Scene(content_of(3_000_000), keeper=Keeper(way=way))
+        scene.fill.start()
+        scene.source.open[0].answer()
+        scene.source.open[0].send(1000)
+        scene.clock.advance(0.06)
+        scene.disk.failing = OSError(errno.ENOSPC, "No space left on device")
+        scene.source.open[0].send(1000)
+        return scene
+
+    def spools(self, scene: Scene) -> list[Spool]:
+        found = Deferred.fromCoroutine(scene.keeper.store.spools())
+        spools: list[Spool] = self.successResultOf(found)
+        return spools
+
+    def test_the_blob_goes_straight_and_gives_its_space_back(self) -> None:
+        way = Way()
+        scene = self.failing(way)
+        reader = scene.fill.open_reader(2000, whole=False)
+        waiting = reader.wait(2000)
+        scene.clock.advance(0.06)
+        self.failureResultOf(waiting, SpoolLost)
+        self.assertIs(scene.fill.state, State.STRAIGHT)
+        self.assertEqual(self.spools(scene), [])
+        self.assertEqual(scene.keeper.ends, [])
+        way.ended.callback(None)
+        self.assertIs(scene.fill.state, State.DONE)
+
+    def test_what_came_is_kept_where_there_is_no_other_way(self) -> None:
+        scene = self.failing()
+        scene.clock.advance(0.06)
+        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertEqual(scene.keeper.ends, [scene.fill])
+        (spool,) = self.spools(scene)
+        self.assertEqual(spool.covered().total, 1000)
+
+    def test_it_is_left_alone_a_while_though_readers_come(self) -> None:
+        scene = self.failing()
+        scene.clock.advance(0.06)
+        asked = len(scene.source.asked)
+        for _ in range(20):
+            reader = scene.fill.open_reader(2000, whole=False)
+            self.failureResultOf(reader.wait(2000), SpoolLost)
+            reader.close()
+        self.assertEqual(len(scene.source.asked), asked)
+        scene.disk.failing = None
+        scene.keeper.ends.clear()
+        scene.clock.advance(fill_module.DISK_RESTS)
+        scene.fill.open_reader(2000, whole=False)
+        scene.answer_all()
+        self.assertEqual(scene.stored(), scene.content)
+
+    def test_one_that_stops_meanwhile_does_not_begin(self) -> None:
+        asking: Deferred[None] = Deferred()
+        scene = Scene(content_of(1000), keeper=SlowKeeper(way=Way(), asking=asking))
+        scene.disk.failing = OSError(errno.EFBIG, "File too large")
+        scene.fill.start()
+        scene.feed()
+        scene.feed()
+        scene.clock.advance(0.06)
+        stopping = Deferred.fromCoroutine(scene.fill.stop())
+        self.assertNoResult(stopping)
+        asking.callback(None)
+        self.successResultOf(stopping)
+        self.assertIs(scene.fill.state, State.QUEUED)
 
 
 class InOrderTests(SynchronousTestCase):

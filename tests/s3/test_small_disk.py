@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.trial.unittest import SkipTest
@@ -13,6 +15,7 @@ from tests.s3.against import AgainstServer, for_each_server
 from tests.s3.proxy import Cut, Proxy
 from tests.s3.servers import ACCESS, SECRET
 from yukari.names import Digest
+from yukari.storage.spoolfile import SpoolFile
 from yukari.storage.tigris import TigrisStore
 
 LARGE = 20_000_000
@@ -137,6 +140,25 @@ class SmallDiskTests(AgainstServer, RunningCase):
         head = await self.client.head_object(f"blobs/{new.layers[0][0]}")
         assert head is not None
         self.assertEqual(head.size, LARGE)
+
+    async def test_a_disk_that_runs_full_in_the_middle_is_left_for_the_bucket(self) -> None:
+        write = SpoolFile.write
+
+        def limited(spool: SpoolFile, pieces: Sequence[tuple[int, Sequence[bytes]]]) -> None:
+            if max(offset for offset, _ in pieces) > LARGE // 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(spool, pieces)
+
+        self.patch(SpoolFile, "write", limited)
+        upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
+        daemon = await self.bucket_daemon(upstream, spool_max=str(10 * LARGE))
+        model = upstream.models[MODEL]
+        self.assert_whole(await self.pull(daemon), model)
+        await daemon.idle()
+        await self.assert_in_bucket(model)
+        store = self.store(daemon)
+        left = [name for name in os.listdir(store.spool_dir) if name.startswith("sha256-")]
+        self.assertEqual((left, store._room.reserved), ([], 0))
 
     async def test_wrong_bytes_are_not_stored_and_fetched_again_later(self) -> None:
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")

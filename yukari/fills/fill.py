@@ -12,8 +12,9 @@ pace.
      │ └─DORMANT<┘ └───────────┘ wrong digest, once
      └─> STRAIGHT ──> DONE, DORMANT
 
-Where the disk has no room for a spool, and the store is not on this disk, the
-blob goes straight there while its readers are relayed.
+Where the disk has no room for a spool, or fails while one is written, and the
+store is not on this disk, the blob goes straight there while its readers are
+relayed.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
+DISK_RESTS = 10.0
+"""Seconds for which a disk that failed is not tried again for the same blob."""
 HASH_STEP = 8 * 1024 * 1024
 RATE_WINDOW = 10.0
 
@@ -239,6 +242,9 @@ class Fill:
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
     _asked_to_wait_until: float = field(default=0.0, init=False)
+    _disk_failed: Optional[OSError] = field(default=None, init=False)
+    """What writing the spool came to; it is for `open` to say what follows."""
+    _disk_rests_until: float = field(default=0.0, init=False)
     _last_failure: Exception = field(factory=lambda: SourceFailed("not tried"), init=False)
     _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
     _logged_at: float = field(init=False)
@@ -263,9 +269,9 @@ class Fill:
     # what the library does
 
     def start(self) -> None:
-        """Ask the crew for connections, anew if the fill was dormant and upstream may be asked."""
+        """Ask the crew for connections, anew if the fill was dormant and need not rest."""
         if self.state is State.DORMANT:
-            if self.asked_to_wait() > 0:
+            if self.rests_for() > 0:
                 return
             self.state = State.QUEUED
             self.error = None
@@ -276,9 +282,10 @@ class Fill:
         if self.state is State.QUEUED:
             self.crew.enlist(self)
 
-    def asked_to_wait(self) -> float:
-        """How many seconds from now upstream wishes to be left alone."""
-        return max(0.0, self._asked_to_wait_until - self._clock.seconds())
+    def rests_for(self) -> float:
+        """How many seconds from now upstream wishes, or the disk needs, to be left alone."""
+        until = max(self._asked_to_wait_until, self._disk_rests_until)
+        return max(0.0, until - self._clock.seconds())
 
     def also_in(self, name: ModelName) -> None:
         """Another repository upstream has the blob too."""
@@ -308,7 +315,12 @@ class Fill:
             if not await self._open_spool():
                 return
         except (NoRoom, OSError) as error:
-            way = None if self.spool is not None else await self._keeper.straight(self)
+            way = None
+            if self.spool is None or error is self._disk_failed:
+                way = await self._keeper.straight(self)
+            self._disk_failed = None
+            if way is not None:
+                await self._drop_spool()
             if self._may_open():
                 self._without_spool(error, way)
             return
@@ -322,10 +334,11 @@ class Fill:
 
     def _without_spool(self, error: Exception, way: Optional[StraightWay]) -> None:
         """No room: readers are relayed, and the blob is stored another way, if there is one."""
-        say, self._said = (log.debug if self._said else log.warn), True
+        say = log.error if isinstance(error, OSError) else log.warn
+        say, self._said = (log.debug if self._said else say), True
         if way is None:
             say(
-                "{digest}: not stored on this disk: {error}",
+                "{digest}: cannot be stored on this disk: {error}",
                 digest=str(self.digest),
                 error=str(error),
             )
@@ -375,6 +388,8 @@ class Fill:
         """Whether the spool is in hand, and still wanted."""
         await self._gatherer.close()
         await self._quiet()
+        if self._disk_failed is not None:
+            raise self._disk_failed
         if self.spool is None and self._may_open():
             self.spool = await self._keeper.open_spool(self)
         if self.spool is None or not self._may_open():
@@ -635,15 +650,24 @@ class Fill:
         self._advance()
 
     def _unwritten(self, failure: Failure) -> None:
-        """The disk is full or broken: readers go on without it."""
+        """The disk is full or broken: readers go on without it, and so does the blob if it can."""
+        if self.state is not State.FILLING:
+            return
         error = failure.value
+        lost = SpoolLost(f"cannot be stored: {error}")
+        self._disk_rests_until = self._clock.seconds() + DISK_RESTS
         if not isinstance(error, OSError):
             log.failure("{digest}: a write failed", failure, digest=str(self.digest))
-        else:
-            log.error(
-                "{digest}: cannot be stored: {error}", digest=str(self.digest), error=str(error)
-            )
-        self._end(State.DORMANT, SpoolLost(f"cannot be stored: {error}"))
+            self._end(State.DORMANT, lost)
+            return
+        self._disk_failed = error
+        self.state, self.error = State.QUEUED, lost
+        self._stop_trickle()
+        self.crew.dismiss(self)
+        self._drop_lanes("the disk fails")
+        for reader in list(self.readers):
+            reader.broke(lost)
+        self.crew.enlist(self)
 
     def _advance(self) -> None:
         """Hash what is there; settle once everything is."""
@@ -753,15 +777,9 @@ class Fill:
 
     async def _start_over(self, error: Exception) -> None:
         """Throw away what came, tell the readers, and fetch it again, up to `ATTEMPTS` times."""
-        spool, self.spool = self.spool, None
-        verifier, self._verifier = self._verifier, None
-        assert spool is not None and verifier is not None
         for reader in list(self.readers):
             reader.broke(error)
-        verifier.close()
-        self._plan_from(SpanSet())
-        self._progress_at = self._tried_at = None
-        await self._in_thread(spool.discard)
+        await self._drop_spool()
         if self.attempt >= ATTEMPTS or self._stopped:
             self.attempt = 1
             self._end(State.DORMANT, error)
@@ -770,6 +788,17 @@ class Fill:
             self.state = State.QUEUED
             self.crew.dismiss(self)
             self.crew.enlist(self)
+
+    async def _drop_spool(self) -> None:
+        """Throw away what came, if anything did."""
+        spool, self.spool = self.spool, None
+        verifier, self._verifier = self._verifier, None
+        self._plan_from(SpanSet())
+        self._progress_at = self._tried_at = None
+        if verifier is not None:
+            verifier.close()
+        if spool is not None:
+            await self._in_thread(spool.discard)
 
     # the end
 
@@ -800,13 +829,10 @@ class Fill:
     async def _release_empty(self) -> None:
         """A spool with nothing in it is not kept open for the next try."""
         await self._gatherer.close()
-        spool, verifier = self.spool, self._verifier
+        spool = self.spool
         if self.state is not State.DORMANT or spool is None or spool.covered().total:
             return
-        self.spool = self._verifier = None
-        if verifier is not None:
-            verifier.close()
-        await self._in_thread(spool.discard)
+        await self._drop_spool()
 
     # what people see
 
