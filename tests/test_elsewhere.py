@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.emulator import Emulator
 from tests.running import MODEL, Daemon, RunningCase
-from yukari.settings import Address, InvalidSetting
+from yukari.places import Address, InvalidSetting
 
 
 class AddressTests(SynchronousTestCase):

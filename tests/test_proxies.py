@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from yukari.places import InvalidSetting
 from yukari.proxies import Exempt, Proxies, Proxy
-from yukari.settings import InvalidSetting, SettingError
+from yukari.settings import SettingError
 
 PLAIN = Proxy("proxy.example", 3128)
 USER_TEXT = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cs",)), max_size=20)

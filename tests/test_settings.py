@@ -11,15 +11,13 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
+from yukari.binds import Bind
 from yukari.networks import Networks
+from yukari.places import Address, InvalidSetting, RegistryUrl
 from yukari.rules import Patterns
 from yukari.settings import (
     SETTINGS,
     TIGRIS,
-    Address,
-    Bind,
-    InvalidSetting,
-    RegistryUrl,
     Setting,
     SettingError,
     Settings,
@@ -29,7 +27,15 @@ from yukari.units import Connections, FreeSpace
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {
-    "bind": (Bind(":9200", ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024")),),
+    "bind": (
+        Bind(
+            ":9200",
+            (
+                "tcp:9200:backlog=1024:interface=\\:\\:",
+                "tcp:9200:backlog=1024:interface=0.0.0.0",
+            ),
+        ),
+    ),
     "admin_bind": (),
     "admin_auth_file": None,
     "trusted_proxies": None,
@@ -163,7 +169,7 @@ class ReadTests(SynchronousTestCase):
                 "bind": (
                     Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),
                     Bind("unix:/run/yukari.sock", ("unix:/run/yukari.sock",)),
-                    Bind(":2", ("tcp:2:backlog=1024:interface=\\:\\:", "tcp:2:backlog=1024")),
+                    Bind.parse(":2"),
                 ),
                 "slog_level": LogLevel.warn,
                 "offline": True,
@@ -186,6 +192,23 @@ class ReadTests(SynchronousTestCase):
             "SSL_CERT_FILE '/nowhere/roots.pem': expected a file of certificates:"
             " No such file or directory",
         )
+
+    def test_what_is_no_file_is_not_waited_for(self) -> None:
+        place = self.mktemp()
+        os.mkdir(place)
+        fifo = os.path.join(place, "x.pem")
+        os.mkfifo(fifo)
+        for (name, value), what in {
+            ("SSL_CERT_FILE", fifo): "a FIFO",
+            ("UPSTREAM_CA", fifo): "a FIFO",
+            ("UPSTREAM_CA", place): "a directory",
+            ("UPSTREAM_CA", "/dev/zero"): "a device",
+            ("BIND", f"ssl:443:privateKey={fifo}"): "a FIFO",
+            ("BIND", f"tls:{place}:443"): "a FIFO",
+        }.items():
+            with self.assertRaises(SettingError) as caught:
+                read(**{name: value})
+            self.assertIn(f"expected a file, this is {what}", str(caught.exception))
 
     def test_what_is_wrong_is_one_line_that_names_it_as_it_was_given(self) -> None:
         wrong = {
@@ -309,15 +332,27 @@ class DirectoryTests(SynchronousTestCase):
 class BindTests(SynchronousTestCase):
     def test_places_to_listen(self) -> None:
         for text, descriptions in {
-            ":9200": ("tcp:9200:backlog=1024:interface=\\:\\:", "tcp:9200:backlog=1024"),
-            ":0": ("tcp:0:backlog=1024:interface=\\:\\:", "tcp:0:backlog=1024"),
+            ":9200": (
+                "tcp:9200:backlog=1024:interface=\\:\\:",
+                "tcp:9200:backlog=1024:interface=0.0.0.0",
+            ),
+            "tcp:9200": (
+                "tcp:9200:backlog=1024:interface=\\:\\:",
+                "tcp:9200:backlog=1024:interface=0.0.0.0",
+            ),
+            "tcp:port=0:backlog=5": (
+                "tcp:port=0:backlog=5:interface=\\:\\:",
+                "tcp:port=0:backlog=5:interface=0.0.0.0",
+            ),
+            "tcp:80:10.0.0.1": ("tcp:80:10.0.0.1:backlog=1024",),
+            "tcp:80:10.0.0.1:7": ("tcp:80:10.0.0.1:7",),
             "127.0.0.1:80": ("tcp:80:backlog=1024:interface=127.0.0.1",),
             "0.0.0.0:80": ("tcp:80:backlog=1024:interface=0.0.0.0",),
             "my-host.example:80": ("tcp:80:backlog=1024:interface=my-host.example",),
             "[::]:80": ("tcp:80:backlog=1024:interface=\\:\\:",),
             "[FE80::1]:80": ("tcp:80:backlog=1024:interface=fe80\\:\\:1",),
-            "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1",),
-            "tcp6:80": ("tcp6:80",),
+            "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1:backlog=1024",),
+            "tcp6:80": ("tcp6:80:backlog=1024:interface=\\:\\:",),
             "unix:/run/y.sock:mode=660": ("unix:/run/y.sock:mode=660",),
             "haproxy:tcp:80": ("haproxy:tcp:80",),
         }.items():

@@ -71,6 +71,14 @@ class RefusalTests(StartCase):
         self.assertIn(f"yukari: cannot store in {storage}: ", said)
         self.assertIn("Not a directory", said)
 
+    async def test_passwords_that_are_in_no_file(self) -> None:
+        place = self.directory()
+        fifo = os.path.join(place, "fifo")
+        os.mkfifo(fifo)
+        for path, what in (fifo, "a FIFO"), (place, "a directory"), ("/dev/zero", "a device"):
+            said = await self.complaint(f"--admin-auth-file={path}")
+            self.assertIn(f"ADMIN_AUTH_FILE '{path}': expected a file, this is {what}", said)
+
     async def test_a_spool_directory_that_cannot_be_made(self) -> None:
         spool = os.path.join(self.not_a_directory(), "spool")
         said = await self.complaint(f"--spool-dir={spool}")
@@ -108,7 +116,8 @@ class RefusalTests(StartCase):
             )
             self.assertEqual(await refused.ended, 1, refused.text)
             self.assertIn(f"yukari: cannot store in {storage[:60]}", refused.text)
-            self.assertFalse(os.path.exists(f"{directory}/pid"))
+            while os.path.exists(f"{directory}/pid"):
+                await deferLater(reactor, 0.02, lambda: None)
             self.assertNotIn("Traceback", refused.text)
         with open(f"{directory}/log") as log:
             self.assertEqual(len(log.readlines()), 1)
@@ -176,6 +185,13 @@ class StartTests(StartCase):
             self.assertEqual(reply.status, 200)
         self.assertEqual(unix, path)
         self.assertTrue(os.path.exists(path))
+
+    async def test_an_endpoint_without_an_interface_is_both_families(self) -> None:
+        daemon = await self.yukari(NOWHERE, "--admin-bind=tcp:0", bind="tcp:port=0")
+        number = daemon.host.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            reply, _ = await self.ask(f"http://{host}:{number}/healthz")
+            self.assertEqual(reply.status, 200)
 
     async def test_twistds_daemon(self) -> None:
         directory = self.directory()

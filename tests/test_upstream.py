@@ -32,8 +32,8 @@ from yukari.errors import RegistryError
 from yukari.fills.source import Answer, SourceFailed, SourceRefused
 from yukari.manifest import Descriptor
 from yukari.names import Digest, ModelName, Tag
+from yukari.places import RegistryUrl
 from yukari.rates import Line
-from yukari.settings import RegistryUrl
 from yukari.spans import Span
 from yukari.upstream import (
     BODY_WITHIN,

@@ -25,6 +25,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from yukari.files import check_file
+
 log = Logger()
 
 LOOK_EVERY = 10.0
@@ -37,6 +39,29 @@ _CREATORS = {"ssl": "_sslContextFactory", "tls": "connectionCreator"}
 def has_certificates(description: str) -> bool:
     """Whether an endpoint's description names certificates that can be renewed."""
     return description.partition(":")[0] in _CREATORS
+
+
+def files(description: str) -> Iterator[str]:
+    """What an endpoint's description names that is there, and the .pem files of its directories."""
+    for part in re.split(r"(?<!\\):", description)[1:]:
+        name, equals, value = part.partition("=")
+        path = re.sub(r"\\(.)", r"\1", value if equals else name)
+        if os.path.isdir(path):
+            for directory, _, names in os.walk(path):
+                found = (name for name in sorted(names) if name.endswith(".pem"))
+                yield from (os.path.join(directory, name) for name in found)
+        elif os.path.exists(path):
+            yield path
+
+
+def check_files(description: str) -> None:
+    """`ValueError` where Twisted would wait for ever, and the reactor with it, to read one."""
+    if has_certificates(description):
+        for path in files(description):
+            try:
+                check_file(path)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -59,6 +84,7 @@ class Renewed:
         setattr(self.endpoint, self._attribute, self)
 
     def _read(self) -> tuple[Any, Any]:
+        check_files(self._description)
         endpoint: Any = serverFromString(self._reactor, self._description)
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
@@ -86,31 +112,20 @@ class Renewed:
         except Exception as error:
             log.error(
                 "{files}: not reloaded, the certificate stays as it was: {error}",
-                files=" ".join(self._files()) or self._description,
+                files=" ".join(files(self._description)) or self._description,
                 error=" ".join(str(error).split()) or type(error).__name__,
             )
         else:
-            log.info("{files}: reloaded", files=" ".join(self._files()))
+            log.info("{files}: reloaded", files=" ".join(files(self._description)))
 
     def reload_if_changed(self) -> None:
         """`reload` where a file is not the one it was."""
         if self._look() != self._stamp:
             self.reload()
 
-    def _files(self) -> Iterator[str]:
-        for part in re.split(r"(?<!\\):", self._description)[1:]:
-            name, equals, value = part.partition("=")
-            path = re.sub(r"\\(.)", r"\1", value if equals else name)
-            if os.path.isdir(path):
-                for directory, _, names in os.walk(path):
-                    found = (name for name in sorted(names) if name.endswith(".pem"))
-                    yield from (os.path.join(directory, name) for name in found)
-            elif os.path.isfile(path):
-                yield path
-
     def _look(self) -> tuple[object, ...]:
         found: list[object] = []
-        for path in self._files():
+        for path in files(self._description):
             try:
                 seen = os.stat(path)
             except OSError:

@@ -15,6 +15,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.files import read_file
+
 REMEMBERED = 300.0
 """Seconds for which a password that was right is known without bcrypt, which takes some 0.2 s."""
 MOST_BYTES = 1_000_000
@@ -63,11 +65,7 @@ class Passwords:
 
     def load(self) -> None:
         """Read the file anew; `OSError` or `ValueError`, and then all stays as it was."""
-        with open(self.path, "rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"expected at most {MOST_BYTES} bytes")
-        self._hashes = parse(text)
+        self._hashes = parse(read_file(self.path, MOST_BYTES))
         self._right.clear()
 
     async def accept(self, user: bytes, password: bytes) -> bool:

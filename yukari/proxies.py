@@ -18,7 +18,8 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import field, frozen
 
-from yukari.settings import HOST, InvalidSetting, RegistryUrl, SettingError
+from yukari.places import HOST, InvalidSetting, RegistryUrl
+from yukari.settings import SettingError
 
 _EXPECTED = "http://HOST:PORT or https://HOST:PORT, a user and a password before HOST"
 _EXEMPT = (

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -28,6 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from yukari import __version__
+from yukari.binds import Bind
 from yukari.certificates import Certificates
 from yukari.connections import READ, Connections
 from yukari.drain import Drain
@@ -47,7 +49,7 @@ from yukari.registry.site import RegistrySite
 from yukari.registry.telling import Numbers, Ready
 from yukari.revalidator import Revalidator
 from yukari.rules import ModelRules, Patterns
-from yukari.settings import TIGRIS, Bind, Settings
+from yukari.settings import TIGRIS, Settings
 from yukari.storage.directory import DirectoryStore
 from yukari.storage.interface import Store, StoreUnusable
 from yukari.storage.stock import Stock
@@ -280,16 +282,17 @@ class YukariService(Service):
         super().privilegedStartService()
         open_files_limit()
         for bind in self._settings.bind:
-            self.ports.append(self._listen("BIND", bind, self._site))
+            self.ports += self._listen("BIND", bind, self._site)
         for bind in self._settings.admin_bind:
-            self.admin_ports.append(self._listen("ADMIN_BIND", bind, self._admin_site))
+            self.admin_ports += self._listen("ADMIN_BIND", bind, self._admin_site)
 
-    def _listen(self, setting: str, bind: Bind, site: RegistrySite) -> IListeningPort:
+    def _listen(self, setting: str, bind: Bind, site: RegistrySite) -> list[IListeningPort]:
+        ports: list[IListeningPort] = []
         for description in bind.descriptions:
             last = description == bind.descriptions[-1]
             try:
                 endpoint = self._certificates.endpoint(description)
-                return cast(IListeningPort, at_once(endpoint.listen(site)))
+                ports.append(at_once(endpoint.listen(site)))
             except CannotListenError as error:
                 reason = error.socketError
                 if last or getattr(reason, "errno", None) == errno.EADDRINUSE:
@@ -297,7 +300,9 @@ class YukariService(Service):
             except Exception as error:
                 if last:
                     end(f"{setting} {bind.text}: cannot listen there: {error}")
-        raise AssertionError("a Bind has a description")
+            if ports and not _is_ipv6_alone(ports[0]):
+                break
+        return ports
 
     def startService(self) -> None:
         """Take the store in hand, take up what was on its way, and say so."""
@@ -399,6 +404,14 @@ async def _close(port: IListeningPort) -> None:
     closing = port.stopListening()
     if closing is not None:
         await closing
+
+
+def _is_ipv6_alone(port: IListeningPort) -> bool:
+    """Whether a port of IPv6 leaves IPv4 to another, as BSDs have it, and Linux on demand."""
+    listening: Any = getattr(port, "socket", None)
+    if listening is None or listening.family != socket.AF_INET6:
+        return False
+    return bool(listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
 def _shown(port: IListeningPort) -> str:

@@ -12,16 +12,17 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv6Address
 from typing import Any
 
 import attrs
 from attrs import frozen
 from constantly import NamedConstant
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.logger import LogLevel
 
+from yukari.binds import Bind
+from yukari.files import check_file
 from yukari.networks import Networks
+from yukari.places import Address, InvalidSetting, RegistryUrl
 from yukari.rules import Patterns
 from yukari.trust import Roots
 from yukari.units import (
@@ -36,22 +37,6 @@ from yukari.units import (
 TIGRIS = "tigris"
 """What `Settings.storage` is where models are stored in an S3 bucket and not in a directory."""
 
-ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
-"""What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
-
-BACKLOG = 1024
-"""
-Connections that may wait to be accepted: two dozen clients open hundreds at once, and each one
-beyond Twisted's 50 would try again a second later.
-"""
-
-HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))"
-    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9._~!$&'()*+,;=:@%-]+)*)/?",
-    re.IGNORECASE,
-)
-_PORTS = {"http": 80, "https": 443}
 _LEVELS = {
     "DEBUG": LogLevel.debug,
     "INFO": LogLevel.info,
@@ -64,10 +49,6 @@ _SWITCH = {
 }
 
 
-class InvalidSetting(ValueError):
-    """A value that a setting does not take; the text says what was expected."""
-
-
 class SettingError(ValueError):
     """The start ends here; the text is one line for whoever set it."""
 
@@ -76,136 +57,6 @@ class SettingError(ValueError):
         shown = ascii(re.sub(r"//\S*@", "//***@", value))
         shown = shown if len(shown) <= 120 else f"{shown[:116]}...'"
         super().__init__(f"{given} {shown}: {expected}")
-
-
-@frozen
-class Bind:
-    """A place to listen: as it was given, and as Twisted's endpoints, to be tried in order."""
-
-    text: str
-    descriptions: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Bind:
-        """
-        From ``host:port``, ``[v6]:port``, ``:port`` or an endpoint of Twisted's.
-
-        ``:port`` is every address there is, of both families, and IPv4's alone
-        where the machine has no IPv6.
-        """
-        if text.startswith(tuple(f"{name}:" for name in ENDPOINTS)):
-            _refuse_bad_endpoint(text)
-            return cls(text, (text,))
-        host, colon, port = text.rpartition(":")
-        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-            raise InvalidSetting(
-                "expected HOST:PORT, [V6]:PORT, :PORT or an endpoint such as tcp:PORT,"
-                " PORT from 0 to 65535"
-            )
-        tcp = f"tcp:{int(port)}:backlog={BACKLOG}"
-        if not host:
-            return cls(text, (rf"{tcp}:interface=\:\:", tcp))
-        if host.startswith("[") and host.endswith("]"):
-            try:
-                host = str(IPv6Address(host[1:-1]))
-            except ValueError:
-                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not HOST.fullmatch(host):
-            raise InvalidSetting("expected a host name or an address before the port; IPv6 in [ ]")
-        return cls(text, (f"{tcp}:interface={quoteStringArgument(host)}",))
-
-
-def _refuse_bad_endpoint(description: str) -> None:
-    """Make the endpoint, for its complaints only; for ``ssl:`` this reads the PEM files."""
-    numbered = re.match(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)(?::|$)", description)
-    if numbered and int(numbered[1][:6]) > 65535:
-        raise InvalidSetting("expected a port from 0 to 65535")
-    try:
-        serverFromString(None, description)
-    except LookupError:
-        raise InvalidSetting("expected a socket that systemd passed to this process") from None
-    except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidSetting(f"expected an endpoint that Twisted can make: {why}") from None
-
-
-@frozen
-class RegistryUrl:
-    """The registry being mirrored; ``prefix`` begins and ends with a slash."""
-
-    scheme: str
-    hostname: str
-    """A name or an IPv4 address, lower case, or an IPv6 address in brackets."""
-    port: int
-    prefix: str = "/"
-
-    @classmethod
-    def parse(cls, text: str) -> RegistryUrl:
-        """From an http or https URL, a port and a path prefix allowed, a user and a query not."""
-        if "@" in text:
-            raise InvalidSetting("expected an http or https URL without a user or a password")
-        found = _URL.fullmatch(text)
-        if found is None:
-            raise InvalidSetting(
-                "expected an http or https URL, such as https://registry.ollama.ai/,"
-                " without a query"
-            )
-        scheme, path = found["scheme"].lower(), found["path"]
-        hostname = (found["host"] or "").lower()
-        if found["v6"]:
-            try:
-                hostname = f"[{IPv6Address(found['v6'])}]"
-            except ValueError:
-                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not HOST.fullmatch(hostname) or len(hostname) > 253:
-            raise InvalidSetting("expected a host name or an address after //")
-        port = int(found["port"] or _PORTS[scheme])
-        if not 0 < port < 65536:
-            raise InvalidSetting("expected a port from 1 to 65535")
-        if re.search(r"/\.\.?(/|$)|%(?![0-9A-Fa-f]{2})", path):
-            raise InvalidSetting(
-                "expected a path without '.' or '..' and with % only before two hex digits"
-            )
-        return cls(scheme, hostname, port, f"{path}/")
-
-    @property
-    def host(self) -> str:
-        """As Ollama names a registry's directory: the host, its port where not the scheme's."""
-        return self.hostname if self.port == _PORTS[self.scheme] else f"{self.hostname}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """Ends in a slash."""
-        return f"{self.scheme}://{self.host}{self.prefix}"
-
-    def __str__(self) -> str:
-        return self.url
-
-
-@frozen
-class Address:
-    """Where to connect, instead of where a URL's host is; ``port`` None for the URL's."""
-
-    host: str
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """From ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
-        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^][:]+))(?::([0-9]{1,5}))?", text)
-        if found is None:
-            raise InvalidSetting("expected HOST, HOST:PORT, [V6] or [V6]:PORT")
-        v6, host, port = found.groups()
-        if port is not None and not 0 < int(port) < 65536:
-            raise InvalidSetting("expected a port from 1 to 65535")
-        if v6 is not None:
-            try:
-                host = str(IPv6Address(v6))
-            except ValueError:
-                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
-        elif not HOST.fullmatch(host):
-            raise InvalidSetting("expected a host name or an address")
-        return cls(host, None if port is None else int(port))
 
 
 def _level(text: str) -> NamedConstant:
@@ -593,12 +444,16 @@ assert [row.name for row in SETTINGS] == [field.name for field in attrs.fields(S
 def _check_system_roots(environment: Mapping[str, str]) -> None:
     """OpenSSL would say nothing of a file that is not there, and trust nobody."""
     path = environment.get("SSL_CERT_FILE", "")
+    if path in ("", os.devnull):
+        return
     try:
-        if path:
-            open(path, "rb").close()
+        check_file(path)
+        open(path, "rb").close()
     except OSError as error:
         expected = f"expected a file of certificates: {error.strerror}"
         raise SettingError("SSL_CERT_FILE", path, expected) from None
+    except ValueError as error:
+        raise SettingError("SSL_CERT_FILE", path, str(error)) from None
 
 
 def _read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:

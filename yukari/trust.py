@@ -18,6 +18,8 @@ from twisted.web.client import BrowserLikePolicyForHTTPS, HostnameCachingHTTPSPo
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from yukari.files import read_file
+
 _END = b"-----END CERTIFICATE-----"
 
 
@@ -33,11 +35,12 @@ class Roots:
         """Read the file of this path; ValueError says what is wrong with it."""
         path = os.path.abspath(os.path.expanduser(text))
         try:
-            with open(path, "rb") as file:
-                blocks = [part for part in file.read().split(_END) if b"-----BEGIN CERT" in part]
-            found = tuple(load_certificate(FILETYPE_PEM, part + _END) for part in blocks)
+            content = read_file(path)
         except OSError as error:
             raise ValueError(f"expected a file of certificates: {error.strerror}") from None
+        try:
+            blocks = [part for part in content.split(_END) if b"-----BEGIN CERT" in part]
+            found = tuple(load_certificate(FILETYPE_PEM, part + _END) for part in blocks)
         except Exception:
             raise ValueError("expected certificates in PEM form, one is broken") from None
         if not found:

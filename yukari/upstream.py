@@ -48,8 +48,8 @@ from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifes
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.paced import Paced
+from yukari.places import RegistryUrl
 from yukari.rates import Line
-from yukari.settings import RegistryUrl
 from yukari.spans import Span
 
 USER_AGENT = f"yukari/{__version__}"
