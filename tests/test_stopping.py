@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from hashlib import sha256
@@ -103,6 +104,28 @@ class StoppingTests(ProcessCase):
         await self.refuses(daemon)
         self.assertFalse(reading.called)
         self.assertEqual(await reading, (digest, b""))
+        self.assertEqual(await daemon.ended, 0)
+
+    async def test_whoever_has_just_connected_may_still_ask(self) -> None:
+        daemon = await self.yukari("http://127.0.0.1:9/")
+        await self.ready(daemon)
+        host, _, port = daemon.host.rpartition(":")
+        number = daemon.transport.pid  # type: ignore[union-attr]
+        os.kill(number, signal.SIGSTOP)  # so that all are in the socket's queue when the end comes
+        wires = [socket.create_connection((host, int(port)), timeout=20) for _ in range(200)]
+        os.kill(number, signal.SIGTERM)
+        os.kill(number, signal.SIGCONT)
+        await self.refuses(daemon)
+
+        def ask() -> set[bytes]:
+            for wire in wires:
+                wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            got = {wire.recv(12) for wire in wires}
+            for wire in wires:
+                wire.close()
+            return got
+
+        self.assertEqual(await deferToThread(ask), {b"HTTP/1.1 200"})
         self.assertEqual(await daemon.ended, 0)
 
     async def test_nobody_waits_for_who_only_keeps_a_connection(self) -> None:

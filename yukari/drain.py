@@ -3,7 +3,8 @@ The connections that clients have, and how they come to an end when the daemon d
 
 First it only says that it stops, so that load balancers look elsewhere. Then,
 the ports closed, connections without a request are closed, the others after
-their reply; and those that are left when the grace is over are cut.
+their reply; and those that are left when the grace is over are cut. Who has
+connected and not asked yet, its first request may be under way, has a moment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ log = Logger()
 INSIST_AFTER = 1.0
 """Seconds that a TLS client has to answer our goodbye before the socket closes without it."""
 
+FIRST_WITHIN = 1.0
+"""Seconds that a connection has to bring its first request once the ports are closed."""
+
 
 @define(eq=False)
 class Drain:
@@ -33,14 +37,13 @@ class Drain:
     _closing: bool = field(default=False, init=False)
     _hurried: bool = field(default=False, init=False)
     _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _patience: Optional[IDelayedCall] = field(default=None, init=False)
 
     # what channels do
 
     def joined(self, channel: Any) -> None:
         """A client has connected."""
         self._channels[channel] = None
-        if self._closing:
-            self._close(channel)
 
     def left(self, channel: Any) -> None:
         """A connection is gone."""
@@ -73,8 +76,10 @@ class Drain:
     async def close(self, grace: float) -> None:
         """Returns when every connection has ended well, after ``grace`` seconds or when hurried."""
         self.stopping = self._closing = True
+        self._patience = self._clock.callLater(FIRST_WITHIN, self._close_silent)
         for channel in list(self._channels):
-            self._close(channel)
+            if channel.asked:
+                self._close(channel)
         if self._channels and grace > 0:
             log.info(
                 "stopping: {busy} requests under way may take {grace} s more",
@@ -85,6 +90,8 @@ class Drain:
 
     def cut(self) -> None:
         """Drop what is left."""
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
         for channel in list(self._channels):
             channel.forceAbortClient()
 
@@ -98,6 +105,11 @@ class Drain:
             channel.persistent = False
         else:
             channel.loseConnection()
+
+    def _close_silent(self) -> None:
+        for channel in list(self._channels):
+            if not channel.asked:
+                self._close(channel)
 
     def _insist(self, channel: Any) -> None:
         """A TLS client may not look at our goodbye until it has a use for the connection."""

@@ -23,13 +23,14 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, execute, fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.tcp import Port
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from yukari import __version__
-from yukari.binds import Bind
+from yukari.binds import BACKLOG, Bind
 from yukari.certificates import Certificates
 from yukari.connections import READ, Connections
 from yukari.drain import Drain
@@ -401,6 +402,10 @@ class YukariService(Service):
 
 
 async def _close(port: IListeningPort) -> None:
+    if isinstance(port, Port):
+        # Who waits to be accepted takes itself for connected; each turn would accept some only.
+        port.numberAccepts = BACKLOG
+        port.doRead()
     closing = port.stopListening()
     if closing is not None:
         await closing

@@ -162,6 +162,8 @@ class RegistryChannel(HTTPChannel):
     requests: list[RegistryRequest]
     refused: bool = False
     """Whether the last request was, and nothing more is read."""
+    asked: bool = False
+    """Whether it has brought a request."""
     _heard: bool = False
 
     def connectionMade(self) -> None:
@@ -177,6 +179,7 @@ class RegistryChannel(HTTPChannel):
         self.site.drain.closes(self)
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
+        self.asked = True
         if self.site.drain.stopping:
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             return False
