@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from hashlib import sha256
 from typing import Any, Optional
@@ -15,8 +16,22 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.clients import Lost, Reply
-from tests.processes import ProcessCase, YukariProcess, reactor
+from tests.processes import MAIN, ProcessCase, YukariProcess, bare_environment, reactor
 from tests.running import MODEL
+
+STUCK = """
+import os, time
+import yukari.service
+yukari.service.ENDS_WITHIN, yukari.service.HURRIED_WITHIN = {times}
+fsync = os.fsync
+def stuck(number):
+    if os.stat(number).st_size < 500_000:
+        return fsync(number)
+    os.write(2, b"waits for ever\\n")
+    time.sleep(600)
+os.fsync = stuck
+"""
+"""A daemon whose disk never answers again once a blob has come."""
 
 
 class Hash:
@@ -127,6 +142,34 @@ class StoppingTests(ProcessCase):
 
         self.assertEqual(await deferToThread(ask), {b"HTTP/1.1 200"})
         self.assertEqual(await daemon.ended, 0)
+
+    async def ends_with_a_disk_that_is_stuck(self, times: str, signals: int) -> str:
+        upstream = await self.upstream(f"{MODEL}=1MB")
+        daemon = YukariProcess()
+        self.spawn(
+            *(sys.executable, "-c", STUCK.format(times=times) + MAIN, "--log-format=json"),
+            *("--bind=127.0.0.1:0", f"--upstream-registry={upstream.url}", "--min-free=0"),
+            f"--storage={self.directory()}",
+            environment=bare_environment(),
+            process=daemon,
+        )
+        await daemon.until(lambda: daemon.banner)
+        reply = await self.http().open("GET", f"{daemon.url}/v2/library/m/manifests/latest", {})
+        self.assertEqual(reply.status, 200)
+        await daemon.until(lambda: b"waits for ever" in daemon.err)
+        for _ in range(signals):
+            daemon.signal("TERM")
+            await self.refuses(daemon)
+        self.assertEqual(await daemon.ended, 1, daemon.text)
+        self.assertNotIn("Traceback", daemon.text)
+        return daemon.text
+
+    async def test_a_disk_that_is_stuck_holds_up_no_end(self) -> None:
+        said = await self.ends_with_a_disk_that_is_stuck("0.5, 600", 1)
+        self.assertIn("0.5 s", said)
+
+    async def test_nor_one_that_is_hurried(self) -> None:
+        await self.ends_with_a_disk_that_is_stuck("600, 0.5", 2)
 
     async def test_nobody_waits_for_who_only_keeps_a_connection(self) -> None:
         upstream = await self.upstream(f"{MODEL}=5MB", line=100_000)

@@ -65,8 +65,10 @@ log = Logger()
 
 DISK_THREADS = 6
 
-ENDS_WITHIN = 30.0
+ENDS_WITHIN = 20.0
 """Seconds that saving the fills and letting go of the store may take, once transfers have ended."""
+HURRIED_WITHIN = 3.0
+"""Seconds until the end, whatever is under way, once the operator has asked for it again."""
 
 
 @define(eq=False)
@@ -128,6 +130,8 @@ class YukariService(Service):
     _reactor: Any
     _settings: Settings
     _proxies: Proxies = field(factory=Proxies)
+    give_up_after: Callable[[float], None] = lambda _: None
+    """Told in how many seconds the process is to end, should its threads not."""
     ports: list[IListeningPort] = field(factory=list, init=False)
     admin_ports: list[IListeningPort] = field(factory=list, init=False)
     metrics: PrometheusMetrics = field(init=False)
@@ -375,6 +379,7 @@ class YukariService(Service):
     def hurry(self) -> None:
         """Wait for no transfer any more: whoever wants the end has asked for it again."""
         self._drain.hurry()
+        self.give_up_after(HURRIED_WITHIN)
 
     async def _stop(self) -> None:
         await self._revalidator.stop()
@@ -383,6 +388,7 @@ class YukariService(Service):
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in ports])
         await self._drain.close(self._settings.grace)
         self._drain.cut()
+        self.give_up_after(ENDS_WITHIN)
         self.metrics.stop()
         self._stock.stop()
         self._certificates.stop()

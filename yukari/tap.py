@@ -8,18 +8,22 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
 from twisted.application.service import IService, Service
 from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
 from twisted.python import usage
 
 from yukari import __version__
 from yukari.logs import LoggedService, end
 from yukari.proxies import Proxies
 from yukari.settings import SETTINGS, SettingError, Settings
+
+log = Logger()
 
 
 class Options(usage.Options):
@@ -100,7 +104,7 @@ def makeService(options: Options) -> IService:
 
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
-    yukari = YukariService(reactor, settings, options.proxies)
+    yukari = YukariService(reactor, settings, options.proxies, give_up_after=_give_up_after)
     _Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
@@ -115,6 +119,24 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _give_up_after(seconds: float) -> None:
+    """
+    End the process then, if it is still there: a thread whose disk does not answer cannot be ended.
+    """
+
+    def give_up() -> None:
+        log.error(
+            "the disk is still busy {seconds} s after all else has ended: ended without it; what is"
+            " on its way is taken up at the next start",
+            seconds=seconds,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
