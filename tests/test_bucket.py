@@ -127,6 +127,23 @@ class OneBucketTests(BucketCase):
         self.assertLessEqual(upstream.counters.sent / model.size, 1.10)
         await self.assert_in_bucket(model)
 
+    async def test_killed_on_the_straight_way_it_begins_anew_unasked(self) -> None:
+        upstream, model = await self.model(line=15e6)
+        disk = self.directory()
+        daemon = await self.process(upstream.url, "--spool-max=100kB", disk=disk)
+        await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
+        while not any([await self.parts(each) for each in await self.unfinished()]):
+            self.assertIsNone(daemon.status)
+        daemon.signal("KILL")
+        await daemon.ended
+        (left,) = await self.unfinished()
+        again = await self.process(upstream.url, "--spool-max=100kB", disk=disk)
+        digest, _ = model.layers[0]
+        while await self.client.head_object(f"blobs/{digest}") is None:
+            self.assertIsNone(again.status)
+        await self.idle(again)
+        await self.assert_in_bucket(model)
+
     async def unfinished(self) -> list[Upload]:
         return await self.client.list_multipart_uploads()
 

@@ -128,7 +128,8 @@ class Library(FillKeeper):
         Begin to work on what `take_up` found; what only refused models have waits for another one.
         """
         for fill in list(self.fills.values()):
-            if fill.spool is None or any(map(self.rules.allow, fill.spool.repositories)):
+            names = (fill.name,) if fill.spool is None else fill.spool.repositories
+            if any(map(self.rules.allow, names)):
                 fill.start()
 
     async def take_up(self) -> None:
@@ -139,6 +140,8 @@ class Library(FillKeeper):
                 await self._in_thread(spool.discard)
                 continue
             self._new_fill(spool.digest, spool.size, *spool.repositories, spool=spool)
+        for blob in await self.store.unfinished():
+            self._new_fill(blob.digest, blob.size, blob.repository)
 
     async def stop(self) -> None:
         """Stop what is on its way, so that the next start takes it up."""
@@ -530,7 +533,7 @@ class Library(FillKeeper):
     async def straight(self, fill: Fill) -> Optional[StraightWay]:
         if await self.store.blob_size(fill.digest) is not None:
             return None
-        return self.store.straight(fill.digest, fill.size, fill.source)
+        return self.store.straight(fill.digest, fill.size, fill.name, fill.source)
 
     def ended(self, fill: Fill) -> None:
         self._tell_end(fill)

@@ -203,8 +203,12 @@ class SmallDiskTests(AgainstServer, RunningCase):
         await until(lambda: any(way.sent for way in store._straight))
         await daemon.stop()
         self.assertEqual(await self.client.list_multipart_uploads(), [])
-        digest, _ = upstream.models[MODEL].layers[0]
-        self.assertIsNone(await self.client.head_object(f"blobs/{digest}"))
+        model = upstream.models[MODEL]
+        self.assertIsNone(await self.client.head_object(f"blobs/{model.layers[0][0]}"))
+        upstream.settings.line = None
+        again = await self.bucket_daemon(upstream, spool_dir=store.spool_dir)
+        await again.idle()
+        await self.assert_in_bucket(model)
 
 
 for_each_server(SmallDiskTests)(globals())

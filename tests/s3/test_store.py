@@ -475,9 +475,8 @@ class BucketTests(Stores):
         await self.threads(spool.write, [(0, [LARGE])])
         await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
         await self.threads(spool.discard)
-        await self.until(lambda: store._uploads[LARGE_DIGEST].ended)
-        while await self.client.list_multipart_uploads():
-            pass
+        await self.until(lambda: not store._uploads)
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
         self.assertEqual(await self.objects(), {})
 
     async def test_an_old_upload_that_still_gets_parts_is_somebodys(self) -> None:
@@ -512,6 +511,31 @@ class BucketTests(Stores):
         self.assertEqual(left.key, f"blobs/{LARGE_DIGEST}")
         await store.publish(spool)
         self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+
+    async def test_one_that_s3_does_not_abort_keeps_none_of_the_others_back(self) -> None:
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        proxy, client = await self.through_proxy()
+        store = await self.started()
+        digests = [Digest.of(b"%d" % number) for number in range(4)]
+        for digest in digests:
+            begun = await self.client.init_multipart_upload(f"blobs/{digest}", "a/b")
+            if digest in digests[:2]:
+                note = upload.Note("a/b", begun, part_size(1))
+                note.write(upload.note_path(store.spool_dir, digest), store.spool_dir)
+        await store.stop()
+        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        again = await self.started(client, spool_dir=store.spool_dir)
+        await again.spools()
+        for stuck in digests[0], digests[2]:
+            proxy.only = b"DELETE /" + f"{self.bucket}/blobs/sha256%3A{stuck.hex}".encode()
+            proxy.faults.extend([reply(500)] * client_module.ATTEMPTS * 2)
+            await again.sweep()
+            proxy.faults.clear()
+            left = [each.key for each in await self.client.list_multipart_uploads()]
+            self.assertEqual(left, [f"blobs/{stuck}"])
+            await self.client.init_multipart_upload(f"blobs/{digests[2]}", "a/b")
+        await again.sweep()
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
 
     async def test_an_s3_that_fails_in_the_middle_is_waited_for(self) -> None:
         self.patch(upload, "FIRST_WAIT", 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from hashlib import sha256
 from typing import Any, Optional
 
@@ -13,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
+from tests.running import until
 from tests.s3.against import AgainstServer, for_each_server, reactor
 from tests.s3.proxy import SLOW_DOWN, Lose, reply
 from tests.storage.contract import NAME
@@ -24,12 +26,12 @@ from yukari.names import Digest, ModelName
 from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.spans import Span
-from yukari.storage import straight
+from yukari.storage import straight, tigris
 from yukari.storage.durable import remove
-from yukari.storage.interface import NoRoom, WrongDigest
+from yukari.storage.interface import NoRoom, Unfinished, WrongDigest
 from yukari.storage.straight import IN_MEMORY, StraightUpload
 from yukari.storage.tigris import TigrisStore
-from yukari.storage.upload import NOTE, part_size
+from yukari.storage.upload import NOTE, SMALL, Note, note_path, part_size
 from yukari.units import FreeSpace
 
 MIB = 1024 * 1024
@@ -38,6 +40,7 @@ BLOB = b"".join(sha256(b"%d" % number).digest() for number in range(44 * MIB // 
 """Six parts, the last of them short."""
 DIGEST = Digest.of(BLOB)
 PART = part_size(len(BLOB))
+UNFINISHED = Unfinished(DIGEST, len(BLOB), NAME)
 
 
 @define(eq=False)
@@ -149,7 +152,7 @@ class StraightTests(AgainstServer):
     def way(
         self, store: TigrisStore, source: Any, digest: Digest = DIGEST, size: int = len(BLOB)
     ) -> StraightUpload:
-        return store.straight(digest, size, source)
+        return store.straight(digest, size, NAME, source)
 
     async def failing(self, way: StraightUpload, error: type[Exception]) -> Any:
         try:
@@ -276,6 +279,23 @@ class StraightTests(AgainstServer):
             self.fail("it went on")
         self.assertEqual(await self.objects(), {})
         self.assertTrue(all(body.over for body in source.bodies))
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        await again.spools()
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+
+    async def test_stopped_for_good_nothing_at_all_is_left(self) -> None:
+        store = await self.started()
+        way = self.way(store, Flowing(BLOB))
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        way.give_up()
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        self.assertEqual(await self.objects(), {})
         await self.assert_nothing_left(store)
 
     async def test_one_stopped_at_its_very_end_gives_its_turn_back(self) -> None:
@@ -316,8 +336,58 @@ class StraightTests(AgainstServer):
         again = await self.started(spool_dir=store.spool_dir)
         self.assertEqual(await again.spools(), [])
         self.assertEqual(await again.sweep(), 1)
-        await self.assert_nothing_left(again)
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
         await proxy.start()
+
+    async def test_what_a_killed_process_began_begins_anew(self) -> None:
+        store, source = await self.started(), Flowing(BLOB)
+        way = self.way(store, source)
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        spool_dir = self.mktemp()
+        shutil.copytree(store.spool_dir, spool_dir)
+        source.refusing = CancelledError()  # It does nothing more: it was killed here.
+        way._client = self.client_at("http://127.0.0.1:1")
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        again = await self.started(spool_dir=spool_dir)
+        self.assertEqual(await again.spools(), [])
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+        await self.way(again, Flowing(BLOB)).run()
+        await self.assert_stored(again)
+        await running
+
+    async def test_what_another_daemon_has_stored_meanwhile_is_not_begun_anew(self) -> None:
+        store = await self.started()
+        running = Deferred.fromCoroutine(self.way(store, Flowing(BLOB)).run())
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        await again.spools()
+        self.assertEqual(await again.sweep(), 0)
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+        await self.client.put_object(f"blobs/{DIGEST}", BLOB, "a/b")
+        self.assertEqual(await again.sweep(), 0)
+        self.assertEqual(await again.unfinished(), [])
+        await self.assert_stored(again)
+
+    async def test_where_there_is_room_now_its_upload_is_not_forgotten(self) -> None:
+        store = await self.started()
+        begun = await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
+        note = Note("a/b", begun, PART, len(BLOB), str(NAME))
+        note.write(note_path(store.spool_dir, DIGEST), store.spool_dir)
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir, min_free=FreeSpace(bytes=0))
+        await again.spools()
+        spool = await again.new_spool(DIGEST, len(BLOB), NAME)
+        self.assertEqual(await again.sweep(), 0)
+        await self.threads(spool.write, [(0, [BLOB])])
+        await again.publish(spool)
+        await self.assert_stored(again)
 
     async def test_another_daemons_object_ends_it_early(self) -> None:
         self.patch(straight, "RIVAL_EVERY", 0.0)
@@ -363,10 +433,23 @@ class StraightTests(AgainstServer):
             body = b"%d" % number
             way = self.way(store, Flowing(body), Digest.of(body), len(body))
             running.append(Deferred.fromCoroutine(way.run()))
-        self.assertEqual(len(store._straight), straight.AT_ONCE)
+        await until(lambda: len(store._small_slots.waiting) == 4 - straight.AT_ONCE)
         for each in running:
             await each
         self.assertEqual(len(await self.objects()), 4)
+        await self.assert_nothing_left(store)
+
+    async def test_of_those_with_large_parts_one_goes_at_a_time(self) -> None:
+        self.patch(tigris, "part_size", lambda _: SMALL + 1)
+        store = await self.started()
+        other = BLOB[:-1] + b"?"
+        ways = [self.way(store, Flowing(each), Digest.of(each)) for each in (BLOB, other)]
+        running = [Deferred.fromCoroutine(way.run()) for way in ways]
+        await until(lambda: any(way.sent for way in ways))
+        self.assertEqual(len(store._huge_slots.waiting), 1)
+        for each in running:
+            await each
+        self.assertEqual(len(await self.objects()), 2)
         await self.assert_nothing_left(store)
 
     async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
@@ -377,6 +460,7 @@ class StraightTests(AgainstServer):
             source.watch = lambda source=source: source.bodies[-1].pauseProducing()
             way = self.way(store, source, Digest.of(b"%d" % number))
             running.append(Deferred.fromCoroutine(way.run()))
+            way.give_up()
         while len(await self.client.list_multipart_uploads()) < straight.AT_ONCE:
             pass
         await self.way(store, Flowing(b"small"), Digest.of(b"small"), 5).run()

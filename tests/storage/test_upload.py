@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,6 +28,7 @@ class Bucket:
     begun: int = 0
     parts: list[tuple[str, int, Deferred[str]]] = field(factory=list)
     aborted: list[str] = field(factory=list)
+    abort: Deferred[None] = field(factory=lambda: succeed(None))
 
     async def head_object(self, key: str) -> None:
         return None
@@ -44,15 +45,17 @@ class Bucket:
 
     async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
         self.aborted.append(upload_id)
+        await self.abort
 
 
 class UploadTests(SynchronousTestCase):
-    def test_a_part_of_an_upload_that_is_no_more_ends_no_other(self) -> None:
-        """As a bucket's rule aborts old ones: their parts under way fail one after the other."""
-        clock, bucket, directory = Clock(), Bucket(), self.mktemp()
+    def upload(self, bucket: Bucket, clock: Clock) -> BlobUpload:
+        """Of a spool that has it all."""
+        directory = self.mktemp()
         os.mkdir(directory)
         spool = SpoolFile.create(directory, DIGEST, len(BODY), NAME)
         spool.write([(0, [BODY])])
+        self.addCleanup(spool.close)
         upload = BlobUpload(
             bucket,  # type: ignore[arg-type]
             "key",
@@ -63,9 +66,32 @@ class UploadTests(SynchronousTestCase):
             ScriptedDisk(),
             clock,
             lambda _: None,
+            self.ended.append,
         )
-        self.addCleanup(spool.close)
         self.addCleanup(upload.stop)
+        return upload
+
+    def setUp(self) -> None:
+        self.ended: list[BlobUpload] = []
+
+    def test_whoever_throws_it_away_waits_until_nothing_of_it_is_left(self) -> None:
+        """Else it would take the note of the upload that follows it."""
+        clock, bucket = Clock(), Bucket(abort=Deferred())
+        upload = self.upload(bucket, clock)
+        upload.look()
+        first, second = (Deferred.fromCoroutine(upload.abandon()) for _ in range(2))
+        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], []))
+        self.assertNoResult(second)
+        bucket.abort.callback(None)
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], [upload]))
+        self.assertFalse(os.path.exists(upload._note_path))
+
+    def test_a_part_of_an_upload_that_is_no_more_ends_no_other(self) -> None:
+        """As a bucket's rule aborts old ones: their parts under way fail one after the other."""
+        clock, bucket = Clock(), Bucket()
+        upload = self.upload(bucket, clock)
         upload.look()
         late = [arrived for _, _, arrived in bucket.parts]
         gone = S3Error("NoSuchUpload", 404, "")

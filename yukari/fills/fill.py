@@ -435,6 +435,8 @@ class Fill:
     async def discard(self, error: Exception) -> None:
         """Stop for good and throw away what came."""
         self.error = error
+        if self._way is not None:
+            self._way.give_up()
         await self.stop()
         if self.spool is not None:
             await self._in_thread(self.spool.discard)

@@ -42,6 +42,7 @@ from yukari.storage.interface import (
     Spool,
     StoredManifest,
     StoreUnusable,
+    Unfinished,
 )
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Loaded, ManifestCache
@@ -199,8 +200,13 @@ class DirectoryStore(DiskWork):
             self._new_spool, digest, size, repository, undo=lambda made: self._run(made.discard)
         )
 
-    def straight(self, digest: Digest, size: int, source: BlobSource) -> None:
+    def straight(
+        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+    ) -> None:
         return None
+
+    async def unfinished(self) -> list[Unfinished]:
+        return []
 
     async def publish(self, spool: Spool) -> None:
         await self._run(self._publish, cast(SpoolFile, spool))

@@ -59,6 +59,15 @@ class ManifestEntry:
 
 
 @frozen
+class Unfinished:
+    """A blob of ``size`` bytes on its way by a `StraightWay` when the process ended."""
+
+    digest: Digest
+    size: int
+    repository: ModelName
+
+
+@frozen
 class Holdings:
     """What a store holds: tagged manifests, whole blobs, and these blobs' bytes."""
 
@@ -151,8 +160,12 @@ class StraightWay(Protocol):
         Bring it; returns when it is stored, whole and right. To be called once.
 
         `SourceRefused` and `SourceFailed` where the source, OSError where the store fails for good,
-        `WrongDigest`. Then, and when it is cancelled, nothing of it is left.
+        `WrongDigest`. Then nothing of it is left; when it is cancelled, nothing but what
+        `Store.unfinished` tells the next process.
         """
+
+    def give_up(self) -> None:
+        """It is not wanted any more: once `run` is cancelled, no later process brings it."""
 
 
 class Store(Protocol):
@@ -274,9 +287,18 @@ class Store(Protocol):
         there of one that is not is thrown away.
         """
 
-    def straight(self, digest: Digest, size: int, source: BlobSource) -> Optional[StraightWay]:
+    def straight(
+        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+    ) -> Optional[StraightWay]:
         """
         How a blob comes into the store where `new_spool` says `NoRoom`; None where it cannot.
+        """
+
+    async def unfinished(self) -> list[Unfinished]:
+        """
+        Blobs that were on their way by `straight` when an earlier process ended; each begins anew.
+
+        Called once, after `spools`.
         """
 
     async def publish(self, spool: Spool) -> None:

@@ -25,6 +25,7 @@ from yukari.storage.interface import (
     NoRoom,
     Spool,
     StoredManifest,
+    Unfinished,
 )
 
 
@@ -218,8 +219,13 @@ class MemoryStore:
         made = self._spools[digest] = _Lying(digest, (repository,), bytearray(size))
         return MemorySpool(self, made)
 
-    def straight(self, digest: Digest, size: int, source: BlobSource) -> None:
+    def straight(
+        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+    ) -> None:
         return None
+
+    async def unfinished(self) -> list[Unfinished]:
+        return []
 
     async def publish(self, spool: Spool) -> None:
         ready = cast(MemorySpool, spool)

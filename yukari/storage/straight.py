@@ -6,20 +6,20 @@ hashed and goes up while the next one comes. Upstream is read no further than
 `IN_MEMORY` parts beyond what S3 has taken. The object appears once the sha256
 of the stream is right; otherwise all of it is thrown away.
 
-What a killed process has sent is not gone on with: its hash died with it, and
-the parts of an upload cannot be read back. A note on the disk has the next
-start abort it, and the blob begins anew.
+What an earlier process has sent is not gone on with: its hash died with it, and
+the parts of an upload cannot be read back. A note on the disk, written before
+anything is sent, has the next process abort it and begin the blob anew.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -51,8 +51,14 @@ from yukari.upstream import why
 
 AT_ONCE = 2
 """Blobs that go this way at the same time, of large ones and of small ones each."""
+HUGE_AT_ONCE = 1
+"""Of the large ones, those of more than 80 GB, whose parts are larger."""
 IN_MEMORY = 2
-"""Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB."""
+"""
+Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB.
+
+So all blobs that go this way hold at most 128 MiB, as long as none has more than 500 GB.
+"""
 PATIENCE = 900.0
 """Seconds for which one request to S3 is repeated before the blob is given up for now."""
 LEAVE_WITHIN = 5.0
@@ -73,12 +79,14 @@ class StraightUpload:
     _through: str
     _in_thread: InThread
     _clock: IReactorTime
-    _slots: DeferredSemaphore
+    _slots: Sequence[DeferredSemaphore]
+    """What it needs a turn of, one after the other."""
     _under_way: set[StraightUpload]
-    """Those that have begun; it enters itself."""
+    """Those that run or wait for their turn; it enters itself."""
     sent: int = field(default=0, init=False)
-    upload_id: str = field(default="", init=False)
-    """The multipart upload's, "" where there is none."""
+    upload_id: str = field(init=False)
+    """The multipart upload's, "" where there is none; at first what an earlier process began."""
+    _is_wanted: bool = field(default=True, init=False)
     _part: int = field(init=False)
     _count: int = field(init=False)
     _stream: InOrder = field(init=False)
@@ -95,6 +103,7 @@ class StraightUpload:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self.upload_id = self._note.upload_id
         self._part = part_size(self.size)
         self._count = -(-self.size // self._part)
         self._stream = InOrder(self._source, self.size, self._clock)
@@ -103,14 +112,20 @@ class StraightUpload:
     def came(self) -> int:
         return self._stream.came
 
+    def give_up(self) -> None:
+        self._is_wanted = False
+
     async def run(self) -> None:
-        slot = await self._slots.acquire()
         self._under_way.add(self)
-        patience = PATIENCE
+        turns: list[DeferredSemaphore] = []
+        patience, again = PATIENCE, False
         try:
+            await self._write_note(again=True)
+            for slots in self._slots:
+                turns.append(await slots.acquire())
             await self._bring()
         except CancelledError:
-            patience = LEAVE_WITHIN
+            patience, again = LEAVE_WITHIN, self._is_wanted
             raise
         finally:
             self._stream.close()
@@ -118,14 +133,17 @@ class StraightUpload:
                 going.cancel()
             try:
                 await DeferredList(list(self._going))
-                await self._leave(patience)
+                await self._leave(patience, again=again)
             finally:
                 self._under_way.discard(self)
-                slot.release()
+                for turn in turns:
+                    turn.release()
 
     async def _bring(self) -> None:
         if await self._is_there():
             return
+        if self.upload_id:
+            await self._patiently(self._abort)
         if self.size < SMALL:
             await self._bring_in_one()
             return
@@ -188,13 +206,26 @@ class StraightUpload:
             wait = min(LONGEST_WAIT, 2 * wait)
 
     async def _begin(self) -> None:
-        media_type = self._note.media_type
-        self.upload_id = await self._client.init_multipart_upload(self.key, media_type)
-        note = Note(media_type, self.upload_id, self._part)
+        begun = await self._client.init_multipart_upload(self.key, self._note.media_type)
+        self.upload_id = begun
+        await self._write_note(again=True)
+
+    async def _write_note(self, *, again: bool) -> None:
+        """Tell the next process what S3 has of it, and whether to bring it ``again``."""
+        note = evolve(
+            self._note,
+            upload_id=self.upload_id,
+            part_size=self._part,
+            size=self.size if again else 0,
+        )
         try:
             await self._in_thread(note.write, self._note_path, self._through)
         except OSError as error:
             self._log.warn("{path}: {error}", path=self._note_path, error=error.strerror)
+
+    async def _abort(self) -> None:
+        await self._client.abort_multipart_upload(self.key, self.upload_id)
+        self.upload_id = ""
 
     async def _send(self, number: int, data: bytearray) -> None:
         await self._patiently(self._send_once, number, data)
@@ -247,17 +278,14 @@ class StraightUpload:
         self._looked_at = now
         return await self._is_there()
 
-    async def _leave(self, patience: float) -> None:
-        """Have nothing in S3 but the object; where that fails now, the note is left."""
-        if not self.upload_id:
-            return
-        if not self._is_complete:
-            aborting = Deferred.fromCoroutine(
-                self._client.abort_multipart_upload(self.key, self.upload_id)
-            )
+    async def _leave(self, patience: float, *, again: bool) -> None:
+        """Have nothing in S3 but the object; the note is left where that fails, and for `again`."""
+        if self.upload_id and not self._is_complete:
             try:
-                await aborting.addTimeout(patience, self._clock)
+                await Deferred.fromCoroutine(self._abort()).addTimeout(patience, self._clock)
             except Exception as error:
                 self._log.warn("{key}: upload not aborted: {why}", key=self.key, why=why(error))
-                return
-        await self._in_thread(remove, self._note_path)
+        if again or (self.upload_id and not self._is_complete):
+            await self._write_note(again=again)
+        else:
+            await self._in_thread(remove, self._note_path)

@@ -30,7 +30,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -54,15 +54,24 @@ from yukari.storage.interface import (
     Spool,
     StoredManifest,
     StoreUnusable,
+    Unfinished,
 )
 from yukari.storage.lateputs import LatePuts
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Kept, Key, ManifestCache
 from yukari.storage.room import Room, Statvfs
 from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
-from yukari.storage.straight import AT_ONCE, StraightUpload
+from yukari.storage.straight import AT_ONCE, HUGE_AT_ONCE, StraightUpload
 from yukari.storage.tier import Tier
-from yukari.storage.upload import NOTE, OCTETS, SMALL, BlobUpload, Note, note_path
+from yukari.storage.upload import (
+    NOTE,
+    OCTETS,
+    SMALL,
+    BlobUpload,
+    Note,
+    note_path,
+    part_size,
+)
 from yukari.units import FreeSpace
 
 T = TypeVar("T")
@@ -133,10 +142,13 @@ class TigrisStore(DiskWork):
     _straight_slots: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(AT_ONCE), init=False
     )
+    _huge_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(HUGE_AT_ONCE), init=False
+    )
     _small_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
     """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
-    _left: list[tuple[Digest, str]] = field(factory=list, init=False)
-    """Uploads that an earlier process began for spools that are no more."""
+    _left: dict[Digest, Note] = field(factory=dict, init=False)
+    """What an earlier process left of uploads that have no spool."""
     _unconditional: bool = field(default=False, init=False)
     """This S3 knows no conditional puts."""
     _pace: HostPace = field(factory=HostPace, init=False)
@@ -530,18 +542,20 @@ class TigrisStore(DiskWork):
         spools, notes = await self._run(self._reopen_spools, undo=_close_all)
         for spool in spools:
             self._upload(spool, notes.pop(spool.digest, Note()), resumed=True)
-        self._left += [(digest, note.upload_id) for digest, note in notes.items()]
+        self._left = notes
         return list(spools)
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         before = self._uploads.pop(digest, None)
         if before is not None:
             await before.abandon()
-        note = Note(self._media_types.get(digest, OCTETS))
+        left = self._left.get(digest, Note())
+        note = Note(self._media_types.get(digest, OCTETS), left.upload_id, left.part_size)
         spool = await self._run(
             self._new_spool, digest, size, repository, note, undo=lambda made: made.discard()
         )
         if digest not in self._sizes:
+            self._left.pop(digest, None)
             self._upload(spool, note)
         return spool
 
@@ -556,26 +570,56 @@ class TigrisStore(DiskWork):
             self._in_thread,
             self._clock,
             self._beaten,
+            self._upload_left,
             resumed,
         )
         self._uploads[spool.digest] = upload
         upload.look_soon()
 
-    def straight(self, digest: Digest, size: int, source: BlobSource) -> StraightUpload:
+    def straight(
+        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+    ) -> StraightUpload:
+        left = self._left.pop(digest, Note())
         return StraightUpload(
             self.client,
             _blob_key(digest),
             digest,
             size,
             source,
-            Note(self._media_types.get(digest, OCTETS)),
+            Note(
+                self._media_types.get(digest, left.media_type),
+                left.upload_id,
+                repository=str(repository),
+            ),
             note_path(self.spool_dir, digest),
             os.path.join(self.spool_dir, "tmp"),
             self._in_thread,
             self._clock,
-            self._small_slots if size < SMALL else self._straight_slots,
+            self._slots(size),
             self._straight,
         )
+
+    def _slots(self, size: int) -> tuple[DeferredSemaphore, ...]:
+        if size < SMALL:
+            return (self._small_slots,)
+        if part_size(size) > SMALL:
+            return self._huge_slots, self._straight_slots
+        return (self._straight_slots,)
+
+    async def unfinished(self) -> list[Unfinished]:
+        found = []
+        for digest, note in self._left.items():
+            try:
+                repository = ModelName.parse(note.repository)
+            except InvalidName:
+                continue
+            if note.size:
+                found.append(Unfinished(digest, note.size, repository))
+        return found
+
+    def _upload_left(self, upload: BlobUpload) -> None:
+        if self._uploads.get(upload.digest) is upload:
+            del self._uploads[upload.digest]
 
     def _beaten(self, upload: BlobUpload) -> None:
         """From now on the blob's `source` is the object; `publish` finds nothing left to do."""
@@ -610,33 +654,48 @@ class TigrisStore(DiskWork):
         Abort uploads that nobody goes on with: how many.
 
         Those of spools that are no more, and any that no part has come to for a day, which a daemon
-        that is gone for good has left. `S3Error`.
+        that is gone for good has left. `S3Error` where they cannot be listed; one that S3 does not
+        abort is left for the next time.
         """
         count = 0
-        while self._left:
-            digest, upload_id = self._left[-1]
-            if upload_id:
-                await self.client.abort_multipart_upload(_blob_key(digest), upload_id)
+        for digest, note in list(self._left.items()):
+            if digest not in self._left:
+                continue  # it has begun anew
+            if note.upload_id:
+                if not await self._aborted(_blob_key(digest), note.upload_id):
+                    continue
                 count += 1
-            self._left.pop()
-            if digest not in self._uploads and digest not in {way.digest for way in self._straight}:
+            wanted = note.size and await self._look_for(digest) is None
+            if digest in self._left and wanted:
+                self._left[digest] = evolve(note, upload_id="")
+            elif self._left.pop(digest, None) is not None:
                 await self._run(remove, note_path(self.spool_dir, digest))
         own = {upload.upload_id for upload in self._uploads.values()}
         own |= {way.upload_id for way in self._straight}
         for found in await self.client.list_multipart_uploads("blobs/sha256:"):
-            if found.upload_id in own or not await self._is_orphaned(found):
-                continue
-            await self.client.abort_multipart_upload(found.key, found.upload_id)
-            self._log.info("{key}: an upload that nobody goes on with is aborted", key=found.key)
-            count += 1
+            if found.upload_id not in own and await self._is_orphaned(found):
+                count += await self._aborted(found.key, found.upload_id)
         return count
 
     async def _is_orphaned(self, upload: Upload) -> bool:
         oldest = time.time() - ORPHANED_AFTER
         if upload.initiated > oldest:
             return False
-        parts = await self.client.list_parts(upload.key, upload.upload_id)
+        try:
+            parts = await self.client.list_parts(upload.key, upload.upload_id)
+        except S3Error as error:
+            self._log.warn("{key}: upload not looked at: {error}", key=upload.key, error=str(error))
+            return False
         return all(part.modified <= oldest for part in parts or ())
+
+    async def _aborted(self, key: str, upload_id: str) -> bool:
+        try:
+            await self.client.abort_multipart_upload(key, upload_id)
+        except S3Error as error:
+            self._log.warn("{key}: upload not aborted: {error}", key=key, error=str(error))
+            return False
+        self._log.info("{key}: an upload that nobody goes on with is aborted", key=key)
+        return True
 
     def facts(self) -> dict[str, Any]:
         """For people: what is on disk, what is on its way up, how many requests went to S3."""

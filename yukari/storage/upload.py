@@ -64,11 +64,18 @@ def part_size(size: int) -> int:
 
 @frozen
 class Note:
-    """What lies beside a spool: its media type, and the upload that was begun for it, if any."""
+    """
+    What lies beside a spool: its media type, and the upload that was begun for it, if any.
+
+    For a blob that goes up without a spool, its size and a repository that has it too; else 0 and
+    "".
+    """
 
     media_type: str = OCTETS
     upload_id: str = ""
     part_size: int = 0
+    size: int = 0
+    repository: str = ""
 
     @classmethod
     def read(cls, path: str) -> Note:
@@ -76,9 +83,15 @@ class Note:
         try:
             with open(path, "rb") as file:
                 found = json.loads(file.read(65536))
-            read = cls(str(found["media_type"]), str(found["upload_id"]), int(found["part_size"]))
+            read = cls(
+                str(found["media_type"]),
+                str(found["upload_id"]),
+                int(found["part_size"]),
+                max(0, int(found.get("size", 0))),
+                str(found.get("repository", "")),
+            )
             return read if read.media_type.isascii() and read.media_type.isprintable() else cls()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def write(self, path: str, through: str) -> None:
@@ -145,6 +158,8 @@ class BlobUpload:
     _clock: IReactorTime
     _beaten: Callable[[BlobUpload], None]
     """Told that the object is there by another daemon's doing; the upload gives itself up."""
+    _left: Callable[[BlobUpload], None]
+    """Told that it has ended, and that nothing more is done to what it leaves."""
     resumed: bool = False
     """An earlier process began the spool."""
     _size: int = field(init=False)
@@ -166,6 +181,7 @@ class BlobUpload:
     _finishing: bool = field(default=False, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _asleep: Optional[Deferred[None]] = field(default=None, init=False)
+    _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
     ended: bool = field(default=False, init=False)
     """Nothing more goes up: it is there, was given up, or the process stops."""
     sent: int = field(default=0, init=False)
@@ -200,6 +216,7 @@ class BlobUpload:
             return
         if self.spool.closed:
             self.stop()
+            self._left(self)
             return
         self._look_again(LOOK_EVERY)
         if self._size < SMALL or self._beginning is not None:
@@ -422,9 +439,20 @@ class BlobUpload:
     # the end
 
     async def abandon(self) -> None:
-        """Throw away what S3 has of parts; the object, where there is one, stays."""
-        if self.ended:
-            return
+        """
+        Throw away what S3 has of parts; the object, where there is one, stays.
+
+        Returns when that is done, whoever began it.
+        """
+        if self._abandoning is None:
+            if self.ended:
+                return
+            self._abandoning = Deferred.fromCoroutine(self._abandon())
+        done: Deferred[None] = Deferred()
+        self._abandoning.chainDeferred(done)
+        await done
+
+    async def _abandon(self) -> None:
         self.stop()
         upload_id = self._upload_id or self.note.upload_id
         if upload_id and len(self._done) < self._count or self._upload_id:
@@ -432,8 +460,10 @@ class BlobUpload:
                 await self._client.abort_multipart_upload(self.key, upload_id)
             except S3Error as error:
                 self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=str(error))
+                self._left(self)
                 return  # the note stays: the next start aborts it
         await self._in_thread(remove, self._note_path)
+        self._left(self)
 
     def stop(self) -> None:
         """Leave everything where it stands, for the next process; harmless when repeated."""
