@@ -193,7 +193,7 @@ class ServiceTests(ProcessCase):
             self.assertIsNotNone(daemon.banner)
             daemon.signal("TERM")
             self.assertEqual(await daemon.ended, 0)
-            self.assertIn("STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000", told.read())
+            self.assertIn("STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000", told.read())
 
     async def test_a_socket_that_was_not_passed_is_one_line(self) -> None:
         for index in "index=0", "name=yukari.socket":
