@@ -30,6 +30,7 @@ from yukari.manifest import Descriptor, Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.offline import Offline
+from yukari.openblobs import OpenBlobs
 from yukari.rules import ModelRules
 from yukari.storage.interface import BlobFile, NoRoom, Spool, Store, StoredManifest, StraightWay
 from yukari.upstream import Upstream
@@ -106,6 +107,7 @@ class Library(FillKeeper):
     _ends: dict[Fill, list[Deferred[None]]] = field(factory=dict, init=False)
     _known: OrderedDict[Digest, Known] = field(factory=OrderedDict, init=False)
     _learned: OrderedDict[tuple[ModelName, Digest], None] = field(factory=OrderedDict, init=False)
+    _opened: OpenBlobs = field(init=False)
     _sound: dict[Digest, None] = field(factory=dict, init=False)
     _came: OrderedDict[Digest, float] = field(factory=OrderedDict, init=False)
     """Blobs whose fills have ended well, and when, in the clock's seconds."""
@@ -115,6 +117,9 @@ class Library(FillKeeper):
     _retries: dict[Fill, tuple[int, IDelayedCall]] = field(factory=dict, init=False)
     _tasks: set[Deferred[None]] = field(factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._opened = OpenBlobs(self.store.open_blob, self._clock)
 
     # start and stop
 
@@ -146,6 +151,7 @@ class Library(FillKeeper):
     async def stop(self) -> None:
         """Stop what is on its way, so that the next start takes it up."""
         self._stopping = True
+        self._opened.close()
         self._crew.close()
         for _, timer in self._retries.values():
             timer.cancel()
@@ -346,7 +352,9 @@ class Library(FillKeeper):
 
     async def _size_stored(self, digest: Digest) -> Optional[int]:
         """The size of the stored blob, None where it is not here or was cut by someone else."""
-        stored = await self.store.blob_size(digest)
+        stored = self._opened.size(digest)
+        if stored is None:
+            stored = await self.store.blob_size(digest)
         return None if stored is None or await self._was_cut(digest, stored) else stored
 
     async def _was_cut(self, digest: Digest, stored: int) -> bool:
@@ -394,6 +402,7 @@ class Library(FillKeeper):
             found=file.size,
             size=size,
         )
+        self._opened.close()
         await self.store.forget_blob(digest)
         return False
 
@@ -447,7 +456,7 @@ class Library(FillKeeper):
 
     async def _open_stored(self, digest: Digest) -> Optional[BlobFile]:
         try:
-            return await self.store.open_blob(digest)
+            return await self._opened.open(digest)
         except OSError as error:
             message = f"this cache cannot read blob {digest}: {error.strerror}"
             raise RegistryError("UNAVAILABLE", message, 503) from None

@@ -14,6 +14,7 @@ from tests.registry.test_sending import MIB, SocketCase, noise, until
 from yukari.registry import sendfile
 from yukari.registry.readers import READ
 from yukari.registry.sendfile import LOOK_AHEAD, in_memory, read_ahead
+from yukari.registry.sending import LITTLE
 
 
 class ColdFileTests(SocketCase):
@@ -40,6 +41,18 @@ class ColdFileTests(SocketCase):
         self.assertEqual(sum(count for _, count in blob.reads), blob.size)
         self.assertEqual(max(count for _, count in blob.reads), READ)
         await until(lambda: blob.closes)
+
+    async def test_a_little_one_too(self) -> None:
+        def nowhere(*_: Any) -> int:
+            raise BlockingIOError
+
+        self.patch(os, "preadv", nowhere)
+        blob = Growing(noise(LITTLE))
+        peer = await self.peer()
+        peer.ask(self.shelf.put(blob))
+        await until(lambda: len(peer.got) > blob.size)
+        self.assertEqual(peer.replies()[0].body, blob.content)
+        self.assertEqual((self.looks, blob.reads), ([(0, LITTLE)], [(0, LITTLE)]))
 
     async def test_a_disk_that_cannot_read_drops_the_client_before_sendfile_meets_it(self) -> None:
         blob = Growing(noise(MIB), unreadable=OSError("I/O error"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from functools import partial
 from typing import Any, Optional
 
 from hypothesis import given
@@ -31,6 +32,7 @@ from yukari.names import Tag
 from yukari.registry.readers import READ, STALL
 from yukari.registry.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.registry.resources import make_root
+from yukari.registry.sending import LITTLE
 from yukari.registry.site import RegistrySite
 from yukari.storage.interface import NoRoom
 
@@ -140,6 +142,20 @@ class FileTests(SocketCase):
         (reply,) = peer.replies()
         self.assertEqual((reply.status, reply.body), (200, blob.content))
         self.assertEqual((blob.closes, blob.reads), (1, []))
+
+    async def test_a_little_one_leaves_with_its_headers(self) -> None:
+        peer = await self.peer()
+        for size, by_sendfile in ((0, False), (LITTLE, False), (LITTLE + 1, True)):
+            self.calls = 0
+            peer.got.clear()
+            peer.ask(self.shelf.put(Growing(noise(size))))
+            await until(partial(self.has_come, peer, size))
+            self.assertEqual(peer.replies()[0].body, noise(size))
+            self.assertEqual(bool(self.calls), by_sendfile)
+
+    def has_come(self, peer: Peer, size: int) -> bool:
+        """Whether a reply with a body of so many bytes is there."""
+        return len(peer.got.partition(b"\r\n\r\n")[2]) == size and b"\r\n\r\n" in peer.got
 
     async def test_a_connection_is_used_again_after_a_blob(self) -> None:
         peer = await self.peer()

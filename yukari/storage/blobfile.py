@@ -111,5 +111,8 @@ class FileBlob:
                 got += len(piece)
             return b"".join(pieces)
 
+    def share(self) -> FileBlob:
+        return FileBlob(self.size, self._file.share())
+
     def close(self) -> None:
         self._file.close()

@@ -91,6 +91,9 @@ class BlobFile(Protocol):
         Blocks: for a disk thread, several at once if need be. ValueError once it is closed.
         """
 
+    def share(self) -> BlobFile:
+        """The same once more, to be closed by itself. ValueError once this one is closed."""
+
     def close(self) -> None:
         """Give the descriptor back; harmless when repeated."""
 

@@ -45,6 +45,11 @@ class MemoryBlob:
             raise ValueError("this file is closed")
         return bytes(self._body[offset : offset + count])
 
+    def share(self) -> MemoryBlob:
+        if self._closed:
+            raise ValueError("this file is closed")
+        return MemoryBlob(self.size, self._body)
+
     def close(self) -> None:
         self._closed = True
 
