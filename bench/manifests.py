@@ -1,4 +1,7 @@
-"""Manifest hits a second: what a look-up costs, with few models stored and with 100,000."""
+"""
+Replies a second: manifest hits with few models stored and with 100,000, and little pieces of a
+stored blob beside nginx.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bench import peers
-from bench.models import many_models
+from bench.models import many_models, write_blob
 from bench.peers import Peer
 from bench.readers import Reader
-from bench.scale import Scale, workplace
+from bench.scale import MB, Scale, workplace
 from bench.tables import Table, in_turns, median, ratio
 
 HOST = "127.0.0.1:9"
@@ -22,12 +26,14 @@ HOT = 10
 """Models that are asked for again and again."""
 
 
-def _script(place: Path, names: list[str]) -> Path:
-    paths = ",".join('"/v2/{}/manifests/{}"'.format(*name.split(":")) for name in names)
-    script = place / f"paths-{len(names)}.lua"
+def _script(place: Path, paths: list[str], extra: str = "") -> Path:
+    """For wrk: a path chosen at random for each request; ``extra`` are more of its headers."""
+    quoted = ",".join(f'"{path}"' for path in paths)
+    script = place / f"paths-{len(paths)}.lua"
     script.write_text(
-        f"local paths = {{{paths}}}\n"
-        "local headers = {['User-Agent'] = 'ollama/0.12.6 (amd64 linux) Go/go1.24.1'}\n"
+        f"local paths = {{{quoted}}}\n"
+        "local headers = {['User-Agent'] = 'ollama/0.12.6 (amd64 linux) Go/go1.24.1'"
+        f"{extra}}}\n"
         "function request()\n"
         "    return wrk.format('GET', paths[math.random(#paths)], headers)\n"
         "end\n"
@@ -56,11 +62,9 @@ def rate(peer: Peer, script: Path, seconds: float, connections: int = 64) -> flo
     return float(found[1])
 
 
-def rate_without_wrk(peer: Peer, names: list[str], seconds: float) -> float:
+def rate_without_wrk(peer: Peer, paths: list[str], seconds: float) -> float:
     """Replies a second over one connection."""
-    readers = [
-        Reader("{}/v2/{}/manifests/{}".format(peer.url, *name.split(":"))) for name in names[:HOT]
-    ]
+    readers = [Reader(peer.url + path) for path in paths]
     began, count = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         for reader in readers:
@@ -70,38 +74,69 @@ def rate_without_wrk(peer: Peer, names: list[str], seconds: float) -> float:
 
 
 def run(scale: Scale) -> Iterator[Table]:
-    """Hits a second on few hot models and on all of them alike."""
+    """Hits a second on few hot models and on all of them alike; pieces of a blob."""
+    yield _manifests(scale)
+    yield _pieces(scale)
+
+
+def _manifests(scale: Scale) -> Table:
     table = Table(
         "manifests",
         "Manifest hits a second, 64 connections on one core",
         ["stored", "asked for", "peer", "hits/s", "÷ the first row's"],
     )
     seconds = scale.of(3.0, 1.0)
-    rounds = scale.of(3, 1)
     counts = scale.of([10, 10_000, 100_000], [100])
     with workplace() as place, ExitStack() as stack:
         measures = {}
-        rows = {}
         for count in counts:
             store = place / f"store-{count}"
             names = many_models(store, HOST, count)
+            paths = ["/v2/{}/manifests/{}".format(*name.split(":")) for name in names]
             peer = stack.enter_context(
                 peers.yukari(place, f"http://{HOST}", store=store, name=f"yukari-{count}")
             )
             for asked in sorted({HOT, count}):
-                rows[f"{count} {asked}"] = (count, asked, peer)
                 if peers.WRK:
-                    script = _script(place, names[:asked])
-                    measures[f"{count} {asked}"] = lambda p=peer, s=script: rate(p, s, seconds)
+                    script = _script(place, paths[:asked])
+                    measures[count, asked] = partial(rate, peer, script, seconds)
                 elif asked == HOT:
-                    measures[f"{count} {asked}"] = lambda p=peer, n=names: rate_without_wrk(
-                        p, n, seconds
-                    )
+                    measures[count, asked] = partial(rate_without_wrk, peer, paths[:HOT], seconds)
         if not peers.WRK:
             table.note("wrk is not installed: one connection at a time by Python")
-        found = in_turns(measures, rounds)
-        first = found[f"{counts[0]} {HOT}"]
-        for key, rates in found.items():
-            count, asked, _ = rows[key]
+        found = in_turns(measures, scale.of(3, 1))
+        for (count, asked), rates in found.items():
+            first = found[counts[0], HOT]
             table.add(count, asked, "yukari", median(rates), ratio(rates, first))
-    yield table
+    return table
+
+
+def _pieces(scale: Scale) -> Table:
+    """What clients ask for in numbers: small blobs, and parts of a large one."""
+    table = Table(
+        "pieces",
+        "Pieces of a stored blob, replies a second, 64 connections on one core",
+        ["bytes", "peer", "replies/s", "÷ nginx, one worker"],
+    )
+    missing = peers.nginx_missing() or (None if peers.WRK else "wrk is not installed")
+    if missing:
+        table.note(missing)
+        return table
+    with workplace() as place, ExitStack() as stack:
+        store = place / "store"
+        blob = write_blob(store / "blobs", 16 * MB)
+        nginx = stack.enter_context(peers.nginx_static(place, store, "1"))
+        yukari = stack.enter_context(peers.yukari(place, f"http://{HOST}", store=store))
+        for size in (500, 64 * 1024, 1024 * 1024):
+            script = _script(
+                place,
+                [f"/v2/library/m/blobs/{blob.digest}"],
+                f", ['Range'] = 'bytes=1000-{999 + size}'",
+            )
+            measures = {
+                peer: partial(rate, peer, script, scale.of(2.0, 1.0)) for peer in (nginx, yukari)
+            }
+            found = in_turns(measures, scale.of(5, 1))
+            for peer, rates in found.items():
+                table.add(size, peer.name, median(rates), ratio(rates, found[nginx]))
+    return table

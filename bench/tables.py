@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, TypeVar, Union
 
 from attrs import asdict, define, field
 
 Cell = Union[str, int, float, None]
+K = TypeVar("K")
 
 
 @define
@@ -72,12 +73,12 @@ def quantile(numbers: Sequence[float], part: float) -> float:
 
 
 def in_turns(
-    measures: Mapping[str, Callable[[], float]],
+    measures: Mapping[K, Callable[[], float]],
     rounds: int,
     settle: Optional[Callable[[], None]] = None,
-) -> dict[str, list[float]]:
+) -> dict[K, list[float]]:
     """Each measure once a round, so that whatever else the machine does meets all alike."""
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[K, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             found[name].append(measure())

@@ -402,7 +402,7 @@ class Library(FillKeeper):
             found=file.size,
             size=size,
         )
-        self._opened.close()
+        self.doubt()
         await self.store.forget_blob(digest)
         return False
 
@@ -453,6 +453,10 @@ class Library(FillKeeper):
             fill.also_in(name)
             return fill
         raise blob_unknown(digest)
+
+    def doubt(self) -> None:
+        """A stored blob could not be read to its end: what is open is not what is stored now."""
+        self._opened.close()
 
     async def _open_stored(self, digest: Digest) -> Optional[BlobFile]:
         try:

@@ -266,6 +266,7 @@ class _Blob:
         self._request.sent_directly = max(0, sent - self._request.sentLength)
 
     def _damaged(self, error: OSError) -> None:
+        self._registry.library.doubt()
         log.error(
             "{digest}: reading failed: {error}",
             digest=self._digest,
