@@ -613,6 +613,24 @@ class BucketTests(Stores):
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         self.assertEqual(await fresh.get_manifest(OTHER, LATEST), StoredManifest(NEW, 3000.0))
 
+    async def test_a_manifest_that_s3_cannot_take_outlives_the_process(self) -> None:
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        await proxy.stop()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+        store._let_go()  # It is killed.
+        again = await self.started(client, spool_dir=store.spool_dir)
+        self.assertEqual(await again.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+        await again.stop()
+        self.patch(lateputs, "AGAIN", (0.05, 0.2))
+        await proxy.start()
+        last = await self.started(client, spool_dir=store.spool_dir)
+        await self.until(lambda: not os.listdir(last._late.directory))
+        fresh = await self.started()
+        self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
+
     async def test_a_silent_s3_keeps_nobody_waiting(self) -> None:
         self.patch(tigris, "WITHIN", 0.2)
         proxy, client = await self.through_proxy()

@@ -1,22 +1,32 @@
-"""Manifests that S3 could not take: served from memory, and put again until it does."""
+"""
+Manifests that S3 could not take: served from memory, and put again until it does.
+
+Each lies in a file too, for the next process: a line of JSON (name, reference,
+time of check), and the manifest's bytes.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.manifest import Manifest
-from yukari.names import Digest, ModelName, Reference
+from yukari.names import Digest, ModelName, Reference, parse_reference
 from yukari.s3.errors import S3Error
+from yukari.storage.diskwork import InThread
+from yukari.storage.durable import remove, replace_file
 from yukari.storage.interface import StoredManifest
 from yukari.storage.manifestcache import MOST_BYTES, Key
 
@@ -31,27 +41,94 @@ AGAIN = (1.0, 30.0)
 log = Logger()
 
 
+def encode(key: Key, stored: StoredManifest) -> bytes:
+    """A file's content."""
+    name, reference = key
+    header = {
+        "name": str(name),
+        "reference": str(reference),
+        "checked_at": stored.checked_at,
+    }
+    return json.dumps(header).encode() + b"\n" + stored.manifest.body
+
+
+def decode(content: bytes) -> tuple[Key, StoredManifest]:
+    """What `encode` was given; ValueError where it was given nothing like this."""
+    first, _, body = content.partition(b"\n")
+    try:
+        header = json.loads(first)
+        key = ModelName.parse(header["name"]), parse_reference(header["reference"])
+        return key, StoredManifest(Manifest.parse(body), float(header["checked_at"]))
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"first line: {error}") from None
+
+
 @define(eq=False)
 class LatePuts:
-    """The newest manifest of each key; ``put`` raises `S3Error`."""
+    """
+    The newest manifest of each key; ``put`` raises `S3Error`.
+
+    Their files are in ``directory``, and are made in ``through``.
+    """
 
     _put: Callable[[ModelName, Reference, Manifest, float], Awaitable[None]]
     _clock: IReactorTime
+    directory: str
+    _through: str
+    _in_thread: InThread
     _waiting: OrderedDict[Key, StoredManifest] = field(factory=OrderedDict, init=False)
     _task: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+    _writing: DeferredLock = field(factory=DeferredLock, init=False)
 
-    def add(self, key: Key, stored: StoredManifest) -> None:
-        """It was not put, for a reason that passes."""
-        if self.newest(key, stored) is not stored:
-            return
+    def read(self) -> list[tuple[Key, StoredManifest]]:
+        """What an earlier process left, the oldest first; blocks. OSError."""
+        found = []
+        for entry in os.scandir(self.directory):
+            try:
+                with open(entry.path, "rb") as file:
+                    found.append((entry.stat().st_mtime, *decode(file.read())))
+            except (OSError, ValueError) as error:
+                log.warn("{path} is thrown away: {error}", path=entry.path, error=str(error))
+                remove(entry.path)
+        return [(key, stored) for _, key, stored in sorted(found, key=lambda each: each[0])]
+
+    async def take_up(self, found: list[tuple[Key, StoredManifest]]) -> None:
+        """Put what `read` has found."""
+        for key, stored in found:
+            await self._take(key, stored)
+        if found:
+            log.info("{count} manifests wait for the bucket", count=len(self._waiting))
+
+    async def add(self, key: Key, stored: StoredManifest) -> None:
+        """It was not put, for a reason that passes; returns once it has its file."""
+        if self.newest(key, stored) is stored:
+            await self._take(key, stored)
+            await self._file(key)
+
+    async def _take(self, key: Key, stored: StoredManifest) -> None:
         self._waiting[key] = stored
         self._waiting.move_to_end(key)
-        while len(self._waiting) > MOST or self._held() > MOST_BYTES:
-            self._waiting.popitem(last=False)
         if self._task is None and not self._stopped:
             self._task = Deferred.fromCoroutine(self._put_all())
             self._task.addBoth(self._ended)
+        while len(self._waiting) > MOST or self._held() > MOST_BYTES:
+            await self._file(self._waiting.popitem(last=False)[0])
+
+    async def _file(self, key: Key) -> None:
+        """Have the file of a key hold what waits under it by the time that it is written."""
+        named = Digest.of(f"{key[0]}:{key[1]}".encode()).hex
+        path = os.path.join(self.directory, named)
+        async with self._writing:
+            stored = self._waiting.get(key)
+            if stored is None:
+                await self._in_thread(remove, path)
+                return
+            content = encode(key, stored)
+            try:
+                await self._in_thread(replace_file, path, content, time.time_ns(), self._through)
+            except OSError as error:
+                log.warn("{path}: {error}", path=path, error=error.strerror)
 
     def _held(self) -> int:
         return sum(len(stored.manifest.body) for stored in self._waiting.values())
@@ -98,6 +175,7 @@ class LatePuts:
                     )
                 if self._waiting.get(key) is stored:
                     del self._waiting[key]
+                    await self._file(key)
 
     def _ended(self, result: Any) -> None:
         self._task = None

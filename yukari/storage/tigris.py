@@ -12,6 +12,7 @@ and in ``spool_dir``::
     yukari-spool.lock                           held while a daemon owns the directory
     sha256-HEX.spool, .cover, .upload           blobs on their way, down and up
     tier/sha256-HEX                             whole blobs that S3 has too
+    late/                                       manifests that S3 could not take yet
     tmp/                                        files in the making; emptied at the start
 
 Several daemons share a bucket, each with a ``spool_dir`` of its own. A
@@ -168,7 +169,13 @@ class TigrisStore(DiskWork):
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
         self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
         self._cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
-        self._late = LatePuts(self._put_everywhere, self._clock)
+        self._late = LatePuts(
+            self._put_everywhere,
+            self._clock,
+            os.path.join(self.spool_dir, "late"),
+            os.path.join(self.spool_dir, "tmp"),
+            self._run,
+        )
 
     def describe(self) -> str:
         return f"bucket {self.client.describe()}, with {self.spool_dir} in front"
@@ -176,7 +183,7 @@ class TigrisStore(DiskWork):
     # start and stop
 
     async def start(self) -> None:
-        await self._run(self._take_hold)
+        await self._late.take_up(await self._run(self._take_hold))
 
     async def check(self) -> None:
         now = self._clock.seconds()
@@ -324,7 +331,7 @@ class TigrisStore(DiskWork):
             self._complain(error)
             if not error.passing:
                 raise
-            self._late.add((name, reference), StoredManifest(manifest, checked_at))
+            await self._late.add((name, reference), StoredManifest(manifest, checked_at))
 
     async def _put_everywhere(
         self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
@@ -744,10 +751,10 @@ class TigrisStore(DiskWork):
 
     # in a disk thread
 
-    def _take_hold(self) -> None:
+    def _take_hold(self) -> list[tuple[Key, StoredManifest]]:
         made = os.path.join(self.spool_dir, "tmp")
         try:
-            for directory in (self.spool_dir, self.tier.path, made):
+            for directory in (self.spool_dir, self.tier.path, made, self._late.directory):
                 make_directories(directory)
             self._lock.take()
             for name in os.listdir(made):
@@ -756,6 +763,7 @@ class TigrisStore(DiskWork):
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
             os.unlink(probe)
             self.tier.scan()
+            return self._late.read()
         except OSError as error:
             self._let_go()
             where, why = error.filename or self.spool_dir, error.strerror or error
