@@ -28,6 +28,7 @@ import math
 import os
 import random
 import re
+import socket
 import sys
 import tempfile
 from collections import Counter, deque
@@ -63,6 +64,14 @@ DENIED = (
     '<?xml version="1.0" encoding="UTF-8"?>'
     "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 )
+
+
+def kept_port(host: str, port: int) -> socket.socket:
+    """Where connections are refused, and which nobody else gets meanwhile."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind((host, port))
+    return kept
 
 
 def parse_size(text: str) -> int:
@@ -721,6 +730,7 @@ class Emulator:
         self._signed = 0
         self._addresses = {"registry": ("", 0), "store": ("", 0)}
         self._ports: dict[str, Any] = {}
+        self._refusing: dict[str, socket.socket] = {}
         self._connections: set[Connection] = set()
         self._quiet: list[Deferred[None]] = []
         self._held: list[Callable[[], None]] = []
@@ -762,6 +772,8 @@ class Emulator:
         for later in self._later:
             later.cancel()
         self._later.clear()
+        while self._refusing:
+            self._refusing.popitem()[1].close()
         waiters, self._waiters = self._waiters, []
         for _, waiter in waiters:
             waiter.cancel()
@@ -782,6 +794,8 @@ class Emulator:
         """Listen, on the same ports as before."""
         for side, (host, port) in self._addresses.items():
             if side not in self._ports:
+                if side in self._refusing:
+                    self._refusing.pop(side).close()
                 listening = self.reactor.listenTCP(port, Side(self, side), 1024, host)
                 self._ports[side] = listening
                 self._addresses[side] = (host, listening.getHost().port)
@@ -789,8 +803,9 @@ class Emulator:
     async def down(self) -> None:
         """Refuse connections and reset those there are."""
         ports, self._ports = self._ports, {}
-        for port in ports.values():
+        for side, port in ports.items():
             await maybeDeferred(port.stopListening)
+            self._refusing[side] = kept_port(*self._addresses[side])
         self.reset_connections()
         if self._connections:
             quiet: Deferred[None] = Deferred()

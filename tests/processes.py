@@ -140,9 +140,9 @@ class Process(ProcessProtocol):
             pass
 
     async def stop(self) -> int:
-        """Ask it to end; after 5 s make it."""
+        """Ask it to end; after 20 s make it."""
         self.signal("TERM")
-        insisting = reactor.callLater(5, self.signal, "KILL")
+        insisting = reactor.callLater(20, self.signal, "KILL")
         status = await self.ended
         if insisting.active():
             insisting.cancel()
@@ -178,8 +178,6 @@ class YukariProcess(Process):
 
 class ProcessCase(RunningCase):
     """Tests with processes of their own."""
-
-    timeout = 60
 
     def directory(self) -> str:
         """A new, empty one."""

@@ -165,7 +165,8 @@ class Daemon:
 class RunningCase(TestCase):
     """Tests of the whole daemon."""
 
-    timeout = 40
+    timeout = 180
+    """Seconds; a bound for what hangs, and nothing that a busy machine comes near."""
 
     async def upstream(self, *models: str, **settings: Any) -> Emulator:
         """An emulated registry with these models; of one with three layers where none is given."""

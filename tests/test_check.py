@@ -37,7 +37,11 @@ class CheckTests(ProcessCase):
     async def checked(self, *arguments: str, **environment: str) -> Process:
         check = self.spawn(
             *(sys.executable, "-m", "yukari.check", *arguments),
-            environment=bare_environment(http_proxy="http://127.0.0.1:9", **environment),
+            environment=bare_environment(
+                http_proxy="http://127.0.0.1:9",
+                RES_OPTIONS="timeout:1 attempts:1",  # where no server of names answers
+                **environment,
+            ),
         )
         await check.ended
         return check

@@ -164,8 +164,6 @@ class DashboardTests(SynchronousTestCase):
 class PrometheusTests(ProcessCase):
     """A Prometheus that watches a daemon at work."""
 
-    timeout = 120
-
     async def prometheus(self, daemon: str) -> str:
         """The URL of one that scrapes the daemon twice a second."""
         directory, port = self.directory(), free_port()
@@ -192,7 +190,7 @@ class PrometheusTests(ProcessCase):
             directory=directory,
             process=Process(),
         )
-        self.assertTrue(answers(port, 20))
+        self.assertTrue(answers(port, 60))
         return f"http://127.0.0.1:{port}"
 
     async def told(self, prometheus: str, path: str) -> Any:
@@ -223,7 +221,12 @@ class PrometheusTests(ProcessCase):
             for title, text in queries():
                 if title in lacking and await self.value(prometheus, text) is not None:
                     lacking.discard(title)
-        groups = (await self.told(prometheus, "rules"))["groups"]
-        rules = [rule for group in groups for rule in group["rules"]]
-        self.assertEqual(len(rules), len(alerts()))
-        self.assertEqual({(rule["health"], rule["state"]) for rule in rules}, {("ok", "inactive")})
+        # A scrape that took too long has the daemon down for a moment; nothing of it lasts.
+        seen: set[tuple[str, str]] = set()
+        while seen != {("ok", "inactive")}:
+            groups = (await self.told(prometheus, "rules"))["groups"]
+            rules = [rule for group in groups for rule in group["rules"]]
+            self.assertEqual(len(rules), len(alerts()))
+            seen = {(rule["health"], rule["state"]) for rule in rules}
+            self.assertNotIn("err", {health for health, _ in seen})
+            await deferLater(reactor, 0.1, lambda: None)

@@ -66,7 +66,6 @@ class ReplicasTests(ProcessCase, AgainstServer):
     """Two daemons and a bucket."""
 
     server = MOTO
-    timeout = 120
 
     async def replica(self, upstream: str, *flags: str) -> YukariProcess:
         """A daemon with a spool of its own and the test's bucket."""
@@ -107,7 +106,7 @@ class ReplicasTests(ProcessCase, AgainstServer):
         with open(path, "w") as file:
             file.write(text.format(directory=directory, port=port, servers=servers))
         self.spawn(program, *(argument.format(path) for argument in arguments))
-        self.assertTrue(answers(port, 10))
+        self.assertTrue(answers(port, 60))
         return f"http://127.0.0.1:{port}"
 
     async def registry(self) -> Emulator:

@@ -91,8 +91,6 @@ class ClientPartsTests(SynchronousTestCase):
 class EmulatorCase(TestCase):
     """An emulator with one model of a blob in several parts and two small ones."""
 
-    timeout = 20
-
     async def started(self, *models: str, **settings: Any) -> Emulator:
         made = await Emulator.start(
             reactor, models or [f"{MODEL}=400KB,3000,10"], directory=os.getcwd(), **settings

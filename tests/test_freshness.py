@@ -7,8 +7,12 @@ import os
 import socket
 from typing import Any
 
+from twisted.internet.interfaces import IHostnameResolver
+from zope.interface import implementer
+
 from tests.emulator import Emulator, Fault, Model
-from tests.running import MODEL, Daemon, Hurried, RunningCase, stored_at, until
+from tests.running import MODEL, Daemon, Hurried, RunningCase, reactor, stored_at, until
+from yukari import library
 
 ALWAYS_DUE = {"manifest_lifetime": "1ms", "invalidator_period": "50ms"}
 
@@ -205,6 +209,37 @@ class RefreshTests(FreshnessCase):
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
 
 
+class Leaping(Hurried):
+    """The test's reactor; its clock is so many seconds ahead."""
+
+    ahead = 0.0
+
+    def seconds(self) -> float:
+        return super().seconds() + self.ahead
+
+
+@implementer(IHostnameResolver)
+class Nowhere:
+    """Names below ``invalid`` have no address, which no server has to be asked for."""
+
+    def __init__(self, other: Any) -> None:
+        self._other = other
+
+    def resolveHostName(self, receiver: Any, hostName: str, *more: Any, **named: Any) -> Any:
+        if not hostName.endswith(".invalid"):
+            return self._other.resolveHostName(receiver, hostName, *more, **named)
+        receiver.resolutionBegan(self)
+        receiver.resolutionComplete()
+        return self
+
+
+def resolve_nowhere(case: RunningCase) -> None:
+    """For the time of the test."""
+    before = reactor.nameResolver
+    case.addCleanup(reactor.installNameResolver, before)
+    reactor.installNameResolver(Nowhere(before))
+
+
 class UpstreamErrorTests(FreshnessCase):
     """What a person is told when upstream has no good answer."""
 
@@ -213,15 +248,17 @@ class UpstreamErrorTests(FreshnessCase):
         return reply.status, json.loads(body)["errors"][0], reply
 
     async def test_no_such_model_is_remembered_for_a_few_seconds_only(self) -> None:
-        upstream = await self.upstream()
-        daemon = await self.daemon(upstream, clock=Hurried(20.0))
+        self.patch(library, "UNKNOWN_FOR", 3600.0)
+        upstream, clock = await self.upstream(), Leaping(1.0)
+        daemon = await self.daemon(upstream, clock=clock)
         for _ in range(5):
             status, error, _ = await self._asked(daemon)
             self.assertEqual((status, error["code"]), (404, "MANIFEST_UNKNOWN"))
         self.assertEqual(upstream.counters.requests["manifest GET"], 1)
         upstream.add_model("library/x:latest", [10])
-        while (await self.ask(f"{daemon.url}/v2/library/x/manifests/latest"))[0].status != 200:
-            await until(lambda: True)
+        clock.ahead = library.UNKNOWN_FOR
+        reply, _ = await self.ask(f"{daemon.url}/v2/library/x/manifests/latest")
+        self.assertEqual(reply.status, 200)
 
     async def test_upstream_that_refuses_is_said_at_once_and_back_again_noticed(self) -> None:
         upstream = await self.upstream()
@@ -243,6 +280,7 @@ class UpstreamErrorTests(FreshnessCase):
         self.assertEqual(status, 504)
 
     async def test_a_name_that_does_not_resolve_is_said(self) -> None:
+        resolve_nowhere(self)
         upstream = await self.upstream()
         daemon = await self.daemon(upstream, upstream_registry="http://no-such-host.invalid/")
         status, error, _ = await self._asked(daemon)
@@ -283,6 +321,7 @@ class OutageTests(FreshnessCase):
         await self._serves_what_it_has("http://127.0.0.1:9", 502)
 
     async def test_its_name_leads_nowhere(self) -> None:
+        resolve_nowhere(self)
         await self._serves_what_it_has("http://no-such-host.invalid", 502)
 
     async def test_it_accepts_and_never_answers(self) -> None:

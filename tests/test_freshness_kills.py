@@ -23,8 +23,6 @@ SIZE = 300_000
 class Suite(ProcessCase):
     """Behaviours; `again` is the subclass's."""
 
-    timeout = 120
-
     async def again(self, upstream: Emulator, *arguments: str) -> YukariProcess:
         """A daemon on what the last one left."""
         raise NotImplementedError
@@ -84,7 +82,6 @@ class KilledOnDirectoryTests(Suite):
 
 class KilledOnBucketTests(AgainstServer, Suite):
     server = MOTO
-    timeout = 120
 
     async def again(self, upstream: Emulator, *arguments: str) -> YukariProcess:
         if not hasattr(self, "place"):

@@ -83,7 +83,7 @@ def start_ceph(
                 command,
                 check=True,
                 env=environment,
-                timeout=90,
+                timeout=300,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -29,7 +29,6 @@ class BucketCase(AgainstServer, ProcessCase):
     """
 
     server = CEPH
-    timeout = 90
 
     async def setUp(self) -> None:
         await super().setUp()

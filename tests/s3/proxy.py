@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from socket import socket
 from typing import Any, Optional, Union
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
+
+from tests.emulator import kept_port
 
 SLOW_DOWN = (
     b'<?xml version="1.0"?><Error><Code>SlowDown</Code>'
@@ -63,9 +66,12 @@ class Proxy(Factory):  # type: ignore[misc]
     open: set[Any] = field(factory=set)
     port: Any = None
     _number: int = field(default=0, init=False)
+    _kept: Optional[socket] = field(default=None, init=False)
 
     async def start(self) -> str:
         """Listen, where it did before if it did; its URL."""
+        if self._kept is not None:
+            self._kept.close()
         self.port = self._reactor.listenTCP(self._number, self, interface="127.0.0.1")
         self._number = self.port.getHost().port
         return f"http://127.0.0.1:{self._number}"
@@ -75,6 +81,8 @@ class Proxy(Factory):  # type: ignore[misc]
         for each in list(self.open):
             each.transport.abortConnection()
         await maybeDeferred(self.port.stopListening)
+        if self._kept is None or self._kept.fileno() < 0:
+            self._kept = kept_port("127.0.0.1", self._number)
 
     def buildProtocol(self, _: Any) -> Protocol:
         return _Near(self)

@@ -6,6 +6,7 @@ for it and stopped when the run ends; a test is skipped where it is not installe
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
+from random import Random
 from typing import Optional
 
 from attrs import define, field
@@ -26,12 +28,24 @@ from tests.s3.ceph import CEPH_TOOLS, start_ceph
 ACCESS, SECRET = "test", "testtest"
 
 
+_ports = itertools.cycle(Random().sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody had just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A port of 127.0.0.1 that nobody had just now.
+
+    It is none of those that the kernel gives to whoever connects somewhere, who might have taken it
+    before it is listened on.
+    """
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def answers(port: int, within: float) -> bool:
@@ -65,14 +79,18 @@ class Server:
         """On `port`, ended by `atexit`; raises where it does not come up."""
         raise NotImplementedError
 
-    def endpoint(self, host: str = "127.0.0.1") -> str:
-        """Its URL, started by now."""
-        if not self.port and self._failed is None:
+    def up(self) -> None:
+        """It has been started, or has failed, which `endpoint` says."""
+        if not self.port:
             self.port = free_port()
             try:
                 self.start()
             except Exception as error:
                 self._failed = str(error)
+
+    def endpoint(self, host: str = "127.0.0.1") -> str:
+        """Its URL, started by now."""
+        self.up()
         if self._failed is not None:
             raise RuntimeError(f"{self.name} did not start: {self._failed}")
         return f"http://{host}:{self.port}"
@@ -101,8 +119,8 @@ class Moto(Server):
         )
         atexit.register(process.wait)
         atexit.register(process.kill)
-        if not answers(self.port, 30.0):
-            raise RuntimeError("no answer in 30 s")
+        if not answers(self.port, 120.0):
+            raise RuntimeError("no answer in 120 s")
 
 
 class Ceph(Server):
@@ -123,8 +141,8 @@ class Ceph(Server):
             shutil.rmtree(directory, ignore_errors=True)
 
         atexit.register(stop)
-        if not answers(self.port, 60.0):
-            raise RuntimeError(f"no answer in 60 s; see {directory}")
+        if not answers(self.port, 120.0):
+            raise RuntimeError(f"no answer in 120 s; see {directory}")
 
 
 MOTO, CEPH = Moto("moto"), Ceph("Ceph")

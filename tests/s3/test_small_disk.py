@@ -26,8 +26,6 @@ SPOOL_MAX = 100_000
 class SmallDiskTests(AgainstServer, RunningCase):
     """Of a model's blobs the largest goes straight into the bucket."""
 
-    timeout = 60
-
     async def bucket_daemon(self, upstream: Emulator, endpoint: str = "", **flags: Any) -> Daemon:
         if self.server is None:
             raise SkipTest("of the subclasses")
@@ -129,11 +127,13 @@ class SmallDiskTests(AgainstServer, RunningCase):
         await self.prefetched(daemon)
         old = upstream.models[MODEL]
         new = upstream.add_model(MODEL, [LARGE, 4000], seed=7)
+        upstream.settings.line = LARGE / 10
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         store = self.store(daemon)
         await until(lambda: store._straight)
         reply, body = await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         self.assertEqual(body, old.manifest_bytes)
+        upstream.settings.line = None
         while body == old.manifest_bytes:
             reply, body = await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         self.assertEqual(body, new.manifest_bytes)
