@@ -31,8 +31,8 @@ DEFAULTS = {
         Bind(
             ":9200",
             (
-                "tcp:9200:backlog=1024:interface=\\:\\:",
-                "tcp:9200:backlog=1024:interface=0.0.0.0",
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
             ),
         ),
     ),
@@ -120,10 +120,10 @@ class ReadTests(SynchronousTestCase):
             ),
             {
                 "bind": (
-                    Bind("127.0.0.1:80", ("tcp:80:backlog=1024:interface=127.0.0.1",)),
-                    Bind("[::1]:80", ("tcp:80:backlog=1024:interface=\\:\\:1",)),
+                    Bind("127.0.0.1:80", ("tcp:80:backlog=4096:interface=127.0.0.1",)),
+                    Bind("[::1]:80", ("tcp:80:backlog=4096:interface=\\:\\:1",)),
                 ),
-                "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),),
+                "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=4096:interface=localhost",)),),
                 "admin_auth_file": "/home/x/users",
                 "trusted_proxies": Networks.parse("10.0.0.0/8,unix"),
                 "allow": Networks.parse("10.0.0.0/8"),
@@ -167,7 +167,7 @@ class ReadTests(SynchronousTestCase):
             {
                 **DEFAULTS,
                 "bind": (
-                    Bind("localhost:1", ("tcp:1:backlog=1024:interface=localhost",)),
+                    Bind("localhost:1", ("tcp:1:backlog=4096:interface=localhost",)),
                     Bind("unix:/run/yukari.sock", ("unix:/run/yukari.sock",)),
                     Bind.parse(":2"),
                 ),
@@ -333,26 +333,26 @@ class BindTests(SynchronousTestCase):
     def test_places_to_listen(self) -> None:
         for text, descriptions in {
             ":9200": (
-                "tcp:9200:backlog=1024:interface=\\:\\:",
-                "tcp:9200:backlog=1024:interface=0.0.0.0",
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
             ),
             "tcp:9200": (
-                "tcp:9200:backlog=1024:interface=\\:\\:",
-                "tcp:9200:backlog=1024:interface=0.0.0.0",
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
             ),
             "tcp:port=0:backlog=5": (
                 "tcp:port=0:backlog=5:interface=\\:\\:",
                 "tcp:port=0:backlog=5:interface=0.0.0.0",
             ),
-            "tcp:80:10.0.0.1": ("tcp:80:10.0.0.1:backlog=1024",),
+            "tcp:80:10.0.0.1": ("tcp:80:10.0.0.1:backlog=4096",),
             "tcp:80:10.0.0.1:7": ("tcp:80:10.0.0.1:7",),
-            "127.0.0.1:80": ("tcp:80:backlog=1024:interface=127.0.0.1",),
-            "0.0.0.0:80": ("tcp:80:backlog=1024:interface=0.0.0.0",),
-            "my-host.example:80": ("tcp:80:backlog=1024:interface=my-host.example",),
-            "[::]:80": ("tcp:80:backlog=1024:interface=\\:\\:",),
-            "[FE80::1]:80": ("tcp:80:backlog=1024:interface=fe80\\:\\:1",),
-            "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1:backlog=1024",),
-            "tcp6:80": ("tcp6:80:backlog=1024:interface=\\:\\:",),
+            "127.0.0.1:80": ("tcp:80:backlog=4096:interface=127.0.0.1",),
+            "0.0.0.0:80": ("tcp:80:backlog=4096:interface=0.0.0.0",),
+            "my-host.example:80": ("tcp:80:backlog=4096:interface=my-host.example",),
+            "[::]:80": ("tcp:80:backlog=4096:interface=\\:\\:",),
+            "[FE80::1]:80": ("tcp:80:backlog=4096:interface=fe80\\:\\:1",),
+            "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1:backlog=4096",),
+            "tcp6:80": ("tcp6:80:backlog=4096:interface=\\:\\:",),
             "unix:/run/y.sock:mode=660": ("unix:/run/y.sock:mode=660",),
             "haproxy:tcp:80": ("haproxy:tcp:80",),
         }.items():

@@ -16,10 +16,10 @@ from yukari.places import HOST, InvalidSetting
 ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
 """What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
 
-BACKLOG = 1024
+BACKLOG = 4096
 """
-Connections that may wait to be accepted: two dozen clients open hundreds at once, and each one
-beyond Twisted's 50 would try again a second later.
+Connections that may wait to be accepted: two hundred clients open thousands at once, and each one
+beyond these, or the system's ``somaxconn``, tries again a second later, then after three more.
 """
 
 _PARAMETERS = {

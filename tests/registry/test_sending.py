@@ -15,7 +15,7 @@ from twisted.internet import ssl
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.logger import capturedLogs
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -29,9 +29,11 @@ from yukari.fills.fill import Fill, FillKeeper
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
 from yukari.names import Tag
+from yukari.registry import sendfile
 from yukari.registry.readers import READ, STALL
 from yukari.registry.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.registry.resources import make_root
+from yukari.registry.sendfile import FileSender, Turn
 from yukari.registry.sending import LITTLE
 from yukari.registry.site import RegistrySite
 from yukari.storage.interface import NoRoom
@@ -156,6 +158,31 @@ class FileTests(SocketCase):
     def has_come(self, peer: Peer, size: int) -> bool:
         """Whether a reply with a body of so many bytes is there."""
         return len(peer.got.partition(b"\r\n\r\n")[2]) == size and b"\r\n\r\n" in peer.got
+
+    async def test_however_many_read_a_turn_of_the_reactor_sends_no_more(self) -> None:
+        self.patch(sendfile, "A_TURN", 256 * 1024)
+        self.patch(FileSender, "turn", Turn(256 * 1024))
+        blobs = [Growing(noise(MIB + at)) for at in range(24)]
+        peers = [await self.peer() for _ in blobs]
+        self.addCleanup(lambda: [peer.transport.abortConnection() for peer in peers])
+        real, turns = os.sendfile, [0]
+
+        def counted(*arguments: int) -> int:
+            sent = real(*arguments)
+            turns[-1] += sent
+            return sent
+
+        self.patch(os, "sendfile", counted)
+        each_turn = LoopingCall(turns.append, 0)
+        each_turn.start(0)
+        for peer, blob in zip(peers, blobs, strict=True):
+            peer.ask(self.shelf.put(blob))
+        await until(lambda: all(blob.closes for blob in blobs))
+        each_turn.stop()
+        for peer, blob in zip(peers, blobs, strict=True):
+            await until(lambda peer=peer, end=blob.content[-99:]: peer.got.endswith(end))
+            self.assertEqual([reply.body for reply in peer.replies()], [blob.content])
+        self.assertLessEqual(max(turns), 2 * sendfile.A_TURN + sendfile.AT_ONCE_LEAST)
 
     async def test_a_connection_is_used_again_after_a_blob(self) -> None:
         peer = await self.peer()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import Any, ClassVar, Optional
 
+from attrs import define, field
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from zope.interface import implementer
@@ -22,8 +24,11 @@ AT_ONCE = 8 * 1024 * 1024
 AT_ONCE_LEAST = 64 * 1024
 """
 Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
-given; the most and the least of one ``sendfile``.
+given; the most and the least of one ``sendfile``. Who finds the turn's bytes gone is first in line
+for the next one's.
 """
+A_CALL = 16 * 1024
+"""What one ``sendfile`` counts as in a turn, however little it sends."""
 LOOK_AHEAD = 8 * 1024 * 1024
 LOOK_EVERY = 512 * 1024
 """
@@ -67,6 +72,39 @@ def plain_socket(request: Request) -> Optional[tcp.Connection]:
     return None
 
 
+@define
+class Turn:
+    """
+    What leaves in one turn of the reactor. With thousands of readers there would be no end to a
+    turn, and whoever connects or asks meanwhile would wait for it.
+    """
+
+    left: int = A_TURN
+    greedy: set[FileSender] = field(factory=set)
+    """Those whose readers took all that they were last given."""
+    late: dict[FileSender, None] = field(factory=dict)
+    """Those that found nothing left: out of the poll, the longest-waiting first."""
+    _begins: Optional[IDelayedCall] = None
+
+    def used(self, count: int, reactor: IReactorTime) -> None:
+        """A ``sendfile`` took ``count`` bytes of it."""
+        self.left -= max(count, A_CALL)
+        if self._begins is None:
+            self._begins = reactor.callLater(0, self._begin, reactor)
+
+    def _begin(self, reactor: IReactorTime) -> None:
+        self._begins = None
+        self.left = A_TURN
+        for sender in list(islice(self.late, A_TURN // A_CALL)):
+            if self.left <= 0:
+                break
+            if sender in self.late:
+                del self.late[sender]
+                sender.catch_up()
+        if self.late and self._begins is None:
+            self._begins = reactor.callLater(0, self._begin, reactor)
+
+
 @implementer(IPullProducer)
 class FileSender:
     """
@@ -79,8 +117,7 @@ class FileSender:
     send nothing, for each of our turns. ``done`` fires as `sending.send` returns.
     """
 
-    _greedy: ClassVar[set[FileSender]] = set()
-    """Those whose readers took all that they were last given."""
+    turn: ClassVar[Turn] = Turn()
 
     def __init__(
         self,
@@ -133,9 +170,30 @@ class FileSender:
 
     def _write(self) -> None:
         """The socket is writable."""
-        if self._reading or self._waiting is not None or (self._taker and self._taker.held):
+        if self._rests():
             self._transport.stopWriting()
-            return
+        elif self.turn.left <= 0:
+            self._transport.stopWriting()
+            self.turn.late[self] = None
+        else:
+            self._send_some()
+
+    def catch_up(self) -> None:
+        """The socket was writable in an earlier turn; now there is something left."""
+        self._send_some()
+        if self in self.turn.greedy:
+            self.turn.late[self] = None
+        elif not self.done.called and not self._rests():
+            self._transport.startWriting()
+
+    def _rests(self) -> bool:
+        return (
+            self._reading
+            or self._waiting is not None
+            or (self._taker is not None and self._taker.held)
+        )
+
+    def _send_some(self) -> None:
         end = min(self._readable.available(self._at), self._span.end)
         if end <= self._at:
             self._wait()
@@ -148,7 +206,7 @@ class FileSender:
                 self._read(ahead)
                 return
             self._in_memory_until = ahead
-        share = max(AT_ONCE_LEAST, min(AT_ONCE, A_TURN // max(1, len(self._greedy))))
+        share = max(AT_ONCE_LEAST, min(AT_ONCE, A_TURN // max(1, len(self.turn.greedy))))
         if self._taker is not None:
             share = min(share, self._taker.share)
         self._send(min(end, self._in_memory_until, self._at + share))
@@ -165,16 +223,18 @@ class FileSender:
         except BlockingIOError:
             sent = 0
         except (ConnectionError, TimeoutError):
+            self.turn.greedy.discard(self)
             self._transport.abortConnection()
             return
         except OSError as error:
             self._end(Failure(Broken(self._at - self._span.start, error)))
             return
         self._at += sent
+        self.turn.used(sent, self._transport.reactor)
         if sent == asked:
-            self._greedy.add(self)
+            self.turn.greedy.add(self)
         else:
-            self._greedy.discard(self)
+            self.turn.greedy.discard(self)
         if sent:
             self._progress.made()
         if self._taker is not None:
@@ -216,13 +276,13 @@ class FileSender:
 
     def _hold(self) -> None:
         """The line that bounds all readers has nothing for this one."""
-        self._greedy.discard(self)
+        self.turn.greedy.discard(self)
         self._progress.idle()
 
     def _rest(self) -> None:
         """There is nothing to send just now."""
         self._transport.stopWriting()
-        self._greedy.discard(self)
+        self.turn.greedy.discard(self)
         self._progress.idle()
 
     def _go_on(self) -> None:
@@ -238,7 +298,8 @@ class FileSender:
             return
         if self._in_place:
             del self._transport.doWrite
-        self._greedy.discard(self)
+        self.turn.greedy.discard(self)
+        self.turn.late.pop(self, None)
         self._progress.end()
         if self._taker is not None:
             self._taker.end()
