@@ -48,6 +48,8 @@ JITTER = 0.1
 The part of a lifetime over which due times are spread, differently in each daemon, so that what was
 stored together is not due together; and the part of a period by which a look is late.
 """
+FIRST_LATE = 5.0
+"""Seconds by which the first look is late at most: daemons that start together ask one by one."""
 RETRY_FIRST = 60.0
 """Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
 
@@ -93,7 +95,7 @@ class Revalidator:
         self._loop.clock = self._clock
 
     def start(self) -> None:
-        """Look now, and again every period; a look that takes longer delays the next."""
+        """Look soon, and again every period; a look that takes longer delays the next."""
         self._loop.start(self._period, now=True)
 
     async def stop(self) -> None:
@@ -106,7 +108,9 @@ class Revalidator:
                 running.cancel()
 
     def _look_once(self) -> Deferred[None]:
-        late = 0.0 if self._looking is None else self._random.random() * JITTER * self._period
+        late = self._random.random() * JITTER * self._period
+        if self._looking is None:
+            late = min(late, self._random.random() * FIRST_LATE)
         self._looking = Deferred.fromCoroutine(self.look(late))
         return self._looking.addErrback(self._look_failed)
 
