@@ -121,6 +121,7 @@ class OneBucketTests(BucketCase):
             self.assertIsNone(daemon.status)
         daemon.signal("KILL")
         self.assertEqual(await daemon.ended, -9)
+        proxy.rate = None
         again = await self.process(upstream.url, disk=disk)
         self.assert_whole(await self.pull(again), model)  # type: ignore[arg-type]
         await self.idle(again)

@@ -71,7 +71,7 @@ class DaemonTests(AgainstServer, ProcessCase):
     async def cold_and_warm(self, **aws: str) -> Tinyproxy:
         """Pull, take the disk away, and pull again: the proxy by which all went."""
         proxy = await tinyproxy.start(self, "BasicAuth me secret")
-        upstream = await self.upstream(f"{MODEL}=20MB,3000,10")
+        upstream = await self.upstream(f"{MODEL}=9MB,3000,10")
         model = upstream.models[MODEL]
         disk = self.directory()
         daemon = await self.by(proxy, upstream, disk, **aws)

@@ -138,7 +138,7 @@ class OllamaTests(ProcessCase):
 
     async def test_bounded_rates_cost_no_second_try(self) -> None:
         upstream = await self.upstream(f"{MODEL}=120MB,300KB")
-        rates = "--upstream-rate=20MB/s", "--client-rate=15MB/s"
+        rates = "--upstream-rate=50MB/s", "--client-rate=40MB/s"
         daemon, ollama = await self.yukari(upstream.url, *rates), await self.ollama()
         await self.pull_by(ollama, daemon)
         self.assert_pulled(ollama, daemon, upstream.models[MODEL])

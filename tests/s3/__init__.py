@@ -1,1 +1,17 @@
 """Trial of the S3 client and the store in a bucket, against real servers on loopback."""
+
+from functools import cache
+from typing import Any
+
+from botocore.loaders import JSONFileLoader
+
+_load = JSONFileLoader.load_file
+
+
+@cache
+def _loaded(path: str) -> Any:
+    return _load(JSONFileLoader(), path)
+
+
+# What botocore says of S3 is read once, and not by each daemon that a test makes: half a second.
+JSONFileLoader.load_file = lambda _, path: _loaded(path)

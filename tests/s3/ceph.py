@@ -28,6 +28,7 @@ _GLOBAL = {
     "osd pool default pg num": "1",
     "osd pool default pgp num": "1",
     "osd pool default size": "1",
+    "paxos propose interval": "0.05",  # of seconds; each new pool waits for some
     "public addr": "127.0.0.1",
 }
 _CAPS = {
