@@ -22,7 +22,7 @@ from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import BACKOFF, PATIENCE, WITHHELD, FillReader, State
-from yukari.fills.pace import SMALLEST
+from yukari.fills.pace import FIRST
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.names import Digest
 from yukari.rates import Line
@@ -107,7 +107,7 @@ class FillTests(SynchronousTestCase):
         self.assertEqual(len(scene.source.open), 4)
 
     def test_the_first_request_is_short(self) -> None:
-        self.assertEqual(self.scene().source.asked[0].span, Span(0, SMALLEST))
+        self.assertEqual(self.scene().source.asked[0].span, Span(0, FIRST))
 
     def test_a_reader_in_the_middle_is_served_before_work_ahead(self) -> None:
         scene = self.scene()
@@ -295,14 +295,14 @@ class FillTests(SynchronousTestCase):
 
     def test_a_connection_that_the_line_holds_back_is_not_silent(self) -> None:
         scene = self.scene()
-        scene.source.line = line = Line(64_000, scene.clock)
+        scene.source.line = line = Line(16_000, scene.clock)
         Drinker(scene, 0, 3 * MIB)
         held = scene.source.open[0]
         held.answer()
         other = line.join(lambda: None, lambda: None)
-        other.took(20 * 64_000)
+        other.took(20 * 16_000)
         other.end()
-        held.send(64_100)
+        held.send(16_100)
         scene.clock.pump([0.5] * 38)
         self.assertTrue(held.transport.paused)
         self.assertFalse(held.transport.stopped)
@@ -570,7 +570,7 @@ class FillMachine(RuleBasedStateMachine):
     and in the end the blob is stored.
     """
 
-    SIZE = 3 * SMALLEST + 12_345
+    SIZE = 3 * FIRST + 12_345
 
     @initialize(per_blob=st.integers(1, 5))
     def begin(self, per_blob: int) -> None:
@@ -613,7 +613,7 @@ class FillMachine(RuleBasedStateMachine):
             asked.answer(ignoring_range=how == "200")
 
     @precondition(lambda self: self._flowing())
-    @rule(data=st.data(), count=st.integers(1, 3 * SMALLEST))
+    @rule(data=st.data(), count=st.integers(1, 3 * FIRST))
     def send(self, data: st.DataObject, count: int) -> None:
         data.draw(st.sampled_from(self._flowing())).send(count)
 

@@ -211,5 +211,5 @@ class PaceTests(LaneCase):
             ended.addErrback(lambda _: None)
             self.assertEqual(pace.active, 0)
             expected: Optional[float] = float(sent) if sent else None
-            self.assertEqual(pace.rate, expected)
+            self.assertEqual(pace.rate(), expected)
             self.assertEqual(pace._longest, 1000 if whole else 0)

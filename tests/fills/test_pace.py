@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.fills.pace import (
+    CRUMB,
+    FIRST,
     GROWTH,
     LARGEST,
     LEAST,
     ROUND_TRIPS,
     SECONDS,
     SECONDS_SHARED,
-    SMALLEST,
     HostPace,
 )
 
@@ -32,30 +31,36 @@ def measurements() -> st.SearchStrategy[Measured]:
 def paces() -> st.SearchStrategy[HostPace]:
     """Hosts after any such history."""
 
-    def made(history: list[Measured], trips: list[float], active: list[int]) -> HostPace:
+    def made(history: list[Measured], trips: list[float], others: list[int]) -> HostPace:
         pace = HostPace()
         for trip in trips:
             pace.headers_after(trip)
-        for (count, seconds, whole), lanes in zip(history, active):
-            pace.active = lanes
-            pace.measured(count, seconds, whole=whole)
+        for measured, pace.active in zip(history, others):
+            bring(pace, *measured)
         return pace
 
     return st.builds(
         made,
         st.lists(measurements(), max_size=10),
         st.lists(st.floats(0, 100), max_size=3),
-        st.lists(st.integers(0, 64), min_size=11, max_size=11),
+        st.lists(st.integers(0, 63), min_size=11, max_size=11),
     )
 
 
+def bring(pace: HostPace, count: int, seconds: float, whole: bool = True) -> None:
+    """A request that brings so much, beside those that are under way already."""
+    since = pace.begin(1000.0)
+    pace.end(1000.0 + seconds)
+    pace.measured(count, seconds, since=since, whole=whole)
+
+
 def steady(rate: float, round_trip: float = 0.05, lanes: int = 1) -> HostPace:
-    """A host that gives ``rate`` bytes a second on each connection, known for long."""
-    pace = HostPace(active=lanes)
+    """A host that gives ``rate`` bytes a second on each of its connections, known for long."""
+    pace = HostPace(active=lanes - 1)
     pace.headers_after(round_trip)
-    length = SMALLEST
+    length = FIRST
     for _ in range(20):
-        pace.measured(length, round_trip + length / rate, whole=True)
+        bring(pace, length, round_trip + length / rate)
         length = pace.length(10**12, 1, 0)
     return pace
 
@@ -67,22 +72,30 @@ class LengthTests(SynchronousTestCase):
         st.integers(1, 64),
         st.floats(0, 10**4),
         st.integers(0, 64),
+        st.integers(1, 64),
     )
     def test_a_request_is_of_a_length_within_bounds(
-        self, pace: HostPace, left: int, connections: int, crowding: float, active: int
+        self,
+        pace: HostPace,
+        left: int,
+        connections: int,
+        crowding: float,
+        active: int,
+        at_once: int,
     ) -> None:
         pace.active = active
-        self.assertTrue(SMALLEST <= pace.length(left, connections, crowding) <= LARGEST)
+        length = pace.length(left, connections, crowding, at_once=at_once)
+        self.assertTrue(LEAST <= length <= LARGEST)
 
     @given(st.lists(measurements(), min_size=1, max_size=10), st.integers(1, 10**13))
-    def test_it_grows_at_most_eightfold_over_the_longest_that_came_whole(
+    def test_it_grows_at_most_sixteenfold_over_the_longest_that_came_whole(
         self, history: list[Measured], left: int
     ) -> None:
-        pace, longest = HostPace(), SMALLEST // GROWTH
+        pace, longest = HostPace(), FIRST // GROWTH
         for count, seconds, whole in history:
-            pace.measured(count, seconds, whole=whole)
+            bring(pace, count, seconds, whole)
             longest = max(longest, count) if whole else longest
-            self.assertLessEqual(pace.length(left, 1, 0), max(SMALLEST, GROWTH * longest))
+            self.assertLessEqual(pace.length(left, 1, 0), max(FIRST, GROWTH * longest))
 
     @given(paces(), st.integers(0, 10**12), st.integers(1, 64), st.floats(0, 100))
     def test_more_that_wait_never_make_it_longer(
@@ -93,13 +106,30 @@ class LengthTests(SynchronousTestCase):
         self.assertLessEqual(pace.length(left, connections + 1, crowding), calm)
 
     @given(paces(), st.integers(1, 63))
-    def test_more_under_way_never_make_a_host_faster(self, pace: HostPace, active: int) -> None:
-        rates: list[Optional[float]] = []
-        for pace.active in (active, active + 1):
-            rates.append(pace.rate)
-        if rates[0] is not None and rates[1] is not None:
-            self.assertLessEqual(rates[1], rates[0])
-            self.assertGreater(rates[1], 0)
+    def test_more_at_once_never_make_a_host_faster(self, pace: HostPace, requests: int) -> None:
+        fewer, more = pace.rate(requests), pace.rate(requests + 1)
+        if fewer is not None and more is not None:
+            self.assertLessEqual(more, fewer)
+            self.assertGreater(more, 0)
+
+    @given(
+        st.floats(0.1 * MB, 20 * MB),
+        st.sampled_from([0.02, 0.1, 0.3]),
+        st.lists(st.tuples(st.integers(0, 63), st.integers(1, 64)), min_size=1, max_size=20),
+    )
+    def test_all_that_share_a_line_are_asked_for_two_seconds_worth_however_many_come(
+        self, line: float, round_trip: float, steps: list[tuple[int, int]]
+    ) -> None:
+        """``steps``: how many others there are at each measurement, and how many come then."""
+        pace = HostPace()
+        for others, soon in steps:
+            pace.active = others
+            length = pace.length(10**12, 1, 0, at_once=others + 1)
+            bring(pace, length, round_trip + length * (others + 1) / line)
+            pace.active, asked = 0, 0
+            for pace.active in range(soon):
+                asked += pace.length(10**12, 1, 0, at_once=soon)
+            self.assertLessEqual(asked, max(soon * LEAST, SECONDS * line * 1.001))
 
     @given(paces(), st.floats(1, 10**9), st.integers(0, 10**13), st.floats(0, 10**4))
     def test_a_bounded_line_is_asked_for_no_more_than_it_brings_in_time(
@@ -113,8 +143,9 @@ class LengthTests(SynchronousTestCase):
         self.assertLessEqual(length, max(LEAST, SECONDS_SHARED * bound / max(crowding, 1e-9)))
 
     def test_a_host_that_nobody_knows_is_asked_for_little(self) -> None:
-        self.assertEqual(HostPace().length(10**12, 1, 0), SMALLEST)
-        self.assertIsNone(HostPace().rate)
+        self.assertEqual(HostPace().length(10**12, 1, 0), FIRST)
+        self.assertEqual(HostPace().length(10**12, 1, 2), FIRST // 2)
+        self.assertIsNone(HostPace().rate())
 
     def test_a_request_takes_twenty_round_trips_from_half_a_second_to_two(self) -> None:
         for round_trip, wanted in ((0.001, 0.5), (0.05, 1.0), (0.1, 2.0), (0.3, 2.0)):
@@ -128,14 +159,16 @@ class LengthTests(SynchronousTestCase):
 
     def test_near_the_end_the_rest_is_shared_but_not_into_crumbs(self) -> None:
         pace = steady(20 * MB, round_trip=0.1)
-        rate = pace.rate
+        rate = pace.rate()
         assert rate is not None
         self.assertLessEqual(pace.length(32 * MB, 16, 0), max(2 * MB, ROUND_TRIPS * 0.1 * rate))
-        self.assertGreaterEqual(pace.length(1000, 16, 0), ROUND_TRIPS * 0.1 * rate * 0.99)
+        few = pace.length(1000, 16, 0)
+        self.assertGreaterEqual(few, ROUND_TRIPS * 0.1 * (pace.rate(16) or 0.0) * 0.99)
+        self.assertGreaterEqual(few, CRUMB)
 
     def test_a_host_that_gets_slower_is_soon_asked_for_less(self) -> None:
         pace = steady(20 * MB)
         before = pace.length(10**12, 1, 0)
         for _ in range(5):
-            pace.measured(1 * MB, 10, whole=False)
+            bring(pace, 1 * MB, 10, whole=False)
         self.assertLess(pace.length(10**12, 1, 0), before / 10)

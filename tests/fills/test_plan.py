@@ -34,7 +34,10 @@ class PlanMachine(RuleBasedStateMachine):
     @rule(start=st.integers(0, SIZE - 1), length=st.integers(1, 80))
     def claim(self, start: int, length: int) -> None:
         taken = self._asked() | self.arrived | self.covered
-        assert self.plan.is_free(start) == (start not in taken)
+        wanted = self.plan.wanted(start)
+        free = min(set(range(start, SIZE)) - taken, default=SIZE)
+        under_way = any(set(range(start, free)) & mine for mine in self.claims.values())
+        assert wanted == (None if under_way or free == SIZE else free)
         if start in taken:
             return
         claim = self.plan.claim(start, length)

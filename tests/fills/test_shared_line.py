@@ -1,13 +1,18 @@
-"""Clients of one blob over a bounded line: no part waits as long as any client's patience."""
+"""Clients over a line that is the limit: no part waits as long as any client's patience."""
 
 from __future__ import annotations
 
+from math import inf
+
+from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.doubles import Scene
+from tests.fills.doubles import Asked, Scene
 from tests.fills.test_fill import Drinker
+from yukari.fills.crew import Crew
 from yukari.fills.pace import SECONDS_SHARED, HostPace
 from yukari.rates import Line
 
@@ -16,6 +21,7 @@ PATIENCE = 5.0
 EACH = 8000
 """Bytes a second of the line for each part and connection at least, as the README says."""
 TICK = 0.01
+COARSE_TICK = 0.02
 
 
 def longest_wait(rate: int, parts: int, size: int, late: float = 0.0) -> tuple[float, float]:
@@ -77,3 +83,96 @@ class SharedLineTests(SynchronousTestCase):
         for late in (0.0, 1.0, 3.0):
             longest, _ = longest_wait(2_000_000, 64, 16_000_000, late)
             self.assertLess(longest, SECONDS_SHARED)
+
+
+@define(eq=False)
+class Network:
+    """
+    What upstream's line does by itself: ``rate`` bytes a second in fair shares, none above ``each``
+    (bytes a second of a connection), and answers after ``latency`` seconds.
+    """
+
+    rate: float
+    latency: float
+    each: float = inf
+    _asked_at: dict[Asked, float] = field(factory=dict)
+    _left: dict[Asked, float] = field(factory=dict)
+
+    def pass_on(self, requests: list[Asked], now: float, seconds: float) -> None:
+        """So much time has gone by."""
+        for asked in requests:
+            if now - self._asked_at.setdefault(asked, now) >= self.latency and not asked.answered:
+                asked.answer()
+        sending = [asked for asked in requests if asked.answered and not asked.transport.paused]
+        for asked in sending:
+            share = min(self.each, self.rate / len(sending)) * seconds
+            count = int(share + self._left.get(asked, 0.0))
+            self._left[asked] = share + self._left.get(asked, 0.0) - count
+            if count and asked.open:
+                asked.send(count)
+
+
+def waits_of_layers(
+    network: Network, layers: int, parts: int, seconds: float = 9.0, apart: float = 0.0
+) -> float:
+    """
+    The longest that a part of any of several layers waited for a byte, where clients come to one
+    after the other, ``apart`` seconds; each layer is ``seconds`` of the line, over all of them.
+    """
+    clock, pace = Clock(), HostPace()
+    crew = Crew(clock, 32, 64)
+    size = int(min(network.rate, 64 * network.each) * seconds / layers)
+    scenes = [Scene(bytes(size + layer), clock=clock) for layer in range(layers)]
+    drinkers: list[Drinker] = []
+    moved: dict[Drinker, tuple[int, float]] = {}
+    longest = 0.0
+    for scene in scenes:
+        scene.crew, scene.source.pace_now = crew, pace
+        scene.fill = scene.new_fill()
+    while len(drinkers) < layers * parts or not all(drinker.done for drinker in drinkers):
+        now = clock.seconds()
+        if len(drinkers) < layers * parts and now >= len(drinkers) // parts * apart:
+            scene, step = scenes[len(drinkers) // parts], size // parts
+            came = [Drinker(scene, at * step, (at + 1) * step) for at in range(parts)]
+            drinkers += came
+            moved.update((drinker, (drinker.at, now)) for drinker in came)
+        network.pass_on(
+            [asked for scene in scenes for asked in scene.source.open], now, COARSE_TICK
+        )
+        clock.advance(COARSE_TICK)
+        for drinker in drinkers:
+            at, since = moved[drinker]
+            if not drinker.done:
+                longest = max(longest, clock.seconds() - since)
+            if drinker.at > at:
+                moved[drinker] = drinker.at, clock.seconds()
+        if now > 3 * seconds + layers * apart:
+            raise AssertionError("it does not end")
+    for scene in scenes:
+        if sum(map(len, scene.source.sent)) > size + layers:
+            raise AssertionError("bytes came twice")
+    return longest
+
+
+class UnknownLineTests(SynchronousTestCase):
+    """Nobody has said how much the line brings."""
+
+    def test_layers_that_come_at_once_keep_each_other_waiting_for_less_than_three_seconds(
+        self,
+    ) -> None:
+        for rate, latency in ((500_000, 0.02), (2_000_000, 0.1)):
+            longest = waits_of_layers(Network(rate, latency), layers=3, parts=64)
+            self.assertLess(longest, 3.0, (rate, latency))
+
+    def test_a_part_does_not_wait_for_the_turns_of_work_ahead(self) -> None:
+        for rate in (500_000, 2_000_000):
+            longest = waits_of_layers(Network(rate, 0.1), layers=1, parts=4)
+            self.assertLess(longest, 0.5, rate)
+
+    def test_a_layer_that_comes_later_does_not_wait_for_those_before_it(self) -> None:
+        longest = waits_of_layers(Network(2_000_000, 0.1), layers=3, parts=16, apart=3.1)
+        self.assertLess(longest, 1.0)
+
+    def test_connections_that_are_slow_each_keep_nobody_waiting(self) -> None:
+        network = Network(inf, 0.1, each=50_000)
+        self.assertLess(waits_of_layers(network, layers=3, parts=16), 1.0)

@@ -8,6 +8,7 @@ blobs: small layers are never stuck behind a large one.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Optional
 
 from attrs import define, field
@@ -150,10 +151,23 @@ class Crew:
         fill.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
 
     def _next(self, now: float) -> Optional[tuple[Fill, int]]:
+        for fill in self._with_readers:
+            # Until its first connection has an answer no reader of the blob can have another.
+            if fill.waiting and not fill.lanes and self._may_begin(fill, now):
+                wanted = fill.plan.wanted(next(iter(fill.waiting)).position)
+                if wanted is not None:
+                    return fill, wanted
+        kept = 0
         for reader in self._waiting:
             fill = reader.fill
-            if self._may_begin(fill, now) and fill.plan.is_free(reader.position):
-                return fill, reader.position
+            if self._may_begin(fill, now):
+                wanted = fill.plan.wanted(reader.position)
+                if wanted is not None:
+                    return fill, wanted
+            elif fill.awaits_an_answer:
+                kept += 1
+        if self._lanes + kept >= self.in_all:
+            return None
         for queue in (self._with_readers, self._without_readers):
             if queue is self._without_readers and self._line_is_taken():
                 break
@@ -198,10 +212,12 @@ class Crew:
 
     def _begin(self, fill: Fill, start: int) -> None:
         cap = fill.lane_cap()
-        here = len({reader.position for reader in fill.waiting})
-        everywhere = len({(reader.fill, reader.position) for reader in self._waiting})
-        crowding = max(here / cap, everywhere / self.in_all)
-        length = fill.source.pace.length(fill.plan.free, cap, crowding)
+        waiting = Counter(each for each, _ in {(r.fill, r.position) for r in self._waiting})
+        crowding = max(waiting[fill] / cap, sum(waiting.values()) / self.in_all)
+        soon = sum(min(count, self.per_blob) for count in waiting.values())
+        length = fill.source.pace.length(
+            fill.plan.free, cap, crowding, at_once=min(soon, self.in_all)
+        )
         lane = Lane(fill, fill.plan.claim(start, length), self._clock)
         self._lanes += 1
         fill.add_lane(lane)

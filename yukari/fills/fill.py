@@ -477,6 +477,11 @@ class Fill:
             return 1
         return self._cap
 
+    @property
+    def awaits_an_answer(self) -> bool:
+        """Whether it can use more connections once the one at work has its answer."""
+        return bool(self.lanes) and self.lane_cap() == 1 < self._cap and not self._failures
+
     def add_lane(self, lane: Lane) -> None:
         """A connection begins for this fill."""
         if self._tried_at is None:

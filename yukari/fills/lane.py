@@ -56,29 +56,32 @@ class Lane:
         Returns when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`.
         """
         began = self._clock.seconds()
+        pace = self.fill.source.pace
+        since = pace.begin(began)
         first = self.claim.cursor
         span = Span(first, self.claim.end)
         self._request = Deferred.fromCoroutine(self.fill.source.fetch(span))
-        pace = None
         try:
             answer = await self._request
             self._request = None
-            pace = answer.pace
+            self.heard_at = self._clock.seconds()
+            if answer.pace is not pace:
+                pace.end(self.heard_at)
+                pace = answer.pace
+                since = pace.begin(self.heard_at)
             if answer.paced is not None:
                 self._paced = answer.paced
                 self._paced.yields = lambda: not self.fill.readers
-            pace.active += 1
-            self.heard_at = self._clock.seconds()
             pace.headers_after(self.heard_at - began)
             whole = await self._read(answer)
         except CancelledError:
             raise SourceFailed(self._dropped or "given up") from None
         finally:
-            if pace is not None:
-                if self.received:
-                    done = self.claim.cursor == self.claim.end
-                    pace.measured(self.received, self._clock.seconds() - began, whole=done)
-                pace.active -= 1
+            now = self._clock.seconds()
+            pace.end(now)
+            if self.received:
+                done = self.claim.cursor == self.claim.end
+                pace.measured(self.received, now - began, since=since, whole=done)
         if not whole:
             raise SourceFailed(self._dropped or "the connection broke")
 

@@ -14,12 +14,17 @@ from typing import Optional
 
 from attrs import define
 
-SMALLEST = 64 * 1024
-"""Bytes of the first request to a host, and of the shortest at any time."""
+FIRST = 16 * 1024
+"""
+Bytes of the first requests to a host: 64 of them are two seconds' worth of a line of half a
+megabyte a second.
+"""
 LARGEST = 64 * 1024 * 1024
-LEAST = 16 * 1024
-"""Bytes of the shortest where a line is bounded."""
-GROWTH = 8
+LEAST = 4 * 1024
+"""Bytes of the shortest request, of which a slow line that many share can bring enough in time."""
+CRUMB = 64 * 1024
+"""A request is not made shorter than so many bytes only because little of the blob is left."""
+GROWTH = 16
 """A request is at most so many times as long as the longest that has come back whole."""
 SECONDS = 2.0
 SHORTEST_SECONDS = 0.5
@@ -27,7 +32,7 @@ SHORTEST_SECONDS = 0.5
 What a request should take: `SECONDS`, or less where a round trip is short, for a prefix that grows
 steadily is hashed as it grows.
 """
-SECONDS_SHARED = 3.0
+SECONDS_SHARED = 2.5
 """Within what time every reader gets a turn where more of them wait than there are connections."""
 ROUND_TRIPS = 4
 """
@@ -51,59 +56,81 @@ class HostPace:
 
     bound: float = inf
     active: int = 0
-    """Requests under way now."""
+    """Requests under way now, from being sent on."""
     ranges: bool = False
     """Whether it has answered a Range with 206."""
     round_trip: Optional[float] = None
     """Seconds from a request to its reply's header, smoothed."""
     _longest: int = 0
     _bytes: float = 0.0
+    _bytes_of_all: float = 0.0
+    """What all that were under way brought in the same time, were each like the one measured."""
     _seconds: float = 0.0
-    _lanes: int = 1
+    _request_seconds: float = 0.0
+    _counted_at: float = 0.0
 
-    @property
-    def rate(self) -> Optional[float]:
+    def rate(self, requests: int = 1) -> Optional[float]:
         """
-        Bytes a second of one connection, None before the first measurement.
+        Bytes a second of one of so many requests, None before the first measurement.
 
-        Where more are under way than when it was measured, they may share a
-        line: then it is taken to be that much lower until it is measured anew.
+        More than there were when it was measured may share a line: then each has that much less,
+        until it is measured anew.
         """
         if not self._seconds:
             return None
-        return self._bytes / self._seconds * min(1.0, self._lanes / max(1, self.active))
+        return min(self._bytes, self._bytes_of_all / max(1, requests)) / self._seconds
+
+    def begin(self, now: float) -> float:
+        """
+        A request is sent, at ``now`` seconds; returns what `measured` wants to know of that time.
+        """
+        self._count(now)
+        self.active += 1
+        return self._request_seconds
+
+    def end(self, now: float) -> None:
+        """It is over."""
+        self._count(now)
+        self.active -= 1
+
+    def _count(self, now: float) -> None:
+        self._request_seconds += self.active * max(0.0, now - self._counted_at)
+        self._counted_at = now
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""
         seen = self.round_trip
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
 
-    def measured(self, count: int, seconds: float, *, whole: bool) -> None:
+    def measured(self, count: int, seconds: float, *, since: float, whole: bool) -> None:
         """
-        A request brought ``count`` bytes in ``seconds`` from being sent; ``whole`` if that was all
-        of it.
+        A request brought ``count`` bytes in ``seconds`` from being sent, when `begin` returned
+        ``since``; ``whole`` if that was all of it.
         """
+        seconds = max(seconds, 1e-6)
+        others = max(1.0, (self._request_seconds - since) / seconds)
         self._bytes = self._bytes * _MEMORY + count
-        self._seconds = self._seconds * _MEMORY + max(seconds, 1e-6)
-        self._lanes = max(1, self.active)
+        self._bytes_of_all = self._bytes_of_all * _MEMORY + count * others
+        self._seconds = self._seconds * _MEMORY + seconds
         if whole:
             self._longest = max(self._longest, count)
 
-    def length(self, left: int, connections: int, crowding: float) -> int:
+    def length(self, left: int, connections: int, crowding: float, at_once: int = 1) -> int:
         """
         How many bytes the next request should ask for.
 
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
-        used for it, and ``crowding`` readers wait for each connection.
+        used for it, ``crowding`` readers wait for each connection, and
+        ``at_once`` requests will be under way when those that can begin have.
         """
         enough = SECONDS  # a host that nobody knows may be far
         if self.round_trip is not None:
             enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * self.round_trip)
         seconds = min(SECONDS, enough, SECONDS_SHARED / max(crowding, 1e-9))
-        rate = self.rate
-        wanted: float = SMALLEST
+        wanted = max(LEAST, FIRST / max(1.0, crowding))
+        rate = self.rate(max(self.active + 1, connections, at_once))
         if rate is not None:
-            share = max(left / connections, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
-            wanted = min(seconds * rate, share, GROWTH * max(self._longest, SMALLEST // GROWTH))
-            wanted = max(SMALLEST, min(LARGEST, wanted))
+            share = max(left / connections, CRUMB, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
+            wanted = min(seconds * rate, share, GROWTH * max(self._longest, FIRST // GROWTH))
+            wanted = max(LEAST, min(LARGEST, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))

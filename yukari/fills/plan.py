@@ -50,9 +50,18 @@ class Plan:
         """How many bytes nobody has asked for."""
         return self.size - self.taken.total
 
-    def is_free(self, position: int) -> bool:
-        """Whether the byte at ``position`` is neither here nor asked for."""
-        return position < self.size and self.taken.until(position) == position
+    def wanted(self, position: int) -> Optional[int]:
+        """
+        What one who reads at ``position`` must ask for: the first free byte from there, if all
+        before it have come. None where some of them are on their way, or none is free.
+        """
+        free = self.taken.until(position)
+        if free >= self.size:
+            return None
+        for claim in self.claims:
+            if position < claim.end <= free and claim.cursor < claim.end:
+                return None
+        return free
 
     def front(self) -> Optional[int]:
         """The first free byte; None where there is none."""
