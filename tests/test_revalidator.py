@@ -151,6 +151,16 @@ class LookTests(RevalidatorCase):
         self.assertEqual(len(self.upstream.asked), 30)
         self.assertEqual(self.upstream.most, AT_ONCE)
 
+    def test_a_check_that_lies_far_ahead_was_none(self) -> None:
+        """By a clock that was wrong then, or is now."""
+        self.stored(1, -300 * DAY)
+        self.put(1, -60.0)
+        daemon = self.daemon(refresh_after=60.0)
+        daemon.start()
+        self.run_for(HOUR)
+        self.assertEqual([name for _, name in self.upstream.asked], [named(0)])
+        self.assertLess(self.checked(0), HOUR)
+
     def test_no_turn_of_the_reactor_asks_about_more_than_a_few(self) -> None:
         """Though upstream answers at once, as an open circuit does."""
         self.upstream.takes = 0

@@ -16,6 +16,12 @@ from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_envi
 from tests.running import MODEL
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
+CLOCK = """
+import os, time
+real = time.time
+time.time = lambda: real() - (3600 if os.path.exists("back") else 0)
+"""
+"""The time of day goes back by an hour once there is a file of that name."""
 NOWHERE = "http://127.0.0.1:9/"
 
 
@@ -170,6 +176,23 @@ class StartTests(StartCase):
         self.assertEqual(await daemon.ended, 0)
         self.assertNotIn("Traceback", daemon.text)
         self.assertEqual(os.listdir(os.path.join(storage, "blobs")), [])
+
+    async def test_a_clock_that_is_set_back_holds_up_nothing(self) -> None:
+        daemon, home = YukariProcess(), self.directory()
+        self.spawn(
+            *(sys.executable, "-c", CLOCK + MAIN, "--bind=127.0.0.1:0", "--shutdown-delay=1s"),
+            environment=bare_environment(HOME=home),
+            process=daemon,
+            directory=home,
+        )
+        await self.serves(daemon)
+        daemon.signal("TERM")
+        reply, _ = await self.ask(f"{daemon.url}/readyz")
+        while reply.status == 200:
+            reply, _ = await self.ask(f"{daemon.url}/readyz")
+        with open(os.path.join(home, "back"), "w"):
+            pass
+        self.assertEqual(await daemon.ended, 0)
 
     async def test_without_the_upstream_it_starts(self) -> None:
         await self.serves(await self.yukari(NOWHERE))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
+from math import inf
 from random import Random
 from typing import Any, Optional
 from zlib import crc32
@@ -52,13 +53,18 @@ FIRST_LATE = 5.0
 """Seconds by which the first look is late at most: daemons that start together ask one by one."""
 RETRY_FIRST = 60.0
 """Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
+SKEW = 3600.0
+"""
+Seconds by which a last check may lie ahead, another clock having told its time; what lies further
+ahead is the work of a clock that was wrong, and counts as no check.
+"""
 
 Key = tuple[ModelName, Tag]
 
 
 @define
 class _Failed:
-    """How often a check has failed in a row, and when the next may be."""
+    """How often a check has failed in a row, and when the next may be, by the clock."""
 
     times: int
     again_at: float
@@ -166,7 +172,7 @@ class Revalidator:
             await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
-        lifetimes = (self._now() - checked_at) / self._lifetime if self._lifetime else 1.0
+        lifetimes = self._age(checked_at) / self._lifetime if self._lifetime else 1.0
         if lifetimes < 1 - JITTER:
             return False
         part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
@@ -174,7 +180,9 @@ class Revalidator:
 
     def _may_try(self, key: Key) -> bool:
         failed = self._failed.get(key)
-        return key not in self._bringing and (failed is None or self._now() >= failed.again_at)
+        if key in self._bringing:
+            return False
+        return failed is None or self._clock.seconds() >= failed.again_at
 
     def pulled(self, name: ModelName, tag: Tag, stored: StoredManifest) -> None:
         """
@@ -183,7 +191,7 @@ class Revalidator:
         key = name, tag
 
         def is_due(checked_at: float) -> bool:
-            return self._now() - checked_at >= self._refresh_after and self._may_try(key)
+            return self._age(checked_at) >= self._refresh_after and self._may_try(key)
 
         if self._refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
@@ -191,7 +199,11 @@ class Revalidator:
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
         untold = (name, tag) in self._failed or self._library.upstream.circuit_open
-        return untold and self._now() - stored.checked_at >= self._lifetime
+        return untold and self._age(stored.checked_at) >= self._lifetime
+
+    def _age(self, checked_at: float) -> float:
+        age = self._now() - checked_at
+        return age if age > -SKEW else inf
 
     def _check(self, key: Key, is_due: Callable[[float], bool]) -> Deferred[None]:
         """One check at a time of each manifest, a few of all; never fails."""
@@ -215,7 +227,7 @@ class Revalidator:
         self._metrics.revalidated("failed")
         times = self._failed[key].times + 1 if key in self._failed else 1
         wait = min(self._lifetime, max(RETRY_FIRST, self._period) * 2 ** min(times - 1, 20))
-        self._failed[key] = _Failed(times, self._now() + wait)
+        self._failed[key] = _Failed(times, self._clock.seconds() + wait)
         name, tag = map(str, key)
         if failure.check(RegistryError, OSError, NoRoom):
             log.warn(

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,10 +99,13 @@ _add_handlers()
 
 def makeService(options: Options) -> IService:
     """The daemon, not yet started; twistd's own options say where its log goes."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as running
 
     from yukari.service import YukariService
 
+    reactor: Any = running
+    # Twisted's is the time of day: set back by an hour, it would hold up every timer by an hour.
+    reactor.seconds = time.monotonic
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     yukari = YukariService(reactor, settings, options.proxies, give_up_after=_give_up_after)
