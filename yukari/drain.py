@@ -67,6 +67,16 @@ class Drain:
         """Connections with a request under way."""
         return sum(1 for channel in self._channels if channel.requests)
 
+    def count(self) -> int:
+        """All connections."""
+        return len(self._channels)
+
+    def close_unused(self) -> None:
+        """Close those that wait for their next request."""
+        for channel in list(self._channels):
+            if channel.asked and not channel.requests:
+                channel.loseConnection()
+
     async def pause(self, seconds: float) -> None:
         """Say from now on that the daemon stops; returns after ``seconds`` or when hurried."""
         self.stopping = True

@@ -33,6 +33,7 @@ from yukari import __version__
 from yukari.binds import BACKLOG, Bind
 from yukari.certificates import Certificates
 from yukari.connections import READ, Connections
+from yukari.door import Door, room_for
 from yukari.drain import Drain
 from yukari.fills.crew import Crew
 from yukari.htpasswd import Passwords
@@ -114,13 +115,14 @@ def at_once(work: Deferred[Any]) -> Any:
     return results[0]
 
 
-def open_files_limit() -> None:
+def open_files_limit() -> int:
     """As many descriptors as the system lets us have: each client and each fill takes some."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass
+        return soft
+    return hard
 
 
 @define(eq=False)
@@ -143,6 +145,7 @@ class YukariService(Service):
     _stock: Stock = field(init=False)
     _revalidator: Revalidator = field(init=False)
     _drain: Drain = field(init=False)
+    _door: Door = field(init=False)
     _passwords: Optional[Passwords] = field(init=False)
     _certificates: Certificates = field(init=False)
     _notifier: Notifier = field(init=False)
@@ -285,9 +288,12 @@ class YukariService(Service):
     def privilegedStartService(self) -> None:
         """Take the ports, which may need rights that are given up afterwards."""
         super().privilegedStartService()
-        open_files_limit()
+        most = room_for(open_files_limit(), self._settings.upstream_connections.in_all)
+        self._door = Door(most, self._drain, self._reactor)
         for bind in self._settings.bind:
             self.ports += self._listen("BIND", bind, self._site)
+        for port in self.ports:
+            self._door.guard(port)
         for bind in self._settings.admin_bind:
             self.admin_ports += self._listen("ADMIN_BIND", bind, self._admin_site)
 
@@ -384,6 +390,7 @@ class YukariService(Service):
     async def _stop(self) -> None:
         await self._revalidator.stop()
         await self._drain.pause(self._settings.shutdown_delay)
+        self._door.stop()
         ports = self.ports + self.admin_ports
         await DeferredList([Deferred.fromCoroutine(_close(port)) for port in ports])
         await self._drain.close(self._settings.grace)
