@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
+from yukari import library
 from yukari.blobs import StoredBlob
 from yukari.errors import RegistryError, manifest_unknown
 from yukari.fills.crew import Crew
@@ -130,6 +131,43 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(self.library.fills, {})
         self.successResultOf(self.ask())
         self.assertEqual(set(self.library.fills), {blob.digest for blob in manifest.blobs})
+
+    def given_up(self, number: int) -> Digest:
+        """A blob whose fill has given up in its middle."""
+        body = content_of(3000, number)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body), ModelName("library", f"m{number}"))
+        (asked,) = self.upstream.sources[digest].open
+        asked.answer()
+        asked.send(1000)
+        self.clock.advance(0.06)
+        asked.cut()
+        self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
+        return digest
+
+    def test_few_that_gave_up_are_kept_open_and_the_others_go_on_where_they_stood(self) -> None:
+        self.patch(library, "MOST_RESTING", 2)
+        digests = [self.given_up(number) for number in range(4)]
+        self.assertEqual(set(self.library.fills), set(digests[2:]))
+        source = self.upstream.sources[digests[0]]
+        sent = len(source.sent)
+        self.successResultOf(self.ask(ModelName("library", "m0")))
+        self.fill_all()
+        self.assertEqual(self.has(digests[0]), 3000)
+        again = self.upstream.sources[digests[0]]
+        self.assertEqual(sum(map(len, again.sent)), 2000)
+        self.assertEqual(sent, 1)
+
+    def test_one_that_gave_up_too_often_is_let_go_with_what_came(self) -> None:
+        self.patch(library, "RETRIES", 1)
+        digest = self.given_up(1)
+        self.clock.advance(library.RETRY_FIRST)
+        self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
+        self.assertEqual((self.library.fills, self.library._retries), ({}, {}))
+        (spool,) = self.successResultOf(Deferred.fromCoroutine(self.store.spools()))
+        self.assertEqual(spool.covered().total, 1000)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_what_vanished_is_filled_again_when_its_manifest_is_got(self) -> None:
         body = content_of(1000)

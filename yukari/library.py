@@ -50,6 +50,9 @@ RETRY_LONGEST = 3600.0
 Seconds until a fill that gave up is tried again by itself, doubling from the first to the longest.
 """
 RETRIES = 12
+"""How often, and no more until somebody asks for its blob."""
+MOST_RESTING = 200
+"""Fills that gave up with something and will be tried again: each keeps two files open."""
 
 
 @frozen
@@ -583,10 +586,21 @@ class Library(FillKeeper):
     def _retry_later(self, fill: Fill) -> None:
         tried = self._retries[fill][0] if fill in self._retries else 0
         self._forget_retry(fill)
-        if tried >= RETRIES and not fill.plan.covered.total:
-            del self.fills[fill.digest]
-            Deferred.fromCoroutine(fill.stop())
+        if tried >= RETRIES:
+            self._let_go(fill)
             return
         wait = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(tried, 10))
         wait = max(wait, fill.rests_for())
         self._retries[fill] = (tried + 1, self._clock.callLater(wait, fill.start))
+        resting = [
+            each for each in self._retries if each.state is State.DORMANT and each.spool is not None
+        ]
+        if len(resting) > MOST_RESTING:
+            self._let_go(resting[0])
+
+    def _let_go(self, fill: Fill) -> None:
+        """Try it no more; who asks for it next, or the next start, goes on with what came."""
+        self._forget_retry(fill)
+        del self.fills[fill.digest]
+        leaving = self._leaving[fill.digest] = Deferred()
+        Deferred.fromCoroutine(fill.stop()).addBoth(self._left, fill, leaving)

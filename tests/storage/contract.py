@@ -360,6 +360,27 @@ class StoreContract(_Base):
         self.addCleanup(again.close)
         self.assertEqual(again.covered().total, len(BODY))
 
+    async def test_a_closed_spool_is_opened_again_with_what_it_held(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store, whole=False)
+        spool.write([(100, [BODY[100:200]])])
+        spool.close()
+        again = await store.new_spool(DIGEST, len(BODY), OTHER)
+        self.addCleanup(again.close)
+        self.assertEqual(list(again.covered()), [Span(100, 200)])
+        self.assertEqual(again.repositories[0], NAME)
+        again.write([(0, [BODY[:100]]), (200, [BODY[200:]])])
+        await store.publish(again)
+        self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+
+    async def test_a_closed_spool_of_another_size_is_not(self) -> None:
+        store = await self.started()
+        spool = await self.spool_of(store)
+        spool.close()
+        again = await store.new_spool(DIGEST, len(BODY) + 1, NAME)
+        self.addCleanup(again.close)
+        self.assertEqual((again.size, again.covered().total), (len(BODY) + 1, 0))
+
     async def test_a_discarded_spool_is_gone_but_for_who_reads_it(self) -> None:
         store = await self.started()
         spool = await self.spool_of(store)

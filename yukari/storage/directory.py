@@ -48,7 +48,7 @@ from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Loaded, ManifestCache
 from yukari.storage.manifestfiles import ManifestFiles
 from yukari.storage.room import Room, Statvfs
-from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
+from yukari.storage.spoolfile import SpoolFile, digests_in, open_in_rooms, put_back
 from yukari.units import FreeSpace
 
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
@@ -197,7 +197,7 @@ class DirectoryStore(DiskWork):
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         return await self._run(
-            self._new_spool, digest, size, repository, undo=lambda made: self._run(made.discard)
+            self._new_spool, digest, size, repository, undo=lambda made: self._run(put_back, made)
         )
 
     def straight(
@@ -347,7 +347,7 @@ class DirectoryStore(DiskWork):
     def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
         assert self.spool_dir is not None
         rooms = [self._room] if self._landing is None else [self._room, self._landing]
-        return create_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        return open_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
 
     def _publish(self, spool: SpoolFile) -> None:
         spool.seal()

@@ -284,10 +284,10 @@ class Store(Protocol):
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         """
-        An empty spool with its room reserved until it is published or discarded.
+        A spool with its room reserved until it is published, discarded or closed.
 
-        Raises `NoRoom`, OSError. The caller never asks for a digest whose spool is open; what lies
-        there of one that is not is thrown away.
+        It is empty, or the one of this blob that was closed, with all that it held. Raises
+        `NoRoom`, OSError. The caller never asks for a digest whose spool is open.
         """
 
     def straight(

@@ -219,7 +219,10 @@ class MemoryStore:
         return [MemorySpool(self, self._spools[digest]) for digest in sorted(self._spools)]
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
-        self._spools.pop(digest, None)
+        lying = self._spools.pop(digest, None)
+        if lying is not None and len(lying.body) == size:
+            self._spools[digest] = lying
+            return MemorySpool(self, lying)
         self._reserve(size)
         made = self._spools[digest] = _Lying(digest, (repository,), bytearray(size))
         return MemorySpool(self, made)

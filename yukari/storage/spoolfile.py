@@ -391,7 +391,7 @@ def digests_in(directory: str) -> list[Digest]:
     return sorted(found)
 
 
-def create_in_rooms(
+def open_in_rooms(
     kind: type[SpoolKind],
     directory: str,
     digest: Digest,
@@ -399,17 +399,40 @@ def create_in_rooms(
     repository: ModelName,
     *rooms: Room,
 ) -> SpoolKind:
-    """An empty spool of ``kind`` with its bytes reserved in each room; `NoRoom`, OSError."""
+    """
+    The spool that lies there closed, or an empty one of ``kind``; `NoRoom`, OSError.
+
+    What it lacks is reserved in the first room, the whole in the others.
+    """
     held: list[Reservation] = []
+    left = None
+    if os.path.exists(os.path.join(directory, digest.file_name + COVER)):
+        left = kind.reopen(directory, digest)
+    if left is not None and left.size != size:
+        left.discard()
+        left = None
     try:
         for room in rooms:
-            held.append(room.reserve(size))
-        made = kind.create(directory, digest, size, repository, *held)
+            held.append(room.reserve(size if held or left is None else left.missing))
+        if left is not None:
+            left.take_room(*held)
+            left.note_repository(repository)
+        made = left or kind.create(directory, digest, size, repository, *held)
         assert isinstance(made, kind)
         return made
     except (OSError, NoRoom) as error:
+        if left is not None:
+            left.close()
         for reservation in held:
             reservation.release()
         if isinstance(error, OSError) and error.errno in _FULL:
             raise NoRoom(f"{directory}: {error.strerror}") from None
         raise
+
+
+def put_back(spool: SpoolFile) -> None:
+    """Of a spool that nobody takes the bytes stay, if there are any."""
+    if spool.covered().total:
+        spool.close()
+    else:
+        spool.discard()

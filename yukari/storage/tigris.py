@@ -61,7 +61,7 @@ from yukari.storage.lateputs import LatePuts
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Kept, Key, ManifestCache
 from yukari.storage.room import Room, Statvfs
-from yukari.storage.spoolfile import SpoolFile, create_in_rooms, digests_in
+from yukari.storage.spoolfile import SpoolFile, digests_in, open_in_rooms, put_back
 from yukari.storage.straight import AT_ONCE, HUGE_AT_ONCE, StraightUpload
 from yukari.storage.tier import Tier
 from yukari.storage.upload import (
@@ -554,16 +554,19 @@ class TigrisStore(DiskWork):
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         before = self._uploads.pop(digest, None)
-        if before is not None:
+        if before is not None and before.spool.gone:
             await before.abandon()
-        left = self._left.get(digest, Note())
-        note = Note(self._media_types.get(digest, OCTETS), left.upload_id, left.part_size)
-        spool = await self._run(
-            self._new_spool, digest, size, repository, note, undo=lambda made: made.discard()
+        elif before is not None:
+            before.stop()
+        media_type = self._media_types.get(digest, OCTETS)
+        spool, note = await self._run(
+            self._new_spool,
+            *(digest, size, repository, media_type),
+            undo=lambda made: self._run(put_back, made[0]),
         )
         if digest not in self._sizes:
             self._left.pop(digest, None)
-            self._upload(spool, note)
+            self._upload(spool, note, resumed=spool.covered().total > 0)
         return spool
 
     def _upload(self, spool: SpoolFile, note: Note, *, resumed: bool = False) -> None:
@@ -790,16 +793,21 @@ class TigrisStore(DiskWork):
                 notes[digest] = Note.read(os.path.join(self.spool_dir, entry))
         return spools, notes
 
-    def _new_spool(self, digest: Digest, size: int, repository: ModelName, note: Note) -> SpoolFile:
+    def _new_spool(
+        self, digest: Digest, size: int, repository: ModelName, media_type: str
+    ) -> tuple[SpoolFile, Note]:
         self.tier.make_way(size, self._room)
         rooms = self._room, self.tier.budget
-        spool = create_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        spool = open_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        path = note_path(self.spool_dir, digest)
+        left = Note.read(path)
+        note = Note(media_type, left.upload_id, left.part_size)
         try:
-            note.write(note_path(self.spool_dir, digest), os.path.join(self.spool_dir, "tmp"))
+            note.write(path, os.path.join(self.spool_dir, "tmp"))
         except OSError:
-            spool.discard()
+            put_back(spool)
             raise
-        return spool
+        return spool, note
 
     def _into_tier(self, spool: SpoolFile) -> None:
         try:
