@@ -27,7 +27,7 @@ from yukari.s3.body import BytesBody
 from yukari.s3.client import S3Client, Upload
 from yukari.s3.credentials import Keys
 from yukari.spans import Span
-from yukari.storage import lateputs, tigris, upload
+from yukari.storage import bucketlisting, lateputs, tigris, upload
 from yukari.storage.interface import (
     ManifestEntry,
     NoRoom,
@@ -290,7 +290,7 @@ class BucketTests(Stores):
 
     async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:
         """S3 has a-b/ and a.b/ before a/."""
-        self.patch(tigris, "LISTED_AT_ONCE", 2)
+        self.patch(bucketlisting, "LISTED_AT_ONCE", 2)
         store = await self.started()
         models = [ModelName(*each) for each in product(("a", "a-b", "a.b"), repeat=2)]
         for name, tag in product(models, (Tag("b"), Tag("b-c"))):

@@ -26,8 +26,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from bisect import bisect_right, insort
-from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
@@ -40,12 +38,13 @@ from twisted.logger import Logger
 from yukari.fills.pace import HostPace
 from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import InvalidManifest, Manifest
-from yukari.names import Digest, InvalidName, ModelName, Reference, Tag, parse_reference
+from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.s3.client import Head, S3Client, Upload
 from yukari.s3.errors import NO_CREDENTIALS, UNREACHABLE, S3Error
 from yukari.s3.signing import Signing
 from yukari.storage.blobfile import FileBlob
 from yukari.storage.bucketblob import BucketBlob
+from yukari.storage.bucketlisting import LISTED_AT_ONCE, BucketListing
 from yukari.storage.diskwork import DiskWork, InThread
 from yukari.storage.durable import make_directories, remove
 from yukari.storage.interface import (
@@ -57,6 +56,7 @@ from yukari.storage.interface import (
     StoreUnusable,
     Unfinished,
 )
+from yukari.storage.known import Known
 from yukari.storage.lateputs import LatePuts
 from yukari.storage.lock import DirectoryLock
 from yukari.storage.manifestcache import Kept, Key, ManifestCache
@@ -79,12 +79,6 @@ T = TypeVar("T")
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
-LISTED_AT_ONCE = 300
-"""Keys a page, which is read in one turn of the reactor: some 15 ms; S3's own 1000 take 50."""
-LISTED_FOR = 30.0
-"""Seconds for which the pages of a listing come from the same one."""
-KNOWN = 100_000
-"""Blobs whose presence, or media type, is remembered."""
 ORPHANED_AFTER = 24 * 3600.0
 """Seconds; an upload is nobody's that was begun, and got its last part, longer ago."""
 CHECK_AGAIN = (1.0, 30.0)
@@ -135,9 +129,10 @@ class TigrisStore(DiskWork):
     _lock: DirectoryLock = field(init=False)
     _cache: ManifestCache[InBucket] = field(init=False)
     _changes: int = field(default=0, init=False)
-    _sizes: OrderedDict[Digest, int] = field(factory=OrderedDict, init=False)
-    _media_types: OrderedDict[Digest, str] = field(factory=OrderedDict, init=False)
-    _listing: Optional[tuple[float, list[ManifestEntry]]] = field(default=None, init=False)
+    _sizes: Known[int] = field(factory=Known, init=False)
+    """Of blobs that the bucket has."""
+    _media_types: Known[str] = field(factory=Known, init=False)
+    _listing: BucketListing = field(init=False)
     _uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
     _straight: set[StraightUpload] = field(factory=set, init=False)
     _straight_slots: DeferredSemaphore = field(
@@ -168,6 +163,7 @@ class TigrisStore(DiskWork):
         self.tier = Tier(os.path.join(self.spool_dir, "tier"), self.spool_max)
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
         self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
+        self._listing = BucketListing(self.client, self._clock)
         self._cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
         self._late = LatePuts(
             self._put_everywhere,
@@ -273,7 +269,7 @@ class TigrisStore(DiskWork):
             total += sum(row.size for row in page.objects)
             token = page.token
             if token is None:
-                return Holdings(len(await self._list("v2/")), blobs, total)
+                return Holdings(await self._listing.count(), blobs, total)
 
     # manifests
 
@@ -342,7 +338,7 @@ class TigrisStore(DiskWork):
                 await self._put(name, reference, manifest, checked_at)
         finally:
             self._changes += 1
-            self._listing = None
+            self._listing.changed()
 
     async def _put(
         self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
@@ -426,50 +422,21 @@ class TigrisStore(DiskWork):
         self._keep((name, tag), None if put is None or known is None else InBucket(stored, put))
 
     async def tags(self, name: ModelName) -> list[Tag]:
-        try:
-            entries = await self._list(f"v2/{name}/manifests/")
-        except S3Error as error:
-            self._complain(error)
-            raise
-        return [entry.tag for entry in entries]
+        return await self._listed(self._listing.tags(name))
 
     async def manifests(
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
-        # S3 sorts keys, where '-' comes before '/': its pages are not in the order of names.
-        now = self._clock.seconds()
-        if after is None or self._listing is None or now - self._listing[0] > LISTED_FOR:
-            changes = self._changes
-            try:
-                entries = await self._list("v2/")
-            except S3Error as error:
-                self._complain(error)
-                raise
-            if changes == self._changes:
-                self._listing = now, entries
-        else:
-            entries = self._listing[1]
-        start = 0 if after is None else bisect_right(entries, after, key=_name_and_tag)
-        return entries[start : start + most]
+        return await self._listed(self._listing.page(after, most))
 
-    async def _list(self, prefix: str) -> list[ManifestEntry]:
-        entries: list[ManifestEntry] = []
-        token = None
-        while True:
-            page = await self.client.list_objects(prefix, token=token, most=LISTED_AT_ONCE)
-            for row in page.objects:
-                entry = _entry(row.key, row.modified)
-                if entry is None:
-                    continue
-                # Nearly all come in order; to sort 100,000 at once would take a second.
-                if not entries or entries[-1] < entry:
-                    entries.append(entry)
-                else:
-                    insort(entries, entry)
-            token = page.token
-            if token is None:
-                self._answered()
-                return entries
+    async def _listed(self, asked: Coroutine[Any, Any, T]) -> T:
+        try:
+            found = await asked
+        except S3Error as error:
+            self._complain(error)
+            raise
+        self._answered()
+        return found
 
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:
         if found is None:
@@ -480,7 +447,7 @@ class TigrisStore(DiskWork):
     def _learn(self, manifest: Manifest) -> None:
         """Remember what its blobs are, for their Content-Type in the bucket."""
         for blob in manifest.blobs:
-            _remember(self._media_types, blob.digest, blob.media_type)
+            self._media_types.remember(blob.digest, blob.media_type)
 
     # blobs
 
@@ -507,7 +474,7 @@ class TigrisStore(DiskWork):
         if head is None:
             self._forget_size(digest)
             return None
-        _remember(self._sizes, digest, head.size)
+        self._sizes.remember(digest, head.size)
         return head.size
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
@@ -541,7 +508,7 @@ class TigrisStore(DiskWork):
         self._forget_size(digest)
 
     def _forget_size(self, digest: Digest) -> None:
-        self._sizes.pop(digest, None)
+        self._sizes.forget(digest)
 
     # spools
 
@@ -558,7 +525,7 @@ class TigrisStore(DiskWork):
             await before.abandon()
         elif before is not None:
             before.stop()
-        media_type = self._media_types.get(digest, OCTETS)
+        media_type = self._media_types.get(digest) or OCTETS
         spool, note = await self._run(
             self._new_spool,
             *(digest, size, repository, media_type),
@@ -597,7 +564,7 @@ class TigrisStore(DiskWork):
             size,
             source,
             Note(
-                self._media_types.get(digest, left.media_type),
+                self._media_types.get(digest) or left.media_type,
                 left.upload_id,
                 repository=str(repository),
             ),
@@ -635,7 +602,7 @@ class TigrisStore(DiskWork):
         """From now on the blob's `source` is the object; `publish` finds nothing left to do."""
         if self._uploads.get(upload.digest) is upload:
             del self._uploads[upload.digest]
-            _remember(self._sizes, upload.digest, upload.spool.size)
+            self._sizes.remember(upload.digest, upload.spool.size)
 
     async def publish(self, spool: Spool) -> None:
         assert isinstance(spool, SpoolFile)
@@ -644,7 +611,7 @@ class TigrisStore(DiskWork):
             raise OSError(errno.ECANCELED, "the store is stopping")
         if spool.digest not in self._uploads and spool.digest not in self._sizes:
             # It came back from the bucket, and has gone from there meanwhile.
-            self._upload(spool, Note(self._media_types.get(spool.digest, OCTETS)))
+            self._upload(spool, Note(self._media_types.get(spool.digest) or OCTETS))
         upload = self._uploads.get(spool.digest)
         if upload is not None:
             if upload.spool is not spool:
@@ -654,7 +621,7 @@ class TigrisStore(DiskWork):
             await self._run(remove, note_path(self.spool_dir, spool.digest))
         self._answered()
         self._uploads.pop(spool.digest, None)
-        _remember(self._sizes, spool.digest, spool.size)
+        self._sizes.remember(spool.digest, spool.size)
         await self._run(self._into_tier, spool)
 
     # the periodic job
@@ -825,35 +792,11 @@ def _blob_key(digest: Digest) -> str:
     return f"blobs/{digest}"
 
 
-def _name_and_tag(entry: ManifestEntry) -> tuple[ModelName, Tag]:
-    return entry.name, entry.tag
-
-
-def _entry(key: str, modified: float) -> Optional[ManifestEntry]:
-    """The tagged manifest that a key is of, None for any other key."""
-    parts = key.split("/")
-    if len(parts) != 5 or parts[0] != "v2" or parts[3] != "manifests":
-        return None
-    try:
-        reference = parse_reference(parts[4])
-        name = ModelName(parts[1], parts[2])
-    except InvalidName:
-        return None
-    return ManifestEntry(name, reference, modified) if isinstance(reference, Tag) else None
-
-
 def _checked_at(head: Head) -> float:
     try:
         return float(head.metadata[_CHECKED_AT])
     except (KeyError, ValueError):
         return head.modified
-
-
-def _remember(memory: OrderedDict[Digest, Any], digest: Digest, what: Any) -> None:
-    memory[digest] = what
-    memory.move_to_end(digest)
-    while len(memory) > KNOWN:
-        memory.popitem(last=False)
 
 
 def _close(blob: Optional[FileBlob]) -> None:
