@@ -228,6 +228,20 @@ class FillTests(SynchronousTestCase):
             scene.clock.advance(0.5)
         self.assertTrue(silent.transport.stopped)
 
+    def test_what_a_process_that_was_held_up_did_not_read_is_not_silence(self) -> None:
+        scene = self.scene()
+        Drinker(scene, 0, 3 * MIB)
+        silent = scene.source.open[0]
+        silent.answer()
+        silent.send(10)
+        scene.clock.advance(1.0)
+        scene.clock.advance(20.0)
+        scene.clock.advance(1.0)
+        self.assertFalse(silent.transport.stopped)
+        for _ in range(8):
+            scene.clock.advance(0.5)
+        self.assertTrue(silent.transport.stopped)
+
     def test_without_readers_silence_is_borne_longer(self) -> None:
         scene = self.scene()
         silent = scene.source.open[0]

@@ -56,6 +56,7 @@ class Crew:
     _assigning: bool = field(default=False, init=False)
     _resting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
     _loop: LoopingCall = field(init=False)
+    _ticked_at: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._loop = LoopingCall(self._tick)
@@ -70,6 +71,7 @@ class Crew:
         self.fills[fill] = None
         self._queued[fill] = None
         if not self._loop.running:
+            self._ticked_at = self._clock.seconds()
             self._loop.start(TICK, now=False)
         if fill.readers:
             self._open_one(fill)
@@ -244,6 +246,11 @@ class Crew:
 
     def _tick(self) -> None:
         now = self._clock.seconds()
+        late, self._ticked_at = now - self._ticked_at - TICK, now
+        if late > TICK:
+            # Nothing was read meanwhile: what has come lies in the sockets.
+            for fill in self._open:
+                fill.was_held_up(late)
         for fill in list(self._open):
             fill.tick(now)
         if self.line is not None:

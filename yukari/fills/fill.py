@@ -564,6 +564,12 @@ class Fill:
             self._logged_at = now
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
 
+    def was_held_up(self, seconds: float) -> None:
+        """This process did nothing for so long, which was not its connections' silence."""
+        now = self._clock.seconds()
+        for lane in self.lanes:
+            lane.heard_at = min(now, lane.heard_at + seconds)
+
     def _is_silent(self, lane: Lane, now: float, longer: int) -> bool:
         if lane.held:
             lane.heard_at = now
