@@ -21,7 +21,8 @@ from tests.running import (
     until,
     until_sent,
 )
-from yukari.fills import fill
+from yukari.fills import tries
+from yukari.fills.fill import State
 
 HURRIED = Hurried(10)
 """The clock of daemons whose patience is to pass quickly."""
@@ -33,8 +34,8 @@ class FaultCase(RunningCase):
     """A daemon that tries again soon, and an upstream that things go wrong with."""
 
     def setUp(self) -> None:
-        self.patch(fill, "BACKOFF", 0.01)
-        self.patch(fill, "PATIENCE_AT_FIRST", 4.0)
+        self.patch(tries, "BACKOFF", 0.01)
+        self.patch(tries, "PATIENCE_AT_FIRST", 4.0)
 
     async def both(
         self,
@@ -351,7 +352,7 @@ class WrongByteTests(FaultCase):
         await self.failing(self.pull(daemon, MODEL, HASTY))
         filling = daemon.fill(model.layers[0][0])
         assert filling is not None
-        await until(lambda: filling.state is fill.State.DORMANT)
+        await until(lambda: filling.state is State.DORMANT)
         upstream.faults.remove(flip)
         self.assert_whole(await self.pull(daemon), model)
         await daemon.idle()

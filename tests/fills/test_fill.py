@@ -21,9 +21,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import BACKOFF, PATIENCE, WITHHELD, FillReader, State
+from yukari.fills.fill import WITHHELD, State
 from yukari.fills.pace import FIRST
+from yukari.fills.reader import FillReader
 from yukari.fills.source import SourceFailed, SourceRefused
+from yukari.fills.tries import BACKOFF, PATIENCE
 from yukari.names import Digest
 from yukari.rates import Line
 from yukari.spans import Span, SpanSet

@@ -19,8 +19,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
-from yukari.fills.fill import Fill, FillReader, State
+from yukari.fills.fill import Fill, State
 from yukari.fills.lane import Lane
+from yukari.fills.reader import FillReader
 from yukari.rates import Line
 
 log = Logger()
@@ -196,7 +197,7 @@ class Crew:
         return (
             fill.state is State.FILLING
             and len(fill.lanes) < fill.lane_cap()
-            and fill.not_before <= now
+            and fill.tries.not_before <= now
         )
 
     def _assign(self) -> None:
@@ -229,7 +230,7 @@ class Crew:
         self._lanes -= 1
         fill = lane.fill
         fill.lane_ended(lane, result if isinstance(result, Failure) else None)
-        rest = fill.not_before - self._clock.seconds()
+        rest = fill.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.offer(fill)
         elif fill in self._open and fill not in self._resting:
@@ -238,7 +239,7 @@ class Crew:
 
     def _rested(self, fill: Fill) -> None:
         del self._resting[fill]
-        rest = fill.not_before - self._clock.seconds()
+        rest = fill.tries.not_before - self._clock.seconds()
         if rest > 0:
             self._resting[fill] = self._clock.callLater(rest, self._rested, fill)
         else:

@@ -20,28 +20,29 @@ relayed.
 from __future__ import annotations
 
 import enum
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.blobs import SpoolLost
-from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
+from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.gather import Gatherer, Pieces
 from yukari.fills.lane import Lane
 from yukari.fills.plan import Plan
+from yukari.fills.reader import FillReader
 from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.fills.tries import LONGEST_BACKOFF, PATIENCE, SILENCE_WAITED_FOR, Tries
 from yukari.fills.verify import Verifier
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.spans import Span, SpanSet
-from yukari.storage.interface import BlobFile, NoRoom, Spool, StraightWay, WrongDigest
+from yukari.storage.interface import NoRoom, Spool, StraightWay, WrongDigest
 
 log = Logger()
 
@@ -55,22 +56,8 @@ TRICKLE_SECONDS = 2.0
 Should the verdict take long, so much of them every so often, so that no client takes us for
 stalled.
 """
-SILENCE_WAITED_FOR = 3.0
-SILENCE = 10.0
-"""
-Seconds without a byte after which a connection is dropped, where a reader waits for one of its
-bytes and where none does; doubled each time.
-"""
-PATIENCE_AT_FIRST = 10.0
-PATIENCE = 60.0
-"""
-Seconds of failures without a byte after which a fill that never had one, or had some, gives up for
-now.
-"""
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
-BACKOFF = 0.25
-LONGEST_BACKOFF = 30.0
 DISK_RESTS = 10.0
 """Seconds for which a disk that failed is not tried again for the same blob."""
 HASH_STEP = 8 * 1024 * 1024
@@ -86,94 +73,6 @@ class State(enum.Enum):
     STRAIGHT = "straight"
     DORMANT = "dormant"
     DONE = "done"
-
-
-@define(eq=False)
-class FillReader:
-    """A request that reads the blob while it comes (a `Readable`)."""
-
-    fill: Fill
-    whole: bool
-    """
-    It reads the whole blob and cannot be expected to check it: it waits for the verdict near the
-    end.
-    """
-    position: int
-    result: str = field(default="fill", init=False)
-    _spool: Optional[Spool] = field(default=None, init=False)
-    _file: Optional[BlobFile] = field(default=None, init=False)
-    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
-    _starting: bool = field(default=False, init=False)
-
-    @property
-    def size(self) -> int:
-        return self.fill.size
-
-    def available(self, position: int) -> int:
-        if self._spool is not None and self._spool is not self.fill.spool:
-            return position
-        end = self.fill.plan.covered.until(position)
-        return min(end, self.fill.limit) if self.whole else end
-
-    async def ready(self, position: int) -> None:
-        if not self.fill.is_flowing():
-            self._starting = True
-            await self.wait(position)
-        self._spool = self.fill.spool
-        assert self._spool is not None
-        self._file = self._spool.open()
-
-    def wait(self, position: int) -> Deferred[None]:
-        self.position = position
-        if self._spool is not None and self._spool is not self.fill.spool:
-            wrong = upstream_unreachable("the blob came wrong from upstream")
-            return fail(self.fill.error or wrong)
-        if self.available(position) > position:
-            self._starting = False
-            return succeed(None)
-        if self.fill.error is not None:
-            return fail(self.fill.error)
-        self._waiting = Deferred(self._give_up)
-        self.fill.reader_waits(self)
-        return self._waiting
-
-    def _give_up(self, _: Deferred[None]) -> None:
-        self._waiting = None
-        self.fill.reader_waits_no_more(self)
-
-    def wake(self) -> None:
-        """More may be there."""
-        if self._waiting is None:
-            return
-        if self.available(self.position) > self.position or (
-            self._starting and self.fill.is_flowing()
-        ):
-            self._starting = False
-            waiting, self._waiting = self._waiting, None
-            self.fill.reader_waits_no_more(self)
-            waiting.callback(None)
-
-    def broke(self, error: Exception) -> None:
-        """It is not to be had, or not this way."""
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            self.fill.reader_waits_no_more(self)
-            waiting.errback(error)
-
-    def fileno(self) -> Optional[int]:
-        return self._file.fileno() if self._file is not None else None
-
-    def read(self, offset: int, count: int) -> bytes:
-        if self._file is None:
-            raise RuntimeError("read before ready")
-        return self._file.read(offset, count)
-
-    def close(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-        if self._file is not None:
-            self._file.close()
-        self.fill.reader_left(self)
 
 
 class FillKeeper:
@@ -227,7 +126,7 @@ class Fill:
     attempt: int = field(default=1, init=False)
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
-    not_before: float = field(default=0.0, init=False)
+    tries: Tries = field(init=False)
     began_at: float = field(init=False)
     _gatherer: Gatherer = field(init=False)
     _verifier: Optional[Verifier] = field(default=None, init=False)
@@ -235,17 +134,9 @@ class Fill:
     _working: set[Deferred[None]] = field(factory=set, init=False)
     _retry_publishing: Optional[Deferred[None]] = field(default=None, init=False)
     _opening: Optional[Deferred[None]] = field(default=None, init=False)
-    _cap: int = field(init=False)
-    _failures: int = field(default=0, init=False)
-    _failed_at: float = field(default=-1.0, init=False)
-    _silences: int = field(default=0, init=False)
-    _progress_at: Optional[float] = field(default=None, init=False)
-    _tried_at: Optional[float] = field(default=None, init=False)
-    _asked_to_wait_until: float = field(default=0.0, init=False)
     _disk_failed: Optional[OSError] = field(default=None, init=False)
     """What writing the spool came to; it is for `open` to say what follows."""
     _disk_rests_until: float = field(default=0.0, init=False)
-    _last_failure: Exception = field(factory=lambda: SourceFailed("not tried"), init=False)
     _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
     _logged_at: float = field(init=False)
     _trickle: Optional[IDelayedCall] = field(default=None, init=False)
@@ -256,7 +147,7 @@ class Fill:
     """That there is no room for it: each reader tries anew."""
 
     def __attrs_post_init__(self) -> None:
-        self._cap = self.crew.per_blob
+        self.tries = Tries(self.crew.per_blob)
         self.began_at = self._logged_at = self._clock.seconds()
         self.limit = max(0, self.size - WITHHELD)
         self._plan_from(SpanSet() if self.spool is None else self.spool.covered())
@@ -275,16 +166,14 @@ class Fill:
                 return
             self.state = State.QUEUED
             self.error = None
-            self._failures = self._silences = 0
-            self._progress_at = self._tried_at = None
-            self.not_before = 0.0
+            self.tries.begin_anew()
             self.source.retry()
         if self.state is State.QUEUED:
             self.crew.enlist(self)
 
     def rests_for(self) -> float:
         """How many seconds from now upstream wishes, or the disk needs, to be left alone."""
-        until = max(self._asked_to_wait_until, self._disk_rests_until)
+        until = max(self.tries.asked_to_wait_until, self._disk_rests_until)
         return max(0.0, until - self._clock.seconds())
 
     def also_in(self, name: ModelName) -> None:
@@ -449,7 +338,7 @@ class Fill:
             return False
         if self.state in (State.SETTLING, State.DONE):
             return True
-        return self._progress_at is not None and not self._failures
+        return self.tries.are_bringing
 
     def reader_waits(self, reader: FillReader) -> None:
         self.waiting[reader] = None
@@ -473,20 +362,22 @@ class Fill:
         """How many connections it may use just now."""
         if self.state is not State.FILLING or self.streaming or self._stopped:
             return 0
-        if self._failures or not self.source.ranges:
+        if self.tries.are_failing or not self.source.ranges:
             return 1
-        return self._cap
+        return self.tries.cap
 
     @property
     def awaits_an_answer(self) -> bool:
         """Whether it can use more connections once the one at work has its answer."""
-        return bool(self.lanes) and self.lane_cap() == 1 < self._cap and not self._failures
+        if not self.lanes or self.tries.are_failing:
+            return False
+        return self.lane_cap() == 1 < self.tries.cap
 
     def add_lane(self, lane: Lane) -> None:
         """A connection begins for this fill."""
-        if self._tried_at is None:
-            self._tried_at = self._clock.seconds()
-        self.lanes[lane] = self._clock.seconds()
+        now = self._clock.seconds()
+        self.tries.begin(now)
+        self.lanes[lane] = now
         self.most_lanes = max(self.most_lanes, len(self.lanes))
         if self._full():
             lane.pause()
@@ -500,8 +391,7 @@ class Fill:
         if self._stopped or self.state is not State.FILLING:
             return
         if failure is None:
-            self._failures = 0
-            self._cap = min(self.crew.per_blob, self._cap + 1)
+            self.tries.succeeded()
             return
         error = failure.value
         if isinstance(error, SourceRefused):
@@ -509,7 +399,6 @@ class Fill:
                 # The size was right until now: what came is a portal's page, or an error as 200.
                 self._failed(SourceFailed(str(error)), lane, began)
                 return
-            self._last_failure = error
             self.give_up(error.error)
         elif isinstance(error, SourceFailed):
             self._failed(error, lane, began)
@@ -518,29 +407,18 @@ class Fill:
             self._failed(SourceFailed("an internal error"), lane, began)
 
     def _failed(self, error: SourceFailed, lane: Lane, began: float) -> None:
-        now = self._clock.seconds()
-        # Connections that were at work when one failed fail for the same reason: they count once.
-        is_news, self._failed_at = began > self._failed_at, now
         self.retries += 1
         self._metrics.retried()
-        self._last_failure = error
-        if error.busy and is_news:
-            self._cap = max(1, min(self._cap, len(self.lanes) + 1) // 2)
-        if lane.new and error.retry_after is None:
-            self._failures = 0
-            delay = BACKOFF
-        else:
-            if is_news or not self._failures:
-                self._failures += 1
-            delay = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._failures - 1, 10))
-        delay *= 0.75 + random.random() / 2
-        if error.retry_after is not None:
-            delay = max(delay, error.retry_after)
-            self._asked_to_wait_until = now + delay
-        self.not_before = max(self.not_before, now + delay)
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
+        delay = self.tries.failed(
+            error,
+            self._clock.seconds(),
+            began=began,
+            brought=lane.new > 0,
+            others=len(self.lanes),
+        )
         if delay > PATIENCE:
-            self.give_up(self._reason())
+            self.give_up(self.tries.reason())
 
     def tick(self, now: float) -> None:
         """
@@ -552,14 +430,13 @@ class Fill:
         self._samples.append((now, self.upstream_bytes))
         while now - self._samples[0][0] > RATE_WINDOW:
             self._samples.popleft()
-        # What died together is dropped together, and counts once.
-        longer = 2 ** min(self._silences, 4)
-        silent = [lane for lane in self.lanes if self._is_silent(lane, now, longer)]
-        self._silences += bool(silent)
+        silent = [lane for lane in self.lanes if self._is_silent(lane, now)]
+        if silent:
+            self.tries.fell_silent()
         for lane in silent:
             lane.drop(f"silent for {now - lane.heard_at:.0f} s")
-        if self._is_hopeless(now):
-            self.give_up(self._reason())
+        if self.tries.are_hopeless(now):
+            self.give_up(self.tries.reason())
         elif now - self._logged_at >= 10.0 and self.lanes:
             self._logged_at = now
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
@@ -570,35 +447,17 @@ class Fill:
         for lane in self.lanes:
             lane.heard_at = min(now, lane.heard_at + seconds)
 
-    def _is_silent(self, lane: Lane, now: float, longer: int) -> bool:
+    def _is_silent(self, lane: Lane, now: float) -> bool:
         if lane.held:
             lane.heard_at = now
         quiet = now - lane.heard_at
         if lane.paused or quiet < SILENCE_WAITED_FOR:
             return False
-        return quiet >= longer * (SILENCE_WAITED_FOR if self._is_waited_for(lane) else SILENCE)
-
-    def _is_hopeless(self, now: float) -> bool:
-        if not self._failures and not self._silences:
-            return False
-        if self._progress_at is not None:
-            return now - max(self._progress_at, self._asked_to_wait_until) >= PATIENCE
-        if self._tried_at is None:
-            return False
-        return now - max(self._tried_at, self._asked_to_wait_until) >= PATIENCE_AT_FIRST
+        return quiet >= self.tries.longest_silence(waited_for=self._is_waited_for(lane))
 
     def _is_waited_for(self, lane: Lane) -> bool:
         claim = lane.claim
         return any(claim.cursor <= reader.position < claim.end for reader in self.waiting)
-
-    def _reason(self) -> RegistryError:
-        error = self._last_failure
-        if isinstance(error, SourceFailed) and error.busy:
-            after = int(error.retry_after or 30)
-            return RegistryError("TOOMANYREQUESTS", str(error), 429, retry_after=after)
-        if self._silences:
-            return upstream_silent(f"upstream does not answer: {error}")
-        return upstream_unreachable(f"upstream does not send this blob: {error}")
 
     def answered(self, lane: Lane, answer: Answer) -> bool:
         """A reply's header is here; returns whether it holds what was asked for."""
@@ -626,13 +485,9 @@ class Fill:
             for span in self.plan.admit(offset, offset + len(data)):
                 new += len(span)
                 self._gatherer.add(span.start, data[span.start - offset : span.end - offset])
-        if new:
-            first = self._progress_at is None or bool(self._failures)
-            self._progress_at = self._clock.seconds()
-            self._failures = self._silences = 0
-            if first:
-                self._wake_all()
-                self.crew.offer(self)
+        if new and self.tries.came(self._clock.seconds()):
+            self._wake_all()
+            self.crew.offer(self)
         if self._full():
             for other in list(self.lanes):
                 other.pause()
@@ -807,7 +662,7 @@ class Fill:
         spool, self.spool = self.spool, None
         verifier, self._verifier = self._verifier, None
         self._plan_from(SpanSet())
-        self._progress_at = self._tried_at = None
+        self.tries.begin_anew()
         if verifier is not None:
             verifier.close()
         if spool is not None:
