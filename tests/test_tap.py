@@ -1,8 +1,10 @@
 """The command line: flags, help, and one line for whatever is wrong."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 
 from twisted.application.service import IServiceMaker
@@ -13,7 +15,31 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.processes import MAIN, bare_environment
 from yukari import __version__
 from yukari.settings import SETTINGS
-from yukari.tap import Options
+from yukari.tap import Hangups, Options
+
+
+class Queue:
+    """Of a reactor, what another thread or a signal gives it to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+
+class HangupTests(SynchronousTestCase):
+    def test_however_many_come_there_is_one_reload_under_way(self) -> None:
+        """Else a storm of them would leave the reactor no time for anything else."""
+        queue, reloads = Queue(), []
+        hangups = Hangups(queue, [lambda: reloads.append("one"), lambda: reloads.append("two")])
+        for count in (1, 2):
+            for _ in range(1000):
+                hangups.told(signal.SIGHUP, None)
+            (call,) = queue.calls
+            queue.calls.clear()
+            call()
+            self.assertEqual(reloads, ["one", "two"] * count)
 
 
 class OptionsTests(SynchronousTestCase):

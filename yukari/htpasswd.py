@@ -65,8 +65,10 @@ class Passwords:
 
     def load(self) -> None:
         """Read the file anew; `OSError` or `ValueError`, and then all stays as it was."""
-        self._hashes = parse(read_file(self.path, MOST_BYTES))
-        self._right.clear()
+        hashes = parse(read_file(self.path, MOST_BYTES))
+        if hashes != self._hashes:
+            self._hashes = hashes
+            self._right.clear()
 
     async def accept(self, user: bytes, password: bytes) -> bool:
         """Whether this is a user's password. It takes as long for a user that there is not."""

@@ -310,7 +310,8 @@ class YukariService(Service):
                     end(f"{setting} {bind.text}: cannot listen there: {reason}")
             except Exception as error:
                 if last:
-                    end(f"{setting} {bind.text}: cannot listen there: {error}")
+                    why = getattr(error, "strerror", None) or error
+                    end(f"{setting} {bind.text}: cannot listen there: {why}")
             if ports and not _is_ipv6_alone(ports[0]):
                 break
         return ports

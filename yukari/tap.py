@@ -109,7 +109,7 @@ def makeService(options: Options) -> IService:
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     yukari = YukariService(reactor, settings, options.proxies, give_up_after=_give_up_after)
-    _Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
+    Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
     reactor.callWhenRunning(_spare_the_collector)
@@ -168,7 +168,7 @@ def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
 
 
 @define(eq=False)
-class _Hangups(Service):
+class Hangups(Service):
     """
     On SIGHUP calls all of ``reloads``; but a daemon whose terminal is gone ends, as it always did.
     """
@@ -176,18 +176,26 @@ class _Hangups(Service):
     _reactor: Any
     _reloads: Sequence[Callable[[], None]]
     _had_terminal: bool = field(default=False, init=False)
+    _due: bool = field(default=False, init=False)
 
     def startService(self) -> None:
         super().startService()
         self._had_terminal = _is_terminal()
-        signal.signal(signal.SIGHUP, self._told)
+        signal.signal(signal.SIGHUP, self.told)
 
-    def _told(self, _: int, __: object) -> None:
+    def told(self, _: int, __: object) -> None:
+        """A signal came. Many of them before the reactor's next turn are one."""
         if self._had_terminal and not _is_terminal():
             os.kill(os.getpid(), signal.SIGTERM)
             return
+        if not self._due:
+            self._due = True
+            self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        self._due = False
         for each in self._reloads:
-            self._reactor.callFromThread(each)
+            each()
 
 
 def _is_terminal() -> bool:
