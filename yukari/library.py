@@ -555,7 +555,7 @@ class Library(FillKeeper):
         self._tell_end(fill)
         if self._stopping or self.fills.get(fill.digest) is not fill:
             return
-        seconds = self._clock.seconds() - fill.began_at
+        seconds = self._clock.seconds() - fill.progress.began_at
         self._metrics.fill_ended(seconds, well=fill.state is State.DONE)
         if fill.state is State.DONE:
             self.stored()

@@ -21,11 +21,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import WITHHELD, State
+from yukari.fills.fill import State
 from yukari.fills.pace import FIRST
 from yukari.fills.reader import FillReader
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.fills.tries import BACKOFF, PATIENCE
+from yukari.fills.withheld import WITHHELD
 from yukari.names import Digest
 from yukari.rates import Line
 from yukari.spans import Span, SpanSet

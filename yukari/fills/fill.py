@@ -20,13 +20,12 @@ relayed.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,10 +34,12 @@ from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.gather import Gatherer, Pieces
 from yukari.fills.lane import Lane
 from yukari.fills.plan import Plan
+from yukari.fills.progress import Progress
 from yukari.fills.reader import FillReader
 from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.fills.tries import LONGEST_BACKOFF, PATIENCE, SILENCE_WAITED_FOR, Tries
 from yukari.fills.verify import Verifier
+from yukari.fills.withheld import WITHHELD, Withheld
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.spans import Span, SpanSet
@@ -46,22 +47,11 @@ from yukari.storage.interface import NoRoom, Spool, StraightWay, WrongDigest
 
 log = Logger()
 
-WITHHELD = 1024 * 1024
-"""
-Bytes at a blob's end that a reader of the whole gets only once the digest is known to be right.
-"""
-TRICKLE = 1024
-TRICKLE_SECONDS = 2.0
-"""
-Should the verdict take long, so much of them every so often, so that no client takes us for
-stalled.
-"""
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 DISK_RESTS = 10.0
 """Seconds for which a disk that failed is not tried again for the same blob."""
 HASH_STEP = 8 * 1024 * 1024
-RATE_WINDOW = 10.0
 
 
 class State(enum.Enum):
@@ -118,8 +108,7 @@ class Fill:
     waiting: dict[FillReader, None] = field(factory=dict, init=False)
     lanes: dict[Lane, float] = field(factory=dict, init=False)
     """The connections at work, each with when it began."""
-    limit: int = field(init=False)
-    """How far a reader of the whole may read."""
+    withheld: Withheld = field(init=False)
     upstream_bytes: int = field(default=0, init=False)
     retries: int = field(default=0, init=False)
     most_lanes: int = field(default=0, init=False)
@@ -127,7 +116,7 @@ class Fill:
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
     tries: Tries = field(init=False)
-    began_at: float = field(init=False)
+    progress: Progress = field(init=False)
     _gatherer: Gatherer = field(init=False)
     _verifier: Optional[Verifier] = field(default=None, init=False)
     _hashing: bool = field(default=False, init=False)
@@ -137,9 +126,6 @@ class Fill:
     _disk_failed: Optional[OSError] = field(default=None, init=False)
     """What writing the spool came to; it is for `open` to say what follows."""
     _disk_rests_until: float = field(default=0.0, init=False)
-    _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
-    _logged_at: float = field(init=False)
-    _trickle: Optional[IDelayedCall] = field(default=None, init=False)
     _way: Optional[StraightWay] = field(default=None, init=False)
     _going_straight: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -148,8 +134,8 @@ class Fill:
 
     def __attrs_post_init__(self) -> None:
         self.tries = Tries(self.crew.per_blob)
-        self.began_at = self._logged_at = self._clock.seconds()
-        self.limit = max(0, self.size - WITHHELD)
+        self.progress = Progress(self._clock.seconds())
+        self.withheld = Withheld(self._clock, self.size, self._wake_all)
         self._plan_from(SpanSet() if self.spool is None else self.spool.covered())
 
     def _plan_from(self, covered: SpanSet) -> None:
@@ -285,7 +271,7 @@ class Fill:
             return False
         if self._verifier is None:
             self._verifier = Verifier(self.spool.open())
-        self.limit = max(0, self.size - WITHHELD)
+        self.withheld.begin_anew()
         self._plan_from(self.spool.covered())
         return True
 
@@ -295,7 +281,7 @@ class Fill:
         self.error = self.error or RegistryError("UNAVAILABLE", "this cache is stopping", 503)
         self.crew.dismiss(self)
         self._drop_lanes("stopping")
-        self._stop_trickle()
+        self.withheld.stop()
         for reader in list(self.readers):
             reader.broke(self.error)
         if self._going_straight is not None:
@@ -427,9 +413,7 @@ class Fill:
         """
         if self.state is not State.FILLING:
             return
-        self._samples.append((now, self.upstream_bytes))
-        while now - self._samples[0][0] > RATE_WINDOW:
-            self._samples.popleft()
+        self.progress.note(now, self.upstream_bytes)
         silent = [lane for lane in self.lanes if self._is_silent(lane, now)]
         if silent:
             self.tries.fell_silent()
@@ -437,8 +421,7 @@ class Fill:
             lane.drop(f"silent for {now - lane.heard_at:.0f} s")
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
-        elif now - self._logged_at >= 10.0 and self.lanes:
-            self._logged_at = now
+        elif self.lanes and self.progress.is_to_be_told(now):
             log.info("{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts())
 
     def was_held_up(self, seconds: float) -> None:
@@ -530,7 +513,7 @@ class Fill:
             return
         self._disk_failed = error
         self.state, self.error = State.QUEUED, lost
-        self._stop_trickle()
+        self.withheld.stop()
         self.crew.dismiss(self)
         self._drop_lanes("the disk fails")
         for reader in list(self.readers):
@@ -541,8 +524,8 @@ class Fill:
         """Hash what is there; settle once everything is."""
         if self._stopped or self.state is not State.FILLING:
             return
-        if self.plan.whole and self._trickle is None:
-            self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
+        if self.plan.whole:
+            self.withheld.await_verdict()
         if self._hashing:
             return
         verifier = self._verifier
@@ -578,22 +561,12 @@ class Fill:
         self._hashing = False
         self._unwritten(failure)
 
-    def _let_some_go(self) -> None:
-        self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
-        self.limit = min(self.size - 1, self.limit + TRICKLE)
-        self._wake_all()
-
-    def _stop_trickle(self) -> None:
-        if self._trickle is not None:
-            self._trickle.cancel()
-            self._trickle = None
-
     async def _settle(self, found: Digest) -> None:
-        self._stop_trickle()
+        self.withheld.stop()
         if found != self.digest:
             await self._wrong(found)
             return
-        self.limit = self.size
+        self.withheld.give()
         self._wake_all()
         self.crew.dismiss(self)
         while True:
@@ -682,7 +655,7 @@ class Fill:
     def _end(self, state: State, error: Optional[Exception]) -> None:
         self.state = state
         self.error = error
-        self._stop_trickle()
+        self.withheld.stop()
         self.crew.dismiss(self)
         self._drop_lanes("the fill ended")
         if error is not None:
@@ -710,12 +683,7 @@ class Fill:
         received, covered = self.upstream_bytes, self.plan.covered.total
         if self._way is not None:
             received, covered = received + self._way.came, self._way.sent
-        if done or len(self._samples) < 2:
-            elapsed, came = now - self.began_at, received
-        else:
-            then, before = self._samples[0]
-            elapsed, came = now - then, received - before
-        rate = came / elapsed if elapsed > 0 else 0.0
+        rate = self.progress.rate(now, received, of_late=not done)
         left = self.size - covered
         return {
             "digest": str(self.digest),
@@ -725,7 +693,7 @@ class Fill:
             "covered": covered,
             "percent": round(100 * covered / self.size, 1) if self.size else 100.0,
             "rate": round(rate / 1e6, 2),
-            "seconds": round(now - self.began_at, 3),
+            "seconds": round(now - self.progress.began_at, 3),
             "seconds_left": round(left / rate) if rate > 0 else None,
             "readers": len(self.readers),
             "connections": self.most_lanes if done else len(self.lanes),

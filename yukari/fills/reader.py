@@ -39,7 +39,7 @@ class FillReader:
         if self._spool is not None and self._spool is not self.fill.spool:
             return position
         end = self.fill.plan.covered.until(position)
-        return min(end, self.fill.limit) if self.whole else end
+        return min(end, self.fill.withheld.limit) if self.whole else end
 
     async def ready(self, position: int) -> None:
         if not self.fill.is_flowing():
