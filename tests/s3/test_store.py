@@ -27,7 +27,7 @@ from yukari.s3.body import BytesBody
 from yukari.s3.client import S3Client, Upload
 from yukari.s3.credentials import Keys
 from yukari.spans import Span
-from yukari.storage import bucketlisting, lateputs, tigris, upload
+from yukari.storage import bucketlisting, contact, lateputs, tigris, upload
 from yukari.storage.interface import (
     ManifestEntry,
     NoRoom,
@@ -286,7 +286,7 @@ class BucketTests(Stores):
         found = await two.get_manifest(NAME, LATEST, anew=True)
         await two.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
         self.assertEqual(found, StoredManifest(OLD, 1000.0))
-        self.assertEqual(two._cache.held, 0)
+        self.assertEqual(two._manifests.cache.held, 0)
 
     async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:
         """S3 has a-b/ and a.b/ before a/."""
@@ -590,7 +590,7 @@ class BucketTests(Stores):
         self.assertIsNone(await store.get_manifest(OTHER, LATEST))
         self.assertIsNone(await store.blob_size(DIGEST))
         self.assertFalse(store.reachable)
-        self.patch(store._cache, "_trusted_for", 0.0)
+        self.patch(store._manifests.cache, "_trusted_for", 0.0)
         self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
         await proxy.start()
 
@@ -608,7 +608,7 @@ class BucketTests(Stores):
         self.assertEqual(await store.get_manifest(NAME, NEW.digest), StoredManifest(NEW, 2000.0))
         await other.put_manifest(OTHER, LATEST, NEW, 3000.0)  # by one that can reach S3
         await proxy.start()
-        await self.until(lambda: not store._late._waiting)
+        await self.until(lambda: not store._manifests.late._waiting)
         fresh = await self.started()
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         self.assertEqual(await fresh.get_manifest(OTHER, LATEST), StoredManifest(NEW, 3000.0))
@@ -627,12 +627,12 @@ class BucketTests(Stores):
         self.patch(lateputs, "AGAIN", (0.05, 0.2))
         await proxy.start()
         last = await self.started(client, spool_dir=store.spool_dir)
-        await self.until(lambda: not os.listdir(last._late.directory))
+        await self.until(lambda: not os.listdir(last._manifests.late.directory))
         fresh = await self.started()
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
 
     async def test_a_silent_s3_keeps_nobody_waiting(self) -> None:
-        self.patch(tigris, "WITHIN", 0.2)
+        self.patch(contact, "WITHIN", 0.2)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         proxy.faults.extend([Stall(0)] * 9)
@@ -643,7 +643,7 @@ class BucketTests(Stores):
         self.assertEqual(len(proxy.requests), asked)
 
     async def test_the_check_waits_for_an_s3_that_is_busy(self) -> None:
-        self.patch(tigris, "CHECK_AGAIN", (0.01, 0.02))
+        self.patch(contact, "CHECK_AGAIN", (0.01, 0.02))
         self.patch(client_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started(client)

@@ -29,22 +29,23 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
-from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yukari.fills.pace import HostPace
 from yukari.fills.source import BlobSource, KeptSource
-from yukari.manifest import InvalidManifest, Manifest
+from yukari.manifest import Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
-from yukari.s3.client import Head, S3Client, Upload
-from yukari.s3.errors import NO_CREDENTIALS, UNREACHABLE, S3Error
+from yukari.s3.client import S3Client, Upload
+from yukari.s3.errors import S3Error
 from yukari.s3.signing import Signing
 from yukari.storage.blobfile import FileBlob
 from yukari.storage.bucketblob import BucketBlob
 from yukari.storage.bucketlisting import LISTED_AT_ONCE, BucketListing
+from yukari.storage.bucketmanifests import BucketManifests
+from yukari.storage.contact import Contact
 from yukari.storage.diskwork import DiskWork, InThread
 from yukari.storage.durable import make_directories, remove
 from yukari.storage.interface import (
@@ -57,9 +58,8 @@ from yukari.storage.interface import (
     Unfinished,
 )
 from yukari.storage.known import Known
-from yukari.storage.lateputs import LatePuts
 from yukari.storage.lock import DirectoryLock
-from yukari.storage.manifestcache import Kept, Key, ManifestCache
+from yukari.storage.manifestcache import Key
 from yukari.storage.room import Room, Statvfs
 from yukari.storage.spoolfile import SpoolFile, digests_in, open_in_rooms, put_back
 from yukari.storage.straight import AT_ONCE, HUGE_AT_ONCE, StraightUpload
@@ -77,29 +77,8 @@ from yukari.units import FreeSpace
 
 T = TypeVar("T")
 
-TRUSTED_FOR = 30.0
-"""Seconds for which a manifest is served without asking S3 again."""
 ORPHANED_AFTER = 24 * 3600.0
 """Seconds; an upload is nobody's that was begun, and got its last part, longer ago."""
-CHECK_AGAIN = (1.0, 30.0)
-"""Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
-CHECKED_EVERY = 5.0
-"""Seconds between two looks, at most, whether S3 answers."""
-WITHIN = 5.0
-"""Seconds that S3 has to say what a client waits for; then upstream is asked."""
-LEFT_ALONE = 2.0
-"""Seconds for which an S3 that did not say so is not asked again."""
-SAID_EVERY = 60.0
-"""Seconds between two complaints about an S3 that does not answer."""
-_TRIES = 5
-_CHECKED_AT = "checked-at"
-
-
-@frozen
-class InBucket(Kept):
-    """A manifest, and the ETag of the object that it came from."""
-
-    etag: str
 
 
 def _absolute(path: str) -> str:
@@ -122,17 +101,15 @@ class TigrisStore(DiskWork):
     min_free: FreeSpace = FreeSpace(percent=5.0)
     spool_max: Optional[int] = None
     _statvfs: Statvfs = os.statvfs
-    reachable: bool = field(default=True, init=False)
-    """Whether S3 answered when it was last asked."""
     tier: Tier = field(init=False)
     _room: Room = field(init=False)
     _lock: DirectoryLock = field(init=False)
-    _cache: ManifestCache[InBucket] = field(init=False)
-    _changes: int = field(default=0, init=False)
     _sizes: Known[int] = field(factory=Known, init=False)
     """Of blobs that the bucket has."""
     _media_types: Known[str] = field(factory=Known, init=False)
+    _contact: Contact = field(init=False)
     _listing: BucketListing = field(init=False)
+    _manifests: BucketManifests = field(init=False)
     _uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
     _straight: set[StraightUpload] = field(factory=set, init=False)
     _straight_slots: DeferredSemaphore = field(
@@ -145,17 +122,9 @@ class TigrisStore(DiskWork):
     """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
     _left: dict[Digest, Note] = field(factory=dict, init=False)
     """What an earlier process left of uploads that have no spool."""
-    _unconditional: bool = field(default=False, init=False)
-    """This S3 knows no conditional puts."""
     _pace: HostPace = field(factory=HostPace, init=False)
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
-    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
-    _late: LatePuts = field(init=False)
-    _left_alone_until: float = field(default=0.0, init=False)
-    _checked_at: Optional[float] = field(default=None, init=False)
-    _trouble: Optional[S3Error] = field(default=None, init=False)
-    _said_at: Optional[float] = field(default=None, init=False)
 
     _log = Logger()
 
@@ -163,15 +132,23 @@ class TigrisStore(DiskWork):
         self.tier = Tier(os.path.join(self.spool_dir, "tier"), self.spool_max)
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
         self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
+        self._contact = Contact(self.client, self._clock)
         self._listing = BucketListing(self.client, self._clock)
-        self._cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
-        self._late = LatePuts(
-            self._put_everywhere,
+        self._manifests = BucketManifests(
+            self.client,
+            self._contact,
             self._clock,
             os.path.join(self.spool_dir, "late"),
             os.path.join(self.spool_dir, "tmp"),
             self._run,
+            self._learn,
+            self._listing.changed,
         )
+
+    @property
+    def reachable(self) -> bool:
+        """Whether S3 answered when it was last asked."""
+        return self._contact.reachable
 
     def describe(self) -> str:
         return f"bucket {self.client.describe()}, with {self.spool_dir} in front"
@@ -179,81 +156,22 @@ class TigrisStore(DiskWork):
     # start and stop
 
     async def start(self) -> None:
-        await self._late.take_up(await self._run(self._take_hold))
+        await self._manifests.late.take_up(await self._run(self._take_hold))
 
     async def check(self) -> None:
-        now = self._clock.seconds()
-        if self._checked_at is not None and now - self._checked_at < CHECKED_EVERY:
-            if self._trouble is not None:
-                raise self._trouble
-            return
-        self._checked_at = now
-        try:
-            await self.client.get_bucket()
-        except S3Error as error:
-            self._trouble = error
-            self._complain(error)
-            raise
-        self._trouble = None
-        self._answered()
+        await self._contact.check()
 
     async def connect(self) -> None:
-        """
-        Returns once the bucket can be used; until then it says what is wrong and tries again.
-
-        `StoreUnusable` where no trying would help: its text names the setting, and what S3 said.
-        """
-        wait, longest = CHECK_AGAIN
-        while not self._stopping:
-            try:
-                await self.client.get_bucket()
-            except S3Error as error:
-                if error.wrong_setting or not error.passing:
-                    raise StoreUnusable(self._advice(error)) from None
-                self.reachable = False
-                self._log.error(
-                    "{bucket} cannot be reached: {error}; trying again in {seconds} s,"
-                    " until then models come from upstream",
-                    bucket=self.client.describe(),
-                    error=str(error),
-                    seconds=round(wait),
-                )
-                self._waiting = deferLater(self._clock, wait, lambda: None)
-                self._waiting.addErrback(lambda _: None)
-                await self._waiting
-                wait = min(longest, 2 * wait)
-            else:
-                if not self.reachable:
-                    self._log.info("{bucket} answers again", bucket=self.client.describe())
-                self.reachable = True
-                return
-
-    def _advice(self, error: S3Error) -> str:
-        bucket, endpoint = self.client.bucket, self.client.endpoint
-        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        if error.code == NO_CREDENTIALS:
-            return f"{keys}: {error.message}"
-        if error.code in ("NoSuchBucket", "NotFound", "InvalidBucketName"):
-            return f"TIGRIS_BUCKET {bucket}: {endpoint} has no such bucket: {error}"
-        if error.code == "RequestTimeTooSkewed":
-            here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            return f"the clock of this machine ({here}) is not that of {endpoint}: {error}"
-        if error.code in ("AccessDenied", "AllAccessDisabled"):
-            return f"{keys}: these keys may not list TIGRIS_BUCKET {bucket} at {endpoint}: {error}"
-        if error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
-            return f"AWS_REGION or AWS_ENDPOINT_URL_S3 {endpoint}: {error}"
-        if error.status in (401, 403) or error.code in ("ExpiredToken", "InvalidToken"):
-            return f"{keys}: {endpoint} does not take them: {error}"
-        return f"AWS_ENDPOINT_URL_S3 {endpoint}, TIGRIS_BUCKET {bucket}: {error}"
+        """As `Contact.connect`."""
+        await self._contact.connect()
 
     def interrupt(self) -> None:
         self._stopping = True
-        self._late.stop()
+        self._manifests.late.stop()
         for upload in list(self._uploads.values()):
             upload.stop()
         self._uploads.clear()
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._contact.stop()
 
     async def stop(self) -> None:
         self.interrupt()
@@ -276,150 +194,17 @@ class TigrisStore(DiskWork):
     async def get_manifest(
         self, name: ModelName, reference: Reference, *, anew: bool = False
     ) -> Optional[StoredManifest]:
-        key = name, reference
-        known, trusted = self._cache.get(key)
-        if known is None or not trusted or anew:
-            changes = self._changes
-            try:
-                _, found = await self._in_time(self._fetch(name, reference))
-            except S3Error as error:
-                self._complain(error)
-            else:
-                if changes == self._changes and (known is not None or not anew):
-                    # Who looks at all of them anew must not drive out what is asked for.
-                    self._keep(key, found)
-                known = found
-        return self._late.newest(key, None if known is None else known.stored)
-
-    async def _fetch(
-        self, name: ModelName, reference: Reference
-    ) -> tuple[Optional[str], Optional[InBucket]]:
-        """The object's ETag, None where there is none, and the manifest in it; `S3Error`."""
-        got = await self.client.get_whole(_manifest_key(name, reference))
-        self._answered()
-        if got is None:
-            return None, None
-        head, body = got
-        try:
-            manifest = Manifest.parse(body)
-        except InvalidManifest as error:
-            self._log.warn(
-                "{key} counts as not stored: {error}",
-                key=_manifest_key(name, reference),
-                error=str(error),
-            )
-            return head.etag, None
-        if isinstance(reference, Digest) and manifest.digest != reference:
-            self._log.warn("{key} is another manifest", key=_manifest_key(name, reference))
-            return head.etag, None
-        self._learn(manifest)
-        return head.etag, InBucket(StoredManifest(manifest, _checked_at(head)), head.etag)
+        return await self._manifests.get(name, reference, anew=anew)
 
     async def put_manifest(
         self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
     ) -> None:
-        if isinstance(reference, Digest) and reference != manifest.digest:
-            raise ValueError(f"manifest {manifest.digest} put as {reference}")
-        self._learn(manifest)
-        try:
-            await self._in_time(self._put_everywhere(name, reference, manifest, checked_at))
-        except S3Error as error:
-            self._complain(error)
-            if not error.passing:
-                raise
-            await self._late.add((name, reference), StoredManifest(manifest, checked_at))
-
-    async def _put_everywhere(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
-    ) -> None:
-        try:
-            await self._put(name, manifest.digest, manifest, checked_at)
-            if isinstance(reference, Tag):
-                await self._put(name, reference, manifest, checked_at)
-        finally:
-            self._changes += 1
-            self._listing.changed()
-
-    async def _put(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
-    ) -> None:
-        """Put it where no newer one is: a check of upstream that was later wins."""
-        stored = StoredManifest(manifest, checked_at)
-        etag: Optional[str] = None
-        for attempt in range(_TRIES):
-            found: Optional[InBucket] = None
-            if isinstance(reference, Tag) or attempt:
-                etag, found = await self._fetch(name, reference)
-            if found is not None and (
-                isinstance(reference, Digest)
-                or found.stored.checked_at > checked_at
-                or found.stored == stored
-            ):
-                if found.stored.manifest.digest != manifest.digest:
-                    self._log.info(
-                        "{name}:{tag} was put by another daemon, later than it was checked here",
-                        name=str(name),
-                        tag=str(reference),
-                    )
-                self._keep((name, reference), found)
-                return
-            if found is not None and found.stored.manifest.digest != manifest.digest:
-                # The original Yukari, or an operator, may have put it by its tag alone.
-                before = found.stored
-                await self._put(name, before.manifest.digest, before.manifest, before.checked_at)
-            try:
-                put = await self._put_over(name, reference, stored, etag)
-            except S3Error as error:
-                if error.unanswered and attempt + 1 < _TRIES:
-                    continue
-                raise
-            if put is not None:
-                self._keep((name, reference), InBucket(stored, put))
-                return
-        key = _manifest_key(name, reference)
-        raise S3Error("PreconditionFailed", 412, f"{key} is put by others all the time")
-
-    async def _put_over(
-        self, name: ModelName, reference: Reference, stored: StoredManifest, etag: Optional[str]
-    ) -> Optional[str]:
-        """The new ETag, None where another than the one of ``etag`` is there by now."""
-
-        def put(**condition: Any) -> Any:
-            return self.client.put_object(
-                _manifest_key(name, reference),
-                stored.manifest.body,
-                stored.manifest.media_type,
-                metadata={_CHECKED_AT: repr(stored.checked_at)},
-                **condition,
-            )
-
-        if not self._unconditional:
-            try:
-                done: Optional[str] = await put(only_new=etag is None, only_over=etag)
-                return done
-            except S3Error as error:
-                if error.status != 501 and error.code != "NotImplemented":
-                    raise
-                self._unconditional = True
-                self._log.warn("this S3 knows no conditional puts: the last manifest put wins")
-        last: Optional[str] = await put()
-        return last
+        await self._manifests.put(name, reference, manifest, checked_at)
 
     async def touch_manifest(
         self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
     ) -> None:
-        known, _ = self._cache.get((name, tag))
-        try:
-            etag, found = await self._fetch(name, tag)
-            if found is None or found.stored.manifest.digest != digest:
-                return
-            stored = StoredManifest(found.stored.manifest, checked_at)
-            put = await self._put_over(name, tag, stored, etag)
-        except S3Error as error:
-            self._complain(error)
-            raise
-        self._changes += 1
-        self._keep((name, tag), None if put is None or known is None else InBucket(stored, put))
+        await self._manifests.touch(name, tag, digest, checked_at)
 
     async def tags(self, name: ModelName) -> list[Tag]:
         return await self._listed(self._listing.tags(name))
@@ -433,16 +218,10 @@ class TigrisStore(DiskWork):
         try:
             found = await asked
         except S3Error as error:
-            self._complain(error)
+            self._contact.complain(error)
             raise
-        self._answered()
+        self._contact.answered()
         return found
-
-    def _keep(self, key: Key, found: Optional[InBucket]) -> None:
-        if found is None:
-            self._cache.forget(key)
-        else:
-            self._cache.keep(key, found)
 
     def _learn(self, manifest: Manifest) -> None:
         """Remember what its blobs are, for their Content-Type in the bucket."""
@@ -466,11 +245,11 @@ class TigrisStore(DiskWork):
     async def _look_for(self, digest: Digest) -> Optional[int]:
         """The size of the object in S3, None where S3 has none or does not answer."""
         try:
-            head = await self._in_time(self.client.head_object(_blob_key(digest)))
+            head = await self._contact.in_time(self.client.head_object(_blob_key(digest)))
         except S3Error as error:
-            self._complain(error)
+            self._contact.complain(error)
             return None
-        self._answered()
+        self._contact.answered()
         if head is None:
             self._forget_size(digest)
             return None
@@ -498,7 +277,7 @@ class TigrisStore(DiskWork):
         try:
             return await self.client.presign_get(_blob_key(digest), self.seen)
         except S3Error as error:
-            self._complain(error)
+            self._contact.complain(error)
             return None
 
     async def forget_blob(self, digest: Digest) -> None:
@@ -619,7 +398,7 @@ class TigrisStore(DiskWork):
             await upload.finish()
         else:
             await self._run(remove, note_path(self.spool_dir, spool.digest))
-        self._answered()
+        self._contact.answered()
         self._uploads.pop(spool.digest, None)
         self._sizes.remember(spool.digest, spool.size)
         await self._run(self._into_tier, spool)
@@ -689,42 +468,12 @@ class TigrisStore(DiskWork):
             "requests": dict(self.client.requests),
         }
 
-    # S3's state
-
-    async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
-        """What S3 says while a client waits; `S3Error` where that takes too long."""
-        if not self.reachable and self._clock.seconds() < self._left_alone_until:
-            asked.close()
-            raise S3Error(UNREACHABLE, 0, f"{self.client.endpoint}: did not answer just now")
-        try:
-            return await Deferred.fromCoroutine(asked).addTimeout(WITHIN, self._clock)
-        except TimeoutError:
-            self._left_alone_until = self._clock.seconds() + LEFT_ALONE
-            said = f"{self.client.endpoint}: no answer in {WITHIN:g} s"
-            raise S3Error(UNREACHABLE, 0, said) from None
-        except S3Error as error:
-            if error.passing:
-                self._left_alone_until = self._clock.seconds() + LEFT_ALONE
-            raise
-
-    def _answered(self) -> None:
-        if not self.reachable:
-            self.reachable = True
-            self._log.info("{bucket} answers again", bucket=self.client.describe())
-
-    def _complain(self, error: S3Error) -> None:
-        self.reachable = self.reachable and not error.passing
-        now = self._clock.seconds()
-        if self._said_at is None or now - self._said_at >= SAID_EVERY:
-            self._said_at = now
-            self._log.error("{bucket}: {error}", bucket=self.client.describe(), error=str(error))
-
     # in a disk thread
 
     def _take_hold(self) -> list[tuple[Key, StoredManifest]]:
         made = os.path.join(self.spool_dir, "tmp")
         try:
-            for directory in (self.spool_dir, self.tier.path, made, self._late.directory):
+            for directory in (self.spool_dir, self.tier.path, made, self._manifests.late.directory):
                 make_directories(directory)
             self._lock.take()
             for name in os.listdir(made):
@@ -733,7 +482,7 @@ class TigrisStore(DiskWork):
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
             os.unlink(probe)
             self.tier.scan()
-            return self._late.read()
+            return self._manifests.late.read()
         except OSError as error:
             self._let_go()
             where, why = error.filename or self.spool_dir, error.strerror or error
@@ -784,19 +533,8 @@ class TigrisStore(DiskWork):
         spool.published()
 
 
-def _manifest_key(name: ModelName, reference: Reference) -> str:
-    return f"v2/{name}/manifests/{reference}"
-
-
 def _blob_key(digest: Digest) -> str:
     return f"blobs/{digest}"
-
-
-def _checked_at(head: Head) -> float:
-    try:
-        return float(head.metadata[_CHECKED_AT])
-    except (KeyError, ValueError):
-        return head.modified
 
 
 def _close(blob: Optional[FileBlob]) -> None:
