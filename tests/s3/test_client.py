@@ -73,6 +73,17 @@ class ClientTests(AgainstServer):
         self.assertIsNotNone(await self.client.put_object("k", b"5", "a/b", only_over=second))
         self.assertIsNone(await self.client.put_object("absent", b"6", "a/b", only_over=first))
 
+    async def test_conditional_puts_at_once_by_a_client_that_has_put_nothing_yet(self) -> None:
+        assert self.server is not None
+        keys = [f"k{number}" for number in range(8)]
+        tags = [await self.client.put_object(key, b"1", "a/b") for key in keys]
+        client = self.client_at(self.server.endpoint())
+        puts = [
+            Deferred.fromCoroutine(client.put_object(key, b"2", "a/b", only_over=tag))
+            for key, tag in zip(keys, tags)
+        ]
+        self.assertNotIn(None, await gatherResults(puts))
+
     async def test_a_listing_in_pages(self) -> None:
         keys = [f"v2/a/b{number}/manifests/sha256:x y+é" for number in range(5)]
         for key in keys:

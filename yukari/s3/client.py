@@ -300,8 +300,9 @@ class S3Client:
             asked["Metadata"] = dict(metadata)
         if only_new:
             asked["IfNoneMatch"] = "*"
+        quoted = only_over is not None and not self._unquoted
         if only_over is not None:
-            asked["IfMatch"] = only_over if self._unquoted else f'"{only_over}"'
+            asked["IfMatch"] = f'"{only_over}"' if quoted else only_over
         conditional = only_new or only_over is not None
         try:
             told = await self._call("put_object", Body=body, once=conditional, **asked)
@@ -310,7 +311,7 @@ class S3Client:
                 raise
             if error.code == "NoSuchBucket":
                 raise
-            if only_over is None or self._unquoted or not await self._is_still(key, only_over):
+            if only_over is None or not quoted or not await self._is_still(key, only_over):
                 return None
             # Ceph 16 takes the quotes for a part of the tag.
             asked["IfMatch"] = only_over
