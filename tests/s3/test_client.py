@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.web.client import readBody
 
+from tests.running import until
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
 from tests.s3.proxy import SLOW_DOWN, Cut, Lose, Proxy, Stall, reply
 from tests.s3.servers import CEPH
@@ -73,16 +74,26 @@ class ClientTests(AgainstServer):
         self.assertIsNotNone(await self.client.put_object("k", b"5", "a/b", only_over=second))
         self.assertIsNone(await self.client.put_object("absent", b"6", "a/b", only_over=first))
 
-    async def test_conditional_puts_at_once_by_a_client_that_has_put_nothing_yet(self) -> None:
+    async def test_a_conditional_put_that_is_answered_late_is_not_taken_for_refused(self) -> None:
         assert self.server is not None
-        keys = [f"k{number}" for number in range(8)]
-        tags = [await self.client.put_object(key, b"1", "a/b") for key in keys]
-        client = self.client_at(self.server.endpoint())
-        puts = [
-            Deferred.fromCoroutine(client.put_object(key, b"2", "a/b", only_over=tag))
-            for key, tag in zip(keys, tags)
+        early, late = [
+            (key, await self.client.put_object(key, b"1", "a/b")) for key in ("early", "late")
         ]
-        self.assertNotIn(None, await gatherResults(puts))
+        client, call = self.client_at(self.server.endpoint()), S3Client._call
+
+        async def held(client: S3Client, *given: Any, **asked: Any) -> Any:
+            try:
+                return await call(client, *given, **asked)
+            finally:
+                if asked["Key"] == "late":
+                    await until(lambda: first.called)
+
+        self.patch(S3Client, "_call", held)
+        first, second = [
+            Deferred.fromCoroutine(client.put_object(key, b"2", "a/b", only_over=tag))
+            for key, tag in (early, late)
+        ]
+        self.assertNotIn(None, [await first, await second])
 
     async def test_a_listing_in_pages(self) -> None:
         keys = [f"v2/a/b{number}/manifests/sha256:x y+é" for number in range(5)]
