@@ -355,6 +355,15 @@ class PathTests(HostileCase):
 
         await self.attack(climb, target)
 
+    async def test_nothing_is_beneath_what_is_no_directory(self) -> None:
+        def ask(target: Target) -> None:
+            for path in ("/healthz", "/readyz", "/metrics"):
+                asked = (path, f"{path}/", f"{path}/x", f"{path}/x/", f"{path}//")
+                found = [target.ask(each).status for each in asked]
+                self.assertEqual(found, [200, 200, 404, 404, 404], path)
+
+        await self.attack(ask, await self.target())
+
     async def test_ranges_that_make_no_sense(self) -> None:
         def ask(target: Target) -> None:
             size = len(self.content)

@@ -91,9 +91,10 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
 
 
 class ReadOnly(Resource):
-    """A leaf that answers GET and HEAD by `reply_to` and anything else with 405."""
+    """Answers GET and HEAD by `reply_to` and anything else with 405; nothing is beneath it."""
 
-    isLeaf = True
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self if path == b"" and not request.postpath else Unknown()
 
     def render(self, request: Request) -> int:
         if request.method not in READS:
@@ -110,6 +111,8 @@ class ReadOnly(Resource):
 
 class Unknown(ReadOnly):
     """Nothing is here."""
+
+    isLeaf = True
 
     async def reply_to(self, request: Request) -> None:
         raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)

@@ -59,6 +59,8 @@ class Registry:
 class V2(ReadOnly):
     """Everything below ``/v2``."""
 
+    isLeaf = True
+
     def __init__(self, registry: Registry) -> None:
         super().__init__()
         self._registry = registry

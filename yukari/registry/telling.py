@@ -17,7 +17,6 @@ from yukari.registry.access import check_admin
 from yukari.registry.replies import (
     READS,
     ReadOnly,
-    Unknown,
     answer,
     digest_in,
     reply,
@@ -29,14 +28,9 @@ from yukari.registry.replies import (
 class Front(ReadOnly):
     """The page at ``/``, for whoever opens the address in a browser."""
 
-    isLeaf = False
-
     def __init__(self, upstream: str) -> None:
         super().__init__()
         self._upstream = upstream
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return self if path == b"" and not request.postpath else Unknown()
 
     async def reply_to(self, request: Request) -> None:
         host = clients.host(request) or "this.host"
