@@ -14,7 +14,7 @@ from tests.processes import YukariProcess, reactor
 from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
 from yukari.s3 import client as client_module
-from yukari.s3.client import Part, Upload
+from yukari.s3.told import Part, Upload
 from yukari.storage import upload
 
 SIZES = "20MB,300KB,11"

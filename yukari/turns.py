@@ -79,5 +79,8 @@ class TurnWatch:
         while not self._stopped.wait(self._most / 2):
             began = self._began
             if began is not None and time.monotonic() - began > self._most and not self._where:
-                calls = traceback.extract_stack(sys._current_frames().get(reactors))[-FRAMES:]
+                try:
+                    calls = traceback.extract_stack(sys._current_frames().get(reactors))[-FRAMES:]
+                except AttributeError:
+                    continue  # the frames have changed while they were looked at
                 self._where = " < ".join(f"{call.name}:{call.lineno}" for call in reversed(calls))

@@ -24,8 +24,9 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Tag
 from yukari.s3 import client as client_module
 from yukari.s3.body import BytesBody
-from yukari.s3.client import S3Client, Upload
+from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
+from yukari.s3.told import Upload
 from yukari.spans import Span
 from yukari.storage import bucketlisting, contact, lateputs, tigris, upload
 from yukari.storage.interface import (

@@ -15,9 +15,9 @@ from datetime import datetime, timezone
 from typing import Any, Optional, TypeVar
 from urllib.parse import unquote
 
-from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from attrs import define, field
+from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
@@ -26,8 +26,10 @@ from yukari.metrics import Metrics
 from yukari.s3.body import BytesBody, Collector
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import UNREACHABLE, S3Error
+from yukari.s3.patience import Patience
 from yukari.s3.presign import presign_lifetime
 from yukari.s3.signing import Signed, Signing
+from yukari.s3.told import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
 from yukari.spans import Span
 from yukari.upstream import discard, header, retry_after, why
 
@@ -46,114 +48,6 @@ PARTS_AT_ONCE = 16
 REPLY_LIMIT = 16 * 1024 * 1024
 
 T = TypeVar("T")
-
-
-@frozen
-class Head:
-    """What S3 tells of an object; ``modified`` in seconds of the epoch."""
-
-    size: int
-    etag: str
-    """Without its quotes."""
-    modified: float
-    content_type: str
-    metadata: Mapping[str, str]
-    content_range: str = ""
-
-
-@frozen
-class Row:
-    """An object as a listing has it."""
-
-    key: str
-    size: int
-    etag: str
-    modified: float
-
-
-@frozen
-class Listing:
-    """A page of a listing; ``token`` asks for the next, None behind the last."""
-
-    objects: tuple[Row, ...]
-    prefixes: tuple[str, ...]
-    token: Optional[str]
-
-
-@frozen
-class Part:
-    """A part of an upload that S3 has; ``modified`` in seconds of the epoch."""
-
-    number: int
-    size: int
-    etag: str
-    modified: float
-
-
-@frozen
-class Upload:
-    """A multipart upload that is neither complete nor aborted."""
-
-    key: str
-    upload_id: str
-    initiated: float
-
-
-@define(eq=False)
-class _Patience:
-    """Cancels what it watches once nothing was heard for so many seconds."""
-
-    _clock: IReactorTime
-    _seconds: float
-    late: bool = field(default=False, init=False)
-    _watched: Optional[Deferred[Any]] = field(default=None, init=False)
-    _timer: Optional[IDelayedCall] = field(default=None, init=False)
-    _over: bool = field(default=False, init=False)
-
-    def watch(self, inner: Deferred[T]) -> Deferred[T]:
-        """
-        What ``inner`` comes to; CancelledError where it is cancelled, late or from outside.
-
-        An agent itself tells a cancelled request as one that failed.
-        """
-        dropped = False
-
-        def drop(_: object) -> None:
-            nonlocal dropped
-            dropped = True
-            inner.cancel()
-
-        watched: Deferred[T] = Deferred(drop)
-
-        def settle(result: Any) -> None:
-            self.stop()
-            if not dropped:
-                watched.callback(result)
-
-        self._watched = watched
-        self.heard()
-        inner.addBoth(settle)
-        return watched
-
-    def heard(self) -> None:
-        if self._over:
-            return  # a body may still be on its way when its request has failed
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._give_up)
-        else:
-            self._timer.reset(self._seconds)
-
-    def _give_up(self) -> None:
-        self._timer = None
-        self.late = True
-        if self._watched is not None:
-            self._watched.cancel()
-
-    def stop(self) -> None:
-        self._over = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
 
 
 @define(eq=False)
@@ -228,8 +122,8 @@ class S3Client:
                 Row(
                     decoded(row["Key"]),
                     int(row["Size"]),
-                    _bare(row.get("ETag", "")),
-                    _seconds(row["LastModified"]),
+                    bare(row.get("ETag", "")),
+                    seconds(row["LastModified"]),
                 )
                 for row in told.get("Contents", ())
             ),
@@ -247,7 +141,7 @@ class S3Client:
             if error.status == 404 and error.code != "NoSuchBucket":
                 return None
             raise
-        return _head(told, int(told.get("ContentLength", 0)))
+        return head(told, int(told.get("ContentLength", 0)))
 
     async def get_object(
         self, key: str, span: Optional[Span] = None, *, once: bool = False
@@ -266,7 +160,7 @@ class S3Client:
                 return None
             raise
         length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
-        return _head(told, length), response
+        return head(told, length), response
 
     async def get_whole(self, key: str, limit: int = REPLY_LIMIT) -> Optional[tuple[Head, bytes]]:
         """A small object, read to its end; None where there is none."""
@@ -322,7 +216,7 @@ class S3Client:
                     return None
                 raise
             self._unquoted = True
-        return _bare(told.get("ETag", ""))
+        return bare(told.get("ETag", ""))
 
     async def _is_still(self, key: str, etag: str) -> bool:
         found = await self.head_object(key)
@@ -333,7 +227,7 @@ class S3Client:
     ) -> str:
         """Store an object whose bytes ``body`` produces, anew for each attempt: its ETag."""
         told = await self._call("put_object", body, Key=key, ContentType=content_type)
-        return _bare(told.get("ETag", ""))
+        return bare(told.get("ETag", ""))
 
     async def delete_object(self, key: str) -> None:
         """Remove an object; harmless where there is none."""
@@ -368,7 +262,7 @@ class S3Client:
             )
         finally:
             slot.release()
-        return _bare(told.get("ETag", ""))
+        return bare(told.get("ETag", ""))
 
     async def complete_multipart_upload(
         self, key: str, upload_id: str, parts: Mapping[int, str]
@@ -407,8 +301,8 @@ class S3Client:
                 Part(
                     int(row["PartNumber"]),
                     int(row["Size"]),
-                    _bare(row["ETag"]),
-                    _modified(row),
+                    bare(row["ETag"]),
+                    modified(row),
                 )
                 for row in told.get("Parts", ())
             )
@@ -425,7 +319,7 @@ class S3Client:
             # No EncodingType: Ceph 16 encodes the keys, and does not say that it did.
             told = await self._call("list_multipart_uploads", Prefix=prefix, **marker)
             uploads += (
-                Upload(row["Key"], row["UploadId"], _seconds(row["Initiated"]))
+                Upload(row["Key"], row["UploadId"], seconds(row["Initiated"]))
                 for row in told.get("Uploads", ())
             )
             following = {
@@ -524,7 +418,7 @@ class S3Client:
         keys = await self._credentials.keys()
         signed = self._signing.request(keys, operation, parameters, streamed=body is not None)
         self.requests[operation] = self.requests.get(operation, 0) + 1
-        patience = _Patience(self._clock, silent)
+        patience = Patience(self._clock, silent)
         producer = _producer(signed, None if body is None else body(patience.heard))
         headers = Headers()
         for name, value in signed.headers:
@@ -560,7 +454,7 @@ class S3Client:
     async def _body(
         self, response: IResponse, limit: int = REPLY_LIMIT, silent: float = SILENT
     ) -> bytes:
-        patience = _Patience(self._clock, silent)
+        patience = Patience(self._clock, silent)
         collector = Collector(limit, patience.heard)
         response.deliverBody(collector)
         try:
@@ -572,7 +466,7 @@ class S3Client:
         self.metrics.from_store(len(body))
         return body
 
-    def _unanswered(self, error: Exception, patience: _Patience) -> Exception:
+    def _unanswered(self, error: Exception, patience: Patience) -> Exception:
         """What a failure without a reply is; a cancelling from outside stays one."""
         if isinstance(error, S3Error):
             return error
@@ -595,26 +489,3 @@ def _headers(response: IResponse) -> dict[str, str]:
         name.decode("latin-1").lower(): header(response, name)
         for name, _ in response.headers.getAllRawHeaders()
     }
-
-
-def _head(told: dict[str, Any], size: int) -> Head:
-    return Head(
-        size,
-        _bare(told.get("ETag", "")),
-        _modified(told),
-        told.get("ContentType", ""),
-        told.get("Metadata", {}),
-        told.get("ContentRange", ""),
-    )
-
-
-def _bare(etag: str) -> str:
-    return str(etag).strip().strip('"')
-
-
-def _modified(told: dict[str, Any]) -> float:
-    return _seconds(told["LastModified"]) if "LastModified" in told else 0.0
-
-
-def _seconds(when: datetime) -> float:
-    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()

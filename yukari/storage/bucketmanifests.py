@@ -16,8 +16,9 @@ from twisted.logger import Logger
 
 from yukari.manifest import InvalidManifest, Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.s3.client import Head, S3Client
+from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
+from yukari.s3.told import Head
 from yukari.storage.contact import Contact
 from yukari.storage.diskwork import InThread
 from yukari.storage.interface import StoredManifest

@@ -38,9 +38,10 @@ from yukari.fills.pace import HostPace
 from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
-from yukari.s3.client import S3Client, Upload
+from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.signing import Signing
+from yukari.s3.told import Upload
 from yukari.storage.blobfile import FileBlob
 from yukari.storage.bucketblob import BucketBlob
 from yukari.storage.bucketlisting import LISTED_AT_ONCE, BucketListing

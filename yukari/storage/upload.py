@@ -28,8 +28,9 @@ from twisted.python.failure import Failure
 
 from yukari.names import Digest
 from yukari.s3.body import FileBody
-from yukari.s3.client import Part, S3Client
+from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
+from yukari.s3.told import Part
 from yukari.spans import Span, SpanSet
 from yukari.storage.blobfile import FileBlob
 from yukari.storage.diskwork import InThread

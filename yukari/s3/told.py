@@ -1,0 +1,83 @@
+"""What S3 tells of its objects and uploads, of what botocore has parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, Optional
+
+from attrs import frozen
+
+
+@frozen
+class Head:
+    """What S3 tells of an object; ``modified`` in seconds of the epoch."""
+
+    size: int
+    etag: str
+    """Without its quotes."""
+    modified: float
+    content_type: str
+    metadata: Mapping[str, str]
+    content_range: str = ""
+
+
+@frozen
+class Row:
+    """An object as a listing has it."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+
+
+@frozen
+class Listing:
+    """A page of a listing; ``token`` asks for the next, None behind the last."""
+
+    objects: tuple[Row, ...]
+    prefixes: tuple[str, ...]
+    token: Optional[str]
+
+
+@frozen
+class Part:
+    """A part of an upload that S3 has; ``modified`` in seconds of the epoch."""
+
+    number: int
+    size: int
+    etag: str
+    modified: float
+
+
+@frozen
+class Upload:
+    """A multipart upload that is neither complete nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: float
+
+
+def head(told: dict[str, Any], size: int) -> Head:
+    return Head(
+        size,
+        bare(told.get("ETag", "")),
+        modified(told),
+        told.get("ContentType", ""),
+        told.get("Metadata", {}),
+        told.get("ContentRange", ""),
+    )
+
+
+def bare(etag: str) -> str:
+    return str(etag).strip().strip('"')
+
+
+def modified(told: dict[str, Any]) -> float:
+    return seconds(told["LastModified"]) if "LastModified" in told else 0.0
+
+
+def seconds(when: datetime) -> float:
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
