@@ -35,7 +35,7 @@ class SmokeTests(SynchronousTestCase):
             env=bare_environment(),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         with open(report) as opened:
