@@ -11,12 +11,12 @@ from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import Request
 from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.rates import Taker
 from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
+from yukari.registry.transports import flush
 from yukari.spans import Span
 
 A_TURN = 8 * 1024 * 1024
@@ -64,22 +64,15 @@ def read_ahead(readable: Readable, start: int, end: int) -> None:
         start += count
 
 
-def plain_socket(request: Request) -> Optional[tcp.Connection]:
-    """The request's own TCP (or Unix) transport, where bytes may be put on it directly."""
-    transport = getattr(request.channel, "transport", None)
-    if isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False):
-        return transport
-    return None
-
-
 @define
 class Turn:
     """
-    What leaves in one turn of the reactor. With thousands of readers there would be no end to a
+    What may leave before the reactor turns. With thousands of readers there would be no end to a
     turn, and whoever connects or asks meanwhile would wait for it.
     """
 
     left: int = A_TURN
+    """Once it is used up the next turn brings as much again."""
     greedy: set[FileSender] = field(factory=set)
     """Those whose readers took all that they were last given."""
     late: dict[FileSender, None] = field(factory=dict)
@@ -89,7 +82,7 @@ class Turn:
     def used(self, count: int, reactor: IReactorTime) -> None:
         """A ``sendfile`` took ``count`` bytes of it."""
         self.left -= max(count, A_CALL)
-        if self._begins is None:
+        if self.left <= 0 and self._begins is None:
             self._begins = reactor.callLater(0, self._begin, reactor)
 
     def _begin(self, reactor: IReactorTime) -> None:
@@ -154,6 +147,7 @@ class FileSender:
         self._registered = True
         # What the transport holds is ours to wait for; a channel that still does reads no request.
         self._channel.resumeProducing()
+        flush(self._transport)
 
     def _gone(self) -> bool:
         return bool(self._request.gone or not self._transport.connected)
@@ -166,7 +160,9 @@ class FileSender:
         if self._registered and not self._in_place and not self.done.called:
             self._in_place = True
             self._transport.doWrite = self._write
-        self._transport.startWriting()
+            self._write()
+        if not self._rests() and self not in self.turn.late:
+            self._transport.startWriting()
 
     def _write(self) -> None:
         """The socket is writable."""
@@ -183,12 +179,13 @@ class FileSender:
         self._send_some()
         if self in self.turn.greedy:
             self.turn.late[self] = None
-        elif not self.done.called and not self._rests():
+        elif not self._rests():
             self._transport.startWriting()
 
     def _rests(self) -> bool:
         return (
-            self._reading
+            self.done.called
+            or self._reading
             or self._waiting is not None
             or (self._taker is not None and self._taker.held)
         )
@@ -297,6 +294,7 @@ class FileSender:
         if self.done.called:
             return
         if self._in_place:
+            self._transport.stopWriting()
             del self._transport.doWrite
         self.turn.greedy.discard(self)
         self.turn.late.pop(self, None)

@@ -19,7 +19,8 @@ from zope.interface import implementer
 from yukari.blobs import Readable
 from yukari.rates import Taker
 from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
-from yukari.registry.sendfile import NOWAIT, FileSender, plain_socket
+from yukari.registry.sendfile import NOWAIT, FileSender
+from yukari.registry.transports import plain_socket
 from yukari.spans import Span
 
 LITTLE = 32 * 1024

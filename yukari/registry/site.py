@@ -20,6 +20,7 @@ from yukari.htpasswd import Passwords
 from yukari.metrics import Metrics
 from yukari.networks import NOBODY, Networks
 from yukari.registry import clients
+from yukari.registry.transports import flush, plain_socket
 
 log = Logger()
 
@@ -115,6 +116,12 @@ class RegistryRequest(Request):
         if self._first_byte is None:
             self._first_byte = self.site.clock.seconds() - self._began
         super().write(data)
+
+    def finish(self) -> None:
+        transport = plain_socket(self)
+        super().finish()
+        if transport is not None:
+            flush(transport)
 
     def _log_end(self, failure: object) -> None:
         self.site.metrics.replied(

@@ -1,0 +1,27 @@
+"""A request's own socket, where it is a plain one."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from twisted.internet import tcp
+from twisted.web.http import Request
+
+
+def plain_socket(request: Request) -> Optional[tcp.Connection]:
+    """The request's TCP (or Unix) transport, where bytes may be put on its socket directly."""
+    transport = getattr(request.channel, "transport", None)
+    if isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False):
+        return transport
+    return None
+
+
+def flush(transport: Any) -> None:
+    """
+    Send what has been written, as far as the socket takes it.
+
+    Twisted would do so in the reactor's next turn, and when much goes on a turn
+    is what others wait for. What goes wrong the reactor meets there.
+    """
+    if transport.connected and not transport.disconnecting and transport.doWrite() is not None:
+        transport.startWriting()
