@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import sys
+import termios
 from functools import partial
 from typing import Any, Optional
 
@@ -183,6 +186,17 @@ class FileTests(SocketCase):
             await until(lambda peer=peer, end=blob.content[-99:]: peer.got.endswith(end))
             self.assertEqual([reply.body for reply in peer.replies()], [blob.content])
         self.assertLessEqual(max(turns), 2 * sendfile.A_TURN + sendfile.AT_ONCE_LEAST)
+
+    async def test_what_waits_in_the_system_for_a_slow_reader_is_bounded(self) -> None:
+        self.patch(sendfile, "UNSENT", 64 * 1024)
+        blob = Growing(noise(16 * MIB))
+        peer = await self.peer(room=4096)
+        peer.transport.pauseProducing()
+        peer.ask(self.shelf.put(blob))
+        await self.full()
+        (channel,) = self.channels
+        waits = fcntl.ioctl(channel.transport.fileno(), termios.TIOCOUTQ, bytes(4))
+        self.assertLess(int.from_bytes(waits, sys.byteorder), MIB)
 
     async def test_a_connection_is_used_again_after_a_blob(self) -> None:
         peer = await self.peer()
