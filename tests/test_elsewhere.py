@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.emulator import Emulator
 from tests.running import MODEL, Daemon, RunningCase
+from tests.s3.servers import free_port
 from yukari.places import Address, InvalidSetting
 
 
@@ -44,9 +43,7 @@ class ElsewhereTests(RunningCase):
 
     async def looping(self, path: str) -> tuple[Daemon, int, bytes]:
         """A cache whose upstream is itself, and what it answers."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         daemon = await self.daemon(
             await self.upstream(),
             bind=f"127.0.0.1:{port}",

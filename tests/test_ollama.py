@@ -21,6 +21,7 @@ from tests import tinyproxy
 from tests.authority import Authority, tls_front
 from tests.emulator import Fault, Model
 from tests.processes import Process, ProcessCase, YukariProcess, reactor
+from tests.s3.servers import free_port
 
 OLLAMA = os.environ.get("YUKARI_TEST_OLLAMA") or shutil.which("ollama") or ""
 MODEL = "library/m:latest"
@@ -159,14 +160,15 @@ class OllamaTests(ProcessCase):
     async def test_the_daemon_is_killed_in_the_middle(self) -> None:
         upstream = await self.upstream(f"{MODEL}=20MB", line=10e6)
         model, storage = upstream.models[MODEL], self.directory()
-        daemon = await self.yukari(upstream.url, storage=storage)
+        bind = f"127.0.0.1:{free_port()}"
+        daemon = await self.yukari(upstream.url, bind=bind, storage=storage)
         ollama = await self.ollama()
         pulling = self.begin_pull(ollama, daemon, MODEL)
         await upstream.until(lambda: upstream.counters.sent > 0.4 * model.size)
         daemon.signal("KILL")
         self.assertEqual(await daemon.ended, -9)
 
-        again = await self.yukari(upstream.url, bind=daemon.host, storage=storage)
+        again = await self.yukari(upstream.url, bind=bind, storage=storage)
         self.assertEqual(await pulling.ended, 0, pulling.text)  # Ollama tries again by itself.
         self.assert_pulled(ollama, again, model)
         ollama.forget()

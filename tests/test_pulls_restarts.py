@@ -12,6 +12,7 @@ from tests.clients import pull
 from tests.emulator import Emulator
 from tests.processes import ProcessCase
 from tests.running import MODEL, SMALL16, SMALL64, Daemon, RunningCase, reactor, until, until_sent
+from tests.s3.servers import free_port
 from yukari.spans import Span, SpanSet
 
 FAST, SLOW = 6_000_000, 500_000
@@ -97,13 +98,13 @@ class StopTests(RunningCase):
 
     async def test_a_client_that_is_cut_off_by_the_stop_succeeds_after_the_start(self) -> None:
         upstream = await self.upstream(f"{MODEL}=2MB", line=FAST)
-        daemon = await self.daemon(upstream)
+        bind = f"127.0.0.1:{free_port()}"
+        daemon = await self.daemon(upstream, bind=bind)
         model = upstream.models[MODEL]
-        port = daemon.service.ports[0].getHost().port  # type: ignore[attr-defined]
         patient = SMALL16.scaled(backoff=0.05)
         pulling = self.begin(self.pull(daemon, MODEL, patient))
         await sent(upstream, 0.5, storage_of(daemon))
-        await self.restarted(daemon, upstream, bind=f"127.0.0.1:{port}")
+        await self.restarted(daemon, upstream, bind=bind)
         upstream.settings.line = FAST
         self.assert_whole(await pulling, model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
