@@ -264,6 +264,7 @@ class Fault:
     ``digest``, ``agent`` (a part of the User-Agent) and ``reference`` (a tag)
     narrow what it meets. It passes by the first ``skip`` requests that it
     meets, happens ``times`` times (for ever if None), each with ``probability``.
+    What would come after the end of a blob's answer does not happen to it.
     """
 
     on: str
@@ -1099,6 +1100,9 @@ class Emulator:
             headers.append(("Content-Range", f"bytes */{size}"))
             return _reply(request, 416, headers)
         start, end = asked or (0, size)
+        if fault is not None and do in ("cut", "stall", "truncate") and fault.after > end - start:
+            fault.happened -= 1  # It lies beyond this answer: a longer one will meet it.
+            fault, do = None, ""
         if asked:
             off = fault.at if fault is not None and do == "content-range" else 0
             headers.append(("Content-Range", f"bytes {start + off}-{end - 1 + off}/{size}"))
