@@ -64,7 +64,7 @@ def longest_wait(rate: int, parts: int, size: int, late: float = 0.0) -> tuple[f
 
 
 class SharedLineTests(SynchronousTestCase):
-    @settings(max_examples=40)  # each takes a tenth of a second
+    @settings(max_examples=25)  # each takes a quarter of a second
     @given(
         st.sampled_from([0, 250_000, 1_000_000, 2_000_000, 20_000_000]),
         st.integers(1, 64),
