@@ -22,8 +22,8 @@ KEPT_BACK = 256
 """
 Descriptors that are not for clients, beside those for upstream: blobs, spools, S3, what Python has.
 """
-ACCEPTS = 500
-"""Connections that are accepted in one turn of the reactor at most."""
+ACCEPTS = 64
+"""Connections that are accepted in one turn of the reactor at most, some 5 ms."""
 LOOK_EVERY = 0.25
 """Seconds between two looks whether there is room again, while there is none."""
 SAY_EVERY = 600.0
