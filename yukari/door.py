@@ -46,6 +46,7 @@ class Door:
     most: int
     _drain: Drain
     _clock: IReactorTime
+    _at_once: int = field(default=ACCEPTS, init=False)
     _ports: list[Any] = field(factory=list, init=False)
     _look: Optional[IDelayedCall] = field(default=None, init=False)
     _said_at: Optional[float] = field(default=None, init=False)
@@ -60,7 +61,7 @@ class Door:
             room = self._room()
             if room > 0:
                 # Twisted would begin with as many as came last, often one, however many there are.
-                port.numberAccepts = min(ACCEPTS, room)
+                port.numberAccepts = min(self._at_once, room)
                 accept()
             else:
                 self._shut()
@@ -69,7 +70,8 @@ class Door:
         self._ports.append(port)
 
     def stop(self) -> None:
-        """Look no more; the ports are closed."""
+        """Look no more: the ports are about to be closed, and may let in all who wait first."""
+        self._at_once = self.most
         if self._look is not None:
             self._look.cancel()
             self._look = None
