@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
-from yukari import library
+from yukari import library, openblobs
 from yukari.blobs import StoredBlob
 from yukari.errors import RegistryError, manifest_unknown
 from yukari.fills.crew import Crew
@@ -179,6 +179,30 @@ class LibraryTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.store.forget_blob(digest)))
         found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
         self.assertIsInstance(found, Fill)
+
+    def test_who_opens_a_cut_blob_while_it_is_removed_leaves_nothing_of_it_open(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body), prefetch=False)
+        self.store._blobs[digest] = bytearray(body[:10])
+        removal: Deferred[None] = Deferred()
+        forget = MemoryStore.forget_blob
+
+        async def slowly(store: MemoryStore, digest: Digest) -> None:
+            await removal
+            await forget(store, digest)
+
+        self.patch(MemoryStore, "forget_blob", slowly)
+        self.patch(openblobs, "KEEP", 60.0)
+        asked = [Deferred.fromCoroutine(self.library.blob(NAME, digest)) for _ in range(2)]
+        removal.callback(None)
+        for each in asked:
+            self.successResultOf(each)
+        self.library.fills[digest].start()
+        self.fill_all()
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        self.assertEqual((found.result, found.size), ("hit", 1000))
 
     def test_a_blob_of_a_known_manifest_has_its_size_without_asking(self) -> None:
         body = content_of(1000)

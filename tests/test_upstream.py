@@ -637,12 +637,12 @@ class BlobTests(BlobCase):
         self.assertEqual(self.internet.open, [])
 
     def test_a_bounded_line_bounds_what_is_asked_for_from_the_first_request_on(self) -> None:
-        self.upstream.line = Line(640_000, self.clock, 64)
+        self.upstream.line = Line(320_000, self.clock, 64)
         unknown = self.blob.pace.length(10**9, 1, 0)
         found = self.fetch()
         self.part(self.internet.last)
         self.successResultOf(found)
-        self.assertEqual((unknown, self.blob.pace.bound), (20_000, 10_000.0))
+        self.assertEqual((unknown, self.blob.pace.bound), (10_000, 5_000.0))
 
 
 class RepositoryTests(BlobCase):

@@ -405,8 +405,8 @@ class Library(FillKeeper):
             found=file.size,
             size=size,
         )
-        self.doubt()
         await self.store.forget_blob(digest)
+        self.doubt()
         return False
 
     async def _size_upstream(self, name: ModelName, digest: Digest) -> int:
