@@ -19,7 +19,7 @@ from zope.interface import implementer
 from yukari.blobs import Readable
 from yukari.rates import Taker
 from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
-from yukari.registry.sendfile import NOWAIT, FileSender
+from yukari.registry.sendfile import FileSender, in_memory
 from yukari.registry.transports import plain_socket
 from yukari.spans import Span
 
@@ -31,21 +31,16 @@ the system to send them would cost more than they do.
 
 
 def at_hand(readable: Readable, span: Span) -> bytes:
-    """
-    The bytes of a short span, where they can be had without waiting for a disk; else none.
-
-    Where the system cannot tell whether they can, none.
-    """
+    """The bytes of a short span, where they can be had without waiting for a disk; else none."""
     descriptor = readable.fileno()
-    little = len(span) <= LITTLE and readable.available(span.start) >= span.end
-    if descriptor is None or not NOWAIT or not little:
+    little = 0 < len(span) <= LITTLE and readable.available(span.start) >= span.end
+    if descriptor is None or not little or not in_memory(descriptor, span.start, span.end):
         return b""
-    data = bytearray(len(span))
     try:
-        got = os.preadv(descriptor, [data], span.start, NOWAIT)
-    except OSError:  # not in memory, or an error that the long way will meet
+        data = os.pread(descriptor, len(span), span.start)
+    except OSError:  # which the long way will meet
         return b""
-    return bytes(data) if got == len(span) else b""
+    return data if len(data) == len(span) else b""
 
 
 async def send(
