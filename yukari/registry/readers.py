@@ -42,7 +42,7 @@ class Broken(Exception):
         self.error = error
 
 
-class Progress:
+class StallWatch:
     """
     Drops a connection that takes nothing for `STALL` seconds although there is something to take.
     """

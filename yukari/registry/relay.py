@@ -18,7 +18,7 @@ from zope.interface import implementer
 from yukari.fills.source import Answer, BlobSource, SourceFailed
 from yukari.names import Digest
 from yukari.rates import Taker
-from yukari.registry.readers import Join, Progress, ReaderGone
+from yukari.registry.readers import Join, ReaderGone, StallWatch
 from yukari.spans import Span
 
 RELAY_FIRST = 64 * 1024
@@ -143,7 +143,7 @@ class Relay:
         self._length = RELAY_FIRST
         self._body: Optional[_RelayBody] = None
         self._fetching: Optional[Deferred[Answer]] = None
-        self._progress: Optional[Progress] = None
+        self._watch: Optional[StallWatch] = None
         self._taker: Optional[Taker] = None
         self._paused = False
         self._held = False
@@ -173,8 +173,8 @@ class Relay:
         if request.gone:
             raise ReaderGone
         self._request = request
-        self._progress = progress = Progress(self._clock, request.channel.forceAbortClient)
-        progress.idle()
+        self._watch = watch = StallWatch(self._clock, request.channel.forceAbortClient)
+        watch.idle()
         request.registerProducer(self, True)
         if join is not None:
             self._taker = join(self._hold, self._release)
@@ -199,7 +199,7 @@ class Relay:
                     raise SourceFailed("upstream broke off")
                 self._length = min(RELAY_LONGEST, self._length * 8)
         finally:
-            progress.end()
+            watch.end()
             if self._taker is not None:
                 self._taker.end()
             if not self._gone:
@@ -243,16 +243,16 @@ class Relay:
     def pauseProducing(self) -> None:
         if not self._paused:
             self._paused = True
-            if self._progress is not None:
-                self._progress.made()
+            if self._watch is not None:
+                self._watch.made()
             if self._body is not None and not self._held:
                 self._body.pause()
 
     def resumeProducing(self) -> None:
         if self._paused:
             self._paused = False
-            if self._progress is not None:
-                self._progress.idle()
+            if self._watch is not None:
+                self._watch.idle()
             if self._body is not None and not self._held:
                 self._body.resume()
 

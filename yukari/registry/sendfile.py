@@ -16,17 +16,16 @@ from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.rates import Taker
-from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
+from yukari.registry.readers import READ, Broken, InThread, Join, ReaderGone, StallWatch
 from yukari.registry.transports import flush
 from yukari.spans import Span
 
 A_TURN = 8 * 1024 * 1024
-AT_ONCE = 8 * 1024 * 1024
 AT_ONCE_LEAST = 64 * 1024
 """
 Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
-given; the most and the least of one ``sendfile``. Who finds the turn's bytes gone is first in line
-for the next one's.
+given, and so the most of one ``sendfile``; and its least. Who finds the turn's bytes gone is first
+in line for the next one's.
 """
 A_CALL = 16 * 1024
 """What one ``sendfile`` counts as in a turn, however little it sends."""
@@ -145,7 +144,7 @@ class FileSender:
         self._reading = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
-        self._progress = Progress(clock, self._stalled)
+        self._watch = StallWatch(clock, self._stalled)
         self.done: Deferred[int] = Deferred()
         if self._gone():
             self._end(Failure(ReaderGone()))
@@ -214,23 +213,21 @@ class FileSender:
         if end <= self._at:
             self._wait()
             return
+        descriptor = self._readable.fileno()
+        assert descriptor is not None
         if self._at >= self._in_memory_until:
             ahead = min(end, self._at + LOOK_AHEAD)
-            descriptor = self._readable.fileno()
-            assert descriptor is not None
             if not in_memory(descriptor, self._at, ahead):
                 self._read(ahead)
                 return
             self._in_memory_until = ahead
-        share = max(AT_ONCE_LEAST, min(AT_ONCE, A_TURN // max(1, len(self.turn.greedy))))
+        share = max(AT_ONCE_LEAST, A_TURN // max(1, len(self.turn.greedy)))
         if self._taker is not None:
             share = min(share, self._taker.share)
-        self._send(min(end, self._in_memory_until, self._at + share))
+        self._send(descriptor, min(end, self._in_memory_until, self._at + share))
 
-    def _send(self, end: int) -> None:
-        """Put bytes up to ``end`` on the socket, or what it takes of them."""
-        descriptor = self._readable.fileno()
-        assert descriptor is not None
+    def _send(self, descriptor: int, end: int) -> None:
+        """Put the file's bytes up to ``end`` on the socket, or what it takes of them."""
         asked = end - self._at
         try:
             sent = os.sendfile(self._transport.fileno(), descriptor, self._at, asked)
@@ -252,7 +249,7 @@ class FileSender:
         else:
             self.turn.greedy.discard(self)
         if sent:
-            self._progress.made()
+            self._watch.made()
         if self._taker is not None:
             self._taker.took(sent)
         if self._at == self._span.end:
@@ -293,16 +290,15 @@ class FileSender:
     def _hold(self) -> None:
         """The line that bounds all readers has nothing for this one."""
         self.turn.greedy.discard(self)
-        self._progress.idle()
+        self._watch.idle()
 
     def _rest(self) -> None:
         """There is nothing to send just now."""
         self._transport.stopWriting()
-        self.turn.greedy.discard(self)
-        self._progress.idle()
+        self._hold()
 
     def _go_on(self) -> None:
-        self._progress.made()
+        self._watch.made()
         if not self.done.called:
             self._transport.startWriting()
 
@@ -317,7 +313,7 @@ class FileSender:
             del self._transport.doWrite
         self.turn.greedy.discard(self)
         self.turn.late.pop(self, None)
-        self._progress.end()
+        self._watch.end()
         if self._taker is not None:
             self._taker.end()
         waiting, self._waiting = self._waiting, None

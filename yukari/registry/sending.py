@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.rates import Taker
-from yukari.registry.readers import READ, Broken, InThread, Join, Progress, ReaderGone
+from yukari.registry.readers import READ, Broken, InThread, Join, ReaderGone, StallWatch
 from yukari.registry.sendfile import FileSender, in_memory
 from yukari.registry.transports import plain_socket
 from yukari.spans import Span
@@ -90,7 +90,7 @@ class _ReadSender:
         self._join = join
         self._taker: Optional[Taker] = None
         self._turn: Optional[Deferred[None]] = None
-        self._progress = Progress(clock, self._stalled)
+        self._watch = StallWatch(clock, self._stalled)
 
     def _stalled(self) -> None:
         self._request.channel.forceAbortClient()
@@ -99,7 +99,7 @@ class _ReadSender:
         """As `send`."""
         at = self._span.start
         if self._gone:
-            self._progress.end()
+            self._watch.end()
             raise ReaderGone
         self._request.registerProducer(self, True)
         if self._join is not None:
@@ -107,13 +107,13 @@ class _ReadSender:
         try:
             while at < self._span.end:
                 if self._turn is not None:
-                    self._progress.idle()
+                    self._watch.idle()
                     await self._turn
-                    self._progress.made()
+                    self._watch.made()
                     self._check()
                 end = min(self._readable.available(at), self._span.end)
                 if end <= at:
-                    self._progress.idle()
+                    self._watch.idle()
                     self._waiting = self._readable.wait(at)
                     try:
                         await self._waiting
@@ -122,7 +122,7 @@ class _ReadSender:
                         raise Broken(at - self._span.start, error) from None
                     finally:
                         self._waiting = None
-                        self._progress.made()
+                        self._watch.made()
                     self._check()
                     continue
                 count = min(READ, end - at)
@@ -143,9 +143,9 @@ class _ReadSender:
                 if self._paused is not None:
                     await self._paused
                 self._check()
-                self._progress.made()
+                self._watch.made()
         finally:
-            self._progress.end()
+            self._watch.end()
             if self._taker is not None:
                 self._taker.end()
             if not self._gone:
