@@ -11,6 +11,7 @@ import termios
 from functools import partial
 from typing import Any, Optional
 
+from attrs import define
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
@@ -135,6 +136,37 @@ class SocketCase(TestCase):
         return Deferred.fromCoroutine(self._parted(peer))
 
 
+@define(eq=False)
+class TakesHalf:
+    """What stands in a `Turn`'s line: it uses half of a turn when it is called."""
+
+    name: str
+    begun: bool
+    turn: Turn
+    clock: Clock
+    called: list[str]
+
+    def catch_up(self) -> None:
+        self.called.append(self.name)
+        self.turn.used(sendfile.A_TURN // 2, self.clock)
+
+
+class TurnTests(SynchronousTestCase):
+    """Who comes next when a turn of the reactor has sent all that it may."""
+
+    def test_whoever_has_got_nothing_yet_comes_first_then_who_has_waited_longest(self) -> None:
+        turn, clock = Turn(), Clock()
+        called: list[str] = []
+        for name, begun in (("a", True), ("b", True), ("new", False), ("c", True)):
+            waits: Any = TakesHalf(name, begun, turn, clock, called)
+            turn.wait(waits)
+        turn.used(sendfile.A_TURN, clock)
+        self.assertEqual(called, [])
+        clock.advance(0)
+        self.assertEqual(called, ["new", "a", "b", "c"])
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
 class FileTests(SocketCase):
     """Plain sockets, where the bytes go by ``sendfile``."""
 
@@ -186,6 +218,28 @@ class FileTests(SocketCase):
             await until(lambda peer=peer, end=blob.content[-99:]: peer.got.endswith(end))
             self.assertEqual([reply.body for reply in peer.replies()], [blob.content])
         self.assertLessEqual(max(turns), 2 * sendfile.A_TURN + sendfile.AT_ONCE_LEAST)
+
+    async def test_segments_are_whole_while_bytes_leave_and_nothing_is_held_back_while_none_do(
+        self,
+    ) -> None:
+        corked = lambda: self.channels[0].transport.socket.getsockopt(  # noqa: E731
+            socket.IPPROTO_TCP, socket.TCP_CORK
+        )
+        real, seen = os.sendfile, []
+
+        def watched(*arguments: int) -> int:
+            seen.append(corked())
+            return real(*arguments)
+
+        self.patch(os, "sendfile", watched)
+        blob = Growing(noise(MIB), here=100_000)
+        peer = await self.peer()
+        peer.ask(self.shelf.put(blob))
+        await until(lambda: blob.waiters)
+        self.assertEqual((set(seen), corked()), ({1}, 0))
+        blob.grow(MIB)
+        await until(lambda: blob.closes)
+        self.assertEqual((set(seen), corked()), ({1}, 0))
 
     async def test_what_waits_in_the_system_for_a_slow_reader_is_bounded(self) -> None:
         self.patch(sendfile, "UNSENT", 64 * 1024)

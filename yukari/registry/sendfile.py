@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar, Optional
 
 from attrs import define, field
@@ -21,11 +21,13 @@ from yukari.registry.transports import flush
 from yukari.spans import Span
 
 A_TURN = 8 * 1024 * 1024
+A_ROUND = 64 * 1024 * 1024
 AT_ONCE_LEAST = 64 * 1024
 """
-Bytes that leave in one turn of the reactor, some 4 ms, shared by the readers that take all they are
-given, and so the most of one ``sendfile``; and its least. Who finds the turn's bytes gone is first
-in line for the next one's.
+Bytes that leave in one turn of the reactor, some 4 ms, and so the most of one ``sendfile``; bytes
+that leave until all readers that take all they are given have had their share; the least share, and
+a reader's first. Who finds the turn's bytes gone is first in line for the next one's, but for those
+that have got nothing yet.
 """
 A_CALL = 16 * 1024
 """What one ``sendfile`` counts as in a turn, however little it sends."""
@@ -38,6 +40,8 @@ system is left to itself, and the least. Left to itself it keeps up to 4 MB for 
 readers had all of its memory for TCP, 2.2 GB, and whatever else went over the network waited.
 """
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
+"""Has the system send whole segments alone: without it each ``sendfile`` ends with a short one."""
 LOOK_AHEAD = 8 * 1024 * 1024
 LOOK_EVERY = 512 * 1024
 """
@@ -86,7 +90,21 @@ class Turn:
     """Those whose readers took all that they were last given."""
     late: dict[FileSender, None] = field(factory=dict)
     """Those that found nothing left: out of the poll, the longest-waiting first."""
+    new: dict[FileSender, None] = field(factory=dict)
+    """The same of those that have sent nothing: they go first, and get little."""
     _begins: Optional[IDelayedCall] = None
+
+    def wait(self, sender: FileSender) -> None:
+        """It is called again when there is something left."""
+        (self.late if sender.begun else self.new)[sender] = None
+
+    def waits(self, sender: FileSender) -> bool:
+        return sender in self.late or sender in self.new
+
+    def leave(self, sender: FileSender) -> None:
+        """It waits no more."""
+        self.late.pop(sender, None)
+        self.new.pop(sender, None)
 
     def used(self, count: int, reactor: IReactorTime) -> None:
         """A ``sendfile`` took ``count`` bytes of it."""
@@ -97,13 +115,13 @@ class Turn:
     def _begin(self, reactor: IReactorTime) -> None:
         self._begins = None
         self.left = A_TURN
-        for sender in list(islice(self.late, A_TURN // A_CALL)):
+        for sender in list(islice(chain(self.new, self.late), A_TURN // A_CALL)):
             if self.left <= 0:
                 break
-            if sender in self.late:
-                del self.late[sender]
+            if self.waits(sender):
+                self.leave(sender)
                 sender.catch_up()
-        if self.late and self._begins is None:
+        if (self.new or self.late) and self._begins is None:
             self._begins = reactor.callLater(0, self._begin, reactor)
 
 
@@ -142,6 +160,7 @@ class FileSender:
         self._registered = False
         self._in_place = False
         self._reading = False
+        self._corked = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
         self._watch = StallWatch(clock, self._stalled)
@@ -150,6 +169,7 @@ class FileSender:
             self._end(Failure(ReaderGone()))
             return
         self._bound_unsent()
+        self._cork(True)
         self._transport.unregisterProducer()
         if join is not None:
             self._taker = join(self._hold, self._go_on)
@@ -159,16 +179,28 @@ class FileSender:
         self._channel.resumeProducing()
         flush(self._transport)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a byte has left."""
+        return self._at > self._span.start
+
     def _gone(self) -> bool:
         return bool(self._request.gone or not self._transport.connected)
 
+    def _option(self, option: Optional[int], value: int) -> None:
+        """Set an option of TCP's, where there is such a one; Unix sockets have none."""
+        if option is not None and self._transport.socket.family != socket.AF_UNIX:
+            self._transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
+
     def _bound_unsent(self) -> None:
-        if NOTSENT_LOWAT is None or self._transport.socket.family == socket.AF_UNIX:
-            return
         share = UNSENT // max(1, self._request.site.drain.count())
         if share < UNSENT_MATTERS:
-            bound = max(UNSENT_LEAST, share)
-            self._transport.socket.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, bound)
+            self._option(NOTSENT_LOWAT, max(UNSENT_LEAST, share))
+
+    def _cork(self, corked: bool) -> None:
+        if corked != self._corked:
+            self._corked = corked
+            self._option(CORK, corked)
 
     def _stalled(self) -> None:
         self._transport.abortConnection()
@@ -179,7 +211,7 @@ class FileSender:
             self._in_place = True
             self._transport.doWrite = self._write
             self._write()
-        if not self._rests() and self not in self.turn.late:
+        if not self._rests() and not self.turn.waits(self):
             self._transport.startWriting()
 
     def _write(self) -> None:
@@ -188,7 +220,7 @@ class FileSender:
             self._transport.stopWriting()
         elif self.turn.left <= 0:
             self._transport.stopWriting()
-            self.turn.late[self] = None
+            self.turn.wait(self)
         else:
             self._send_some()
 
@@ -196,7 +228,7 @@ class FileSender:
         """The socket was writable in an earlier turn; now there is something left."""
         self._send_some()
         if self in self.turn.greedy:
-            self.turn.late[self] = None
+            self.turn.wait(self)
         elif not self._rests():
             self._transport.startWriting()
 
@@ -221,7 +253,9 @@ class FileSender:
                 self._read(ahead)
                 return
             self._in_memory_until = ahead
-        share = max(AT_ONCE_LEAST, A_TURN // max(1, len(self.turn.greedy)))
+        share = AT_ONCE_LEAST
+        if self.begun:
+            share = max(share, min(A_TURN, A_ROUND // max(1, len(self.turn.greedy))))
         if self._taker is not None:
             share = min(share, self._taker.share)
         self._send(descriptor, min(end, self._in_memory_until, self._at + share))
@@ -229,6 +263,7 @@ class FileSender:
     def _send(self, descriptor: int, end: int) -> None:
         """Put the file's bytes up to ``end`` on the socket, or what it takes of them."""
         asked = end - self._at
+        self._cork(True)
         try:
             sent = os.sendfile(self._transport.fileno(), descriptor, self._at, asked)
             if not sent:
@@ -291,6 +326,7 @@ class FileSender:
         """The line that bounds all readers has nothing for this one."""
         self.turn.greedy.discard(self)
         self._watch.idle()
+        self._cork(False)
 
     def _rest(self) -> None:
         """There is nothing to send just now."""
@@ -312,12 +348,13 @@ class FileSender:
             self._transport.stopWriting()
             del self._transport.doWrite
         self.turn.greedy.discard(self)
-        self.turn.late.pop(self, None)
+        self.turn.leave(self)
         self._watch.end()
         if self._taker is not None:
             self._taker.end()
         waiting, self._waiting = self._waiting, None
         if self._registered and not self._gone():
+            self._cork(False)
             self._transport.unregisterProducer()
             self._transport.registerProducer(self._channel, True)
         self.done.callback(result)
