@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.registry.doubles import Growing
 from tests.registry.test_sending import MIB, SocketCase, noise, until
 from yukari.registry import sendfile
+from yukari.registry.coldfiles import LOOK_AHEAD, in_memory, read_ahead
 from yukari.registry.readers import READ
-from yukari.registry.sendfile import LOOK_AHEAD, in_memory, read_ahead
 from yukari.registry.sending import LITTLE
 
 

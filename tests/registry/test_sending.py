@@ -33,13 +33,14 @@ from yukari.fills.fill import Fill, FillKeeper
 from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
 from yukari.names import Tag
-from yukari.registry import sendfile
+from yukari.registry import sendfile, turn
 from yukari.registry.readers import READ, STALL
 from yukari.registry.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.registry.resources import make_root
-from yukari.registry.sendfile import FileSender, Turn
+from yukari.registry.sendfile import FileSender
 from yukari.registry.sending import LITTLE
 from yukari.registry.site import RegistrySite
+from yukari.registry.turn import A_TURN, Turn
 from yukari.storage.interface import NoRoom
 
 reactor: Any = _reactor
@@ -148,19 +149,19 @@ class TakesHalf:
 
     def catch_up(self) -> None:
         self.called.append(self.name)
-        self.turn.used(sendfile.A_TURN // 2, self.clock)
+        self.turn.used(A_TURN // 2, self.clock)
 
 
 class TurnTests(SynchronousTestCase):
     """Who comes next when a turn of the reactor has sent all that it may."""
 
     def test_whoever_has_got_nothing_yet_comes_first_then_who_has_waited_longest(self) -> None:
-        turn, clock = Turn(), Clock()
+        line, clock = Turn(), Clock()
         called: list[str] = []
         for name, begun in (("a", True), ("b", True), ("new", False), ("c", True)):
-            waits: Any = TakesHalf(name, begun, turn, clock, called)
-            turn.wait(waits)
-        turn.used(sendfile.A_TURN, clock)
+            waits: Any = TakesHalf(name, begun, line, clock, called)
+            line.wait(waits)
+        line.used(A_TURN, clock)
         self.assertEqual(called, [])
         clock.advance(0)
         self.assertEqual(called, ["new", "a", "b", "c"])
@@ -195,7 +196,7 @@ class FileTests(SocketCase):
         return len(peer.got.partition(b"\r\n\r\n")[2]) == size and b"\r\n\r\n" in peer.got
 
     async def test_however_many_read_a_turn_of_the_reactor_sends_no_more(self) -> None:
-        self.patch(sendfile, "A_TURN", 256 * 1024)
+        self.patch(turn, "A_TURN", 256 * 1024)
         self.patch(FileSender, "turn", Turn(256 * 1024))
         blobs = [Growing(noise(MIB + at)) for at in range(24)]
         peers = [await self.peer() for _ in blobs]
@@ -217,7 +218,7 @@ class FileTests(SocketCase):
         for peer, blob in zip(peers, blobs, strict=True):
             await until(lambda peer=peer, end=blob.content[-99:]: peer.got.endswith(end))
             self.assertEqual([reply.body for reply in peer.replies()], [blob.content])
-        self.assertLessEqual(max(turns), 2 * sendfile.A_TURN + sendfile.AT_ONCE_LEAST)
+        self.assertLessEqual(max(turns), 2 * turn.A_TURN + turn.AT_ONCE_LEAST)
 
     async def test_segments_are_whole_while_bytes_leave_and_nothing_is_held_back_while_none_do(
         self,

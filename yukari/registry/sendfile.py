@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
-from itertools import chain, islice
 from typing import Any, ClassVar, Optional
 
-from attrs import define, field
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
+from twisted.internet.interfaces import IPullProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.rates import Taker
-from yukari.registry.readers import READ, Broken, InThread, Join, ReaderGone, StallWatch
+from yukari.registry.coldfiles import LOOK_AHEAD, in_memory, read_ahead
+from yukari.registry.readers import Broken, InThread, Join, ReaderGone, StallWatch
 from yukari.registry.transports import flush
+from yukari.registry.turn import Turn
 from yukari.spans import Span
 
-A_TURN = 8 * 1024 * 1024
-A_ROUND = 64 * 1024 * 1024
-AT_ONCE_LEAST = 64 * 1024
-"""
-Bytes that leave in one turn of the reactor, some 4 ms, and so the most of one ``sendfile``; bytes
-that leave until all readers that take all they are given have had their share; the least share, and
-a reader's first. Who finds the turn's bytes gone is first in line for the next one's, but for those
-that have got nothing yet.
-"""
-A_CALL = 16 * 1024
-"""What one ``sendfile`` counts as in a turn, however little it sends."""
 UNSENT = 128 * 1024 * 1024
 UNSENT_MATTERS = 4 * 1024 * 1024
 UNSENT_LEAST = 16 * 1024
@@ -42,87 +31,6 @@ readers had all of its memory for TCP, 2.2 GB, and whatever else went over the n
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
 """Has the system send whole segments alone: without it each ``sendfile`` ends with a short one."""
-LOOK_AHEAD = 8 * 1024 * 1024
-LOOK_EVERY = 512 * 1024
-"""
-So many bytes ahead a file is looked at, a byte every so often, whether it is in memory; where it is
-not it is read in a disk thread first, for ``sendfile`` would have everybody wait for the disk.
-"""
-NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-
-
-def in_memory(descriptor: int, start: int, end: int) -> bool:
-    """
-    Whether those bytes of a file can be had without waiting for a disk, as far as the system tells.
-    """
-    if not NOWAIT:
-        return True
-    byte = [bytearray(1)]
-    try:
-        for at in (*range(start, end, LOOK_EVERY), end - 1):
-            os.preadv(descriptor, byte, at, NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system that cannot tell, or an error that sendfile will meet
-        pass
-    return True
-
-
-def read_ahead(readable: Readable, start: int, end: int) -> None:
-    """Have the system read those bytes into memory. Blocks: for a disk thread."""
-    while start < end:
-        count = len(readable.read(start, min(READ, end - start)))
-        if not count:
-            return
-        start += count
-
-
-@define
-class Turn:
-    """
-    What may leave before the reactor turns. With thousands of readers there would be no end to a
-    turn, and whoever connects or asks meanwhile would wait for it.
-    """
-
-    left: int = A_TURN
-    """Once it is used up the next turn brings as much again."""
-    greedy: set[FileSender] = field(factory=set)
-    """Those whose readers took all that they were last given."""
-    late: dict[FileSender, None] = field(factory=dict)
-    """Those that found nothing left: out of the poll, the longest-waiting first."""
-    new: dict[FileSender, None] = field(factory=dict)
-    """The same of those that have sent nothing: they go first, and get little."""
-    _begins: Optional[IDelayedCall] = None
-
-    def wait(self, sender: FileSender) -> None:
-        """It is called again when there is something left."""
-        (self.late if sender.begun else self.new)[sender] = None
-
-    def waits(self, sender: FileSender) -> bool:
-        return sender in self.late or sender in self.new
-
-    def leave(self, sender: FileSender) -> None:
-        """It waits no more."""
-        self.late.pop(sender, None)
-        self.new.pop(sender, None)
-
-    def used(self, count: int, reactor: IReactorTime) -> None:
-        """A ``sendfile`` took ``count`` bytes of it."""
-        self.left -= max(count, A_CALL)
-        if self.left <= 0 and self._begins is None:
-            self._begins = reactor.callLater(0, self._begin, reactor)
-
-    def _begin(self, reactor: IReactorTime) -> None:
-        self._begins = None
-        self.left = A_TURN
-        for sender in list(islice(chain(self.new, self.late), A_TURN // A_CALL)):
-            if self.left <= 0:
-                break
-            if self.waits(sender):
-                self.leave(sender)
-                sender.catch_up()
-        if (self.new or self.late) and self._begins is None:
-            self._begins = reactor.callLater(0, self._begin, reactor)
 
 
 @implementer(IPullProducer)
@@ -253,9 +161,7 @@ class FileSender:
                 self._read(ahead)
                 return
             self._in_memory_until = ahead
-        share = AT_ONCE_LEAST
-        if self.begun:
-            share = max(share, min(A_TURN, A_ROUND // max(1, len(self.turn.greedy))))
+        share = self.turn.share(self)
         if self._taker is not None:
             share = min(share, self._taker.share)
         self._send(descriptor, min(end, self._in_memory_until, self._at + share))

@@ -18,8 +18,9 @@ from zope.interface import implementer
 
 from yukari.blobs import Readable
 from yukari.rates import Taker
+from yukari.registry.coldfiles import in_memory
 from yukari.registry.readers import READ, Broken, InThread, Join, ReaderGone, StallWatch
-from yukari.registry.sendfile import FileSender, in_memory
+from yukari.registry.sendfile import FileSender
 from yukari.registry.transports import plain_socket
 from yukari.spans import Span
 
