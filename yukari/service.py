@@ -46,6 +46,7 @@ from yukari.offline import Offline
 from yukari.proxies import Proxies
 from yukari.rates import Line, Lines
 from yukari.readiness import Readiness
+from yukari.registry.helpers import Helpers, helpful
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
 from yukari.registry.telling import Numbers, Ready
@@ -73,7 +74,7 @@ HURRIED_WITHIN = 3.0
 
 
 @define(eq=False)
-class DiskThreads:
+class Threads:
     """
     Runs blocking work in threads of its own (the reactor's pool is DNS's too).
 
@@ -81,12 +82,14 @@ class DiskThreads:
     """
 
     _reactor: Any
+    _name: str
+    _most: int
     _pool: Optional[ThreadPool] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Threads from now on."""
-        self._pool = ThreadPool(0, DISK_THREADS, "disk")
+        self._pool = ThreadPool(0, self._most, self._name)
         self._pool.start()
 
     def stop(self) -> None:
@@ -137,7 +140,8 @@ class YukariService(Service):
     ports: list[IListeningPort] = field(factory=list, init=False)
     admin_ports: list[IListeningPort] = field(factory=list, init=False)
     metrics: PrometheusMetrics = field(init=False)
-    _threads: DiskThreads = field(init=False)
+    _threads: Threads = field(init=False)
+    _helpers: Threads = field(init=False)
     _store: Store = field(init=False)
     _keeper: Optional[BucketKeeper] = field(default=None, init=False)
     _connections: Connections = field(init=False)
@@ -155,7 +159,8 @@ class YukariService(Service):
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
-        self._threads = DiskThreads(self._reactor)
+        self._threads = Threads(self._reactor, "disk", DISK_THREADS)
+        self._helpers = Threads(self._reactor, "send", max(1, helpful()))
         self.metrics = PrometheusMetrics(self._reactor)
         self._certificates = Certificates(self._reactor, self._reactor)
         self._notifier = Notifier(self._reactor, os.environ, os.getpid())
@@ -226,6 +231,7 @@ class YukariService(Service):
             self._library,
             self._reactor,
             self._threads,
+            Helpers(self._helpers, helpful()),
             settings.upstream_registry.url,
             settings.allow,
             None if settings.client_rate is None else Lines(settings.client_rate, self._reactor),
@@ -328,6 +334,7 @@ class YukariService(Service):
         # the longest waits of requests beside a fill halve (bench/latency.py).
         sys.setswitchinterval(0.0005)
         self._threads.start()
+        self._helpers.start()
         self._library.go_on()
         if self._keeper is not None:
             self._keeper.start()
@@ -411,6 +418,7 @@ class YukariService(Service):
             if self._keeper is not None:
                 await self._keeper.stop()
         finally:
+            self._helpers.stop()
             self._threads.stop()
             self._notifier.stop()
 

@@ -24,6 +24,7 @@ from yukari.library import Found
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.networks import Networks
+from yukari.registry.helpers import Helpers
 from yukari.registry.resources import make_root
 from yukari.registry.site import RegistrySite
 from yukari.rules import ModelRules
@@ -274,7 +275,9 @@ class Talk:
 
     def __attrs_post_init__(self) -> None:
         library: Any = self.shelf
-        root = make_root(library, self.clock, self.disk, "http://up/", self.allow)
+        root = make_root(
+            library, self.clock, self.disk, Helpers(self.disk, 0), "http://up/", self.allow
+        )
         site = RegistrySite(root, self.clock, **self.site)
         site.reactor = self.clock
         self.wire = Wire(self.clock, self.peer)

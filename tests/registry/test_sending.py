@@ -34,6 +34,7 @@ from yukari.fills.source import SourceFailed, SourceRefused
 from yukari.manifest import Manifest
 from yukari.names import Tag
 from yukari.registry import sendfile, turn
+from yukari.registry.helpers import Helpers
 from yukari.registry.readers import READ, STALL
 from yukari.registry.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.registry.resources import make_root
@@ -84,12 +85,12 @@ class SocketCase(TestCase):
         self.clock = Clock()
         self.disk = ScriptedDisk()
         library: Any = self.shelf
-        self.site = RegistrySite(
-            make_root(library, self.clock, self.disk, "http://up/"), self.clock
-        )
+        root = make_root(library, self.clock, self.disk, self.helpers(), "http://up/")
+        self.site = RegistrySite(root, self.clock)
         self.port = reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
         self.channels: list[Any] = []
+        self.peers: list[Peer] = []
         build = self.site.buildProtocol
 
         def built(address: Any) -> Any:
@@ -109,6 +110,10 @@ class SocketCase(TestCase):
     def factory(self) -> Any:
         return self.site
 
+    def helpers(self) -> Helpers:
+        """None, where a test does not say otherwise."""
+        return Helpers(self.disk, 0)
+
     async def full(self) -> None:
         """Returns when the sockets take nothing more."""
         seen = quiet = 0
@@ -125,16 +130,19 @@ class SocketCase(TestCase):
         await until(lambda: self.channels)
         if room:
             peer.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-        self.addCleanup(self.part, peer)
+        self.parts(peer)
         return peer
 
     async def _parted(self, peer: Peer) -> None:
-        peer.transport.abortConnection()
+        for each in self.peers:
+            each.transport.abortConnection()
         await until(lambda: peer.gone)
         await until(lambda: not any(channel.transport.connected for channel in self.channels))
 
-    def part(self, peer: Peer) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._parted(peer))
+    def parts(self, peer: Peer) -> None:
+        """At the test's end all connections are closed."""
+        self.peers.append(peer)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self._parted(peer)))
 
 
 @define(eq=False)
@@ -200,7 +208,6 @@ class FileTests(SocketCase):
         self.patch(FileSender, "turn", Turn(256 * 1024))
         blobs = [Growing(noise(MIB + at)) for at in range(24)]
         peers = [await self.peer() for _ in blobs]
-        self.addCleanup(lambda: [peer.transport.abortConnection() for peer in peers])
         real, turns = os.sendfile, [0]
 
         def counted(*arguments: int) -> int:
@@ -464,7 +471,7 @@ class TlsTests(SocketCase):
         wrapped = await endpoint.connect(factory)
         peer: Peer = wrapped.wrappedProtocol
         await until(lambda: self.channels)
-        self.addCleanup(self.part, peer)
+        self.parts(peer)
         return peer
 
     async def test_a_blob_comes_whole_at_the_clients_pace(self) -> None:

@@ -18,7 +18,7 @@ from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
 from yukari.s3.place import Place
 from yukari.s3.signing import Signing
-from yukari.service import DiskThreads
+from yukari.service import DISK_THREADS, Threads
 
 reactor: Any = _reactor
 _count = itertools.count(1)
@@ -55,7 +55,7 @@ class AgainstServer(TestCase):
         if missing is not None:
             raise SkipTest(missing)
         self.bucket = f"bucket-{next(_count)}"
-        self.threads = DiskThreads(reactor)
+        self.threads = Threads(reactor, "disk", DISK_THREADS)
         self.threads.start()
         self.addCleanup(self.threads.stop)
         self.client = self.client_at(self.server.endpoint())

@@ -31,6 +31,7 @@ from yukari.names import Digest, InvalidName, ModelName, Reference, parse_refere
 from yukari.networks import Networks
 from yukari.rates import Lines
 from yukari.registry import clients
+from yukari.registry.helpers import Helpers
 from yukari.registry.listing import Page
 from yukari.registry.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
 from yukari.registry.readers import Broken, InThread, Join, ReaderGone
@@ -50,6 +51,7 @@ class Registry:
     library: Library
     clock: IReactorTime
     in_thread: InThread
+    helpers: Helpers
     allow: Optional[Networks] = None
     """Who may pull; None for everybody."""
     client_lines: Optional[Lines] = None
@@ -230,7 +232,13 @@ class _Blob:
         request.result = readable.result
         try:
             sent = await send(
-                request, readable, span, registry.clock, registry.in_thread, self._join()
+                request,
+                readable,
+                span,
+                registry.clock,
+                registry.in_thread,
+                registry.helpers,
+                self._join(),
             )
         except Broken as broken:
             self._count(broken.sent)
@@ -300,13 +308,14 @@ def make_root(
     library: Library,
     clock: IReactorTime,
     in_thread: InThread,
+    helpers: Helpers,
     upstream: str,
     allow: Optional[Networks] = None,
     client_lines: Optional[Lines] = None,
 ) -> Resource:
     """The root of the tree; for the last two see `Registry`."""
     root = Front(upstream)
-    root.putChild(b"v2", V2(Registry(library, clock, in_thread, allow, client_lines)))
+    root.putChild(b"v2", V2(Registry(library, clock, in_thread, helpers, allow, client_lines)))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))
     return root

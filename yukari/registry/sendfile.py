@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
+from functools import partial
 from typing import Any, ClassVar, Optional
 
 from twisted.internet import tcp
@@ -15,8 +15,9 @@ from zope.interface import implementer
 from yukari.blobs import Readable
 from yukari.rates import Taker
 from yukari.registry.coldfiles import LOOK_AHEAD, in_memory, read_ahead
+from yukari.registry.helpers import A_PIECE, Helpers, Piece
 from yukari.registry.readers import Broken, InThread, Join, ReaderGone, StallWatch
-from yukari.registry.transports import flush
+from yukari.registry.transports import flush, put
 from yukari.registry.turn import Turn
 from yukari.spans import Span
 
@@ -55,11 +56,13 @@ class FileSender:
         span: Span,
         clock: IReactorTime,
         in_thread: InThread,
+        helpers: Helpers,
         join: Optional[Join],
     ) -> None:
         self._request = request
         self._channel = request.channel
         self._in_thread = in_thread
+        self._helpers = helpers
         self._transport: Any = transport
         self._readable = readable
         self._span = span
@@ -68,6 +71,7 @@ class FileSender:
         self._registered = False
         self._in_place = False
         self._reading = False
+        self._helped = False
         self._corked = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
@@ -135,15 +139,18 @@ class FileSender:
     def catch_up(self) -> None:
         """The socket was writable in an earlier turn; now there is something left."""
         self._send_some()
+        if self._rests():
+            return
         if self in self.turn.greedy:
             self.turn.wait(self)
-        elif not self._rests():
+        else:
             self._transport.startWriting()
 
     def _rests(self) -> bool:
         return (
             self.done.called
             or self._reading
+            or self._helped
             or self._waiting is not None
             or (self._taker is not None and self._taker.held)
         )
@@ -161,30 +168,57 @@ class FileSender:
                 self._read(ahead)
                 return
             self._in_memory_until = ahead
+        end = min(end, self._in_memory_until)
         share = self.turn.share(self)
         if self._taker is not None:
             share = min(share, self._taker.share)
-        self._send(descriptor, min(end, self._in_memory_until, self._at + share))
+        elif self._helpers.most and self.turn.crowds(self):
+            self._be_helped(min(end, self._at + max(A_PIECE, share)))
+            return
+        self._send(descriptor, min(end, self._at + share))
 
     def _send(self, descriptor: int, end: int) -> None:
         """Put the file's bytes up to ``end`` on the socket, or what it takes of them."""
         asked = end - self._at
         self._cork(True)
         try:
-            sent = os.sendfile(self._transport.fileno(), descriptor, self._at, asked)
-            if not sent:
-                raise OSError("the file is shorter than it was")
-        except BlockingIOError:
-            sent = 0
-        except (ConnectionError, TimeoutError):
-            self.turn.greedy.discard(self)
-            self._transport.abortConnection()
-            return
+            sent = put(self._transport.fileno(), descriptor, self._at, asked)
         except OSError as error:
-            self._end(Failure(Broken(self._at - self._span.start, error)))
-            return
+            self._failed(error)
+        else:
+            self.turn.used(sent, self._transport.reactor)
+            self._sent(sent, asked)
+
+    def _be_helped(self, end: int) -> None:
+        """Have a thread do the same."""
+        asked = end - self._at
+        self._helped = True
+        self._transport.stopWriting()
+        sending = self._helpers.send(partial(self._piece, asked))
+        sending.addCallbacks(self._was_helped, self._was_not_helped, (asked,))
+
+    def _piece(self, asked: int) -> Optional[Piece]:
+        descriptor = None if self.done.called else self._readable.fileno()
+        if descriptor is None:
+            return None
+        self._cork(True)
+        return self._transport.fileno(), descriptor, self._at, asked
+
+    def _was_helped(self, sent: int, asked: int) -> None:
+        self._helped = False
+        if not self.done.called:
+            self._sent(sent, asked)
+        if not self.done.called:
+            self._transport.startWriting()
+
+    def _was_not_helped(self, failure: Failure) -> None:
+        self._helped = False
+        if not self.done.called:
+            self._failed(failure.value)
+
+    def _sent(self, sent: int, asked: int) -> None:
+        """So many bytes have left of those that the system was asked to take."""
         self._at += sent
-        self.turn.used(sent, self._transport.reactor)
         if sent == asked:
             self.turn.greedy.add(self)
         else:
@@ -195,6 +229,14 @@ class FileSender:
             self._taker.took(sent)
         if self._at == self._span.end:
             self._end(len(self._span))
+
+    def _failed(self, error: Optional[BaseException]) -> None:
+        """The socket or the file is broken."""
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            self.turn.greedy.discard(self)
+            self._transport.abortConnection()
+        else:
+            self._end(Failure(Broken(self._at - self._span.start, error or ReaderGone())))
 
     def _read(self, end: int) -> None:
         """Have the bytes up to ``end`` in memory, and go on."""

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from yukari.blobs import Readable
 from yukari.rates import Taker
 from yukari.registry.coldfiles import in_memory
+from yukari.registry.helpers import Helpers
 from yukari.registry.readers import READ, Broken, InThread, Join, ReaderGone, StallWatch
 from yukari.registry.sendfile import FileSender
 from yukari.registry.transports import plain_socket
@@ -50,6 +51,7 @@ async def send(
     span: Span,
     clock: IReactorTime,
     in_thread: InThread,
+    helpers: Helpers,
     join: Optional[Join] = None,
 ) -> int:
     """
@@ -64,7 +66,8 @@ async def send(
     request.write(b"")
     transport = plain_socket(request)
     if transport is not None and readable.fileno() is not None:
-        return await FileSender(request, transport, readable, span, clock, in_thread, join).done
+        sender = FileSender(request, transport, readable, span, clock, in_thread, helpers, join)
+        return await sender.done
     return await _ReadSender(request, readable, span, clock, in_thread, join).run()
 
 

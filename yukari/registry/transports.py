@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Optional
 
 from twisted.internet import tcp
@@ -25,3 +26,18 @@ def flush(transport: Any) -> None:
     """
     if transport.connected and not transport.disconnecting and transport.doWrite() is not None:
         transport.startWriting()
+
+
+def put(out: int, source: int, start: int, count: int) -> int:
+    """
+    Have the system put bytes of a file on a socket: how many it takes at once, 0 where it is full.
+
+    OSError as ``sendfile``, and where the file ends before ``start``.
+    """
+    try:
+        sent = os.sendfile(out, source, start, count)
+    except BlockingIOError:
+        return 0
+    if not sent:
+        raise OSError("the file is shorter than it was")
+    return sent

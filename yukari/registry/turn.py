@@ -67,6 +67,10 @@ class Turn:
             return AT_ONCE_LEAST
         return max(AT_ONCE_LEAST, min(A_TURN, A_ROUND // max(1, len(self.greedy))))
 
+    def crowds(self, sender: Sender) -> bool:
+        """Whether it and another take all they are given: more than one thread gives them."""
+        return sender in self.greedy and len(self.greedy) > 1
+
     def used(self, count: int, reactor: IReactorTime) -> None:
         """A ``sendfile`` took ``count`` bytes of it."""
         self.left -= max(count, A_CALL)

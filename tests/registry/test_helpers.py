@@ -1,0 +1,145 @@
+"""Several readers that take all they are given: other threads put the bytes on their sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from tests.fills.doubles import ScriptedDisk
+from tests.registry.doubles import Growing
+from tests.registry.test_sending import MIB, Peer, SocketCase, noise
+from tests.running import until
+from yukari.registry.helpers import Helpers
+from yukari.registry.sendfile import FileSender
+from yukari.registry.turn import Turn
+
+reactor: Any = _reactor
+
+
+class Crowd(SocketCase):
+    """Some who read large blobs at once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(FileSender, "turn", Turn())
+
+    async def crowd(self, *blobs: Growing) -> list[Peer]:
+        peers = [await self.peer() for _ in blobs]
+        for peer, blob in zip(peers, blobs, strict=True):
+            peer.ask(self.shelf.put(blob))
+        return peers
+
+    async def whole(self, peers: list[Peer], *blobs: Growing) -> None:
+        """Returns when each has all of its blob, and fails where it is not that."""
+        for peer, blob in zip(peers, blobs, strict=True):
+            end = blob.content[-99:]
+            await until(lambda peer=peer, end=end: peer.gone or peer.got.endswith(end))
+            self.assertEqual([reply.body == blob.content for reply in peer.replies()], [True])
+            await until(lambda blob=blob: blob.closes)
+
+
+class ThreadTests(Crowd):
+    """In threads."""
+
+    def helpers(self) -> Helpers:
+        pool = ThreadPool(0, 2)
+        pool.start()
+        self.addCleanup(pool.stop)
+        return Helpers(lambda *work: deferToThreadPool(reactor, pool, *work), 2)
+
+    async def test_each_gets_its_own_bytes_whoever_sends_them(self) -> None:
+        real, threads = os.sendfile, set()
+
+        def watched(*arguments: int) -> int:
+            threads.add(threading.current_thread())
+            return real(*arguments)
+
+        self.patch(os, "sendfile", watched)
+        blobs = [Growing(noise(24 * MIB + at)) for at in range(4)]
+        peers = await self.crowd(*blobs)
+        await self.whole(peers, *blobs)
+        self.assertGreater(len(threads), 1)
+        self.assertEqual(FileSender.turn.greedy, set())
+
+    async def test_without_descriptors_for_a_helper_the_reactor_sends(self) -> None:
+        def none_left(_: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(os, "dup", none_left)
+        blobs = [Growing(noise(8 * MIB + at)) for at in range(3)]
+        await self.whole(await self.crowd(*blobs), *blobs)
+
+
+class SlowHelperTests(Crowd):
+    """Helpers that send when the test says so."""
+
+    def setUp(self) -> None:
+        self.helping = ScriptedDisk(slow=True)
+        super().setUp()
+
+    def helpers(self) -> Helpers:
+        return Helpers(self.helping, 2)
+
+    async def waiting_crowd(self, *blobs: Growing) -> list[Peer]:
+        """Returns when the helpers are asked."""
+        peers = await self.crowd(*blobs)
+        await until(lambda: len(self.helping.waiting) == 2)
+        return peers
+
+    async def test_no_more_pieces_are_under_way_than_there_are_helpers(self) -> None:
+        blobs = [Growing(noise(4 * MIB + at)) for at in range(5)]
+        peers = await self.waiting_crowd(*blobs)
+        while not all(blob.closes for blob in blobs):
+            self.assertLessEqual(len(self.helping.waiting), 2)
+            self.helping.work()
+            await until(lambda: self.helping.waiting or all(blob.closes for blob in blobs))
+        await self.whole(peers, *blobs)
+
+    async def test_what_a_helper_sends_for_one_who_has_left_reaches_nobody_else(self) -> None:
+        """Descriptors' numbers are given anew at once: a helper has some of its own."""
+        blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
+        peers = await self.waiting_crowd(*blobs)
+        numbers = [
+            each for _, _, (out, source, *_) in self.helping.waiting for each in (out, source)
+        ]
+        theirs = [channel.transport.fileno() for channel in self.channels]
+        theirs += [blob.fileno() for blob in blobs]
+        self.assertEqual(len({*numbers, *theirs}), 8)
+        same = [sum(os.path.sameopenfile(each, other) for other in theirs) for each in numbers]
+        self.assertEqual(same, [1] * 4)
+        for peer in peers:
+            peer.transport.abortConnection()
+        await until(lambda: all(blob.closes for blob in blobs))
+        for each in numbers:
+            os.fstat(each)
+        self.helping.work()
+        self.helping.work()
+        self.assertEqual((self.helping.waiting, self.calls), ([], 4))
+        for each in numbers:
+            self.assertRaises(OSError, os.fstat, each)
+
+    async def test_a_file_that_breaks_in_a_helpers_hands_drops_its_reader_alone(self) -> None:
+        blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
+        peers = await self.waiting_crowd(*blobs)
+        real, broken = os.sendfile, [OSError(errno.EIO, "Input/output error")]
+
+        def breaks_once(*arguments: int) -> int:
+            if broken:
+                raise broken.pop()
+            return real(*arguments)
+
+        self.patch(os, "sendfile", breaks_once)
+        self.helping.slow = False
+        while self.helping.waiting:
+            self.helping.work()
+        await until(lambda: any(peer.gone for peer in peers))
+        left = [at for at, peer in enumerate(peers) if not peer.gone]
+        self.assertEqual(len(left), 1)
+        await self.whole([peers[left[0]]], blobs[left[0]])
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
