@@ -7,12 +7,22 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from bench.scale import Scale
 
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+APART = """
+ip link set lo up
+for to in 127.0.0.0/8 127.0.0.1; do
+    ip route change local $to dev lo table local proto kernel scope host src 127.0.0.1 congctl $0
+done
+exec "$@"
+"""
+"""For a shell in a network of its own: the kind of congestion control is $0, the command $@."""
 BENCHES = ("hits", "disk", "manifests", "startup", "cold", "herd", "memory", "latency")
 
 
@@ -31,7 +41,25 @@ def machine() -> dict[str, object]:
         "cpu": model,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "congestion control": os.environ.get("BENCH_CONGESTION") or _congestion(),
     }
+
+
+def _congestion() -> str:
+    try:
+        return CONGESTION.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _set_apart(congestion: str) -> None:
+    """Begin anew in a network of this process's own: a loopback with ``congestion``."""
+    for needed in ("unshare", "ip"):
+        if not shutil.which(needed):
+            raise SystemExit(f"--congestion needs {needed}")
+    os.environ["BENCH_CONGESTION"] = congestion
+    again = [sys.executable, "-m", "bench", *sys.argv[1:]]
+    os.execvp("unshare", ["unshare", "-n", "sh", "-ec", APART, congestion, *again])
 
 
 def main() -> None:
@@ -43,9 +71,17 @@ def main() -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="the tables for programs, - for stdout")
     parser.add_argument("--plot", metavar="FILE", help="an SVG of what --json has")
+    parser.add_argument(
+        "--congestion",
+        metavar="NAME",
+        help="what TCP uses, cubic say: bbr paces the loopback, now so, now so (needs root)",
+    )
     options = parser.parse_args()
+    if options.congestion and os.environ.get("BENCH_CONGESTION") != options.congestion:
+        _set_apart(options.congestion)
     scale = Scale(options.quick, options.full)
     tables = []
+    print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
     for name in options.only or BENCHES:
         began = time.monotonic()
         for table in importlib.import_module(f"bench.{name}").run(scale):
