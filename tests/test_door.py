@@ -28,14 +28,10 @@ class DoorTests(SocketCase):
         self.door = Door(3, self.site.drain, self.clock)
         self.door.guard(self.port)
         self.addCleanup(self.door.stop)
-        self.made: list[Peer] = []
 
     async def peers(self, count: int) -> list[Peer]:
         """Connected clients, accepted or not."""
-        made = [await self.peer() for _ in range(count)]
-        self.made += made
-        self.addCleanup(lambda: [peer.transport.abortConnection() for peer in self.made])
-        return made
+        return [await self.peer() for _ in range(count)]
 
     async def connected(self) -> int:
         """How many are let in, once all is quiet."""

@@ -90,7 +90,7 @@ class SocketCase(TestCase):
         self.port = reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
         self.channels: list[Any] = []
-        self.peers: list[Peer] = []
+        self.opened: list[Peer] = []
         build = self.site.buildProtocol
 
         def built(address: Any) -> Any:
@@ -134,14 +134,14 @@ class SocketCase(TestCase):
         return peer
 
     async def _parted(self, peer: Peer) -> None:
-        for each in self.peers:
+        for each in self.opened:
             each.transport.abortConnection()
         await until(lambda: peer.gone)
         await until(lambda: not any(channel.transport.connected for channel in self.channels))
 
     def parts(self, peer: Peer) -> None:
         """At the test's end all connections are closed."""
-        self.peers.append(peer)
+        self.opened.append(peer)
         self.addCleanup(lambda: Deferred.fromCoroutine(self._parted(peer)))
 
 
