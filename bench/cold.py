@@ -18,7 +18,7 @@ from bench import peers
 from bench.models import Blob, write_blob
 from bench.peers import Emulated, Peer
 from bench.processes import python
-from bench.scale import GB, MB, Scale, workplace
+from bench.scale import GB, MB, Ballast, Scale, workplace
 from bench.tables import Table, in_turns, median, ratio
 
 MODEL = "library/m"
@@ -108,7 +108,7 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
         yield table
         return
     size = scale.of(500 * MB, 50 * MB, 1000 * MB)
-    rounds = scale.of(3, 1, 5)
+    rounds = scale.of(5, 1, 5)
     for readers in scale.of([1, 4], [1]):
         with workplace(size * rounds * 3 // 2) as place, ExitStack() as stack:
             blobs = [write_blob(place / "blobs", size, seed=at) for at in range(rounds)]
@@ -117,13 +117,16 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
                     place, {f"library/m{at}": [blob, blob] for at, blob in enumerate(blobs)}
                 )
             )
+            ballast = Ballast(place, 2 * size * rounds)
             ours = stack.enter_context(peers.yukari(place, upstream.url))
             theirs = stack.enter_context(peers.nginx_slice(place, upstream.address))
             cpus: dict[str, list[float]] = {ours.name: [], theirs.name: []}
 
             rates = in_turns(
                 {
-                    peer.name: _reading(peer, readers, list(enumerate(blobs)), cpus[peer.name])
+                    peer.name: _reading(
+                        peer, readers, list(enumerate(blobs)), cpus[peer.name], ballast
+                    )
                     for peer in (ours, theirs)
                 },
                 rounds,
@@ -139,13 +142,18 @@ def _unthrottled(scale: Scale) -> Iterator[Table]:
 
 
 def _reading(
-    peer: Peer, readers: int, left: list[tuple[int, Blob]], cpus: list[float]
+    peer: Peer,
+    readers: int,
+    left: list[tuple[int, Blob]],
+    cpus: list[float],
+    ballast: Ballast,
 ) -> Callable[[], float]:
     """Bytes a second of the next of the models ``left``; ``cpus`` is told the CPU s/GB."""
 
     def once() -> float:
         assert peer.process is not None
         at, blob = left.pop(0)
+        ballast.release(blob.size)
         before = peer.process.cpu()
         url = f"{peer.url}/v2/library/m{at}/blobs/{blob.digest}"
         asked = ["--url", url, "--readers", str(readers), "--end", str(blob.size)]

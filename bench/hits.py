@@ -33,7 +33,7 @@ def run(scale: Scale) -> Iterator[Table]:
         "Hits: readers of one stored blob",
         ["readers", "peer", "GB/s", "÷ nginx", "CPU s/GB"],
     )
-    rounds = scale.of(7, 1, 25)
+    rounds = scale.of(15, 1, 25)
     size = scale.of(1000 * MB, 50 * MB)
     with workplace(2 * size) as place, ExitStack() as stack:
         blob = write_blob(place / "store" / "blobs", size)
