@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -73,6 +73,18 @@ class Flowing:
 
     def retry(self) -> None:
         pass
+
+
+@define(eq=False)
+class Held(Flowing):
+    """One that answers to whoever comes through the gate."""
+
+    gate: DeferredLock = field(kw_only=True)
+
+    async def fetch(self, span: Span) -> Answer:
+        await self.gate.acquire()
+        self.gate.release()
+        return await super().fetch(span)
 
 
 @define(eq=False)
@@ -428,12 +440,16 @@ class StraightTests(AgainstServer):
 
     async def test_few_go_at_once(self) -> None:
         store = await self.started()
+        gate = DeferredLock()
+        await gate.acquire()
         running = []
         for number in range(4):
             body = b"%d" % number
-            way = self.way(store, Flowing(body), Digest.of(body), len(body))
+            way = self.way(store, Held(body, gate=gate), Digest.of(body), len(body))
             running.append(Deferred.fromCoroutine(way.run()))
         await until(lambda: len(store._small_slots.waiting) == 4 - straight.AT_ONCE)
+        await until(lambda: len(gate.waiting) == straight.AT_ONCE)
+        gate.release()
         for each in running:
             await each
         self.assertEqual(len(await self.objects()), 4)
