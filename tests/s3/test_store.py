@@ -513,6 +513,23 @@ class BucketTests(Stores):
         await store.publish(spool)
         self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
 
+    async def test_one_that_begins_while_they_are_listed_is_left_alone(self) -> None:
+        store = await self.started()
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        self.addCleanup(spool.close)
+        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        listing = self.client.list_multipart_uploads
+
+        async def meanwhile(prefix: str) -> list[Upload]:
+            await self.threads(spool.write, [(0, [LARGE])])
+            await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+            return await listing(prefix)
+
+        self.patch(S3Client, "list_multipart_uploads", lambda _, prefix: meanwhile(prefix))
+        self.assertEqual(await store.sweep(), 0)
+        await store.publish(spool)
+        self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
+
     async def test_one_that_s3_does_not_abort_keeps_none_of_the_others_back(self) -> None:
         self.patch(client_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()

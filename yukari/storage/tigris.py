@@ -427,12 +427,14 @@ class TigrisStore(DiskWork):
                 self._left[digest] = evolve(note, upload_id="")
             elif self._left.pop(digest, None) is not None:
                 await self._run(remove, note_path(self.spool_dir, digest))
-        own = {upload.upload_id for upload in self._uploads.values()}
-        own |= {way.upload_id for way in self._straight}
         for found in await self.client.list_multipart_uploads("blobs/sha256:"):
-            if found.upload_id not in own and await self._is_orphaned(found):
+            if not self._is_own(found) and await self._is_orphaned(found):
                 count += await self._aborted(found.key, found.upload_id)
         return count
+
+    def _is_own(self, found: Upload) -> bool:
+        own = {upload.upload_id for upload in self._uploads.values()}
+        return found.upload_id in own | {way.upload_id for way in self._straight}
 
     async def _is_orphaned(self, upload: Upload) -> bool:
         oldest = time.time() - ORPHANED_AFTER
