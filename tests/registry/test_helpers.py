@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import socket
 import threading
 from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+from twisted.trial.unittest import TestCase
 
 from tests.fills.doubles import ScriptedDisk
 from tests.registry.doubles import Growing
 from tests.registry.test_sending import MIB, Peer, SocketCase, noise
 from tests.running import until
-from yukari.registry.helpers import Helpers
+from yukari.registry.helpers import Helpers, Piece
 from yukari.registry.sendfile import FileSender
 from yukari.registry.turn import Turn
 
@@ -74,6 +77,57 @@ class ThreadTests(Crowd):
         self.patch(os, "dup", none_left)
         blobs = [Growing(noise(8 * MIB + at)) for at in range(3)]
         await self.whole(await self.crowd(*blobs), *blobs)
+
+
+class QueueTests(TestCase):
+    """Thousands that wait: an answer at once to each is no call within the one before it."""
+
+    MANY = 3000
+
+    def setUp(self) -> None:
+        self.disk = ScriptedDisk(slow=True)
+        self.helpers = Helpers(self.disk, 1)
+        self.out, self.into = socket.socketpair()
+        self.addCleanup(self.into.close)
+        self.addCleanup(self.out.close)
+        self.file = open(self.mktemp(), "w+b", buffering=0)  # noqa: SIM115
+        self.addCleanup(self.file.close)
+        self.file.write(b"0123456789")
+
+    def piece(self) -> Piece:
+        return self.out.fileno(), self.file.fileno(), 3, 4
+
+    def assert_helps(self) -> None:
+        sent = self.helpers.send(self.piece)
+        self.disk.work()
+        self.assertEqual((self.successResultOf(sent), self.into.recv(9)), (4, b"3456"))
+
+    def test_all_have_left(self) -> None:
+        first = self.helpers.send(self.piece)
+        waiting = [self.helpers.send(lambda: None) for _ in range(self.MANY)]
+        self.disk.work()
+        self.assertEqual((self.successResultOf(first), self.into.recv(9)), (4, b"3456"))
+        self.assertEqual({self.successResultOf(each) for each in waiting}, {0})
+        self.assert_helps()
+
+    def test_no_descriptors_are_left(self) -> None:
+        first = self.helpers.send(self.piece)
+        waiting = [self.helpers.send(self.piece) for _ in range(self.MANY)]
+        dup, calls = os.dup, itertools.count()
+
+        def every_other(descriptor: int) -> int:
+            if next(calls) % 2:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return dup(descriptor)
+
+        patched = self.patch(os, "dup", every_other)
+        open_before = len(os.listdir("/dev/fd"))
+        self.disk.work()
+        self.assertEqual(len(os.listdir("/dev/fd")), open_before - 2)
+        self.assertEqual({self.successResultOf(each) for each in [*waiting, first]}, {0, 4})
+        self.into.recv(9)
+        patched.restore()
+        self.assert_helps()
 
 
 class SlowHelperTests(Crowd):

@@ -230,24 +230,44 @@ class FileTests(SocketCase):
     async def test_segments_are_whole_while_bytes_leave_and_nothing_is_held_back_while_none_do(
         self,
     ) -> None:
-        corked = lambda: self.channels[0].transport.socket.getsockopt(  # noqa: E731
-            socket.IPPROTO_TCP, socket.TCP_CORK
-        )
-        real, seen = os.sendfile, []
-
-        def watched(*arguments: int) -> int:
-            seen.append(corked())
-            return real(*arguments)
-
-        self.patch(os, "sendfile", watched)
+        seen = self.options_when_sending(socket.TCP_CORK)
         blob = Growing(noise(MIB), here=100_000)
         peer = await self.peer()
         peer.ask(self.shelf.put(blob))
         await until(lambda: blob.waiters)
-        self.assertEqual((set(seen), corked()), ({1}, 0))
+        self.assertEqual((set(seen), self.option(socket.TCP_CORK)), ({1}, 0))
         blob.grow(MIB)
         await until(lambda: blob.closes)
-        self.assertEqual((set(seen), corked()), ({1}, 0))
+        self.assertEqual((set(seen), self.option(socket.TCP_CORK)), ({1}, 0))
+
+    async def test_with_so_little_unsent_that_a_cork_would_stop_it_there_is_none(self) -> None:
+        """Either is decided anew for each reply: a connection of a crowd's outlives the crowd."""
+        corked = self.options_when_sending(socket.TCP_CORK)
+        peer = await self.peer()
+        for room, bound in ((10, 16), (128, 128), (127, 127), (1 << 30, 4096)):
+            self.patch(sendfile, "UNSENT", room * 1024)
+            blob = Growing(noise(MIB))
+            corked.clear()
+            peer.ask(self.shelf.put(blob))
+            await until(lambda blob=blob: blob.closes)
+            self.assertEqual(set(corked), {int(bound >= 128)})
+            self.assertEqual(self.option(socket.TCP_NOTSENT_LOWAT), bound * 1024)
+
+    def option(self, option: int) -> int:
+        """Of TCP's, on the first connection."""
+        connection: socket.socket = self.channels[0].transport.socket
+        return connection.getsockopt(socket.IPPROTO_TCP, option)
+
+    def options_when_sending(self, option: int) -> list[int]:
+        """What it was at each ``sendfile`` from now on."""
+        real, seen = os.sendfile, []
+
+        def watched(*arguments: int) -> int:
+            seen.append(self.option(option))
+            return real(*arguments)
+
+        self.patch(os, "sendfile", watched)
+        return seen
 
     async def test_what_waits_in_the_system_for_a_slow_reader_is_bounded(self) -> None:
         self.patch(sendfile, "UNSENT", 64 * 1024)

@@ -9,11 +9,13 @@ threads can do it meanwhile.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, Union
 
 from attrs import Factory, define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from yukari.registry.readers import InThread
 from yukari.registry.transports import put
@@ -48,8 +50,9 @@ class Helpers:
 
     _in_thread: InThread
     most: int
-    _free: DeferredSemaphore = field(
-        init=False, default=Factory(lambda self: DeferredSemaphore(max(1, self.most)), True)
+    _free: int = field(init=False, default=Factory(lambda self: self.most, True))
+    _queue: deque[tuple[Callable[[], Optional[Piece]], Deferred[int]]] = field(
+        init=False, factory=deque
     )
 
     def send(self, piece: Callable[[], Optional[Piece]]) -> Deferred[int]:
@@ -59,19 +62,38 @@ class Helpers:
         As `transports.put`. Its descriptors may be closed before the answer is
         there: the thread has its own, and where there are none left 0 bytes are sent.
         """
-        return self._free.run(self._send, piece)
+        asked: Deferred[int] = Deferred()
+        self._queue.append((piece, asked))
+        self._help()
+        return asked
 
-    def _send(self, piece: Callable[[], Optional[Piece]]) -> Deferred[int]:
-        found = piece()
-        if found is None:
-            return succeed(0)
-        try:
-            out = os.dup(found[0])
-        except OSError:
-            return succeed(0)
-        try:
-            source = os.dup(found[1])
-        except OSError:
-            os.close(out)
-            return succeed(0)
-        return self._in_thread(_put_and_close, out, source, *found[2:])
+    def _help(self) -> None:
+        """A loop, as no `DeferredSemaphore` has it: of thousands that wait, all may have left."""
+        while self._queue and self._free:
+            piece, asked = self._queue.popleft()
+            found = piece()
+            own = None if found is None else _own(found)
+            if own is None:
+                asked.callback(0)
+                continue
+            self._free -= 1
+            self._in_thread(_put_and_close, *own).addBoth(self._helped, asked)
+
+    def _helped(self, result: Union[int, Failure], asked: Deferred[int]) -> None:
+        self._free += 1
+        asked.callback(result)
+        self._help()
+
+
+def _own(piece: Piece) -> Optional[Piece]:
+    """The piece with descriptors of its own, None where there are none left."""
+    out, source, start, count = piece
+    try:
+        out = os.dup(out)
+    except OSError:
+        return None
+    try:
+        return out, os.dup(source), start, count
+    except OSError:
+        os.close(out)
+        return None

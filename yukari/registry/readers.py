@@ -25,7 +25,7 @@ class ReaderGone(Exception):
     """
     The client has closed its connection, or was dropped; nothing more can be sent.
 
-    ``sent`` bytes of the blob had left by ``sendfile``.
+    ``sent`` bytes of the blob had left by ``sendfile``, not counting what a helper was sending.
     """
 
     def __init__(self, sent: int = 0) -> None:

@@ -22,12 +22,18 @@ from yukari.registry.turn import Turn
 from yukari.spans import Span
 
 UNSENT = 128 * 1024 * 1024
-UNSENT_MATTERS = 4 * 1024 * 1024
+UNSENT_MOST = 4 * 1024 * 1024
 UNSENT_LEAST = 16 * 1024
 """
-Bytes that wait in the system for all connections' lines together; a share of them from which on the
-system is left to itself, and the least. Left to itself it keeps up to 4 MB for each: 3,200 slow
-readers had all of its memory for TCP, 2.2 GB, and whatever else went over the network waited.
+Bytes that wait in the system for all connections' lines together, and the most and the least of
+them for one. Where only the system bounded it, 3,200 slow readers had all of its memory for TCP,
+2.2 GB, and whatever else went over the network waited.
+"""
+CORKED_LEAST = 128 * 1024
+"""
+The bound from which on a connection is corked. A cork holds less than a segment back, up to 64 KiB;
+that is unsent too, and Linux calls a socket writable while twice of what is unsent is less than the
+bound: with a lower one nothing would move until the cork's timer fires, 0.2 s later.
 """
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
@@ -72,6 +78,7 @@ class FileSender:
         self._in_place = False
         self._reading = False
         self._helped = False
+        self._corks = False
         self._corked = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
@@ -106,11 +113,12 @@ class FileSender:
 
     def _bound_unsent(self) -> None:
         share = UNSENT // max(1, self._request.site.drain.count())
-        if share < UNSENT_MATTERS:
-            self._option(NOTSENT_LOWAT, max(UNSENT_LEAST, share))
+        bound = max(UNSENT_LEAST, min(share, UNSENT_MOST))
+        self._option(NOTSENT_LOWAT, bound)
+        self._corks = bound >= CORKED_LEAST
 
     def _cork(self, corked: bool) -> None:
-        if corked != self._corked:
+        if self._corks and corked != self._corked:
             self._corked = corked
             self._option(CORK, corked)
 
@@ -198,7 +206,9 @@ class FileSender:
         sending.addCallbacks(self._was_helped, self._was_not_helped, (asked,))
 
     def _piece(self, asked: int) -> Optional[Piece]:
-        descriptor = None if self.done.called else self._readable.fileno()
+        if self.done.called or self._readable.available(self._at) < self._at + asked:
+            return None
+        descriptor = self._readable.fileno()
         if descriptor is None:
             return None
         self._cork(True)
