@@ -80,15 +80,15 @@ def main() -> None:
     if options.congestion and os.environ.get("BENCH_CONGESTION") != options.congestion:
         _set_apart(options.congestion)
     scale = Scale(options.quick, options.full)
-    tables = []
-    print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
+    tables, here = [], machine()
+    print(", ".join(f"{name} {value}" for name, value in here.items()), end="\n\n")
     for name in options.only or BENCHES:
         began = time.monotonic()
         for table in importlib.import_module(f"bench.{name}").run(scale):
             tables.append(table)
             print(table.text(), end="\n\n", flush=True)
         print(f"[{name}: {time.monotonic() - began:.0f} s]", end="\n\n", file=sys.stderr)
-    report = {"machine": machine(), "tables": [table.as_json() for table in tables]}
+    report = {"machine": here, "tables": [table.as_json() for table in tables]}
     if options.json == "-":
         print(json.dumps(report))
     elif options.json:

@@ -14,7 +14,6 @@ from attrs import frozen
 
 MB = 1_000_000
 GB = 1_000_000_000
-MIB = bytes(1 << 20)
 SHM = Path("/dev/shm")
 
 T = TypeVar("T")
@@ -59,9 +58,10 @@ class Ballast:
     def __init__(self, place: Path, count: int) -> None:
         self._path = place / "ballast"
         self._left = count if place.is_relative_to(SHM) else 0
+        block = memoryview(bytes(MB))
         with self._path.open("wb") as opened:
-            for start in range(0, self._left, len(MIB)):
-                opened.write(memoryview(MIB)[: self._left - start])
+            for start in range(0, self._left, MB):
+                opened.write(block[: self._left - start])
 
     def release(self, count: int) -> None:
         """So many bytes are about to be written."""

@@ -10,8 +10,6 @@ import threading
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import TestCase
 
 from tests.fills.doubles import ScriptedDisk
@@ -21,6 +19,7 @@ from tests.running import until
 from yukari.registry.helpers import Helpers, Piece
 from yukari.registry.sendfile import FileSender
 from yukari.registry.turn import Turn
+from yukari.service import Threads
 
 reactor: Any = _reactor
 
@@ -51,10 +50,10 @@ class ThreadTests(Crowd):
     """In threads."""
 
     def helpers(self) -> Helpers:
-        pool = ThreadPool(0, 2)
-        pool.start()
-        self.addCleanup(pool.stop)
-        return Helpers(lambda *work: deferToThreadPool(reactor, pool, *work), 2)
+        threads = Threads(reactor, "send", 2)
+        threads.start()
+        self.addCleanup(threads.stop)
+        return Helpers(threads, 2)
 
     async def test_each_gets_its_own_bytes_whoever_sends_them(self) -> None:
         real, threads = os.sendfile, set()

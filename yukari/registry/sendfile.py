@@ -191,8 +191,8 @@ class FileSender:
         self._cork(True)
         try:
             sent = put(self._transport.fileno(), descriptor, self._at, asked)
-        except OSError as error:
-            self._failed(error)
+        except OSError:
+            self._failed(Failure())
         else:
             self.turn.used(sent, self._transport.reactor)
             self._sent(sent, asked)
@@ -224,7 +224,7 @@ class FileSender:
     def _was_not_helped(self, failure: Failure) -> None:
         self._helped = False
         if not self.done.called:
-            self._failed(failure.value)
+            self._failed(failure)
 
     def _sent(self, sent: int, asked: int) -> None:
         """So many bytes have left of those that the system was asked to take."""
@@ -240,13 +240,13 @@ class FileSender:
         if self._at == self._span.end:
             self._end(len(self._span))
 
-    def _failed(self, error: Optional[BaseException]) -> None:
+    def _failed(self, failure: Failure) -> None:
         """The socket or the file is broken."""
-        if isinstance(error, (ConnectionError, TimeoutError)):
+        if failure.check(ConnectionError, TimeoutError):
             self.turn.greedy.discard(self)
             self._transport.abortConnection()
         else:
-            self._end(Failure(Broken(self._at - self._span.start, error or ReaderGone())))
+            self._broke(failure)
 
     def _read(self, end: int) -> None:
         """Have the bytes up to ``end`` in memory, and go on."""
