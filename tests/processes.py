@@ -29,7 +29,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from tests.running import RunningCase
-from yukari.settings import SETTINGS
+from yukari.config.settings import SETTINGS
 
 reactor: Any = _reactor
 

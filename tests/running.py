@@ -37,11 +37,11 @@ from tests.clients import (
     pull,
 )
 from tests.emulator import Emulator, Model
+from yukari.config.settings import Settings
+from yukari.daemon.service import YukariService
 from yukari.fills.fill import Fill
-from yukari.library import Library
+from yukari.library.library import Library
 from yukari.names import Digest
-from yukari.service import YukariService
-from yukari.settings import Settings
 
 reactor: Any = _reactor
 

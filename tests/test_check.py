@@ -7,8 +7,8 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.daemon.test_certificates import renew
 from tests.processes import Process, ProcessCase, bare_environment
-from tests.test_certificates import renew
 from yukari.check import url_of
 
 

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
-from yukari.settings import SETTINGS
+from yukari.config.settings import SETTINGS
 
 OTHERS_FLAGS = {"help", "insecure", "logfile", "pidfile"}
 """Ollama's, twistd's, and those that every program has."""

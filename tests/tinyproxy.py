@@ -10,7 +10,7 @@ from attrs import define
 
 from tests.processes import Process, ProcessCase
 from tests.s3.servers import free_port
-from yukari.proxies import Proxies
+from yukari.config.proxies import Proxies
 
 TINYPROXY = shutil.which("tinyproxy") or ""
 MISSING = None if TINYPROXY else "tinyproxy is not installed"

@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from yukari import __version__
-from yukari.storage.interface import Holdings
+from yukari.storage.ports import Holdings
 
 LAG_PERIOD = 0.5
 """Seconds between two looks at how late the reactor is."""

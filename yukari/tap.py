@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from yukari import __version__
-from yukari.logs import LoggedService, end
-from yukari.proxies import Proxies
-from yukari.settings import SETTINGS, SettingError, Settings
+from yukari.config.proxies import Proxies
+from yukari.config.settings import SETTINGS, SettingError, Settings
+from yukari.daemon.logs import LoggedService, end
 
 log = Logger()
 
@@ -101,7 +101,7 @@ def makeService(options: Options) -> IService:
     """The daemon, not yet started; twistd's own options say where its log goes."""
     from twisted.internet import reactor as running
 
-    from yukari.service import YukariService
+    from yukari.daemon.service import YukariService
 
     reactor: Any = running
     # Twisted's is the time of day: set back by an hour, it would hold up every timer by an hour.

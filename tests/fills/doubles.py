@@ -14,16 +14,16 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
-from yukari.fills.crew import HELD, Crew
 from yukari.fills.fill import Fill, FillKeeper
-from yukari.fills.pace import HostPace
-from yukari.fills.source import Answer
+from yukari.fills.scheduler import HELD, FetchScheduler
 from yukari.names import Digest, ModelName
-from yukari.paced import Paced
-from yukari.rates import Line
+from yukari.net.paced import Paced
+from yukari.net.throttle import Line
+from yukari.sources.base import Answer
+from yukari.sources.pace import HostPace
 from yukari.spans import Span
-from yukari.storage.interface import Spool, StraightWay
 from yukari.storage.memory import MemoryStore
+from yukari.storage.ports import DirectUpload, Spool
 
 NAME = ModelName("library", "m")
 
@@ -198,7 +198,7 @@ class Keeper(FillKeeper):
     store: MemoryStore = field(factory=MemoryStore)
     ends: list[Fill] = field(factory=list)
     failing: Optional[Exception] = None
-    way: Optional[StraightWay] = None
+    way: Optional[DirectUpload] = None
 
     async def open_spool(self, fill: Fill) -> Spool:
         return await self.store.new_spool(fill.digest, fill.size, fill.name)
@@ -209,7 +209,7 @@ class Keeper(FillKeeper):
         assert fill.spool is not None
         await self.store.publish(fill.spool)
 
-    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
         return self.way
 
     def ended(self, fill: Fill) -> None:
@@ -229,12 +229,12 @@ class Scene:
     disk: ScriptedDisk = field(factory=ScriptedDisk)
     keeper: Keeper = field(factory=Keeper)
     source: ScriptedSource = field(init=False)
-    crew: Crew = field(init=False)
+    crew: FetchScheduler = field(init=False)
     fill: Fill = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.source = ScriptedSource(self.content)
-        self.crew = Crew(self.clock, self.per_blob, self.in_all, self.held)
+        self.crew = FetchScheduler(self.clock, self.per_blob, self.in_all, self.held)
         self.fill = self.new_fill()
 
     def new_fill(self, spool: Optional[Spool] = None) -> Fill:

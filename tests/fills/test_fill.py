@@ -19,18 +19,18 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
-from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import State
-from yukari.fills.pace import FIRST
 from yukari.fills.reader import FillReader
-from yukari.fills.source import SourceFailed, SourceRefused
-from yukari.fills.tries import BACKOFF, PATIENCE
-from yukari.fills.withheld import WITHHELD
+from yukari.fills.retries import BACKOFF, PATIENCE
+from yukari.fills.tail import WITHHELD
 from yukari.names import Digest
-from yukari.rates import Line
+from yukari.net.throttle import Line
+from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.sources.pace import FIRST
 from yukari.spans import Span, SpanSet
 from yukari.storage.memory import MemoryStore
+from yukari.storage.readable import SpoolLost
 
 MIB = 1024 * 1024
 

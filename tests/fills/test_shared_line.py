@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import Asked, Scene
 from tests.fills.test_fill import Drinker
-from yukari.fills.crew import Crew
-from yukari.fills.pace import SECONDS_SHARED, HostPace
-from yukari.rates import Line
+from yukari.fills.scheduler import FetchScheduler
+from yukari.net.throttle import Line
+from yukari.sources.pace import SECONDS_SHARED, HostPace
 
 PATIENCE = 5.0
 """Seconds of the clock after which the strictest client gives a part up."""
@@ -120,7 +120,7 @@ def waits_of_layers(
     after the other, ``apart`` seconds; each layer is ``seconds`` of the line, over all of them.
     """
     clock, pace = Clock(), HostPace()
-    crew = Crew(clock, 32, 64)
+    crew = FetchScheduler(clock, 32, 64)
     size = int(min(network.rate, 64 * network.each) * seconds / layers)
     scenes = [Scene(bytes(size + layer), clock=clock) for layer in range(layers)]
     drinkers: list[Drinker] = []

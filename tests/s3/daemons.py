@@ -11,9 +11,9 @@ from tests.running import Daemon
 from tests.s3.against import KEYS, AgainstServer
 from tests.s3.proxy import Proxy
 from tests.s3.servers import CEPH
+from yukari.config.settings import Settings
 from yukari.names import Digest
-from yukari.settings import Settings
-from yukari.storage.tigris import TigrisStore
+from yukari.storage.bucket.store import TigrisStore
 
 
 def store_of(daemon: Daemon) -> TigrisStore:

@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.strategies import result_of
 from yukari.s3 import credentials
+from yukari.s3.connect import open_bucket
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import NO_CREDENTIALS, S3Error
-from yukari.s3.opening import open_bucket
-from yukari.s3.place import InvalidPlace
+from yukari.s3.location import InvalidPlace
 
 
 class Chain:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.s3.place import InvalidPlace, Place, is_public
+from yukari.s3.location import InvalidPlace, Place, is_public
 from yukari.s3.presign import LONGEST, SHORTEST, host_of, presign_lifetime, redirects
-from yukari.storage.upload import MOST_PARTS, SMALL, part_size
+from yukari.storage.bucket.upload import MOST_PARTS, SMALL, part_size
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 private_names = st.one_of(

@@ -27,7 +27,7 @@ from tests.storage.strategies import (
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import Span, SpanSet
-from yukari.storage.interface import (
+from yukari.storage.ports import (
     Holdings,
     ManifestEntry,
     NoRoom,

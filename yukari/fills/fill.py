@@ -29,21 +29,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.blobs import SpoolLost
 from yukari.errors import RegistryError, upstream_unreachable
-from yukari.fills.gather import Gatherer, Pieces
-from yukari.fills.lane import Lane
+from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Plan
 from yukari.fills.progress import Progress
 from yukari.fills.reader import FillReader
-from yukari.fills.source import Answer, BlobSource, SourceFailed, SourceRefused
-from yukari.fills.tries import LONGEST_BACKOFF, PATIENCE, SILENCE_WAITED_FOR, Tries
-from yukari.fills.verify import Verifier
-from yukari.fills.withheld import WITHHELD, Withheld
+from yukari.fills.retries import LONGEST_BACKOFF, PATIENCE, SILENCE_WAITED_FOR, RetryState
+from yukari.fills.tail import WITHHELD, UnverifiedTail
+from yukari.fills.verifier import Verifier
+from yukari.fills.writer import Pieces, WriteBuffer
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
+from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.spans import Span, SpanSet
-from yukari.storage.interface import NoRoom, Spool, StraightWay, WrongDigest
+from yukari.storage.ports import DirectUpload, NoRoom, Spool, WrongDigest
+from yukari.storage.readable import SpoolLost
 
 log = Logger()
 
@@ -76,7 +76,7 @@ class FillKeeper:
         """Make the verified spool the stored blob; OSError leaves it as it was."""
         raise NotImplementedError
 
-    async def straight(self, fill: Fill) -> Optional[StraightWay]:
+    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
         """How the blob can be stored without a spool; None where it cannot, or is stored."""
         raise NotImplementedError
 
@@ -106,18 +106,18 @@ class Fill:
     plan: Plan = field(init=False)
     readers: dict[FillReader, None] = field(factory=dict, init=False)
     waiting: dict[FillReader, None] = field(factory=dict, init=False)
-    lanes: dict[Lane, float] = field(factory=dict, init=False)
+    lanes: dict[RangeFetch, float] = field(factory=dict, init=False)
     """The connections at work, each with when it began."""
-    withheld: Withheld = field(init=False)
+    withheld: UnverifiedTail = field(init=False)
     upstream_bytes: int = field(default=0, init=False)
     retries: int = field(default=0, init=False)
     most_lanes: int = field(default=0, init=False)
     attempt: int = field(default=1, init=False)
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
-    tries: Tries = field(init=False)
+    tries: RetryState = field(init=False)
     progress: Progress = field(init=False)
-    _gatherer: Gatherer = field(init=False)
+    _gatherer: WriteBuffer = field(init=False)
     _verifier: Optional[Verifier] = field(default=None, init=False)
     _hashing: bool = field(default=False, init=False)
     _working: set[Deferred[None]] = field(factory=set, init=False)
@@ -126,21 +126,21 @@ class Fill:
     _disk_failed: Optional[OSError] = field(default=None, init=False)
     """What writing the spool came to; it is for `open` to say what follows."""
     _disk_rests_until: float = field(default=0.0, init=False)
-    _way: Optional[StraightWay] = field(default=None, init=False)
+    _way: Optional[DirectUpload] = field(default=None, init=False)
     _going_straight: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
     _said: bool = field(default=False, init=False)
     """That there is no room for it: each reader tries anew."""
 
     def __attrs_post_init__(self) -> None:
-        self.tries = Tries(self.crew.per_blob)
+        self.tries = RetryState(self.crew.per_blob)
         self.progress = Progress(self._clock.seconds())
-        self.withheld = Withheld(self._clock, self.size, self._wake_all)
+        self.withheld = UnverifiedTail(self._clock, self.size, self._wake_all)
         self._plan_from(SpanSet() if self.spool is None else self.spool.covered())
 
     def _plan_from(self, covered: SpanSet) -> None:
         self.plan = Plan(self.size, covered)
-        self._gatherer = Gatherer(self._clock, self._write, self._written, self._unwritten)
+        self._gatherer = WriteBuffer(self._clock, self._write, self._written, self._unwritten)
         self.streaming = False
 
     # what the library does
@@ -207,7 +207,7 @@ class Fill:
         self._advance()
         self._wake_all()
 
-    def _without_spool(self, error: Exception, way: Optional[StraightWay]) -> None:
+    def _without_spool(self, error: Exception, way: Optional[DirectUpload]) -> None:
         """No room: readers are relayed, and the blob is stored another way, if there is one."""
         say = log.error if isinstance(error, OSError) else log.warn
         say, self._said = (log.debug if self._said else say), True
@@ -234,7 +234,7 @@ class Fill:
         self._going_straight = Deferred.fromCoroutine(self._go_straight(way))
         self._busy_with(self._going_straight)
 
-    async def _go_straight(self, way: StraightWay) -> None:
+    async def _go_straight(self, way: DirectUpload) -> None:
         state, error = State.DORMANT, self.error
         try:
             await way.run()
@@ -359,7 +359,7 @@ class Fill:
             return False
         return self.lane_cap() == 1 < self.tries.cap
 
-    def add_lane(self, lane: Lane) -> None:
+    def add_lane(self, lane: RangeFetch) -> None:
         """A connection begins for this fill."""
         now = self._clock.seconds()
         self.tries.begin(now)
@@ -368,7 +368,7 @@ class Fill:
         if self._full():
             lane.pause()
 
-    def lane_ended(self, lane: Lane, failure: Optional[Failure]) -> None:
+    def lane_ended(self, lane: RangeFetch, failure: Optional[Failure]) -> None:
         """A connection ended, well or not."""
         began = self.lanes.pop(lane, 0.0)
         self.plan.release(lane.claim)
@@ -392,7 +392,7 @@ class Fill:
             log.failure("{digest}: a connection ended", failure, digest=str(self.digest))
             self._failed(SourceFailed("an internal error"), lane, began)
 
-    def _failed(self, error: SourceFailed, lane: Lane, began: float) -> None:
+    def _failed(self, error: SourceFailed, lane: RangeFetch, began: float) -> None:
         self.retries += 1
         self._metrics.retried()
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
@@ -430,7 +430,7 @@ class Fill:
         for lane in self.lanes:
             lane.heard_at = min(now, lane.heard_at + seconds)
 
-    def _is_silent(self, lane: Lane, now: float) -> bool:
+    def _is_silent(self, lane: RangeFetch, now: float) -> bool:
         if lane.held:
             lane.heard_at = now
         quiet = now - lane.heard_at
@@ -438,11 +438,11 @@ class Fill:
             return False
         return quiet >= self.tries.longest_silence(waited_for=self._is_waited_for(lane))
 
-    def _is_waited_for(self, lane: Lane) -> bool:
+    def _is_waited_for(self, lane: RangeFetch) -> bool:
         claim = lane.claim
         return any(claim.cursor <= reader.position < claim.end for reader in self.waiting)
 
-    def answered(self, lane: Lane, answer: Answer) -> bool:
+    def answered(self, lane: RangeFetch, answer: Answer) -> bool:
         """A reply's header is here; returns whether it holds what was asked for."""
         if answer.asked:
             self.crew.offer(self)
@@ -453,7 +453,7 @@ class Fill:
         self.streaming = True
         return False
 
-    def received(self, lane: Lane, offset: int, data: bytes, *, asked: bool) -> int:
+    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
         """Bytes of the blob came in; returns how many of them were new."""
         self.upstream_bytes += len(data)
         if self._stopped or self.state is not State.FILLING:

@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
 from yukari.errors import upstream_unreachable
-from yukari.storage.interface import BlobFile, Spool
+from yukari.storage.ports import BlobFile, Spool
 
 if TYPE_CHECKING:
     from yukari.fills.fill import Fill

@@ -26,12 +26,12 @@ from yukari.metrics import Metrics
 from yukari.s3.body import BytesBody, Collector
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import UNREACHABLE, S3Error
-from yukari.s3.patience import Patience
 from yukari.s3.presign import presign_lifetime
+from yukari.s3.replies import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
 from yukari.s3.signing import Signed, Signing
-from yukari.s3.told import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
+from yukari.s3.timeout import Patience
+from yukari.sources.upstream import discard, header, retry_after, why
 from yukari.spans import Span
-from yukari.upstream import discard, header, retry_after, why
 
 SILENT = 30.0
 """Seconds without a sign of life after which a request is given up."""

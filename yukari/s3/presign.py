@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 from urllib.parse import urlsplit
 
-from yukari.s3.place import is_public
+from yukari.s3.location import is_public
 
 LONGEST = 24 * 3600
 """Seconds; one URL serves all parts of a blob on a slow line."""

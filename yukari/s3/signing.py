@@ -24,7 +24,7 @@ from botocore.utils import parse_timestamp
 from yukari import __version__
 from yukari.s3.credentials import Keys
 from yukari.s3.errors import S3Error
-from yukari.s3.place import Place
+from yukari.s3.location import Place
 
 _NOT_OURS = frozenset({"content-length", "expect", "transfer-encoding", "user-agent"})
 """Headers that Twisted writes itself, or that nobody needs."""

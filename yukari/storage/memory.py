@@ -14,11 +14,11 @@ from typing import Optional, cast
 
 from attrs import define, field
 
-from yukari.fills.source import BlobSource, KeptSource
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
-from yukari.storage.interface import (
+from yukari.storage.ports import (
     BlobFile,
     Holdings,
     ManifestEntry,

@@ -1,0 +1,166 @@
+"""Which proxy a connection goes by: the environment's variables."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from ipaddress import ip_network
+from urllib.parse import quote
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.config.proxies import Exempt, Proxies, Proxy
+from yukari.config.settings import SettingError
+from yukari.config.urls import InvalidSetting
+
+PLAIN = Proxy("proxy.example", 3128)
+USER_TEXT = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cs",)), max_size=20)
+
+
+class ProxyTests(SynchronousTestCase):
+    def test_a_url_with_or_without_its_scheme(self) -> None:
+        for text, proxy in {
+            "http://proxy.example:3128": PLAIN,
+            "HTTP://Proxy.Example:3128/": PLAIN,
+            "proxy.example:3128": PLAIN,
+            "proxy.example": Proxy("proxy.example", 80),
+            "https://proxy.example": Proxy("proxy.example", 443, tls=True),
+            "http://[2001:DB8::1]:8080": Proxy("2001:db8::1", 8080),
+            "http://10.0.0.1:8080": Proxy("10.0.0.1", 8080),
+        }.items():
+            self.assertEqual(Proxy.parse(text), proxy)
+
+    def test_it_is_named_by_its_host_and_port_alone(self) -> None:
+        proxy = Proxy.parse("http://me:secret@[2001:db8::1]:8080")
+        self.assertEqual(str(proxy), "[2001:db8::1]:8080")
+        self.assertNotIn(proxy.authorization or "", repr(proxy))
+
+    @given(USER_TEXT, USER_TEXT)
+    def test_any_user_and_password_go_percent_encoded(self, user: str, password: str) -> None:
+        assume(":" not in user and "\x7f" not in user + password)
+        proxy = Proxy.parse(f"http://{quote(user, '')}:{quote(password, '')}@proxy.example:3128")
+        scheme, _, told = (proxy.authorization or "").partition(" ")
+        self.assertEqual((scheme, b64decode(told).decode()), ("Basic", f"{user}:{password}"))
+        self.assertEqual((proxy.host, proxy.port), ("proxy.example", 3128))
+
+    def test_a_password_may_hold_an_at_sign_as_it_is(self) -> None:
+        proxy = Proxy.parse("http://me:p@ss@proxy.example:3128")
+        self.assertEqual(b64decode((proxy.authorization or "")[6:]), b"me:p@ss")
+
+    def test_nothing_else(self) -> None:
+        for text in (
+            *("socks5://p:1", "socks5h://u:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
+            *("http://p:0", "http://p:65536", "http://p:port", "http://p:1/path", "http://p:1?q"),
+            *("http://a b:1", "http://[::1", "http://u:p@", "http://a%3Ab:p@p:1"),
+            "http://u:p%0D%0AX: y@p:1",
+        ):
+            with self.assertRaises(InvalidSetting, msg=text):
+                Proxy.parse(text)
+
+    @given(USER_TEXT, USER_TEXT, st.sampled_from(("", "http://", "socks5://", "://")))
+    def test_no_complaint_has_the_credentials(self, user: str, word: str, scheme: str) -> None:
+        password = f"hunter2{word}"
+        with self.assertRaises(SettingError) as caught:
+            Proxies.read({"HTTPS_PROXY": f"{scheme}{user}:{password}@proxy.example:99999"})
+        said = str(caught.exception)
+        self.assertNotIn("hunter2", said)
+        self.assertTrue(said.startswith("HTTPS_PROXY '"), said)
+        self.assertIn("***@proxy.example:99999': expected ", said)
+
+    @given(st.sampled_from(("", "http://", "socks5://")), st.sampled_from(("", "x", "/", "a://")))
+    def test_nor_where_the_host_was_left_out(self, scheme: str, word: str) -> None:
+        for text in (f"me:{word}hunter2", f"me:{word}@{word}:hunter2", f"me:{word}hunter2@"):
+            with self.assertRaises(SettingError) as caught:
+                Proxies.read({"HTTPS_PROXY": f"{scheme}{text}"})
+            self.assertNotIn("hunter2", str(caught.exception))
+
+
+class ReadTests(SynchronousTestCase):
+    def of(self, **environment: str) -> tuple[str, str]:
+        """The proxies' names for http and https, "" for none."""
+        proxies = Proxies.read(environment)
+        return str(proxies.http or ""), str(proxies.https or "")
+
+    def test_each_scheme_has_its_own_and_all_proxy_is_for_the_rest(self) -> None:
+        self.assertEqual(self.of(), ("", ""))
+        self.assertEqual(self.of(http_proxy="h:1"), ("h:1", ""))
+        self.assertEqual(self.of(https_proxy="s:2"), ("", "s:2"))
+        self.assertEqual(self.of(all_proxy="a:3"), ("a:3", "a:3"))
+        self.assertEqual(self.of(https_proxy="s:2", all_proxy="a:3"), ("a:3", "s:2"))
+
+    def test_capitals_do_and_small_letters_win(self) -> None:
+        self.assertEqual(self.of(HTTP_PROXY="h:1", HTTPS_PROXY="s:2"), ("h:1", "s:2"))
+        self.assertEqual(self.of(ALL_PROXY="a:3"), ("a:3", "a:3"))
+        self.assertEqual(self.of(HTTPS_PROXY="s:2", https_proxy="t:4"), ("", "t:4"))
+        self.assertEqual(self.of(HTTPS_PROXY="s:2", https_proxy=" "), ("", "s:2"))
+
+    def test_no_proxy_has_hosts_between_commas_and_spaces(self) -> None:
+        proxies = Proxies.read({"all_proxy": "p:1", "NO_PROXY": "a.example, b.example  10.1.1.1"})
+        for host in ("a.example", "b.example", "10.1.1.1"):
+            self.assertIsNone(proxies.proxy("https", (host, 443)))
+        self.assertEqual(str(proxies.proxy("https", ("c.example", 443))), "p:1")
+
+    def test_loopback_too_goes_by_the_proxy_unless_it_is_named(self) -> None:
+        proxies = Proxies.read({"all_proxy": "p:1"})
+        for host in ("localhost", "127.0.0.1", "::1"):
+            self.assertIsNotNone(proxies.proxy("http", (host, 80)))
+
+    def test_either_name_of_a_place_may_be_exempt(self) -> None:
+        proxies = Proxies.read({"all_proxy": "p:1", "no_proxy": "10.0.0.0/8"})
+        self.assertIsNone(proxies.proxy("https", ("registry.example", 443), ("10.1.2.3", 443)))
+
+    def test_what_no_proxy_cannot_be_is_said_if_there_is_a_proxy(self) -> None:
+        self.assertEqual(Proxies.read({"NO_PROXY": "10.*"}), Proxies())
+        with self.assertRaises(SettingError) as caught:
+            Proxies.read({"HTTP_PROXY": "p:1", "NO_PROXY": "a.example,10.*"})
+        self.assertIn("NO_PROXY 'a.example,10.*': expected *, or hosts", str(caught.exception))
+
+
+class ExemptTests(SynchronousTestCase):
+    def assert_covers(self, entry: str, *places: tuple[str, int]) -> None:
+        for place in places:
+            self.assertTrue(Exempt.parse(entry).covers(*place), (entry, place))
+
+    def assert_not(self, entry: str, *places: tuple[str, int]) -> None:
+        for place in places:
+            self.assertFalse(Exempt.parse(entry).covers(*place), (entry, place))
+
+    def test_a_domain_is_itself_and_all_below_it(self) -> None:
+        for entry in ("example.com", ".example.com", "*.example.com", "Example.COM."):
+            self.assert_covers(entry, ("example.com", 1), ("a.b.example.com", 2))
+            self.assert_covers(entry, ("EXAMPLE.com.", 1))
+            self.assert_not(entry, ("notexample.com", 1), ("com", 1), ("example.com.org", 1))
+
+    def test_a_star_is_everything(self) -> None:
+        self.assert_covers("*", ("example.com", 1), ("10.0.0.1", 2), ("::1", 3))
+
+    def test_a_port_is_that_one_alone(self) -> None:
+        for entry, host in (
+            ("example.com:8443", "a.example.com"),
+            ("10.0.0.1:8443", "10.0.0.1"),
+            ("[2001:db8::1]:8443", "2001:db8::1"),
+        ):
+            self.assert_covers(entry, (host, 8443))
+            self.assert_not(entry, (host, 443))
+
+    def test_addresses_are_compared_as_numbers(self) -> None:
+        self.assert_covers("2001:DB8:0:0::1", ("2001:db8::1", 443))
+        self.assert_covers("[2001:db8::1]", ("2001:db8::1", 443))
+        self.assert_not("10.0.0.1", ("10.0.0.10", 443), ("a.10.0.0.1", 443), ("::1", 443))
+
+    @given(st.ip_addresses(), st.integers(0, 32), st.ip_addresses())
+    def test_a_network_is_the_addresses_in_it(self, base: object, bits: int, other: object) -> None:
+        entry = f"{base}/{bits}"
+        self.assert_covers(entry, (str(base), 443))
+        inside = other in ip_network(entry, strict=False)
+        self.assertEqual(Exempt.parse(entry).covers(str(other), 443), inside)
+        self.assert_not(entry, ("example.com", 443))
+
+    def test_nothing_else(self) -> None:
+        for text in (
+            *("10.0.0.0/33", "10.*", "10.0.0.256", "a:0", "a:65536", "a:b", "http://a", "a/b", ""),
+            *("[a]", "[::1", "::1:g", ".", "*.", "a..b", "192.168", "<local>", "ü.example"),
+        ):
+            with self.assertRaises(InvalidSetting, msg=text):
+                Exempt.parse(text)

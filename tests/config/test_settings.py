@@ -1,0 +1,457 @@
+"""Settings: flags over environment over defaults, and one line for what is wrong."""
+
+import os
+from pathlib import Path
+
+import attrs
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.authority import Authority
+from yukari.config.listen import Bind
+from yukari.config.networks import Networks
+from yukari.config.patterns import Patterns
+from yukari.config.settings import (
+    SETTINGS,
+    TIGRIS,
+    Setting,
+    SettingError,
+    Settings,
+)
+from yukari.config.units import Connections, FreeSpace
+from yukari.config.urls import Address, InvalidSetting, RegistryUrl
+from yukari.net.trust import Roots
+
+HOME = {"HOME": "/home/x"}
+DEFAULTS = {
+    "bind": (
+        Bind(
+            ":9200",
+            (
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
+            ),
+        ),
+    ),
+    "admin_bind": (),
+    "admin_auth_file": None,
+    "trusted_proxies": None,
+    "allow": None,
+    "models_allow": None,
+    "models_deny": None,
+    "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
+    "upstream_address": None,
+    "upstream_ca": None,
+    "manifest_lifetime": 864_000.0,
+    "invalidator_period": 1800.0,
+    "revalidate_after": 300.0,
+    "offline": False,
+    "storage": "/home/x/.cache/yukari",
+    "tigris_bucket": "yukari",
+    "redirect": "auto",
+    "presign_endpoint": None,
+    "spool_dir": None,
+    "spool_max": None,
+    "min_free": FreeSpace(percent=5.0),
+    "upstream_connections": Connections(32, 64),
+    "upstream_rate": None,
+    "client_rate": None,
+    "shutdown_delay": 0.0,
+    "grace": 30.0,
+    "slog_level": LogLevel.error,
+    "log_format": "auto",
+    "long_turns": 0.0,
+}
+
+
+def read(flags: object = None, **environment: str) -> dict[str, object]:
+    """All that is set, by name."""
+    settings = Settings.read(flags or {}, {**HOME, **environment})  # type: ignore[arg-type]
+    return {field.name: getattr(settings, field.name) for field in attrs.fields(Settings)}
+
+
+class ReadTests(SynchronousTestCase):
+    def test_nothing_set_is_the_defaults(self) -> None:
+        self.assertEqual(read(), DEFAULTS)
+
+    def test_empty_variables_count_as_unset(self) -> None:
+        self.assertEqual(read(**{row.environment: "" for row in SETTINGS}), DEFAULTS)
+        self.assertEqual(read(**{row.environment: "  " for row in SETTINGS}), DEFAULTS)
+
+    def test_flags_of_none_were_not_given(self) -> None:
+        self.assertEqual(read({row.flag: None for row in SETTINGS}), DEFAULTS)
+
+    def test_everything_by_the_environment(self) -> None:
+        roots = os.path.abspath(Authority(self.mktemp()).path)
+        self.assertEqual(
+            read(
+                BIND="127.0.0.1:80 [::1]:80",
+                ADMIN_BIND="localhost:1",
+                ADMIN_AUTH_FILE="~/users",
+                TRUSTED_PROXIES="10.0.0.0/8, unix",
+                ALLOW="10.0.0.0/8",
+                MODELS_ALLOW="library/*,hf.co/*/*",
+                MODELS_DENY="*/llama*",
+                UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
+                UPSTREAM_ADDRESS="192.0.2.1:5001",
+                UPSTREAM_CA=roots,
+                MANIFEST_LIFETIME="1h",
+                INVALIDATOR_PERIOD="1m",
+                REVALIDATE_AFTER="0",
+                OFFLINE="Yes",
+                STORAGE="/srv/models/",
+                TIGRIS_BUCKET="mine",
+                REDIRECT="Off",
+                PRESIGN_ENDPOINT="https://S3.example.com:9000/",
+                SPOOL_DIR="~/spool",
+                SPOOL_MAX="500GB",
+                MIN_FREE="10GiB",
+                UPSTREAM_CONNECTIONS="4",
+                UPSTREAM_RATE="1.5GB/s",
+                CLIENT_RATE="100Mbit/s",
+                SHUTDOWN_DELAY="5s",
+                GRACE="2m",
+                SLOG_LEVEL="debug",
+                LOG_FORMAT="JSON",
+                LONG_TURNS="20ms",
+            ),
+            {
+                "bind": (
+                    Bind("127.0.0.1:80", ("tcp:80:backlog=4096:interface=127.0.0.1",)),
+                    Bind("[::1]:80", ("tcp:80:backlog=4096:interface=\\:\\:1",)),
+                ),
+                "admin_bind": (Bind("localhost:1", ("tcp:1:backlog=4096:interface=localhost",)),),
+                "admin_auth_file": "/home/x/users",
+                "trusted_proxies": Networks.parse("10.0.0.0/8,unix"),
+                "allow": Networks.parse("10.0.0.0/8"),
+                "models_allow": Patterns(("library/*", "hf.co/*/*")),
+                "models_deny": Patterns(("*/llama*",)),
+                "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
+                "upstream_address": Address("192.0.2.1", 5001),
+                "upstream_ca": Roots(roots, ()),
+                "manifest_lifetime": 3600.0,
+                "invalidator_period": 60.0,
+                "revalidate_after": 0.0,
+                "offline": True,
+                "storage": "/srv/models",
+                "tigris_bucket": "mine",
+                "redirect": "off",
+                "presign_endpoint": "https://s3.example.com:9000",
+                "spool_dir": "/home/x/spool",
+                "spool_max": 500 * 10**9,
+                "min_free": FreeSpace(bytes=10 * 2**30),
+                "upstream_connections": Connections(4, 8),
+                "upstream_rate": 1_500_000_000,
+                "client_rate": 12_500_000,
+                "shutdown_delay": 5.0,
+                "grace": 120.0,
+                "slog_level": LogLevel.debug,
+                "log_format": "json",
+                "long_turns": 0.02,
+            },
+        )
+
+    def test_a_flag_wins_over_the_environment(self) -> None:
+        flags = {
+            "bind": ("localhost:1", "unix:/run/yukari.sock :2"),
+            "slog-level": "WARN",
+            "offline": True,
+            "storage": "/flag",
+        }
+        environment = {"BIND": ":3", "SLOG_LEVEL": "nonsense", "OFFLINE": "0", "STORAGE": "/env"}
+        self.assertEqual(
+            read(flags, **environment),
+            {
+                **DEFAULTS,
+                "bind": (
+                    Bind("localhost:1", ("tcp:1:backlog=4096:interface=localhost",)),
+                    Bind("unix:/run/yukari.sock", ("unix:/run/yukari.sock",)),
+                    Bind.parse(":2"),
+                ),
+                "slog_level": LogLevel.warn,
+                "offline": True,
+                "storage": "/flag",
+            },
+        )
+
+    def test_a_row_says_its_variable_and_its_default(self) -> None:
+        for row in SETTINGS:
+            self.assertIn(f"({row.environment}) [default: ", row.described)
+            self.assertNotIn("None", row.described)
+            self.assertTrue(row.described.isascii())
+
+    def test_roots_that_openssl_would_not_find_are_said(self) -> None:
+        self.assertEqual(read(SSL_CERT_FILE="/dev/null"), DEFAULTS)
+        with self.assertRaises(SettingError) as caught:
+            read(SSL_CERT_FILE="/nowhere/roots.pem")
+        self.assertEqual(
+            str(caught.exception),
+            "SSL_CERT_FILE '/nowhere/roots.pem': expected a file of certificates:"
+            " No such file or directory",
+        )
+
+    def test_what_is_no_file_is_not_waited_for(self) -> None:
+        place = self.mktemp()
+        os.mkdir(place)
+        fifo = os.path.join(place, "x.pem")
+        os.mkfifo(fifo)
+        for (name, value), what in {
+            ("SSL_CERT_FILE", fifo): "a FIFO",
+            ("UPSTREAM_CA", fifo): "a FIFO",
+            ("UPSTREAM_CA", place): "a directory",
+            ("UPSTREAM_CA", "/dev/zero"): "a device",
+            ("BIND", f"ssl:443:privateKey={fifo}"): "a FIFO",
+            ("BIND", f"tls:{place}:443"): "a FIFO",
+        }.items():
+            with self.assertRaises(SettingError) as caught:
+                read(**{name: value})
+            self.assertIn(f"expected a file, this is {what}", str(caught.exception))
+
+    def test_what_is_wrong_is_one_line_that_names_it_as_it_was_given(self) -> None:
+        wrong = {
+            "bind": "nonsense",
+            "admin_bind": "nonsense",
+            "admin_auth_file": "\0",
+            "trusted_proxies": "10.0.0.1/8",
+            "allow": "everyone",
+            "models_allow": "llama*",
+            "models_deny": "*/llama3:7b",
+            "upstream_registry": "registry.ollama.ai",
+            "upstream_address": "::1:443",
+            "upstream_ca": "/dev/null",
+            "manifest_lifetime": "240",
+            "invalidator_period": "0s",
+            "revalidate_after": "-5m",
+            "offline": "maybe",
+            "storage": "a\0b",
+            "tigris_bucket": "a/b",
+            "redirect": "yes",
+            "presign_endpoint": "https://s3.example.com/bucket",
+            "spool_dir": "\0",
+            "spool_max": "0",
+            "min_free": "5 percent",
+            "upstream_connections": "64/32",
+            "upstream_rate": "200MB",
+            "client_rate": "1B/s",
+            "shutdown_delay": "-1s",
+            "grace": "long",
+            "slog_level": "LOUD",
+            "log_format": "xml",
+            "long_turns": "20",
+        }
+        self.assertEqual(set(wrong), {row.name for row in SETTINGS})
+        for row in SETTINGS:
+            value = wrong[row.name]
+            for name, flags, environment in (
+                (f"--{row.flag}", {row.flag: value}, {}),
+                (row.environment, {}, {row.environment: value}),
+            ):
+                error = self.assertRaises(SettingError, read, flags, **environment)
+                self.assertEqual(str(error).partition(": expected ")[0], f"{name} {value!a}")
+
+    def test_of_several_only_the_wrong_one_is_named(self) -> None:
+        error = self.assertRaises(SettingError, read, BIND=":1 here :2")
+        self.assertTrue(str(error).startswith("BIND 'here': expected HOST:PORT"), error)
+
+    def test_an_empty_flag_is_a_wrong_value(self) -> None:
+        for row in SETTINGS:
+            if not row.switch:
+                given = ("",) if row.several else ""
+                error = self.assertRaises(SettingError, read, {row.flag: given})
+                self.assertTrue(str(error).startswith(f"--{row.flag} '': expected"), error)
+
+    def test_a_password_is_not_repeated(self) -> None:
+        error = self.assertRaises(SettingError, read, UPSTREAM_REGISTRY="https://me:s3cr/t@host/")
+        self.assertNotIn("s3cr", str(error))
+        self.assertNotIn("t@", str(error))
+
+    @given(st.sampled_from(SETTINGS), st.text(), st.booleans())
+    def test_any_text_is_read_or_refused_in_one_printable_line(
+        self, row: Setting, text: str, flag: bool
+    ) -> None:
+        flags = {row.flag: (text,) if row.several else text} if flag else {}
+        environment = {} if flag else {row.environment: text}
+        try:
+            read(flags, **environment)
+        except SettingError as error:
+            self.assertTrue(str(error).isprintable(), error)
+            self.assertLess(len(str(error)), 400)
+
+
+class DirectoryTests(SynchronousTestCase):
+    def test_the_cache_home_is_xdgs_where_that_is_absolute(self) -> None:
+        self.assertEqual(read(XDG_CACHE_HOME="/c")["storage"], "/c/yukari")
+        self.assertEqual(read(XDG_CACHE_HOME="c")["storage"], "/home/x/.cache/yukari")
+
+    def test_without_home_it_is_the_users(self) -> None:
+        import pwd
+
+        home = pwd.getpwuid(os.getuid()).pw_dir
+        self.assertEqual(
+            Settings.read({}, {}).storage, os.path.join(os.path.abspath(home), ".cache/yukari")
+        )
+
+    def test_without_any_home_it_has_to_be_said(self) -> None:
+        self.patch(os, "getuid", lambda: 2**31 - 7)
+        error = self.assertRaises(SettingError, Settings.read, {}, {})
+        self.assertEqual(
+            str(error), "STORAGE '': expected a directory: there is no home directory to use"
+        )
+        self.assertEqual(Settings.read({"storage": "/x"}, {}).storage, "/x")
+        self.assertEqual(Settings.read({}, {"XDG_CACHE_HOME": "/x"}).storage, "/x/yukari")
+
+    def test_a_relative_path_is_made_absolute_at_once(self) -> None:
+        self.assertEqual(read(STORAGE="models")["storage"], str(Path.cwd() / "models"))
+        self.assertEqual(read(SPOOL_DIR="./s/../t")["spool_dir"], str(Path.cwd() / "t"))
+
+    def test_a_tilde_is_the_home_directory(self) -> None:
+        self.assertEqual(read(STORAGE="~")["storage"], "/home/x")
+        self.assertEqual(read(STORAGE="~/m")["storage"], "/home/x/m")
+
+    def test_a_bucket_makes_tigris_the_default_store(self) -> None:
+        spool = "/home/x/.cache/yukari/spool"
+        for made in (read(TIGRIS_BUCKET="b"), read({"tigris-bucket": "b"})):
+            self.assertEqual(
+                made, {**DEFAULTS, "tigris_bucket": "b", "storage": TIGRIS, "spool_dir": spool}
+            )
+
+    def test_a_directory_that_is_named_wins_over_the_bucket(self) -> None:
+        self.assertEqual(read(TIGRIS_BUCKET="b", STORAGE="/d")["storage"], "/d")
+
+    def test_tigris_may_be_asked_for_without_naming_a_bucket(self) -> None:
+        made = read({"storage": "tigris"})
+        self.assertEqual((made["storage"], made["tigris_bucket"]), (TIGRIS, "yukari"))
+
+    def test_a_directory_called_tigris_is_within_reach(self) -> None:
+        self.assertEqual(read(STORAGE="./tigris")["storage"], str(Path.cwd() / "tigris"))
+
+
+class BindTests(SynchronousTestCase):
+    def test_places_to_listen(self) -> None:
+        for text, descriptions in {
+            ":9200": (
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
+            ),
+            "tcp:9200": (
+                "tcp:9200:backlog=4096:interface=\\:\\:",
+                "tcp:9200:backlog=4096:interface=0.0.0.0",
+            ),
+            "tcp:port=0:backlog=5": (
+                "tcp:port=0:backlog=5:interface=\\:\\:",
+                "tcp:port=0:backlog=5:interface=0.0.0.0",
+            ),
+            "tcp:80:10.0.0.1": ("tcp:80:10.0.0.1:backlog=4096",),
+            "tcp:80:10.0.0.1:7": ("tcp:80:10.0.0.1:7",),
+            "127.0.0.1:80": ("tcp:80:backlog=4096:interface=127.0.0.1",),
+            "0.0.0.0:80": ("tcp:80:backlog=4096:interface=0.0.0.0",),
+            "my-host.example:80": ("tcp:80:backlog=4096:interface=my-host.example",),
+            "[::]:80": ("tcp:80:backlog=4096:interface=\\:\\:",),
+            "[FE80::1]:80": ("tcp:80:backlog=4096:interface=fe80\\:\\:1",),
+            "tcp:80:interface=127.0.0.1": ("tcp:80:interface=127.0.0.1:backlog=4096",),
+            "tcp6:80": ("tcp6:80:backlog=4096:interface=\\:\\:",),
+            "unix:/run/y.sock:mode=660": ("unix:/run/y.sock:mode=660",),
+            "haproxy:tcp:80": ("haproxy:tcp:80",),
+        }.items():
+            self.assertEqual(Bind.parse(text), Bind(text, descriptions))
+
+    def test_what_cannot_be_listened_on_is_refused(self) -> None:
+        for text in (
+            "", ":", "nonsense", "9200", "host:", "host:http", ":65536", ":-1", "::1:80", "::",
+            "[::1]", "[nope]:80", "[]:80", "http://host:80", "-x:80", "a..b:80", "h/x:80", "tcp:",
+            "tcp:x", "tcp:65536", "tcp:80:bogus=1", "ssl:443:privateKey=/nonexistent/key.pem",
+            "systemd:domain=INET:index=77",
+        ):  # fmt: skip
+            self.assertRaises(InvalidSetting, Bind.parse, text)
+
+    @given(st.ip_addresses(), st.integers(0, 65535))
+    def test_every_address_becomes_an_endpoint_of_twisteds(
+        self, address: object, port: int
+    ) -> None:
+        host = f"[{address}]" if ":" in str(address) else str(address)
+        (description,) = Bind.parse(f"{host}:{port}").descriptions
+        endpoint = serverFromString(None, description)
+        self.assertEqual((endpoint._port, endpoint._interface), (port, str(address)))
+
+    @given(
+        st.text()
+        | st.text("abc:[].0189-")
+        | st.builds("{}:{}".format, st.sampled_from(("tcp", "tcp6", "unix", "haproxy")), st.text())
+    )
+    @example("tcp:" + "9" * 5000)
+    @example("tcp:\u0661")
+    def test_any_text_is_a_place_or_an_invalid_setting(self, text: str) -> None:
+        try:
+            for description in Bind.parse(text).descriptions:
+                serverFromString(None, description)
+        except InvalidSetting:
+            pass
+
+
+class UpstreamTests(SynchronousTestCase):
+    def test_urls_are_brought_into_one_form(self) -> None:
+        for text, url, host in (
+            ("https://registry.ollama.ai/", "https://registry.ollama.ai/", "registry.ollama.ai"),
+            ("HTTPS://Registry.Ollama.AI", "https://registry.ollama.ai/", "registry.ollama.ai"),
+            ("https://registry.ollama.ai:443", "https://registry.ollama.ai/", "registry.ollama.ai"),
+            ("http://localhost:80/", "http://localhost/", "localhost"),
+            ("https://localhost:80/", "https://localhost:80/", "localhost:80"),
+            ("http://10.0.0.1:5000/a/b", "http://10.0.0.1:5000/a/b/", "10.0.0.1:5000"),
+            ("http://h/a/b/", "http://h/a/b/", "h"),
+            ("http://h/%7Ex/", "http://h/%7Ex/", "h"),
+            ("http://[::1]:5000/", "http://[::1]:5000/", "[::1]:5000"),
+        ):
+            upstream = RegistryUrl.parse(text)
+            self.assertEqual((upstream.url, upstream.host), (url, host))
+
+    def test_what_is_no_registrys_url_is_refused(self) -> None:
+        for text in (
+            "", "registry.ollama.ai", "ftp://h/", "https://", "https:///x", "http://u@h/",
+            "http://u:p@h/", "http://h/?q", "http://h/#f", "http://h:0/", "http://h:65536/",
+            "http://h:/", "http://h/a//b", "http://h/../x", "http://h/.", "http://h/%zz",
+            "http://h/a b", "http://h\n/", "http://[::x]/", "http://.h/", "http://-h/",
+            "http://" + "a" * 64 + "/", "http://" + "a." * 200 + "a/", "http://h/\u00e9",
+        ):  # fmt: skip
+            self.assertRaises(InvalidSetting, RegistryUrl.parse, text)
+
+    @given(
+        st.builds(
+            "{}://{}{}{}".format,
+            st.sampled_from(("http", "https")),
+            st.sampled_from(("h", "h.example", "10.0.0.1", "[::1]")),
+            st.just("") | st.integers(1, 65535).map(":{}".format),
+            st.lists(st.text("abcXYZ09-_~", min_size=1), max_size=3).map(
+                lambda segments: "".join(f"/{segment}" for segment in segments)
+            ),
+        )
+    )
+    def test_an_upstream_reads_the_url_it_has(self, text: str) -> None:
+        upstream = RegistryUrl.parse(text)
+        self.assertEqual(RegistryUrl.parse(upstream.url), upstream)
+        self.assertTrue(upstream.url.endswith("/"))
+
+    @given(st.text() | st.text("htps:/.[]@?#%09a").map("http://{}".format))
+    def test_any_text_is_an_upstream_or_an_invalid_setting(self, text: str) -> None:
+        try:
+            upstream = RegistryUrl.parse(text)
+        except InvalidSetting:
+            return
+        self.assertEqual(RegistryUrl.parse(upstream.url), upstream)
+
+
+class OneTableTests(SynchronousTestCase):
+    def test_flags_and_variables_are_spelt_alike_and_once(self) -> None:
+        for row in SETTINGS:
+            self.assertEqual(row.flag.replace("-", "_").upper(), row.environment)
+        self.assertEqual(len({row.name for row in SETTINGS}), len(SETTINGS))
+
+    @given(st.sampled_from([row for row in SETTINGS if row.default is not None]))
+    def test_a_default_given_as_a_flag_is_the_default(self, row: Setting) -> None:
+        flags = {row.flag: row.default}
+        expected = dict(DEFAULTS)
+        if "tigris-bucket" in flags:
+            expected.update(storage=TIGRIS, spool_dir="/home/x/.cache/yukari/spool")
+        self.assertEqual(read(flags), expected)

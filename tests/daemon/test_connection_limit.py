@@ -1,0 +1,100 @@
+"""More clients than there are descriptors for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.running import until
+from tests.sending.doubles import Growing
+from tests.sending.test_send import Peer, SocketCase
+from yukari.daemon.connection_limit import LOOK_EVERY, ConnectionLimiter, room_for
+
+reactor: Any = _reactor
+
+
+class DoorTests(SocketCase):
+    """The port of `SocketCase` behind a door for three."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock.advance(1000)
+        self.door = ConnectionLimiter(3, self.site.drain, self.clock)
+        self.door.guard(self.port)
+        self.addCleanup(self.door.stop)
+
+    async def peers(self, count: int) -> list[Peer]:
+        """Connected clients, accepted or not."""
+        return [await self.peer() for _ in range(count)]
+
+    async def connected(self) -> int:
+        """How many are let in, once all is quiet."""
+        await deferLater(reactor, 0.03, lambda: None)
+        return sum(channel.transport.connected for channel in self.channels)
+
+    async def look(self) -> None:
+        self.clock.advance(LOOK_EVERY)
+        await deferLater(reactor, 0.03, lambda: None)
+
+    async def test_who_comes_when_there_is_no_room_is_answered_when_there_is(self) -> None:
+        blob = Growing(b"x" * 1000, here=10)
+        path = self.shelf.put(blob)
+        with capturedLogs() as captured:
+            peers = await self.peers(3)
+            for peer in peers:
+                peer.ask(path)
+            await until(lambda: all(peer.got for peer in peers))
+            late = await self.peers(4)
+            for peer in late:
+                peer.ask("/healthz")
+            for _ in range(3):
+                await self.look()
+                self.assertEqual(await self.connected(), 3)
+            self.assertFalse(any(peer.got or peer.gone for peer in late))
+            peers[0].transport.abortConnection()
+            await until(lambda: not all(channel.transport.connected for channel in self.channels))
+            for _ in range(12):
+                await self.look()
+                self.assertLessEqual(await self.connected(), 3)
+            self.assertEqual([peer.got[-3:] for peer in late], [b"OK\n"] * 4)
+        full = [event for event in captured if "limit of open files" in str(event)]
+        self.assertEqual(len(full), 1)
+
+    async def test_a_connection_without_a_request_makes_room(self) -> None:
+        peers = await self.peers(3)
+        for peer in peers[:2]:
+            peer.ask("/healthz")
+        await until(lambda: all(peer.got for peer in peers[:2]))
+        (late,) = await self.peers(1)
+        late.ask("/healthz")
+        for _ in range(3):
+            await self.look()
+        self.assertTrue(late.got.endswith(b"OK\n"))
+        self.assertEqual([peer.gone for peer in peers], [True, True, False])
+
+    async def test_a_port_that_was_closed_meanwhile_stays_closed(self) -> None:
+        peers = await self.peers(3)
+        for peer in peers:
+            peer.ask(self.shelf.put(Growing(b"x" * 1000, here=10)))
+        await until(lambda: all(peer.got for peer in peers))
+        await self.peers(1)
+        await self.look()
+        await self.port.stopListening()
+        for peer in peers:
+            peer.transport.abortConnection()
+        await until(lambda: not any(channel.transport.connected for channel in self.channels))
+        await self.look()
+        self.assertNotIn(self.port, reactor.getReaders())
+
+
+class RoomTests(SynchronousTestCase):
+    @given(st.integers(3, 1 << 20), st.integers(1, 1000))
+    def test_some_are_kept_back_and_some_are_for_clients(self, files: int, upstream: int) -> None:
+        self.assertGreaterEqual(room_for(files, upstream), 1)
+        self.assertLess(room_for(files, upstream), files)

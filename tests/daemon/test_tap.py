@@ -1,0 +1,176 @@
+"""The command line: flags, help, and one line for whatever is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+
+from twisted.application.service import IServiceMaker
+from twisted.logger import LogLevel
+from twisted.plugin import IPlugin
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.processes import MAIN, bare_environment
+from yukari import __version__
+from yukari.config.settings import SETTINGS
+from yukari.tap import Hangups, Options
+
+
+class Queue:
+    """Of a reactor, what another thread or a signal gives it to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+
+class HangupTests(SynchronousTestCase):
+    def test_however_many_come_there_is_one_reload_under_way(self) -> None:
+        """Else a storm of them would leave the reactor no time for anything else."""
+        queue, reloads = Queue(), []
+        hangups = Hangups(queue, [lambda: reloads.append("one"), lambda: reloads.append("two")])
+        for count in (1, 2):
+            for _ in range(1000):
+                hangups.told(signal.SIGHUP, None)
+            (call,) = queue.calls
+            queue.calls.clear()
+            call()
+            self.assertEqual(reloads, ["one", "two"] * count)
+
+
+class OptionsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.patch(os, "environ", {"HOME": "/home/x"})
+        self.out = StringIO()
+        self.patch(sys, "stdout", self.out)
+        self.err = StringIO()
+        self.patch(sys, "__stderr__", self.err)
+
+    def parse(self, *args: str) -> Options:
+        options = Options()
+        options.parseOptions(args)
+        return options
+
+    def complaint(self, *args: str) -> str:
+        """What a start that cannot be says."""
+        ended = self.assertRaises(SystemExit, self.parse, *args)
+        self.assertEqual((ended.code, self.out.getvalue()), (1, ""))
+        said = self.err.getvalue()
+        self.err.truncate(0)
+        self.err.seek(0)
+        return said
+
+    def test_each_flag_is_there_and_nothing_is_set_that_was_not_given(self) -> None:
+        given = dict.fromkeys(row.flag for row in SETTINGS if not row.several and not row.switch)
+        self.assertEqual(dict(self.parse()), given)
+        self.assertEqual(
+            dict(self.parse("--bind", ":1", "--bind=:2 :3", "--offline", "--min-free=1GB")),
+            {**given, "bind": (":1", ":2 :3"), "offline": True, "min-free": "1GB"},
+        )
+
+    def test_flags_and_environment_become_settings(self) -> None:
+        os.environ.update(SLOG_LEVEL="info", STORAGE="/srv")
+        settings = self.parse("--bind", ":1", "--bind=:2 :3", "--storage=/tmp/y").settings
+        self.assertEqual([bind.text for bind in settings.bind], [":1", ":2", ":3"])
+        self.assertEqual((settings.slog_level, settings.storage), (LogLevel.info, "/tmp/y"))
+
+    def test_what_is_wrong_ends_in_one_line(self) -> None:
+        for args, begins in (
+            (("--bind", "nonsense"), "yukari: --bind 'nonsense': expected HOST:PORT"),
+            (("--min-free", "lots"), "yukari: --min-free 'lots': expected bytes"),
+            (("--bogus",), "yukari: option --bogus not recognized"),
+            (("--bind",), "yukari: option --bind requires argument"),
+            (("--offline=1",), "yukari: option --offline must not have an argument"),
+            (("-x",), "yukari: option -x not recognized"),
+            (("serve",), "yukari: 'serve': expected options only, see yukari --help"),
+        ):
+            said = self.complaint(*args)
+            self.assertTrue(said.startswith(begins), said)
+            self.assertEqual(said.count("\n"), 1, said)
+        os.environ["MANIFEST_LIFETIME"] = "ten\ndays"
+        self.assertEqual(
+            self.complaint(),
+            "yukari: MANIFEST_LIFETIME 'ten\\ndays': expected a duration such as 30m, 1h30m"
+            " or 240h\n",
+        )
+
+    def test_help_tells_of_each_setting_its_variable_and_default(self) -> None:
+        ended = self.assertRaises(SystemExit, self.parse, "--help")
+        said = " ".join(self.out.getvalue().split())
+        self.assertFalse(ended.code)
+        for row in SETTINGS:
+            self.assertIn(f"--{row.flag}", said)
+            self.assertIn(f"({row.environment})", said)
+            self.assertIn(row.default_shown or row.default, said)
+
+    def test_version_is_yukaris(self) -> None:
+        ended = self.assertRaises(SystemExit, self.parse, "--version")
+        self.assertFalse(ended.code)
+        self.assertEqual(self.out.getvalue(), f"yukari {__version__}\n")
+
+
+class PluginTests(SynchronousTestCase):
+    def test_the_plugin_is_a_service_maker_and_nothing_else(self) -> None:
+        from twisted.plugins.yukari_plugin import yukari
+
+        self.assertTrue(IPlugin.providedBy(yukari) and IServiceMaker.providedBy(yukari))
+        self.assertEqual((yukari.tapname, yukari.module), ("yukari", "yukari.tap"))
+        self.assertIs(yukari.options, Options)
+
+
+class ProcessTests(SynchronousTestCase):
+    """As a shell runs it; from the checkout, for nothing need be installed to be tested."""
+
+    def run_python(self, code: str, *args: str, **environment: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args],
+            env=bare_environment(**environment),
+            cwd=self.mktemp_directory(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def mktemp_directory(self) -> str:
+        name = self.mktemp()
+        os.makedirs(name)
+        return name
+
+    def yukari(self, *args: str, **environment: str) -> tuple[int, str, str]:
+        return self.run_python(MAIN, *args, **environment)
+
+    def twistd(self, *args: str, **environment: str) -> tuple[int, str, str]:
+        return self.run_python(
+            "from twisted.scripts.twistd import run; run()", *args, **environment
+        )
+
+    def test_a_wrong_flag_is_one_line_and_status_1(self) -> None:
+        for run in (self.yukari, lambda *args: self.twistd("-n", "yukari", *args)):
+            status, out, err = run("--bind", "nonsense")
+            self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+            self.assertTrue(err.startswith("yukari: --bind 'nonsense': expected HOST:PORT"), err)
+
+    def test_a_wrong_variable_is_one_line_and_status_1(self) -> None:
+        status, out, err = self.yukari(UPSTREAM_REGISTRY="example")
+        self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+        self.assertTrue(err.startswith("yukari: UPSTREAM_REGISTRY 'example': expected"), err)
+
+    def test_an_unknown_flag_is_one_line_and_status_1(self) -> None:
+        self.assertEqual(self.yukari("--bogus"), (1, "", "yukari: option --bogus not recognized\n"))
+
+    def test_version_and_help(self) -> None:
+        self.assertEqual(self.yukari("--version"), (0, f"yukari {__version__}\n", ""))
+        self.assertEqual(self.twistd("yukari", "--version"), (0, f"yukari {__version__}\n", ""))
+        status, out, err = self.twistd("yukari", "--help")
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("--upstream-registry=", out)
+
+    def test_twistd_lists_it(self) -> None:
+        _, out, _ = self.twistd("--help")
+        self.assertRegex(out, r"\n +yukari +A pull-through cache for Ollama model registries")

@@ -1,0 +1,217 @@
+"""One request for a part of a blob: what comes, where it goes, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import Asked, ScriptedSource, content_of
+from yukari.errors import blob_unknown
+from yukari.fills.fetcher import RangeFetch
+from yukari.fills.plan import Plan
+from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.spans import Span
+
+CONTENT = content_of(5000)
+
+
+@define(eq=False)
+class Ledger:
+    """As much of a fill as a lane sees: it keeps the bytes at their places."""
+
+    source: ScriptedSource = field(factory=lambda: ScriptedSource(CONTENT))
+    plan: Plan = field(factory=lambda: Plan(len(CONTENT)))
+    got: dict[int, int] = field(factory=dict)
+    answers: list[Answer] = field(factory=list)
+
+    def answered(self, lane: RangeFetch, answer: Answer) -> bool:
+        self.answers.append(answer)
+        return answer.asked
+
+    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+        if asked:
+            span = self.plan.arrived(lane.claim, len(data))
+            data = data[: 0 if span is None else len(span)]
+        for at, byte in enumerate(data, offset):
+            assert self.got.setdefault(at, byte) == byte
+            assert CONTENT[at] == byte
+        return len(data)
+
+
+class LaneCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.fill = Ledger()
+
+    def begin(
+        self, start: int = 1000, length: int = 1000
+    ) -> tuple[RangeFetch, Asked, Deferred[None]]:
+        fill: Any = self.fill
+        lane = RangeFetch(fill, self.fill.plan.claim(start, length), self.clock)
+        ended = Deferred.fromCoroutine(lane.run())
+        return lane, self.fill.source.asked[-1], ended
+
+    def failed(self, ended: Deferred[None]) -> str:
+        return str(self.failureResultOf(ended, SourceFailed).value)
+
+
+class LaneTests(LaneCase):
+    @given(st.lists(st.integers(1, 700), min_size=1, max_size=20))
+    def test_a_body_in_any_pieces_lands_at_its_place(self, pieces: list[int]) -> None:
+        self.setUp()
+        lane, asked, ended = self.begin()
+        self.assertEqual(asked.span, Span(1000, 2000))
+        asked.answer()
+        for count in [*pieces, 1000]:
+            if asked.open:
+                asked.send(count)
+        self.successResultOf(ended)
+        self.assertEqual(sorted(self.fill.got), list(range(1000, 2000)))
+        self.assertEqual((lane.received, lane.claim.cursor), (1000, 2000))
+
+    def test_a_body_that_is_cut_leaves_the_claim_where_it_stood(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer()
+        asked.send(300)
+        asked.cut()
+        self.assertEqual(self.failed(ended), "the connection broke")
+        self.assertEqual((lane.claim.cursor, lane.claim.end), (1300, 2000))
+
+    def test_a_whole_body_that_ends_too_early_is_a_break_too(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer()
+        asked.send(300)
+        asked.finish()
+        self.failed(ended)
+
+    def test_a_body_that_goes_on_is_cut_where_the_claim_ends(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer()
+        asked._end = 5000
+        asked.send(4000)
+        self.successResultOf(ended)
+        self.assertEqual(sorted(self.fill.got), list(range(1000, 2000)))
+        self.assertTrue(asked.transport.stopped)
+        asked.transport.stopped = False
+        asked._protocol.dataReceived(b"x" * 100)  # what was on its way
+        self.assertEqual(len(self.fill.got), 1000)
+
+    def test_what_the_source_says_is_what_the_lane_raises(self) -> None:
+        for error in (SourceFailed("busy", 5.0, busy=True), SourceRefused(blob_unknown("x"))):
+            lane, asked, ended = self.begin()
+            asked.refuse(error)
+            self.assertIs(self.failureResultOf(ended).value, error)
+            self.assertEqual(self.fill.source.pace_now.active, 0)
+            self.fill.plan.release(lane.claim)
+
+    def test_a_blob_from_its_first_byte_frees_the_claim(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer(ignoring_range=True)
+        self.assertEqual(self.fill.plan.free, len(CONTENT))
+        while asked.open:
+            asked.send(700)
+        self.successResultOf(ended)
+        self.assertEqual(len(self.fill.got), len(CONTENT))
+
+
+class DroppedTests(LaneCase):
+    def test_a_lane_that_is_dropped_before_the_answer_takes_its_request_back(self) -> None:
+        lane, asked, ended = self.begin()
+        lane.drop("silent")
+        self.assertEqual(self.failed(ended), "silent")
+        self.assertFalse(asked.open)
+
+    def test_a_lane_that_is_dropped_within_the_body_closes_it(self) -> None:
+        for paused in (False, True):
+            self.setUp()
+            lane, asked, ended = self.begin()
+            asked.answer()
+            asked.send(10)
+            if paused:
+                lane.pause()
+            lane.drop("silent")
+            lane.drop("once more")
+            self.assertEqual(self.failed(ended), "silent")
+            self.assertTrue(asked.transport.stopped)
+            lane.pause()
+            lane.resume()
+
+    def test_a_lane_that_is_dropped_by_its_own_answer_reads_nothing(self) -> None:
+        class Dropping(Ledger):
+            def answered(self, lane: RangeFetch, answer: Answer) -> bool:
+                lane.drop("enough")
+                return True
+
+        self.fill = Dropping()
+        lane, asked, ended = self.begin()
+        asked.answer()
+        if asked.open:
+            asked.send(1000)
+        self.assertEqual(self.failed(ended), "enough")
+        self.assertTrue(asked.transport.stopped)
+
+    def test_a_lane_that_is_dropped_by_its_own_bytes_ends_once(self) -> None:
+        class Dropping(Ledger):
+            def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+                lane.drop("enough")
+                return len(data)
+
+        self.fill = Dropping()
+        lane, asked, ended = self.begin()
+        asked.answer()
+        asked.send(100)
+        self.assertEqual(self.failed(ended), "enough")
+        self.assertTrue(asked.transport.stopped)
+
+
+class PausedTests(LaneCase):
+    def test_a_pause_reaches_the_connection(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer()
+        for paused in (True, True, False, False):
+            lane.pause() if paused else lane.resume()
+            self.assertEqual(asked.transport.paused, paused)
+
+    def test_a_lane_that_was_paused_before_its_answer_reads_none_of_it(self) -> None:
+        lane, asked, ended = self.begin()
+        lane.pause()
+        asked.answer()
+        self.assertTrue(asked.transport.paused)
+        lane.resume()
+        asked.send(1000)
+        self.successResultOf(ended)
+
+    def test_a_pause_is_no_silence(self) -> None:
+        lane, asked, ended = self.begin()
+        asked.answer()
+        lane.pause()
+        self.clock.advance(100)
+        lane.resume()
+        self.assertEqual(lane.heard_at, 100)
+
+
+class PaceTests(LaneCase):
+    def test_the_host_learns_from_each_request(self) -> None:
+        for sent, whole in ((1000, True), (300, False), (0, False)):
+            self.setUp()
+            pace = self.fill.source.pace_now
+            lane, asked, ended = self.begin()
+            self.clock.advance(0.5)
+            asked.answer()
+            self.assertEqual((pace.active, pace.round_trip), (1, 0.5))
+            self.clock.advance(0.5)
+            if sent:
+                asked.send(sent)
+            if not whole:
+                asked.cut()
+            ended.addErrback(lambda _: None)
+            self.assertEqual(pace.active, 0)
+            expected: Optional[float] = float(sent) if sent else None
+            self.assertEqual(pace.rate(), expected)
+            self.assertEqual(pace._longest, 1000 if whole else 0)

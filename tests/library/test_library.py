@@ -1,0 +1,294 @@
+"""The library's decision, over a store in memory and an upstream that does what the test says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
+from yukari.errors import RegistryError, manifest_unknown
+from yukari.fills.fill import Fill, State
+from yukari.fills.scheduler import FetchScheduler
+from yukari.library import library
+from yukari.library.library import UNKNOWN_FOR, Library
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.sources.base import SourceRefused
+from yukari.storage import open_files as openblobs
+from yukari.storage.memory import MemoryStore
+from yukari.storage.readable import StoredBlob
+
+NAME = ModelName("library", "m")
+OTHER = ModelName("library", "other")
+LATEST = Tag("latest")
+
+
+def manifest_of(*bodies: bytes, sizes: Optional[dict[bytes, int]] = None) -> Manifest:
+    """A manifest of these layers; ``sizes`` are what it says where it does not tell the truth."""
+    layers = [
+        {"digest": str(Digest.of(body)), "size": (sizes or {}).get(body, len(body))}
+        for body in bodies
+    ]
+    return Manifest.parse(json.dumps({"schemaVersion": 2, "layers": layers}).encode())
+
+
+@define(eq=False)
+class ScriptedUpstream:
+    """Answers when the test says so; its blobs' sources are scripted too."""
+
+    bodies: dict[Digest, bytes] = field(factory=dict)
+    asked: list[tuple[Any, ...]] = field(factory=list)
+    waiting: list[Deferred[Any]] = field(factory=list)
+    sources: dict[Digest, ScriptedSource] = field(factory=dict)
+
+    def _ask(self, *question: Any) -> Deferred[Any]:
+        self.asked.append(question)
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append(answer)
+        return answer
+
+    async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
+        found: Manifest = await self._ask("manifest", name, reference, user_agent)
+        return found
+
+    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+        size: int = await self._ask("size", name, digest)
+        return size
+
+    def blob(self, digest: Digest, size: int, *names: ModelName) -> ScriptedSource:
+        source = ScriptedSource(self.bodies.get(digest, b""), repositories=list(names))
+        self.sources[digest] = source
+        return source
+
+
+class LibraryTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore()
+        self.upstream = ScriptedUpstream()
+        self.library = self.new_library()
+
+    def new_library(self) -> Library:
+        return Library(
+            store=self.store,
+            upstream=self.upstream,  # type: ignore[arg-type]
+            crew=FetchScheduler(self.clock, 4, 8),
+            in_thread=ScriptedDisk(),
+            clock=self.clock,
+            now=self.clock.seconds,
+        )
+
+    def ask(self, name: ModelName = NAME, agent: str = "a", prefetch: bool = True) -> Deferred[Any]:
+        asking = self.library.manifest(name, LATEST, agent, prefetch=prefetch)
+        return Deferred.fromCoroutine(asking)
+
+    def learn(self, manifest: Manifest, name: ModelName = NAME, prefetch: bool = True) -> None:
+        """A first pull of a manifest."""
+        asked = self.ask(name, prefetch=prefetch)
+        self.upstream.waiting.pop().callback(manifest)
+        self.successResultOf(asked)
+
+    def fill_all(self) -> None:
+        """Every source answers all it is asked."""
+        for _ in range(100):
+            for source in self.upstream.sources.values():
+                for asked in source.open:
+                    asked.answer() if not asked.answered else asked.send(10**9)
+            self.clock.advance(0.06)
+
+    def has(self, digest: Digest) -> Optional[int]:
+        return self.successResultOf(Deferred.fromCoroutine(self.store.blob_size(digest)))
+
+    def test_many_who_ask_at_once_are_one_question(self) -> None:
+        asked = [self.ask() for _ in range(5)]
+        self.assertEqual(len(self.upstream.waiting), 1)
+        self.upstream.waiting[0].callback(manifest_of(b"x"))
+        self.assertEqual({self.successResultOf(each).result for each in asked}, {"miss"})
+
+    def test_clients_of_other_versions_ask_for_themselves(self) -> None:
+        first, second = self.ask(agent="ollama/0.1"), self.ask(agent="ollama/0.9")
+        old, new = self.upstream.waiting
+        old.errback(RegistryError("UNSUPPORTED", "needs a newer Ollama", 412))
+        self.assertEqual(self.failureResultOf(first, RegistryError).value.status, 412)
+        self.assertNoResult(second)
+        new.callback(manifest_of(b"x"))
+        self.successResultOf(second)
+
+    def test_one_who_leaves_takes_the_answer_from_nobody(self) -> None:
+        first, second = self.ask(), self.ask()
+        first.addErrback(lambda _: None)
+        first.cancel()
+        self.upstream.waiting[0].callback(manifest_of(b"x"))
+        self.successResultOf(second)
+
+    def test_a_manifest_that_is_got_starts_its_fills_and_one_that_is_headed_none(self) -> None:
+        manifest = manifest_of(b"one", b"two")
+        self.learn(manifest, prefetch=False)
+        self.assertEqual(self.library.fills, {})
+        self.successResultOf(self.ask())
+        self.assertEqual(set(self.library.fills), {blob.digest for blob in manifest.blobs})
+
+    def given_up(self, number: int) -> Digest:
+        """A blob whose fill has given up in its middle."""
+        body = content_of(3000, number)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body), ModelName("library", f"m{number}"))
+        (asked,) = self.upstream.sources[digest].open
+        asked.answer()
+        asked.send(1000)
+        self.clock.advance(0.06)
+        asked.cut()
+        self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
+        return digest
+
+    def test_few_that_gave_up_are_kept_open_and_the_others_go_on_where_they_stood(self) -> None:
+        self.patch(library, "MOST_RESTING", 2)
+        digests = [self.given_up(number) for number in range(4)]
+        self.assertEqual(set(self.library.fills), set(digests[2:]))
+        source = self.upstream.sources[digests[0]]
+        sent = len(source.sent)
+        self.successResultOf(self.ask(ModelName("library", "m0")))
+        self.fill_all()
+        self.assertEqual(self.has(digests[0]), 3000)
+        again = self.upstream.sources[digests[0]]
+        self.assertEqual(sum(map(len, again.sent)), 2000)
+        self.assertEqual(sent, 1)
+
+    def test_one_that_gave_up_too_often_is_let_go_with_what_came(self) -> None:
+        self.patch(library, "RETRIES", 1)
+        digest = self.given_up(1)
+        self.clock.advance(library.RETRY_FIRST)
+        self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
+        self.assertEqual((self.library.fills, self.library._retries), ({}, {}))
+        (spool,) = self.successResultOf(Deferred.fromCoroutine(self.store.spools()))
+        self.assertEqual(spool.covered().total, 1000)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_vanished_is_filled_again_when_its_manifest_is_got(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        self.fill_all()
+        self.assertEqual(self.has(digest), 1000)
+        self.successResultOf(Deferred.fromCoroutine(self.store.forget_blob(digest)))
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        self.assertIsInstance(found, Fill)
+
+    def test_who_opens_a_cut_blob_while_it_is_removed_leaves_nothing_of_it_open(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body), prefetch=False)
+        self.store._blobs[digest] = bytearray(body[:10])
+        removal: Deferred[None] = Deferred()
+        forget = MemoryStore.forget_blob
+
+        async def slowly(store: MemoryStore, digest: Digest) -> None:
+            await removal
+            await forget(store, digest)
+
+        self.patch(MemoryStore, "forget_blob", slowly)
+        self.patch(openblobs, "KEEP", 60.0)
+        asked = [Deferred.fromCoroutine(self.library.blob(NAME, digest)) for _ in range(2)]
+        removal.callback(None)
+        for each in asked:
+            self.successResultOf(each)
+        self.library.fills[digest].start()
+        self.fill_all()
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        self.assertEqual((found.result, found.size), ("hit", 1000))
+
+    def test_a_blob_of_a_known_manifest_has_its_size_without_asking(self) -> None:
+        body = content_of(1000)
+        self.learn(manifest_of(body), prefetch=False)
+        size = self.library.blob_size(NAME, Digest.of(body))
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(size)), 1000)
+        self.assertEqual(len(self.upstream.asked), 1)
+
+    def test_no_such_model_is_remembered_for_a_few_seconds(self) -> None:
+        asked = self.ask()
+        self.upstream.waiting.pop().errback(manifest_unknown(NAME, LATEST))
+        self.failureResultOf(asked, RegistryError)
+        self.failureResultOf(self.ask(), RegistryError)
+        self.clock.advance(UNKNOWN_FOR)
+        self.assertNoResult(self.ask())
+
+    def test_a_manifest_that_lies_about_anothers_blob_removes_nothing(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        self.fill_all()
+        self.learn(manifest_of(body, sizes={body: 7}), OTHER)
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        self.assertIsInstance(found, StoredBlob)
+        self.assertEqual(self.has(digest), 1000)
+
+    def test_a_size_that_upstream_contradicts_is_forgotten(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.learn(manifest_of(body, sizes={body: 7}))
+        wrong = RegistryError("SIZE_INVALID", "it has 1000 bytes", 502)
+        self.upstream.sources[digest].open[0].refuse(SourceRefused(wrong))
+        self.assertEqual(self.library.fills, {})
+        asked = Deferred.fromCoroutine(self.library.blob(OTHER, digest))
+        self.upstream.waiting.pop().callback(1000)
+        self.assertEqual(self.successResultOf(asked).size, 1000)
+
+    def test_a_fill_that_gave_up_is_tried_again_by_itself(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        gone = RegistryError("BLOB_UNKNOWN", "no such blob", 404)
+        self.upstream.sources[digest].open[0].refuse(SourceRefused(gone))
+        self.assertIs(self.library.fills[digest].state, State.DORMANT)
+        self.clock.advance(31)
+        self.fill_all()
+        self.assertEqual(self.has(digest), 1000)
+
+    def test_the_next_process_takes_up_what_was_on_its_way(self) -> None:
+        body = content_of(300_000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        first = self.upstream.sources[digest].open[0]
+        first.answer()
+        first.send(1000)
+        self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
+        self.library = self.new_library()
+        self.successResultOf(Deferred.fromCoroutine(self.library.start()))
+        self.assertEqual(self.library.fills[digest].plan.covered.total, 1000)
+        self.fill_all()
+        self.assertEqual(self.has(digest), 300_000)
+
+    def test_to_bring_a_manifest_whole_is_to_wait_for_its_blobs(self) -> None:
+        body = content_of(1000)
+        self.upstream.bodies[Digest.of(body)] = body
+        bringing = Deferred.fromCoroutine(self.library.ensure_stored(NAME, manifest_of(body)))
+        self.assertNoResult(bringing)
+        self.fill_all()
+        self.successResultOf(bringing)
+
+    def test_to_stop_a_fill_is_the_end_of_waiting_for_it(self) -> None:
+        body = content_of(1000)
+        bringing = Deferred.fromCoroutine(self.library.ensure_stored(NAME, manifest_of(body)))
+        stopping = self.library.stop_fill(Digest.of(body))
+        assert stopping is not None
+        self.successResultOf(stopping)
+        self.failureResultOf(bringing, RegistryError)
+
+    def test_a_fill_that_nobody_knows_cannot_be_stopped(self) -> None:
+        self.assertIsNone(self.library.stop_fill(Digest("0" * 64)))
+
+    def test_stopping_leaves_nothing_ticking(self) -> None:
+        self.learn(manifest_of(b"one", b"two"))
+        self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,344 @@
+"""When upstream is asked about what is stored, by the test's own clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.library.test_library import manifest_of
+from tests.storage.strategies import result_of
+from yukari.config.patterns import ModelRules
+from yukari.errors import upstream_unreachable
+from yukari.library.revalidator import AT_ONCE, BROUGHT_AT_ONCE, FIRST_LATE, PAGE, Revalidator
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Tag
+from yukari.sources.circuit import Circuit
+from yukari.storage.memory import MemoryStore
+
+HOUR, DAY = 3600.0, 24 * 3600.0
+TURN = 2.0**-10
+LATEST = Tag("latest")
+OLD, NEW = manifest_of(b"old"), manifest_of(b"new")
+
+
+class Turns(Clock):
+    """A clock whose calls come in a later turn, as a reactor's do; a turn takes `TURN` seconds."""
+
+    def callLater(self, delay: float, *call: Any, **keywords: Any) -> Any:
+        return super().callLater(max(delay, TURN), *call, **keywords)
+
+
+def named(number: int) -> ModelName:
+    return ModelName("library", f"m{number}")
+
+
+@define(eq=False)
+class Registry:
+    """An upstream that takes ``takes`` seconds for an answer."""
+
+    clock: Clock
+    takes: float = 0.5
+    has: dict[ModelName, Manifest] = field(factory=dict)
+    """What is not `OLD`."""
+    down: bool = False
+    asked: list[tuple[float, ModelName]] = field(factory=list)
+    under_way: int = 0
+    most: int = 0
+    """So many questions at a time, at most."""
+    _circuit: Circuit = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._circuit = Circuit(self.clock)
+
+    @property
+    def circuit_open(self) -> bool:
+        return self._circuit.is_open
+
+    async def manifest_digest(self, name: ModelName, tag: Tag, agent: str) -> Optional[Digest]:
+        self._circuit.enter()
+        self.asked.append((self.clock.seconds(), name))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        if self.takes:
+            await deferLater(self.clock, self.takes)
+        self.under_way -= 1
+        if self.down:
+            failed = upstream_unreachable("it is down")
+            self._circuit.failed(failed)
+            raise failed
+        self._circuit.succeeded()
+        return self.has.get(name, OLD).digest
+
+    async def manifest(self, name: ModelName, tag: Tag, agent: str) -> Manifest:
+        return self.has[name]
+
+
+@define(eq=False)
+class Shelf:
+    """As much of a library as the revalidator needs; blobs come when the test says so."""
+
+    store: MemoryStore
+    upstream: Registry
+    user_agent: str = "ollama"
+    rules: ModelRules = field(factory=lambda: ModelRules("registry.invalid"))
+    bringing: list[Deferred[None]] = field(factory=list)
+
+    async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
+        waiting: Deferred[None] = Deferred()
+        self.bringing.append(waiting)
+        await waiting
+
+
+class RevalidatorCase(SynchronousTestCase):
+    lifetime = 10 * DAY
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000 * DAY)
+        self.store = MemoryStore()
+        self.upstream = Registry(self.clock)
+
+    def stored(self, count: int, age: float) -> None:
+        """So many models, last checked so many seconds ago."""
+        for number in range(count):
+            self.put(number, age)
+
+    def put(self, number: int, age: float) -> None:
+        checked_at = self.clock.seconds() - age
+        result_of(self.store.put_manifest(named(number), LATEST, OLD, checked_at))
+
+    def daemon(self, seed: int = 0, **keywords: Any) -> Revalidator:
+        made = Revalidator(
+            library=Shelf(self.store, self.upstream),  # type: ignore[arg-type]
+            clock=self.clock,
+            **{
+                "period": HOUR,
+                "lifetime": self.lifetime,
+                "refresh_after": 0.0,
+                "now": self.clock.seconds,
+                "random": Random(seed),
+                **keywords,
+            },
+        )
+        self.addCleanup(lambda: result_of(made.stop()))
+        return made
+
+    def run_for(self, seconds: float) -> None:
+        """From one thing that happens to the next."""
+        end = self.clock.seconds() + seconds
+        while (calls := self.clock.getDelayedCalls()) and calls[0].getTime() <= end:
+            self.clock.advance(calls[0].getTime() - self.clock.seconds())
+        self.clock.advance(end - self.clock.seconds())
+
+    def checked(self, number: int) -> float:
+        """Seconds since a model's last check."""
+        found = result_of(self.store.get_manifest(named(number), LATEST))
+        assert found is not None
+        return self.clock.seconds() - found.checked_at
+
+
+class LookTests(RevalidatorCase):
+    def test_thirty_stale_ones_take_three_seconds_and_not_thirty_at_once(self) -> None:
+        self.stored(30, 2 * self.lifetime)
+        self.daemon().start()
+        self.run_for(FIRST_LATE + 30 / AT_ONCE * self.upstream.takes + 1)
+        self.assertEqual(len(self.upstream.asked), 30)
+        self.assertEqual(self.upstream.most, AT_ONCE)
+
+    def test_a_check_that_lies_far_ahead_was_none(self) -> None:
+        """By a clock that was wrong then, or is now."""
+        self.stored(1, -300 * DAY)
+        self.put(1, -60.0)
+        daemon = self.daemon(refresh_after=60.0)
+        daemon.start()
+        self.run_for(HOUR)
+        self.assertEqual([name for _, name in self.upstream.asked], [named(0)])
+        self.assertLess(self.checked(0), HOUR)
+
+    def test_no_turn_of_the_reactor_asks_about_more_than_a_few(self) -> None:
+        """Though upstream answers at once, as an open circuit does."""
+        self.upstream.takes = 0
+        self.upstream.clock = self.clock = Turns()
+        self.clock.advance(1000 * DAY)
+        self.stored(3 * PAGE, 2 * self.lifetime)
+        self.daemon().start()
+        before = len(self.upstream.asked)
+        while before < 3 * PAGE:
+            self.clock.advance(TURN)
+            self.assertLessEqual(len(self.upstream.asked) - before, AT_ONCE)
+            before = len(self.upstream.asked)
+
+    def test_an_upstream_that_is_down_is_not_asked_about_each(self) -> None:
+        self.stored(100, 2 * self.lifetime)
+        self.upstream.down = True
+        self.daemon().start()
+        self.run_for(3 * HOUR)
+        self.assertLess(len(self.upstream.asked), 4 * AT_ONCE)
+        self.assertTrue(all(self.checked(number) > self.lifetime for number in range(100)))
+
+    def test_back_again_it_is_asked_about_all_of_them(self) -> None:
+        self.stored(100, 2 * self.lifetime)
+        self.upstream.down = True
+        self.daemon().start()
+        self.run_for(HOUR / 2)
+        self.upstream.down = False
+        self.run_for(5 * HOUR)
+        self.assertTrue(all(self.checked(number) < 6 * HOUR for number in range(100)))
+
+    def test_what_was_stored_together_is_not_due_together(self) -> None:
+        self.stored(200, 0)
+        self.daemon().start()
+        self.run_for(self.lifetime + 2 * HOUR)
+        hours = Counter(round(when / HOUR) for when, _ in self.upstream.asked)
+        self.assertEqual(sum(hours.values()), 200)
+        self.assertLess(max(hours.values()), 40)
+
+
+class UpdateTests(RevalidatorCase):
+    def test_updates_whose_blobs_never_come_hold_up_no_checks(self) -> None:
+        moved = 3 * BROUGHT_AT_ONCE
+        self.stored(moved + 5, 2 * self.lifetime)
+        self.upstream.has = {named(number): NEW for number in range(moved)}
+        daemon = self.daemon()
+        daemon.start()
+        for _ in range(3):
+            self.run_for(HOUR)
+            asked = Counter(name for _, name in self.upstream.asked)
+            self.assertEqual([asked[named(number)] for number in range(moved, moved + 5)], [1] * 5)
+            self.assertEqual(sum(asked.values()), moved + 5)
+            for number in range(moved, moved + 5):
+                self.put(number, 2 * self.lifetime)
+            self.upstream.asked.clear()
+            moved_asked = [named(number) for number in range(moved)]
+            self.upstream.asked += [(0.0, name) for name in moved_asked]
+        self.assertEqual(len(daemon._library.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
+
+    def test_each_new_version_that_is_whole_lets_another_come(self) -> None:
+        moved = 2 * BROUGHT_AT_ONCE
+        self.stored(moved, 2 * self.lifetime)
+        self.upstream.has = {named(number): NEW for number in range(moved)}
+        daemon = self.daemon()
+        daemon.start()
+        self.run_for(10)
+        shelf: Any = daemon._library
+        for number in range(moved):
+            self.assertEqual(len(shelf.bringing), min(moved, BROUGHT_AT_ONCE + number))
+            shelf.bringing[number].callback(None)
+        found = [result_of(self.store.get_manifest(named(n), LATEST)) for n in range(moved)]
+        self.assertEqual({each.manifest for each in found if each is not None}, {NEW})
+
+    def test_a_new_version_is_as_old_as_the_question_and_not_as_its_blobs(self) -> None:
+        """Else it would take the place of what another daemon was told meanwhile."""
+        self.stored(1, 2 * self.lifetime)
+        self.upstream.has = {named(0): NEW}
+        daemon = self.daemon()
+        daemon.start()
+        self.run_for(10)
+        shelf: Any = daemon._library
+        self.run_for(DAY)
+        shelf.bringing[0].callback(None)
+        self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, NEW)
+        self.assertGreaterEqual(self.checked(0), DAY)
+
+    def test_one_whose_blobs_cannot_be_had_is_tried_again_ever_later(self) -> None:
+        self.stored(1, 2 * self.lifetime)
+        self.upstream.has = {named(0): NEW}
+        daemon = self.daemon(period=60.0)
+        shelf: Any = daemon._library
+        daemon.start()
+        tries = []
+        for _ in range(round(DAY / 60)):
+            self.run_for(60)
+            for waiting in shelf.bringing:
+                waiting.errback(upstream_unreachable("its blob is gone"))
+            tries += shelf.bringing
+            shelf.bringing.clear()
+        # At 1, 2, 4, 8 ... minutes: the tenth after 17 hours.
+        self.assertIn(len(tries), (9, 10, 11))
+        self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, OLD)
+
+    def test_none_takes_anothers_place_once_it_is_stopped(self) -> None:
+        self.stored(2 * BROUGHT_AT_ONCE, 2 * self.lifetime)
+        self.upstream.has = {named(number): NEW for number in range(2 * BROUGHT_AT_ONCE)}
+        daemon = self.daemon()
+        daemon.start()
+        self.run_for(10)
+        result_of(daemon.stop())
+        self.run_for(HOUR)
+        shelf: Any = daemon._library
+        self.assertEqual(len(shelf.bringing), BROUGHT_AT_ONCE)
+        self.assertEqual(daemon._bringing, {})
+
+
+class ReplicaTests(RevalidatorCase):
+    """Several daemons over one store."""
+
+    lifetime = 2 * DAY
+
+    def twice(self, within: float) -> int:
+        """How often a model was asked about again within so many seconds."""
+        last: dict[ModelName, float] = {}
+        count = 0
+        for when, name in sorted(self.upstream.asked, key=lambda each: each[0]):
+            count += when - last.get(name, -within) < within
+            last[name] = when
+        return count
+
+    def test_each_manifest_is_checked_once_a_lifetime_and_not_once_a_replica(self) -> None:
+        self.stored(50, 0)
+        for seed in range(3):
+            self.daemon(seed).start()
+        self.run_for(10 * self.lifetime)
+        asked = len(self.upstream.asked)
+        # A check is due after 0.9 to 1.0 lifetimes, of three daemons' the earliest counts.
+        self.assertGreaterEqual(asked, 50 * 9)
+        self.assertLess(asked, 50 * 10 / 0.9 * 1.02)
+        # Both may look before either has an answer; that is the rare one.
+        self.assertLessEqual(self.twice(self.lifetime / 2), asked // 50)
+
+    def test_all_stale_when_they_start_together_hardly_any_is_asked_about_twice(self) -> None:
+        self.stored(500, 2 * self.lifetime)
+        for seed in range(3):
+            self.daemon(seed).start()
+        self.run_for(HOUR / 2)
+        self.assertLess(len(self.upstream.asked), 500 * 1.15)
+        self.assertEqual({name for _, name in self.upstream.asked}, set(map(named, range(500))))
+
+    def test_a_handful_that_is_stale_is_not_asked_about_by_each_of_them(self) -> None:
+        self.upstream.takes = 0.2
+        self.stored(3, 2 * self.lifetime)
+        for seed in range(3):
+            self.daemon(seed).start()
+        self.run_for(HOUR / 2)
+        self.assertLess(len(self.upstream.asked), 3 * 2)
+
+    def test_what_another_has_checked_meanwhile_is_not_asked_about(self) -> None:
+        """A pull by a daemon that still remembers the time of the check before."""
+        self.stored(1, DAY)
+        remembered = result_of(self.store.get_manifest(named(0), LATEST))
+        assert remembered is not None
+        one, two = (self.daemon(seed, refresh_after=60.0) for seed in range(2))
+        one.pulled(named(0), LATEST, remembered)
+        self.run_for(10)
+        two.pulled(named(0), LATEST, remembered)
+        self.run_for(10)
+        self.assertEqual(len(self.upstream.asked), 1)
+
+
+class RefreshTests(RevalidatorCase):
+    def test_many_pulls_of_one_model_are_one_check(self) -> None:
+        self.stored(AT_ONCE + 1, DAY)
+        daemon = self.daemon(refresh_after=60.0)
+        for number in (*range(AT_ONCE + 1), *range(AT_ONCE + 1)):
+            found = result_of(self.store.get_manifest(named(number), LATEST))
+            assert found is not None
+            daemon.pulled(named(number), LATEST, found)
+        self.run_for(10)
+        self.assertEqual(len(self.upstream.asked), AT_ONCE + 1)
+        self.assertEqual(self.upstream.most, AT_ONCE)

@@ -1,0 +1,118 @@
+"""A tunnel through a proxy: what is asked, and what is made of any answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import AccumulatingProtocol, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from yukari.config.proxies import Proxy
+from yukari.net.tunnel import ANSWER_WITHIN, LONGEST_HEAD, ProxyFailed, ToProxy, Tunnel
+
+HEAD = b"HTTP/1.1 200 Connection established\r\nProxy-agent: some/1\r\n\r\n"
+
+
+@implementer(IStreamClientEndpoint)
+class Reached:
+    """A proxy that a connection is made to at once."""
+
+    def __init__(self) -> None:
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 3128))
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.protocol: Any = factory.buildProtocol(self.transport.getPeer())
+        self.protocol.makeConnection(self.transport)
+        return succeed(self.protocol)
+
+
+class Asked:
+    """A tunnel to ``registry.example`` that has been asked for."""
+
+    def __init__(self, proxy: Proxy = Proxy("proxy.example", 3128)) -> None:  # noqa: B008
+        self.clock, self.reached = Clock(), Reached()
+        tunnel = Tunnel(ToProxy(proxy, self.reached), "registry.example", 443, self.clock)
+        factory: Any = Factory.forProtocol(AccumulatingProtocol)
+        factory.protocolConnectionMade = None
+        self.opened = tunnel.connect(factory)
+
+    @property
+    def aborted(self) -> bool:
+        return self.reached.transport.disconnected
+
+
+class TunnelTests(SynchronousTestCase):
+    def failure(self, asked: Asked) -> str:
+        self.assertEqual(asked.clock.getDelayedCalls(), [])
+        self.assertTrue(asked.aborted)
+        return str(self.failureResultOf(asked.opened, ProxyFailed).value)
+
+    def test_what_is_asked(self) -> None:
+        asked = Asked(Proxy.parse("http://me:secret@proxy.example:3128"))
+        lines = asked.reached.transport.value().split(b"\r\n")
+        self.assertEqual(lines[0], b"CONNECT registry.example:443 HTTP/1.1")
+        self.assertIn(b"Host: registry.example:443", lines)
+        self.assertIn(b"Proxy-Authorization: Basic bWU6c2VjcmV0", lines)
+        self.assertEqual(lines[-2:], [b"", b""])
+
+    @given(st.lists(st.integers(1, len(HEAD) + 4), max_size=6), st.sampled_from((b"", b"more")))
+    def test_however_the_answer_is_cut_it_opens(self, cuts: list[int], more: bytes) -> None:
+        asked, answer = Asked(), HEAD + more
+        edges = [0, *sorted(cuts), len(answer)]
+        for start, end in zip(edges, edges[1:]):
+            asked.reached.protocol.dataReceived(answer[start:end])
+        inner: Any = self.successResultOf(asked.opened)
+        asked.reached.protocol.dataReceived(b"and more")
+        self.assertEqual(inner.data, more + b"and more")
+        self.assertIs(inner.transport, asked.reached.transport)
+        self.assertEqual(asked.clock.getDelayedCalls(), [])
+        asked.reached.protocol.connectionLost(connectionDone)
+        self.assertTrue(inner.closed)
+
+    @given(st.binary(max_size=200))
+    def test_no_other_answer_opens_it(self, answer: bytes) -> None:
+        asked = Asked()
+        asked.reached.protocol.dataReceived(answer)
+        asked.reached.protocol.connectionLost(connectionDone)
+        said = str(self.failureResultOf(asked.opened, ProxyFailed).value)
+        self.assertTrue(said.startswith("the proxy proxy.example:3128 "), said)
+        self.assertTrue(said.isascii() and said.isprintable(), said)
+
+    def test_a_refusal_is_the_status_and_its_words(self) -> None:
+        for head, words in (
+            (b"HTTP/1.1 407 Proxy Authentication Required", "407 Proxy Authentication Required"),
+            (b"HTTP/1.0 403", "403"),
+            (b"HTTP/1.1 302 Found", "302 Found"),
+            (b"HTTP/1.1 100 Continue", "100 Continue"),
+        ):
+            asked = Asked()
+            asked.reached.protocol.dataReceived(head + b"\r\n\r\n")
+            self.assertEqual(self.failure(asked), f"the proxy proxy.example:3128 refused: {words}")
+
+    def test_a_head_without_end_is_no_answer(self) -> None:
+        asked = Asked()
+        asked.reached.protocol.dataReceived(b"HTTP/1.1 200 OK\r\n" + b"a" * LONGEST_HEAD)
+        self.assertIn("does not answer as an HTTP proxy", self.failure(asked))
+
+    def test_silence_ends(self) -> None:
+        asked = Asked()
+        asked.clock.advance(ANSWER_WITHIN - 0.1)
+        self.assertNoResult(asked.opened)
+        asked.reached.protocol.dataReceived(b"HTTP/1.1 ")
+        asked.clock.advance(0.2)
+        self.assertEqual(self.failure(asked), "the proxy proxy.example:3128 is silent")
+
+    def test_who_waits_no_more_drops_the_connection(self) -> None:
+        asked = Asked()
+        asked.opened.cancel()
+        self.failureResultOf(asked.opened, CancelledError)
+        self.assertTrue(asked.aborted)
+        self.assertEqual(asked.clock.getDelayedCalls(), [])

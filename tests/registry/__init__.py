@@ -1,1 +1,0 @@
-"""Tests of the ``/v2/`` resource tree."""

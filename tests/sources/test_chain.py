@@ -1,0 +1,84 @@
+"""Which of two sources is asked."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.errors import RegistryError
+from yukari.names import ModelName
+from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.chain import FAILURES, Fallback
+from yukari.sources.pace import HostPace
+from yukari.spans import Span
+
+SPAN = Span(0, 10)
+
+
+@define
+class Counted:
+    """A source that counts who asks, and answers or raises."""
+
+    there: bool = False
+    error: Optional[Exception] = None
+    asked: int = 0
+    ranges: bool = True
+    pace: HostPace = field(factory=HostPace)
+
+    async def fetch(self, span: Span) -> Answer:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return Answer(span, True, self.pace, None)  # type: ignore[arg-type]
+
+    def add_repository(self, name: ModelName) -> None:
+        pass
+
+    def retry(self) -> None:
+        pass
+
+
+class FallbackTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.first, self.second = Counted(), Counted()
+        self.both = Fallback(self.first, self.second)
+
+    def fetch(self) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN)))
+
+    def assert_asked(self, first: int, second: int) -> None:
+        self.assertEqual((self.first.asked, self.second.asked), (first, second))
+
+    def test_the_store_is_asked_from_when_it_has_the_blob(self) -> None:
+        self.fetch()
+        self.assert_asked(0, 1)
+        self.assertIs(self.both.pace, self.second.pace)
+        self.first.there = True
+        self.fetch()
+        self.assert_asked(1, 1)
+        self.assertIs(self.both.pace, self.first.pace)
+
+    def test_a_refusal_is_made_good_in_the_same_request(self) -> None:
+        self.both = Fallback(self.first, self.second, untold=True)
+        self.first.error = SourceRefused(RegistryError("BLOB_UNKNOWN", "gone", 404))
+        self.fetch()
+        self.assert_asked(1, 1)
+        self.fetch()
+        self.assert_asked(1, 2)
+        self.first.there, self.first.error = True, None  # somebody has stored it meanwhile
+        self.fetch()
+        self.assert_asked(2, 2)
+
+    def test_one_that_keeps_failing_is_left_alone_until_the_next_try(self) -> None:
+        self.first.there, self.first.error = True, SourceFailed("busy")
+        for _ in range(FAILURES):
+            self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN)), SourceFailed)
+        self.fetch()
+        self.assert_asked(FAILURES, 1)
+        self.both.retry()
+        self.first.error = None
+        self.fetch()
+        self.assert_asked(FAILURES + 1, 1)

@@ -1,0 +1,491 @@
+"""Blobs that go straight into the bucket, past a disk that has no room for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from hashlib import sha256
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone, ResponseFailed
+
+from tests.running import until
+from tests.s3.against import AgainstServer, for_each_server, reactor
+from tests.s3.proxy import SLOW_DOWN, Lose, reply
+from tests.storage.contract import NAME
+from yukari.config.units import FreeSpace
+from yukari.errors import blob_unknown
+from yukari.names import Digest, ModelName
+from yukari.s3 import client as client_module
+from yukari.s3.client import S3Client
+from yukari.sources import sequential as inorder
+from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.pace import HostPace
+from yukari.spans import Span
+from yukari.storage.bucket import direct as straight
+from yukari.storage.bucket import store as tigris
+from yukari.storage.bucket.direct import IN_MEMORY, StraightUpload
+from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.upload import NOTE, SMALL, Note, note_path, part_size
+from yukari.storage.disk.atomic import remove
+from yukari.storage.ports import NoRoom, Unfinished, WrongDigest
+
+MIB = 1024 * 1024
+CHUNK = 64 * 1024
+BLOB = b"".join(sha256(b"%d" % number).digest() for number in range(44 * MIB // 32 + 9))
+"""Six parts, the last of them short."""
+DIGEST = Digest.of(BLOB)
+PART = part_size(len(BLOB))
+UNFINISHED = Unfinished(DIGEST, len(BLOB), NAME)
+
+
+@define(eq=False)
+class Flowing:
+    """An upstream that sends as fast as it is read, and breaks off where it is told to."""
+
+    content: bytes
+    breaks: list[int] = field(factory=list)
+    """After so many bytes in all."""
+    ignores_range: bool = False
+    refusing: Optional[Exception] = None
+    asked: list[Span] = field(factory=list)
+    sent: int = 0
+    watch: Any = lambda: None
+    """Called after each chunk."""
+    bodies: list[_Sending] = field(factory=list)
+    pace: HostPace = field(factory=HostPace)
+    ranges: bool = True
+
+    async def fetch(self, span: Span) -> Answer:
+        self.asked.append(span)
+        if self.refusing is not None:
+            raise self.refusing
+        answered = Span(0, len(self.content)) if self.ignores_range else span
+        self.bodies.append(_Sending(self, answered))
+        return Answer(answered, answered == span, self.pace, self.bodies[-1])
+
+    def add_repository(self, name: ModelName) -> None:
+        pass
+
+    def retry(self) -> None:
+        pass
+
+
+@define(eq=False)
+class Held(Flowing):
+    """One that answers to whoever comes through the gate."""
+
+    gate: DeferredLock = field(kw_only=True)
+
+    async def fetch(self, span: Span) -> Answer:
+        await self.gate.acquire()
+        self.gate.release()
+        return await super().fetch(span)
+
+
+@define(eq=False)
+class _Sending:
+    """A reply's body, and its transport."""
+
+    source: Flowing
+    span: Span
+    paused: bool = False
+    over: bool = False
+    _protocol: Any = None
+    _at: int = field(init=False)
+    _scheduled: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self._at = self.span.start
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+        protocol.makeConnection(self)  # type: ignore[arg-type]
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        if not self._scheduled:
+            self._scheduled = True
+            reactor.callLater(0, self._send)
+
+    def stopProducing(self) -> None:
+        self.over = True
+
+    def _send(self) -> None:
+        self._scheduled = False
+        if self.over or self.paused:
+            return
+        source = self.source
+        data = source.content[self._at : min(self._at + CHUNK, self.span.end)]
+        self._at += len(data)
+        source.sent += len(data)
+        self._protocol.dataReceived(data)
+        source.watch()
+        if source.breaks and source.sent >= source.breaks[0]:
+            del source.breaks[0]
+            self._end(ResponseFailed([]))
+        elif self._at == self.span.end:
+            self._end(ResponseDone())
+        else:
+            self.resumeProducing() if not self.paused else None
+
+    def _end(self, why: Exception) -> None:
+        if not self.over:
+            self.over = True
+            self._protocol.connectionLost(Failure(why))
+
+
+class StraightTests(AgainstServer):
+    """A store whose disk has room for nothing."""
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.patch(inorder, "FIRST_WAIT", 0.01)
+        self.patch(straight, "FIRST_WAIT", 0.01)
+        self.patch(client_module, "FIRST_WAIT", 0.01)
+
+    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+        keywords = {"spool_dir": self.mktemp(), "min_free": FreeSpace(percent=100.0), **keywords}
+        store = TigrisStore(
+            client=client or self.client, in_thread=self.threads, clock=reactor, **keywords
+        )
+        await store.start()
+        self.addCleanup(store.stop)
+        return store
+
+    def way(
+        self, store: TigrisStore, source: Any, digest: Digest = DIGEST, size: int = len(BLOB)
+    ) -> StraightUpload:
+        return store.straight(digest, size, NAME, source)
+
+    async def failing(self, way: StraightUpload, error: type[Exception]) -> Any:
+        try:
+            await way.run()
+        except error as failed:
+            return failed
+        self.fail("it went through")
+
+    async def objects(self) -> dict[str, int]:
+        return {row.key: row.size for row in (await self.client.list_objects()).objects}
+
+    async def assert_nothing_left(self, store: TigrisStore) -> None:
+        """Neither in the bucket, but for objects, nor on the disk."""
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        entries = os.listdir(store.spool_dir)
+        self.assertEqual([entry for entry in entries if entry.endswith(NOTE)], [])
+        self.assertEqual(store._straight, set())
+
+    async def assert_stored(self, store: TigrisStore, body: bytes = BLOB) -> None:
+        digest = Digest.of(body)
+        self.assertEqual(await self.objects(), {f"blobs/{digest}": len(body)})
+        got = await self.client.get_whole(f"blobs/{digest}", 1 << 30)
+        assert got is not None
+        self.assertEqual(Digest.of(got[1]), digest)
+        self.assertEqual(await store.blob_size(digest), len(body))
+        await self.assert_nothing_left(store)
+
+    async def test_a_blob_is_stored_whole_and_each_byte_is_fetched_once(self) -> None:
+        store = await self.started()
+        try:
+            await store.new_spool(DIGEST, len(BLOB), NAME)
+        except NoRoom:
+            pass
+        else:
+            self.fail("there was room")
+        source = Flowing(BLOB)
+        way = self.way(store, source)
+        await way.run()
+        self.assertEqual((source.sent, way.came, way.sent), (len(BLOB),) * 3)
+        await self.assert_stored(store)
+
+    async def test_a_small_one_and_an_empty_one_go_in_one_piece(self) -> None:
+        for body in (b"", b"small"):
+            store = await self.started()
+            await self.way(store, Flowing(body), Digest.of(body), len(body)).run()
+            await self.assert_stored(store, body)
+            await self.client.delete_object(f"blobs/{Digest.of(body)}")
+
+    async def test_what_is_there_already_is_not_fetched(self) -> None:
+        await self.client.put_object(f"blobs/{DIGEST}", BLOB, "a/b")
+        store, source = await self.started(), Flowing(BLOB)
+        await self.way(store, source).run()
+        self.assertEqual(source.asked, [])
+
+    async def test_a_slow_s3_slows_upstream_down(self) -> None:
+        proxy, client = await self.through_proxy()
+        proxy.rate = 30e6
+        store, source = await self.started(client), Flowing(BLOB)
+        way, ahead = self.way(store, source), []
+        source.watch = lambda: ahead.append(source.sent - way.sent)
+        await way.run()
+        self.assertLessEqual(max(ahead), IN_MEMORY * PART + CHUNK)
+        self.assertGreater(max(ahead), PART)
+        await self.assert_stored(store)
+
+    async def test_wrong_bytes_never_become_an_object(self) -> None:
+        wrong = BLOB[:-1] + b"?"
+        store = await self.started()
+        for body in (wrong, wrong[-1000:]):
+            way = self.way(store, Flowing(body), DIGEST, len(body))
+            failed = await self.failing(way, WrongDigest)
+            self.assertEqual(failed.found, Digest.of(body))
+            self.assertEqual(await self.objects(), {})
+            await self.assert_nothing_left(store)
+
+    async def test_an_upstream_that_breaks_off_is_asked_for_the_rest(self) -> None:
+        store = await self.started()
+        source = Flowing(BLOB, breaks=[3 * MIB, 20 * MIB])
+        await self.way(store, source).run()
+        self.assertEqual([span.start for span in source.asked], [0, 3 * MIB, 20 * MIB])
+        self.assertEqual(source.sent, len(BLOB))
+        await self.assert_stored(store)
+
+    async def test_an_upstream_without_ranges_is_skipped_through(self) -> None:
+        store = await self.started()
+        source = Flowing(BLOB, breaks=[3 * MIB], ignores_range=True)
+        await self.way(store, source).run()
+        self.assertEqual(source.sent, len(BLOB) + 3 * MIB)
+        await self.assert_stored(store)
+
+    async def test_an_upstream_that_refuses_ends_it(self) -> None:
+        store = await self.started()
+        source = Flowing(BLOB, breaks=[20 * MIB])
+        way = self.way(store, source)
+
+        def refuse() -> None:
+            if not source.breaks:
+                source.refusing = SourceRefused(blob_unknown(DIGEST))
+
+        source.watch = lambda: reactor.callLater(0, refuse)
+        await self.failing(way, SourceRefused)
+        self.assertEqual(await self.objects(), {})
+        await self.assert_nothing_left(store)
+
+    async def test_an_upstream_that_sends_nothing_is_given_up(self) -> None:
+        self.patch(inorder, "PATIENCE", 0.05)
+        store = await self.started()
+        source = Flowing(BLOB, refusing=SourceFailed("busy"))
+        await self.failing(self.way(store, source), SourceFailed)
+        await self.assert_nothing_left(store)
+
+    async def test_stopped_in_the_middle_nothing_is_left(self) -> None:
+        store, source = await self.started(), Flowing(BLOB)
+        way = self.way(store, source)
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        running.cancel()
+        try:
+            await running
+        except CancelledError:
+            pass
+        else:
+            self.fail("it went on")
+        self.assertEqual(await self.objects(), {})
+        self.assertTrue(all(body.over for body in source.bodies))
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        await again.spools()
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+
+    async def test_stopped_for_good_nothing_at_all_is_left(self) -> None:
+        store = await self.started()
+        way = self.way(store, Flowing(BLOB))
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        way.give_up()
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        self.assertEqual(await self.objects(), {})
+        await self.assert_nothing_left(store)
+
+    async def test_one_stopped_at_its_very_end_gives_its_turn_back(self) -> None:
+        store = await self.started()
+        way = self.way(store, Flowing(BLOB))
+        removing: list[Deferred[Any]] = []
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[Any]:
+            if work is not remove:
+                return self.threads(work, *arguments)
+            removing.append(Deferred())
+            return removing[-1]
+
+        way._in_thread = in_thread
+        running = Deferred.fromCoroutine(way.run())
+        while not removing:
+            await deferLater(reactor, 0.01)
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        self.assertEqual(store._straight, set())
+        self.assertEqual(store._straight_slots.tokens, straight.AT_ONCE)
+
+    async def test_what_could_not_be_aborted_is_by_the_next_start(self) -> None:
+        self.patch(straight, "LEAVE_WITHIN", 0.1)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        way = self.way(store, Flowing(BLOB))
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        await proxy.stop()
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        self.assertEqual(len(await self.client.list_multipart_uploads()), 1)
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        self.assertEqual(await again.spools(), [])
+        self.assertEqual(await again.sweep(), 1)
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+        await proxy.start()
+
+    async def test_what_a_killed_process_began_begins_anew(self) -> None:
+        store, source = await self.started(), Flowing(BLOB)
+        way = self.way(store, source)
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        spool_dir = self.mktemp()
+        shutil.copytree(store.spool_dir, spool_dir)
+        source.refusing = CancelledError()  # It does nothing more: it was killed here.
+        way._client = self.client_at("http://127.0.0.1:1")
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        again = await self.started(spool_dir=spool_dir)
+        self.assertEqual(await again.spools(), [])
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+        await self.way(again, Flowing(BLOB)).run()
+        await self.assert_stored(again)
+        await running
+
+    async def test_what_another_daemon_has_stored_meanwhile_is_not_begun_anew(self) -> None:
+        store = await self.started()
+        running = Deferred.fromCoroutine(self.way(store, Flowing(BLOB)).run())
+        running.cancel()
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        await running
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir)
+        await again.spools()
+        self.assertEqual(await again.sweep(), 0)
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+        await self.client.put_object(f"blobs/{DIGEST}", BLOB, "a/b")
+        self.assertEqual(await again.sweep(), 0)
+        self.assertEqual(await again.unfinished(), [])
+        await self.assert_stored(again)
+
+    async def test_where_there_is_room_now_its_upload_is_not_forgotten(self) -> None:
+        store = await self.started()
+        begun = await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
+        note = Note("a/b", begun, PART, len(BLOB), str(NAME))
+        note.write(note_path(store.spool_dir, DIGEST), store.spool_dir)
+        await store.stop()
+        again = await self.started(spool_dir=store.spool_dir, min_free=FreeSpace(bytes=0))
+        await again.spools()
+        spool = await again.new_spool(DIGEST, len(BLOB), NAME)
+        self.assertEqual(await again.sweep(), 0)
+        await self.threads(spool.write, [(0, [BLOB])])
+        await again.publish(spool)
+        await self.assert_stored(again)
+
+    async def test_another_daemons_object_ends_it_early(self) -> None:
+        self.patch(straight, "RIVAL_EVERY", 0.0)
+        store, source = await self.started(), Flowing(BLOB)
+        way = self.way(store, source)
+        running = Deferred.fromCoroutine(way.run())
+        put: Optional[Deferred[Any]] = None
+
+        def watch() -> None:
+            nonlocal put
+            if put is None and source.sent >= PART // 2:
+                source.bodies[-1].paused = True
+                putting = self.client.put_object(f"blobs/{DIGEST}", BLOB, "a/b")
+                put = Deferred.fromCoroutine(putting)
+                put.addCallback(lambda _: source.bodies[-1].resumeProducing())
+
+        source.watch = watch
+        await running
+        self.assertLess(source.sent, 3 * PART)
+        await self.assert_stored(store)
+
+    async def test_an_s3_that_is_busy_is_waited_for(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.faults.extend([reply(503, SLOW_DOWN)] * 20)
+        await self.way(store, Flowing(BLOB)).run()
+        await self.assert_stored(store)
+
+    async def test_a_lost_answer_to_complete_is_no_failure(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        key = b"/blobs/sha256%3A" + DIGEST.hex.encode()
+        proxy.only = b"POST /" + self.bucket.encode() + key + b"?uploadId"
+        proxy.faults.append(Lose())
+        await self.way(store, Flowing(BLOB)).run()
+        self.assertEqual(list(proxy.faults), [])
+        await self.assert_stored(store)
+
+    async def test_few_go_at_once(self) -> None:
+        store = await self.started()
+        gate = DeferredLock()
+        await gate.acquire()
+        running = []
+        for number in range(4):
+            body = b"%d" % number
+            way = self.way(store, Held(body, gate=gate), Digest.of(body), len(body))
+            running.append(Deferred.fromCoroutine(way.run()))
+        await until(lambda: len(store._small_slots.waiting) == 4 - straight.AT_ONCE)
+        await until(lambda: len(gate.waiting) == straight.AT_ONCE)
+        gate.release()
+        for each in running:
+            await each
+        self.assertEqual(len(await self.objects()), 4)
+        await self.assert_nothing_left(store)
+
+    async def test_of_those_with_large_parts_one_goes_at_a_time(self) -> None:
+        self.patch(tigris, "part_size", lambda _: SMALL + 1)
+        store = await self.started()
+        other = BLOB[:-1] + b"?"
+        ways = [self.way(store, Flowing(each), Digest.of(each)) for each in (BLOB, other)]
+        running = [Deferred.fromCoroutine(way.run()) for way in ways]
+        await until(lambda: any(way.sent for way in ways))
+        self.assertEqual(len(store._huge_slots.waiting), 1)
+        for each in running:
+            await each
+        self.assertEqual(len(await self.objects()), 2)
+        await self.assert_nothing_left(store)
+
+    async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
+        store = await self.started()
+        running = []
+        for number in range(straight.AT_ONCE):
+            source = Flowing(BLOB)
+            source.watch = lambda source=source: source.bodies[-1].pauseProducing()
+            way = self.way(store, source, Digest.of(b"%d" % number))
+            running.append(Deferred.fromCoroutine(way.run()))
+            way.give_up()
+        while len(await self.client.list_multipart_uploads()) < straight.AT_ONCE:
+            pass
+        await self.way(store, Flowing(b"small"), Digest.of(b"small"), 5).run()
+        for each in running:
+            each.cancel()
+            each.addErrback(lambda failure: failure.trap(CancelledError))
+            await each
+        await self.assert_stored(store, b"small")
+
+
+for_each_server(StraightTests)(globals())

@@ -1,0 +1,62 @@
+"""Which of a bucket's keys are tagged manifests, and how many facts of blobs are remembered."""
+
+from __future__ import annotations
+
+import gc
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.strategies import blob_digests, model_names, tags
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage import known
+from yukari.storage.bucket.listing import listed
+from yukari.storage.known import Known
+
+
+class KeyTests(SynchronousTestCase):
+    @given(model_names(), tags(), st.floats(0, 2**31))
+    def test_a_tagged_manifests_key_is_read_back(
+        self, name: ModelName, tag: Tag, modified: float
+    ) -> None:
+        row = listed(f"v2/{name}/manifests/{tag}", modified)
+        self.assertEqual(row, (name.namespace, name.model, tag.name, modified))
+
+    @given(model_names(), blob_digests())
+    def test_one_by_its_digest_is_not_listed(self, name: ModelName, digest: Digest) -> None:
+        self.assertIsNone(listed(f"v2/{name}/manifests/{digest}", 1.0))
+
+    @given(st.text() | st.lists(st.sampled_from(["v2", "a", "", "manifests", "é"])).map("/".join))
+    def test_any_other_key_is_passed_over_or_has_four_right_parts(self, key: str) -> None:
+        row = listed(key, 1.0)
+        if row is not None:
+            self.assertEqual(key, f"v2/{row[0]}/{row[1]}/manifests/{row[2]}")
+
+    def test_the_garbage_collector_keeps_no_account_of_rows(self) -> None:
+        """A look at 100,000 manifests would hold the reactor for tens of milliseconds."""
+        row = listed("v2/library/m/manifests/latest", 1.0)
+        gc.collect()
+        self.assertFalse(gc.is_tracked(row))
+
+
+class KnownTests(SynchronousTestCase):
+    @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers())))
+    def test_the_latest_are_remembered(self, told: list[tuple[int, int | None]]) -> None:
+        self.patch(known, "MOST", 4)
+        facts: Known[int] = Known()
+        model: dict[Digest, int] = {}
+        for number, fact in told:
+            digest = Digest.of(b"%d" % number)
+            model.pop(digest, None)
+            if fact is None:
+                facts.forget(digest)
+            else:
+                facts.remember(digest, fact)
+                model[digest] = fact
+                while len(model) > 4:
+                    del model[next(iter(model))]
+        for number in range(10):
+            digest = Digest.of(b"%d" % number)
+            self.assertEqual(facts.get(digest), model.get(digest))
+            self.assertEqual(digest in facts, digest in model)

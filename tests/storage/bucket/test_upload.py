@@ -1,0 +1,114 @@
+"""A spool's way into S3, where S3 forgets what was begun."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import NAME, ScriptedDisk
+from yukari.names import Digest
+from yukari.s3.errors import S3Error
+from yukari.storage.bucket.upload import LONGEST_WAIT, SMALL, BlobUpload, Note, note_path
+from yukari.storage.disk.spool import SpoolFile
+
+PARTS = 6
+BODY = bytes(PARTS * SMALL)
+DIGEST = Digest.of(BODY)
+
+
+@define(eq=False)
+class Bucket:
+    """An S3 whose parts arrive when the test says so."""
+
+    begun: int = 0
+    parts: list[tuple[str, int, Deferred[str]]] = field(factory=list)
+    aborted: list[str] = field(factory=list)
+    abort: Deferred[None] = field(factory=lambda: succeed(None))
+
+    async def head_object(self, key: str) -> None:
+        return None
+
+    async def init_multipart_upload(self, key: str, media_type: str) -> str:
+        self.begun += 1
+        return f"upload-{self.begun}"
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Any) -> str:
+        body(lambda: None)
+        arrived: Deferred[str] = Deferred()
+        self.parts.append((upload_id, number, arrived))
+        return await arrived
+
+    async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
+        self.aborted.append(upload_id)
+        await self.abort
+
+
+class UploadTests(SynchronousTestCase):
+    def upload(self, bucket: Bucket, clock: Clock) -> BlobUpload:
+        """Of a spool that has it all."""
+        directory = self.mktemp()
+        os.mkdir(directory)
+        spool = SpoolFile.create(directory, DIGEST, len(BODY), NAME)
+        spool.write([(0, [BODY])])
+        self.addCleanup(spool.close)
+        upload = BlobUpload(
+            bucket,  # type: ignore[arg-type]
+            "key",
+            spool,
+            Note(),
+            note_path(directory, DIGEST),
+            directory,
+            ScriptedDisk(),
+            clock,
+            lambda _: None,
+            self.ended.append,
+        )
+        self.addCleanup(upload.stop)
+        return upload
+
+    def setUp(self) -> None:
+        self.ended: list[BlobUpload] = []
+
+    def test_whoever_throws_it_away_waits_until_nothing_of_it_is_left(self) -> None:
+        """Else it would take the note of the upload that follows it."""
+        clock, bucket = Clock(), Bucket(abort=Deferred())
+        upload = self.upload(bucket, clock)
+        upload.look()
+        first, second = (Deferred.fromCoroutine(upload.abandon()) for _ in range(2))
+        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], []))
+        self.assertNoResult(second)
+        bucket.abort.callback(None)
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], [upload]))
+        self.assertFalse(os.path.exists(upload._note_path))
+
+    def test_a_part_of_an_upload_that_is_no_more_ends_no_other(self) -> None:
+        """As a bucket's rule aborts old ones: their parts under way fail one after the other."""
+        clock, bucket = Clock(), Bucket()
+        upload = self.upload(bucket, clock)
+        upload.look()
+        late = [arrived for _, _, arrived in bucket.parts]
+        gone = S3Error("NoSuchUpload", 404, "")
+        late.pop(0).errback(gone)
+        clock.advance(LONGEST_WAIT)
+        self.assertEqual((bucket.begun, bucket.parts[-1][0]), (2, "upload-2"))
+        late.pop(0).errback(gone)
+        late.pop(0).callback("etag")
+        for _ in range(4 * PARTS):
+            clock.advance(LONGEST_WAIT)
+            for upload_id, _, arrived in bucket.parts:
+                if upload_id != "upload-1" and not arrived.called:
+                    arrived.callback(f"etag of {upload_id}")
+        late.pop(0).errback(gone)
+        clock.advance(LONGEST_WAIT)
+        for upload_id, _, arrived in bucket.parts:
+            if not arrived.called:
+                arrived.callback(f"etag of {upload_id}")
+        self.assertEqual(bucket.begun, 2)
+        self.assertEqual(upload._done, dict.fromkeys(range(PARTS), "etag of upload-2"))

@@ -1,0 +1,96 @@
+"""Free space, and what is promised of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.config.units import FreeSpace
+from yukari.storage.disk.space import Room, shown
+from yukari.storage.ports import NoRoom
+
+
+class Disk:
+    """A file system of 1000 blocks of 1000 bytes, all free, without a limit on files."""
+
+    def __init__(self) -> None:
+        self.free = 1_000_000
+        self.inodes = self.inodes_free = 0
+
+    def statvfs(self, path: str) -> Any:
+        return SimpleNamespace(
+            f_frsize=1000,
+            f_bsize=4096,
+            f_blocks=1000,
+            f_bfree=1000,
+            f_bavail=self.free // 1000,
+            f_files=self.inodes,
+            f_favail=self.inodes_free,
+        )
+
+
+class RoomTests(SynchronousTestCase):
+    """Nothing here goes under a tenth of the disk."""
+
+    def setUp(self) -> None:
+        self.disk = Disk()
+        self.room = Room("/store", FreeSpace(percent=10.0), self.disk.statvfs)
+
+    def test_all_but_what_stays_free_can_be_reserved(self) -> None:
+        self.room.reserve(900_000)
+        self.assertEqual(self.room.reserved, 900_000)
+
+    def test_one_byte_more_is_refused_with_numbers(self) -> None:
+        with self.assertRaises(NoRoom) as caught:
+            self.room.reserve(900_001)
+        for part in ("/store", "900.0 kB", "1.0 MB", "100.0 kB to stay free"):
+            self.assertIn(part, str(caught.exception))
+        self.assertEqual(self.room.reserved, 0)
+
+    def test_what_is_reserved_cannot_be_reserved_again(self) -> None:
+        self.room.reserve(500_000)
+        self.assertRaises(NoRoom, self.room.reserve, 400_001)
+        self.room.reserve(400_000)
+
+    def test_what_a_spool_has_written_is_not_counted_twice(self) -> None:
+        reservation = self.room.reserve(500_000)
+        self.disk.free -= 300_000
+        reservation.keep(200_000)
+        self.room.reserve(400_000)
+        self.assertRaises(NoRoom, self.room.reserve, 1)
+
+    def test_a_release_gives_back_what_was_not_written_once(self) -> None:
+        reservation = self.room.reserve(900_000)
+        reservation.release()
+        reservation.release()
+        self.assertEqual(self.room.reserved, 0)
+        self.room.reserve(900_000)
+
+    def test_what_was_promised_before_is_never_refused(self) -> None:
+        self.disk.free = 0
+        self.room.hold(5_000_000)
+        self.assertEqual(self.room.reserved, 5_000_000)
+
+    def test_small_things_need_no_more_than_free_space(self) -> None:
+        self.room.reserve(900_000)
+        self.room.check(900_000)
+        self.assertRaises(NoRoom, self.room.check, 900_001)
+
+    def test_without_inodes_there_is_no_room(self) -> None:
+        self.disk.inodes, self.disk.inodes_free = 1000, 3
+        with self.assertRaises(NoRoom) as caught:
+            self.room.reserve(1)
+        self.assertIn("no inodes left (3 of 1000 free)", str(caught.exception))
+
+    def test_a_count_of_bytes_to_keep(self) -> None:
+        room = Room("/store", FreeSpace(bytes=999_999), self.disk.statvfs)
+        room.reserve(1)
+        self.assertRaises(NoRoom, room.reserve, 1)
+
+    def test_sizes_are_shown_for_people(self) -> None:
+        self.assertEqual(
+            [shown(count) for count in (0, 999, 1500, 2_000_000, 7_500_000_000, 10**15)],
+            ["0 bytes", "999 bytes", "1.5 kB", "2.0 MB", "7.5 GB", "1000.0 TB"],
+        )

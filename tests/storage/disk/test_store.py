@@ -1,0 +1,812 @@
+"""The store in a directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import Any, Optional
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+import yukari
+from tests.storage.contract import (
+    BODY,
+    DIGEST,
+    LATEST,
+    NAME,
+    NEW,
+    OLD,
+    OTHER,
+    StoreContract,
+    StoreMachine,
+)
+from tests.storage.disk.test_space import Disk
+from tests.storage.dying import DyingOs, Killed, RefusingOs
+from tests.storage.strategies import manifest_of, result_of
+from yukari.config.units import FreeSpace
+from yukari.names import Digest, ModelName, Tag
+from yukari.spans import Span
+from yukari.storage.disk import atomic as durable
+from yukari.storage.disk import files as blobfile
+from yukari.storage.disk import lock
+from yukari.storage.disk import manifests as manifestfiles
+from yukari.storage.disk import spool as spoolfile
+from yukari.storage.disk import store as directory
+from yukari.storage.disk.store import DirectoryStore
+from yukari.storage.ports import (
+    ManifestEntry,
+    NoRoom,
+    Spool,
+    Store,
+    StoredManifest,
+    StoreUnusable,
+)
+
+HOST = "registry.example:5000"
+MODULES = (blobfile, directory, durable, lock, manifestfiles, spoolfile)
+NOTHING = FreeSpace(bytes=0)
+
+
+def store_in(path: str, **keywords: Any) -> DirectoryStore:
+    """One whose calls are done at once."""
+    keywords = {"min_free": NOTHING, "clock": Clock(), **keywords}
+    return DirectoryStore(path, HOST, maybeDeferred, **keywords)
+
+
+class DirectoryContract(StoreContract, TestCase):
+    """Every promise."""
+
+    def make_store(self, room: Optional[int] = None) -> Store:
+        if room is None:
+            return store_in(self.mktemp())
+        disk = Disk()
+        return store_in(
+            self.mktemp(), min_free=FreeSpace(bytes=disk.free - room), statvfs=disk.statvfs
+        )
+
+    def after_a_kill(self, store: Store) -> Store:
+        assert isinstance(store, DirectoryStore)
+        store._let_go()
+        return store_in(store.path)
+
+
+class Elsewhere(DirectoryContract):
+    """Every promise, with the spools on another file system."""
+
+    def make_store(self, room: Optional[int] = None) -> Store:
+        store = super().make_store(room)
+        assert isinstance(store, DirectoryStore)
+        return self.apart(store.path, min_free=store.min_free, statvfs=store._statvfs)
+
+    def after_a_kill(self, store: Store) -> Store:
+        assert isinstance(store, DirectoryStore)
+        store._let_go()
+        return self.apart(store.path)
+
+    def apart(self, path: str, **keywords: Any) -> DirectoryStore:
+        self.patch(directory, "os", TwoFileSystems(path + "-spool"))
+        return store_in(path, spool_dir=path + "-spool", **keywords)
+
+    async def test_room_is_needed_on_both(self) -> None:
+        store = await self.started(room=1_000_000)
+        assert isinstance(store, DirectoryStore) and store._landing is not None
+        spool = await self.spool_of(store)
+        self.assertEqual((store._room.reserved, store._landing.reserved), (0, len(BODY)))
+        await store.publish(spool)
+        self.assertEqual((store._room.reserved, store._landing.reserved), (0, 0))
+        self.assertEqual(os.listdir(str(store.spool_dir)), ["yukari-spool.lock"])
+
+
+class TwoFileSystems:
+    """``os`` in which a directory is on another file system than all else."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def stat(self, path: str) -> Any:
+        found = os.stat(path)
+        if path != self._path:
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:10]))
+
+    def rename(self, source: str, target: str) -> None:
+        if source.startswith(self._path) != target.startswith(self._path):
+            raise OSError(errno.EXDEV, "Invalid cross-device link", source)
+        os.rename(source, target)
+
+
+class DirectoryStoreTests(SynchronousTestCase):
+    """What only this one does."""
+
+    def setUp(self) -> None:
+        self.path = os.path.abspath(self.mktemp())
+        self.clock = Clock()
+
+    def started(self, **keywords: Any) -> DirectoryStore:
+        store = store_in(self.path, clock=self.clock, **keywords)
+        result_of(store.start())
+        self.addCleanup(lambda: result_of(store.stop()))
+        return store
+
+    def patch_os(self, system: Any) -> Any:
+        for module in MODULES:
+            self.patch(module, "os", system)
+        return system
+
+    def at(self, *parts: str) -> str:
+        return os.path.join(self.path, *parts)
+
+    def put_file(self, body: bytes, *parts: str, mtime: float = 1000.0) -> str:
+        path = self.at(*parts)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(body)
+        os.utime(path, (mtime, mtime))
+        return path
+
+    def seed(self, body: bytes, tag: str = "latest", mtime: float = 1000.0) -> str:
+        """A tag's file, as Ollama writes it."""
+        return self.put_file(body, "manifests", HOST, "library", "m", tag, mtime=mtime)
+
+    def filled(self, store: DirectoryStore, body: bytes = BODY) -> Spool:
+        spool = result_of(store.new_spool(Digest.of(body), len(body), NAME))
+        self.addCleanup(spool.close)
+        spool.write([(0, [body])])
+        return spool
+
+    # layout
+
+    def test_files_lie_where_ollama_looks_for_them(self) -> None:
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1234.5))
+        result_of(store.publish(self.filled(store)))
+        tag = self.at("manifests", HOST, "library", "m", "latest")
+        blob = self.at("blobs", DIGEST.file_name)
+        for path, body in ((tag, OLD.body), (blob, BODY)):
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), body)
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o644)
+            self.assertEqual(os.stat(os.path.dirname(path)).st_mode & 0o777, 0o755)
+        self.assertEqual(os.stat(tag).st_mtime, 1234.5)
+        self.assertEqual(sorted(os.listdir(self.path)), ["blobs", "manifests", "yukari"])
+        self.assertEqual(os.listdir(self.at("blobs")), [DIGEST.file_name])
+        self.assertEqual(os.listdir(self.at("yukari", "spool")), [])
+        self.assertEqual(os.listdir(self.at("yukari", "tmp")), [])
+        self.assertEqual(
+            os.listdir(self.at("yukari", "manifests", HOST, "library", "m")),
+            [OLD.digest.file_name],
+        )
+
+    def test_an_existing_ollama_directory_is_a_store_at_once(self) -> None:
+        self.seed(OLD.body)
+        self.put_file(BODY, "blobs", DIGEST.file_name)
+        self.put_file(b"half", "blobs", DIGEST.file_name + "-partial")
+        store = self.started()
+        stored = StoredManifest(OLD, 1000.0)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), stored)
+        self.assertEqual(result_of(store.get_manifest(NAME, OLD.digest)), stored)
+        self.assertEqual(result_of(store.manifests()), [ManifestEntry(NAME, LATEST, 1000.0)])
+        self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+        self.assertTrue(os.path.exists(self.at("blobs", DIGEST.file_name + "-partial")))
+
+    def test_what_ollama_put_stays_reachable_by_digest_when_its_tag_moves(self) -> None:
+        self.seed(OLD.body)
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+        self.assertEqual(
+            result_of(store.get_manifest(NAME, OLD.digest)), StoredManifest(OLD, 1000.0)
+        )
+
+    def test_an_upstream_host_is_one_safe_name(self) -> None:
+        for good in ("registry.ollama.ai", "localhost:5000", "[::1]:5000", "10.0.0.1"):
+            DirectoryStore(self.path, good, maybeDeferred, self.clock)
+        for bad in ("", ".", "..", "a/b", "../x", ".hidden", "a\0b", "a b"):
+            self.assertRaises(ValueError, DirectoryStore, self.path, bad, maybeDeferred, self.clock)
+
+    # taking hold
+
+    def test_a_second_store_is_told_who_has_the_directory(self) -> None:
+        self.started()
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(store_in(self.path).start())
+        self.assertIn(f"{self.at('yukari')} is in use", str(caught.exception))
+        self.assertIn(f"(process {os.getpid()})", str(caught.exception))
+
+    def test_a_second_process_is_told_too_until_the_first_is_gone(self) -> None:
+        program = (
+            "import sys\n"
+            "from tests.storage.disk.test_store import result_of, store_in\n"
+            "store = store_in(sys.argv[1])\n"
+            "result_of(store.start())\n"
+            "print('started', flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        root = os.path.dirname(os.path.dirname(os.path.abspath(yukari.__file__)))
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, self.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        self.addCleanup(process.communicate)
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), b"started\n")
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(store_in(self.path).start())
+        self.assertIn(f"(process {process.pid})", str(caught.exception))
+        process.kill()
+        process.wait()
+        self.started()
+
+    def test_a_spool_directory_has_a_lock_of_its_own(self) -> None:
+        spools = os.path.abspath(self.mktemp())
+        self.started(spool_dir=spools)
+        other = store_in(self.mktemp(), spool_dir=spools)
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(other.start())
+        self.assertIn(spools, str(caught.exception))
+        alone = store_in(other.path)
+        result_of(alone.start())
+        result_of(alone.stop())
+
+    def test_a_store_that_cannot_be_made_says_where_and_why_in_a_line(self) -> None:
+        file = self.put_file(b"", "file")
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(store_in(os.path.join(file, "store")).start())
+        self.assertIn(file, str(caught.exception))
+        self.assertIn(os.strerror(errno.ENOTDIR), str(caught.exception))
+
+    def test_a_directory_that_cannot_be_written_says_so(self) -> None:
+        self.started()
+        for number in (errno.EROFS, errno.EACCES):
+            for inside in ("blobs", "manifests", os.path.join("yukari", "spool")):
+                path = self.at(inside) + os.sep
+
+                def refuse(name: str, *args: Any, n: int = number, path: str = path) -> None:
+                    if name == "open" and args[0].startswith(path) and args[1] & os.O_CREAT:
+                        raise OSError(n, os.strerror(n), args[0])
+
+                shutil.rmtree(self.path)
+                self.patch_os(RefusingOs(refuse))
+                with self.assertRaises(StoreUnusable) as caught:
+                    result_of(store_in(self.path).start())
+                self.patch_os(os)
+                self.assertIn(path, str(caught.exception))
+                self.assertIn(os.strerror(number), str(caught.exception))
+                self.assertNotIn("\n", str(caught.exception))
+
+    def test_blobs_on_another_file_system_than_the_rest_are_refused(self) -> None:
+        os.makedirs(self.at("blobs"))
+        self.patch(directory, "os", TwoFileSystems(self.at("blobs")))
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(store_in(self.path).start())
+        self.assertIn("on different file systems", str(caught.exception))
+
+    def test_files_in_the_making_are_cleared_at_the_start_and_nothing_else(self) -> None:
+        left = self.put_file(b"half", "yukari", "tmp", "1-2")
+        kept = [
+            self.put_file(b"mine", "notes.txt"),
+            self.put_file(b"mine", "blobs", "odd"),
+            self.put_file(b"mine", "yukari", "odd"),
+            self.put_file(b"mine", "yukari", "spool", "odd"),
+        ]
+        self.assertEqual(result_of(self.started().spools()), [])
+        self.assertFalse(os.path.exists(left))
+        for path in kept:
+            self.assertTrue(os.path.exists(path), path)
+
+    # what is damaged
+
+    def test_a_damaged_manifest_counts_as_not_stored_and_is_told_of_once(self) -> None:
+        store = self.started()
+        told: list[Any] = []
+        self.patch(manifestfiles.ManifestFiles, "_log", Told(told))
+        for number, body in enumerate((b"", b"<html>", OLD.body[:-5], b'{"error": "no"}')):
+            tag = Tag(f"t{number}")
+            path = self.seed(body, tag.name)
+            del told[:]
+            self.assertIsNone(result_of(store.get_manifest(NAME, tag)))
+            self.assertIsNone(result_of(store.get_manifest(NAME, tag)))
+            self.assertEqual([about["path"] for about in told], [path])
+        self.seed(b"x")
+        result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(NEW, 2000.0))
+
+    def test_a_directory_or_a_pipe_in_the_place_of_a_file_counts_as_not_stored(self) -> None:
+        store = self.started()
+        os.makedirs(self.at("manifests", HOST, "library", "m", "latest"))
+        os.mkfifo(self.at("manifests", HOST, "library", "m", "pipe"))
+        os.makedirs(self.at("blobs", DIGEST.file_name))
+        self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
+        self.assertIsNone(result_of(store.get_manifest(NAME, Tag("pipe"))))
+        self.assertEqual(result_of(store.tags(NAME)), [])
+        self.assertEqual(result_of(store.manifests()), [])
+        self.assertIsNone(result_of(store.blob_size(DIGEST)))
+        self.assertIsNone(result_of(store.open_blob(DIGEST)))
+
+    def test_a_file_in_the_place_of_a_directory_counts_as_nothing_stored(self) -> None:
+        self.put_file(b"", "manifests", HOST)
+        store = self.started()
+        self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
+        self.assertEqual(result_of(store.manifests()), [])
+        with self.assertRaises(OSError):
+            result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+
+    def test_manifests_that_may_not_be_read_are_not_stored_a_blob_is_an_error(self) -> None:
+        self.seed(OLD.body)
+        self.put_file(BODY, "blobs", DIGEST.file_name)
+        store = self.started()
+
+        def refuse(name: str, *args: Any) -> None:
+            if name in ("open", "stat", "listdir"):
+                raise OSError(errno.EACCES, "Permission denied", args[0])
+
+        self.patch_os(RefusingOs(refuse))
+        self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
+        self.assertIsNone(result_of(store.get_manifest(NAME, OLD.digest)))
+        self.assertEqual(result_of(store.tags(NAME)), [])
+        self.assertEqual(result_of(store.manifests()), [])
+        self.assertIsNone(result_of(store.blob_size(DIGEST)))
+        self.assertRaises(PermissionError, result_of, store.open_blob(DIGEST))
+
+    def test_a_manifest_by_digest_that_is_another_is_repaired(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        path = self.at("yukari", "manifests", HOST, "library", "m", OLD.digest.file_name)
+        with open(path, "wb") as file:
+            file.write(NEW.body)
+        found = result_of(store.get_manifest(NAME, OLD.digest))
+        self.assertEqual(found, StoredManifest(OLD, 1000.0))
+        result_of(store.put_manifest(NAME, OLD.digest, OLD, 2000.0))
+        os.unlink(self.at("manifests", HOST, "library", "m", "latest"))
+        self.clock.advance(10)
+        found = result_of(store.get_manifest(NAME, OLD.digest))
+        self.assertEqual(found, StoredManifest(OLD, 2000.0))
+
+    def test_odd_names_are_not_listed(self) -> None:
+        self.seed(OLD.body)
+        for parts in (
+            (".DS_Store",),
+            ("library", ".DS_Store"),
+            ("library", "m", ".x"),
+            ("a b", "c"),
+        ):
+            self.put_file(b"x", "manifests", HOST, *parts)
+        self.put_file(OLD.body, "manifests", HOST, "caf\u00e9", "m", "latest")
+        store = self.started()
+        self.assertEqual(result_of(store.manifests()), [ManifestEntry(NAME, LATEST, 1000.0)])
+        self.assertEqual(result_of(store.tags(NAME)), [LATEST])
+
+    def test_a_write_that_fails_leaves_the_old_manifest_and_nothing_half_made(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        for failing in ("write", "fsync", "rename", "utime", "fchmod"):
+
+            def refuse(name: str, *args: Any, failing: str = failing) -> None:
+                if name == failing:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+            self.patch_os(RefusingOs(refuse))
+            with self.assertRaises(OSError):
+                result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+            self.patch_os(os)
+            self.assertEqual(
+                result_of(store.get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0)
+            )
+            self.assertEqual(os.listdir(self.at("yukari", "tmp")), [])
+
+    # room
+
+    def test_nothing_is_stored_below_the_free_space_to_keep(self) -> None:
+        disk = Disk()
+        store = self.started(min_free=FreeSpace(percent=50.0), statvfs=disk.statvfs)
+        disk.free = 400_000
+        with self.assertRaises(NoRoom):
+            result_of(store.new_spool(DIGEST, len(BODY), NAME))
+        with self.assertRaises(NoRoom):
+            result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
+        self.assertEqual(os.listdir(self.at("yukari", "spool")), [])
+
+    def test_a_spool_holds_what_it_has_still_to_write(self) -> None:
+        store = self.started()
+        spool = result_of(store.new_spool(DIGEST, len(BODY), NAME))
+        self.assertEqual(store._room.reserved, len(BODY))
+        spool.write([(0, [BODY[:1000]])])
+        self.assertEqual(store._room.reserved, len(BODY) - 1000)
+        store._let_go()
+        again = self.started()
+        (found,) = result_of(again.spools())
+        self.assertEqual(again._room.reserved, len(BODY) - 1000)
+        found.discard()
+        self.assertEqual(again._room.reserved, 0)
+        spool.close()
+
+    def test_a_disk_that_is_full_at_once_is_no_room(self) -> None:
+        store = self.started()
+
+        def refuse(name: str, *args: Any) -> None:
+            if name == "ftruncate":
+                raise OSError(errno.EFBIG, "File too large")
+
+        self.patch_os(RefusingOs(refuse))
+        with self.assertRaises(NoRoom):
+            result_of(store.new_spool(DIGEST, len(BODY), NAME))
+        self.assertEqual(store._room.reserved, 0)
+        self.assertEqual(os.listdir(self.at("yukari", "spool")), [])
+
+    def test_a_failed_publish_leaves_the_spool(self) -> None:
+        store = self.started()
+        spool = self.filled(store)
+
+        def refuse(name: str, *args: Any) -> None:
+            if name in ("rename", "fsync"):
+                raise OSError(errno.EIO, "Input/output error")
+
+        self.patch_os(RefusingOs(refuse))
+        with self.assertRaises(OSError):
+            result_of(store.publish(spool))
+        self.patch_os(os)
+        self.assertIsNone(result_of(store.blob_size(DIGEST)))
+        result_of(store.publish(spool))
+        self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+
+    # the cache
+
+    def test_a_hit_touches_no_disk_while_it_is_trusted(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        first = result_of(store.get_manifest(NAME, LATEST))
+        self.patch(store, "_in_thread", None)
+        self.clock.advance(4.9)
+        self.assertIs(result_of(store.get_manifest(NAME, LATEST)), first)
+
+    def test_after_that_one_look_at_the_file_is_enough(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        first = result_of(store.get_manifest(NAME, LATEST))
+        self.clock.advance(5.1)
+        system = self.patch_os(RefusingOs(lambda *_: None))
+        self.assertIs(result_of(store.get_manifest(NAME, LATEST)), first)
+        self.assertEqual([name for name, _ in system.called], ["stat"])
+        self.patch(store, "_in_thread", None)
+        self.assertIs(result_of(store.get_manifest(NAME, LATEST)), first)
+
+    def test_what_an_operator_copies_in_or_deletes_is_seen_in_seconds(self) -> None:
+        store = self.started()
+        path = self.seed(OLD.body)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0))
+        self.seed(NEW.body, mtime=2000.0)
+        self.clock.advance(5.1)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(NEW, 2000.0))
+        os.unlink(path)
+        self.clock.advance(5.1)
+        self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
+
+    def test_a_read_that_began_before_a_put_is_not_kept(self) -> None:
+        held = HeldThread()
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        self.patch(store, "_in_thread", held)
+        reading = Deferred.fromCoroutine(store.get_manifest(NAME, LATEST))
+        held.work()
+        putting = Deferred.fromCoroutine(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+        held.work()
+        held.tell(1)
+        self.successResultOf(putting)
+        held.tell(0)
+        self.assertEqual(self.successResultOf(reading), StoredManifest(OLD, 1000.0))
+        self.patch(store, "_in_thread", maybeDeferred)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(NEW, 2000.0))
+
+    def test_the_cache_is_bounded(self) -> None:
+        store = self.started()
+        store._cache._most_bytes = 10_000
+        for number in range(50):
+            tag = Tag(f"t{number}")
+            result_of(store.put_manifest(NAME, tag, manifest_of(b"%d" % number), 1000.0))
+            result_of(store.get_manifest(NAME, tag))
+        self.assertLessEqual(store._cache.held, 10_000)
+        self.assertGreater(store._cache.held, 5_000)
+
+    # threads
+
+    def test_stop_waits_for_what_is_under_way(self) -> None:
+        held = HeldThread()
+        store = self.started()
+        self.patch(store, "_in_thread", held)
+        putting = Deferred.fromCoroutine(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        putting.cancel()
+        self.failureResultOf(putting, CancelledError)
+        stopping = Deferred.fromCoroutine(store.stop())
+        self.assertNoResult(stopping)
+        held.work()
+        held.tell(0)
+        self.successResultOf(stopping)
+        self.assertEqual(
+            result_of(self.started().get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0)
+        )
+
+    def test_what_nobody_waits_for_any_more_is_closed(self) -> None:
+        store = self.started()
+        result_of(store.publish(self.filled(store)))
+        before = _descriptors()
+        held = HeldThread()
+        self.patch(store, "_in_thread", held)
+        for call in (
+            lambda: store.open_blob(DIGEST),
+            lambda: store.new_spool(Digest.of(b"other"), 5, NAME),
+        ):
+            calling = Deferred.fromCoroutine(call())
+            calling.cancel()
+            self.failureResultOf(calling, CancelledError)
+            held.work()
+            held.tell(len(held.calls) - 1)
+        held.work()
+        held.tell(len(held.calls) - 1)
+        self.assertEqual(_descriptors(), before)
+        self.assertEqual(os.listdir(self.at("yukari", "spool")), [])
+        self.patch(store, "_in_thread", maybeDeferred)
+
+    # listing
+
+    def test_a_long_listing_reads_a_large_directory_once(self) -> None:
+        for number in range(600):
+            self.put_file(OLD.body, "manifests", HOST, "library", f"m{number:04}", "latest")
+        store = self.started()
+        self.patch(manifestfiles, "_SETTLED", -1)
+        system = self.patch_os(RefusingOs(lambda *_: None))
+        after: Optional[tuple[ModelName, Tag]] = None
+        seen = 0
+        while page := result_of(store.manifests(after, 7)):
+            seen += len(page)
+            after = page[-1].name, page[-1].tag
+        self.assertEqual(seen, 600)
+        library = self.at("manifests", HOST, "library")
+        read = [args for name, args in system.called if name == "listdir"]
+        self.assertEqual(read.count((library,)), 1)
+        self.assertLess(len(read), 1000)
+
+    def test_a_remembered_directory_that_changes_is_read_again(self) -> None:
+        for number in range(300):
+            self.put_file(OLD.body, "manifests", HOST, "library", "m", f"t{number:04}")
+        store = self.started()
+        self.patch(manifestfiles, "_SETTLED", -1)
+        self.assertEqual(len(result_of(store.tags(NAME))), 300)
+        result_of(store.put_manifest(NAME, Tag("t0300"), NEW, 1000.0))
+        self.assertEqual(len(result_of(store.tags(NAME))), 301)
+
+
+class Told:
+    """A logger that keeps what it is told."""
+
+    def __init__(self, told: list[Any]) -> None:
+        self.told = told
+
+    def warn(self, text: str, **about: Any) -> None:
+        self.told.append(about)
+
+
+class HeldThread:
+    """A disk thread that works, and tells what came of it, when a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self.calls: list[tuple[Deferred[Any], Any]] = []
+
+    def __call__(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append((answer, work, args))
+        return answer
+
+    def work(self) -> None:
+        answer, work, args = self.waiting.pop(0)
+        self.calls.append((answer, work(*args)))
+
+    def tell(self, which: int) -> None:
+        answer, result = self.calls[which]
+        answer.callback(result)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+class CrashTests(SynchronousTestCase):
+    """A process that is killed in any step of what it does leaves the old or the new."""
+
+    def at_every_step(
+        self,
+        before: Callable[[DirectoryStore], Awaitable[None]],
+        do: Callable[[DirectoryStore], Awaitable[None]],
+        check: Callable[[DirectoryStore, bool], Awaitable[None]],
+    ) -> None:
+        """``check`` gets a store on what was left, and whether ``do`` came to its end."""
+        done = False
+        steps = 0
+        while not done:
+            path = os.path.abspath(self.mktemp())
+            store = store_in(path)
+            result_of(store.start())
+            result_of(_coroutine(before(store)))
+            result_of(store.stop())
+
+            system = DyingOs(steps)
+            for module in MODULES:
+                self.patch(module, "os", system)
+            store = store_in(path)
+            try:
+                result_of(store.start())
+                result_of(_coroutine(do(store)))
+                done = True
+            except Killed:
+                pass
+            system.bury()
+            for module in MODULES:
+                self.patch(module, "os", os)
+
+            store = store_in(path)
+            result_of(store.start())
+            self.assertEqual(os.listdir(os.path.join(path, "yukari", "tmp")), [])
+            result_of(_coroutine(check(store, done)))
+            result_of(store.stop())
+            steps += 1
+        self.assertGreater(steps, 5)
+
+    def test_in_the_replacement_of_a_manifest(self) -> None:
+        seen = set()
+
+        async def before(store: DirectoryStore) -> None:
+            await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+
+        async def do(store: DirectoryStore) -> None:
+            await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+
+        async def check(store: DirectoryStore, done: bool) -> None:
+            old, new = StoredManifest(OLD, 1000.0), StoredManifest(NEW, 2000.0)
+            found = await store.get_manifest(NAME, LATEST)
+            self.assertIn(found, (new,) if done else (old, new))
+            seen.add(found == new)
+            self.assertEqual(await store.get_manifest(NAME, OLD.digest), old)
+            if found == new:
+                self.assertEqual(await store.get_manifest(NAME, NEW.digest), new)
+            self.assertEqual(await store.tags(NAME), [LATEST])
+            await store.put_manifest(NAME, LATEST, NEW, 3000.0)
+            self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(NEW, 3000.0))
+
+        self.at_every_step(before, do, check)
+        self.assertEqual(seen, {False, True})
+
+    def test_in_the_replacement_of_a_manifest_that_ollama_put(self) -> None:
+        async def before(store: DirectoryStore) -> None:
+            path = os.path.join(store.path, "manifests", HOST, "library", "m", "latest")
+            os.makedirs(os.path.dirname(path))
+            with open(path, "wb") as file:
+                file.write(OLD.body)
+
+        async def do(store: DirectoryStore) -> None:
+            await store.put_manifest(NAME, LATEST, NEW, 2000.0)
+
+        async def check(store: DirectoryStore, done: bool) -> None:
+            found = await store.get_manifest(NAME, LATEST)
+            assert found is not None
+            self.assertIn(found.manifest, (NEW,) if done else (OLD, NEW))
+            by_digest = await store.get_manifest(NAME, OLD.digest)
+            assert by_digest is not None
+            self.assertEqual(by_digest.manifest, OLD)
+
+        self.at_every_step(before, do, check)
+
+    def test_in_a_first_manifest_and_a_touch(self) -> None:
+        async def before(store: DirectoryStore) -> None:
+            pass
+
+        async def do(store: DirectoryStore) -> None:
+            await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+            await store.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
+
+        async def check(store: DirectoryStore, done: bool) -> None:
+            found = await store.get_manifest(NAME, LATEST)
+            times = (2000.0,) if done else (1000.0, 2000.0)
+            left = [StoredManifest(OLD, time) for time in times]
+            self.assertIn(found, left if done else [None, *left])
+
+        self.at_every_step(before, do, check)
+
+    def test_in_a_spool_from_its_first_byte_to_its_publishing(self) -> None:
+        self.patch(spoolfile, "_LINES", 3)
+        written: list[Span] = []
+        seen = set()
+
+        async def before(store: DirectoryStore) -> None:
+            del written[:]
+
+        async def do(store: DirectoryStore) -> None:
+            spool = await store.new_spool(DIGEST, len(BODY), NAME)
+            for start in range(0, len(BODY), 128):
+                middle = start + 64
+                buffers = [BODY[start:middle], BODY[middle : start + 128]]
+                spool.write([(start, buffers)])
+                written.append(Span(start, start + 128))
+            spool.note_repository(OTHER)
+            await store.publish(spool)
+
+        async def check(store: DirectoryStore, done: bool) -> None:
+            blob = await store.open_blob(DIGEST)
+            spools = await store.spools()
+            seen.add((blob is not None, len(spools)))
+            if blob is not None:
+                self.assertEqual(blob.read(0, 2000), BODY)
+                self.assertEqual(spools, [])
+                blob.close()
+            if done or not written:
+                self.assertEqual(blob is not None, done)
+                for spool in spools:
+                    spool.discard()
+                return
+            if blob is None:
+                (spool,) = spools
+                for span in written:
+                    self.assertGreaterEqual(spool.covered().until(span.start), span.end)
+                reader = spool.open()
+                for span in spool.covered():
+                    got = reader.read(span.start, len(span))
+                    self.assertEqual(got, BODY[span.start : span.end])
+                reader.close()
+                spool.write([(0, [BODY])])
+                await store.publish(spool)
+                spool.close()
+            self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+            left = os.listdir(os.path.join(store.path, "yukari", "spool"))
+            self.assertEqual(left, [])
+
+        self.at_every_step(before, do, check)
+        self.assertEqual(seen, {(False, 0), (False, 1), (True, 0)})
+
+
+async def _coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+class DirectoryMachine(StoreMachine):
+    """Against dictionaries; time passes too."""
+
+    def make_store(self) -> Store:
+        self.clock = Clock()
+        self.path = tempfile.mkdtemp()
+        return self.after_a_stop()
+
+    def after_a_stop(self) -> Store:
+        return store_in(self.path, clock=self.clock)
+
+    @rule(seconds=st.sampled_from([1.0, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(getattr(self, "path", ""), ignore_errors=True)
+
+
+class DirectoryMachineTests(SynchronousTestCase):
+    """Runs it."""
+
+    def test_any_sequence_of_calls_and_restarts(self) -> None:
+        run_state_machine_as_test(
+            DirectoryMachine, settings=settings(max_examples=30, deadline=None)
+        )

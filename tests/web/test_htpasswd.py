@@ -1,0 +1,177 @@
+"""Users, their passwords, and the file that has them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bcrypt
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import ScriptedDisk
+from yukari.web.htpasswd import REMEMBERED, Passwords, parse
+
+
+def hashed(password: bytes) -> bytes:
+    return bcrypt.hashpw(password, bcrypt.gensalt(4))
+
+
+HERS = hashed(b"secret")
+HIS = b"$2y$" + hashed(b"p:w\xff")[4:]
+
+
+class ParseTests(SynchronousTestCase):
+    def test_a_file_has_comments_and_any_line_ends(self) -> None:
+        text = b"# admins\r\n\r\nher:" + HERS + b"\r\n  he@example:" + HIS
+        self.assertEqual(parse(text), {b"her": HERS, b"he@example": HIS})
+
+    def test_what_is_wrong_is_named_by_its_line_and_not_repeated(self) -> None:
+        good = b"her:" + HERS + b"\n"
+        for line in (
+            b"he:plaintext",
+            b"he:{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=",
+            b"he:$apr1$salt$abcdefghijklmnopqrstuv",
+            b"he:" + HIS[:-1],
+            b"he:" + HIS + b":x",
+            b"he",
+            b":" + HIS,
+            b"he:" + HIS.replace(b"$04$", b"$31$"),
+            b"he:" + HIS[:28] + b"z" + HIS[29:],
+        ):
+            error = self.assertRaises(ValueError, parse, good + line)
+            self.assertTrue(str(error).startswith("line 2: expected USER:HASH"), error)
+            self.assertNotIn(line.partition(b":")[2].decode()[:8] or "he", str(error))
+        self.assertEqual(
+            str(self.assertRaises(ValueError, parse, good + good)),
+            "line 2: this user is there twice",
+        )
+        for empty in (b"", b"\n# nobody\n"):
+            self.assertRaises(ValueError, parse, empty)
+
+    @given(st.binary() | st.text("a:$2yb01/.\n").map(str.encode))
+    def test_any_bytes_are_users_or_a_wrong_file(self, text: bytes) -> None:
+        try:
+            self.assertTrue(parse(text))
+        except ValueError:
+            pass
+
+
+class PasswordsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = self.mktemp()
+        self.write(b"her:" + HERS + b"\nhe:" + HIS)
+        self.clock = Clock()
+        self.checks = 0
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[Any]:
+            self.checks += 1
+            return ScriptedDisk()(work, *arguments)
+
+        self.passwords = Passwords(self.path, in_thread, self.clock)
+
+    def write(self, text: bytes) -> None:
+        with open(self.path, "wb") as file:
+            file.write(text)
+
+    def accepts(self, user: bytes, password: bytes) -> bool:
+        accepting = Deferred.fromCoroutine(self.passwords.accept(user, password))
+        accepted: bool = self.successResultOf(accepting)
+        return accepted
+
+    def test_the_right_password_of_the_right_user(self) -> None:
+        self.assertTrue(self.accepts(b"her", b"secret"))
+        self.assertTrue(self.accepts(b"he", b"p:w\xff"))
+        for user, password in (
+            (b"her", b"p:w\xff"),
+            (b"her", b"Secret"),
+            (b"her", b""),
+            (b"her", b"secret\0"),
+            (b"her", b"x" * 1000),
+            (b"nobody", b"secret"),
+            (b"", b""),
+            (b"her:secret", b""),
+        ):
+            self.assertFalse(self.accepts(user, password), (user, password))
+
+    def test_a_long_password_counts_with_its_first_72_bytes_as_everywhere(self) -> None:
+        self.write(b"her:" + hashed(b"x" * 72))
+        self.passwords.load()
+        self.assertTrue(self.accepts(b"her", b"x" * 80))
+        self.assertFalse(self.accepts(b"her", b"x" * 71))
+
+    def test_what_was_right_is_known_for_a_while_and_what_was_wrong_never(self) -> None:
+        for _ in range(3):
+            self.assertTrue(self.accepts(b"her", b"secret"))
+        self.assertEqual(self.checks, 1)
+        for at in range(3):
+            self.assertFalse(self.accepts(b"her", b"guess"))
+            self.assertEqual(self.checks, 2 + at)
+        self.assertTrue(self.accepts(b"her", b"secret"))
+        self.assertEqual(self.checks, 4)
+        self.clock.advance(REMEMBERED)
+        self.assertTrue(self.accepts(b"her", b"secret"))
+        self.assertEqual(self.checks, 5)
+
+    def test_a_user_that_there_is_not_costs_as_much_as_one_that_there_is(self) -> None:
+        self.accepts(b"nobody", b"secret")
+        self.assertEqual(self.checks, 1)
+
+    def test_a_file_that_is_read_anew_counts_at_once(self) -> None:
+        self.assertTrue(self.accepts(b"her", b"secret"))
+        self.write(b"her:" + hashed(b"another"))
+        self.passwords.load()
+        self.assertFalse(self.accepts(b"her", b"secret"))
+        self.assertTrue(self.accepts(b"her", b"another"))
+
+    def test_a_file_that_became_wrong_changes_nothing(self) -> None:
+        self.write(b"her:secret")
+        self.assertRaises(ValueError, self.passwords.load)
+        os.unlink(self.path)
+        self.assertRaises(OSError, self.passwords.load)
+        self.assertTrue(self.accepts(b"her", b"secret"))
+
+    def test_whoever_leaves_meanwhile_frees_no_second_thread_and_waits_no_more(self) -> None:
+        threads: list[Deferred[bool]] = []
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[bool]:
+            threads.append(Deferred())
+            return threads[-1]
+
+        self.passwords = Passwords(self.path, in_thread, self.clock)
+        guesses = [
+            Deferred.fromCoroutine(self.passwords.accept(b"her", b"guess")) for _ in range(3)
+        ]
+        for guess in guesses[:2]:
+            guess.cancel()
+            self.failureResultOf(guess, CancelledError)
+        self.assertEqual(len(threads), 1)
+        threads[0].callback(False)
+        self.assertEqual(len(threads), 2)
+        threads[1].errback(OSError("the daemon is stopping"))
+        self.failureResultOf(guesses[2], OSError)
+        last = Deferred.fromCoroutine(self.passwords.accept(b"her", b"secret"))
+        threads[2].callback(True)
+        self.assertTrue(self.successResultOf(last))
+
+    def test_the_file_that_was_read_before_decides_nothing_any_more(self) -> None:
+        waiting: list[Deferred[bool]] = []
+
+        def in_thread(work: Any, *arguments: Any) -> Deferred[bool]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.passwords = Passwords(self.path, in_thread, self.clock)
+        accepting = Deferred.fromCoroutine(self.passwords.accept(b"her", b"secret"))
+        self.passwords.load()
+        waiting[0].callback(True)
+        self.assertTrue(self.successResultOf(accepting), "it is the same file")
+        self.clock.advance(REMEMBERED)
+        accepting = Deferred.fromCoroutine(self.passwords.accept(b"her", b"secret"))
+        self.write(b"her:" + hashed(b"another"))
+        self.passwords.load()
+        waiting[1].callback(True)
+        self.assertFalse(self.successResultOf(accepting))

@@ -1,0 +1,101 @@
+"""
+Places to listen, as they are set.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address
+
+from attrs import frozen
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+
+from yukari.config.urls import HOST, InvalidSetting
+from yukari.daemon.certificates import check_files
+
+ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
+"""What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
+
+BACKLOG = 4096
+"""
+Connections that may wait to be accepted: two hundred clients open thousands at once, and each one
+beyond these, or the system's ``somaxconn``, tries again a second later, then after three more.
+"""
+
+_PARAMETERS = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
+    "ssl": ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
+    "tls": ("path", "port", "backlog", "interface"),
+}
+"""By kind of endpoint, what may stand after it without a name, in this order."""
+_ALL = r"interface=\:\:"
+_ALL_OF_IPV4 = "interface=0.0.0.0"
+
+
+@frozen
+class Bind:
+    """A place to listen: as it was given, and as Twisted's endpoints, to be tried in order."""
+
+    text: str
+    descriptions: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Bind:
+        """
+        From ``host:port``, ``[v6]:port``, ``:port`` or an endpoint of Twisted's.
+
+        ``:port``, and an endpoint without an interface, is every address there
+        is, of both families, and IPv4's alone where the machine has no IPv6.
+        """
+        if text.startswith(tuple(f"{name}:" for name in ENDPOINTS)):
+            _refuse_bad_endpoint(text)
+            return cls(text, _whole(text))
+        host, colon, port = text.rpartition(":")
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise InvalidSetting(
+                "expected HOST:PORT, [V6]:PORT, :PORT or an endpoint such as tcp:PORT,"
+                " PORT from 0 to 65535"
+            )
+        tcp = f"tcp:{int(port)}:backlog={BACKLOG}"
+        if not host:
+            return cls(text, _whole(tcp))
+        if host.startswith("[") and host.endswith("]"):
+            try:
+                host = str(IPv6Address(host[1:-1]))
+            except ValueError:
+                raise InvalidSetting("expected an IPv6 address between [ and ]") from None
+        elif not HOST.fullmatch(host):
+            raise InvalidSetting("expected a host name or an address before the port; IPv6 in [ ]")
+        return cls(text, (f"{tcp}:interface={quoteStringArgument(host)}",))
+
+
+def _whole(description: str) -> tuple[str, ...]:
+    """An endpoint with a backlog of ours and all interfaces, where it says nothing of them."""
+    kind, *parts = re.split(r"(?<!\\):", description)
+    if kind not in _PARAMETERS:
+        return (description,)
+    said = {part.partition("=")[0] for part in parts if "=" in part}
+    said.update(_PARAMETERS[kind][: sum("=" not in part for part in parts)])
+    if "backlog" not in said:
+        description += f":backlog={BACKLOG}"
+    if "interface" in said:
+        return (description,)
+    if kind == "tcp6":
+        return (f"{description}:{_ALL}",)
+    return f"{description}:{_ALL}", f"{description}:{_ALL_OF_IPV4}"
+
+
+def _refuse_bad_endpoint(description: str) -> None:
+    """Make the endpoint, for its complaints only; for ``ssl:`` this reads the PEM files."""
+    numbered = re.match(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)(?::|$)", description)
+    if numbered and int(numbered[1][:6]) > 65535:
+        raise InvalidSetting("expected a port from 0 to 65535")
+    try:
+        check_files(description)
+        serverFromString(None, description)
+    except LookupError:
+        raise InvalidSetting("expected a socket that systemd passed to this process") from None
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidSetting(f"expected an endpoint that Twisted can make: {why}") from None

@@ -1,0 +1,173 @@
+"""
+Certificates of ``ssl:`` and ``tls:`` endpoints, renewed without a restart.
+
+Twisted reads them once. Here an endpoint's description is read anew when the
+daemon is told to (SIGHUP) and when the files have changed; who connects from
+then on is shown the new certificate, and whoever is connected notices nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from attrs import define, field
+from OpenSSL.SSL import Connection
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import (
+    IOpenSSLServerConnectionCreator,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from yukari.config.files import check_file
+
+log = Logger()
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at whether the files have changed."""
+
+_CREATORS = {"ssl": "_sslContextFactory", "tls": "connectionCreator"}
+"""By kind of endpoint, where Twisted's keeps what makes its TLS connections."""
+
+
+def has_certificates(description: str) -> bool:
+    """Whether an endpoint's description names certificates that can be renewed."""
+    return description.partition(":")[0] in _CREATORS
+
+
+def files(description: str) -> Iterator[str]:
+    """What an endpoint's description names that is there, and the .pem files of its directories."""
+    for part in re.split(r"(?<!\\):", description)[1:]:
+        name, equals, value = part.partition("=")
+        path = re.sub(r"\\(.)", r"\1", value if equals else name)
+        if os.path.isdir(path):
+            for directory, _, names in os.walk(path):
+                found = (name for name in sorted(names) if name.endswith(".pem"))
+                yield from (os.path.join(directory, name) for name in found)
+        elif os.path.exists(path):
+            yield path
+
+
+def check_files(description: str) -> None:
+    """`ValueError` where Twisted would wait for ever, and the reactor with it, to read one."""
+    if has_certificates(description):
+        for path in files(description):
+            try:
+                check_file(path)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@define(eq=False)
+class Renewed:
+    """Makes TLS connections with what the files of an endpoint's description held last."""
+
+    _reactor: Any
+    _description: str
+    endpoint: IStreamServerEndpoint = field(init=False)
+    """Listens as described, and makes its connections here."""
+    _attribute: str = field(init=False)
+    _creator: Any = field(init=False)
+    _stamp: tuple[object, ...] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._attribute = _CREATORS[self._description.partition(":")[0]]
+        self._stamp = self._look()
+        self.endpoint, self._creator = self._read()
+        setattr(self.endpoint, self._attribute, self)
+
+    def _read(self) -> tuple[Any, Any]:
+        check_files(self._description)
+        endpoint: Any = serverFromString(self._reactor, self._description)
+        creator = getattr(endpoint, self._attribute)
+        if hasattr(creator, "getContext"):
+            creator.getContext()  # Does the key fit the certificate?
+        look_up = getattr(creator, "_contextLookup", None)  # A directory's, by name.
+        if look_up is not None and look_up(None, False) is None:
+            raise ValueError(
+                "expected a directory of *.pem files with a key, and a certificate for it with"
+                " subjectAltName"
+            )
+        return endpoint, creator
+
+    def serverConnectionForTLS(self, protocol: Any) -> Connection:
+        make = getattr(self._creator, "serverConnectionForTLS", None)
+        if make is None:  # Twisted's CertificateOptions are contexts only before version 26.
+            return Connection(self._creator.getContext(), None)
+        made: Connection = make(protocol)
+        return made
+
+    def reload(self) -> None:
+        """Read the files anew; what cannot be read leaves the certificate as it was."""
+        self._stamp = self._look()
+        try:
+            _, self._creator = self._read()
+        except Exception as error:
+            log.error(
+                "{files}: not reloaded, the certificate stays as it was: {error}",
+                files=" ".join(files(self._description)) or self._description,
+                error=" ".join(str(error).split()) or type(error).__name__,
+            )
+        else:
+            log.info("{files}: reloaded", files=" ".join(files(self._description)))
+
+    def reload_if_changed(self) -> None:
+        """`reload` where a file is not the one it was."""
+        if self._look() != self._stamp:
+            self.reload()
+
+    def _look(self) -> tuple[object, ...]:
+        found: list[object] = []
+        for path in files(self._description):
+            try:
+                seen = os.stat(path)
+            except OSError:
+                continue
+            found.append((path, seen.st_mtime_ns, seen.st_size, seen.st_ino))
+        return tuple(found)
+
+
+@define(eq=False)
+class Certificates:
+    """Those of all endpoints."""
+
+    _reactor: Any
+    _clock: IReactorTime
+    _renewed: list[Renewed] = field(factory=list, init=False)
+    _loop: Optional[LoopingCall] = field(default=None, init=False)
+
+    def endpoint(self, description: str) -> IStreamServerEndpoint:
+        """The endpoint described, its certificates ours to renew where it has any."""
+        if not has_certificates(description):
+            plain: IStreamServerEndpoint = serverFromString(self._reactor, description)
+            return plain
+        self._renewed.append(Renewed(self._reactor, description))
+        return self._renewed[-1].endpoint
+
+    def start(self) -> None:
+        """Look at the files from now on."""
+        if self._renewed:
+            self._loop = LoopingCall(self._look)
+            self._loop.clock = self._clock
+            self._loop.start(LOOK_EVERY, now=False)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+
+    def reload(self) -> None:
+        """Read all anew."""
+        for each in self._renewed:
+            each.reload()
+
+    def _look(self) -> None:
+        for each in self._renewed:
+            each.reload_if_changed()

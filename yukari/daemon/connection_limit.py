@@ -1,0 +1,106 @@
+"""
+How many clients are let in: as many as there are descriptors for.
+
+Without it a daemon that has run out of them could open no blob, no spool and
+no connection upstream, and Twisted would hang up on whoever connects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet import tcp
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from yukari.web.drain import Drain
+
+log = Logger()
+
+KEPT_BACK = 256
+"""
+Descriptors that are not for clients, beside those for upstream: blobs, spools, S3, what Python has.
+"""
+ACCEPTS = 64
+"""Connections that are accepted in one turn of the reactor at most, some 5 ms."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks whether there is room again, while there is none."""
+SAY_EVERY = 600.0
+"""Seconds that have to pass until it is said again that there is none."""
+
+
+def room_for(open_files: int, upstream: int) -> int:
+    """How many clients' connections that many descriptors leave room for; half of few."""
+    return max(open_files - upstream - KEPT_BACK, open_files // 2)
+
+
+@define(eq=False)
+class ConnectionLimiter:
+    """
+    Accepts at most ``most`` connections; who comes after them waits in the system's queue.
+
+    Before anyone has to wait, connections that nobody uses are closed.
+    """
+
+    most: int
+    _drain: Drain
+    _clock: IReactorTime
+    _at_once: int = field(default=ACCEPTS, init=False)
+    _ports: list[Any] = field(factory=list, init=False)
+    _look: Optional[IDelayedCall] = field(default=None, init=False)
+    _said_at: Optional[float] = field(default=None, init=False)
+
+    def guard(self, port: Any) -> None:
+        """Have a port accept as many as there is room for."""
+        if not isinstance(port, tcp.Port):
+            return
+        accept = port.doRead
+
+        def accept_some() -> None:
+            room = self._room()
+            if room > 0:
+                # Twisted would begin with as many as came last, often one, however many there are.
+                port.numberAccepts = min(self._at_once, room)
+                accept()
+            else:
+                self._shut()
+
+        port.doRead = accept_some  # type: ignore[method-assign]
+        self._ports.append(port)
+
+    def stop(self) -> None:
+        """Look no more: the ports are about to be closed, and may let in all who wait first."""
+        self._at_once = self.most
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _room(self) -> int:
+        room = self.most - self._drain.count()
+        if room <= 0:
+            self._drain.close_unused()
+        return room
+
+    def _shut(self) -> None:
+        for port in self._ports:
+            port.stopReading()
+        if self._look is None:
+            self._look = self._clock.callLater(LOOK_EVERY, self._open_again)
+        now = self._clock.seconds()
+        if self._said_at is None or now - self._said_at >= SAY_EVERY:
+            self._said_at = now
+            log.error(
+                "{count} connections of clients, as many as the limit of open files leaves room"
+                " for: more wait until some end; raise it (ulimit -n, LimitNOFILE=)",
+                count=self.most,
+            )
+
+    def _open_again(self) -> None:
+        self._look = None
+        if self._room() > 0:
+            for port in self._ports:
+                if port.connected:
+                    port.startReading()
+        else:
+            self._look = self._clock.callLater(LOOK_EVERY, self._open_again)

@@ -1,0 +1,182 @@
+"""One request for a part of one blob, from the asking to the last byte or the break."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+
+from yukari.fills.plan import Claim
+from yukari.net.paced import Paced
+from yukari.sources.base import Answer, SourceFailed
+from yukari.spans import Span
+
+if TYPE_CHECKING:
+    from yukari.fills.fill import Fill
+
+
+@define(eq=False)
+class RangeFetch:
+    """
+    A connection's turn: asks the fill's source for a claim's bytes and hands on what comes.
+
+    Backpressure reaches it by `pause` and `resume`, impatience by `drop`.
+    """
+
+    fill: Fill
+    claim: Claim
+    _clock: IReactorTime
+    received: int = field(default=0, init=False)
+    """Bytes of body that came, wanted or not."""
+    new: int = field(default=0, init=False)
+    """Those of them that the fill did not have."""
+    heard_at: float = field(init=False)
+    """When something last came, in the clock's seconds."""
+    paused: bool = field(default=False, init=False)
+    _paced: Optional[Paced] = field(default=None, init=False)
+    _request: Optional[Deferred[Answer]] = field(default=None, init=False)
+    _body: Optional[_BodyReader] = field(default=None, init=False)
+    _dropped: Optional[str] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.heard_at = self._clock.seconds()
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing comes because it is not its turn on the line upstream."""
+        return self._paced is not None and self._paced.held
+
+    async def run(self) -> None:
+        """
+        Returns when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`.
+        """
+        began = self._clock.seconds()
+        pace = self.fill.source.pace
+        since = pace.begin(began)
+        first = self.claim.cursor
+        span = Span(first, self.claim.end)
+        self._request = Deferred.fromCoroutine(self.fill.source.fetch(span))
+        try:
+            answer = await self._request
+            self._request = None
+            self.heard_at = self._clock.seconds()
+            if answer.pace is not pace:
+                pace.end(self.heard_at)
+                pace = answer.pace
+                since = pace.begin(self.heard_at)
+            if answer.paced is not None:
+                self._paced = answer.paced
+                self._paced.yields = lambda: not self.fill.readers
+            pace.headers_after(self.heard_at - began)
+            whole = await self._read(answer)
+        except CancelledError:
+            raise SourceFailed(self._dropped or "given up") from None
+        finally:
+            now = self._clock.seconds()
+            pace.end(now)
+            if self.received:
+                done = self.claim.cursor == self.claim.end
+                pace.measured(self.received, now - began, since=since, whole=done)
+        if not whole:
+            raise SourceFailed(self._dropped or "the connection broke")
+
+    async def _read(self, answer: Answer) -> bool:
+        if self._dropped is None and not self.fill.answered(self, answer):
+            # The blob comes from its first byte: the claim is nobody's, free bytes are admitted.
+            self.fill.plan.release(self.claim)
+        if self._dropped is not None:
+            answer.body.deliverBody(_BodyReader(self, 0, 0, asked=False))
+            return False
+        self._body = _BodyReader(self, answer.span.start, answer.span.end, asked=answer.asked)
+        answer.body.deliverBody(self._body)
+        if self.paused:
+            # Again: `deliverBody` ends by resuming the transport, whoever had paused it.
+            self._body.pause()
+        return await self._body.ended
+
+    def got(self, offset: int, data: bytes, *, asked: bool) -> None:
+        """Bytes of the body, which belong at ``offset``."""
+        self.heard_at = self._clock.seconds()
+        self.received += len(data)
+        self.new += self.fill.received(self, offset, data, asked=asked)
+
+    def drop(self, why: str) -> None:
+        """Close the connection; `run` raises `SourceFailed` with ``why``."""
+        if self._dropped is None:
+            self._dropped = why
+            if self._request is not None:
+                self._request.cancel()
+            elif self._body is not None:
+                self._body.stop()
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        if not self.paused:
+            self.paused = True
+            if self._body is not None:
+                self._body.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            self.heard_at = self._clock.seconds()
+            if self._body is not None:
+                self._body.resume()
+
+
+class _BodyReader(Protocol):
+    """
+    Hands a body's bytes to its lane; ``ended`` fires with whether all of ``start`` to ``end``
+    came.
+    """
+
+    def __init__(self, lane: RangeFetch, start: int, end: int, *, asked: bool) -> None:
+        self._lane = lane
+        self._at = start
+        self._end = end
+        self._asked = asked
+        self._stopped = False
+        self.ended: Deferred[bool] = Deferred()
+
+    def connectionMade(self) -> None:
+        if self._at >= self._end:
+            self.stop()
+        elif self._lane.paused:
+            self.pause()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._stopped:
+            return
+        room = self._end - self._at
+        self._lane.got(self._at, data[:room], asked=self._asked)
+        self._at += min(len(data), room)
+        if len(data) > room:
+            self.stop()
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if not self.ended.called:
+            self.ended.callback(self._at == self._end)
+
+    def _producer(self) -> Any:
+        return self.transport
+
+    def stop(self) -> None:
+        """Drop the connection; it may never say that it closed (TLS with reading paused)."""
+        self._stopped = True
+        if self.transport is not None:
+            self._producer().stopProducing()
+        self.connectionLost()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self._stopped:
+            self._producer().pauseProducing()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self._stopped:
+            self._producer().resumeProducing()

@@ -1,0 +1,144 @@
+"""
+What became of a fill's requests: when the next may begin, how many at once, when all is hopeless.
+
+Without a clock of its own: all times are seconds of the caller's.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Optional
+
+from attrs import define, field
+
+from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
+from yukari.sources.base import SourceFailed
+
+SILENCE_WAITED_FOR = 3.0
+SILENCE = 10.0
+"""
+Seconds without a byte after which a connection is dropped, where a reader waits for one of its
+bytes and where none does; doubled each time.
+"""
+PATIENCE_AT_FIRST = 10.0
+PATIENCE = 60.0
+"""
+Seconds of failures without a byte after which a fill that never had one, or had some, gives up for
+now.
+"""
+BACKOFF = 0.25
+LONGEST_BACKOFF = 30.0
+
+
+@define(eq=False)
+class RetryState:
+    """Those of one fill, which makes at most ``most`` at once."""
+
+    most: int
+    cap: int = field(init=False)
+    """How many it may make at once, where its source can take them."""
+    not_before: float = field(default=0.0, init=False)
+    """When the next may begin."""
+    asked_to_wait_until: float = field(default=0.0, init=False)
+    """Until when upstream wishes to be left alone."""
+    _last_failure: SourceFailed = field(factory=lambda: SourceFailed("not tried"), init=False)
+    _failures: int = field(default=0, init=False)
+    _failed_at: float = field(default=-1.0, init=False)
+    _silences: int = field(default=0, init=False)
+    _progress_at: Optional[float] = field(default=None, init=False)
+    _tried_at: Optional[float] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.cap = self.most
+
+    @property
+    def are_failing(self) -> bool:
+        """Whether they have failed and nothing has come since."""
+        return self._failures > 0
+
+    @property
+    def are_bringing(self) -> bool:
+        """Whether bytes come."""
+        return self._progress_at is not None and not self._failures
+
+    # what happens
+
+    def begin_anew(self) -> None:
+        """The blob is fetched again, from its first byte or after it was given up."""
+        self._failures = self._silences = 0
+        self._progress_at = self._tried_at = None
+        self.not_before = self.asked_to_wait_until
+
+    def begin(self, now: float) -> None:
+        """One is made."""
+        if self._tried_at is None:
+            self._tried_at = now
+
+    def came(self, now: float) -> bool:
+        """New bytes came; returns whether they are the first, or the first after a failure."""
+        news = not self.are_bringing
+        self._progress_at = now
+        self._failures = self._silences = 0
+        return news
+
+    def succeeded(self) -> None:
+        """One has brought what it asked for."""
+        self._failures = 0
+        self.cap = min(self.most, self.cap + 1)
+
+    def failed(
+        self, error: SourceFailed, now: float, *, began: float, brought: bool, others: int
+    ) -> float:
+        """
+        One that ``began`` then has failed, whether or not it ``brought`` anything, while so many
+        ``others`` were under way; returns the seconds to the next.
+        """
+        # Those that were at work when one failed fail for the same reason: they count once.
+        is_news, self._failed_at = began > self._failed_at, now
+        self._last_failure = error
+        if error.busy and is_news:
+            self.cap = max(1, min(self.cap, others + 1) // 2)
+        if brought and error.retry_after is None:
+            self._failures = 0
+            delay: float = BACKOFF
+        else:
+            if is_news or not self._failures:
+                self._failures += 1
+            delay = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._failures - 1, 10))
+        delay *= 0.75 + random.random() / 2
+        if error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+            self.asked_to_wait_until = now + delay
+        self.not_before = max(self.not_before, now + delay)
+        return delay
+
+    def fell_silent(self) -> None:
+        """Some were dropped for their silence; what died together counts once."""
+        self._silences += 1
+
+    # what follows
+
+    def longest_silence(self, *, waited_for: bool) -> float:
+        """For how many seconds one may be silent, which a reader waits for or not."""
+        seconds: float = 2 ** min(self._silences, 4)
+        return seconds * (SILENCE_WAITED_FOR if waited_for else SILENCE)
+
+    def are_hopeless(self, now: float) -> bool:
+        """Whether they have failed, or nothing was heard, for too long."""
+        if not self._failures and not self._silences:
+            return False
+        if self._progress_at is not None:
+            return now - max(self._progress_at, self.asked_to_wait_until) >= PATIENCE
+        if self._tried_at is None:
+            return False
+        return now - max(self._tried_at, self.asked_to_wait_until) >= PATIENCE_AT_FIRST
+
+    def reason(self) -> RegistryError:
+        """Why they are, for people."""
+        error = self._last_failure
+        if error.busy:
+            after = int(error.retry_after or 30)
+            return RegistryError("TOOMANYREQUESTS", str(error), 429, retry_after=after)
+        if self._silences:
+            return upstream_silent(f"upstream does not answer: {error}")
+        return upstream_unreachable(f"upstream does not send this blob: {error}")

@@ -1,0 +1,286 @@
+"""
+Keeping what is stored fresh, without ever losing it.
+
+Every period a look goes through the stored manifests and asks upstream about
+those whose last check is older than their lifetime; and a manifest that is
+pulled is asked about behind the puller's back. Where upstream has another one
+by now, its blobs are filled first and then it takes the old one's place in one
+step. Whatever else upstream says, or does not say, changes nothing.
+
+Several daemons over one bucket share the work: each asks at times of its own,
+and before it does it looks whether another has asked meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from math import inf
+from random import Random
+from typing import Any, Optional
+from zlib import crc32
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.errors import RegistryError
+from yukari.library.library import Library
+from yukari.manifest import Manifest
+from yukari.metrics import Metrics
+from yukari.names import ModelName, Tag
+from yukari.storage.ports import NoRoom, StoredManifest
+
+log = Logger()
+
+AT_ONCE = 5
+"""Manifests that are asked about at the same time."""
+BROUGHT_AT_ONCE = 5
+"""Manifests whose new versions' blobs are awaited at the same time, beside the checks."""
+PAGE = 500
+"""Manifests that are listed at a time."""
+JITTER = 0.1
+"""
+The part of a lifetime over which due times are spread, differently in each daemon, so that what was
+stored together is not due together; and the part of a period by which a look is late.
+"""
+FIRST_LATE = 5.0
+"""Seconds by which the first look is late at most: daemons that start together ask one by one."""
+RETRY_FIRST = 60.0
+"""Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
+SKEW = 3600.0
+"""
+Seconds by which a last check may lie ahead, another clock having told its time; what lies further
+ahead is the work of a clock that was wrong, and counts as no check.
+"""
+
+Key = tuple[ModelName, Tag]
+
+
+@define
+class _Failed:
+    """How often a check has failed in a row, and when the next may be, by the clock."""
+
+    times: int
+    again_at: float
+
+
+@define(eq=False)
+class Revalidator:
+    """Times are in seconds; ``refresh_after`` 0 means that pulls check nothing."""
+
+    _library: Library
+    _clock: IReactorTime
+    _period: float
+    _lifetime: float
+    _refresh_after: float
+    _now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
+    _random: Random = field(factory=Random)
+    _salt: float = field(init=False)
+    _loop: LoopingCall = field(init=False)
+    _checking: dict[Key, Deferred[None]] = field(factory=dict, init=False)
+    _failed: dict[Key, _Failed] = field(factory=dict, init=False)
+    _bringing: dict[Key, Deferred[None]] = field(factory=dict, init=False)
+    """Manifests that have another version upstream, whose blobs are on their way."""
+    _few: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _few_brought: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(BROUGHT_AT_ONCE), init=False
+    )
+    _looking: Optional[Deferred[None]] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._salt = self._random.random()
+        self._loop = LoopingCall(self._look_once)
+        self._loop.clock = self._clock
+
+    def start(self) -> None:
+        """Look soon, and again every period; a look that takes longer delays the next."""
+        self._loop.start(self._period, now=True)
+
+    async def stop(self) -> None:
+        """Look no more; a check under way is given up, and nothing of it is stored."""
+        self._stopped = True
+        if self._loop.running:
+            self._loop.stop()
+        for running in [self._looking, *self._checking.values(), *self._bringing.values()]:
+            if running is not None:
+                running.cancel()
+
+    def _look_once(self) -> Deferred[None]:
+        late = self._random.random() * JITTER * self._period
+        if self._looking is None:
+            late = min(late, self._random.random() * FIRST_LATE)
+        self._looking = Deferred.fromCoroutine(self.look(late))
+        return self._looking.addErrback(self._look_failed)
+
+    def _look_failed(self, failure: Failure) -> None:
+        if self._stopped:
+            return
+        if failure.check(OSError):
+            log.warn("a look at the stored manifests failed: {error}", error=str(failure.value))
+        else:
+            log.failure("a look failed", failure)
+
+    async def look(self, late: float = 0.0) -> None:
+        """
+        Ask, after so many seconds, about every manifest that is due.
+
+        Returns when all are answered, or when upstream no longer answers.
+        """
+        await deferLater(self._clock, late)
+        after: Optional[Key] = None
+        while not self._stopped:
+            page = await self._library.store.manifests(after, PAGE)
+            if not page:
+                return
+            after = page[-1].name, page[-1].tag
+            due = [
+                (entry.name, entry.tag)
+                for entry in page
+                if self._is_due((entry.name, entry.tag), entry.checked_at)
+                and self._library.rules.allow(entry.name)
+            ]
+            self._random.shuffle(due)
+            keys = iter(due)
+            if self._library.upstream.circuit_open:
+                # One alone finds out whether upstream is back.
+                await self._ask_about(islice(keys, 1))
+            await gatherResults(
+                [Deferred.fromCoroutine(self._ask_about(keys)) for _ in range(AT_ONCE)],
+                consumeErrors=True,
+            )
+            if due and self._library.upstream.circuit_open:
+                return
+            # One page a turn of the reactor.
+            await deferLater(self._clock, 0)
+
+    async def _ask_about(self, keys: Iterator[Key]) -> None:
+        """One after the other, and never two in a turn of the reactor."""
+        for key in keys:
+            if self._stopped:
+                return
+            await self._check(key, partial(self._is_due, key))
+            if self._library.upstream.circuit_open:
+                return
+            await deferLater(self._clock, 0)
+
+    def _is_due(self, key: Key, checked_at: float) -> bool:
+        lifetimes = self._age(checked_at) / self._lifetime if self._lifetime else 1.0
+        if lifetimes < 1 - JITTER:
+            return False
+        part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
+        return lifetimes >= 1 - JITTER * part and self._may_try(key)
+
+    def _may_try(self, key: Key) -> bool:
+        failed = self._failed.get(key)
+        if key in self._bringing:
+            return False
+        return failed is None or self._clock.seconds() >= failed.again_at
+
+    def pulled(self, name: ModelName, tag: Tag, stored: StoredManifest) -> None:
+        """
+        A stored manifest was asked for: see behind the asker's back whether there is a newer one.
+        """
+        key = name, tag
+
+        def is_due(checked_at: float) -> bool:
+            return self._age(checked_at) >= self._refresh_after and self._may_try(key)
+
+        if self._refresh_after and not self._stopped and is_due(stored.checked_at):
+            self._check(key, is_due)
+
+    def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
+        """Whether it is past its lifetime because upstream could not be asked about it."""
+        untold = (name, tag) in self._failed or self._library.upstream.circuit_open
+        return untold and self._age(stored.checked_at) >= self._lifetime
+
+    def _age(self, checked_at: float) -> float:
+        age = self._now() - checked_at
+        return age if age > -SKEW else inf
+
+    def _check(self, key: Key, is_due: Callable[[float], bool]) -> Deferred[None]:
+        """One check at a time of each manifest, a few of all; never fails."""
+        running = self._checking.get(key)
+        if running is None:
+            running = self._few.run(self._check_now, *key, is_due)
+            self._checking[key] = running
+            running.addBoth(self._checked, key)
+        shared: Deferred[None] = Deferred()
+        running.addCallback(lambda _: shared.callback(None))
+        return shared
+
+    def _checked(self, result: Any, key: Key) -> None:
+        del self._checking[key]
+        if isinstance(result, Failure):
+            self._not_checked(result, key)
+
+    def _not_checked(self, failure: Failure, key: Key) -> None:
+        if self._stopped:
+            return
+        self._metrics.revalidated("failed")
+        times = self._failed[key].times + 1 if key in self._failed else 1
+        wait = min(self._lifetime, max(RETRY_FIRST, self._period) * 2 ** min(times - 1, 20))
+        self._failed[key] = _Failed(times, self._clock.seconds() + wait)
+        name, tag = map(str, key)
+        if failure.check(RegistryError, OSError, NoRoom):
+            log.warn(
+                "{name}:{tag}: not checked, kept as it is: {error}",
+                name=name,
+                tag=tag,
+                error=str(failure.value),
+            )
+        else:
+            log.failure("{name}:{tag}: checking", failure, name=name, tag=tag)
+
+    async def _check_now(self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]) -> None:
+        if self._stopped:
+            return
+        library = self._library
+        stored = await library.store.get_manifest(name, tag, anew=True)
+        if stored is None or not is_due(stored.checked_at):
+            self._failed.pop((name, tag), None)
+            return  # Removed by an operator, or checked by another daemon.
+        agent, asked_at = library.user_agent, self._now()
+        there = await library.upstream.manifest_digest(name, tag, agent)
+        fresh: Optional[Manifest] = None
+        if there is None or there != stored.manifest.digest:
+            fresh = await library.upstream.manifest(name, tag, agent)
+            there = fresh.digest
+        if there == stored.manifest.digest:
+            await library.store.touch_manifest(name, tag, there, self._now())
+            self._failed.pop((name, tag), None)
+            self._metrics.revalidated("same")
+            return
+        assert fresh is not None
+        self._replace((name, tag), fresh, asked_at)
+
+    def _replace(self, key: Key, fresh: Manifest, asked_at: float) -> None:
+        """Begin to bring what is new; no check waits for it."""
+        bringing = self._few_brought.run(self._replace_now, *key, fresh, asked_at)
+        self._bringing[key] = bringing
+        bringing.addBoth(self._replaced, key)
+
+    def _replaced(self, result: Any, key: Key) -> None:
+        del self._bringing[key]
+        if isinstance(result, Failure):
+            self._not_checked(result, key)
+
+    async def _replace_now(
+        self, name: ModelName, tag: Tag, fresh: Manifest, asked_at: float
+    ) -> None:
+        if self._stopped:
+            return
+        await self._library.ensure_stored(name, fresh)
+        # As of when upstream was asked: another daemon may have been told of a newer one since.
+        await self._library.store.put_manifest(name, tag, fresh, asked_at)
+        self._failed.pop((name, tag), None)
+        self._metrics.revalidated("replaced")
+        digest = str(fresh.digest)
+        log.info("{name}:{tag}: now {digest}", name=str(name), tag=str(tag), digest=digest)

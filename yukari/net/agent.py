@@ -1,0 +1,199 @@
+"""
+How connections leave the process.
+
+A reply's body comes in large pieces: what a read costs in Python is paid per
+piece, and a busy upstream has far more than Twisted's 64 KiB ready each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import (
+    IAgent,
+    IAgentEndpointFactory,
+    IBodyProducer,
+    IPolicyForHTTPS,
+    IResponse,
+)
+from zope.interface import implementer
+
+from yukari.config.proxies import Proxies, Proxy
+from yukari.net.trust import trust
+from yukari.net.tunnel import ToProxy, Tunnel, refused
+from yukari.sources.upstream import discard
+
+READ = 256 * 1024
+"""Bytes of one read from a socket."""
+CONNECT_WITHIN = 5.0
+"""Seconds to connect to a host."""
+KEPT_ALIVE = 30
+"""Seconds that an unused connection is kept."""
+
+Place = tuple[str, int]
+"""A host, IPv6 without brackets, and a port."""
+
+
+@implementer(IStreamClientEndpoint)
+@define(eq=False)
+class _LargeReads:
+    """Connects as ``endpoint`` does and makes the connection read so many bytes at once."""
+
+    _endpoint: IStreamClientEndpoint
+    _read: int
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self._endpoint.connect(factory).addCallback(self._connected)
+
+    def _connected(self, protocol: IProtocol) -> IProtocol:
+        transport: Any = protocol.transport  # type: ignore[attr-defined]
+        while (beneath := getattr(transport, "transport", None)) is not None:
+            transport = beneath  # TLS has the socket beneath it
+        transport.bufferSize = self._read
+        return protocol
+
+
+@implementer(IAgentEndpointFactory)
+@define
+class _Endpoints:
+    """Who connects to where, and by which proxy."""
+
+    _reactor: Any
+    _policy: IPolicyForHTTPS
+    _elsewhere: Mapping[Place, Place]
+    _proxies: Proxies
+    read: int
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        place = self._goes_to(uri)
+        proxy = self.proxy(uri)
+        endpoint: IStreamClientEndpoint
+        if proxy is None:
+            endpoint = HostnameEndpoint(self._reactor, *place, timeout=CONNECT_WITHIN)
+        else:
+            endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
+        if uri.scheme == b"https":
+            creator = self._policy.creatorForNetloc(uri.host, uri.port)
+            return _LargeReads(wrapClientTLS(creator, endpoint), self.read)
+        if uri.scheme != b"http":
+            raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
+        return _LargeReads(endpoint, self.read)
+
+    def proxy(self, uri: URI) -> Optional[Proxy]:
+        """The proxy that a URL's connection goes by; what NO_PROXY has may be either name of it."""
+        return self._proxies.proxy(uri.scheme.decode("ascii"), _place(uri), self._goes_to(uri))
+
+    def is_asked_in_the_clear(self, uri: URI) -> bool:
+        """Whether a proxy is given the whole URL and goes where it leads, and no tunnel is made."""
+        return uri.scheme == b"http" and _place(uri) not in self._elsewhere
+
+    def to_proxy(self, proxy: Proxy) -> ToProxy:
+        """Connects to a proxy."""
+        endpoint = HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
+        if proxy.tls:
+            creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)
+            return ToProxy(proxy, wrapClientTLS(creator, endpoint))
+        return ToProxy(proxy, endpoint)
+
+    def _goes_to(self, uri: URI) -> Place:
+        return self._elsewhere.get(_place(uri), _place(uri))
+
+
+def _place(uri: URI) -> Place:
+    return uri.host.decode("ascii").strip("[]"), uri.port
+
+
+@implementer(IAgent)
+@define(eq=False)
+class _Agent:
+    """Requests, those that a proxy answers for others among them."""
+
+    _reactor: Any
+    _endpoints: _Endpoints
+    _pool: HTTPConnectionPool
+    _direct: Agent = field(init=False)
+    _by_proxy: dict[Proxy, ProxyAgent] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._direct = Agent.usingEndpointFactory(self._reactor, self._endpoints, self._pool)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Optional[Headers] = None,
+        bodyProducer: Optional[IBodyProducer] = None,
+    ) -> Deferred[IResponse]:
+        parsed = URI.fromBytes(uri)
+        proxy = self._endpoints.proxy(parsed)
+        if proxy is None or not self._endpoints.is_asked_in_the_clear(parsed):
+            return self._direct.request(method, uri, headers, bodyProducer)
+        agent = self._by_proxy.get(proxy)
+        if agent is None:
+            endpoint = _LargeReads(self._endpoints.to_proxy(proxy), self._endpoints.read)
+            # No pool: some proxies close behind each reply and do not say so (tinyproxy).
+            agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor)
+        headers = Headers() if headers is None else headers.copy()
+        if proxy.authorization is not None:
+            headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization.encode("ascii")])
+        asked: Deferred[IResponse] = agent.request(method, uri, headers, bodyProducer)
+        return asked.addCallback(self._answered, proxy)
+
+    def _answered(self, response: IResponse, proxy: Proxy) -> IResponse:
+        if response.code != 407:
+            return response
+        discard(response, self._reactor)
+        raise refused(proxy, response.code, response.phrase)
+
+
+@define(eq=False)
+class Connections:
+    """
+    An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.
+
+    ``policy`` says whose certificates are trusted, None for the system's. ``elsewhere`` has other
+    addresses for some of the hosts and ports that URLs name. ``proxies`` are gone by to them all.
+    ``read`` is how many bytes a socket is read at once.
+    """
+
+    _reactor: Any
+    _most: int
+    _policy: Optional[IPolicyForHTTPS] = None
+    _elsewhere: Mapping[Place, Place] = field(factory=dict)
+    _proxies: Proxies = field(factory=Proxies)
+    _read: int = READ
+    agent: IAgent = field(init=False)
+    _endpoints: _Endpoints = field(init=False)
+    _pool: HTTPConnectionPool = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pool = HTTPConnectionPool(self._reactor)
+        self._pool.maxPersistentPerHost = self._most
+        self._pool.cachedConnectionTimeout = KEPT_ALIVE
+        policy = self._policy or trust()
+        self._endpoints = _Endpoints(
+            self._reactor, policy, self._elsewhere, self._proxies, self._read
+        )
+        self.agent = _Agent(self._reactor, self._endpoints, self._pool)
+
+    def proxy(self, url: str) -> Optional[Proxy]:
+        """The proxy that requests for a URL go by, None for none."""
+        return self._endpoints.proxy(URI.fromBytes(url.encode("ascii")))
+
+    def answered_by(self, url: str) -> Optional[Proxy]:
+        """The proxy whose own answers to requests for a URL look like its host's; None for none."""
+        uri = URI.fromBytes(url.encode("ascii"))
+        return self._endpoints.proxy(uri) if self._endpoints.is_asked_in_the_clear(uri) else None
+
+    def close(self) -> Deferred[None]:
+        """Close the idle ones."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed

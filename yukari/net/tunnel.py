@@ -1,0 +1,158 @@
+"""
+Connections by way of a proxy: to it, and by CONNECT through it (RFC 9110, section 9.3.6).
+
+Twisted's ProxyAgent sends even https in the clear (twisted#5324, #8806).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+from attrs import define
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from yukari import __version__
+from yukari.config.proxies import Proxy, host_and_port
+from yukari.sources.upstream import why
+
+ANSWER_WITHIN = 8.0
+"""
+Seconds for a proxy to connect onwards and say so: less than a manifest is waited for, so that it is
+the proxy that is named.
+"""
+LONGEST_HEAD = 16 * 1024
+"""Bytes of a proxy's answer to CONNECT."""
+
+_STATUS = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?\r?\n")
+
+
+class ProxyFailed(Exception):
+    """No way through a proxy; the text names it, and has nothing of its credentials."""
+
+
+def refused(proxy: Proxy, code: int, phrase: bytes) -> ProxyFailed:
+    """What a proxy's own refusal is."""
+    said = re.sub(r"[^ -~]", "?", phrase.decode("latin-1"))[:100].strip()
+    return ProxyFailed(f"the proxy {proxy} refused: {code} {said}".rstrip())
+
+
+@implementer(IStreamClientEndpoint)
+@define(eq=False)
+class ToProxy:
+    """Connects to ``proxy`` by its ``endpoint``, and says whose fault it is where that fails."""
+
+    proxy: Proxy
+    _endpoint: IStreamClientEndpoint
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self._endpoint.connect(factory).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(CancelledError, ProxyFailed):
+            return failure
+        return Failure(ProxyFailed(f"the proxy {self.proxy}: {why(failure.value)}"))
+
+
+@implementer(IStreamClientEndpoint)
+@define(eq=False)
+class Tunnel:
+    """Connects to a host and port through a proxy; ``clock`` bounds the wait for its answer."""
+
+    _to_proxy: ToProxy
+    _host: str
+    _port: int
+    _clock: IReactorTime
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(factory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        asking = _Connect(self._to_proxy.proxy, host_and_port(self._host, self._port), factory)
+        await self._to_proxy.connect(Factory.forProtocol(lambda: asking))
+        late = self._clock.callLater(
+            ANSWER_WITHIN, asking.fail, ProxyFailed(f"the proxy {self._to_proxy.proxy} is silent")
+        )
+        try:
+            return await asking.opened
+        finally:
+            if late.active():
+                late.cancel()
+
+
+class _Connect(Protocol):
+    """Asks for the tunnel, and stands before the protocol that then goes through it."""
+
+    def __init__(self, proxy: Proxy, target: str, factory: IProtocolFactory) -> None:
+        self._proxy = proxy
+        self._target = target
+        self._made_by = factory
+        self._head = b""
+        self._inner: Optional[Any] = None
+        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._drop())
+
+    def connectionMade(self) -> None:
+        lines = [
+            f"CONNECT {self._target} HTTP/1.1",
+            f"Host: {self._target}",
+            f"User-Agent: yukari/{__version__}",
+        ]
+        if self._proxy.authorization is not None:
+            lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
+        transport: Any = self.transport
+        transport.write("\r\n".join([*lines, "", ""]).encode("ascii"))
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._inner is not None:
+            self._inner.dataReceived(data)
+        elif not self.opened.called:
+            self._head += data
+            self._look()
+
+    def _look(self) -> None:
+        end = re.search(rb"\r?\n\r?\n", self._head)
+        if end is None and len(self._head) <= LONGEST_HEAD:
+            return
+        status = _STATUS.match(self._head)
+        if end is None or status is None:
+            self.fail(ProxyFailed(f"the proxy {self._proxy} does not answer as an HTTP proxy"))
+        elif not status[1].startswith(b"2"):
+            self.fail(refused(self._proxy, int(status[1]), status[2] or b""))
+        else:
+            self._open(self._head[end.end() :])
+
+    def _open(self, already: bytes) -> None:
+        transport: Any = self.transport
+        address: IAddress = transport.getPeer()
+        inner: Any = self._made_by.buildProtocol(address)
+        self._inner, self._head = inner, b""
+        inner.makeConnection(transport)
+        self.opened.callback(inner)
+        if already:
+            inner.dataReceived(already)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+        else:
+            self.fail(ProxyFailed(f"the proxy {self._proxy} closed the connection"))
+
+    def fail(self, error: ProxyFailed) -> None:
+        """No tunnel."""
+        if not self.opened.called:
+            self.opened.errback(Failure(error))
+            self._drop()
+
+    def _drop(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()

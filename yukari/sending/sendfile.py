@@ -1,0 +1,321 @@
+"""A file's bytes put on a plain socket by the system, never held by this process."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Any, ClassVar, Optional
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from yukari.net.throttle import Taker
+from yukari.sending.fairness import Turn
+from yukari.sending.page_cache import LOOK_AHEAD, in_memory, read_ahead
+from yukari.sending.stall import Broken, InThread, Join, ReaderGone, StallWatch
+from yukari.sending.transports import flush, put
+from yukari.sending.workers import A_PIECE, Helpers, Piece
+from yukari.spans import Span
+from yukari.storage.readable import Readable
+
+UNSENT = 128 * 1024 * 1024
+UNSENT_MOST = 4 * 1024 * 1024
+UNSENT_LEAST = 16 * 1024
+"""
+Bytes that wait in the system for all connections' lines together, and the most and the least of
+them for one. Where only the system bounded it, 3,200 slow readers had all of its memory for TCP,
+2.2 GB, and whatever else went over the network waited.
+"""
+CORKED_LEAST = 128 * 1024
+"""
+The bound from which on a connection is corked. A cork holds less than a segment back, up to 64 KiB;
+that is unsent too, and Linux calls a socket writable while twice of what is unsent is less than the
+bound: with a lower one nothing would move until the cork's timer fires, 0.2 s later.
+"""
+NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
+"""Has the system send whole segments alone: without it each ``sendfile`` ends with a short one."""
+
+
+@implementer(IPullProducer)
+class FileSender:
+    """
+    Stands in for the HTTP channel as the transport's producer, and for the transport itself as what
+    the reactor calls when the socket is writable: ``sendfile`` then puts bytes on it.
+
+    Twisted calls a pull producer when the transport's own buffer, where the
+    headers may still be, is empty. From then on until the end the transport's
+    ``doWrite`` is ours: its own would leave the poll and join it again, and
+    send nothing, for each of our turns. ``done`` fires as `sending.send` returns.
+    """
+
+    turn: ClassVar[Turn] = Turn()
+
+    def __init__(
+        self,
+        request: Any,
+        transport: tcp.Connection,
+        readable: Readable,
+        span: Span,
+        clock: IReactorTime,
+        in_thread: InThread,
+        helpers: Helpers,
+        join: Optional[Join],
+    ) -> None:
+        self._request = request
+        self._channel = request.channel
+        self._in_thread = in_thread
+        self._helpers = helpers
+        self._transport: Any = transport
+        self._readable = readable
+        self._span = span
+        self._at = span.start
+        self._in_memory_until = span.start
+        self._registered = False
+        self._in_place = False
+        self._reading = False
+        self._helped = False
+        self._corks = False
+        self._corked = False
+        self._waiting: Optional[Deferred[None]] = None
+        self._taker: Optional[Taker] = None
+        self._watch = StallWatch(clock, self._stalled)
+        self.done: Deferred[int] = Deferred()
+        if self._gone():
+            self._end(Failure(ReaderGone()))
+            return
+        self._bound_unsent()
+        self._cork(True)
+        self._transport.unregisterProducer()
+        if join is not None:
+            self._taker = join(self._hold, self._go_on)
+        self._transport.registerProducer(self, False)
+        self._registered = True
+        # What the transport holds is ours to wait for; a channel that still does reads no request.
+        self._channel.resumeProducing()
+        flush(self._transport)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte has left."""
+        return self._at > self._span.start
+
+    def _gone(self) -> bool:
+        return bool(self._request.gone or not self._transport.connected)
+
+    def _option(self, option: Optional[int], value: int) -> None:
+        """Set an option of TCP's, where there is such a one; Unix sockets have none."""
+        if option is not None and self._transport.socket.family != socket.AF_UNIX:
+            self._transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def _bound_unsent(self) -> None:
+        share = UNSENT // max(1, self._request.site.drain.count())
+        bound = max(UNSENT_LEAST, min(share, UNSENT_MOST))
+        self._option(NOTSENT_LOWAT, bound)
+        self._corks = bound >= CORKED_LEAST
+
+    def _cork(self, corked: bool) -> None:
+        if self._corks and corked != self._corked:
+            self._corked = corked
+            self._option(CORK, corked)
+
+    def _stalled(self) -> None:
+        self._transport.abortConnection()
+
+    def resumeProducing(self) -> None:
+        """The transport's own buffer is empty; or may not be, when it is called by registering."""
+        if self._registered and not self._in_place and not self.done.called:
+            self._in_place = True
+            self._transport.doWrite = self._write
+            self._write()
+        if not self._rests() and not self.turn.waits(self):
+            self._transport.startWriting()
+
+    def _write(self) -> None:
+        """The socket is writable."""
+        if self._rests():
+            self._transport.stopWriting()
+        elif self.turn.left <= 0:
+            self._transport.stopWriting()
+            self.turn.wait(self)
+        else:
+            self._send_some()
+
+    def catch_up(self) -> None:
+        """The socket was writable in an earlier turn; now there is something left."""
+        self._send_some()
+        if self._rests():
+            return
+        if self in self.turn.greedy:
+            self.turn.wait(self)
+        else:
+            self._transport.startWriting()
+
+    def _rests(self) -> bool:
+        return (
+            self.done.called
+            or self._reading
+            or self._helped
+            or self._waiting is not None
+            or (self._taker is not None and self._taker.held)
+        )
+
+    def _send_some(self) -> None:
+        end = min(self._readable.available(self._at), self._span.end)
+        if end <= self._at:
+            self._wait()
+            return
+        descriptor = self._readable.fileno()
+        assert descriptor is not None
+        if self._at >= self._in_memory_until:
+            ahead = min(end, self._at + LOOK_AHEAD)
+            if not in_memory(descriptor, self._at, ahead):
+                self._read(ahead)
+                return
+            self._in_memory_until = ahead
+        end = min(end, self._in_memory_until)
+        share = self.turn.share(self)
+        if self._taker is not None:
+            share = min(share, self._taker.share)
+        elif self._helpers.most and self.turn.crowds(self):
+            self._be_helped(min(end, self._at + max(A_PIECE, share)))
+            return
+        self._send(descriptor, min(end, self._at + share))
+
+    def _send(self, descriptor: int, end: int) -> None:
+        """Put the file's bytes up to ``end`` on the socket, or what it takes of them."""
+        asked = end - self._at
+        self._cork(True)
+        try:
+            sent = put(self._transport.fileno(), descriptor, self._at, asked)
+        except OSError:
+            self._failed(Failure())
+        else:
+            self.turn.used(sent, self._transport.reactor)
+            self._sent(sent, asked)
+
+    def _be_helped(self, end: int) -> None:
+        """Have a thread do the same."""
+        asked = end - self._at
+        self._helped = True
+        self._transport.stopWriting()
+        sending = self._helpers.send(partial(self._piece, asked))
+        sending.addCallbacks(self._was_helped, self._was_not_helped, (asked,))
+
+    def _piece(self, asked: int) -> Optional[Piece]:
+        if self.done.called or self._readable.available(self._at) < self._at + asked:
+            return None
+        descriptor = self._readable.fileno()
+        if descriptor is None:
+            return None
+        self._cork(True)
+        return self._transport.fileno(), descriptor, self._at, asked
+
+    def _was_helped(self, sent: int, asked: int) -> None:
+        self._helped = False
+        if not self.done.called:
+            self._sent(sent, asked)
+        if not self.done.called:
+            self._transport.startWriting()
+
+    def _was_not_helped(self, failure: Failure) -> None:
+        self._helped = False
+        if not self.done.called:
+            self._failed(failure)
+
+    def _sent(self, sent: int, asked: int) -> None:
+        """So many bytes have left of those that the system was asked to take."""
+        self._at += sent
+        if sent == asked:
+            self.turn.greedy.add(self)
+        else:
+            self.turn.greedy.discard(self)
+        if sent:
+            self._watch.made()
+        if self._taker is not None:
+            self._taker.took(sent)
+        if self._at == self._span.end:
+            self._end(len(self._span))
+
+    def _failed(self, failure: Failure) -> None:
+        """The socket or the file is broken."""
+        if failure.check(ConnectionError, TimeoutError):
+            self.turn.greedy.discard(self)
+            self._transport.abortConnection()
+        else:
+            self._broke(failure)
+
+    def _read(self, end: int) -> None:
+        """Have the bytes up to ``end`` in memory, and go on."""
+        self._rest()
+        self._reading = True
+        work = self._in_thread(read_ahead, self._readable, self._at, end)
+        work.addCallbacks(self._read_to, self._unreadable, (end,))
+
+    def _read_to(self, _: None, end: int) -> None:
+        self._reading = False
+        self._in_memory_until = end
+        self._go_on()
+
+    def _unreadable(self, failure: Failure) -> None:
+        # Once it has ended the file may be closed while it is read.
+        self._reading = False
+        self._broke(failure)
+
+    def _wait(self) -> None:
+        """Go on when there are more bytes."""
+        self._rest()
+        self._waiting = self._readable.wait(self._at)
+        self._waiting.addCallbacks(self._more, self._broke)
+
+    def _more(self, _: None) -> None:
+        self._waiting = None
+        self._go_on()
+
+    def _broke(self, failure: Failure) -> None:
+        self._waiting = None
+        error = failure.value or ReaderGone()
+        self._end(Failure(Broken(self._at - self._span.start, error)))
+
+    def _hold(self) -> None:
+        """The line that bounds all readers has nothing for this one."""
+        self.turn.greedy.discard(self)
+        self._watch.idle()
+        self._cork(False)
+
+    def _rest(self) -> None:
+        """There is nothing to send just now."""
+        self._transport.stopWriting()
+        self._hold()
+
+    def _go_on(self) -> None:
+        self._watch.made()
+        if not self.done.called:
+            self._transport.startWriting()
+
+    def stopProducing(self) -> None:
+        self._end(Failure(ReaderGone(self._at - self._span.start)))
+
+    def _end(self, result: Any) -> None:
+        if self.done.called:
+            return
+        if self._in_place:
+            self._transport.stopWriting()
+            del self._transport.doWrite
+        self.turn.greedy.discard(self)
+        self.turn.leave(self)
+        self._watch.end()
+        if self._taker is not None:
+            self._taker.end()
+        waiting, self._waiting = self._waiting, None
+        if self._registered and not self._gone():
+            self._cork(False)
+            self._transport.unregisterProducer()
+            self._transport.registerProducer(self._channel, True)
+        self.done.callback(result)
+        if waiting is not None:
+            waiting.addErrback(lambda _: None)
+            waiting.cancel()

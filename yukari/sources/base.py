@@ -1,0 +1,95 @@
+"""
+Where a fill's bytes come from: anything that answers a Range of one digest.
+
+The upstream registry is one (`yukari.sources.upstream`), an S3 bucket another.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IProtocol
+
+from yukari.errors import RegistryError
+from yukari.names import ModelName
+from yukari.net.paced import Paced
+from yukari.sources.pace import HostPace
+from yukari.spans import Span
+
+
+class SourceFailed(Exception):
+    """
+    This request failed; another may not. ``retry_after`` is in seconds, where the source said so.
+    """
+
+    def __init__(
+        self, message: str, retry_after: Optional[float] = None, *, busy: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.busy = busy
+
+
+class SourceRefused(Exception):
+    """The source does not have the blob or will not give it: no use asking again now."""
+
+    def __init__(self, error: RegistryError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Body(Protocol):
+    """A reply's body that has not been read yet: what `twisted.web.client.Response` has."""
+
+    def deliverBody(self, protocol: IProtocol) -> None: ...
+
+
+@frozen
+class Answer:
+    """
+    A reply whose body is about to come.
+
+    ``span`` is what it holds. ``asked`` says whether that is (a part of) what
+    was asked for; where it is not, the source has ignored the Range and sends
+    the blob from its first byte.
+    """
+
+    span: Span
+    asked: bool
+    pace: HostPace
+    body: Body
+    paced: Optional[Paced] = None
+    """The body, where a line that others share bounds how fast it comes."""
+
+
+class BlobSource(Protocol):
+    """One blob at one place upstream."""
+
+    @property
+    def pace(self) -> HostPace:
+        """What was measured of the host that the next request is likely to go to."""
+
+    @property
+    def ranges(self) -> bool:
+        """Whether that host is known to honour Range, so that several connections can be used."""
+
+    async def fetch(self, span: Span) -> Answer:
+        """
+        Ask for ``span``; raises `SourceFailed` or `SourceRefused`. Cancelling drops the
+        connection.
+        """
+
+    def add_repository(self, name: ModelName) -> None:
+        """Another repository that has the blob, to be asked when the ones before do not."""
+
+    def retry(self) -> None:
+        """Forget what was refused: the next `fetch` asks everywhere anew."""
+
+
+class KeptSource(BlobSource, Protocol):
+    """One blob in a store."""
+
+    @property
+    def there(self) -> bool:
+        """Whether the store is known to have it; that may change at any time."""

@@ -1,0 +1,60 @@
+"""
+No upstream at all: what stands in its place where the cache must not open connections.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, Optional
+
+from attrs import define, field
+
+from yukari.errors import RegistryError
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.sources.base import Answer, SourceRefused
+from yukari.sources.pace import HostPace
+from yukari.spans import Span
+
+
+def _missing(what: object) -> RegistryError:
+    return RegistryError("UNAVAILABLE", f"this cache is offline and does not hold {what}", 503)
+
+
+@define(eq=False)
+class Offline:
+    """Stands where an `Upstream` does; each method says that the cache is offline."""
+
+    circuit_open = False
+
+    async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
+        raise _missing(f"{name}:{reference}")
+
+    async def manifest_digest(self, name: ModelName, tag: Tag, user_agent: str) -> Optional[Digest]:
+        raise _missing(f"{name}:{tag}")
+
+    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+        raise _missing(f"blob {digest}")
+
+    def blob(self, digest: Digest, size: int, *repositories: ModelName) -> OfflineBlob:
+        return OfflineBlob(digest)
+
+
+@define(eq=False)
+class OfflineBlob:
+    """A `BlobSource` that has nothing."""
+
+    _digest: Digest
+    pace: HostPace = field(factory=HostPace)
+    ranges: bool = False
+
+    async def fetch(self, span: Span) -> Answer:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise SourceRefused(_missing(f"blob {self._digest}"))
+
+    def add_repository(self, name: ModelName) -> None:
+        pass
+
+    def retry(self) -> None:
+        pass

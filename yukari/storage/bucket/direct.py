@@ -1,0 +1,291 @@
+"""
+A blob's way into S3 past a disk that has no room for it.
+
+Upstream's bytes come in order, a part at a time into memory; each part is
+hashed and goes up while the next one comes. Upstream is read no further than
+`IN_MEMORY` parts beyond what S3 has taken. The object appears once the sha256
+of the stream is right; otherwise all of it is thrown away.
+
+What an earlier process has sent is not gone on with: its hash died with it, and
+the parts of an upload cannot be read back. A note on the disk, written before
+anything is sent, has the next process abort it and begin the blob anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Any, Optional
+
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.names import Digest
+from yukari.s3.body import FileBody
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+from yukari.sources.base import BlobSource
+from yukari.sources.sequential import InOrder
+from yukari.sources.upstream import why
+from yukari.spans import Span
+from yukari.storage.bucket.upload import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    RIVAL_EVERY,
+    SMALL,
+    Made,
+    Note,
+    part_size,
+    put_in_one,
+    send_part,
+)
+from yukari.storage.disk.atomic import remove
+from yukari.storage.ports import WrongDigest
+from yukari.threads import InThread
+
+AT_ONCE = 2
+"""Blobs that go this way at the same time, of large ones and of small ones each."""
+HUGE_AT_ONCE = 1
+"""Of the large ones, those of more than 80 GB, whose parts are larger."""
+IN_MEMORY = 2
+"""
+Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB.
+
+So all blobs that go this way hold at most 128 MiB, as long as none has more than 500 GB.
+"""
+PATIENCE = 900.0
+"""Seconds for which one request to S3 is repeated before the blob is given up for now."""
+LEAVE_WITHIN = 5.0
+"""Seconds that the aborting of an upload may take when the process stops."""
+
+
+@define(eq=False)
+class StraightUpload:
+    """One blob from ``source`` into the object ``key`` (a `DirectUpload`)."""
+
+    _client: S3Client
+    key: str
+    digest: Digest
+    size: int
+    _source: BlobSource
+    _note: Note
+    _note_path: str
+    _through: str
+    _in_thread: InThread
+    _clock: IReactorTime
+    _slots: Sequence[DeferredSemaphore]
+    """What it needs a turn of, one after the other."""
+    _under_way: set[StraightUpload]
+    """Those that run or wait for their turn; it enters itself."""
+    sent: int = field(default=0, init=False)
+    upload_id: str = field(init=False)
+    """The multipart upload's, "" where there is none; at first what an earlier process began."""
+    _is_wanted: bool = field(default=True, init=False)
+    _part: int = field(init=False)
+    _count: int = field(init=False)
+    _stream: InOrder = field(init=False)
+    _hash: Any = field(factory=sha256, init=False)
+    _buffers: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(IN_MEMORY), init=False)
+    _done: dict[int, str] = field(factory=dict, init=False)
+    """The ETags of the parts that are up, by number, from 1."""
+    _going: set[Deferred[None]] = field(factory=set, init=False)
+    _failure: Optional[Failure] = field(default=None, init=False)
+    """What the sending of a part came to."""
+    _looked_at: float = field(default=0.0, init=False)
+    _is_complete: bool = field(default=False, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.upload_id = self._note.upload_id
+        self._part = part_size(self.size)
+        self._count = -(-self.size // self._part)
+        self._stream = InOrder(self._source, self.size, self._clock)
+
+    @property
+    def came(self) -> int:
+        return self._stream.came
+
+    def give_up(self) -> None:
+        self._is_wanted = False
+
+    async def run(self) -> None:
+        self._under_way.add(self)
+        turns: list[DeferredSemaphore] = []
+        patience, again = PATIENCE, False
+        try:
+            await self._write_note(again=True)
+            for slots in self._slots:
+                turns.append(await slots.acquire())
+            await self._bring()
+        except CancelledError:
+            patience, again = LEAVE_WITHIN, self._is_wanted
+            raise
+        finally:
+            self._stream.close()
+            for going in list(self._going):
+                going.cancel()
+            try:
+                await DeferredList(list(self._going))
+                await self._leave(patience, again=again)
+            finally:
+                self._under_way.discard(self)
+                for turn in turns:
+                    turn.release()
+
+    async def _bring(self) -> None:
+        if await self._is_there():
+            return
+        if self.upload_id:
+            await self._patiently(self._abort)
+        if self.size < SMALL:
+            await self._bring_in_one()
+            return
+        await self._patiently(self._begin)
+        self._looked_at = self._clock.seconds()
+        for number in range(1, self._count + 1):
+            await self._buffers.acquire()
+            self._check()
+            if await self._rival_was_first():
+                return
+            going = Deferred.fromCoroutine(self._send(number, await self._gather(number)))
+            self._going.add(going)
+            going.addBoth(self._was_sent, going)
+        self._check_digest()
+        await DeferredList(list(self._going))
+        self._check()
+        await self._patiently(self._complete)
+
+    async def _bring_in_one(self) -> None:
+        data = await self._gather(1) if self.size else bytearray()
+        self._check_digest()
+        await self._patiently(self._put, data)
+
+    async def _gather(self, number: int) -> bytearray:
+        """A part's bytes from upstream, hashed."""
+        data = bytearray(min(self._part, self.size - self._stream.position))
+        await self._stream.read_into(data)
+        await self._in_thread(self._hash.update, data)
+        return data
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            self._failure.raiseException()
+
+    def _check_digest(self) -> None:
+        found = Digest(self._hash.hexdigest())
+        if found != self.digest:
+            raise WrongDigest(found)
+
+    # to S3
+
+    async def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> None:
+        """Ask S3 until it does it; `S3Error` where that is hopeless, or took too long."""
+        began, wait = self._clock.seconds(), FIRST_WAIT
+        while True:
+            try:
+                await ask(*arguments)
+                return
+            except S3Error as error:
+                if not error.passing or self._clock.seconds() - began >= PATIENCE:
+                    raise
+                self._log.warn(
+                    "{digest}: its way into S3 waits {seconds} s: {error}",
+                    digest=str(self.digest),
+                    seconds=round(wait, 1),
+                    error=str(error),
+                )
+                rest = max(wait * (0.75 + random.random() / 2), error.retry_after or 0.0)
+            await deferLater(self._clock, rest)
+            wait = min(LONGEST_WAIT, 2 * wait)
+
+    async def _begin(self) -> None:
+        begun = await self._client.init_multipart_upload(self.key, self._note.media_type)
+        self.upload_id = begun
+        await self._write_note(again=True)
+
+    async def _write_note(self, *, again: bool) -> None:
+        """Tell the next process what S3 has of it, and whether to bring it ``again``."""
+        note = evolve(
+            self._note,
+            upload_id=self.upload_id,
+            part_size=self._part,
+            size=self.size if again else 0,
+        )
+        try:
+            await self._in_thread(note.write, self._note_path, self._through)
+        except OSError as error:
+            self._log.warn("{path}: {error}", path=self._note_path, error=error.strerror)
+
+    async def _abort(self) -> None:
+        await self._client.abort_multipart_upload(self.key, self.upload_id)
+        self.upload_id = ""
+
+    async def _send(self, number: int, data: bytearray) -> None:
+        await self._patiently(self._send_once, number, data)
+        self.sent += len(data)
+
+    async def _send_once(self, number: int, data: bytearray) -> None:
+        made = self._body(data)
+        self._done[number] = await send_part(self._client, self.key, self.upload_id, number, made)
+
+    def _was_sent(self, result: Any, going: Deferred[None]) -> None:
+        self._going.discard(going)
+        if isinstance(result, Failure) and self._failure is None:
+            self._failure = result
+        self._buffers.release()
+
+    def _body(self, data: bytearray) -> Made:
+        def read(offset: int, count: int) -> bytes:
+            return bytes(memoryview(data)[offset : offset + count])
+
+        return partial(FileBody, read, Span(0, len(data)), self._in_thread)
+
+    async def _put(self, data: bytearray) -> None:
+        media_type = self._note.media_type
+        if data:
+            await put_in_one(self._client, self.key, media_type, self._body(data))
+            self.sent += len(data)
+        else:
+            await self._client.put_object(self.key, b"", media_type)
+
+    async def _complete(self) -> None:
+        if not await self._is_there():  # a rival's, or ours where S3's reply was lost
+            await self._client.complete_multipart_upload(self.key, self.upload_id, self._done)
+            if not await self._is_there():
+                raise S3Error("Missing", 404, f"{self.key} is not there, though S3 completed it")
+            self._is_complete = True
+
+    async def _is_there(self) -> bool:
+        """Whether S3 has the object, whole; it has not where S3 does not answer."""
+        try:
+            found = await self._client.head_object(self.key)
+        except S3Error:
+            return False
+        return found is not None and found.size == self.size
+
+    async def _rival_was_first(self) -> bool:
+        """Whether another daemon has completed the object; asked now and then."""
+        now = self._clock.seconds()
+        if now - self._looked_at < RIVAL_EVERY:
+            return False
+        self._looked_at = now
+        return await self._is_there()
+
+    async def _leave(self, patience: float, *, again: bool) -> None:
+        """Have nothing in S3 but the object; the note is left where that fails, and for `again`."""
+        if self.upload_id and not self._is_complete:
+            try:
+                await Deferred.fromCoroutine(self._abort()).addTimeout(patience, self._clock)
+            except Exception as error:
+                self._log.warn("{key}: upload not aborted: {why}", key=self.key, why=why(error))
+        if again or (self.upload_id and not self._is_complete):
+            await self._write_note(again=again)
+        else:
+            await self._in_thread(remove, self._note_path)

@@ -1,0 +1,150 @@
+"""Whether S3 answers, and what is said of it where it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine
+from typing import Any, Optional, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from yukari.s3.client import S3Client
+from yukari.s3.errors import NO_CREDENTIALS, UNREACHABLE, S3Error
+from yukari.storage.ports import StoreUnusable
+
+T = TypeVar("T")
+
+CHECK_AGAIN = (1.0, 30.0)
+"""Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
+CHECKED_EVERY = 5.0
+"""Seconds between two looks, at most, whether S3 answers."""
+WITHIN = 5.0
+"""Seconds that S3 has to say what a client waits for; then upstream is asked."""
+LEFT_ALONE = 2.0
+"""Seconds for which an S3 that did not say so is not asked again."""
+SAID_EVERY = 60.0
+"""Seconds between two complaints about an S3 that does not answer."""
+
+
+@define(eq=False)
+class Contact:
+    """Asks the bucket of ``client`` whether it is there, and hears of what others asked it."""
+
+    client: S3Client
+    _clock: IReactorTime
+    reachable: bool = field(default=True, init=False)
+    """Whether S3 answered when it was last asked."""
+    _stopped: bool = field(default=False, init=False)
+    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _left_alone_until: float = field(default=0.0, init=False)
+    _checked_at: Optional[float] = field(default=None, init=False)
+    _trouble: Optional[S3Error] = field(default=None, init=False)
+    _said_at: Optional[float] = field(default=None, init=False)
+
+    _log = Logger()
+
+    async def check(self) -> None:
+        """As `Store.check`."""
+        now = self._clock.seconds()
+        if self._checked_at is not None and now - self._checked_at < CHECKED_EVERY:
+            if self._trouble is not None:
+                raise self._trouble
+            return
+        self._checked_at = now
+        try:
+            await self.client.get_bucket()
+        except S3Error as error:
+            self._trouble = error
+            self.complain(error)
+            raise
+        self.answered()
+
+    async def connect(self) -> None:
+        """
+        Returns once the bucket can be used; until then it says what is wrong and tries again.
+
+        `StoreUnusable` where no trying would help: its text names the setting, and what S3 said.
+        """
+        wait, longest = CHECK_AGAIN
+        while not self._stopped:
+            try:
+                await self.client.get_bucket()
+            except S3Error as error:
+                if error.wrong_setting or not error.passing:
+                    raise StoreUnusable(self._advice(error)) from None
+                self.reachable = False
+                self._log.error(
+                    "{bucket} cannot be reached: {error}; trying again in {seconds} s,"
+                    " until then models come from upstream",
+                    bucket=self.client.describe(),
+                    error=str(error),
+                    seconds=round(wait),
+                )
+                self._waiting = deferLater(self._clock, wait, lambda: None)
+                self._waiting.addErrback(lambda _: None)
+                await self._waiting
+                wait = min(longest, 2 * wait)
+            else:
+                if not self.reachable:
+                    self._log.info("{bucket} answers again", bucket=self.client.describe())
+                self.reachable = True
+                return
+
+    def _advice(self, error: S3Error) -> str:
+        bucket, endpoint = self.client.bucket, self.client.endpoint
+        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        if error.code == NO_CREDENTIALS:
+            return f"{keys}: {error.message}"
+        if error.code in ("NoSuchBucket", "NotFound", "InvalidBucketName"):
+            return f"TIGRIS_BUCKET {bucket}: {endpoint} has no such bucket: {error}"
+        if error.code == "RequestTimeTooSkewed":
+            here = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            return f"the clock of this machine ({here}) is not that of {endpoint}: {error}"
+        if error.code in ("AccessDenied", "AllAccessDisabled"):
+            return f"{keys}: these keys may not list TIGRIS_BUCKET {bucket} at {endpoint}: {error}"
+        if error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+            return f"AWS_REGION or AWS_ENDPOINT_URL_S3 {endpoint}: {error}"
+        if error.status in (401, 403) or error.code in ("ExpiredToken", "InvalidToken"):
+            return f"{keys}: {endpoint} does not take them: {error}"
+        return f"AWS_ENDPOINT_URL_S3 {endpoint}, TIGRIS_BUCKET {bucket}: {error}"
+
+    def stop(self) -> None:
+        """`connect` tries no more; harmless when repeated."""
+        self._stopped = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def in_time(self, asked: Coroutine[Any, Any, T]) -> T:
+        """What S3 says while a client waits; `S3Error` where that takes too long."""
+        if not self.reachable and self._clock.seconds() < self._left_alone_until:
+            asked.close()
+            raise S3Error(UNREACHABLE, 0, f"{self.client.endpoint}: did not answer just now")
+        try:
+            return await Deferred.fromCoroutine(asked).addTimeout(WITHIN, self._clock)
+        except TimeoutError:
+            self._left_alone_until = self._clock.seconds() + LEFT_ALONE
+            said = f"{self.client.endpoint}: no answer in {WITHIN:g} s"
+            raise S3Error(UNREACHABLE, 0, said) from None
+        except S3Error as error:
+            if error.passing:
+                self._left_alone_until = self._clock.seconds() + LEFT_ALONE
+            raise
+
+    def answered(self) -> None:
+        """S3 did what it was asked."""
+        self._trouble = None
+        if not self.reachable:
+            self.reachable = True
+            self._log.info("{bucket} answers again", bucket=self.client.describe())
+
+    def complain(self, error: S3Error) -> None:
+        """Log what S3 said or did not say, now and then."""
+        self.reachable = self.reachable and not error.passing
+        now = self._clock.seconds()
+        if self._said_at is None or now - self._said_at >= SAID_EVERY:
+            self._said_at = now
+            self._log.error("{bucket}: {error}", bucket=self.client.describe(), error=str(error))

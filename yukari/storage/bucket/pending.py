@@ -1,0 +1,183 @@
+"""
+Manifests that S3 could not take: served from memory, and put again until it does.
+
+Each lies in a file too, for the next process: a line of JSON (name, reference,
+time of check), and the manifest's bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.manifest import Manifest
+from yukari.names import Digest, ModelName, Reference, parse_reference
+from yukari.s3.errors import S3Error
+from yukari.storage.disk.atomic import remove, replace_file
+from yukari.storage.manifest_cache import MOST_BYTES, Key
+from yukari.storage.ports import StoredManifest
+from yukari.threads import InThread
+
+MOST = 1000
+"""
+Manifests that wait, of `MOST_BYTES` together; the oldest goes first, and is fetched from upstream
+again.
+"""
+AGAIN = (1.0, 30.0)
+"""Seconds between two tries, doubling from the first to the second."""
+
+log = Logger()
+
+
+def encode(key: Key, stored: StoredManifest) -> bytes:
+    """A file's content."""
+    name, reference = key
+    header = {
+        "name": str(name),
+        "reference": str(reference),
+        "checked_at": stored.checked_at,
+    }
+    return json.dumps(header).encode() + b"\n" + stored.manifest.body
+
+
+def decode(content: bytes) -> tuple[Key, StoredManifest]:
+    """What `encode` was given; ValueError where it was given nothing like this."""
+    first, _, body = content.partition(b"\n")
+    try:
+        header = json.loads(first)
+        key = ModelName.parse(header["name"]), parse_reference(header["reference"])
+        return key, StoredManifest(Manifest.parse(body), float(header["checked_at"]))
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"first line: {error}") from None
+
+
+@define(eq=False)
+class PendingManifests:
+    """
+    The newest manifest of each key; ``put`` raises `S3Error`.
+
+    Their files are in ``directory``, and are made in ``through``.
+    """
+
+    _put: Callable[[ModelName, Reference, Manifest, float], Awaitable[None]]
+    _clock: IReactorTime
+    directory: str
+    _through: str
+    _in_thread: InThread
+    _waiting: OrderedDict[Key, StoredManifest] = field(factory=OrderedDict, init=False)
+    _task: Optional[Deferred[None]] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+    _writing: DeferredLock = field(factory=DeferredLock, init=False)
+
+    def read(self) -> list[tuple[Key, StoredManifest]]:
+        """What an earlier process left, the oldest first; blocks. OSError."""
+        found = []
+        for entry in os.scandir(self.directory):
+            try:
+                with open(entry.path, "rb") as file:
+                    found.append((entry.stat().st_mtime, *decode(file.read())))
+            except (OSError, ValueError) as error:
+                log.warn("{path} is thrown away: {error}", path=entry.path, error=str(error))
+                remove(entry.path)
+        return [(key, stored) for _, key, stored in sorted(found, key=lambda each: each[0])]
+
+    async def restore(self, found: list[tuple[Key, StoredManifest]]) -> None:
+        """Put what `read` has found."""
+        for key, stored in found:
+            await self._take(key, stored)
+        if found:
+            log.info("{count} manifests wait for the bucket", count=len(self._waiting))
+
+    async def add(self, key: Key, stored: StoredManifest) -> None:
+        """It was not put, for a reason that passes; returns once it has its file."""
+        if self.newest(key, stored) is stored:
+            await self._take(key, stored)
+            await self._file(key)
+
+    async def _take(self, key: Key, stored: StoredManifest) -> None:
+        self._waiting[key] = stored
+        self._waiting.move_to_end(key)
+        if self._task is None and not self._stopped:
+            self._task = Deferred.fromCoroutine(self._put_all())
+            self._task.addBoth(self._ended)
+        while len(self._waiting) > MOST or self._held() > MOST_BYTES:
+            await self._file(self._waiting.popitem(last=False)[0])
+
+    async def _file(self, key: Key) -> None:
+        """Have the file of a key hold what waits under it by the time that it is written."""
+        named = Digest.of(f"{key[0]}:{key[1]}".encode()).hex
+        path = os.path.join(self.directory, named)
+        async with self._writing:
+            stored = self._waiting.get(key)
+            if stored is None:
+                await self._in_thread(remove, path)
+                return
+            content = encode(key, stored)
+            try:
+                await self._in_thread(replace_file, path, content, time.time_ns(), self._through)
+            except OSError as error:
+                log.warn("{path}: {error}", path=path, error=error.strerror)
+
+    def _held(self) -> int:
+        return sum(len(stored.manifest.body) for stored in self._waiting.values())
+
+    def newest(self, key: Key, found: Optional[StoredManifest]) -> Optional[StoredManifest]:
+        """What was found under a key, or what waits to be put there over it."""
+        name, reference = key
+        if isinstance(reference, Digest):
+            if found is None:
+                for (other, _), stored in self._waiting.items():
+                    if other == name and stored.manifest.digest == reference:
+                        return stored
+            return found
+        waiting = self._waiting.get(key)
+        if waiting is None or (found is not None and found.checked_at > waiting.checked_at):
+            return found
+        return waiting
+
+    def stop(self) -> None:
+        """Try no more."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _put_all(self) -> None:
+        wait, longest = AGAIN
+        while self._waiting:
+            await deferLater(self._clock, wait * (0.75 + random.random() / 2))
+            wait = min(longest, 2 * wait)
+            for key, stored in list(self._waiting.items()):
+                try:
+                    await self._put(*key, stored.manifest, stored.checked_at)
+                except S3Error as error:
+                    if error.passing:
+                        # The others come before it the next time: it may be alone in this.
+                        if key in self._waiting:
+                            self._waiting.move_to_end(key)
+                        break
+                    log.error(
+                        "{name}:{reference}: manifest not stored: {error}",
+                        name=str(key[0]),
+                        reference=str(key[1]),
+                        error=str(error),
+                    )
+                if self._waiting.get(key) is stored:
+                    del self._waiting[key]
+                    await self._file(key)
+
+    def _ended(self, result: Any) -> None:
+        self._task = None
+        if isinstance(result, Failure) and not result.check(CancelledError):
+            log.failure("putting manifests late", result)

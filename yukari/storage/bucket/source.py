@@ -1,0 +1,92 @@
+"""A blob in a bucket, as a fill's source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from attrs import define
+
+from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
+from yukari.names import Digest, ModelName
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.pace import HostPace
+from yukari.sources.upstream import Counted
+from yukari.spans import Span
+
+
+@define(eq=False)
+class BucketBlob:
+    """
+    A `KeptSource` over ranged GETs. ``there`` are the blobs that the bucket is known to have,
+    ``gone`` is told where it does not have one.
+    """
+
+    _client: S3Client
+    _key: str
+    _digest: Digest
+    _size: int
+    _pace: HostPace
+    _there: Container[Digest]
+    _gone: Callable[[Digest], None]
+
+    @property
+    def pace(self) -> HostPace:
+        return self._pace
+
+    @property
+    def ranges(self) -> bool:
+        return True
+
+    @property
+    def there(self) -> bool:
+        return self._digest in self._there
+
+    def add_repository(self, name: ModelName) -> None:
+        """A bucket has blobs by digest alone."""
+
+    def retry(self) -> None:
+        """Nothing was refused that would not be again."""
+
+    async def fetch(self, span: Span) -> Answer:
+        try:
+            found = await self._client.get_object(self._key, span, once=True)
+        except S3Error as error:
+            if error.status == 416:
+                self._gone(self._digest)
+                raise SourceRefused(self._wrong_size("fewer")) from None
+            busy = error.status in (429, 503)
+            raise SourceFailed(str(error), error.retry_after, busy=busy) from None
+        if found is None:
+            self._gone(self._digest)
+            raise SourceRefused(blob_unknown(self._digest))
+        head, response = found
+        try:
+            answered = self._span(head.content_range, head.size, span)
+        except (SourceFailed, SourceRefused):
+            self._client.discard(response)
+            raise
+        self._pace.ranges = True
+        asked = answered == span or bool(head.content_range)
+        body = Counted(response, self._client.metrics.from_store)
+        return Answer(answered, asked, self._pace, body)
+
+    def _span(self, content_range: str, size: int, span: Span) -> Span:
+        if not content_range:
+            if size != self._size:
+                self._gone(self._digest)
+                raise SourceRefused(self._wrong_size(str(size)))
+            return Span(0, self._size)
+        told, _, total = content_range.removeprefix("bytes ").partition("/")
+        if total != "*" and total != str(self._size):
+            self._gone(self._digest)
+            raise SourceRefused(self._wrong_size(total))
+        if told != f"{span.start}-{span.end - 1}":
+            raise SourceFailed("S3 sent another part than was asked for")
+        return span
+
+    def _wrong_size(self, found: str) -> RegistryError:
+        return upstream_unreachable(
+            f"blob {self._digest} has {found} bytes in S3, expected {self._size}"
+        )

@@ -1,0 +1,126 @@
+"""
+The daemon's care for its bucket: whether it can be used, and what others left in it.
+
+The store's disk is taken in hand before the reactor runs; what S3 says can only
+be heard afterwards.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from yukari.config.proxies import Proxies
+from yukari.config.settings import Settings
+from yukari.daemon.logs import end
+from yukari.metrics import Metrics
+from yukari.net.agent import Connections
+from yukari.s3.connect import open_bucket
+from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.ports import StoreUnusable
+
+log = Logger()
+
+SWEEP_EVERY = 6 * 3600.0
+"""Seconds between two looks for uploads that nobody goes on with."""
+
+
+def end_running(reactor: Any, message: object) -> None:
+    """As `end`, for a reactor that runs: stop everything in order, then exit status 1."""
+    try:
+        end(message)
+    except SystemExit:
+        pass
+    atexit.register(_exit_in_failure)
+    reactor.stop()
+
+
+def _exit_in_failure() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    os._exit(1)
+
+
+@define(eq=False)
+class BucketKeeper:
+    """Connects the store, sweeps its bucket, closes its connections."""
+
+    store: TigrisStore
+    _connections: Connections
+    _reactor: Any
+    end_running: Callable[[Any, object], None] = end_running
+    _task: Optional[Deferred[None]] = field(default=None, init=False)
+
+    def start(self) -> None:
+        """From now on; what is plainly wrong ends the daemon."""
+        self._task = Deferred.fromCoroutine(self._keep())
+        self._task.addErrback(self._ended)
+
+    def _ended(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            log.failure("keeping the bucket", failure)
+
+    async def _keep(self) -> None:
+        # Before this the reactor does not run, and must not be stopped.
+        await deferLater(self._reactor, 0)
+        try:
+            await self.store.connect()
+        except StoreUnusable as error:
+            self.end_running(self._reactor, error)
+            return
+        while True:
+            try:
+                await self.store.sweep()
+            except OSError as error:
+                log.warn("unfinished uploads were not swept: {error}", error=str(error))
+            await deferLater(self._reactor, SWEEP_EVERY * (0.5 + random.random()))
+
+    async def stop(self) -> None:
+        """No more of it."""
+        if self._task is not None:
+            self._task.cancel()
+        await self._connections.close()
+
+
+def open_store(
+    reactor: Any,
+    settings: Settings,
+    environment: Mapping[str, str],
+    in_thread: Callable[..., Deferred[Any]],
+    metrics: Metrics,
+    proxies: Proxies,
+) -> BucketKeeper:
+    """The store that the settings name, and its keeper; ValueError in one line where none is."""
+    opened = open_bucket(
+        reactor,
+        settings.tigris_bucket,
+        environment,
+        in_thread,
+        connections=settings.upstream_connections.in_all,
+        presign_endpoint=settings.presign_endpoint,
+        metrics=metrics,
+        proxies=proxies,
+    )
+    assert settings.spool_dir is not None
+    store = TigrisStore(
+        client=opened.client,
+        spool_dir=settings.spool_dir,
+        in_thread=in_thread,
+        clock=reactor,
+        seen=opened.seen,
+        min_free=settings.min_free,
+        spool_max=settings.spool_max,
+    )
+    return BucketKeeper(store, opened.connections, reactor)

@@ -1,0 +1,512 @@
+"""
+A blob on its way into S3, from the spool that it is coming into.
+
+Parts go up as soon as the spool covers them, in any order; the object appears
+only when `BlobUpload.finish` completes it, for a blob whose digest is right. A
+note beside the spool tells the next process what was begun, so that a killed
+one's parts are used again. However long S3 takes, nobody who reads the spool
+waits for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from hashlib import md5
+from typing import Any, Optional
+
+from attrs import asdict, define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.names import Digest
+from yukari.s3.body import FileBody
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+from yukari.s3.replies import Part
+from yukari.spans import Span, SpanSet
+from yukari.storage.disk.atomic import remove, replace_file
+from yukari.storage.disk.files import FileBlob
+from yukari.storage.disk.spool import SpoolFile
+from yukari.threads import InThread
+
+SMALL = 8 * 1024 * 1024
+"""A blob of fewer bytes goes up in one piece; no part but the last has fewer."""
+MOST_PARTS = 10_000
+"""S3's bound."""
+AT_ONCE = 4
+"""Parts of one blob on their way."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks at what the spool covers."""
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 60.0
+"""Seconds that an upload waits after S3 has failed, doubling from the first to the longest."""
+RIVAL_EVERY = 5.0
+"""Seconds between two looks whether another daemon has completed the object: a HEAD each."""
+OCTETS = "application/octet-stream"
+NOTE = ".upload"
+_MD5_LENGTH = 32
+_BLOCK = 1024 * 1024
+
+
+def part_size(size: int) -> int:
+    """Bytes of all parts but the last, for a blob of ``size``: whole MiB, at most 10,000 parts."""
+    mib = 1024 * 1024
+    least = -(-size // MOST_PARTS)
+    return max(SMALL, -(-least // mib) * mib)
+
+
+@frozen
+class Note:
+    """
+    What lies beside a spool: its media type, and the upload that was begun for it, if any.
+
+    For a blob that goes up without a spool, its size and a repository that has it too; else 0 and
+    "".
+    """
+
+    media_type: str = OCTETS
+    upload_id: str = ""
+    part_size: int = 0
+    size: int = 0
+    repository: str = ""
+
+    @classmethod
+    def read(cls, path: str) -> Note:
+        """What is there; an empty note where nothing is that can be read. Blocks."""
+        try:
+            with open(path, "rb") as file:
+                found = json.loads(file.read(65536))
+            read = cls(
+                str(found["media_type"]),
+                str(found["upload_id"]),
+                int(found["part_size"]),
+                max(0, int(found.get("size", 0))),
+                str(found.get("repository", "")),
+            )
+            return read if read.media_type.isascii() and read.media_type.isprintable() else cls()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return cls()
+
+    def write(self, path: str, through: str) -> None:
+        """In one step, through a file in the directory ``through``. Blocks; OSError."""
+        replace_file(path, json.dumps(asdict(self)).encode(), time.time_ns(), through)
+
+
+def md5_of(file: FileBlob, span: Span) -> str:
+    """Blocks."""
+    hashed = md5(usedforsecurity=False)
+    for offset in range(span.start, span.end, _BLOCK):
+        hashed.update(file.read(offset, min(_BLOCK, span.end - offset)))
+    return hashed.hexdigest()
+
+
+def differs(etag: str, found: str) -> bool:
+    """Whether an ETag tells of other bytes; one that is no MD5 (SSE-KMS) tells nothing."""
+    return len(etag) == _MD5_LENGTH and "-" not in etag and etag.lower() != found
+
+
+Made = Callable[[Callable[[], None]], FileBody]
+"""Makes a body, anew for each attempt, from what it is to call for each piece handed on."""
+
+
+async def send_part(client: S3Client, key: str, upload_id: str, number: int, make: Made) -> str:
+    """Send a part (from 1 on): its ETag. `S3Error` where other bytes arrived."""
+    bodies: list[FileBody] = []
+
+    def body(heard: Callable[[], None]) -> FileBody:
+        bodies.append(make(heard))
+        return bodies[-1]
+
+    etag = await client.upload_part(key, upload_id, number, body)
+    if differs(etag, bodies[-1].md5):
+        raise S3Error("BadDigest", 0, f"part {number} arrived with other bytes")
+    return etag
+
+
+async def put_in_one(client: S3Client, key: str, media_type: str, make: Made) -> None:
+    """Store a small object. `S3Error` where other bytes arrived; then it is removed."""
+    bodies: list[FileBody] = []
+
+    def body(heard: Callable[[], None]) -> FileBody:
+        bodies.append(make(heard))
+        return bodies[-1]
+
+    etag = await client.put_file(key, media_type, body)
+    if differs(etag, bodies[-1].md5):
+        await client.delete_object(key)
+        raise S3Error("BadDigest", 0, "it arrived with other bytes")
+
+
+@define(eq=False)
+class BlobUpload:
+    """One spool's way into the object ``key``."""
+
+    _client: S3Client
+    key: str
+    spool: SpoolFile
+    note: Note
+    _note_path: str
+    _through: str
+    _in_thread: InThread
+    _clock: IReactorTime
+    _beaten: Callable[[BlobUpload], None]
+    """Told that the object is there by another daemon's doing; the upload gives itself up."""
+    _left: Callable[[BlobUpload], None]
+    """Told that it has ended, and that nothing more is done to what it leaves."""
+    resumed: bool = False
+    """An earlier process began the spool."""
+    _size: int = field(init=False)
+    _part: int = field(init=False)
+    _count: int = field(init=False)
+    _file: FileBlob = field(init=False)
+    _done: dict[int, str] = field(factory=dict, init=False)
+    """The ETags of the parts that are up, by number, from 0 here."""
+    _going: dict[int, Deferred[None]] = field(factory=dict, init=False)
+    _taken: SpanSet = field(factory=SpanSet, init=False)
+    """Numbers of parts that are up or on their way."""
+    _upload_id: str = field(default="", init=False)
+    _beginning: Optional[Deferred[None]] = field(default=None, init=False)
+    _failures: int = field(default=0, init=False)
+    _not_before: float = field(default=0.0, init=False)
+    _looks_at: float = field(init=False)
+    """When it looks for another daemon's object next."""
+    _looking: Optional[Deferred[None]] = field(default=None, init=False)
+    _finishing: bool = field(default=False, init=False)
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _asleep: Optional[Deferred[None]] = field(default=None, init=False)
+    _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
+    ended: bool = field(default=False, init=False)
+    """Nothing more goes up: it is there, was given up, or the process stops."""
+    sent: int = field(default=0, init=False)
+    """Bytes of parts that went up."""
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._size = self.spool.size
+        self._part = part_size(self._size)
+        self._count = -(-self._size // self._part)
+        self._file = self.spool.open()
+        self._looks_at = self._clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
+
+    @property
+    def digest(self) -> Digest:
+        return self.spool.digest
+
+    @property
+    def upload_id(self) -> str:
+        """The multipart upload's, "" where there is none yet."""
+        return self._upload_id or self.note.upload_id
+
+    # while the blob comes
+
+    def look(self) -> None:
+        """Send what can be sent, now and again until `ended`."""
+        if self.ended:
+            return
+        if self.spool.gone:
+            self._in_background(self.abandon())
+            return
+        if self.spool.closed:
+            self.stop()
+            self._left(self)
+            return
+        self._look_again(LOOK_EVERY)
+        if self._size < SMALL or self._beginning is not None:
+            return
+        now = self._clock.seconds()
+        if now < self._not_before:
+            return
+        if now >= self._looks_at and not self._finishing and self._looking is None:
+            self._looks_at = now + RIVAL_EVERY
+            looking = self._in_background(self._look_for_rival())
+            self._looking = None if looking.called else looking
+        while len(self._going) < AT_ONCE and (number := self._next()) is not None:
+            if not self._upload_id:
+                beginning = self._in_background(self._begin())
+                self._beginning = None if beginning.called else beginning
+                return
+            self._taken.add(number, number + 1)
+            self._going[number] = going = Deferred.fromCoroutine(self._send(number))
+            going.addBoth(self._was_sent, number)
+
+    def look_soon(self) -> None:
+        """`look`, once the reactor runs."""
+        self._look_again(0.0)
+
+    def _look_again(self, seconds: float) -> None:
+        if self._timer is None or not self._timer.active():
+            self._timer = self._clock.callLater(seconds, self.look)
+
+    async def _look_for_rival(self) -> None:
+        """Where another daemon was faster, send no more."""
+        try:
+            there = await self.is_there()
+        except OSError:
+            return  # The parts will say so.
+        finally:
+            self._looking = None
+        if there and not self.ended and not self._finishing and self._beginning is None:
+            self._log.info(
+                "{digest}: another daemon has put it into S3, {sent} of {size} bytes went there",
+                digest=str(self.digest),
+                sent=self.sent,
+                size=self._size,
+            )
+            self._beaten(self)
+            await self.abandon()
+
+    def _next(self) -> Optional[int]:
+        """The first part that is covered and neither up nor on its way."""
+        for span in self.spool.covered():
+            first = -(-span.start // self._part)
+            last = self._count if span.end == self._size else span.end // self._part
+            if first < last and (gap := self._taken.gap(first, last)) is not None:
+                return gap.start
+        return None
+
+    def _span(self, number: int) -> Span:
+        start = number * self._part
+        return Span(start, min(self._size, start + self._part))
+
+    async def _begin(self) -> None:
+        """Have an upload: the one that an earlier process began, or a new one."""
+        try:
+            if self.note.upload_id and self.note.part_size == self._part:
+                await self._adopt(self.note.upload_id)
+            if not self._upload_id:
+                begun = await self._client.init_multipart_upload(self.key, self.note.media_type)
+                self.note = Note(self.note.media_type, begun, self._part)
+                await self._in_thread(self.note.write, self._note_path, self._through)
+                self._upload_id = begun
+        except OSError as error:
+            self._failed(error)
+        finally:
+            self._beginning = None
+        self.look()
+
+    async def _adopt(self, upload_id: str) -> None:
+        """Use the parts again that are what the spool holds."""
+        parts = await self._client.list_parts(self.key, upload_id)
+        if parts is None:
+            return
+        covered = self.spool.covered()
+        for part in parts:
+            if await self._is_ours(part, covered):
+                self._done[part.number - 1] = part.etag
+                self._taken.add(part.number - 1, part.number)
+        self._upload_id = upload_id
+        self._log.info(
+            "{digest}: {count} of {all} parts were in S3 already",
+            digest=str(self.digest),
+            count=len(self._done),
+            all=self._count,
+        )
+
+    async def _is_ours(self, part: Part, covered: SpanSet) -> bool:
+        number = part.number - 1
+        if not 0 <= number < self._count:
+            return False
+        span = self._span(number)
+        if part.size != len(span) or covered.until(span.start) < span.end:
+            return False
+        return bool(part.etag.lower() == await self._in_thread(md5_of, self._file, span))
+
+    async def _send(self, number: int) -> None:
+        span, upload_id = self._span(number), self._upload_id
+        made = partial(FileBody, self._file.read, span, self._in_thread)
+        try:
+            etag = await send_part(self._client, self.key, upload_id, number + 1, made)
+        except S3Error as error:
+            if error.code == "NoSuchUpload" and upload_id == self._upload_id:
+                self._forget_upload()
+            raise
+        if upload_id != self._upload_id:
+            raise S3Error("NoSuchUpload", 404, f"part {number + 1} was of an upload that is gone")
+        self._done[number] = etag
+        self.sent += len(span)
+
+    def _was_sent(self, result: Any, number: int) -> None:
+        self._going.pop(number, None)
+        if isinstance(result, Failure):
+            self._taken.remove(number, number + 1)
+            error = result.value
+            if isinstance(error, OSError):
+                self._failed(error)
+            elif not isinstance(error, CancelledError) and not self.ended:
+                self._log.failure("{digest}: a part", result, digest=str(self.digest))
+                self._failed(OSError(errno.EIO, "internal error"))
+        else:
+            self._failures = 0
+        self._wake()
+        self.look()
+
+    def _failed(self, error: OSError) -> None:
+        """Wait before the next try; where S3 no longer knows the upload, begin anew."""
+        if self.ended:
+            return
+        now = self._clock.seconds()
+        if now >= self._not_before:
+            self._failures += 1
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures - 1, 10))
+            wait *= 0.75 + random.random() / 2
+            if isinstance(error, S3Error) and error.retry_after is not None:
+                wait = max(wait, min(LONGEST_WAIT, error.retry_after))
+            self._not_before = now + wait
+            self._log.warn(
+                "{digest}: upload waits {seconds} s: {error}",
+                digest=str(self.digest),
+                seconds=round(wait, 1),
+                error=str(error),
+            )
+        self._wake()
+
+    def _forget_upload(self) -> None:
+        self._upload_id = ""
+        self.note = Note(self.note.media_type)
+        self._done.clear()
+        self._taken = SpanSet()
+        for number in self._going:
+            self._taken.add(number, number + 1)
+
+    # when it is whole and right
+
+    async def finish(self) -> None:
+        """
+        Returns when S3 has the object, its size looked at; tries until then.
+
+        OSError once it was stopped.
+        """
+        self._finishing = True
+        while True:
+            self._go_on_or_stop()
+            try:
+                if await self.is_there():
+                    await self.abandon()
+                    return
+                if self._size < SMALL:
+                    await self._put_whole()
+                elif len(self._done) < self._count:
+                    self.look()
+                    await self._sleep(RIVAL_EVERY)
+                else:
+                    await self._complete()
+            except OSError as error:
+                self._go_on_or_stop()
+                self._failed(error)
+            wait = self._not_before - self._clock.seconds()
+            if wait > 0:
+                await self._sleep(wait, wakes=False)
+
+    def _go_on_or_stop(self) -> None:
+        if self.ended:
+            raise OSError(errno.ECANCELED, "stopped before it was in S3", self.key)
+
+    async def is_there(self) -> bool:
+        """Whether S3 has the object, whole."""
+        found = await self._client.head_object(self.key)
+        return found is not None and found.size == self._size
+
+    async def _put_whole(self) -> None:
+        if not self._size:
+            await self._client.put_object(self.key, b"", self.note.media_type)
+            return
+        made = partial(FileBody, self._file.read, Span(0, self._size), self._in_thread)
+        await put_in_one(self._client, self.key, self.note.media_type, made)
+        self.sent += self._size
+
+    async def _complete(self) -> None:
+        parts = {number + 1: etag for number, etag in self._done.items()}
+        try:
+            await self._client.complete_multipart_upload(self.key, self._upload_id, parts)
+        except S3Error as error:
+            if error.code in ("NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"):
+                await self._client.abort_multipart_upload(self.key, self._upload_id)
+                self._forget_upload()
+            raise
+        if not await self.is_there():
+            self._forget_upload()
+            raise S3Error("Missing", 0, f"{self.key} is not there once its parts were put together")
+        self._upload_id = ""  # nothing is left to abort
+
+    # the end
+
+    async def abandon(self) -> None:
+        """
+        Throw away what S3 has of parts; the object, where there is one, stays.
+
+        Returns when that is done, whoever began it.
+        """
+        if self._abandoning is None:
+            if self.ended:
+                return
+            self._abandoning = Deferred.fromCoroutine(self._abandon())
+        done: Deferred[None] = Deferred()
+        self._abandoning.chainDeferred(done)
+        await done
+
+    async def _abandon(self) -> None:
+        self.stop()
+        upload_id = self._upload_id or self.note.upload_id
+        if upload_id and len(self._done) < self._count or self._upload_id:
+            try:
+                await self._client.abort_multipart_upload(self.key, upload_id)
+            except S3Error as error:
+                self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=str(error))
+                self._left(self)
+                return  # the note stays: the next start aborts it
+        await self._in_thread(remove, self._note_path)
+        self._left(self)
+
+    def stop(self) -> None:
+        """Leave everything where it stands, for the next process; harmless when repeated."""
+        self.ended = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        for going in list(self._going.values()):
+            going.cancel()
+        for asking in (self._beginning, self._looking):
+            if asking is not None:
+                asking.cancel()
+        self._file.close()
+        self._wake()
+
+    # inside
+
+    async def _sleep(self, seconds: float, *, wakes: bool = True) -> None:
+        """Until something has changed, but not longer than so."""
+        asleep: Deferred[None] = Deferred()
+        self._asleep = asleep
+        timer = self._clock.callLater(seconds, self._wake)
+        await asleep
+        if timer.active():
+            timer.cancel()
+        if not wakes and not self.ended and self._clock.seconds() < self._not_before:
+            await self._sleep(self._not_before - self._clock.seconds(), wakes=False)
+
+    def _wake(self) -> None:
+        if self._asleep is not None:
+            asleep, self._asleep = self._asleep, None
+            asleep.callback(None)
+
+    def _in_background(self, work: Any) -> Deferred[None]:
+        task: Deferred[None] = Deferred.fromCoroutine(work)
+
+        def settle(result: Any) -> None:
+            if isinstance(result, Failure) and not result.check(CancelledError):
+                self._log.failure("{digest}: uploading", result, digest=str(self.digest))
+
+        return task.addBoth(settle)
+
+
+def note_path(directory: str, digest: Digest) -> str:
+    """Where the note of a spool in ``directory`` lies."""
+    return os.path.join(directory, digest.file_name + NOTE)

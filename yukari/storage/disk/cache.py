@@ -1,0 +1,121 @@
+"""
+The disk in front of S3: whole blobs, those used least recently going first.
+
+It is bounded by ``most`` bytes, counted here (on a pod's emptyDir ``statvfs``
+shows the whole node), and gives way when the disk itself runs short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from threading import Lock
+from typing import Optional
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from yukari.config.units import FreeSpace
+from yukari.names import Digest, InvalidName
+from yukari.storage.disk.atomic import remove
+from yukari.storage.disk.files import FileBlob
+from yukari.storage.disk.space import Room, shown
+from yukari.storage.ports import NoRoom
+
+_BLOCK = 1
+_UNBOUNDED = 2**62
+
+
+@define(eq=False)
+class Tier:
+    """Blobs in the directory ``path``. Its methods block: for a disk thread, any number of them."""
+
+    path: str
+    most: Optional[int] = None
+    total: int = field(default=0, init=False)
+    """Bytes of all blobs here."""
+    budget: Room = field(init=False)
+    """What ``most`` leaves for blobs on their way."""
+    _kept: OrderedDict[Digest, int] = field(factory=OrderedDict, init=False)
+    _lock: Lock = field(factory=Lock, init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.budget = Room(self.path, FreeSpace(bytes=0), self._statvfs)
+
+    def scan(self) -> None:
+        """Take up what an earlier process left."""
+        found = []
+        for entry in os.scandir(self.path):
+            try:
+                digest = Digest.parse(entry.name)
+                told = entry.stat(follow_symlinks=False)
+            except (InvalidName, OSError):
+                continue
+            if entry.is_file(follow_symlinks=False):
+                found.append((max(told.st_atime, told.st_mtime), digest, told.st_size))
+        with self._lock:
+            self._kept = OrderedDict((digest, size) for _, digest, size in sorted(found))
+            self.total = sum(self._kept.values())
+
+    def size(self, digest: Digest) -> Optional[int]:
+        """The blob's, None where it is not here. Does not block."""
+        return self._kept.get(digest)
+
+    def open(self, digest: Digest) -> Optional[FileBlob]:
+        """The blob, opened and marked as used; None where it is not here."""
+        if digest not in self._kept:
+            return None
+        path = self._path(digest)
+        try:
+            found = FileBlob.at(path)
+            os.utime(path)
+        except OSError as error:
+            self._log.warn("{path} is gone: {error}", path=path, error=error.strerror)
+            self._forget(digest)
+            return None
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+        return found
+
+    def take(self, digest: Digest, size: int, path: str) -> None:
+        """The whole blob in the file ``path`` is the tier's from now on; OSError."""
+        os.rename(path, self._path(digest))
+        with self._lock:
+            self.total += size - self._kept.pop(digest, 0)
+            self._kept[digest] = size
+
+    def remove(self, digest: Digest) -> None:
+        """Harmless where it is not here; who reads it reads on."""
+        remove(self._path(digest))
+        self._forget(digest)
+
+    def make_way(self, size: int, room: Room) -> None:
+        """Let blobs go until ``size`` bytes fit; `NoRoom`, with nothing gone, where they cannot."""
+        if self.most is not None and size > self.most:
+            raise NoRoom(f"{self.path}: {shown(size)} is more than SPOOL_MAX, {shown(self.most)}")
+        short = max(self.budget.short_of(size), room.short_of(size))
+        if short > self.total:
+            return  # reserving will say so
+        while short > 0:
+            with self._lock:
+                if not self._kept:
+                    return
+                oldest = next(iter(self._kept))
+                short -= self._kept[oldest]
+            self._log.debug("{digest} leaves the disk, S3 has it", digest=str(oldest))
+            self.remove(oldest)
+
+    def _forget(self, digest: Digest) -> None:
+        with self._lock:
+            self.total -= self._kept.pop(digest, 0)
+
+    def _path(self, digest: Digest) -> str:
+        return os.path.join(self.path, digest.file_name)
+
+    def _statvfs(self, _: str) -> os.statvfs_result:
+        most = _UNBOUNDED if self.most is None else self.most
+        free = max(0, most - self.total) // _BLOCK if self.most is not None else most // _BLOCK
+        return os.statvfs_result((_BLOCK, _BLOCK, most // _BLOCK, free, free, 0, 0, 0, 0, 255))

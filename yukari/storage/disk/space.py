@@ -1,0 +1,99 @@
+"""
+How much more may be stored on a file system.
+
+``statvfs`` tells what is free now; a spool that is open will take more, so
+what it has not written yet is reserved. What was written ``statvfs`` sees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Lock
+
+from attrs import define, field
+
+from yukari.config.units import FreeSpace
+from yukari.storage.ports import NoRoom
+
+Statvfs = Callable[[str], os.statvfs_result]
+
+_INODES_KEPT = 16
+"""Fewer free than this count as none: a spool and a manifest take up to six."""
+
+
+def shown(count: int) -> str:
+    """Bytes for a person: ``1.5 GB``."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(amount) < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+@define(eq=False)
+class Reservation:
+    """Bytes that one blob has still to write; from any thread."""
+
+    _room: Room
+    left: int
+
+    def keep(self, left: int) -> None:
+        """From now on only ``left`` bytes are reserved; more than before is never refused."""
+        with self._room._lock:
+            self._room.reserved += left - self.left
+            self.left = left
+
+    def release(self) -> None:
+        """Harmless when repeated."""
+        self.keep(0)
+
+
+@define(eq=False)
+class Room:
+    """Free space of the file system that ``path`` is on; blocks like ``statvfs``, any thread."""
+
+    path: str
+    min_free: FreeSpace
+    _statvfs: Statvfs = os.statvfs
+    reserved: int = field(default=0, init=False)
+    """Bytes that open reservations have still to write."""
+    _lock: Lock = field(factory=Lock, init=False)
+
+    def reserve(self, size: int) -> Reservation:
+        """Reserve ``size`` bytes; `NoRoom` where they would leave less than is to stay free."""
+        found = self._statvfs(self.path)
+        with self._lock:
+            self._refuse(found, size, self.reserved)
+            self.reserved += size
+        return Reservation(self, size)
+
+    def hold(self, size: int) -> Reservation:
+        """Reserve ``size`` bytes that were promised before: never refused."""
+        with self._lock:
+            self.reserved += size
+        return Reservation(self, size)
+
+    def short_of(self, size: int) -> int:
+        """How many bytes are lacking for a reservation of ``size``; 0 where there is room."""
+        found = self._statvfs(self.path)
+        kept = self.min_free.of(found.f_blocks * found.f_frsize)
+        with self._lock:
+            return max(0, kept + self.reserved + size - found.f_bavail * found.f_frsize)
+
+    def check(self, size: int) -> None:
+        """`NoRoom` where ``size`` bytes written at once are too many; reservations do not count."""
+        self._refuse(self._statvfs(self.path), size, 0)
+
+    def _refuse(self, found: os.statvfs_result, size: int, reserved: int) -> None:
+        if found.f_files > 0 and found.f_favail < _INODES_KEPT:
+            raise NoRoom(f"{self.path}: no inodes left ({found.f_favail} of {found.f_files} free)")
+        free = found.f_bavail * found.f_frsize
+        kept = self.min_free.of(found.f_blocks * found.f_frsize)
+        if free - reserved - size < kept:
+            raise NoRoom(
+                f"{self.path}: no room for {shown(size)}: {shown(free)} free,"
+                f" {shown(reserved)} of it reserved for blobs on their way,"
+                f" {shown(kept)} to stay free"
+            )

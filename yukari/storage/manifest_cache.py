@@ -1,0 +1,88 @@
+"""Manifests in memory, so that a hit costs neither a thread nor a disk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, Optional, TypeVar
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.names import ModelName, Reference
+from yukari.storage.ports import StoredManifest
+
+MOST_BYTES = 64 * 1024 * 1024
+TRUSTED_FOR = 5.0
+"""Seconds; an operator may copy files in or delete them by hand."""
+
+Key = tuple[ModelName, Reference]
+
+
+@frozen
+class Stamp:
+    """What changes when a file does."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+
+
+@frozen
+class Kept:
+    """A manifest as the cache keeps it."""
+
+    stored: StoredManifest
+
+    @property
+    def cost(self) -> int:
+        """About how many bytes it takes in memory."""
+        manifest = self.stored.manifest
+        return len(manifest.body) + 512 * len(manifest.blobs) + 1024
+
+
+@frozen
+class Loaded(Kept):
+    """And the file that it came from and how that was."""
+
+    path: str
+    stamp: Stamp
+
+
+K = TypeVar("K", bound=Kept)
+
+
+@define(eq=False)
+class ManifestCache(Generic[K]):
+    """Manifests last asked for, up to ``most_bytes`` of memory; for the reactor's thread."""
+
+    _clock: IReactorTime
+    _most_bytes: int = MOST_BYTES
+    _trusted_for: float = TRUSTED_FOR
+    _kept: OrderedDict[Key, tuple[K, float]] = field(factory=OrderedDict, init=False)
+    held: int = field(default=0, init=False)
+    """About how many bytes they take in memory."""
+
+    def get(self, key: Key) -> tuple[Optional[K], bool]:
+        """What is kept, and whether it can be trusted without another look."""
+        found = self._kept.get(key)
+        if found is None:
+            return None, False
+        self._kept.move_to_end(key)
+        loaded, seen = found
+        return loaded, 0 <= self._clock.seconds() - seen < self._trusted_for
+
+    def keep(self, key: Key, loaded: K) -> None:
+        """It was just read, or seen to be unchanged."""
+        self.forget(key)
+        if loaded.cost > self._most_bytes:
+            return
+        self._kept[key] = loaded, self._clock.seconds()
+        self.held += loaded.cost
+        while self.held > self._most_bytes:
+            _, (oldest, _) = self._kept.popitem(last=False)
+            self.held -= oldest.cost
+
+    def forget(self, key: Key) -> None:
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self.held -= found[0].cost

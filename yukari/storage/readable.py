@@ -1,0 +1,84 @@
+"""
+A blob as a request reads it, wherever its bytes are.
+
+`Readable` is what the registry's senders know of a blob: from which file its
+bytes can be sent, how far, and when there will be more.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+
+from yukari.storage.ports import BlobFile
+
+
+class SpoolLost(Exception):
+    """The bytes can no longer be kept on this disk; they are still to be had upstream."""
+
+
+class Readable(Protocol):
+    """An open blob; close it when done."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole blob."""
+
+    @property
+    def result(self) -> str:
+        """``hit`` or ``fill``, for the log."""
+
+    async def ready(self, position: int) -> None:
+        """
+        Returns once a reply can be begun; raises `RegistryError` or `SpoolLost` where none will
+        be.
+        """
+
+    def available(self, position: int) -> int:
+        """The bytes from ``position`` up to, not including, the one returned can be read now."""
+
+    def wait(self, position: int) -> Deferred[None]:
+        """
+        Fires when `available` has grown beyond ``position``.
+
+        Fails with `RegistryError` or `SpoolLost` when it never will. Cancelling stops waiting.
+        """
+
+    def fileno(self) -> Optional[int]: ...
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Blocks: for a disk thread."""
+
+    def close(self) -> None: ...
+
+
+@define(eq=False)
+class StoredBlob:
+    """A blob that is stored whole."""
+
+    _file: BlobFile
+    size: int = field(init=False)
+    result: str = field(default="hit", init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.size = self._file.size
+
+    async def ready(self, position: int) -> None:
+        pass
+
+    def available(self, position: int) -> int:
+        return self.size
+
+    def wait(self, position: int) -> Deferred[None]:
+        return succeed(None)
+
+    def fileno(self) -> Optional[int]:
+        return self._file.fileno()
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self._file.read(offset, count)
+
+    def close(self) -> None:
+        self._file.close()

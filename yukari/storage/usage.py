@@ -1,0 +1,78 @@
+"""How much is stored, counted now and then in the background, so that nobody has to wait for it."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.storage.ports import Holdings, Store
+
+log = Logger()
+
+REST = 10.0
+"""Seconds from one count to the next at least, when something was stored."""
+SHARE = 100
+"""And so many times as long as the count took."""
+RARELY = 600.0
+"""Seconds to the next count where we have stored nothing: others may have."""
+
+
+@define(eq=False)
+class UsageCounter:
+    """What the store held when it was last counted."""
+
+    _store: Store
+    _clock: IReactorTime
+    holdings: Optional[Holdings] = field(default=None, init=False)
+    """None until the first count."""
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _counting: Optional[Deferred[Any]] = field(default=None, init=False)
+    _soonest: float = field(default=0.0, init=False)
+    _changed: bool = field(default=False, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Count now, and again and again."""
+        self._count()
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._counting is not None:
+            self._counting.cancel()
+
+    def changed(self) -> None:
+        """Something was stored."""
+        self._changed = True
+        if self._timer is not None:
+            self._timer.reset(max(0.0, self._soonest - self._clock.seconds()))
+
+    def _count(self) -> None:
+        self._timer, self._changed = None, False
+        began = self._clock.seconds()
+        self._counting = counting = Deferred.fromCoroutine(self._store.count())
+        counting.addBoth(self._counted, began)
+
+    def _counted(self, result: Any, began: float) -> None:
+        self._counting = None
+        if self._stopped:
+            return
+        now = self._clock.seconds()
+        rest = max(REST, SHARE * (now - began))
+        self._soonest = now + rest
+        if not isinstance(result, Failure):
+            self.holdings = result
+        elif result.check(OSError):
+            log.debug("what is stored was not counted: {error}", error=str(result.value))
+        else:
+            log.failure("counting what is stored", result)
+        wait = rest if self._changed or self.holdings is None else max(rest, RARELY)
+        self._timer = self._clock.callLater(wait, self._count)

@@ -1,0 +1,41 @@
+"""
+Who may do what else than pull.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from yukari.errors import RegistryError
+from yukari.web import clients
+
+_PASSED_ON = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
+_OWN_HOST = re.compile(rb"(?:(?i:localhost)|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
+
+async def check_admin(request: Any) -> None:
+    """
+    `RegistryError` where a request comes neither to the admins' port nor from this machine, or
+    has no user and password of ADMIN_AUTH_FILE where there is one.
+    """
+    if request.requestHeaders.hasHeader(b"origin"):
+        raise RegistryError("DENIED", "this is not for other sites' pages in a browser", 403)
+    if not request.site.is_admins:
+        _check_local(request)
+    passwords = request.site.passwords
+    if passwords is not None:
+        user, password = request.getUser(), request.getPassword()
+        if not await passwords.accept(user, password):
+            raise RegistryError("UNAUTHORIZED", "this needs a user of ADMIN_AUTH_FILE", 401)
+
+
+def _check_local(request: Any) -> None:
+    proxied = any(map(request.requestHeaders.hasHeader, _PASSED_ON))  # it passes on whom it likes
+    address = clients.address(request)
+    if proxied or not (address is None or address.is_loopback):
+        raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
+    # Whoever makes a name of their own lead here has this machine's browser ask by that name.
+    host = request.getHeader(b"host")
+    if address is not None and host and not _OWN_HOST.fullmatch(host):
+        raise RegistryError("DENIED", "ask by localhost or an address, not by another name", 403)

@@ -1,0 +1,117 @@
+"""
+What the daemon tells of itself: ``/``, ``/healthz``, ``/readyz``, ``/fills`` and ``/metrics``.
+"""
+
+from __future__ import annotations
+
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from yukari import __version__
+from yukari.errors import RegistryError
+from yukari.library.library import Library
+from yukari.metrics import PrometheusMetrics
+from yukari.web import clients
+from yukari.web.access import check_admin
+from yukari.web.readiness import Readiness
+from yukari.web.replies import (
+    READS,
+    ReadOnly,
+    answer,
+    digest_in,
+    reply,
+    reply_error,
+    reply_json,
+)
+
+
+class Front(ReadOnly):
+    """The page at ``/``, for whoever opens the address in a browser."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__()
+        self._upstream = upstream
+
+    async def reply_to(self, request: Request) -> None:
+        host = clients.host(request) or "this.host"
+        insecure = "" if clients.is_secure(request) else "--insecure "
+        page = (
+            f"Yukari {__version__}: a pull-through cache for Ollama models"
+            f" from {self._upstream}\n\n"
+            "To pull through it, put its address before the model's name:\n\n"
+            f"    ollama pull {insecure}{host}/library/llama3.2:latest\n\n"
+            "/healthz tells that it lives.\n"
+        )
+        reply(request, 200, "text/plain; charset=utf-8", page.encode())
+
+
+class Health(ReadOnly):
+    """``/healthz``: the process is alive."""
+
+    async def reply_to(self, request: Request) -> None:
+        reply(request, 200, "text/plain; charset=utf-8", b"OK\n")
+
+
+class Ready(ReadOnly):
+    """``/readyz``: 200 where the daemon can serve, else 503, either with the reasons in JSON."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        super().__init__()
+        self._readiness = readiness
+
+    async def reply_to(self, request: Request) -> None:
+        reasons = await self._readiness.reasons()
+        reply_json(request, 503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+
+
+class Numbers(ReadOnly):
+    """``/metrics``: what was counted, for admins."""
+
+    def __init__(self, metrics: PrometheusMetrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    async def reply_to(self, request: Request) -> None:
+        await check_admin(request)
+        reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.text())
+
+
+class Fills(Resource):
+    """
+    ``/fills``, for admins: what is on its way; ``DELETE /fills/DIGEST`` stops one.
+    """
+
+    isLeaf = True
+
+    def __init__(self, library: Library) -> None:
+        super().__init__()
+        self._library = library
+
+    def render(self, request: Request) -> int:
+        if request.method == b"DELETE":
+            return answer(request, self._stop(request))
+        if request.method not in READS:
+            refused = RegistryError("UNSUPPORTED", "only GET, HEAD and DELETE", 405)
+            request.setHeader(b"allow", b"GET, HEAD, DELETE")
+            reply_error(request, refused)
+            return NOT_DONE_YET
+        return answer(request, self._list(request))
+
+    async def _list(self, request: Request) -> None:
+        await check_admin(request)
+        if request.postpath and request.postpath != [b""]:
+            fill = self._library.fills.get(digest_in(request.postpath))
+            if fill is None:
+                raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
+            reply_json(request, 200, fill.facts())
+            return
+        fills = self._library.fills.values()
+        reply_json(request, 200, {"fills": [fill.facts() for fill in fills]})
+
+    async def _stop(self, request: Request) -> None:
+        await check_admin(request)
+        stopping = self._library.stop_fill(digest_in(request.postpath))
+        if stopping is None:
+            raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
+        await stopping
+        reply_json(request, 200, {"stopped": str(digest_in(request.postpath))})

@@ -1,0 +1,126 @@
+"""
+How a request is answered: with a text, with JSON, or with an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine
+from typing import Any, Optional
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from yukari.errors import RegistryError
+from yukari.names import Digest, InvalidName
+from yukari.sending.stall import ReaderGone
+
+log = Logger()
+
+READS = (b"GET", b"HEAD")
+
+
+def text_header(request: Request, name: bytes) -> Optional[str]:
+    """A request's header as text, None where it has none."""
+    value = request.getHeader(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def reply(request: Request, status: int, content_type: str, body: bytes) -> None:
+    """The whole of a reply, with its length on HEAD too."""
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", content_type.encode())
+    request.setHeader(b"content-length", str(len(body)).encode())
+    if request.method != b"HEAD":
+        request.write(body)
+    request.finish()
+
+
+def reply_json(request: Request, status: int, content: object) -> None:
+    """A reply in JSON."""
+    reply(request, status, "application/json; charset=utf-8", json.dumps(content).encode())
+
+
+def reply_error(request: Any, error: RegistryError) -> None:
+    """A reply that tells an error, and nothing of what was asked for."""
+    request.told = error.message
+    for name in (b"etag", b"location", b"docker-content-digest"):
+        request.responseHeaders.removeHeader(name)
+    if error.status != 416:
+        request.responseHeaders.removeHeader(b"content-range")
+    if error.retry_after is not None:
+        request.setHeader(b"retry-after", str(error.retry_after).encode())
+    if error.status == 401:
+        request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
+    if error.status == 405 and not request.responseHeaders.hasHeader(b"allow"):
+        request.setHeader(b"allow", b"GET, HEAD")
+    reply(request, error.status, "application/json; charset=utf-8", error.body())
+
+
+def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
+    """
+    Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped
+    connection.
+    """
+    running = Deferred.fromCoroutine(work)
+    request.notifyFinish().addErrback(lambda _: running.cancel())
+
+    def failed(failure: Failure) -> None:
+        error = failure.value
+        if request.gone or failure.check(ReaderGone, CancelledError):
+            return
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
+            error = RegistryError("UNAVAILABLE", f"this cache cannot read its store: {why}", 503)
+        elif not isinstance(error, RegistryError):
+            log.failure("{path}", failure, path=request.shown_path, request=request.id)
+            error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
+        # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
+        error.__traceback__ = None
+        if request.startedWriting:
+            request.channel.forceAbortClient()
+        else:
+            reply_error(request, error)
+
+    running.addErrback(failed)
+    return NOT_DONE_YET
+
+
+class ReadOnly(Resource):
+    """Answers GET and HEAD by `reply_to` and anything else with 405; nothing is beneath it."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self if path == b"" and not request.postpath else Unknown()
+
+    def render(self, request: Request) -> int:
+        if request.method not in READS:
+            refused = RegistryError(
+                "UNSUPPORTED", "only GET and HEAD: this is a cache, not a place to push to", 405
+            )
+            reply_error(request, refused)
+            return NOT_DONE_YET
+        return answer(request, self.reply_to(request))
+
+    async def reply_to(self, request: Request) -> None:
+        raise NotImplementedError
+
+
+class Unknown(ReadOnly):
+    """Nothing is here."""
+
+    isLeaf = True
+
+    async def reply_to(self, request: Request) -> None:
+        raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+
+
+def digest_in(path: Optional[list[bytes]]) -> Digest:
+    """The digest that a path's last parts are; `RegistryError` where they are none."""
+    try:
+        return Digest.parse("/".join(part.decode("latin-1") for part in path or ()))
+    except InvalidName as error:
+        raise RegistryError("DIGEST_INVALID", str(error), 400) from None
