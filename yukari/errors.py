@@ -15,6 +15,9 @@ from typing import Optional
 
 from attrs import define
 
+LOOP_DETECTED = 508
+"""The status with which a cache answers a request of its own."""
+
 
 @define(eq=False)
 class RegistryError(Exception):

@@ -25,8 +25,9 @@ from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor,
 from yukari.config.proxies import Proxies
 from yukari.daemon.service import YukariService
 from yukari.net.agent import READ, Connections
+from yukari.net.bodies import discard
+from yukari.net.http import why
 from yukari.net.trust import Roots, trust
-from yukari.sources.upstream import discard, why
 
 THREE = f"{MODEL}=400KB,3000,10"
 """A model of three layers."""

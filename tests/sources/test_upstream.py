@@ -31,19 +31,13 @@ from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError
 from yukari.manifest import Descriptor
 from yukari.names import Digest, ModelName, Tag
+from yukari.net.bodies import BODY_WITHIN
+from yukari.net.http import HOPS, LONGEST_RETRY_AFTER, retry_after, why
 from yukari.net.throttle import Line
 from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
-from yukari.sources.upstream import (
-    BODY_WITHIN,
-    HEADERS_WITHIN,
-    HOPS,
-    LONGEST_RETRY_AFTER,
-    Upstream,
-    UpstreamBlob,
-    error_text,
-    retry_after,
-)
+from yukari.sources.upstream import HEADERS_WITHIN, Upstream, error_text
+from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.spans import Span
 
 NAME = ModelName("library", "m")
@@ -845,9 +839,9 @@ class WhyTests(SynchronousTestCase):
             (OSError(), "OSError"),
             (ValueError("Invalid URI http://cdn.test/?sig=secret"), "a URL that cannot be asked"),
         ):
-            self.assertEqual(upstream.why(failure), words)
+            self.assertEqual(why(failure), words)
 
     def test_a_failure_of_failures_is_told_by_its_first(self) -> None:
         outer = ValueError()
         outer.reasons = [Failure(ConnectionRefusedError())]  # type: ignore[attr-defined]
-        self.assertEqual(upstream.why(outer), "connection refused")
+        self.assertEqual(why(outer), "connection refused")

@@ -27,9 +27,9 @@ from twisted.web.iweb import (
 from zope.interface import implementer
 
 from yukari.config.proxies import Proxies, Proxy
+from yukari.net.bodies import discard
 from yukari.net.trust import trust
 from yukari.net.tunnel import ToProxy, Tunnel, refused
-from yukari.sources.upstream import discard
 
 READ = 256 * 1024
 """Bytes of one read from a socket."""

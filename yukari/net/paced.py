@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional, cast
+from typing import Any, Optional, cast
 
 from attrs import define, field
 from twisted.internet.interfaces import IProtocol, IPushProducer
@@ -11,10 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from zope.interface import implementer
 
+from yukari.net.bodies import Body
 from yukari.net.throttle import Line, Taker
-
-if TYPE_CHECKING:
-    from yukari.sources.base import Body
 
 
 @implementer(IPushProducer)

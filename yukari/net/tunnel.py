@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from yukari import __version__
 from yukari.config.proxies import Proxy, host_and_port
-from yukari.sources.upstream import why
+from yukari.net.http import why
 
 ANSWER_WITHIN = 8.0
 """

@@ -1,4 +1,4 @@
-"""Bodies, both ways: out of a file with backpressure, and in, small and whole."""
+"""Bodies of requests: bytes in memory, or a span of a file with backpressure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any, Optional
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IPushProducer
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
@@ -134,34 +132,3 @@ class FileBody:
             if not isinstance(result, Failure):
                 result = Failure(EOFError(f"the file ends at byte {self._at}"))
             done.errback(result)
-
-
-class Collector(Protocol):
-    """A reply's body, whole, of at most ``limit`` bytes; ``fed`` is called whenever some comes."""
-
-    def __init__(self, limit: int, fed: Callable[[], None]) -> None:
-        self._limit = limit
-        self._fed = fed
-        self._parts: list[bytes] = []
-        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
-
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            transport.stopProducing()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._limit -= len(data)
-        if self._limit < 0:
-            self._stop()
-            self._fire(Failure(ValueError("a reply larger than any")))
-        else:
-            self._fed()
-            self._parts.append(data)
-
-    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        self._fire(b"".join(self._parts) if reason.check(ResponseDone) else reason)
-
-    def _fire(self, result: Any) -> None:
-        if not self.done.called:
-            self.done.callback(result)

@@ -23,14 +23,15 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 
 from yukari.metrics import Metrics
-from yukari.s3.body import BytesBody, Collector
+from yukari.net.bodies import Collector, discard
+from yukari.net.http import header, retry_after, why
+from yukari.s3.body import BytesBody
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import UNREACHABLE, S3Error
 from yukari.s3.presign import presign_lifetime
 from yukari.s3.replies import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
 from yukari.s3.signing import Signed, Signing
 from yukari.s3.timeout import Patience
-from yukari.sources.upstream import discard, header, retry_after, why
 from yukari.spans import Span
 
 SILENT = 30.0

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Optional, Protocol
 
 from attrs import frozen
-from twisted.internet.interfaces import IProtocol
 
 from yukari.errors import RegistryError
 from yukari.names import ModelName
+from yukari.net.bodies import Body
 from yukari.net.paced import Paced
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
@@ -37,12 +37,6 @@ class SourceRefused(Exception):
     def __init__(self, error: RegistryError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-class Body(Protocol):
-    """A reply's body that has not been read yet: what `twisted.web.client.Response` has."""
-
-    def deliverBody(self, protocol: IProtocol) -> None: ...
 
 
 @frozen

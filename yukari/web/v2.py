@@ -22,7 +22,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from yukari.config.networks import Networks
-from yukari.errors import RegistryError, looped, name_invalid, upstream_unreachable
+from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid, upstream_unreachable
 from yukari.fills.fill import HASH_STEP, Fill
 from yukari.fills.verifier import Verifier
 from yukari.library.library import Elsewhere, Library
@@ -71,7 +71,7 @@ class V2(ReadOnly):
         request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
         site: Any = request.site
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
-            raise evolve(looped(), status=508)
+            raise evolve(looped(), status=LOOP_DETECTED)
         self._check_address(request)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):

@@ -27,12 +27,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.names import Digest
+from yukari.net.http import why
 from yukari.s3.body import FileBody
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.sources.base import BlobSource
 from yukari.sources.sequential import InOrder
-from yukari.sources.upstream import why
 from yukari.spans import Span
 from yukari.storage.bucket.upload import (
     FIRST_WAIT,

@@ -8,11 +8,12 @@ from attrs import define
 
 from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
 from yukari.names import Digest, ModelName
+from yukari.net.bodies import Counted
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
-from yukari.sources.upstream import Counted
+from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
 from yukari.spans import Span
 
 
@@ -73,18 +74,13 @@ class BucketBlob:
         return Answer(answered, asked, self._pace, body)
 
     def _span(self, content_range: str, size: int, span: Span) -> Span:
-        if not content_range:
-            if size != self._size:
-                self._gone(self._digest)
-                raise SourceRefused(self._wrong_size(str(size)))
-            return Span(0, self._size)
-        told, _, total = content_range.removeprefix("bytes ").partition("/")
-        if total != "*" and total != str(self._size):
+        try:
+            if content_range:
+                return span_of_part(content_range, span, self._size)
+            return span_of_whole(size, self._size)
+        except WrongSize as error:
             self._gone(self._digest)
-            raise SourceRefused(self._wrong_size(total))
-        if told != f"{span.start}-{span.end - 1}":
-            raise SourceFailed("S3 sent another part than was asked for")
-        return span
+            raise SourceRefused(self._wrong_size(error.found)) from None
 
     def _wrong_size(self, found: str) -> RegistryError:
         return upstream_unreachable(

@@ -1,0 +1,52 @@
+"""What a reply to a Range holds."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.sources.base import SourceFailed
+from yukari.sources.range_reply import ContentRange, WrongSize, span_of_part, span_of_whole
+from yukari.spans import Span
+
+SIZE = 1000
+
+
+class ContentRanges(SynchronousTestCase):
+    @given(st.integers(0, 10**18), st.integers(0, 10**18), st.none() | st.integers(0, 10**18))
+    def test_what_is_written_is_read_again(self, start: int, more: int, total: int | None) -> None:
+        shown = "*" if total is None else total
+        found = ContentRange.parse(f"bytes {start}-{start + more}/{shown}")
+        self.assertEqual(found, ContentRange(Span(start, start + more + 1), total))
+
+    @given(st.text(alphabet="bytes 0123456789-/*,١", max_size=60))
+    def test_no_text_raises(self, text: str) -> None:
+        ContentRange.parse(text)
+
+    def test_anything_but_one_span_of_bytes_is_none(self) -> None:
+        for text in (
+            "",
+            "bytes */50",
+            "bytes 5-3/10",
+            "items 0-1/2",
+            "bytes 0-1,3-4/9",
+            "bytes ١-٢/٣",
+        ):
+            self.assertIsNone(ContentRange.parse(text), text)
+
+
+class Replies(SynchronousTestCase):
+    def test_a_part_may_end_early_but_must_begin_where_asked(self) -> None:
+        asked = Span(100, 200)
+        self.assertEqual(span_of_part("bytes 100-199/1000", asked, SIZE), asked)
+        self.assertEqual(span_of_part("bytes 100-149/*", asked, SIZE), Span(100, 150))
+        for other in ("bytes 99-199/1000", "bytes 101-199/1000", "bytes 100-200/1000", ""):
+            self.assertRaises(SourceFailed, span_of_part, other, asked, SIZE)
+
+    def test_another_size_is_told_apart_from_another_part(self) -> None:
+        error = self.assertRaises(WrongSize, span_of_part, "bytes 0-9/999", Span(0, 10), SIZE)
+        self.assertEqual(error.found, "999")
+        self.assertRaises(WrongSize, span_of_whole, 999, SIZE)
+        self.assertEqual(span_of_whole(None, SIZE), Span(0, SIZE))
+        self.assertEqual(span_of_whole(SIZE, SIZE), Span(0, SIZE))

@@ -1,0 +1,123 @@
+"""Bodies of replies: read whole, thrown away, or counted on their way to whoever takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Interface
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that are read though nobody wants them."""
+BODY_WITHIN = 30.0
+"""Seconds within which a manifest's or an error's body must be here."""
+
+
+class Body(Interface):
+    """A reply's body that has not been read yet: what `twisted.web.client.Response` has."""
+
+    def deliverBody(self, protocol: IProtocol) -> None: ...
+
+
+class Collector(Protocol):
+    """A body of at most ``limit`` bytes, whole; ``fed`` is called whenever some of it arrives."""
+
+    def __init__(self, limit: int, fed: Callable[[], None] = lambda: None) -> None:
+        self._limit = limit
+        self._fed = fed
+        self._parts: list[bytes] = []
+        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
+
+    def _stop(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._limit -= len(data)
+        if self._limit < 0:
+            self._stop()
+            self._fire(Failure(ValueError("a reply larger than any should be")))
+        else:
+            self._fed()
+            self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        self._fire(b"".join(self._parts) if reason.check(ResponseDone) else reason)
+
+    def _fire(self, result: Any) -> None:
+        if not self.done.called:
+            self.done.callback(result)
+
+
+class _Discard(Protocol):
+    """
+    Reads a small body that nobody needs to its end, so that the connection can be used again; one
+    that is large, or does not come, costs the connection.
+    """
+
+    def __init__(self, length: int, clock: IReactorTime) -> None:
+        self._left = SMALL_BODY
+        self._length = length
+        self._late = clock.callLater(BODY_WITHIN, self._stop)
+
+    def connectionMade(self) -> None:
+        if self._length > SMALL_BODY:
+            self._stop()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._stop()
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if self._late.active():
+            self._late.cancel()
+
+    def _stop(self) -> None:
+        if self._late.active():
+            self._late.cancel()
+        transport: Any = self.transport
+        transport.stopProducing()
+
+
+def discard(response: IResponse, clock: IReactorTime) -> None:
+    """Let go of a reply whose body is not wanted."""
+    length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
+    response.deliverBody(_Discard(length, clock))
+
+
+class _Counting(Protocol):
+    """Stands before the protocol that takes a body and counts what comes."""
+
+    def __init__(self, taker: Any, count: Callable[[int], None]) -> None:
+        self._taker = taker
+        self._count = count
+
+    def makeConnection(self, transport: Any) -> None:
+        self._taker.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._count(len(data))
+        self._taker.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        self._taker.connectionLost(reason)
+
+
+@define
+class Counted:
+    """A blob's body; ``count`` is told how many bytes of it come, whenever some do."""
+
+    _response: IResponse
+    _count: Callable[[int], None]
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        self._response.deliverBody(_Counting(protocol, self._count))

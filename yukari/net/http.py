@@ -1,0 +1,115 @@
+"""Replies over HTTP: what their headers say, why there is none, redirects and timeouts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Optional, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.http import stringToDatetime
+from twisted.web.iweb import IResponse
+
+from yukari.net.bodies import discard
+
+HOPS = 5
+"""Redirects that are followed before giving up."""
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds: a reply that asks to wait longer is asked again after this time."""
+
+T = TypeVar("T")
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class BadRedirect(Exception):
+    """A redirect that is not followed; the text says where it leads to, without its query."""
+
+
+def why(failure: Optional[BaseException]) -> str:
+    """A network failure in a few words for people."""
+    reasons = getattr(failure, "reasons", None)
+    if reasons:
+        inner = reasons[0]
+        return why(inner.value if isinstance(inner, Failure) else inner)
+    if isinstance(failure, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(failure, DNSLookupError):
+        return "its name cannot be resolved"
+    if isinstance(failure, (TimeoutError, ConnectTimeout)):
+        return "no answer in time"
+    if isinstance(failure, VerificationError):
+        return "its certificate is for another name"
+    if isinstance(failure, TLSError) and "certificate verify failed" in str(failure):
+        return "its certificate has expired, or is signed by nobody that this cache trusts"
+    if isinstance(failure, ConnectionDone):
+        return "the connection was closed"
+    if isinstance(failure, ValueError):
+        return "a URL that cannot be asked"  # which may be a signed one
+    return " ".join(str(failure).split())[:200] or type(failure).__name__
+
+
+def header(response: IResponse, name: bytes) -> str:
+    """A reply's header, "" where it has none."""
+    values = response.headers.getRawHeaders(name)
+    return values[0].decode("latin-1").strip() if values else ""
+
+
+def retry_after(response: IResponse, now: float) -> Optional[float]:
+    """Seconds that a reply asks to wait; ``now`` is in seconds of the epoch."""
+    text = header(response, b"retry-after")
+    if not text:
+        return None
+    try:
+        seconds = float(text) if text.isdigit() else stringToDatetime(text.encode()) - now
+    except (ValueError, OverflowError):
+        return None
+    return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
+
+
+def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+    """
+    What is waited for, or TimeoutError, whatever it says of having been cancelled for it.
+
+    An agent tells a cancelled request as one that failed.
+    """
+    late = Failure(TimeoutError(seconds, "no answer in time"))
+    return waited_for.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
+
+
+async def follow(
+    send: Callable[[str], Awaitable[IResponse]], url: str, clock: IReactorTime
+) -> tuple[IResponse, str]:
+    """
+    Send to ``url`` and wherever the replies point, at most `HOPS` times; `BadRedirect`.
+
+    Returns the last reply and its URL.
+    """
+    for _ in range(HOPS):
+        response = await send(url)
+        location = header(response, b"location")
+        if response.code not in _REDIRECTS or not location:
+            return response, url
+        discard(response, clock)
+        url = urljoin(url, location)
+        if not _can_be_asked(url):
+            host = url.split("?")[0][:80]
+            raise BadRedirect(f"a redirect to {host!a}: expected an http or https URL")
+    raise BadRedirect(f"more than {HOPS} redirects")
+
+
+def _can_be_asked(url: str) -> bool:
+    parts = urlsplit(url)
+    # Reading ``port`` raises ValueError where there can be no such port.
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and parts.port != 0
+        and url.isascii()
+    )

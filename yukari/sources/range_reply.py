@@ -1,0 +1,59 @@
+"""What a reply to a Range holds, by its Content-Range or its length: one check for every source."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional
+
+from attrs import frozen
+
+from yukari.sources.base import SourceFailed
+from yukari.spans import Span
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+
+
+class WrongSize(Exception):
+    """The source's blob has another size than expected; ``found`` is that size as a text."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found} bytes")
+        self.found = found
+
+
+@frozen
+class ContentRange:
+    """A Content-Range header: the bytes sent, and of how many (None where it is not known)."""
+
+    span: Span
+    total: Optional[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Optional[ContentRange]:
+        """None for anything but one span of bytes."""
+        found = _CONTENT_RANGE.fullmatch(text)
+        if found is None or int(found[1]) > int(found[2]):
+            return None
+        total = None if found[3] == "*" else int(found[3])
+        return cls(Span(int(found[1]), int(found[2]) + 1), total)
+
+
+def span_of_whole(length: Optional[int], size: int) -> Span:
+    """What a 200 of ``length`` bytes (None for not known) holds; `WrongSize`."""
+    if length is not None and length != size:
+        raise WrongSize(str(length))
+    return Span(0, size)
+
+
+def span_of_part(content_range: str, asked: Span, size: int) -> Span:
+    """
+    What a 206 holds: a beginning of what was asked for; `SourceFailed`, `WrongSize`.
+    """
+    found = ContentRange.parse(content_range)
+    if found is None:
+        raise SourceFailed("a part came without saying which")
+    if found.total is not None and found.total != size:
+        raise WrongSize(str(found.total))
+    if found.span.start != asked.start or found.span.end > asked.end:
+        raise SourceFailed("another part came than was asked for")
+    return found.span

@@ -1,0 +1,152 @@
+"""A blob upstream, as a fill's source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, denied, looped
+from yukari.names import Digest, ModelName
+from yukari.net.bodies import Counted, discard
+from yukari.net.http import header, retry_after
+from yukari.net.paced import Paced
+from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.pace import HostPace
+from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
+from yukari.spans import Span
+
+if TYPE_CHECKING:
+    from yukari.sources.upstream import Upstream
+
+
+@define(eq=False)
+class UpstreamBlob:
+    """
+    One blob upstream (a `BlobSource`): asks the registry where it is once, and there until that
+    fails.
+    """
+
+    _upstream: Upstream
+    _digest: Digest
+    _size: int
+    _repositories: list[ModelName]
+    _location: Optional[str] = field(default=None, init=False)
+    _at: int = field(default=0, init=False)
+    _locating: Optional[list[Deferred[None]]] = field(default=None, init=False)
+
+    @property
+    def pace(self) -> HostPace:
+        if self._location is None:
+            return self._upstream.likely_pace()
+        return self._upstream.pace(self._location)
+
+    @property
+    def ranges(self) -> bool:
+        return self._location is not None and self._upstream.pace(self._location).ranges
+
+    def add_repository(self, name: ModelName) -> None:
+        if name not in self._repositories:
+            self._repositories.append(name)
+
+    def retry(self) -> None:
+        self._at = 0
+
+    async def fetch(self, span: Span) -> Answer:
+        while True:
+            if self._location is not None:
+                url = self._location
+                response, _ = await self._upstream.get(url, span)
+                if response.code in (200, 206, 416, 429) or response.code >= 500:
+                    return self._answer(response, url, span)
+                discard(response, self._upstream._clock)
+                if self._location == url:
+                    self._location = None
+                raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
+            if self._locating is None:
+                return await self._locate(span)
+            located: Deferred[None] = Deferred()
+            self._locating.append(located)
+            await located
+
+    async def _locate(self, span: Span) -> Answer:
+        """
+        Ask the registry itself; what it sends, or points to, is where the bytes are from now on.
+        """
+        self._locating = []
+        try:
+            while True:
+                name = self._repositories[self._at]
+                asked = self._upstream._path(name, "blobs", self._digest)
+                response, url = await self._upstream.get(asked, span)
+                if response.code in (200, 206):
+                    answer = self._answer(response, url, span)
+                    self._location = url
+                    return answer
+                if response.code == LOOP_DETECTED:
+                    discard(response, self._upstream._clock)
+                    raise SourceRefused(looped())
+                if response.code in (416, 429) or response.code >= 500:
+                    return self._answer(response, url, span)
+                discard(response, self._upstream._clock)
+                if urlsplit(url).netloc != urlsplit(asked).netloc:
+                    raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
+                if response.code not in (401, 403, 404, 410):
+                    raise SourceFailed(f"upstream answered {response.code}")
+                self._at += 1
+                if self._at >= len(self._repositories):
+                    self._at = 0
+                    if response.code in (401, 403):
+                        blob = f"blob {self._digest}"
+                        raise SourceRefused(denied(blob, self._upstream.proxy))
+                    raise SourceRefused(blob_unknown(self._digest))
+        finally:
+            waiting, self._locating = self._locating, None
+            for located in waiting:
+                if not located.called:
+                    located.callback(None)
+
+    def _answer(self, response: IResponse, url: str, span: Span) -> Answer:
+        pace = self._upstream.pace(url)
+        try:
+            found = self._span(response, span)
+        except BaseException:
+            discard(response, self._upstream._clock)
+            raise
+        asked = response.code == 206 or found == span
+        if response.code == 206:
+            pace.ranges = True
+        counted = Counted(response, self._upstream._metrics.received)
+        if self._upstream.line is None:
+            return Answer(found, asked, pace, counted)
+        paced = Paced(counted, self._upstream.line)
+        return Answer(found, asked, pace, paced, paced)
+
+    def _span(self, response: IResponse, span: Span) -> Span:
+        if response.code in (429, 503):
+            wait = retry_after(response, self._upstream._now())
+            busy = response.code == 429 or wait is not None
+            raise SourceFailed(f"upstream answered {response.code}", wait, busy=busy)
+        if response.code == 416:
+            raise SourceRefused(self._wrong_size("smaller"))
+        if response.code not in (200, 206):
+            raise SourceFailed(f"upstream answered {response.code}")
+        if header(response, b"content-encoding") not in ("", "identity"):
+            raise SourceFailed("upstream sent the blob compressed")
+        try:
+            if response.code == 206:
+                return span_of_part(header(response, b"content-range"), span, self._size)
+            length = response.length
+            return span_of_whole(None if length is UNKNOWN_LENGTH else int(length), self._size)
+        except WrongSize as error:
+            raise SourceRefused(self._wrong_size(error.found)) from None
+
+    def _wrong_size(self, found: str) -> RegistryError:
+        return RegistryError(
+            "SIZE_INVALID",
+            f"blob {self._digest} has {found} bytes upstream, its manifest says {self._size}",
+            502,
+        )
