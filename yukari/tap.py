@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
+from textwrap import wrap
+from typing import Any, Optional
 
 from attrs import define, field
 from twisted.application.service import IService, Service
@@ -28,7 +30,7 @@ log = Logger()
 
 
 class Options(usage.Options):
-    """A flag for each row of `SETTINGS`; ``settings`` is what they and the environment come to."""
+    """A flag for each of `SETTINGS`; ``settings`` has the values of flags and environment."""
 
     longdesc = (
         "A pull-through cache for Ollama model registries. Each option can also be set by the"
@@ -45,6 +47,21 @@ class Options(usage.Options):
     def getSynopsis(self) -> str:
         """Both ways to start it."""
         return "Usage: yukari [options]\n   or: twistd [twistd options] yukari [options]"
+
+    def getUsage(self, width: Optional[int] = None) -> str:
+        """The text of ``--help``: the settings under the headings of their groups."""
+        columns = width or int(os.environ.get("COLUMNS") or 80)
+        lines = [self.getSynopsis(), *wrap(self.longdesc, columns)]
+        for group, rows in groupby(SETTINGS, lambda row: row.group):
+            lines += ["", f"{group}:"]
+            for row in rows:
+                lines.append(f"  --{row.flag}{'' if row.switch else '='}")
+                margin = " " * 6
+                lines += wrap(
+                    row.described, columns, initial_indent=margin, subsequent_indent=margin
+                )
+        lines += ["", "  --version", "      Display Yukari's version and exit.", "  --help"]
+        return "\n".join([*lines, "      Display this help and exit.", ""])
 
     def opt_version(self) -> None:
         """Display Yukari's version and exit."""
@@ -73,7 +90,7 @@ class Options(usage.Options):
 
 
 def _add_handlers() -> None:
-    """What `usage.Options` has no table for: flags that repeat, or that are absent unless given."""
+    """Handlers of flags that `usage.Options` has no table for: repeated ones and switches."""
 
     def repeated(flag: str) -> Any:
         def opt(self: Options, value: str) -> None:
@@ -90,7 +107,6 @@ def _add_handlers() -> None:
     for row in SETTINGS:
         if row.several or row.switch:
             handler = (repeated if row.several else switched)(row.flag)
-            handler.__doc__ = row.described
             setattr(Options, f"opt_{row.name}", handler)
 
 

@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
+from yukari.config.files import Roots
 from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
@@ -23,7 +24,6 @@ from yukari.config.settings import (
 )
 from yukari.config.units import Connections, FreeSpace
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
-from yukari.net.trust import Roots
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {

@@ -22,12 +22,13 @@ from tests.clients import ClientError, pull
 from tests.emulator import Emulator
 from tests.processes import MAIN, Process, ProcessCase, bare_environment
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor, until, until_sent
+from yukari.config.files import Roots
 from yukari.config.proxies import Proxies
 from yukari.daemon.service import YukariService
 from yukari.net.agent import READ, Connections
 from yukari.net.bodies import discard
 from yukari.net.http import why
-from yukari.net.trust import Roots, trust
+from yukari.net.trust import trust
 
 THREE = f"{MODEL}=400KB,3000,10"
 """A model of three layers."""

@@ -1,7 +1,7 @@
 """
-Small files that the daemon is told of: certificates, passwords.
+Small files that settings name: certificates, passwords.
 
-Reading what is no file may wait for ever, as a FIFO has it, or have no end.
+They are read with care: a FIFO would wait for ever, a device may have no end.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import stat
 
+from attrs import field, frozen
+from OpenSSL.crypto import FILETYPE_PEM, X509, load_certificate
+
 LARGEST = 16 * 1024 * 1024
 """Bytes; the system's roots, all in one file, have 0.2 MB."""
 
+_END = b"-----END CERTIFICATE-----"
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -22,7 +26,7 @@ _KINDS = (
 
 
 def check_file(path: str, largest: int = LARGEST) -> None:
-    """`ValueError` where it is no file, or too large a one; `OSError` where nothing is there."""
+    """Raise `ValueError` if it is no file or too large, `OSError` if nothing is there."""
     found = os.stat(path)
     for is_kind, kind in _KINDS:
         if is_kind(found.st_mode):
@@ -32,10 +36,35 @@ def check_file(path: str, largest: int = LARGEST) -> None:
 
 
 def read_file(path: str, largest: int = LARGEST) -> bytes:
-    """All of a file that is no larger; `OSError` or `ValueError` else."""
+    """The whole content; `OSError` or `ValueError` as `check_file`."""
     check_file(path, largest)
     with open(path, "rb") as file:
         text = file.read(largest + 1)
     if len(text) > largest:
         raise ValueError(f"expected a file of at most {largest} bytes")
     return text
+
+
+@frozen
+class Roots:
+    """The root certificates of a PEM file."""
+
+    path: str
+    certificates: tuple[X509, ...] = field(eq=False, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Roots:
+        """Read the file of this path; ValueError says what is wrong with it."""
+        path = os.path.abspath(os.path.expanduser(text))
+        try:
+            content = read_file(path)
+        except OSError as error:
+            raise ValueError(f"expected a file of certificates: {error.strerror}") from None
+        try:
+            blocks = [part for part in content.split(_END) if b"-----BEGIN CERT" in part]
+            found = tuple(load_certificate(FILETYPE_PEM, part + _END) for part in blocks)
+        except Exception:
+            raise ValueError("expected certificates in PEM form, one is broken") from None
+        if not found:
+            raise ValueError("expected certificates in PEM form, there is none")
+        return cls(path, found)

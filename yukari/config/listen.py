@@ -4,14 +4,16 @@ Places to listen, as they are set.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from ipaddress import IPv6Address
 
 from attrs import frozen
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 
+from yukari.config.files import check_file
 from yukari.config.urls import HOST, InvalidSetting
-from yukari.daemon.certificates import check_files
 
 ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
 """What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
@@ -21,6 +23,9 @@ BACKLOG = 4096
 Connections that may wait to be accepted: two hundred clients open thousands at once, and each one
 beyond these, or the system's ``somaxconn``, tries again a second later, then after three more.
 """
+
+CREATORS = {"ssl": "_sslContextFactory", "tls": "connectionCreator"}
+"""By kind of endpoint, where Twisted's keeps what makes its TLS connections."""
 
 _PARAMETERS = {
     "tcp": ("port", "interface", "backlog"),
@@ -99,3 +104,31 @@ def _refuse_bad_endpoint(description: str) -> None:
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise InvalidSetting(f"expected an endpoint that Twisted can make: {why}") from None
+
+
+def has_certificates(description: str) -> bool:
+    """Whether an endpoint's description names certificates that can be renewed."""
+    return description.partition(":")[0] in CREATORS
+
+
+def certificate_files(description: str) -> Iterator[str]:
+    """What an endpoint's description names that is there, and the .pem files of its directories."""
+    for part in re.split(r"(?<!\\):", description)[1:]:
+        name, equals, value = part.partition("=")
+        path = re.sub(r"\\(.)", r"\1", value if equals else name)
+        if os.path.isdir(path):
+            for directory, _, names in os.walk(path):
+                found = (name for name in sorted(names) if name.endswith(".pem"))
+                yield from (os.path.join(directory, name) for name in found)
+        elif os.path.exists(path):
+            yield path
+
+
+def check_files(description: str) -> None:
+    """`ValueError` where Twisted would wait for ever, and the reactor with it, to read one."""
+    if has_certificates(description):
+        for path in certificate_files(description):
+            try:
+                check_file(path)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None

@@ -9,8 +9,6 @@ then on is shown the new certificate, and whoever is connected notices nothing.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from attrs import define, field
@@ -25,43 +23,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from yukari.config.files import check_file
+from yukari.config.listen import CREATORS, certificate_files, check_files, has_certificates
 
 log = Logger()
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at whether the files have changed."""
-
-_CREATORS = {"ssl": "_sslContextFactory", "tls": "connectionCreator"}
-"""By kind of endpoint, where Twisted's keeps what makes its TLS connections."""
-
-
-def has_certificates(description: str) -> bool:
-    """Whether an endpoint's description names certificates that can be renewed."""
-    return description.partition(":")[0] in _CREATORS
-
-
-def files(description: str) -> Iterator[str]:
-    """What an endpoint's description names that is there, and the .pem files of its directories."""
-    for part in re.split(r"(?<!\\):", description)[1:]:
-        name, equals, value = part.partition("=")
-        path = re.sub(r"\\(.)", r"\1", value if equals else name)
-        if os.path.isdir(path):
-            for directory, _, names in os.walk(path):
-                found = (name for name in sorted(names) if name.endswith(".pem"))
-                yield from (os.path.join(directory, name) for name in found)
-        elif os.path.exists(path):
-            yield path
-
-
-def check_files(description: str) -> None:
-    """`ValueError` where Twisted would wait for ever, and the reactor with it, to read one."""
-    if has_certificates(description):
-        for path in files(description):
-            try:
-                check_file(path)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -78,7 +45,7 @@ class Renewed:
     _stamp: tuple[object, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._attribute = _CREATORS[self._description.partition(":")[0]]
+        self._attribute = CREATORS[self._description.partition(":")[0]]
         self._stamp = self._look()
         self.endpoint, self._creator = self._read()
         setattr(self.endpoint, self._attribute, self)
@@ -112,11 +79,11 @@ class Renewed:
         except Exception as error:
             log.error(
                 "{files}: not reloaded, the certificate stays as it was: {error}",
-                files=" ".join(files(self._description)) or self._description,
+                files=" ".join(certificate_files(self._description)) or self._description,
                 error=" ".join(str(error).split()) or type(error).__name__,
             )
         else:
-            log.info("{files}: reloaded", files=" ".join(files(self._description)))
+            log.info("{files}: reloaded", files=" ".join(certificate_files(self._description)))
 
     def reload_if_changed(self) -> None:
         """`reload` where a file is not the one it was."""
@@ -125,7 +92,7 @@ class Renewed:
 
     def _look(self) -> tuple[object, ...]:
         found: list[object] = []
-        for path in files(self._description):
+        for path in certificate_files(self._description):
             try:
                 seen = os.stat(path)
             except OSError:

@@ -11,10 +11,11 @@ from botocore.session import Session
 from twisted.internet.defer import Deferred
 from twisted.web.iweb import IPolicyForHTTPS
 
+from yukari.config.files import Roots
 from yukari.config.proxies import Proxies
 from yukari.metrics import Metrics
 from yukari.net.agent import Connections
-from yukari.net.trust import Roots, trust
+from yukari.net.trust import trust
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Credentials
 from yukari.s3.location import InvalidPlace, Place, endpoint_of
