@@ -117,7 +117,7 @@ class Daemon:
 
     @property
     def library(self) -> Library:
-        return self.service._library
+        return self.service.parts.library
 
     def fill(self, digest: str) -> Optional[Fill]:
         """The blob's fill, None where none is under way."""
@@ -140,7 +140,7 @@ class Daemon:
             await until(lambda: not self._channels)
 
     def _watch_channels(self) -> None:
-        site = self.service._site
+        site = self.service.parts.site
         build = site.buildProtocol
 
         def watched(address: Any) -> Any:

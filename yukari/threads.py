@@ -1,11 +1,20 @@
-"""What a store does in disk threads, and what becomes of it when nobody waits any more."""
+"""
+Blocking work: threads of our own, and what becomes of a store's work when nobody waits any more.
+"""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList, execute, fail
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+DISK_THREADS = 6
 
 T = TypeVar("T")
 InThread = Callable[..., Deferred[Any]]
@@ -53,3 +62,48 @@ class DiskWork:
         """Returns when no call is under way any more."""
         while self._under_way:
             await DeferredList(list(self._under_way))
+
+
+@define(eq=False)
+class Threads:
+    """
+    Runs blocking work in threads of its own (the reactor's pool is DNS's too).
+
+    Before `start` the work is done at once, in the caller's thread; after `stop` it is refused.
+    """
+
+    _reactor: Any
+    _name: str
+    _most: int
+    _pool: Optional[ThreadPool] = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Use threads from now on."""
+        self._pool = ThreadPool(0, self._most, self._name)
+        self._pool.start()
+
+    def stop(self) -> None:
+        """Wait for the work in progress and end the threads."""
+        pool, self._pool = self._pool, None
+        self._stopped = True
+        if pool is not None:
+            pool.stop()
+
+    def __call__(self, work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self._stopped:
+            return fail(OSError(errno.ESHUTDOWN, "the daemon is stopping"))
+        if self._pool is None:
+            return execute(work, *arguments)
+        return deferToThreadPool(self._reactor, self._pool, work, *arguments)
+
+
+def run_sync(work: Deferred[Any]) -> Any:
+    """Return the result of work that needs no reactor, or raise its error."""
+    results: list[Any] = []
+    work.addBoth(results.append)
+    if not results:
+        raise RuntimeError("this must not wait for the reactor")
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.emulator import Fault
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
-from yukari.metrics import _KINDS, RESULTS, Metrics, PrometheusMetrics, kind_of
+from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, kind_of
+from yukari.metrics import RESULTS, Metrics
 from yukari.storage import usage as stock
 from yukari.storage.ports import Holdings
 
@@ -251,7 +252,7 @@ class DaemonTests(RunningCase):
         upstream = await self.upstream(f"{MODEL}=3000", "library/n:latest=100")
         daemon = await self.daemon(upstream, manifest_lifetime="0", invalidator_period="50ms")
         await self.pull(daemon)
-        counted = daemon.service.metrics
+        counted = daemon.service.parts.metrics
 
         def checked(result: str) -> float:
             return value(counted.text(), "revalidations_total", result=result) or 0
@@ -265,7 +266,7 @@ class DaemonTests(RunningCase):
     async def test_what_is_past_its_lifetime_and_cannot_be_checked_is_stale(self) -> None:
         upstream = await self.upstream()
         daemon = await self.daemon(upstream, manifest_lifetime="1ms", invalidator_period="10ms")
-        counted = daemon.service.metrics
+        counted = daemon.service.parts.metrics
         await self.pull(daemon)
         one = {"kind": "manifest", "method": "GET", "status": "200"}
 
@@ -284,7 +285,7 @@ class DaemonTests(RunningCase):
         self.patch(stock, "REST", 0.01)
         upstream = await self.upstream(f"{MODEL}=300KB,70000,10")
         daemon = await self.daemon(upstream)
-        counted = daemon.service.metrics
+        counted = daemon.service.parts.metrics
         await until(lambda: value(counted.text(), "stored_models") == 0)
         await self.pull(daemon)
         model = upstream.models[MODEL]

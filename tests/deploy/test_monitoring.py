@@ -19,7 +19,7 @@ from tests.deploy.test_deploy import run, tool
 from tests.processes import CHECKOUT, Process, ProcessCase
 from tests.running import MODEL, SMALL16, PullFailed, pull, reactor
 from tests.s3.servers import answers, free_port
-from yukari.metrics import PrometheusMetrics
+from yukari.daemon.prometheus import PrometheusMetrics
 
 MONITORING = CHECKOUT / "deploy" / "monitoring"
 ALERTS, DASHBOARD = MONITORING / "alerts.yaml", MONITORING / "dashboard.json"
@@ -96,7 +96,8 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual({name for name in seen - told() if not OTHERS.fullmatch(name)}, set())
 
     def test_every_label_has_a_value_that_occurs(self) -> None:
-        from yukari.metrics import _KINDS, RESULTS, STATES
+        from yukari.daemon.prometheus import _KINDS
+        from yukari.metrics import RESULTS, STATES
 
         known = {
             "kind": {"manifest", "blob", "tag", "catalog", *_KINDS},

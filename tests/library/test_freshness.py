@@ -60,7 +60,7 @@ class RevalidationTests(FreshnessCase):
 
     async def test_what_was_checked_lately_is_not_asked_about(self) -> None:
         upstream, daemon = await self.stored(manifest_lifetime="1h", invalidator_period="10ms")
-        looked = daemon.service._revalidator._loop
+        looked = daemon.service.parts.revalidator._loop
         await until(lambda: looked._runAtStart is not None)
         for _ in range(3):
             await self.successor(daemon)
@@ -68,7 +68,7 @@ class RevalidationTests(FreshnessCase):
 
     async def successor(self, daemon: Daemon) -> None:
         """Returns when a look that began after now has ended."""
-        revalidator = daemon.service._revalidator
+        revalidator = daemon.service.parts.revalidator
         now = revalidator._looking
         await until(lambda: revalidator._looking is not now)
 
@@ -330,7 +330,7 @@ class OutageTests(FreshnessCase):
         self.addCleanup(hole.close)
         where = f"http://127.0.0.1:{hole.getsockname()[1]}"
         daemon, model = await self._started(where)
-        revalidator = daemon.service._revalidator
+        revalidator = daemon.service.parts.revalidator
         await until(lambda: revalidator._checking)
         self.assert_whole(await self.pull(daemon), model)
         self.assertTrue(revalidator._checking)

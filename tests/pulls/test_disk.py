@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define
@@ -27,7 +27,7 @@ from yukari.daemon.service import YukariService
 from yukari.fills import fill
 from yukari.storage.disk.spool import SpoolFile
 from yukari.storage.memory import MemoryStore
-from yukari.storage.ports import Store
+from yukari.storage.opening import Opened
 
 PROBE = 64 * 1024
 """What a client that drops its un-ranged GET at once may cost where nothing can be stored."""
@@ -37,8 +37,7 @@ PROBE = 64 * 1024
 class InMemory(YukariService):
     """A daemon whose store is in memory, with room for half a megabyte."""
 
-    def _make_store(self) -> Store:
-        return MemoryStore(capacity=500_000)
+    open_store: Callable[..., Opened] = lambda *_: (MemoryStore(capacity=500_000), None)
 
 
 def said(events: Sequence[LogEvent], level: str) -> list[str]:

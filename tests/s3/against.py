@@ -13,12 +13,12 @@ from twisted.trial.unittest import SkipTest, TestCase
 from tests.s3.proxy import Proxy
 from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET, Server
 from yukari.config.proxies import Proxies
-from yukari.daemon.service import DISK_THREADS, Threads
 from yukari.net.agent import Connections
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
 from yukari.s3.location import Place
 from yukari.s3.signing import Signing
+from yukari.threads import DISK_THREADS, Threads
 
 reactor: Any = _reactor
 _count = itertools.count(1)

@@ -18,7 +18,7 @@ from yukari.storage.bucket.store import TigrisStore
 
 def store_of(daemon: Daemon) -> TigrisStore:
     """The daemon's store."""
-    store = daemon.service._store
+    store = daemon.service.parts.store
     assert isinstance(store, TigrisStore)
     return store
 

@@ -16,10 +16,10 @@ from tests.fills.doubles import ScriptedDisk
 from tests.running import until
 from tests.sending.doubles import Growing
 from tests.sending.test_send import MIB, Peer, SocketCase, noise
-from yukari.daemon.service import Threads
 from yukari.sending.fairness import Turn
 from yukari.sending.sendfile import FileSender
 from yukari.sending.workers import Helpers, Piece
+from yukari.threads import Threads
 
 reactor: Any = _reactor
 

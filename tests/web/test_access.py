@@ -132,7 +132,7 @@ class ModelsTests(RunningCase):
                 reply, body = await self.ask(url)
                 self.assertEqual(reply.status, 403, path)
                 self.assertIn(rule, json.loads(body)["errors"][0]["message"])
-            revalidator = daemon.service._revalidator
+            revalidator = daemon.service.parts.revalidator
             for _ in range(3):
                 look = revalidator._looking
                 await until(lambda: revalidator._looking is not look)  # noqa: B023

@@ -4,13 +4,14 @@ What the daemon tells of itself: ``/``, ``/healthz``, ``/readyz``, ``/fills`` an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from yukari import __version__
 from yukari.errors import RegistryError
 from yukari.library.library import Library
-from yukari.metrics import PrometheusMetrics
 from yukari.web import clients
 from yukari.web.access import check_admin
 from yukari.web.readiness import Readiness
@@ -67,13 +68,13 @@ class Ready(ReadOnly):
 class Numbers(ReadOnly):
     """``/metrics``: what was counted, for admins."""
 
-    def __init__(self, metrics: PrometheusMetrics) -> None:
+    def __init__(self, text: Callable[[], bytes]) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._text = text
 
     async def reply_to(self, request: Request) -> None:
         await check_admin(request)
-        reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.text())
+        reply(request, 200, "text/plain; version=0.0.4; charset=utf-8", self._text())
 
 
 class Fills(Resource):

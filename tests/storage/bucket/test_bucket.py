@@ -78,7 +78,7 @@ class OneBucketTests(BucketCase):
         for pulled in await gatherResults(pulls):
             self.assert_whole(pulled, model)
         await daemon.idle()
-        told = daemon.service.metrics.text()
+        told = daemon.service.parts.metrics.text()
         found = re.search(rb'yukari_store_bytes_total{direction="from"} (.*)', told)
         assert found is not None
         self.assertLess(float(found[1]), 1.01 * model.size)

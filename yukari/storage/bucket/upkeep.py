@@ -94,7 +94,7 @@ class BucketKeeper:
         await self._connections.close()
 
 
-def open_store(
+def open_bucket_store(
     reactor: Any,
     settings: Settings,
     environment: Mapping[str, str],

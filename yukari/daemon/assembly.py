@@ -1,0 +1,191 @@
+"""
+The daemon's parts, made from its settings and put together; nothing is started here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from attrs import frozen
+from twisted.logger import LogLevel
+
+from yukari.config.networks import NOBODY
+from yukari.config.patterns import ModelRules, Patterns
+from yukari.config.proxies import Proxies
+from yukari.config.settings import TIGRIS, Settings
+from yukari.daemon.logs import end
+from yukari.daemon.prometheus import PrometheusMetrics
+from yukari.fills.scheduler import FetchScheduler
+from yukari.library.library import Library
+from yukari.library.revalidator import Revalidator
+from yukari.net.agent import READ, Connections
+from yukari.net.throttle import Line, Lines
+from yukari.net.trust import trust
+from yukari.sending.workers import Helpers, helpful
+from yukari.sources.offline import Offline
+from yukari.sources.upstream import Upstream
+from yukari.storage.opening import Opened
+from yukari.storage.ports import Store
+from yukari.storage.usage import UsageCounter
+from yukari.threads import DISK_THREADS, Threads
+from yukari.web.admin import Numbers, Ready
+from yukari.web.drain import Drain
+from yukari.web.htpasswd import Passwords
+from yukari.web.readiness import Readiness
+from yukari.web.site import RegistrySite
+from yukari.web.v2 import make_root
+
+if TYPE_CHECKING:
+    from yukari.storage.bucket.upkeep import BucketKeeper
+
+
+@frozen(eq=False)
+class Parts:
+    """What a daemon consists of."""
+
+    metrics: PrometheusMetrics
+    disk_threads: Threads
+    send_threads: Threads
+    store: Store
+    keeper: Optional[BucketKeeper]
+    connections: Connections
+    library: Library
+    usage: UsageCounter
+    revalidator: Revalidator
+    drain: Drain
+    passwords: Optional[Passwords]
+    site: RegistrySite
+    admin_site: RegistrySite
+
+
+def assemble(
+    reactor: Any, settings: Settings, proxies: Proxies, open_store: Callable[..., Opened]
+) -> Parts:
+    """Make the parts; a setting that only shows to be wrong here ends the start."""
+    disk_threads = Threads(reactor, "disk", DISK_THREADS)
+    send_threads = Threads(reactor, "send", max(1, helpful()))
+    metrics = PrometheusMetrics(reactor)
+    try:
+        store, keeper = open_store(reactor, settings, os.environ, disk_threads, metrics, proxies)
+    except ValueError as error:
+        end(error)
+    bounds = settings.upstream_connections
+    pseudonym = f"yukari-{token_hex(8)}"
+    line = None
+    if settings.upstream_rate is not None:
+        line = Line(settings.upstream_rate, reactor, bounds.in_all)
+    connections = _connections(reactor, settings, proxies, line)
+    upstream: Union[Offline, Upstream]
+    if settings.offline:
+        upstream = Offline()
+    else:
+        upstream = Upstream(
+            settings.upstream_registry,
+            connections.agent,
+            reactor,
+            metrics,
+            pseudonym,
+            line,
+            connections.answered_by(settings.upstream_registry.url),
+        )
+    library = Library(
+        store=store,
+        upstream=upstream,
+        crew=FetchScheduler(reactor, bounds.per_blob, bounds.in_all, line=line),
+        in_thread=disk_threads,
+        clock=reactor,
+        metrics=metrics,
+        rules=ModelRules(
+            settings.upstream_registry.host,
+            settings.models_allow,
+            settings.models_deny or Patterns(),
+        ),
+    )
+    if settings.storage == TIGRIS:
+        from yukari.s3.presign import redirects
+
+        library.redirects = partial(redirects, settings.redirect)
+    usage = UsageCounter(store, reactor)
+    library.stored = usage.changed
+    metrics.watch(library.count_fills, lambda: upstream.circuit_open, lambda: usage.holdings)
+    drain = Drain(reactor)
+    root = make_root(
+        library,
+        reactor,
+        disk_threads,
+        Helpers(send_threads, helpful()),
+        settings.upstream_registry.url,
+        settings.allow,
+        None if settings.client_rate is None else Lines(settings.client_rate, reactor),
+    )
+    root.putChild(b"readyz", Ready(Readiness(store, drain, reactor)))
+    root.putChild(b"metrics", Numbers(metrics.text))
+    passwords = _read_passwords(reactor, settings, disk_threads)
+    site, admin_site = (
+        RegistrySite(
+            root,
+            reactor,
+            drain=drain,
+            metrics=metrics,
+            is_admins=is_admins,
+            pseudonym=pseudonym,
+            passwords=passwords,
+            trusted_proxies=settings.trusted_proxies or NOBODY,
+            log_requests=settings.slog_level <= LogLevel.info,
+        )
+        for is_admins in (False, True)
+    )
+    revalidator = Revalidator(
+        library=library,
+        clock=reactor,
+        period=settings.invalidator_period,
+        lifetime=settings.manifest_lifetime,
+        refresh_after=settings.revalidate_after,
+        metrics=metrics,
+    )
+    return Parts(
+        metrics=metrics,
+        disk_threads=disk_threads,
+        send_threads=send_threads,
+        store=store,
+        keeper=keeper,
+        connections=connections,
+        library=library,
+        usage=usage,
+        revalidator=revalidator,
+        drain=drain,
+        passwords=passwords,
+        site=site,
+        admin_site=admin_site,
+    )
+
+
+def _connections(
+    reactor: Any, settings: Settings, proxies: Proxies, line: Optional[Line]
+) -> Connections:
+    """Connections to upstream, by its own address if that is set."""
+    registry, elsewhere = settings.upstream_registry, {}
+    if settings.upstream_address is not None:
+        address = settings.upstream_address
+        named = registry.hostname.strip("[]"), registry.port
+        elsewhere[named] = address.host, address.port or registry.port
+    return Connections(
+        reactor,
+        settings.upstream_connections.in_all,
+        trust(settings.upstream_ca),
+        elsewhere,
+        proxies,
+        READ if line is None else min(READ, line.share_of(line.most)),
+    )
+
+
+def _read_passwords(reactor: Any, settings: Settings, in_thread: Threads) -> Optional[Passwords]:
+    path = settings.admin_auth_file
+    try:
+        return None if path is None else Passwords(path, in_thread, reactor)
+    except (OSError, ValueError) as error:
+        end(f"ADMIN_AUTH_FILE {path!a}: {getattr(error, 'strerror', None) or error}")

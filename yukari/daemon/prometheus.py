@@ -1,0 +1,247 @@
+"""
+The daemon's metrics, in the form that Prometheus reads.
+
+Every label has few values: no model's name, no digest, no client's address is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Optional
+
+from attrs import define, field
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from yukari import __version__
+from yukari.metrics import RESULTS, STATES, Metrics
+from yukari.storage.ports import Holdings
+
+LAG_PERIOD = 0.5
+"""Seconds between two looks at how late the reactor is."""
+
+_KINDS = ("healthz", "readyz", "metrics", "fills")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_FILL_SECONDS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
+
+
+def kind_of(path: bytes) -> str:
+    """What a request's path asks for, as a label; ``other`` for whatever is not served."""
+    parts = path.strip(b"/").split(b"/")
+    if parts[0] != b"v2":
+        name = parts[0].decode("latin-1")
+        return name if name in _KINDS else "other" if name else "front"
+    if len(parts) == 1:
+        return "v2"
+    if parts[1:] == [b"_catalog"]:
+        return "catalog"
+    if len(parts) == 5 and parts[3] in (b"manifests", b"blobs", b"tags"):
+        return parts[3].rstrip(b"s").decode()
+    return "other"
+
+
+def _method(method: bytes) -> str:
+    return method.decode() if method in (b"GET", b"HEAD", b"DELETE") else "other"
+
+
+def _result(result: str, status: int) -> str:
+    if status >= 400:
+        return "error"
+    return result if result in RESULTS else "none"
+
+
+@define(eq=False)
+class PrometheusMetrics(Metrics):
+    """
+    Counts, and shows what it has counted.
+
+    ``fills`` counts the fills by state, ``circuit_open`` says whether upstream
+    is taken to be down; both are asked when the numbers are.
+    """
+
+    _clock: IReactorTime
+    _registry: CollectorRegistry = field(factory=CollectorRegistry, init=False)
+    _lag_due: float = field(default=0.0, init=False)
+    _loop: LoopingCall = field(init=False)
+    _requests: Counter = field(init=False)
+    _first_byte: Histogram = field(init=False)
+    _client_bytes: Counter = field(init=False)
+    _upstream_bytes: Counter = field(init=False)
+    _store_bytes: Counter = field(init=False)
+    _stored: dict[str, Gauge] = field(init=False)
+    _fills: Gauge = field(init=False)
+    _started: Counter = field(init=False)
+    _completed: Counter = field(init=False)
+    _failed: Counter = field(init=False)
+    _fill_seconds: Histogram = field(init=False)
+    _retries: Counter = field(init=False)
+    _mismatches: Counter = field(init=False)
+    _circuit: Gauge = field(init=False)
+    _revalidations: Counter = field(init=False)
+    _lag: Histogram = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        def make(kind: type[Any], name: str, help: str, *labels: str, **more: Any) -> Any:
+            return kind(f"yukari_{name}", help, labels, registry=self._registry, **more)
+
+        ProcessCollector(registry=self._registry)
+        make(Gauge, "build_info", "The version that runs.", "version").labels(__version__).set(1)
+        self._requests = make(
+            Counter,
+            "requests",
+            "Replies, by what was asked for, how, and how it went.",
+            *("kind", "method", "status", "result"),
+        )
+        self._first_byte = make(
+            Histogram,
+            "first_byte_seconds",
+            "From a request to the beginning of its reply.",
+            "kind",
+            buckets=_SECONDS,
+        )
+        self._client_bytes = make(
+            Counter, "client_bytes", "Bytes of body sent to clients, counted when a reply ends."
+        )
+        self._upstream_bytes = make(
+            Counter, "upstream_bytes", "Bytes of blobs received from upstream."
+        )
+        self._store_bytes = make(
+            Counter, "store_bytes", "Bytes of bodies to and from the bucket.", "direction"
+        )
+        for direction in ("to", "from"):
+            self._store_bytes.labels(direction)
+        self._stored = {
+            what: make(Gauge, f"stored_{what}", help)
+            for what, help in {
+                "models": "Tagged manifests stored; NaN until they were counted.",
+                "blobs": "Blobs stored; NaN until they were counted.",
+                "bytes": "Bytes of the blobs stored; NaN until they were counted.",
+            }.items()
+        }
+        self._fills = make(Gauge, "fills", "Blobs on their way, by state.", "state")
+        self._started = make(Counter, "fills_started", "Blobs that began to come.")
+        self._completed = make(Counter, "fills_completed", "Blobs that came whole and right.")
+        self._failed = make(Counter, "fills_failed", "Times that a blob was given up for now.")
+        self._fill_seconds = make(
+            Histogram,
+            "fill_seconds",
+            "How long a blob that came whole and right was on its way.",
+            buckets=_FILL_SECONDS,
+        )
+        self._retries = make(
+            Counter, "fill_retries", "Requests for parts of blobs that failed and were made again."
+        )
+        self._mismatches = make(
+            Counter, "digest_mismatches", "Blobs that came with another digest than they should."
+        )
+        self._circuit = make(
+            Gauge, "upstream_circuit_open", "1 while upstream is taken to be down."
+        )
+        self._revalidations = make(
+            Counter, "revalidations", "Checks of stored manifests, by result.", "result"
+        )
+        self._lag = make(
+            Histogram,
+            "reactor_lag_seconds",
+            "How late the reactor calls what is due, seen twice a second.",
+            buckets=_SECONDS,
+        )
+        for result in ("same", "replaced", "failed"):
+            self._revalidations.labels(result)
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = self._clock
+
+    def watch(
+        self,
+        fills: Callable[[str], int],
+        circuit_open: Callable[[], bool],
+        holdings: Callable[[], Optional[Holdings]],
+    ) -> None:
+        """
+        Whom to ask how many fills are in a state, whether the upstream circuit is open, and what
+        is stored (None for not counted yet).
+        """
+
+        def stored(what: str) -> float:
+            found = holdings()
+            return float("nan") if found is None else float(getattr(found, what))
+
+        for what, gauge in self._stored.items():
+            gauge.set_function(partial(stored, what))
+        for state in STATES:
+            self._fills.labels(state).set_function(partial(fills, state))
+        self._circuit.set_function(circuit_open)
+
+    def start(self) -> None:
+        """Look at the reactor's lag from now on."""
+        self._lag_due = self._clock.seconds() + LAG_PERIOD
+        self._loop.start(LAG_PERIOD, now=False)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        self._lag.observe(max(0.0, now - self._lag_due))
+        # The loop keeps to its beat: after a long pause it skips what it has missed.
+        self._lag_due += LAG_PERIOD * max(1, int((now - self._lag_due) / LAG_PERIOD) + 1)
+
+    def text(self) -> bytes:
+        """All that was counted, in Prometheus's text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def replied(
+        self,
+        *,
+        path: bytes,
+        method: bytes,
+        status: int,
+        result: str,
+        sent: int,
+        first_byte: Optional[float],
+    ) -> None:
+        kind = kind_of(path)
+        labels = kind, _method(method), str(status), _result(result, status)
+        self._requests.labels(*labels).inc()
+        self._client_bytes.inc(sent)
+        if first_byte is not None:
+            self._first_byte.labels(kind).observe(first_byte)
+
+    def received(self, count: int) -> None:
+        self._upstream_bytes.inc(count)
+
+    def from_store(self, count: int) -> None:
+        self._store_bytes.labels("from").inc(count)
+
+    def to_store(self, count: int) -> None:
+        self._store_bytes.labels("to").inc(count)
+
+    def fill_began(self) -> None:
+        self._started.inc()
+
+    def fill_ended(self, seconds: float, *, well: bool) -> None:
+        if well:
+            self._completed.inc()
+            self._fill_seconds.observe(seconds)
+        else:
+            self._failed.inc()
+
+    def retried(self) -> None:
+        self._retries.inc()
+
+    def mismatched(self) -> None:
+        self._mismatches.inc()
+
+    def revalidated(self, result: str) -> None:
+        self._revalidations.labels(result).inc()
