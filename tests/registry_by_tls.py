@@ -19,7 +19,7 @@ async def main(directory: str) -> None:
 
     pem = Authority(directory).certificate("registry.ollama.ai")
     model = "library/llama3.2:latest=3MB,3000"
-    upstream = await Emulator.start(reactor, [model], directory=directory, redirect=False)
+    upstream = await Emulator.start(reactor, [model], directory=directory, redirect=False, tls=True)
     host, port = upstream.url.removeprefix("http://").split(":")
     context = PrivateCertificate.loadPEM(pem).options()
     reactor.listenSSL(443, ProxyFactory(host, int(port)), context, interface="198.51.100.7")

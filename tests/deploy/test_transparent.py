@@ -9,8 +9,8 @@ import subprocess
 import sys
 import textwrap
 
+from tests.ollama import OLLAMA
 from tests.processes import CHECKOUT, ProcessCase
-from tests.pulls.test_ollama import OLLAMA
 
 UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 """All that runs in it ends with it."""

@@ -44,7 +44,7 @@ class Secured(RunningCase):
         self, name: str = "127.0.0.1", *, model: str = THREE, store: Optional[Authority] = None
     ) -> Emulator:
         """An upstream, https its URL and its store's, its certificate for this name."""
-        upstream = await self.upstream(model)
+        upstream = await self.upstream(model, tls=True)
         pem = (store or self.authority).certificate("127.0.0.2")
         upstream.settings.store_front = tls_front(self, upstream.store_url, pem, host="127.0.0.2")
         self.https = tls_front(self, upstream.url, self.authority.certificate(name))
@@ -194,7 +194,7 @@ class ProxyTests(Secured, ProcessCase):
         proxy = await tinyproxy.start(self, "BasicAuth me secret")
         daemon = await self.by(upstream, proxy.proxies("me:secret@"))
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
-        upstream.settings.store_front = None
+        upstream.settings.store_front, upstream.settings.tls = None, False
         daemon = await self.by_http(upstream, proxy.proxies("me:secret@"))
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
 
@@ -213,7 +213,7 @@ class ProxyTests(Secured, ProcessCase):
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
         self.assertTrue(all(each.startswith("CONNECT ") for each in proxy.asked), proxy.asked)
-        upstream.settings.store_front = None
+        upstream.settings.store_front, upstream.settings.tls = None, False
         daemon = await self.by_http(
             upstream,
             Proxies.read({"all_proxy": secured}),

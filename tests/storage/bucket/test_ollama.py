@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import os
 
-from tests.pulls import test_ollama
-from tests.pulls.test_ollama import MODEL, OLLAMA
+from tests.ollama import MODEL, OllamaCase
 from tests.s3.daemons import BucketCase
 
 
-class BucketOllamaTests(BucketCase):
+class BucketOllamaTests(OllamaCase, BucketCase):
     """A user's pull, of a model that is in the bucket and of one that is not."""
-
-    if not OLLAMA:
-        skip = "no stock Ollama: none on PATH, and YUKARI_TEST_OLLAMA does not name one"
-
-    ollama = test_ollama.OllamaTests.ollama
-    run_by = test_ollama.OllamaTests.run_by
-    begin_pull = test_ollama.OllamaTests.begin_pull
-    pull_by = test_ollama.OllamaTests.pull_by
-    assert_pulled = test_ollama.OllamaTests.assert_pulled
-    idle = test_ollama.OllamaTests.idle
 
     async def cold_then_warm(self, redirect: str, s3_host: str, *, goes_to_s3: bool) -> None:
         """By one daemon cold and warm, and by another with an empty disk, without upstream."""
@@ -29,8 +18,8 @@ class BucketOllamaTests(BucketCase):
         model, flag = upstream.models[MODEL], f"--redirect={redirect}"
         daemon, ollama = await self.process(upstream.url, flag), await self.ollama()
         for _ in range(2):
-            await self.pull_by(ollama, daemon)
-            self.assert_pulled(ollama, daemon, model)
+            await self.pull_by(ollama, daemon.host)
+            self.assert_pulled(ollama, daemon.host, model)
             ollama.forget()
         self.assert_sent_once(upstream, model)
         await self.idle(daemon)
@@ -41,8 +30,8 @@ class BucketOllamaTests(BucketCase):
         disk = self.directory()
         other = await self.process(upstream.url, flag, disk=disk)
         for _ in range(2):
-            await self.pull_by(ollama, other)
-            self.assert_pulled(ollama, other, model)
+            await self.pull_by(ollama, other.host)
+            self.assert_pulled(ollama, other.host, model)
             ollama.forget()
         await self.idle(other)
         on_disk = len(os.listdir(os.path.join(disk, "tier")))
