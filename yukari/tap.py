@@ -81,12 +81,12 @@ class Options(usage.Options):
             end(f"{args[0]!a}: expected options only, see yukari --help")
 
     def postOptions(self) -> None:
-        """Read the settings, and which proxies to go by."""
+        """Read the settings and the proxies."""
         try:
             self.settings = Settings.read(self, os.environ)
-            self.proxies = Proxies.read(os.environ)
         except SettingError as error:
             end(error)
+        self.proxies = Proxies.read(os.environ)
 
 
 def _add_handlers() -> None:

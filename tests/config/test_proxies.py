@@ -6,12 +6,12 @@ from base64 import b64decode
 from ipaddress import ip_network
 from urllib.parse import quote
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.config.proxies import Exempt, Proxies, Proxy
-from yukari.config.settings import SettingError
+from yukari.config.no_proxy import Exempt
+from yukari.config.proxies import Proxies, Proxy
 from yukari.config.urls import InvalidSetting
 
 PLAIN = Proxy("proxy.example", 3128)
@@ -25,9 +25,13 @@ class ProxyTests(SynchronousTestCase):
             "HTTP://Proxy.Example:3128/": PLAIN,
             "proxy.example:3128": PLAIN,
             "proxy.example": Proxy("proxy.example", 80),
-            "https://proxy.example": Proxy("proxy.example", 443, tls=True),
+            "https://proxy.example": Proxy("proxy.example", 443, "https"),
             "http://[2001:DB8::1]:8080": Proxy("2001:db8::1", 8080),
             "http://10.0.0.1:8080": Proxy("10.0.0.1", 8080),
+            "socks5://10.0.0.1": Proxy("10.0.0.1", 1080, "socks5"),
+            "SOCKS5H://[::1]:80/": Proxy("::1", 80, "socks5h"),
+            "socks://proxy.example:3128/": Proxy("proxy.example", 3128, "socks5h"),
+            "socks5://me:p%40ss@h:1": Proxy("h", 1, "socks5", (b"me", b"p@ss")),
         }.items():
             self.assertEqual(Proxy.parse(text), proxy)
 
@@ -50,7 +54,8 @@ class ProxyTests(SynchronousTestCase):
 
     def test_nothing_else(self) -> None:
         for text in (
-            *("socks5://p:1", "socks5h://u:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
+            *("socks4://p:1", "socks5://:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
+            f"socks5://u:{'p' * 256}@p:1",
             *("http://p:0", "http://p:65536", "http://p:port", "http://p:1/path", "http://p:1?q"),
             *("http://a b:1", "http://[::1", "http://u:p@", "http://a%3Ab:p@p:1"),
             "http://u:p%0D%0AX: y@p:1",
@@ -61,19 +66,22 @@ class ProxyTests(SynchronousTestCase):
     @given(USER_TEXT, USER_TEXT, st.sampled_from(("", "http://", "socks5://", "://")))
     def test_no_complaint_has_the_credentials(self, user: str, word: str, scheme: str) -> None:
         password = f"hunter2{word}"
-        with self.assertRaises(SettingError) as caught:
-            Proxies.read({"HTTPS_PROXY": f"{scheme}{user}:{password}@proxy.example:99999"})
-        said = str(caught.exception)
+        said = self.ignored(f"{scheme}{user}:{password}@proxy.example:99999")
         self.assertNotIn("hunter2", said)
         self.assertTrue(said.startswith("HTTPS_PROXY '"), said)
         self.assertIn("***@proxy.example:99999': expected ", said)
 
     @given(st.sampled_from(("", "http://", "socks5://")), st.sampled_from(("", "x", "/", "a://")))
-    def test_nor_where_the_host_was_left_out(self, scheme: str, word: str) -> None:
+    def test_nor_if_the_host_was_left_out(self, scheme: str, word: str) -> None:
         for text in (f"me:{word}hunter2", f"me:{word}@{word}:hunter2", f"me:{word}hunter2@"):
-            with self.assertRaises(SettingError) as caught:
-                Proxies.read({"HTTPS_PROXY": f"{scheme}{text}"})
-            self.assertNotIn("hunter2", str(caught.exception))
+            self.assertNotIn("hunter2", self.ignored(f"{scheme}{text}"))
+
+    def ignored(self, text: str) -> str:
+        """The warning of a proxy that cannot be read."""
+        proxies = Proxies.read({"HTTPS_PROXY": text})
+        self.assertIsNone(proxies.https)
+        (said,) = proxies.ignored
+        return said
 
 
 class ReadTests(SynchronousTestCase):
@@ -110,11 +118,34 @@ class ReadTests(SynchronousTestCase):
         proxies = Proxies.read({"all_proxy": "p:1", "no_proxy": "10.0.0.0/8"})
         self.assertIsNone(proxies.proxy("https", ("registry.example", 443), ("10.1.2.3", 443)))
 
-    def test_what_no_proxy_cannot_be_is_said_if_there_is_a_proxy(self) -> None:
-        self.assertEqual(Proxies.read({"NO_PROXY": "10.*"}), Proxies())
-        with self.assertRaises(SettingError) as caught:
-            Proxies.read({"HTTP_PROXY": "p:1", "NO_PROXY": "a.example,10.*"})
-        self.assertIn("NO_PROXY 'a.example,10.*': expected *, or hosts", str(caught.exception))
+    def test_a_variable_that_cannot_be_read_is_ignored_and_the_others_are_not(self) -> None:
+        """The variables are not Yukari's: one that another program wants must not end a start."""
+        proxies = Proxies.read(
+            {"ALL_PROXY": "socks4://me:secret@old:1", "HTTPS_PROXY": "s:2", "no_proxy": "a,x!y,b"}
+        )
+        self.assertEqual((proxies.http, str(proxies.https)), (None, "s:2"))
+        self.assertEqual(len(proxies.exempt), 2)
+        every, exempt = proxies.ignored
+        self.assertIn("ALL_PROXY 'socks4://***@old:1': expected http://", every)
+        self.assertEqual(exempt, "no_proxy: 'x!y'")
+
+    def test_all_proxy_by_socks_stands_beside_https_proxy(self) -> None:
+        proxies = Proxies.read({"ALL_PROXY": "socks5://a:1", "HTTPS_PROXY": "http://s:2"})
+        self.assertEqual((proxies.http, proxies.https), (Proxy("a", 1, "socks5"), Proxy("s", 2)))
+        self.assertEqual(proxies.ignored, ())
+
+    def test_no_proxy_alone_is_not_for_us(self) -> None:
+        self.assertEqual(Proxies.read({"NO_PROXY": "!"}), Proxies())
+
+    @given(st.text(st.characters(exclude_categories=("Cs",))), st.text())
+    @example("\0", "[")
+    @example("http://[", "::1/129,[::1")
+    def test_whatever_the_variables_have_the_start_goes_on(self, proxy: str, exempt: str) -> None:
+        for each in (proxy, "p:1"):
+            proxies = Proxies.read({"HTTPS_PROXY": each, "NO_PROXY": exempt})
+            for warning in proxies.ignored:
+                self.assertTrue(warning.isprintable() and len(warning) < 400, warning)
+            proxies.proxy("https", ("registry.example", 443), ("10.0.0.1", 443))
 
 
 class ExemptTests(SynchronousTestCase):
@@ -153,14 +184,50 @@ class ExemptTests(SynchronousTestCase):
     def test_a_network_is_the_addresses_in_it(self, base: object, bits: int, other: object) -> None:
         entry = f"{base}/{bits}"
         self.assert_covers(entry, (str(base), 443))
-        inside = other in ip_network(entry, strict=False)
+        network = ip_network(entry, strict=False)
+        mapped = getattr(other, "ipv4_mapped", None)
+        inside = other in network or (mapped is not None and mapped in network)
         self.assertEqual(Exempt.parse(entry).covers(str(other), 443), inside)
         self.assert_not(entry, ("example.com", 443))
 
-    def test_nothing_else(self) -> None:
+    def test_each_programs_own_ways_to_write_it(self) -> None:
+        """Windows, Java, Docker, Go and people's: what a start used to end with."""
+        for text, exempt, proxied in (
+            ("192.168.*", ("192.168.1.2",), ("192.169.1.2", "192.168.example.com")),
+            ("10.*;172.16.*.*", ("10.1.2.3", "172.16.0.9"), ("110.1.2.3", "172.17.0.1")),
+            ("192.168.", ("192.168.7.7",), ("192.16.8.1",)),
+            ("<local>", ("registry", "localhost"), ("registry.example", "10.0.0.1", "::1")),
+            ("<LOCAL>;<-loopback>;*.corp", ("host", "a.corp"), ("a.example",)),
+            ("localhost|*.corp|host-*", ("localhost", "x.corp", "host-7.example"), ("ghost-7",)),
+            ("registry.*", ("registry.example",), ("a.registry.example",)),
+            ("*example.com", ("myexample.com", "a.example.com"), ("example.com.org",)),
+            ("/var/run/docker.sock,unix:///run/x.sock,corp", ("corp",), ("var", "run")),
+            ("npipe:////./pipe/docker_engine corp", ("corp",), ("pipe",)),
+            ("http://corp:8080/, https://b.example/", ("b.example",), ("corp",)),
+            ('"corp"', ("corp",), ("a",)),
+            ("10/8,192.168/16", ("10.200.0.1", "192.168.1.1"), ("11.0.0.1",)),
+            ("192.168.0.0/255.255.0.0,10.1.2.3/8", ("192.168.9.9", "10.9.9.9"), ("192.1.1.1",)),
+            ("[fd00::]/8,fe80::1%eth0", ("fd12::1", "fe80::1"), ("fe80::2",)),
+            ("10.0.0.0/8:443,corp:*", ("10.1.1.1", "corp"), ("11.1.1.1",)),
+            ("10.0.0.0/8", ("::ffff:10.1.1.1",), ("::1",)),
+            ("bücher.example", ("xn--bcher-kva.example",), ("bucher.example",)),
+        ):
+            proxies = Proxies.read({"https_proxy": "p:1", "no_proxy": text})
+            self.assertEqual(proxies.ignored, (), text)
+            for host in exempt:
+                self.assertIsNone(proxies.proxy("https", (host, 443)), (text, host))
+            for host in proxied:
+                self.assertIsNotNone(proxies.proxy("https", (host, 443)), (text, host))
+
+    def test_a_pattern_takes_no_longer_for_a_host_that_was_made_for_it(self) -> None:
+        """A redirect may lead to any host; a regular expression that backtracks would hang."""
+        for pattern in ("1*1*1*1*1*2", "a*a*a*a*a*a*b"):
+            self.assert_not(pattern, (pattern[0] * 250, 443))
+
+    def test_what_names_no_host_is_refused(self) -> None:
         for text in (
-            *("10.0.0.0/33", "10.*", "10.0.0.256", "a:0", "a:65536", "a:b", "http://a", "a/b", ""),
-            *("[a]", "[::1", "::1:g", ".", "*.", "a..b", "192.168", "<local>", "ü.example"),
+            *("10.0.0.0/33", "10.0.0.256", "a:0", "a:65536", "a:b", "a/b", "", "x!y", "$no_proxy"),
+            *("[a]", "[::1", "::1:g", ".", "*.", "a..b", "192.168", "a?b", "u@h"),
         ):
             with self.assertRaises(InvalidSetting, msg=text):
                 Exempt.parse(text)

@@ -6,47 +6,15 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import AccumulatingProtocol, StringTransport
+from twisted.internet.defer import CancelledError
+from twisted.internet.protocol import connectionDone
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
+from tests.net.doubles import Asked
 from yukari.config.proxies import Proxy
-from yukari.net.tunnel import ANSWER_WITHIN, LONGEST_HEAD, ProxyFailed, ToProxy, Tunnel
+from yukari.net.tunnel import ANSWER_WITHIN, LONGEST_HEAD, ProxyFailed
 
 HEAD = b"HTTP/1.1 200 Connection established\r\nProxy-agent: some/1\r\n\r\n"
-
-
-@implementer(IStreamClientEndpoint)
-class Reached:
-    """A proxy that a connection is made to at once."""
-
-    def __init__(self) -> None:
-        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 3128))
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        self.protocol: Any = factory.buildProtocol(self.transport.getPeer())
-        self.protocol.makeConnection(self.transport)
-        return succeed(self.protocol)
-
-
-class Asked:
-    """A tunnel to ``registry.example`` that has been asked for."""
-
-    def __init__(self, proxy: Proxy = Proxy("proxy.example", 3128)) -> None:  # noqa: B008
-        self.clock, self.reached = Clock(), Reached()
-        tunnel = Tunnel(ToProxy(proxy, self.reached), "registry.example", 443, self.clock)
-        factory: Any = Factory.forProtocol(AccumulatingProtocol)
-        factory.protocolConnectionMade = None
-        self.opened = tunnel.connect(factory)
-
-    @property
-    def aborted(self) -> bool:
-        return self.reached.transport.disconnected
 
 
 class TunnelTests(SynchronousTestCase):

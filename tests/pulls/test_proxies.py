@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from functools import partial
 from typing import Any, Optional
 
@@ -16,12 +15,13 @@ from twisted.web.client import ResponseNeverReceived, readBody
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from tests import tinyproxy
+from tests import microsocks, tinyproxy
 from tests.authority import Authority, tls_front
 from tests.clients import ClientError, pull
 from tests.emulator import Emulator
-from tests.processes import MAIN, Process, ProcessCase, bare_environment
+from tests.processes import ProcessCase
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, reactor, until, until_sent
+from tests.s3.servers import free_port
 from yukari.config.files import Roots
 from yukari.config.proxies import Proxies
 from yukari.daemon.service import YukariService
@@ -289,6 +289,70 @@ class ProxyTests(Secured, ProcessCase):
         self.assertIn(f"the proxy 127.0.0.1:{proxy.port}: connection refused", said)
 
 
+class SocksTests(Secured, ProcessCase):
+    """Through Debian's microsocks."""
+
+    skip = microsocks.MISSING
+
+    async def by(self, upstream: Emulator, url: str, **flags: Any) -> Daemon:
+        """A daemon that trusts the test's root and goes by a proxy for all schemes."""
+        service = partial(YukariService, proxies=Proxies.read({"ALL_PROXY": url}))
+        return await self.trusting(upstream, service=service, **flags)
+
+    async def test_https_and_http_go_through_it(self) -> None:
+        """The second upstream is in the clear: no HTTP proxy is asked to fetch its URLs."""
+        for secured in (True, False):
+            upstream = await (self.secured() if secured else self.upstream(THREE))
+            proxy = await microsocks.start(self)
+            flags = {} if secured else {"upstream_registry": upstream.url}
+            daemon = await self.by(upstream, f"socks5h://127.0.0.1:{proxy.port}", **flags)
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+            self.assert_sent_once(upstream, upstream.models[MODEL])
+            registry = self.https if secured else upstream.url
+            self.assertIn(registry.split("/")[2], proxy.asked)
+            self.assertEqual(len(proxy.asked), 2)
+
+    async def test_names_are_resolved_by_whom_the_scheme_says(self) -> None:
+        """socks5 resolves here, socks5h there: only one works if the names differ by place."""
+        for kind, host in (("socks5", "127.0.0.1"), ("socks5h", "localhost")):
+            upstream = await self.secured("localhost")
+            port = self.https.rpartition(":")[2]
+            proxy = await microsocks.start(self)
+            daemon = await self.by(
+                upstream,
+                f"{kind}://127.0.0.1:{proxy.port}",
+                upstream_registry=f"https://localhost:{port}",
+            )
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+            self.assertIn(f"{host}:{port}", proxy.asked)
+
+    async def test_with_a_user_and_a_password(self) -> None:
+        upstream = await self.secured()
+        proxy = await microsocks.start(self, "-u", "me", "-P", "se:cret")
+        url = f"socks5h://me:se%3Acret@127.0.0.1:{proxy.port}"
+        daemon = await self.by(upstream, url)
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        for wrong, words in (
+            ("me:hunter2@", "refused the user and the password"),
+            ("", "wants another authentication"),
+        ):
+            daemon = await self.by(upstream, f"socks5h://{wrong}127.0.0.1:{proxy.port}")
+            said = await self.failing(self.pull(daemon))
+            self.assertIn(f"the proxy 127.0.0.1:{proxy.port} {words}", said)
+            self.assertNotIn("hunter2", said)
+
+    async def test_an_upstream_that_it_cannot_reach_is_said(self) -> None:
+        upstream = await self.secured()
+        proxy = await microsocks.start(self)
+        daemon = await self.by(
+            upstream,
+            f"socks5h://127.0.0.1:{proxy.port}",
+            upstream_registry=f"https://127.0.0.1:{free_port()}",
+        )
+        said = await self.failing(self.pull(daemon))
+        self.assertIn(f"the proxy 127.0.0.1:{proxy.port} did not connect: ", said)
+
+
 class BadProxyTests(Secured):
     """Proxies that are none."""
 
@@ -380,19 +444,18 @@ class BadProxyTests(Secured):
 class EnvironmentTests(ProcessCase):
     """The daemon as a process, its proxy in its environment."""
 
-    async def test_a_proxy_that_cannot_be_ends_the_start(self) -> None:
-        refused = Process()
-        self.spawn(
-            *(sys.executable, "-c", MAIN, "--bind=127.0.0.1:0", f"--storage={self.directory()}"),
-            environment=bare_environment(HTTPS_PROXY="socks5://me:secret@proxy.example:1080"),
-            process=refused,
+    async def test_a_proxy_that_cannot_be_read_is_ignored_with_one_warning(self) -> None:
+        upstream = await self.upstream()
+        daemon = await self.yukari(
+            upstream.url, HTTP_PROXY="socks4://me:secret@proxy.example:1080", NO_PROXY="!"
         )
-        self.assertEqual(await refused.ended, 1)
-        self.assertEqual(
-            refused.text,
-            "yukari: HTTPS_PROXY 'socks5://***@proxy.example:1080': expected an HTTP proxy:"
-            " http://HOST:PORT or https://HOST:PORT, a user and a password before HOST\n",
-        )
+        pulled = await pull(reactor, daemon.url, MODEL, SMALL16)
+        self.assert_whole(pulled, upstream.models[MODEL])
+        await daemon.stop()
+        said = "ignored, for it is not understood: HTTP_PROXY 'socks4://***@proxy.example:1080'"
+        self.assertEqual(daemon.text.count("WARN"), 1)
+        self.assertIn(said, daemon.text)
+        self.assertNotIn("secret", daemon.text)
 
     async def test_it_is_told_in_the_log_and_its_password_never(self) -> None:
         if tinyproxy.MISSING:

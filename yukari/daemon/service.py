@@ -122,6 +122,12 @@ class YukariService(Service):
             host=name_for_clients(self.ports),
             banner=True,
         )
+        if self._proxies.ignored:
+            log.warn(
+                "ignored, for it is not understood: {ignored}",
+                ignored="; ".join(self._proxies.ignored),
+                banner=True,
+            )
 
     def reload(self) -> None:
         """Read the certificates and the admins' passwords again."""

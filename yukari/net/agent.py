@@ -8,6 +8,7 @@ piece, and a busy upstream has far more than Twisted's 64 KiB ready each time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
@@ -28,6 +29,8 @@ from zope.interface import implementer
 
 from yukari.config.proxies import Proxies, Proxy
 from yukari.net.bodies import discard
+from yukari.net.resolved import Resolved
+from yukari.net.socks import Socks
 from yukari.net.trust import trust
 from yukari.net.tunnel import ToProxy, Tunnel, refused
 
@@ -78,6 +81,10 @@ class _Endpoints:
         endpoint: IStreamClientEndpoint
         if proxy is None:
             endpoint = HostnameEndpoint(self._reactor, *place, timeout=CONNECT_WITHIN)
+        elif proxy.kind == "socks5":
+            endpoint = Resolved(self._reactor, *place, partial(self._by_socks, proxy))
+        elif proxy.is_socks:
+            endpoint = self._by_socks(proxy, *place)
         else:
             endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
         if uri.scheme == b"https":
@@ -91,14 +98,18 @@ class _Endpoints:
         """The proxy that a URL's connection goes by; what NO_PROXY has may be either name of it."""
         return self._proxies.proxy(uri.scheme.decode("ascii"), _place(uri), self._goes_to(uri))
 
-    def is_asked_in_the_clear(self, uri: URI) -> bool:
-        """Whether a proxy is given the whole URL and goes where it leads, and no tunnel is made."""
-        return uri.scheme == b"http" and _place(uri) not in self._elsewhere
+    def answers_itself(self, uri: URI, proxy: Proxy) -> bool:
+        """Whether the proxy is given the whole URL and fetches it, and no tunnel is made."""
+        in_the_clear = uri.scheme == b"http" and _place(uri) not in self._elsewhere
+        return in_the_clear and not proxy.is_socks
+
+    def _by_socks(self, proxy: Proxy, host: str, port: int) -> Tunnel:
+        return Tunnel(self.to_proxy(proxy), host, port, self._reactor, Socks)
 
     def to_proxy(self, proxy: Proxy) -> ToProxy:
         """Connects to a proxy."""
         endpoint = HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
-        if proxy.tls:
+        if proxy.kind == "https":
             creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)
             return ToProxy(proxy, wrapClientTLS(creator, endpoint))
         return ToProxy(proxy, endpoint)
@@ -134,7 +145,7 @@ class _Agent:
     ) -> Deferred[IResponse]:
         parsed = URI.fromBytes(uri)
         proxy = self._endpoints.proxy(parsed)
-        if proxy is None or not self._endpoints.is_asked_in_the_clear(parsed):
+        if proxy is None or not self._endpoints.answers_itself(parsed, proxy):
             return self._direct.request(method, uri, headers, bodyProducer)
         agent = self._by_proxy.get(proxy)
         if agent is None:
@@ -191,7 +202,8 @@ class Connections:
     def answered_by(self, url: str) -> Optional[Proxy]:
         """The proxy whose own answers to requests for a URL look like its host's; None for none."""
         uri = URI.fromBytes(url.encode("ascii"))
-        return self._endpoints.proxy(uri) if self._endpoints.is_asked_in_the_clear(uri) else None
+        proxy = self._endpoints.proxy(uri)
+        return proxy if proxy is not None and self._endpoints.answers_itself(uri, proxy) else None
 
     def close(self) -> Deferred[None]:
         """Close the idle ones."""

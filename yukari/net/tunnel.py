@@ -7,7 +7,7 @@ Twisted's ProxyAgent sends even https in the clear (twisted#5324, #8806).
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
@@ -67,18 +67,24 @@ class ToProxy:
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class Tunnel:
-    """Connects to a host and port through a proxy; ``clock`` bounds the wait for its answer."""
+    """
+    Connects to a host and port through a proxy; ``clock`` bounds the wait for its answer.
+
+    ``opening`` makes the protocol that asks the proxy for the way, `Connect` or another `Opening`.
+    """
 
     _to_proxy: ToProxy
     _host: str
     _port: int
     _clock: IReactorTime
+    _opening: Optional[type[Opening]] = None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        asking = _Connect(self._to_proxy.proxy, host_and_port(self._host, self._port), factory)
+        opening = self._opening or Connect
+        asking = opening(self._to_proxy.proxy, self._host, self._port, factory)
         await self._to_proxy.connect(Factory.forProtocol(lambda: asking))
         late = self._clock.callLater(
             ANSWER_WITHIN, asking.fail, ProxyFailed(f"the proxy {self._to_proxy.proxy} is silent")
@@ -90,48 +96,48 @@ class Tunnel:
                 late.cancel()
 
 
-class _Connect(Protocol):
-    """Asks for the tunnel, and stands before the protocol that then goes through it."""
+class Opening(Protocol):
+    """
+    Asks a proxy for a way to a host and port, and stands before the protocol that then uses it.
 
-    def __init__(self, proxy: Proxy, target: str, factory: IProtocolFactory) -> None:
+    A subclass has `begin`, which asks, and `look`, which reads what has come in ``_head``; they
+    call `open` or `fail`.
+    """
+
+    def __init__(self, proxy: Proxy, host: str, port: int, factory: IProtocolFactory) -> None:
         self._proxy = proxy
-        self._target = target
+        self._host = host
+        self._port = port
         self._made_by = factory
         self._head = b""
         self._inner: Optional[Any] = None
         self.opened: Deferred[IProtocol] = Deferred(lambda _: self._drop())
 
-    def connectionMade(self) -> None:
-        lines = [
-            f"CONNECT {self._target} HTTP/1.1",
-            f"Host: {self._target}",
-            f"User-Agent: yukari/{__version__}",
-        ]
-        if self._proxy.authorization is not None:
-            lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
+    def begin(self) -> None:
+        """Ask the proxy."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """More of its answer is in ``_head``."""
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> None:
+        """Say something to the proxy."""
         transport: Any = self.transport
-        transport.write("\r\n".join([*lines, "", ""]).encode("ascii"))
+        transport.write(data)
+
+    def connectionMade(self) -> None:
+        self.begin()
 
     def dataReceived(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.dataReceived(data)
         elif not self.opened.called:
             self._head += data
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
-        end = re.search(rb"\r?\n\r?\n", self._head)
-        if end is None and len(self._head) <= LONGEST_HEAD:
-            return
-        status = _STATUS.match(self._head)
-        if end is None or status is None:
-            self.fail(ProxyFailed(f"the proxy {self._proxy} does not answer as an HTTP proxy"))
-        elif not status[1].startswith(b"2"):
-            self.fail(refused(self._proxy, int(status[1]), status[2] or b""))
-        else:
-            self._open(self._head[end.end() :])
-
-    def _open(self, already: bytes) -> None:
+    def open(self, already: bytes) -> None:
+        """The way is open; ``already`` came through it."""
         transport: Any = self.transport
         address: IAddress = transport.getPeer()
         inner: Any = self._made_by.buildProtocol(address)
@@ -147,12 +153,39 @@ class _Connect(Protocol):
         else:
             self.fail(ProxyFailed(f"the proxy {self._proxy} closed the connection"))
 
-    def fail(self, error: ProxyFailed) -> None:
-        """No tunnel."""
+    def fail(self, error: Union[BaseException, Failure]) -> None:
+        """There is no way."""
         if not self.opened.called:
-            self.opened.errback(Failure(error))
+            self.opened.errback(error)
             self._drop()
 
     def _drop(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()
+
+
+class Connect(Opening):
+    """Asks an HTTP proxy for a tunnel."""
+
+    def begin(self) -> None:
+        target = host_and_port(self._host, self._port)
+        lines = [
+            f"CONNECT {target} HTTP/1.1",
+            f"Host: {target}",
+            f"User-Agent: yukari/{__version__}",
+        ]
+        if self._proxy.authorization is not None:
+            lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
+        self.send("\r\n".join([*lines, "", ""]).encode("ascii"))
+
+    def look(self) -> None:
+        end = re.search(rb"\r?\n\r?\n", self._head)
+        if end is None and len(self._head) <= LONGEST_HEAD:
+            return
+        status = _STATUS.match(self._head)
+        if end is None or status is None:
+            self.fail(ProxyFailed(f"the proxy {self._proxy} does not answer as an HTTP proxy"))
+        elif not status[1].startswith(b"2"):
+            self.fail(refused(self._proxy, int(status[1]), status[2] or b""))
+        else:
+            self.open(self._head[end.end() :])

@@ -1,0 +1,98 @@
+"""
+Connections through a SOCKS5 proxy (RFC 1928), with a user and a password if there are (RFC 1929).
+
+No library does this on Twisted any more: txsocksx is of the days of Python 2, txtorcon's client
+knows no passwords.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Optional
+
+from twisted.internet.defer import Deferred
+
+from yukari.net.tunnel import Opening, ProxyFailed
+
+VERSION = 5
+NO_PASSWORD, PASSWORD, NO_METHOD = 0, 2, 0xFF
+"""Methods of authentication."""
+CONNECT = 1
+IPV4, NAME, IPV6 = 1, 3, 4
+"""Kinds of address."""
+_LENGTHS = {IPV4: 4, IPV6: 16}
+_REFUSALS = {
+    1: "it failed",
+    2: "its rules do not allow it",
+    3: "the network is unreachable",
+    4: "the host is unreachable",
+    5: "connection refused",
+    6: "no answer in time",
+    7: "it does not connect at all",
+    8: "it knows no such address",
+}
+"""Replies to CONNECT, RFC 1928, section 6."""
+
+
+class Socks(Opening):
+    """Asks a SOCKS5 proxy for a connection, and stands before the protocol that then uses it."""
+
+    _awaited: Optional[tuple[int, Deferred[bytes]]] = None
+
+    def begin(self) -> None:
+        """Talk to the proxy until the way is open or has failed."""
+        talking = Deferred.fromCoroutine(self._talk())
+        talking.addErrback(self.fail)
+
+    def look(self) -> None:
+        """Go on once the bytes that are waited for are here."""
+        if self._awaited is not None and len(self._head) >= self._awaited[0]:
+            (count, awaited), self._awaited = self._awaited, None
+            answer, self._head = self._head[:count], self._head[count:]
+            awaited.callback(answer)
+
+    async def _receive(self, count: int) -> bytes:
+        awaited: Deferred[bytes] = Deferred()
+        self._awaited = count, awaited
+        self.look()
+        return await awaited
+
+    async def _talk(self) -> None:
+        credentials = self._proxy.credentials
+        methods = bytes([NO_PASSWORD] if credentials is None else [NO_PASSWORD, PASSWORD])
+        self.send(bytes([VERSION, len(methods)]) + methods)
+        version, method = await self._receive(2)
+        if version != VERSION:
+            raise ProxyFailed(f"the proxy {self._proxy} does not answer as a SOCKS5 proxy")
+        if method == PASSWORD and credentials is not None:
+            user, password = credentials
+            self.send(bytes([1, len(user)]) + user + bytes([len(password)]) + password)
+            _, status = await self._receive(2)
+            if status != 0:
+                raise ProxyFailed(f"the proxy {self._proxy} refused the user and the password")
+        elif method != NO_PASSWORD:
+            raise ProxyFailed(f"the proxy {self._proxy} wants another authentication")
+        self.send(bytes([VERSION, CONNECT, 0]) + _address(self._host, self._port))
+        version, reply, _, kind = await self._receive(4)
+        if version != VERSION:
+            raise ProxyFailed(f"the proxy {self._proxy} does not answer as a SOCKS5 proxy")
+        if reply != 0:
+            words = _REFUSALS.get(reply, f"error {reply}")
+            raise ProxyFailed(f"the proxy {self._proxy} did not connect: {words}")
+        length = _LENGTHS.get(kind) or (await self._receive(1))[0]
+        await self._receive(length + 2)  # where the proxy connects from
+        self.open(self._head)
+
+
+def _address(host: str, port: int) -> bytes:
+    """A target as the protocol has it: an address, or a name that the proxy resolves."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.encode("ascii")
+        if len(name) > 255:
+            raise ProxyFailed(f"{host[:80]!a}: too long a name for SOCKS") from None
+        return bytes([NAME, len(name)]) + name + port.to_bytes(2, "big")
+    return (
+        bytes([IPV4 if address.version == 4 else IPV6]) + address.packed + port.to_bytes(2, "big")
+    )
