@@ -23,6 +23,7 @@ from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
 from yukari.library.revalidator import Revalidator
 from yukari.net.agent import READ, Connections
+from yukari.net.budget import ConnectionBudget
 from yukari.net.throttle import Line, Lines
 from yukari.net.trust import trust
 from yukari.sending.workers import Helpers, helpful
@@ -91,6 +92,7 @@ def assemble(
             pseudonym,
             line,
             connections.answered_by(settings.upstream_registry.url),
+            ConnectionBudget(bounds.in_all),
         )
     library = Library(
         store=store,

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from yukari.fills.plan import Claim
+from yukari.net.budget import Turn
 from yukari.net.paced import Paced
 from yukari.sources.base import Answer, SourceFailed
 from yukari.spans import Span
@@ -30,6 +31,7 @@ class RangeFetch:
 
     fill: Fill
     claim: Claim
+    turn: Turn
     _clock: IReactorTime
     received: int = field(default=0, init=False)
     """Bytes of body that came, wanted or not."""
@@ -37,11 +39,15 @@ class RangeFetch:
     """Those of them that the fill did not have."""
     heard_at: float = field(init=False)
     """When something last came, in the clock's seconds."""
+    answered: bool = field(default=False, init=False)
+    """Whether the reply has begun."""
     paused: bool = field(default=False, init=False)
     _paced: Optional[Paced] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
     _body: Optional[_BodyReader] = field(default=None, init=False)
     _dropped: Optional[str] = field(default=None, init=False)
+    _was_refused: bool = field(default=True, init=False)
+    """Whether no reply means that the host refuses it, and not that it was taken back."""
 
     def __attrs_post_init__(self) -> None:
         self.heard_at = self._clock.seconds()
@@ -64,7 +70,10 @@ class RangeFetch:
         try:
             answer = await self._request
             self._request = None
+            self.answered = True
             self.heard_at = self._clock.seconds()
+            self.turn.moved(answer.pace.limit)
+            self.turn.answered(self.heard_at)
             if answer.pace is not pace:
                 pace.end(self.heard_at)
                 pace = answer.pace
@@ -75,7 +84,11 @@ class RangeFetch:
             pace.headers_after(self.heard_at - began)
             whole = await self._read(answer)
         except CancelledError:
+            self._not_answered(began, SourceFailed("silent", moved=not self._was_refused))
             raise SourceFailed(self._dropped or "given up") from None
+        except SourceFailed as error:
+            self._not_answered(began, error)
+            raise
         finally:
             now = self._clock.seconds()
             pace.end(now)
@@ -84,6 +97,10 @@ class RangeFetch:
                 pace.measured(self.received, now - began, since=since, whole=done)
         if not whole:
             raise SourceFailed(self._dropped or "the connection broke")
+
+    def _not_answered(self, began: float, error: SourceFailed) -> None:
+        if not self.answered and not error.moved:
+            self.turn.refused(self._clock.seconds(), began=began, definite=error.busy)
 
     async def _read(self, answer: Answer) -> bool:
         if self._dropped is None and not self.fill.answered(self, answer):
@@ -105,10 +122,14 @@ class RangeFetch:
         self.received += len(data)
         self.new += self.fill.received(self, offset, data, asked=asked)
 
-    def drop(self, why: str) -> None:
-        """Close the connection; `run` raises `SourceFailed` with ``why``."""
+    def drop(self, why: str, *, silent: bool = False) -> None:
+        """
+        Close the connection; `run` raises `SourceFailed` with ``why``. ``silent`` says that this is
+        the host's doing.
+        """
         if self._dropped is None:
             self._dropped = why
+            self._was_refused = silent
             if self._request is not None:
                 self._request.cancel()
             elif self._body is not None:

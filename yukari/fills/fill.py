@@ -41,6 +41,7 @@ from yukari.fills.writer import Pieces, WriteBuffer
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.sources.pace import STOCK_PARTS
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import DirectUpload, NoRoom, Spool, WrongDigest
 from yukari.storage.readable import SpoolLost
@@ -52,6 +53,11 @@ ATTEMPTS = 2
 DISK_RESTS = 10.0
 """Seconds for which a disk that failed is not tried again for the same blob."""
 HASH_STEP = 8 * 1024 * 1024
+KEPT_WAITING = 0.4
+"""
+Seconds without an answer after which a host is taken to be slow to answer, and not merely to be far
+away: connecting to two hosts over TLS takes ten round trips.
+"""
 
 
 class State(enum.Enum):
@@ -133,7 +139,7 @@ class Fill:
     """That there is no room for it: each reader tries anew."""
 
     def __attrs_post_init__(self) -> None:
-        self.tries = RetryState(self.crew.per_blob)
+        self.tries = RetryState()
         self.progress = Progress(self._clock.seconds())
         self.withheld = UnverifiedTail(self._clock, self.size, self._wake_all)
         self._plan_from(SpanSet() if self.spool is None else self.spool.covered())
@@ -348,16 +354,30 @@ class Fill:
         """How many connections it may use just now."""
         if self.state is not State.FILLING or self.streaming or self._stopped:
             return 0
-        if self.tries.are_failing or not self.source.ranges:
-            return 1
-        return self.tries.cap
+        most: int = self.crew.per_blob
+        if self.source.ranges and not self.tries.are_failing:
+            return most
+        return min(most, STOCK_PARTS) if self.is_kept_waiting() else 1
+
+    def is_kept_waiting(self) -> bool:
+        """
+        Whether its first request has no answer for so long that it is asked for in large parts
+        meanwhile, as a stock client does.
+        """
+        if self.tries.are_failing or self.source.ranges or not self.lanes:
+            return False
+        pace = self.source.pace
+        if pace.round_trip is not None and not pace.ranges:
+            return False  # It ignores Range: each of its replies would be the whole blob.
+        first, began = next(iter(self.lanes.items()))
+        return not first.answered and self._clock.seconds() - began >= KEPT_WAITING
 
     @property
     def awaits_an_answer(self) -> bool:
         """Whether it can use more connections once the one at work has its answer."""
         if not self.lanes or self.tries.are_failing:
             return False
-        return self.lane_cap() == 1 < self.tries.cap
+        return self.lane_cap() == 1 < int(self.crew.per_blob)
 
     def add_lane(self, lane: RangeFetch) -> None:
         """A connection begins for this fill."""
@@ -401,7 +421,6 @@ class Fill:
             self._clock.seconds(),
             began=began,
             brought=lane.new > 0,
-            others=len(self.lanes),
         )
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
@@ -418,7 +437,7 @@ class Fill:
         if silent:
             self.tries.fell_silent()
         for lane in silent:
-            lane.drop(f"silent for {now - lane.heard_at:.0f} s")
+            lane.drop(f"silent for {now - lane.heard_at:.0f} s", silent=True)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
         elif self.lanes and self.progress.is_to_be_told(now):
@@ -436,7 +455,10 @@ class Fill:
         quiet = now - lane.heard_at
         if lane.paused or quiet < SILENCE_WAITED_FOR:
             return False
-        return quiet >= self.tries.longest_silence(waited_for=self._is_waited_for(lane))
+        borne = self.tries.longest_silence(waited_for=self._is_waited_for(lane))
+        if not lane.answered:
+            borne = max(borne, self.source.pace.answers_within)
+        return quiet >= borne
 
     def _is_waited_for(self, lane: RangeFetch) -> bool:
         claim = lane.claim

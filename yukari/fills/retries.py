@@ -32,11 +32,8 @@ LONGEST_BACKOFF = 30.0
 
 @define(eq=False)
 class RetryState:
-    """Those of one fill, which makes at most ``most`` at once."""
+    """Those of one fill."""
 
-    most: int
-    cap: int = field(init=False)
-    """How many it may make at once, where its source can take them."""
     not_before: float = field(default=0.0, init=False)
     """When the next may begin."""
     asked_to_wait_until: float = field(default=0.0, init=False)
@@ -47,9 +44,6 @@ class RetryState:
     _silences: int = field(default=0, init=False)
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.cap = self.most
 
     @property
     def are_failing(self) -> bool:
@@ -84,20 +78,15 @@ class RetryState:
     def succeeded(self) -> None:
         """One has brought what it asked for."""
         self._failures = 0
-        self.cap = min(self.most, self.cap + 1)
 
-    def failed(
-        self, error: SourceFailed, now: float, *, began: float, brought: bool, others: int
-    ) -> float:
+    def failed(self, error: SourceFailed, now: float, *, began: float, brought: bool) -> float:
         """
-        One that ``began`` then has failed, whether or not it ``brought`` anything, while so many
-        ``others`` were under way; returns the seconds to the next.
+        One that ``began`` then has failed, whether or not it ``brought`` anything; returns the
+        seconds to the next.
         """
         # Those that were at work when one failed fail for the same reason: they count once.
         is_news, self._failed_at = began > self._failed_at, now
         self._last_failure = error
-        if error.busy and is_news:
-            self.cap = max(1, min(self.cap, others + 1) // 2)
         if brought and error.retry_after is None:
             self._failures = 0
             delay: float = BACKOFF

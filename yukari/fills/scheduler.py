@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.fill import Fill, State
+from yukari.fills.fill import KEPT_WAITING, Fill, State
 from yukari.fills.reader import FillReader
+from yukari.net.budget import ConnectionBudget, Priority
 from yukari.net.throttle import Line
 
 log = Logger()
@@ -47,7 +48,8 @@ class FetchScheduler:
     """What bounds how fast blobs come from upstream, where it is bounded."""
     fills: dict[Fill, None] = field(factory=dict, init=False)
     """Those that are open or wait to be."""
-    _lanes: int = field(default=0, init=False)
+    _own_budget: ConnectionBudget = field(init=False)
+    """What requests to hosts that have none of their own take their turns from."""
     _waiting: dict[FillReader, None] = field(factory=dict, init=False)
     _with_readers: dict[Fill, None] = field(factory=dict, init=False)
     _without_readers: dict[Fill, None] = field(factory=dict, init=False)
@@ -56,12 +58,15 @@ class FetchScheduler:
     _closed: bool = field(default=False, init=False)
     _assigning: bool = field(default=False, init=False)
     _resting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
+    _kept_waiting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
     _loop: LoopingCall = field(init=False)
     _ticked_at: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._loop = LoopingCall(self._tick)
         self._loop.clock = self._clock
+        self._own_budget = ConnectionBudget(self.in_all)
+        self._own_budget.watch(self._assign)
 
     # what fills and their readers do
 
@@ -112,8 +117,9 @@ class FetchScheduler:
             self._without_readers,
         ):
             where.pop(fill, None)
-        if fill in self._resting:
-            self._resting.pop(fill).cancel()
+        for timers in (self._resting, self._kept_waiting):
+            if fill in timers:
+                timers.pop(fill).cancel()
         if not self.fills and self._loop.running:
             self._loop.stop()
         self._open_queued()
@@ -153,35 +159,47 @@ class FetchScheduler:
         log.failure("{digest}: opening", failure, digest=str(fill.digest))
         fill.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
 
-    def _next(self, now: float) -> Optional[tuple[Fill, int]]:
+    def _next(self, now: float) -> Optional[tuple[Fill, int, Priority]]:
         for fill in self._with_readers:
             # Until its first connection has an answer no reader of the blob can have another.
             if fill.waiting and not fill.lanes and self._may_begin(fill, now):
                 wanted = fill.plan.wanted(next(iter(fill.waiting)).position)
                 if wanted is not None:
-                    return fill, wanted
-        kept = 0
+                    return fill, wanted, Priority.READER
+        kept: Counter[ConnectionBudget] = Counter()
         for reader in self._waiting:
             fill = reader.fill
             if self._may_begin(fill, now):
                 wanted = fill.plan.wanted(reader.position)
                 if wanted is not None:
-                    return fill, wanted
+                    return fill, wanted, Priority.READER
             elif fill.awaits_an_answer:
-                kept += 1
-        if self._lanes + kept >= self.in_all:
-            return None
-        for queue in (self._with_readers, self._without_readers):
+                kept[self._budget(fill)] += 1
+        for queue, priority in (
+            (self._with_readers, Priority.AHEAD),
+            (self._without_readers, Priority.UPKEEP),
+        ):
             if queue is self._without_readers and self._line_is_taken():
                 break
-            while queue:
-                fill = next(iter(queue))
+            for fill in list(queue):
+                budget = self._budget(fill)
+                if budget.used + kept[budget] >= budget.most:
+                    continue
+                if not budget.may_take(fill.source.pace.limit, priority):
+                    continue
                 del queue[fill]
-                front = fill.plan.front() if self._may_begin(fill, now) else None
+                front = fill.plan.front() if self._may_begin(fill, now, priority) else None
                 if front is not None:
                     queue[fill] = None
-                    return fill, front
+                    return fill, front, priority
         return None
+
+    def _budget(self, fill: Fill) -> ConnectionBudget:
+        budget = fill.source.pace.budget
+        if budget is None:
+            return self._own_budget
+        budget.watch(self._assign)
+        return budget
 
     def _line_is_taken(self) -> bool:
         """
@@ -193,11 +211,12 @@ class FetchScheduler:
         unread = sum(len(fill.lanes) for fill in self._open if not fill.readers)
         return self.line.is_short or unread >= max(1, self.in_all // 2)
 
-    def _may_begin(self, fill: Fill, now: float) -> bool:
+    def _may_begin(self, fill: Fill, now: float, priority: Priority = Priority.READER) -> bool:
         return (
             fill.state is State.FILLING
             and len(fill.lanes) < fill.lane_cap()
             and fill.tries.not_before <= now
+            and self._budget(fill).may_take(fill.source.pace.limit, priority)
         )
 
     def _assign(self) -> None:
@@ -205,31 +224,37 @@ class FetchScheduler:
             return
         self._assigning = True
         try:
-            while self._lanes < self.in_all:
-                found = self._next(self._clock.seconds())
-                if found is None:
-                    break
+            while (found := self._next(self._clock.seconds())) is not None:
                 self._begin(*found)
         finally:
             self._assigning = False
 
-    def _begin(self, fill: Fill, start: int) -> None:
-        cap = fill.lane_cap()
+    def _begin(self, fill: Fill, start: int, priority: Priority) -> None:
+        pace, cap = fill.source.pace, fill.lane_cap()
         waiting = Counter(each for each, _ in {(r.fill, r.position) for r in self._waiting})
         crowding = max(waiting[fill] / cap, sum(waiting.values()) / self.in_all)
         soon = sum(min(count, self.per_blob) for count in waiting.values())
-        length = fill.source.pace.length(
-            fill.plan.free, cap, crowding, at_once=min(soon, self.in_all)
-        )
-        lane = RangeFetch(fill, fill.plan.claim(start, length), self._clock)
-        self._lanes += 1
+        if fill.is_kept_waiting() and pace.rate() is None:
+            length = pace.length_unheard(fill.plan.free)
+        else:
+            length = pace.length(fill.plan.free, cap, crowding, at_once=min(soon, self.in_all))
+        turn = self._budget(fill).take(pace.limit, priority)
+        assert turn is not None
+        lane = RangeFetch(fill, fill.plan.claim(start, length), turn, self._clock)
         fill.add_lane(lane)
+        if cap == 1 and fill not in self._kept_waiting:
+            later = self._clock.callLater(KEPT_WAITING, self._was_kept_waiting, fill)
+            self._kept_waiting[fill] = later
         Deferred.fromCoroutine(lane.run()).addBoth(self._lane_ended, lane)
 
+    def _was_kept_waiting(self, fill: Fill) -> None:
+        del self._kept_waiting[fill]
+        self.offer(fill)
+
     def _lane_ended(self, result: object, lane: RangeFetch) -> None:
-        self._lanes -= 1
         fill = lane.fill
         fill.lane_ended(lane, result if isinstance(result, Failure) else None)
+        lane.turn.release()
         rest = fill.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.offer(fill)

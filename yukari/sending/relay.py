@@ -16,6 +16,7 @@ from twisted.web.http import Request
 from zope.interface import implementer
 
 from yukari.names import Digest
+from yukari.net.budget import Priority, Turn
 from yukari.net.throttle import Taker
 from yukari.sending.stall import Join, ReaderGone, StallWatch
 from yukari.sources.base import Answer, BlobSource, SourceFailed
@@ -142,7 +143,8 @@ class Relay:
         self._first: Optional[Answer] = None
         self._length = RELAY_FIRST
         self._body: Optional[_RelayBody] = None
-        self._fetching: Optional[Deferred[Answer]] = None
+        self._fetching: Optional[Deferred[Any]] = None
+        self._turn: Optional[Turn] = None
         self._watch: Optional[StallWatch] = None
         self._taker: Optional[Taker] = None
         self._paused = False
@@ -155,6 +157,10 @@ class Relay:
             self._first = await self._ask()
 
     async def _ask(self) -> Answer:
+        pace = self._source.pace
+        if pace.budget is not None:
+            self._fetching = pace.budget.wait(pace.limit, Priority.READER)
+            self._turn = await self._fetching
         span = Span(self._at, min(self._end, self._at + self._length))
         self._fetching = Deferred.fromCoroutine(self._source.fetch(span))
         self._fetching.addTimeout(
@@ -162,10 +168,21 @@ class Relay:
             self._clock,
             lambda result, _: Failure(SourceFailed("no answer in time")),
         )
+        began = self._clock.seconds()
         try:
-            return await self._fetching
+            answer: Answer = await self._fetching
+        except BaseException as error:
+            if self._turn is not None:
+                if isinstance(error, SourceFailed) and not error.moved:
+                    self._turn.refused(self._clock.seconds(), began=began, definite=error.busy)
+                self._turn.release()
+            raise
         finally:
             self._fetching = None
+        if self._turn is not None:
+            self._turn.moved(answer.pace.limit)
+            self._turn.answered(self._clock.seconds())
+        return answer
 
     async def run(self, request: Any, join: Optional[Join] = None) -> None:
         """Send it all; `ReaderGone`, or `SourceFailed` when upstream breaks too often."""
@@ -239,6 +256,8 @@ class Relay:
             return await body.ended
         finally:
             self._body = None
+            if self._turn is not None:
+                self._turn.release()
 
     def pauseProducing(self) -> None:
         if not self._paused:

@@ -21,14 +21,23 @@ from yukari.spans import Span
 class SourceFailed(Exception):
     """
     This request failed; another may not. ``retry_after`` is in seconds, where the source said so.
+
+    ``busy`` says that the source wants fewer requests, ``moved`` that the blob is to be looked for
+    anew, which says nothing of how many requests there may be.
     """
 
     def __init__(
-        self, message: str, retry_after: Optional[float] = None, *, busy: bool = False
+        self,
+        message: str,
+        retry_after: Optional[float] = None,
+        *,
+        busy: bool = False,
+        moved: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.busy = busy
+        self.moved = moved
 
 
 class SourceRefused(Exception):

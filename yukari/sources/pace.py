@@ -12,7 +12,9 @@ from __future__ import annotations
 from math import inf
 from typing import Optional
 
-from attrs import define
+from attrs import define, field
+
+from yukari.net.budget import ConnectionBudget, HostLimit
 
 FIRST = 16 * 1024
 """
@@ -42,6 +44,33 @@ ROUND_TRIPS_ENOUGH = 20
 """What a request waits for its header is then a twentieth of its time."""
 _MEMORY = 0.8
 """What the past is worth at each new measurement."""
+ORDINARY = 0.3
+"""
+Seconds to a first byte that are a network's. They count as time of the transfer, so that a first
+short request is not taken for a fast line; what is beyond them is the host's own delay.
+"""
+SLOW_TO_ANSWER = 1.0
+"""Seconds to a first byte from which on a host is asked for few long ranges."""
+LATENCIES = 6
+"""A request to such a host should take so many times what its first byte takes."""
+CLIENTS_WAIT = 25.0
+"""
+Seconds within which each of several waiting readers gets a turn of such a host: a client gives a
+part up after 30 s.
+"""
+STOCK_PARTS = 16
+STOCK_LEAST = 8 * 1024 * 1024
+"""
+As whose parts a blob is asked for while a slow host's rate is unknown: those of stock Ollama, which
+makes 16, but shorter ones of a small blob.
+"""
+LONGEST = 1024 * 1024 * 1024
+"""Bytes of the longest request, to a host that is slow to answer."""
+FIRST_ANSWER = 25.0
+"""
+Seconds that a host which was never heard may take to its first byte. Ollama waits 30 s for a reply,
+and is to be told why there is none.
+"""
 
 
 @define(eq=False)
@@ -55,12 +84,20 @@ class HostPace:
     """
 
     bound: float = inf
+    budget: Optional[ConnectionBudget] = None
+    """What requests to it take their turns from; None for the scheduler's own."""
+    limit: HostLimit = field(factory=HostLimit)
+    """How many requests at once it bears."""
     active: int = 0
     """Requests under way now, from being sent on."""
     ranges: bool = False
     """Whether it has answered a Range with 206."""
     round_trip: Optional[float] = None
     """Seconds from a request to its reply's header, smoothed."""
+    _least_wait: float = 0.0
+    """Seconds to a first byte at the least, of late."""
+    _longest_wait: float = 0.0
+    """At the most, of late."""
     _longest: int = 0
     _bytes: float = 0.0
     _bytes_of_all: float = 0.0
@@ -101,6 +138,24 @@ class HostPace:
         """A reply's header took ``seconds``."""
         seen = self.round_trip
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
+        least = seconds if seen is None else self._least_wait
+        self._least_wait = min(seconds, least + 0.1 * (seconds - least))
+        self._longest_wait = max(seconds, 0.98 * self._longest_wait)
+
+    @property
+    def delay(self) -> float:
+        """Seconds that it takes of its own before each first byte, beyond a network's."""
+        return max(0.0, self._least_wait - ORDINARY)
+
+    @property
+    def answers_within(self) -> float:
+        """Seconds within which a first byte is to be expected, by what it took before."""
+        return FIRST_ANSWER if self.round_trip is None else 2 * self._longest_wait + 1.0
+
+    @property
+    def is_slow_to_answer(self) -> bool:
+        """Whether it is asked for few long ranges rather than for many short ones."""
+        return self.round_trip is not None and self.round_trip >= SLOW_TO_ANSWER
 
     def measured(self, count: int, seconds: float, *, since: float, whole: bool) -> None:
         """
@@ -109,6 +164,7 @@ class HostPace:
         """
         seconds = max(seconds, 1e-6)
         others = max(1.0, (self._request_seconds - since) / seconds)
+        seconds = max(seconds - self.delay, min(seconds, ORDINARY))
         self._bytes = self._bytes * _MEMORY + count
         self._bytes_of_all = self._bytes_of_all * _MEMORY + count * others
         self._seconds = self._seconds * _MEMORY + seconds
@@ -123,14 +179,28 @@ class HostPace:
         used for it, ``crowding`` readers wait for each connection, and
         ``at_once`` requests will be under way when those that can begin have.
         """
+        latency = self.round_trip or 0.0
+        if self.is_slow_to_answer and self._longest < STOCK_LEAST // GROWTH:
+            return self.length_unheard(left)
         enough = SECONDS  # a host that nobody knows may be far
         if self.round_trip is not None:
-            enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * self.round_trip)
-        seconds = min(SECONDS, enough, SECONDS_SHARED / max(crowding, 1e-9))
+            enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * latency)
+        enough = max(min(SECONDS, enough), LATENCIES * latency)
+        crowding = max(crowding, 1e-9)
+        turn = SECONDS_SHARED / crowding
+        if self.is_slow_to_answer:
+            turn = max(turn, min(LATENCIES * latency, CLIENTS_WAIT / crowding - latency))
+        seconds = min(enough, turn)
         wanted = max(LEAST, FIRST / max(1.0, crowding))
         rate = self.rate(max(self.active + 1, connections, at_once))
         if rate is not None:
-            share = max(left / connections, CRUMB, ROUND_TRIPS * (self.round_trip or 0.0) * rate)
+            share = max(left / connections, CRUMB, ROUND_TRIPS * latency * rate)
             wanted = min(seconds * rate, share, GROWTH * max(self._longest, FIRST // GROWTH))
-            wanted = max(LEAST, min(LARGEST, wanted))
+            most = LONGEST if self.is_slow_to_answer else LARGEST
+            wanted = max(LEAST, min(most, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
+
+    def length_unheard(self, left: int) -> int:
+        """As `length`, while the first reply is late and nothing is known of the rate."""
+        wanted = max(left / STOCK_PARTS, STOCK_LEAST)
+        return int(min(wanted, LONGEST, max(LEAST, SECONDS * self.bound)))

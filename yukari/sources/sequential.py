@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
+from yukari.net.budget import Priority, Turn
 from yukari.net.paced import Paced
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import LARGEST
@@ -80,6 +81,18 @@ class InOrder:
                     await self._rest(SourceFailed("the connection broke"))
 
     async def _ask(self) -> _Body:
+        pace = self._source.pace
+        turn = None
+        if pace.budget is not None:
+            turn = await pace.budget.wait(pace.limit, Priority.AHEAD)
+        try:
+            return await self._ask_now(turn)
+        except BaseException:
+            if turn is not None:
+                turn.release()
+            raise
+
+    async def _ask_now(self, turn: Optional[Turn]) -> _Body:
         span = Span(self.position, min(self._size, self.position + LARGEST))
         fetching = Deferred.fromCoroutine(self._source.fetch(span))
         # An agent tells a cancelled request as one that failed, which would be asked again.
@@ -96,7 +109,10 @@ class InOrder:
             answer.paced.yields = lambda: True  # No client waits for it.
         skipped = self.position - answer.span.start
         missing = answer.span.end - self.position
-        body = _Body(self, skipped, missing, self._clock, answer.paced)
+        if turn is not None:
+            turn.moved(answer.pace.limit)
+            turn.answered(self._clock.seconds())
+        body = _Body(self, skipped, missing, self._clock, answer.paced, turn)
         answer.body.deliverBody(body)
         return body
 
@@ -134,8 +150,10 @@ class _Body(Protocol):
         count: int,
         clock: IReactorTime,
         paced: Optional[Paced],
+        turn: Optional[Turn],
     ) -> None:
         self._owner = owner
+        self._turn = turn
         self._paced = paced
         self._skip = skipped
         self._missing = count
@@ -223,6 +241,8 @@ class _Body(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
         self._ended = True
+        if self._turn is not None:
+            self._turn.release()
         self._fire()
 
     def stop(self) -> None:

@@ -38,6 +38,7 @@ from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifes
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.net.bodies import BODY_WITHIN, Collector, discard
+from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
 from yukari.net.throttle import Line
 from yukari.sources.base import SourceFailed
@@ -78,6 +79,8 @@ class Upstream:
     """What bounds how fast blobs come, all of them together."""
     proxy: Optional[object] = None
     """The proxy whose own answers look like upstream's, None where there is none."""
+    budget: Optional[ConnectionBudget] = None
+    """What blobs' requests take their turns from, whatever host they are redirected to."""
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
@@ -272,10 +275,12 @@ class Upstream:
 
     def likely_pace(self) -> HostPace:
         """What was measured of the host that blobs came from last."""
-        return self._paces[self._likely] if self._likely is not None else self._unknown()
+        likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
+        return self._paces.setdefault(likely, self._unknown())
 
     def _unknown(self) -> HostPace:
-        return HostPace(inf if self.line is None else self.line.rate / self.line.most)
+        bound = inf if self.line is None else self.line.rate / self.line.most
+        return HostPace(bound, self.budget)
 
     def _via(self) -> dict[str, list[str]]:
         return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}

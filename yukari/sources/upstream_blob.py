@@ -65,7 +65,8 @@ class UpstreamBlob:
                 discard(response, self._upstream._clock)
                 if self._location == url:
                     self._location = None
-                raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
+                message = f"{urlsplit(url).netloc} answered {response.code}"
+                raise SourceFailed(message, moved=True)
             if self._locating is None:
                 return await self._locate(span)
             located: Deferred[None] = Deferred()
@@ -93,7 +94,8 @@ class UpstreamBlob:
                     return self._answer(response, url, span)
                 discard(response, self._upstream._clock)
                 if urlsplit(url).netloc != urlsplit(asked).netloc:
-                    raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}")
+                    message = f"{urlsplit(url).netloc} answered {response.code}"
+                    raise SourceFailed(message, moved=True)
                 if response.code not in (401, 403, 404, 410):
                     raise SourceFailed(f"upstream answered {response.code}")
                 self._at += 1
