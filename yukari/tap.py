@@ -24,7 +24,8 @@ from twisted.python import usage
 from yukari import __version__
 from yukari.config.proxies import Proxies
 from yukari.config.settings import SETTINGS, SettingError, Settings
-from yukari.daemon.logs import LoggedService, end
+from yukari.daemon.logs import LoggedService
+from yukari.fatal import end
 
 log = Logger()
 

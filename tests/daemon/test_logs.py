@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import blob_digests
-from yukari.daemon.logs import LoggedService, console_line, end, install, json_line, observer
+from yukari.daemon.logs import LoggedService, console_line, install, json_line, observer
+from yukari.fatal import end
 from yukari.names import Digest, ModelName, Tag
 
 EVENT = {

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.running import MODEL, RunningCase, reactor, until
 from tests.sending.doubles import Growing, Talk
 from yukari.config.networks import Networks
-from yukari.daemon.logs import Ended
 from yukari.daemon.service import YukariService
+from yukari.fatal import Ended
 
 OTHER = "someone/n:latest"
 PATHS = ("/v2/", "/v2/_catalog", "/v2/library/m/tags/list", "/v2/library/m/manifests/latest")

@@ -17,8 +17,8 @@ from yukari.config.networks import NOBODY
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.config.proxies import Proxies
 from yukari.config.settings import TIGRIS, Settings
-from yukari.daemon.logs import end
 from yukari.daemon.prometheus import PrometheusMetrics
+from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
 from yukari.library.revalidator import Revalidator

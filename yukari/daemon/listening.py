@@ -16,7 +16,7 @@ from twisted.internet.tcp import Port
 
 from yukari.config.listen import BACKLOG, Bind
 from yukari.daemon.certificates import Certificates
-from yukari.daemon.logs import end
+from yukari.fatal import end
 from yukari.threads import run_sync
 
 

@@ -16,18 +16,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, NoReturn, Optional, Protocol, cast
+from typing import Any, Optional, Protocol, cast
 
 from attrs import define
 from constantly import NamedConstant
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet import interfaces
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from yukari.fatal import Ended
 from yukari.names import Digest, ModelName, Tag
 
 _NAMES = {
@@ -38,8 +39,6 @@ _NAMES = {
     LogLevel.critical: "ERROR",
 }
 _OURS = {"time", "level", "msg", "error", "traceback", "banner", "on_stderr"}
-
-_log = Logger()
 
 
 class Stream(Protocol):
@@ -82,31 +81,6 @@ def observer(level: NamedConstant, log_format: str, stream: Stream) -> Lines:
         terminal = getattr(stream, "isatty", bool)()
         return Lines(level, not terminal, stream)
     return Lines(level, log_format == "json", stream)
-
-
-class Ended(SystemExit):
-    """The start ends here, status 1; ``line`` has been said already."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__(1)
-        self.line = line
-
-
-def end(message: object) -> NoReturn:
-    """
-    End a start that cannot be: one plain line on stderr and in the log, exit status 1.
-
-    A bare ``SystemExit`` would do until logging begins; from then on what
-    goes to `sys.stderr` is an event, and with ``--logfile`` nobody sees it.
-    """
-    line = "yukari: " + " ".join(str(message).split())
-    if sys.__stderr__ is not None:
-        try:
-            print(line, file=sys.__stderr__, flush=True)
-        except OSError:
-            pass
-    _log.error("{log_line}", log_line=line, on_stderr=True)
-    raise Ended(line)
 
 
 def json_line(event: LogEvent) -> str:

@@ -25,9 +25,9 @@ from yukari.daemon.assembly import Parts, assemble
 from yukari.daemon.certificates import Certificates
 from yukari.daemon.connection_limit import ConnectionLimiter, room_for
 from yukari.daemon.listening import close, describe, listen, name_for_clients, open_files_limit
-from yukari.daemon.logs import end
 from yukari.daemon.stall_watch import TurnWatch
 from yukari.daemon.systemd import Notifier
+from yukari.fatal import end
 from yukari.storage.opening import Opened, open_store
 from yukari.storage.ports import StoreUnusable
 from yukari.threads import run_sync

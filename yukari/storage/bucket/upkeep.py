@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from yukari.config.proxies import Proxies
 from yukari.config.settings import Settings
-from yukari.daemon.logs import end
+from yukari.fatal import end
 from yukari.metrics import Metrics
 from yukari.net.agent import Connections
 from yukari.s3.connect import open_bucket
