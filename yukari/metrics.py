@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Optional
 
 RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
-STATES = ("queued", "filling", "settling", "straight", "dormant")
+STATES = ("queued", "filling", "publishing", "direct", "suspended")
 """Of a fill; those that are done are no more."""
 
 

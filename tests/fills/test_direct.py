@@ -61,24 +61,24 @@ class GoingStraightTests(SynchronousTestCase):
         way = Way()
         scene = Scene(content_of(1000), keeper=FullDisk(way=way))
         scene.fill.start()
-        self.assertIs(scene.fill.state, State.STRAIGHT)
+        self.assertIs(scene.fill.state, State.DIRECT)
         return scene, way
 
     def test_a_bug_on_the_way_leaves_a_fill_that_can_be_tried_again(self) -> None:
         scene, way = self.going()
         way.ended.errback(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertEqual(scene.keeper.ends, [scene.fill])
         scene.keeper.way = Way()
         scene.fill.start()
-        self.assertIs(scene.fill.state, State.STRAIGHT)
+        self.assertIs(scene.fill.state, State.DIRECT)
 
     def test_one_that_has_a_spool_does_not_go_straight(self) -> None:
         scene = Scene(content_of(1000), keeper=Keeper(way=Way()))
         self.patch(fill_module, "Verifier", Mock(side_effect=OSError(errno.EMFILE, "too many")))
         scene.fill.start()
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertIsNone(scene.fill.spool)  # nothing was in it
 
 
@@ -107,7 +107,7 @@ class FailingDiskTests(SynchronousTestCase):
         waiting = reader.wait(2000)
         scene.clock.advance(0.06)
         self.failureResultOf(waiting, SpoolLost)
-        self.assertIs(scene.fill.state, State.STRAIGHT)
+        self.assertIs(scene.fill.state, State.DIRECT)
         self.assertEqual(self.spools(scene), [])
         self.assertEqual(scene.keeper.ends, [])
         way.ended.callback(None)
@@ -116,7 +116,7 @@ class FailingDiskTests(SynchronousTestCase):
     def test_what_came_is_kept_where_there_is_no_other_way(self) -> None:
         scene = self.failing()
         scene.clock.advance(0.06)
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertEqual(scene.keeper.ends, [scene.fill])
         (spool,) = self.spools(scene)
         self.assertEqual(spool.covered().total, 1000)

@@ -167,7 +167,7 @@ class FillTests(SynchronousTestCase):
         scene.fill.start()
         whole = Drinker(scene, 0, 3 * MIB, whole=True)
         scene.answer_all()
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertLessEqual(whole.at, 3 * MIB - WITHHELD)
         self.assertIsInstance(whole.broken, RegistryError)
         self.assertIsNone(scene.stored())
@@ -279,7 +279,7 @@ class FillTests(SynchronousTestCase):
             for asked in scene.source.open:
                 asked.refuse(SourceFailed("connection refused"))
             scene.clock.advance(0.5)
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         scene.keeper.ends.clear()
         drinker = Drinker(scene, 0, 3 * MIB)
         scene.answer_all()
@@ -301,7 +301,7 @@ class FillTests(SynchronousTestCase):
                     if now - seen.setdefault(asked, now) >= seconds_to_refuse:
                         asked.refuse(SourceFailed("the proxy 127.0.0.1:3128: connection refused"))
                 self.assertLess(now - died_at, PATIENCE + 1)
-            self.assertIs(scene.fill.state, State.DORMANT)
+            self.assertIs(scene.fill.state, State.SUSPENDED)
             self.assertEqual(scene.crew.fills, {})
 
     def test_a_refusal_is_final_and_told_as_it_is(self) -> None:
@@ -372,9 +372,9 @@ class FillTests(SynchronousTestCase):
                 else:
                     asked.cut()
             scene.clock.advance(0.5)
-            if scene.fill.state is State.DORMANT:
+            if scene.fill.state is State.SUSPENDED:
                 break
-        self.assertIs(scene.fill.state, State.DORMANT)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertLess(len(scene.source.asked), 20)
 
     def test_a_fill_that_ends_while_its_spool_is_being_opened_keeps_nothing(self) -> None:
@@ -522,7 +522,7 @@ class FillTests(SynchronousTestCase):
         for _ in range(30):
             scene.feed()
             scene.clock.advance(0.1)
-        self.assertIs(scene.fill.state, State.SETTLING)
+        self.assertIs(scene.fill.state, State.PUBLISHING)
         drinker = Drinker(scene, 0, 3 * MIB, whole=True)
         self.assertEqual(drinker.got, scene.content)
         scene.keeper.failing = None

@@ -249,7 +249,7 @@ class LibraryTests(SynchronousTestCase):
         self.learn(manifest_of(body))
         gone = RegistryError("BLOB_UNKNOWN", "no such blob", 404)
         self.upstream.sources[digest].open[0].refuse(SourceRefused(gone))
-        self.assertIs(self.library.fills[digest].state, State.DORMANT)
+        self.assertIs(self.library.fills[digest].state, State.SUSPENDED)
         self.clock.advance(31)
         self.fill_all()
         self.assertEqual(self.has(digest), 1000)

@@ -352,7 +352,7 @@ class WrongByteTests(FaultCase):
         await self.failing(self.pull(daemon, MODEL, HASTY))
         filling = daemon.fill(model.layers[0][0])
         assert filling is not None
-        await until(lambda: filling.state is State.DORMANT)
+        await until(lambda: filling.state is State.SUSPENDED)
         upstream.faults.remove(flip)
         self.assert_whole(await self.pull(daemon), model)
         await daemon.idle()

@@ -65,9 +65,9 @@ class State(enum.Enum):
 
     QUEUED = "queued"
     FILLING = "filling"
-    SETTLING = "settling"
-    STRAIGHT = "straight"
-    DORMANT = "dormant"
+    PUBLISHING = "publishing"
+    DIRECT = "direct"
+    SUSPENDED = "suspended"
     DONE = "done"
 
 
@@ -87,7 +87,7 @@ class FillKeeper:
         raise NotImplementedError
 
     def ended(self, fill: Fill) -> None:
-        """The fill is `DONE` or `DORMANT`; ``fill.error`` says why, where it failed."""
+        """The fill is `DONE` or `SUSPENDED`; ``fill.error`` says why, where it failed."""
         raise NotImplementedError
 
 
@@ -153,7 +153,7 @@ class Fill:
 
     def start(self) -> None:
         """Ask the crew for connections, anew if the fill was dormant and need not rest."""
-        if self.state is State.DORMANT:
+        if self.state is State.SUSPENDED:
             if self.rests_for() > 0:
                 return
             self.state = State.QUEUED
@@ -223,7 +223,7 @@ class Fill:
                 digest=str(self.digest),
                 error=str(error),
             )
-            self._end(State.DORMANT, SpoolLost(str(error)))
+            self._end(State.SUSPENDED, SpoolLost(str(error)))
             return
         say(
             "{digest}: {error}: it goes straight into the bucket, as fast as that takes it,"
@@ -231,7 +231,7 @@ class Fill:
             digest=str(self.digest),
             error=str(error),
         )
-        self.state = State.STRAIGHT
+        self.state = State.DIRECT
         self.error = SpoolLost(str(error))
         self.crew.dismiss(self)
         for reader in list(self.readers):
@@ -241,7 +241,7 @@ class Fill:
         self._busy_with(self._going_straight)
 
     async def _go_straight(self, way: DirectUpload) -> None:
-        state, error = State.DORMANT, self.error
+        state, error = State.SUSPENDED, self.error
         try:
             await way.run()
             state = State.DONE
@@ -328,7 +328,7 @@ class Fill:
         """Whether bytes come, so that a reply may be begun before its first byte is here."""
         if self.spool is None or self.error is not None:
             return False
-        if self.state in (State.SETTLING, State.DONE):
+        if self.state in (State.PUBLISHING, State.DONE):
             return True
         return self.tries.are_bringing
 
@@ -531,7 +531,7 @@ class Fill:
         self._disk_rests_until = self._clock.seconds() + DISK_RESTS
         if not isinstance(error, OSError):
             log.failure("{digest}: a write failed", failure, digest=str(self.digest))
-            self._end(State.DORMANT, lost)
+            self._end(State.SUSPENDED, lost)
             return
         self._disk_failed = error
         self.state, self.error = State.QUEUED, lost
@@ -559,7 +559,7 @@ class Fill:
             work = self._in_thread(verifier.advance, step)
             self._busy_with(work.addCallbacks(self._hashed, self._unreadable))
         elif self.plan.whole and verifier.position == self.size:
-            self.state = State.SETTLING
+            self.state = State.PUBLISHING
             self._busy_with(Deferred.fromCoroutine(self._settle(verifier.digest())))
 
     def _busy_with(self, work: Deferred[None]) -> None:
@@ -645,7 +645,7 @@ class Fill:
         await self._drop_spool()
         if self.attempt >= ATTEMPTS or self._stopped:
             self.attempt = 1
-            self._end(State.DORMANT, error)
+            self._end(State.SUSPENDED, error)
         else:
             self.attempt += 1
             self.state = State.QUEUED
@@ -668,7 +668,7 @@ class Fill:
     def give_up(self, error: RegistryError) -> None:
         """End it for now."""
         log.warn("{digest}: {error}", digest=str(self.digest), error=str(error))
-        self._end(State.DORMANT, error)
+        self._end(State.SUSPENDED, error)
 
     def _drop_lanes(self, why: str) -> None:
         for lane in list(self.lanes):
@@ -693,7 +693,7 @@ class Fill:
         """A spool with nothing in it is not kept open for the next try."""
         await self._gatherer.close()
         spool = self.spool
-        if self.state is not State.DORMANT or spool is None or spool.covered().total:
+        if self.state is not State.SUSPENDED or spool is None or spool.covered().total:
             return
         await self._drop_spool()
 

@@ -336,7 +336,7 @@ class Library(FillKeeper):
                 raise RegistryError("UNAVAILABLE", f"blob {blob.digest} is not stored", 503)
 
     async def _end_of(self, fill: Fill) -> None:
-        if fill.state is not State.DORMANT:
+        if fill.state is not State.SUSPENDED:
             end: Deferred[None] = Deferred()
             self._ends.setdefault(fill, []).append(end)
             await end
@@ -569,7 +569,7 @@ class Library(FillKeeper):
             # The manifest that told its size was wrong: who asks next asks upstream for it.
             self._known.pop(fill.digest, None)
             self._drop(fill, fill.error)
-        elif fill.state is State.DORMANT:
+        elif fill.state is State.SUSPENDED:
             self._retry_later(fill)
 
     def _tell_end(self, fill: Fill) -> None:
@@ -593,7 +593,9 @@ class Library(FillKeeper):
         wait = max(wait, fill.rests_for())
         self._retries[fill] = (tried + 1, self._clock.callLater(wait, fill.start))
         resting = [
-            each for each in self._retries if each.state is State.DORMANT and each.spool is not None
+            each
+            for each in self._retries
+            if each.state is State.SUSPENDED and each.spool is not None
         ]
         if len(resting) > MOST_RESTING:
             self._let_go(resting[0])

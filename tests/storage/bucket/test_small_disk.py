@@ -201,7 +201,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         fill = daemon.fill(digest)
         assert fill is not None
         facts = fill.facts()
-        self.assertEqual(facts["state"], "straight")
+        self.assertEqual(facts["state"], "direct")
         self.assertLess(0, facts["covered"])
         self.assertLessEqual(facts["covered"], facts["upstream_bytes"])
         stopping = daemon.library.stop_fill(Digest.parse(digest))
