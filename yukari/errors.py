@@ -55,12 +55,31 @@ def blob_unknown(digest: object) -> RegistryError:
     return RegistryError("BLOB_UNKNOWN", f"no blob {digest} upstream or here", 404)
 
 
-def denied(what: object, proxy: Optional[object] = None) -> RegistryError:
-    """``proxy`` is one that may have refused it, and not upstream."""
-    said = f"{what} is private upstream, and this cache holds no key for it"
+def denied(what: object, proxy: Optional[object] = None, *, has_key: bool = False) -> RegistryError:
+    """
+    Registries do not tell what is private from what does not exist.
+
+    ``proxy`` is one that may have refused it in upstream's place; ``has_key`` says that the
+    operator's key was refused as well.
+    """
+    said = f"{what} does not exist or is private upstream; "
+    if has_key:
+        said += "the key of this cache's UPSTREAM_KEY may not pull it either"
+    else:
+        said += "to pull it, its operator must set UPSTREAM_KEY to a key that may"
     if proxy is not None:
         said += f"; or the proxy {proxy} refused it"
     return RegistryError("DENIED", said, 403)
+
+
+def only_by_key(what: object) -> RegistryError:
+    """``what`` is open to the operator's key and to nothing else."""
+    return RegistryError(
+        "DENIED",
+        f"{what} is private upstream: only this cache's UPSTREAM_KEY may pull it, and it is kept"
+        " from clients; PRIVATE_MODELS=everyone would give it to all who may pull",
+        403,
+    )
 
 
 def upstream_unreachable(message: str) -> RegistryError:

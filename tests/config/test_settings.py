@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
 from yukari.config.files import Roots
+from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
@@ -45,6 +46,8 @@ DEFAULTS = {
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
     "upstream_address": None,
     "upstream_ca": None,
+    "upstream_key": None,
+    "private_models": "none",
     "manifest_lifetime": 864_000.0,
     "invalidator_period": 1800.0,
     "revalidate_after": 300.0,
@@ -86,6 +89,8 @@ class ReadTests(SynchronousTestCase):
 
     def test_everything_by_the_environment(self) -> None:
         roots = os.path.abspath(Authority(self.mktemp()).path)
+        key = os.path.abspath(self.mktemp())
+        Path(key).write_bytes(SigningKey.make()[1])
         self.assertEqual(
             read(
                 BIND="127.0.0.1:80 [::1]:80",
@@ -98,6 +103,8 @@ class ReadTests(SynchronousTestCase):
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
                 UPSTREAM_ADDRESS="192.0.2.1:5001",
                 UPSTREAM_CA=roots,
+                UPSTREAM_KEY=key,
+                PRIVATE_MODELS="Everyone",
                 MANIFEST_LIFETIME="1h",
                 INVALIDATOR_PERIOD="1m",
                 REVALIDATE_AFTER="0",
@@ -132,6 +139,8 @@ class ReadTests(SynchronousTestCase):
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
                 "upstream_address": Address("192.0.2.1", 5001),
                 "upstream_ca": Roots(roots, ()),
+                "upstream_key": SigningKey.read(key),
+                "private_models": "everyone",
                 "manifest_lifetime": 3600.0,
                 "invalidator_period": 60.0,
                 "revalidate_after": 0.0,
@@ -202,6 +211,7 @@ class ReadTests(SynchronousTestCase):
             ("SSL_CERT_FILE", fifo): "a FIFO",
             ("UPSTREAM_CA", fifo): "a FIFO",
             ("UPSTREAM_CA", place): "a directory",
+            ("UPSTREAM_KEY", fifo): "a FIFO",
             ("UPSTREAM_CA", "/dev/zero"): "a device",
             ("BIND", f"ssl:443:privateKey={fifo}"): "a FIFO",
             ("BIND", f"tls:{place}:443"): "a FIFO",
@@ -222,6 +232,8 @@ class ReadTests(SynchronousTestCase):
             "upstream_registry": "registry.ollama.ai",
             "upstream_address": "::1:443",
             "upstream_ca": "/dev/null",
+            "upstream_key": "/dev/null",
+            "private_models": "admins",
             "manifest_lifetime": "240",
             "invalidator_period": "0s",
             "revalidate_after": "-5m",

@@ -49,6 +49,13 @@ def parse_switch(text: str) -> bool:
         raise InvalidSetting("expected 1, true, yes, on, 0, false, no or off") from None
 
 
+def parse_private_models(text: str) -> str:
+    """``none`` or ``everyone``."""
+    if text.lower() not in ("none", "everyone"):
+        raise InvalidSetting("expected none or everyone")
+    return text.lower()
+
+
 def parse_bucket(text: str) -> str:
     """A bucket's name, by the loosest rule among S3 stores; the store itself may be stricter."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", text):

@@ -17,6 +17,7 @@ from attrs import evolve, frozen
 from constantly import NamedConstant
 
 from yukari.config.files import Roots
+from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.parsers import (
@@ -26,6 +27,7 @@ from yukari.config.parsers import (
     parse_file,
     parse_level,
     parse_log_format,
+    parse_private_models,
     parse_redirect,
     parse_spool_max,
     parse_switch,
@@ -146,6 +148,25 @@ class Settings:
         "A PEM file of root certificates that are trusted for upstream beside the system's.",
         default_shown="the system's alone",
     )
+    upstream_key: SigningKey | None = declare(
+        _UPSTREAM,
+        SigningKey.parse,
+        None,
+        "A private key's file, such as ``~/.ollama/id_ed25519``, that is registered upstream: for"
+        " private models, which neither this cache's own key nor an unsigned request opens.",
+        details="An ed25519 key as ssh-keygen writes it, without a passphrase. What only this key"
+        " opens is refused to clients unless ``PRIVATE_MODELS`` is ``everyone``.",
+        default_shown="none",
+    )
+    private_models: str = declare(
+        _UPSTREAM,
+        parse_private_models,
+        "none",
+        "Who may pull models that only ``UPSTREAM_KEY`` opens: ``none``, or ``everyone`` who may"
+        " pull from this cache.",
+        details="What has been stored is served to all, whatever this says later.",
+    )
+    """``none`` or ``everyone``."""
     upstream_connections: Connections = declare(
         _UPSTREAM,
         Connections.parse,

@@ -27,7 +27,9 @@ from yukari.net.budget import ConnectionBudget
 from yukari.net.throttle import Line, Lines
 from yukari.net.trust import trust
 from yukari.sending.workers import Helpers, helpful
+from yukari.sources.authorizer import Keys
 from yukari.sources.offline import Offline
+from yukari.sources.own_key import OwnKey
 from yukari.sources.upstream import Upstream
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
@@ -93,6 +95,11 @@ def assemble(
             line,
             connections.answered_by(settings.upstream_registry.url),
             ConnectionBudget(bounds.in_all),
+            Keys(
+                OwnKey(_own_key_path(settings), disk_threads),
+                settings.upstream_key,
+                settings.private_models == "everyone",
+            ),
         )
     library = Library(
         store=store,
@@ -183,6 +190,14 @@ def _connections(
         proxies,
         READ if line is None else min(READ, line.share_of(line.most)),
     )
+
+
+def _own_key_path(settings: Settings) -> str:
+    """In the store's own directory, or with a bucket in the one on this disk."""
+    if settings.storage == TIGRIS:
+        assert settings.spool_dir is not None
+        return os.path.join(settings.spool_dir, "id_ed25519")
+    return os.path.join(settings.storage, "yukari", "id_ed25519")
 
 
 def _read_passwords(reactor: Any, settings: Settings, in_thread: Threads) -> Optional[Passwords]:

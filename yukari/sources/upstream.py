@@ -9,6 +9,7 @@ line of text. Nothing here carries a client's credentials.
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from math import inf
 from typing import Optional
@@ -22,7 +23,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 
-from yukari import __version__
 from yukari.config.urls import RegistryUrl
 from yukari.errors import (
     LOOP_DETECTED,
@@ -37,18 +37,20 @@ from yukari.errors import (
 from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
-from yukari.net.bodies import BODY_WITHIN, Collector, discard
+from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
 from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
 from yukari.net.throttle import Line
-from yukari.sources.base import SourceFailed
+from yukari.sources.authorizer import USER_AGENT, Authorizer, Keys, Send, failed
+from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuit
+from yukari.sources.own_key import KeyUnusable
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import ContentRange
+from yukari.sources.tokens import RealmFailed, Tokens
 from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.spans import Span
 
-USER_AGENT = f"yukari/{__version__}"
 ACCEPT_MANIFEST = f"{DOCKER_MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.9"
 HEADERS_WITHIN = 10.0
 """Seconds within which a manifest's or a HEAD's reply must begin."""
@@ -81,12 +83,17 @@ class Upstream:
     """The proxy whose own answers look like upstream's, None where there is none."""
     budget: Optional[ConnectionBudget] = None
     """What blobs' requests take their turns from, whatever host they are redirected to."""
+    keys: Keys = field(factory=Keys)
+    """What answers upstream's challenges."""
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
     _treq: HTTPClient = field(init=False)
     _circuit: Circuit = field(init=False)
+    authorizer: Authorizer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        tokens = Tokens(self._agent, self._clock, self._via())
+        self.authorizer = Authorizer(self.url, tokens, self._clock, self.keys)
         self._circuit = Circuit(self._clock)
         self._treq = HTTPClient(self._agent)
 
@@ -105,6 +112,11 @@ class Upstream:
         """
         url = self._path(name, "manifests", reference)
         response, _ = await self._ask("GET", url, user_agent or USER_AGENT)
+        if response.code == 400:
+            # hf.co says so of an unknown quantisation and of models in several files.
+            text = await self._text(response)
+            said = text or f"upstream {self.url.host} refuses {name}:{reference}"
+            raise RegistryError("UNSUPPORTED", said, 400)
         if response.code != 200:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
         body = await self._body(response, MAX_BYTES)
@@ -136,9 +148,10 @@ class Upstream:
 
     async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
-        headers = Headers({"Accept": [ACCEPT_MANIFEST], "User-Agent": [user_agent], **self._via()})
 
-        async def send(url: str) -> IResponse:
+        async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
+            headers = self._headers(user_agent, token)
+            headers.setRawHeaders("Accept", [ACCEPT_MANIFEST])
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
@@ -146,25 +159,29 @@ class Upstream:
 
         self._circuit.enter()
         try:
-            answered = await follow(send, url, self._clock)
+            answered = await follow(self._authorized(send, url, user_agent), url, self._clock)
         except CancelledError:
             self._circuit.left()
             raise
+        except (RealmFailed, KeyUnusable) as error:
+            self._circuit.succeeded()
+            raise failed(error, self.url.host) from None
+        except RegistryError:
+            self._circuit.succeeded()
+            raise
         except (TimeoutError, ConnectTimeout):
-            failed = upstream_silent(f"upstream {self.url.host} does not answer")
+            down = upstream_silent(f"upstream {self.url.host} does not answer")
         except BadRedirect as error:
             # It answered, though only with where not to go.
             self._circuit.succeeded()
             raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
         except Exception as error:
-            failed = upstream_unreachable(
-                f"upstream {self.url.host} cannot be reached: {why(error)}"
-            )
+            down = upstream_unreachable(f"upstream {self.url.host} cannot be reached: {why(error)}")
         else:
             self._circuit.succeeded()
             return answered
-        self._circuit.failed(failed)
-        raise failed
+        self._circuit.failed(down)
+        raise down
 
     async def _body(self, response: IResponse, limit: int) -> bytes:
         collector = Collector(limit)
@@ -180,6 +197,13 @@ class Upstream:
                 f"upstream {self.url.host} broke off in the middle: {why(error)}"
             ) from None
 
+    async def _text(self, response: IResponse) -> str:
+        """What an error's body says, "" if there is nothing to show."""
+        try:
+            return error_text(await self._body(response, SMALL_BODY))
+        except RegistryError:
+            return ""
+
     async def _refusal(
         self, response: IResponse, what: str, name: ModelName, reference: Reference
     ) -> RegistryError:
@@ -187,10 +211,7 @@ class Upstream:
         code = response.code
         if code in (412, 429):
             wait = retry_after(response, self._now())
-            try:
-                text = error_text(await self._body(response, 64 * 1024))
-            except RegistryError:
-                text = ""
+            text = await self._text(response)
             if code == 412:
                 return RegistryError(
                     "UNSUPPORTED", text or f"{what} needs a newer version of Ollama", 412
@@ -207,11 +228,15 @@ class Upstream:
         if code == 404:
             return manifest_unknown(name, reference)
         if code in (401, 403):
-            return denied(what, self.proxy)
+            return self.denied(what)
         who = f"upstream {self.url.host}"
         if self.proxy is not None:
             who += f", or the proxy {self.proxy} before it,"
         return upstream_unreachable(f"{who} answered {code} for {what}")
+
+    def denied(self, what: object) -> RegistryError:
+        """What a client is told of something that upstream gives to none of our keys."""
+        return denied(what, self.proxy, has_key=self.keys.operator is not None)
 
     # blobs
 
@@ -252,17 +277,25 @@ class Upstream:
         """
         A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
         """
-        headers = {"User-Agent": [USER_AGENT], "Accept-Encoding": ["identity"], **self._via()}
-        if span is not None:
-            headers["Range"] = [f"bytes={span.start}-{span.end - 1}"]
 
-        async def send(url: str) -> IResponse:
-            return await self._agent.request(b"GET", url.encode("ascii"), Headers(headers))
+        async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
+            headers = self._headers(user_agent, token)
+            headers.setRawHeaders("Accept-Encoding", ["identity"])
+            if span is not None:
+                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
+            return await self._agent.request(b"GET", url.encode("ascii"), headers)
 
         try:
-            return await follow(send, url, self._clock)
+            return await follow(self._authorized(send, url, USER_AGENT), url, self._clock)
         except CancelledError:
             raise
+        except RegistryError as error:
+            raise SourceRefused(error) from None
+        except KeyUnusable as error:
+            raise SourceRefused(failed(error, self.url.host)) from None
+        except RealmFailed as error:
+            busy = error.status == 429
+            raise SourceFailed(str(error), error.retry_after, busy=busy) from None
         except BadRedirect as error:
             raise SourceFailed(str(error)) from None
         except Exception as error:
@@ -281,6 +314,19 @@ class Upstream:
     def _unknown(self) -> HostPace:
         bound = inf if self.line is None else self.line.rate / self.line.most
         return HostPace(bound, self.budget)
+
+    def _authorized(
+        self, send: Send, url: str, user_agent: str
+    ) -> Callable[[str], Awaitable[IResponse]]:
+        """``send`` with what the registry wants to be shown, for ``url`` and its redirects."""
+        path = urlsplit(url).path
+        return lambda at: self.authorizer.send(send, at, path, user_agent)
+
+    def _headers(self, user_agent: str, token: Optional[str]) -> Headers:
+        headers = Headers({"User-Agent": [user_agent], **self._via()})
+        if token is not None:
+            headers.setRawHeaders("Authorization", [f"Bearer {token}"])
+        return headers
 
     def _via(self) -> dict[str, list[str]]:
         return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 from urllib.parse import urlsplit
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
-from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, denied, looped
+from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
 from yukari.names import Digest, ModelName
 from yukari.net.bodies import Counted, discard
 from yukari.net.http import header, retry_after
@@ -82,34 +82,42 @@ class UpstreamBlob:
             while True:
                 name = self._repositories[self._at]
                 asked = self._upstream._path(name, "blobs", self._digest)
-                response, url = await self._upstream.get(asked, span)
-                if response.code in (200, 206):
-                    answer = self._answer(response, url, span)
-                    self._location = url
-                    return answer
-                if response.code == LOOP_DETECTED:
-                    discard(response, self._upstream._clock)
-                    raise SourceRefused(looped())
-                if response.code in (416, 429) or response.code >= 500:
-                    return self._answer(response, url, span)
-                discard(response, self._upstream._clock)
-                if urlsplit(url).netloc != urlsplit(asked).netloc:
-                    message = f"{urlsplit(url).netloc} answered {response.code}"
-                    raise SourceFailed(message, moved=True)
-                if response.code not in (401, 403, 404, 410):
-                    raise SourceFailed(f"upstream answered {response.code}")
+                refused = await self._locate_in(asked, span)
+                if isinstance(refused, Answer):
+                    return refused
                 self._at += 1
                 if self._at >= len(self._repositories):
                     self._at = 0
-                    if response.code in (401, 403):
-                        blob = f"blob {self._digest}"
-                        raise SourceRefused(denied(blob, self._upstream.proxy))
-                    raise SourceRefused(blob_unknown(self._digest))
+                    raise refused
         finally:
             waiting, self._locating = self._locating, None
             for located in waiting:
                 if not located.called:
                     located.callback(None)
+
+    async def _locate_in(self, asked: str, span: Span) -> Union[Answer, SourceRefused]:
+        """An answer from one repository, or its refusal: another repository may not refuse."""
+        try:
+            response, url = await self._upstream.get(asked, span)
+        except SourceRefused as error:
+            return error
+        if response.code in (200, 206):
+            answer = self._answer(response, url, span)
+            self._location = url
+            return answer
+        if response.code == LOOP_DETECTED:
+            discard(response, self._upstream._clock)
+            raise SourceRefused(looped())
+        if response.code in (416, 429) or response.code >= 500:
+            return self._answer(response, url, span)
+        discard(response, self._upstream._clock)
+        if not self._upstream.authorizer.is_registrys(url, urlsplit(asked).path):
+            raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}", moved=True)
+        if response.code in (401, 403):
+            return SourceRefused(self._upstream.denied(f"blob {self._digest}"))
+        if response.code in (404, 410):
+            return SourceRefused(blob_unknown(self._digest))
+        raise SourceFailed(f"upstream answered {response.code}")
 
     def _answer(self, response: IResponse, url: str, span: Span) -> Answer:
         pace = self._upstream.pace(url)

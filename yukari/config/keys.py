@@ -1,0 +1,70 @@
+"""ed25519 keys in OpenSSH's files: how Ollama's registries know their clients."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+
+from attrs import field, frozen
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from yukari.config.files import read_file
+
+LARGEST = 64 * 1024
+"""Bytes of a key's file; an ed25519 key has some 400."""
+
+
+@frozen
+class SigningKey:
+    """A private key. It shows its public half only."""
+
+    public: str
+    """The base64 field of the OpenSSH public key line."""
+    _private: Ed25519PrivateKey = field(eq=False, repr=False)
+
+    @classmethod
+    def of(cls, private: Ed25519PrivateKey) -> SigningKey:
+        line = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        return cls(line.split()[1].decode("ascii"), private)
+
+    @classmethod
+    def read(cls, path: str) -> SigningKey:
+        """The key in a file; `OSError` or `ValueError`."""
+        try:
+            private = load_ssh_private_key(read_file(path, LARGEST), None)
+        except TypeError:
+            raise ValueError("expected a key without a passphrase") from None
+        except (ValueError, UnsupportedAlgorithm) as error:
+            if str(error).startswith("expected"):
+                raise
+            raise ValueError("expected an ed25519 private key as ssh-keygen writes it") from None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ValueError("expected an ed25519 private key, this is one of another kind")
+        return cls.of(private)
+
+    @classmethod
+    def parse(cls, text: str) -> SigningKey:
+        """The key in the file at this path; ValueError says what is wrong with it."""
+        try:
+            return cls.read(os.path.abspath(os.path.expanduser(text)))
+        except OSError as error:
+            raise ValueError(f"expected a private key's file: {error.strerror}") from None
+
+    @classmethod
+    def make(cls) -> tuple[SigningKey, bytes]:
+        """A new key, and the text of its file."""
+        private = Ed25519PrivateKey.generate()
+        text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        return cls.of(private), text
+
+    def sign(self, message: bytes) -> str:
+        """``PUBLIC:SIGNATURE``, as Ollama's Authorization header has it."""
+        return f"{self.public}:{b64encode(self._private.sign(message)).decode('ascii')}"

@@ -1,0 +1,357 @@
+"""
+How requests get past a registry that challenges them.
+
+registry.ollama.ai answers 401 to an unsigned request with an Ollama User-Agent, public models too,
+and 200 to any other; registries of the OCI kind want a token of everybody. A challenge is answered
+in the `Way` that the kind of registry suggests, then in the others, and the way that worked is
+remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from math import inf
+from typing import Optional
+from urllib.parse import urlsplit
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IResponse
+
+from yukari import __version__
+from yukari.config.keys import SigningKey
+from yukari.config.urls import RegistryUrl
+from yukari.errors import RegistryError, only_by_key
+from yukari.net.bodies import discard
+from yukari.net.http import header
+from yukari.sources.challenge import Challenge, Origin
+from yukari.sources.own_key import KeyUnusable, OwnKey
+from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
+
+log = Logger()
+
+USER_AGENT = f"yukari/{__version__}"
+SETTLED_WITHIN = 30.0
+"""Seconds after which no further way past a challenge is tried."""
+FALLBACK_FOR = 3600.0
+"""
+Seconds until a registry that refused our signature is asked by it again: without one, clients too
+old for a model are not told so.
+"""
+PRIVATE_FOR = 3600.0
+"""Seconds for which what only the operator's key opened is asked for by that key at once."""
+MOST = 1000
+"""Models that are remembered so, and hosts."""
+
+_PATH = re.compile(r"v2/(.+)/(manifests|blobs)/[^/]+")
+
+
+class Way(Enum):
+    """How a request is sent; the value says so in the log."""
+
+    PLAIN = "as it is"
+    OWN_KEY = "signed by this cache's own key"
+    OWN_NAME = f"unsigned, as {USER_AGENT}"
+    ANONYMOUS = "with a token that was given without a signature"
+    OPERATOR_KEY = "signed by UPSTREAM_KEY"
+
+
+WAYS = {
+    False: (Way.OWN_KEY, Way.OWN_NAME, Way.ANONYMOUS, Way.OPERATOR_KEY),
+    True: (Way.OWN_KEY, Way.ANONYMOUS, Way.OWN_NAME, Way.OPERATOR_KEY),
+}
+"""The order of answers to a challenge, by whether the registry seems to be of the OCI kind."""
+
+Send = Callable[[str, str, Optional[str]], Awaitable[IResponse]]
+"""Sends a request to a URL, with a User-Agent and a token if there is one."""
+
+
+@frozen
+class Keys:
+    """What this cache signs with, and whom the operator's key opens models to."""
+
+    own: Optional[OwnKey] = None
+    operator: Optional[SigningKey] = None
+    private_for_everyone: bool = False
+
+
+@frozen
+class Place:
+    """What a request is for, if it is for the registry: ``kind`` is ``manifests`` or ``blobs``."""
+
+    origin: Origin
+    name: str
+    kind: str
+
+
+@frozen
+class Known:
+    """The way in, and the challenge that it answers."""
+
+    way: Way
+    challenge: Challenge
+    name: str
+    """The model that it was the challenge of."""
+    until: float
+
+    def challenge_of(self, name: str) -> Challenge:
+        """What the registry is likely to say of another model."""
+        scope = f"repository:{self.name}:pull"
+        if self.challenge.scope != scope:
+            return self.challenge
+        return evolve(self.challenge, scope=f"repository:{name}:pull")
+
+
+@define(eq=False)
+class Authorizer:
+    """Sends requests to ``registry``, and past its challenges."""
+
+    _registry: RegistryUrl
+    tokens: Tokens
+    clock: IReactorTime
+    keys: Keys = field(factory=Keys)
+    _known: OrderedDict[tuple[Origin, str], Known] = field(factory=OrderedDict, init=False)
+    _private: OrderedDict[Place, Known] = field(factory=OrderedDict, init=False)
+
+    async def send(self, send: Send, url: str, path: str, user_agent: str) -> IResponse:
+        """
+        The reply to a request for what is at ``path`` of the registry.
+
+        401 or 403 only if every way was refused. ``url`` may be where a redirect led to:
+        credentials go there only if that is the same path on a host of the same owner.
+        `RealmFailed`, `KeyUnusable`; `RegistryError` for what only the operator's key opens and
+        clients may not have.
+        """
+        place = self._place(url, path)
+        if place is None:
+            return await send(url, user_agent, None)
+        return await _Errand(self, send, url, user_agent, place).run()
+
+    def is_registrys(self, url: str, path: str) -> bool:
+        """Whether ``url`` is what is at ``path`` of the registry, on a host of its owner."""
+        return self._place(url, path) is not None
+
+    def way(self, url: str) -> Way:
+        """The way by which a URL was reached last."""
+        place = self._place(url, urlsplit(url).path)
+        known = None if place is None else self.known(place)
+        return Way.PLAIN if known is None else known.way
+
+    def _place(self, url: str, path: str) -> Optional[Place]:
+        origin = Origin.of(url)
+        if origin is None or not origin.is_of(self._registry) or urlsplit(url).path != path:
+            return None
+        own = path.startswith(self._registry.prefix)
+        found = _PATH.fullmatch(path[len(self._registry.prefix) :] if own else path[1:])
+        return None if found is None else Place(origin, found[1], found[2])
+
+    def may_sign(self, challenge: Challenge) -> bool:
+        """Whether a signature may go to a challenge's realm."""
+        return challenge.origin.is_of(self._registry)
+
+    def may_ask(self, challenge: Challenge) -> bool:
+        """Whether a realm may be asked at all: not in the clear for a registry that is not."""
+        own = Origin.of(self._registry.url)
+        return own is not None and challenge.origin.is_as_private_as(own)
+
+    def known(self, place: Place) -> Optional[Known]:
+        """How requests for ``place`` get in, None if they are sent as they are."""
+        if (known := self._private.get(place)) and self.clock.seconds() < known.until:
+            return known
+        # What is known of manifests is no news of blobs: those may need nothing.
+        known = self._known.get((place.origin, place.kind))
+        return known if known and self.clock.seconds() < known.until else None
+
+    def likely(self, place: Place) -> Optional[Way]:
+        """The way by which the registry's other requests get in."""
+        other = "manifests" if place.kind == "blobs" else "blobs"
+        known = self.known(evolve(place, kind=other))
+        return None if known is None else known.way
+
+    def remember(self, place: Place, way: Way, challenge: Challenge) -> None:
+        """A way has led in."""
+        now = self.clock.seconds()
+        if way is Way.OPERATOR_KEY:
+            self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
+            self._private.move_to_end(place)
+            while len(self._private) > MOST:
+                self._private.popitem(last=False)
+            return
+        key = place.origin, place.kind
+        before = self._known.get(key)
+        until = now + FALLBACK_FOR if way is Way.OWN_NAME else inf
+        if before is None or before.way is not way:
+            log.info(
+                "{host} challenges requests for {kind}; they are sent {way}",
+                host=place.origin.host,
+                kind=place.kind,
+                way=way.value,
+            )
+        elif way is Way.OWN_NAME:
+            until = before.until if now < before.until else until
+        self._known[key] = Known(way, challenge, place.name, until)
+        self._known.move_to_end(key)
+        while len(self._known) > MOST:
+            self._known.popitem(last=False)
+
+
+@define(eq=False)
+class _Errand:
+    """One request on its way in."""
+
+    _authorizer: Authorizer
+    _send: Send
+    _url: str
+    _user_agent: str
+    _place: Place
+    _tried: set[Way] = field(factory=set, init=False)
+    _challenge: Optional[Challenge] = field(default=None, init=False)
+    _is_oci: bool = field(default=False, init=False)
+    _failure: Optional[Exception] = field(default=None, init=False)
+    """Why a way could not be tried to its end."""
+    _realm_failed: bool = field(default=False, init=False)
+
+    async def run(self) -> IResponse:
+        clock, known = self._authorizer.clock, self._authorizer.known(self._place)
+        way: Optional[Way] = Way.PLAIN
+        if known is not None:
+            way, self._challenge = known.way, known.challenge_of(self._place.name)
+        began, last = clock.seconds(), None
+        while way is not None:
+            self._tried.add(way)
+            if way is Way.PLAIN and self._user_agent == USER_AGENT:
+                self._tried.add(Way.OWN_NAME)
+            response = await self._go(way)
+            if response is not None:
+                if last is not None and last.code == 404 and response.code >= 400:
+                    discard(response, clock)
+                    return last
+                if last is not None:
+                    discard(last, clock)
+                last = response
+                if not self._may_open(response):
+                    return self._came(way, response)
+            if clock.seconds() - began >= SETTLED_WITHIN:
+                self._failure = RealmFailed(f"{self._place.origin.host} was too slow to answer")
+                break
+            way = self._next(last)
+        if last is not None and (self._failure is None or last.code == 404):
+            return last
+        if last is not None:
+            discard(last, clock)
+        raise self._failure or RealmFailed(f"{self._place.origin.host} gives no token")
+
+    def _may_open(self, response: IResponse) -> bool:
+        """Whether another way may do better."""
+        if self._challenge is None:
+            return False
+        if response.code == 404:
+            # Some say so of what is private.
+            return self._place.kind == "manifests" and self._is_left(Way.OPERATOR_KEY)
+        return response.code in (401, 403)
+
+    def _came(self, way: Way, response: IResponse) -> IResponse:
+        """Something that is no refusal."""
+        if way is not Way.PLAIN and response.code < 500 and response.code != 429:
+            assert self._challenge is not None
+            keys = self._authorizer.keys
+            if way is Way.OPERATOR_KEY and not keys.private_for_everyone:
+                if response.code < 400:
+                    discard(response, self._authorizer.clock)
+                    raise only_by_key(self._place.name)
+            else:
+                self._authorizer.remember(self._place, way, self._challenge)
+        return response
+
+    def _is_left(self, way: Way) -> bool:
+        """Whether a way can be tried and was not."""
+        challenge, keys = self._challenge, self._authorizer.keys
+        if way in self._tried or challenge is None:
+            return False
+        if way is Way.OWN_NAME:
+            return True
+        may_ask = self._authorizer.may_ask(challenge) and not self._realm_failed
+        if way is Way.ANONYMOUS:
+            return may_ask
+        key = keys.own if way is Way.OWN_KEY else keys.operator
+        return key is not None and may_ask and self._authorizer.may_sign(challenge)
+
+    def _next(self, last: Optional[IResponse]) -> Optional[Way]:
+        """The next way to try, None if there is no other."""
+        assert self._challenge is not None
+        if last is not None and last.code == 404:
+            return Way.OPERATOR_KEY if self._is_left(Way.OPERATOR_KEY) else None
+        likely = self._authorizer.likely(self._place)
+        if (
+            likely is not None
+            and self._tried <= {Way.PLAIN, Way.OWN_NAME}
+            and self._is_left(likely)
+        ):
+            return likely
+        is_oci = self._is_oci or not self._authorizer.may_sign(self._challenge)
+        return next(filter(self._is_left, WAYS[is_oci]), None)
+
+    async def _go(self, way: Way) -> Optional[IResponse]:
+        """The reply by one way; None if no token was to be had for it."""
+        keys = self._authorizer.keys
+        if way is Way.PLAIN:
+            return self._heard(await self._send(self._url, self._user_agent, None))
+        if way is Way.OWN_NAME:
+            return self._heard(await self._send(self._url, USER_AGENT, None))
+        try:
+            if way is Way.ANONYMOUS:
+                return await self._with_token(None)
+            key = keys.operator
+            if way is Way.OWN_KEY:
+                key = None if keys.own is None else await keys.own.get()
+            return None if key is None else await self._with_token(key)
+        except RealmRefused:
+            return None
+        except (RealmFailed, KeyUnusable) as error:
+            self._failure = error
+            self._realm_failed = isinstance(error, RealmFailed)
+            return None
+
+    async def _with_token(self, key: Optional[SigningKey]) -> Optional[IResponse]:
+        """Sent with a token; once more if that has expired or was for something else."""
+        authorizer = self._authorizer
+        for again in (True, False):
+            challenge = self._challenge
+            assert challenge is not None
+            if not authorizer.may_ask(challenge) or (key and not authorizer.may_sign(challenge)):
+                return None
+            token, new = await authorizer.tokens.get(challenge, key, self._user_agent)
+            response = self._heard(await self._send(self._url, self._user_agent, token.value))
+            if response.code != 401:
+                break
+            authorizer.tokens.forget(challenge, key, token)
+            if not again or (new and self._challenge == challenge):
+                break
+            discard(response, authorizer.clock)
+        return response
+
+    def _heard(self, response: IResponse) -> IResponse:
+        """Note what a reply says of tokens."""
+        if response.code == 401:
+            challenge = Challenge.of(response)
+            if challenge is not None:
+                self._challenge = challenge
+                self._is_oci = bool(header(response, b"docker-distribution-api-version"))
+        return response
+
+
+def failed(error: Exception, host: str) -> RegistryError:
+    """What a client is told of a `RealmFailed` or a `KeyUnusable`."""
+    if isinstance(error, RealmFailed) and error.status == 429:
+        wait = error.retry_after
+        return RegistryError(
+            "TOOMANYREQUESTS",
+            f"upstream {host} asks to wait",
+            429,
+            retry_after=None if wait is None else round(wait),
+        )
+    return RegistryError("UNAVAILABLE", f"upstream {host} wants a token: {error}", 502)

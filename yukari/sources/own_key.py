@@ -1,0 +1,96 @@
+"""The key by which this cache is known upstream, made at first need."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from yukari.config.keys import SigningKey
+from yukari.threads import InThread
+
+_log = Logger()
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems answer that have no hard links."""
+
+
+class KeyUnusable(Exception):
+    """This cache has no key to sign with; the log says why."""
+
+
+@define(eq=False)
+class OwnKey:
+    """
+    The key in the file at ``path``, of mode 0600.
+
+    A file that is there is never written to, whatever it holds.
+    """
+
+    path: str
+    _in_thread: InThread
+    _key: Optional[SigningKey] = field(default=None, init=False)
+    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+    _logged: str = field(default="", init=False)
+
+    async def get(self) -> SigningKey:
+        """`KeyUnusable` if the file cannot be read or made, or holds something else."""
+        if self._key is None:
+            finding: Deferred[SigningKey] = self._lock.run(self._in_thread, read_or_make, self.path)
+            try:
+                self._key = await finding
+            except (OSError, ValueError) as error:
+                self._log_once(str(getattr(error, "strerror", None) or error))
+                raise KeyUnusable("this cache cannot use its own key, its log says why") from None
+        return self._key
+
+    def _log_once(self, reason: str) -> None:
+        if reason != self._logged:
+            self._logged = reason
+            _log.error(
+                "{path}: {reason}: requests upstream are not signed; if the file is no key of"
+                " yours, move it away and a new one is made",
+                path=self.path,
+                reason=reason,
+            )
+
+
+def read_or_make(path: str) -> SigningKey:
+    """The key in a file, which is made whole or not at all; `OSError` or `ValueError`. Blocks."""
+    try:
+        return SigningKey.read(path)
+    except FileNotFoundError:
+        pass
+    made = f"{path}.new"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.unlink(made)  # Of a process that died here.
+    try:
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(SigningKey.make()[1])
+            file.flush()
+            os.fsync(descriptor)
+        _put(made, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(made)
+    return SigningKey.read(path)
+
+
+def _put(made: str, path: str) -> None:
+    """Give a file its name, unless something else has it by now."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if not os.path.lexists(path):
+            os.rename(made, path)
