@@ -1,4 +1,4 @@
-"""README.rst and CHANGELOG.rst say what is so."""
+"""README.rst, the pages of docs/ and CHANGELOG.rst say what is so."""
 
 from __future__ import annotations
 
@@ -8,57 +8,102 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
-from yukari.config.reference import BEGIN, END, table
+from yukari.config.reference import BEGIN, COMMON, END, TABLES, full_table, short_table
 from yukari.config.settings import SETTINGS
 
-OTHERS_FLAGS = {"help", "insecure", "logfile", "pidfile"}
-"""Ollama's, twistd's, and those that every program has."""
+IN_CHECKOUT = re.compile(r"``((?:deploy|tests|yukari|bench|docs|twisted|\.ci)/[\w./-]+)``")
+LONGEST_README = 200
+"""Lines. A reader should get to the commands and the way to pull on the first screens."""
+OTHERS_FLAGS = {
+    *("help", "version"),
+    *("insecure", "logfile", "pidfile", "runner"),  # Ollama's and twistd's
+    *("only", "quick", "full", "json", "plot", "congestion"),  # of python -m bench
+    "fresh",  # update-ca-certificates
+}
 OTHER_CAPITALS = {
     *("DEBUG", "INFO", "WARN", "ERROR", "HOST", "OK", "OLLAMA_MODELS"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S", "AWS_REGION", "AWS_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"),
+    *("GET", "HEAD", "DELETE", "YUKARI_TEST_OLLAMA", "BENCH_CHECKOUT", "OLLAMA_VERSION"),
+    *("BASE", "CONNECT", "NaN"),
 }
 
 
 def read(name: str) -> str:
-    with open(CHECKOUT / name, encoding="utf-8") as file:
-        return file.read()
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """The text of every page for operators, by its path."""
+    found = [CHECKOUT / "README.rst", *sorted((CHECKOUT / "docs").glob("*.rst"))]
+    return {str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8") for path in found}
 
 
 class ReadmeTests(SynchronousTestCase):
-    """What an operator reads first."""
+    """The pages that an operator reads."""
 
-    def setUp(self) -> None:
-        self.text = read("README.rst")
+    def test_readme_is_short(self) -> None:
+        self.assertLessEqual(len(read("README.rst").splitlines()), LONGEST_README)
 
-    def test_the_table_is_made_from_the_settings(self) -> None:
-        """A setting that was added or changed; python -m yukari.config.reference README.rst."""
-        self.assertIn(f"{BEGIN}\n\n{table()}{END}\n", self.text)
+    def test_tables_are_made_from_the_settings(self) -> None:
+        """Catches a setting that changed without a run of python -m yukari.config.reference."""
+        for path, table in TABLES.items():
+            self.assertIn(f"{BEGIN}\n\n{table()}{END}\n", read(path), path)
 
-    def test_the_table_has_a_sentence_about_every_setting(self) -> None:
+    def test_full_table_has_a_sentence_about_every_setting(self) -> None:
+        table = full_table()
         for row in SETTINGS:
             self.assertRegex(row.help + row.details, r"^[A-Z].*[.]$", row.name)
-            self.assertIn(f"``--{row.flag}``", table())
+            self.assertIn(f"``--{row.flag}``", table)
+
+    def test_short_table_has_the_ten_common_settings(self) -> None:
+        rows = re.findall(r"^   \* - ``([A-Z_]+)``$", short_table(), re.MULTILINE)
+        self.assertEqual(rows, [name.upper() for name in COMMON])
+        self.assertEqual(len(rows), 10)
 
     def test_every_flag_and_variable_exists(self) -> None:
-        flags = set(re.findall(r"(?<![-\w])--([a-z][a-z-]*)", self.text))
-        self.assertEqual(flags - {row.flag for row in SETTINGS} - OTHERS_FLAGS, set())
-        variables = set(re.findall(r"``([A-Z][A-Z_]+)``", self.text))
         known = {row.environment for row in SETTINGS}
-        self.assertEqual(variables - known - OTHER_CAPITALS, set())
+        for path, text in pages().items():
+            flags = set(re.findall(r"(?<![-\w])--([a-z][a-z-]*)", own_commands(text)))
+            self.assertEqual(flags - {row.flag for row in SETTINGS} - OTHERS_FLAGS, set(), path)
+            variables = set(re.findall(r"``([A-Z][A-Z_]+)``", text))
+            self.assertEqual(variables - known - OTHER_CAPITALS, set(), path)
+
+    def test_every_link_leads_to_a_file(self) -> None:
+        """Catches a page that was renamed or moved away."""
+        for path, text in pages().items():
+            for target in re.findall(r"`[^`]+ <([^>:]+)>`_", text):
+                self.assertTrue(((CHECKOUT / path).parent / target).exists(), f"{path}: {target}")
+            for target in IN_CHECKOUT.findall(text):
+                self.assertTrue((CHECKOUT / target).exists(), f"{path}: {target}")
 
     def test_it_has_both_commands_on_one_line_each(self) -> None:
-        commands = re.findall(r"^    (python3 -m venv .*)$", self.text, re.MULTILINE)
+        commands = re.findall(r"^    (python3 -m venv .*)$", read("README.rst"), re.MULTILINE)
         self.assertEqual(
             [command.rpartition(" && ")[2] for command in commands],
             [".venv/bin/yukari", ".venv/bin/trial tests"],
         )
 
-    def test_it_names_no_registry_but_the_two(self) -> None:
-        hosts = set(re.findall(r"https?://([\w.-]+\.[a-z]{2,})", self.text))
-        self.assertLessEqual(hosts, {"registry.ollama.ai", "hf.co"})
+    def test_pages_name_no_registry_but_those_that_are_meant(self) -> None:
+        allowed = {"registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co"}
+        for path, text in pages().items():
+            hosts = set(re.findall(r"https?://([\w.-]+\.[a-z]{2,})", text))
+            hosts = {host for host in hosts if not host.endswith(".example")}
+            self.assertLessEqual(hosts, allowed, path)
 
-    def test_the_changelog_begins_with_this_version(self) -> None:
+    def test_changelog_begins_with_this_version(self) -> None:
         newest = re.search(r"^([0-9]+\.[0-9.]+)\b.*\n=+$", read("CHANGELOG.rst"), re.MULTILINE)
         assert newest is not None
         self.assertEqual(newest[1], __version__)
+
+
+def own_commands(text: str) -> str:
+    """The text without literal blocks of other programs' commands."""
+    others = re.compile(r"^ {4}(?:openssl|sudo|groupadd|useradd|docker|kubectl|helm|certutil)\b.*$")
+    lines, continued = [], False
+    for line in text.splitlines():
+        skipped = continued or others.match(line) is not None
+        continued = skipped and line.endswith("\\")
+        if not skipped:
+            lines.append(line)
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-# The commands of deploy/transparent.rst, each in a file BLOCKS/NUMBER, in name spaces of their own:
+# The commands of docs/transparent.rst, each in a file BLOCKS/NUMBER, in name spaces of their own:
 # the cache and its client in one network, the registry in another. Run by test_transparent.py.
 #
 # transparent.sh SCRATCH PYTHON OLLAMA CERTIFY RENEW ADDRESS SETTINGS NAME TRUST ASK PULL PULL_BY_NAME

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import Optional
 
@@ -15,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.emulator import Fault
+from tests.processes import CHECKOUT
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
 from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, kind_of
 from yukari.metrics import RESULTS, Metrics
@@ -132,11 +132,8 @@ class PrometheusTests(SynchronousTestCase):
 
 class DocumentedTests(SynchronousTestCase):
     def test_the_page_names_what_is_counted_and_nothing_else(self) -> None:
-        page = os.path.join(
-            os.path.dirname(__file__), "..", "..", "deploy", "monitoring", "README.rst"
-        )
-        with open(page) as file:
-            documented = set(re.findall(r"``(yukari_\w+)``", file.read()))
+        page = (CHECKOUT / "docs" / "metrics.rst").read_text(encoding="utf-8")
+        documented = set(re.findall(r"``(yukari_\w+)``", page))
         metrics = PrometheusMetrics(Clock())
         counted = {
             family.name + ("_total" if family.type == "counter" else "")

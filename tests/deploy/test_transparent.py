@@ -1,4 +1,4 @@
-"""deploy/transparent.rst, followed as written: stock Ollama pulls plain names by the cache."""
+"""docs/transparent.rst, followed as written: stock Ollama pulls plain names by the cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def missing() -> str | None:
 
 def blocks() -> list[str]:
     """The page's literal blocks."""
-    text = (CHECKOUT / "deploy" / "transparent.rst").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "transparent.rst").read_text(encoding="utf-8")
     found = re.findall(r"::\n\n((?: {4}.*\n|\n)+)", text)
     return [textwrap.dedent(each).strip() + "\n" for each in found]
 

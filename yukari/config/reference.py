@@ -1,13 +1,13 @@
 """
-The table of settings for people, made from their declarations.
+The tables of settings for people, made from their declarations.
 
-``python -m yukari.config.reference README.rst`` puts it into that file, between its two marks.
+``python -m yukari.config.reference``, run at the top of a checkout, writes them into the pages of
+`TABLES`, between two marks.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import wrap
@@ -17,26 +17,40 @@ from yukari.config.settings import SETTINGS
 
 BEGIN = ".. Made by python -m yukari.config.reference, from yukari/config/settings.py."
 END = ".. The end of what is made."
+COMMON = (
+    *("bind", "storage", "tigris_bucket", "min_free", "upstream_registry"),
+    *("upstream_rate", "offline", "allow", "admin_bind", "slog_level"),
+)
+"""The settings that most people need, by name; README.rst has these alone."""
 _MARKED = re.compile(f"(?<={re.escape(BEGIN)}\n\n).*?(?={re.escape(END)}\n)", re.DOTALL)
 _WIDTH = 100
 
 
-def table(settings: Sequence[Setting] = SETTINGS) -> str:
-    """reStructuredText: a list-table for each group, a row for each setting."""
-    return "".join(f"{line}\n" for line in _lines(settings))
-
-
-def _lines(settings: Sequence[Setting]) -> Iterator[str]:
+def full_table(settings: Sequence[Setting] = SETTINGS) -> str:
+    """Return reStructuredText: a list-table for each group, a row for each setting."""
+    lines: list[str] = []
     for group, rows in groupby(settings, lambda row: row.group):
-        yield f".. list-table:: {group}"
-        yield "   :header-rows: 1"
-        yield "   :widths: 18 18 22 42"
-        yield ""
-        yield from _row("Variable", "Flag", "Default", "What it is")
+        lines += [f".. list-table:: {group}", "   :header-rows: 1", "   :widths: 18 18 22 42", ""]
+        lines += _row("Variable", "Flag", "Default", "What it is")
         for row in rows:
             text = f"{row.help} {row.details}".rstrip()
-            yield from _row(f"``{row.environment}``", f"``--{row.flag}``", _default(row), text)
-        yield ""
+            lines += _row(f"``{row.environment}``", f"``--{row.flag}``", _default(row), text)
+        lines.append("")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def short_table(settings: Sequence[Setting] = SETTINGS) -> str:
+    """Return reStructuredText: one list-table of the settings in `COMMON`, without details."""
+    named = {row.name: row for row in settings}
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 25 55", ""]
+    lines += _row("Variable", "Default", "What it is")
+    for row in map(named.__getitem__, COMMON):
+        lines += _row(f"``{row.environment}``", _default(row), row.help)
+    return "".join(f"{line}\n" for line in [*lines, ""])
+
+
+TABLES = {"README.rst": short_table, "docs/settings.rst": full_table}
+"""The page that each table stands in, as a path inside the checkout."""
 
 
 def _default(row: Setting) -> str:
@@ -56,16 +70,17 @@ def _row(*cells: str) -> Iterator[str]:
         )
 
 
-def main(path: str) -> None:
-    """Put the table into a file, in place of the one that is there."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    made, count = _MARKED.subn(lambda _: table(), text)
-    if count != 1:
-        raise SystemExit(f"{path}: expected the two marks, {BEGIN!r} and {END!r}, once")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(made)
+def main() -> None:
+    """Replace the table in each page of the checkout that is the current directory."""
+    for path, table in TABLES.items():
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        made, count = _MARKED.subn(lambda _, table=table: table(), text)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"{path}: expected the two marks, {BEGIN!r} and {END!r}, once")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(made)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
