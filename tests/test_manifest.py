@@ -10,15 +10,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.strategies import descriptors, manifest_body, manifests
 from yukari.manifest import (
     DOCKER_MANIFEST,
+    MANIFEST_LIST,
     MAX_BYTES,
+    RUNNERS,
     Descriptor,
     InvalidManifest,
     Manifest,
+    ManifestList,
+    parse_manifest,
 )
 from yukari.names import Digest
 
 HEX = "ab" * 32
 LAYER = {"mediaType": "a/b", "digest": f"sha256:{HEX}", "size": 3}
+CHILD = {"mediaType": DOCKER_MANIFEST, "digest": f"sha256:{HEX}", "runner": "llamacpp"}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -52,6 +57,12 @@ def body(**changes: Any) -> bytes:
     return json.dumps({key: value for key, value in content.items() if value is not None}).encode()
 
 
+def listed(*children: Any) -> bytes:
+    """A list of these children."""
+    content = {"schemaVersion": 2, "mediaType": MANIFEST_LIST, "manifests": list(children)}
+    return json.dumps(content).encode()
+
+
 class ManifestTests(SynchronousTestCase):
     @given(
         st.lists(descriptors(), unique_by=lambda blob: blob.digest, min_size=1),
@@ -62,7 +73,8 @@ class ManifestTests(SynchronousTestCase):
     ) -> None:
         sent = manifest_body(blobs[:-1], blobs[-1], indent)
         parsed = Manifest.parse(sent)
-        self.assertEqual(parsed, Manifest(sent, Digest.of(sent), DOCKER_MANIFEST, tuple(blobs)))
+        expected = Manifest(sent, Digest.of(sent), DOCKER_MANIFEST, tuple(blobs), blobs[-1])
+        self.assertEqual(parsed, expected)
 
     @given(manifests())
     def test_parsing_its_bytes_again_changes_nothing(self, manifest: Manifest) -> None:
@@ -83,6 +95,20 @@ class ManifestTests(SynchronousTestCase):
         layers = [{"digest": f"sha256:{at:064x}", "size": at} for at in range(10_000)]
         self.assertEqual(len(Manifest.parse(body(layers=layers)).blobs), 10_000)
 
+    def test_fields_that_go_leaves_empty_are_no_error(self) -> None:
+        layer = Descriptor(Digest(HEX), 3, "a/b")
+        for sent, blobs in (
+            (body(schemaVersion=None), (layer,)),
+            (body(config={}), (layer,)),
+            (body(config={"digest": "", "size": 0, "mediaType": ""}), (layer,)),
+            (body(layers=None, config=LAYER), (layer,)),
+            (body(layers=[], config=LAYER), (layer,)),
+            (b'{"schemaVersion":2,"layers":null,"config":null}', ()),
+            (body(layers=[{**LAYER, "digest": f"sha256-{HEX.upper()}"}]), (layer,)),
+            (body(layers=[{**LAYER, "urls": ["x"], "annotations": None}]), (layer,)),
+        ):
+            self.assertEqual(Manifest.parse(sent).blobs, blobs)
+
     def test_what_is_no_manifest_is_refused_with_the_reason(self) -> None:
         for sent, why in (
             (b"", "not JSON"),
@@ -90,10 +116,20 @@ class ManifestTests(SynchronousTestCase):
             (body()[:-5], "not JSON"),
             (b"\xff\xfe\xff", "not JSON"),
             (b"[]", "not a JSON object"),
-            (b'{"error": "x"}', "schemaVersion None: expected 2"),
+            (b'{"error": "x"}', "it has neither schemaVersion nor"),
+            (b"{}", "it has neither schemaVersion nor"),
             (body(schemaVersion=1), "schemaVersion 1: expected 2"),
-            (body(layers=None), "layers: expected a list"),
-            (body(layers=[]), "it names no blob"),
+            (body(schemaVersion=True), "schemaVersion True: expected 2"),
+            (body(layers={}), "layers: expected a list"),
+            (body(manifests=[]), "expected application/vnd.ollama.manifest.list.v2+json"),
+            (listed(), "it lists no manifest"),
+            (listed(None), "manifest 0: expected an object"),
+            (listed({"runner": "mlx"}), "manifest 0: digest"),
+            (listed({**CHILD, "digest": "sha256:x"}), "manifest 0: digest sha256:x"),
+            (listed({**CHILD, "runner": 1}), "manifest 0: runner: expected text"),
+            (listed({**CHILD, "mediaType": MANIFEST_LIST}), "manifest 0: a list within a list"),
+            (listed(CHILD, {**CHILD, "layers": [{}]}), "manifest 1: layer 0: expected a digest"),
+            (listed({**CHILD, "mediaType": "a/b"}), "it lists no manifest"),
             (body(layers=[{}]), "layer 0: expected a digest"),
             (body(layers=[{**LAYER, "digest": "sha256:x"}]), "layer 0: digest sha256:x"),
             (body(layers=[LAYER, {**LAYER, "size": -1}]), "layer 1: size -1"),
@@ -103,10 +139,11 @@ class ManifestTests(SynchronousTestCase):
             (body(layers=[{**LAYER, "size": [1]}]), "layer 0: size a list"),
             (body(layers=[LAYER, {**LAYER, "size": 4}]), "has two sizes"),
             (body(config="x"), "config: expected an object"),
+            (body(config={"digest": 1}), "config: expected a digest"),
             (body(mediaType="a\r\nb"), "mediaType: expected printable text"),
             (b" " * (MAX_BYTES + 1), "expected at most"),
         ):
-            error = self.assertRaises(InvalidManifest, Manifest.parse, sent)
+            error = self.assertRaises(InvalidManifest, parse_manifest, sent)
             self.assertIn(why, str(error))
 
     @given(st.binary() | st.builds(lambda c: json.dumps(c).encode(), near_manifests | json_values))
@@ -115,8 +152,46 @@ class ManifestTests(SynchronousTestCase):
     @example(b'{"schemaVersion":' + b"1" * 10_000 + b"}")
     def test_any_bytes_are_a_manifest_or_an_invalid_one(self, sent: bytes) -> None:
         try:
-            parsed = Manifest.parse(sent)
+            parsed = parse_manifest(sent)
         except InvalidManifest as error:
             self.assertLess(len(str(error)), 300)
         else:
             self.assertEqual(parsed.body, sent)
+
+
+class ManifestListTests(SynchronousTestCase):
+    def parsed(self, *children: Any) -> ManifestList:
+        found = parse_manifest(listed(*children))
+        assert isinstance(found, ManifestList)
+        return found
+
+    @given(st.permutations([*RUNNERS, "other", ""]))
+    def test_children_are_preferred_as_ollama_does(self, runners: list[str]) -> None:
+        digests = [f"sha256:{at:064x}" for at in range(len(runners))]
+        found = self.parsed(
+            *(
+                {**CHILD, "digest": digest, "runner": runner.upper()}
+                for digest, runner in zip(digests, runners)
+            )
+        )
+        self.assertEqual([str(child.digest) for child in found.children], digests)
+        preferred = [child.runner.lower() for child in found.by_preference()]
+        self.assertEqual(preferred[:3], list(RUNNERS))
+
+    def test_a_list_is_no_manifest(self) -> None:
+        self.assertRaises(InvalidManifest, Manifest.parse, listed(CHILD))
+
+    def test_a_child_of_an_unknown_type_is_left_out(self) -> None:
+        found = self.parsed({**CHILD, "mediaType": "a/b"}, {**CHILD, "mediaType": ""})
+        self.assertEqual(len(found.children), 1)
+
+    def test_an_inline_child_is_a_manifest_without_an_upstream_blob(self) -> None:
+        whole = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": LAYER, "layers": []}
+        (child,) = self.parsed(
+            {**whole, "runner": "ggml", "digest": f"sha256:{'cd' * 32}"}
+        ).children
+        assert child.inline is not None
+        self.assertEqual(child.digest, child.inline.digest)
+        self.assertEqual(Manifest.parse(child.inline.body), child.inline)
+        self.assertEqual([blob.digest for blob in child.inline.blobs], [Digest(HEX)])
+        self.assertIsNone(self.parsed(CHILD).children[0].inline)

@@ -1,14 +1,21 @@
 """
-A model's manifest: the bytes as they came, and what they name.
+A model's manifest: the bytes as they arrived, and what they name.
 
 The bytes are the identity (a model's local ID is their sha256), so they are
 kept and served unchanged; parsing only reads which blobs they stand on.
+
+Since Ollama 0.40 a tag can stand for a list of manifests, one for each runner
+(`ManifestList`). Which of the two a client understands is its `Variant`.
+
+Fields are read as leniently as Ollama reads them (Go's ``encoding/json``):
+absent and null are the same, and unknown ones are ignored.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from enum import Enum
+from typing import Any, Optional, Union
 
 from attrs import field, frozen
 
@@ -17,12 +24,30 @@ from yukari.names import Digest, InvalidName
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 """The media type of a manifest that names none, and of every model Ollama publishes."""
 
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+"""The media type of a manifest that OCI tools publish."""
+
+MANIFEST_LIST = "application/vnd.ollama.manifest.list.v2+json"
+"""The media type of a list of manifests, one for each runner."""
+
+RUNNERS = ("llamacpp", "ggml", "mlx")
+"""The order in which Ollama 0.40 chooses a child of a list, but on Apple's processors."""
+
 MAX_BYTES = 16 * 1024 * 1024
 """No manifest is larger: ten thousand layers come to two or three megabytes."""
 
 
 class InvalidManifest(ValueError):
     """Bytes that are no manifest; the text says why."""
+
+
+class Variant(Enum):
+    """Which answer a tag has for a client, by what the client accepts."""
+
+    PLAIN = "plain"
+    """A `Manifest`; Ollama up to 0.39 and every other client."""
+    LIST = "list"
+    """A `ManifestList` if the registry has one, else a `Manifest`; Ollama 0.40 and later."""
 
 
 @frozen
@@ -43,34 +68,67 @@ class Manifest:
     media_type: str
     blobs: tuple[Descriptor, ...] = field(repr=False)
     """The layers in their order and then the config, each digest once."""
+    config: Optional[Descriptor] = None
+    """The config, which is one of ``blobs``, if there is one."""
 
     @classmethod
     def parse(cls, body: bytes) -> Manifest:
-        """`InvalidManifest` unless ``body`` is JSON of schema 2 whose digests and sizes parse."""
-        if len(body) > MAX_BYTES:
-            raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise InvalidManifest(f"not JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise InvalidManifest("not a JSON object")
-        version = content.get("schemaVersion")
-        if version != 2:
-            raise InvalidManifest(f"schemaVersion {_shown(version)}: expected 2")
-        layers = content.get("layers")
-        if not isinstance(layers, list):
-            raise InvalidManifest("layers: expected a list")
-        named = [_descriptor(f"layer {at}", layer) for at, layer in enumerate(layers)]
-        if content.get("config") is not None:
-            named.append(_descriptor("config", content["config"]))
-        if not named:
-            raise InvalidManifest("it names no blob")
-        once: dict[Digest, Descriptor] = {}
-        for blob in named:
-            if once.setdefault(blob.digest, blob).size != blob.size:
-                raise InvalidManifest(f"blob {blob.digest} has two sizes")
-        return cls(body, Digest.of(body), _media_type(content), tuple(once.values()))
+        """Return the manifest in ``body``; `InvalidManifest` for a list and all else."""
+        parsed = parse_manifest(body)
+        if isinstance(parsed, ManifestList):
+            raise InvalidManifest("a list of manifests: expected a manifest")
+        return parsed
+
+
+@frozen
+class Child:
+    """One manifest of a list: the one at ``digest`` among the blobs, for one runner."""
+
+    digest: Digest
+    runner: str
+    inline: Optional[Manifest] = field(default=None, repr=False)
+    """The manifest itself if the list has it whole; then no blob of this digest exists upstream."""
+
+
+@frozen
+class ManifestList:
+    """A list's bytes, their digest, its media type and its children in their order."""
+
+    body: bytes = field(repr=False)
+    digest: Digest
+    media_type: str
+    children: tuple[Child, ...]
+
+    def by_preference(self) -> list[Child]:
+        """Return the children in the order in which Ollama chooses among them."""
+        return sorted(self.children, key=lambda child: _preference(child.runner))
+
+
+AnyManifest = Union[Manifest, ManifestList]
+"""What a tag or a digest of a repository stands for."""
+
+
+def parse_manifest(body: bytes) -> AnyManifest:
+    """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
+    if len(body) > MAX_BYTES:
+        raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(f"not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InvalidManifest("not a JSON object")
+    if not content.keys() & {"schemaVersion", "layers", "config", "manifests"}:
+        raise InvalidManifest("it has neither schemaVersion nor layers, config or manifests")
+    version = content.get("schemaVersion")
+    if version not in (None, 2) or version is True:
+        raise InvalidManifest(f"schemaVersion {_shown(version)}: expected 2")
+    media_type = _media_type("mediaType", content, DOCKER_MANIFEST)
+    if media_type == MANIFEST_LIST:
+        return ManifestList(body, Digest.of(body), media_type, _children(content))
+    if "manifests" in content:
+        raise InvalidManifest(f"a list of the type {media_type}: expected {MANIFEST_LIST}")
+    return Manifest(body, Digest.of(body), media_type, *_blobs(content))
 
 
 def _shown(found: Any) -> str:
@@ -80,25 +138,100 @@ def _shown(found: Any) -> str:
     return ascii(found)[:40]
 
 
-def _media_type(content: dict[str, Any]) -> str:
-    named = content.get("mediaType") or DOCKER_MANIFEST
+def _media_type(where: str, content: dict[str, Any], default: str) -> str:
+    named = content.get("mediaType") or default
     if not isinstance(named, str) or not named.isascii() or not named.isprintable():
-        raise InvalidManifest("mediaType: expected printable text")
+        raise InvalidManifest(f"{where}: expected printable text")
     return named
 
 
-def _descriptor(where: str, found: Any) -> Descriptor:
+def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[Descriptor]]:
+    """The blobs that a manifest names, each once, and which of them is its config."""
+    layers = content.get("layers")
+    if layers is None:
+        layers = []
+    if not isinstance(layers, list):
+        raise InvalidManifest("layers: expected a list")
+    named = [_descriptor(f"layer {at}", layer) for at, layer in enumerate(layers)]
+    found = content.get("config")
+    config: Optional[Descriptor] = None
+    # Go writes an empty descriptor if there is no config, and Ollama skips it.
+    if found is not None and _digest_of("config", found):
+        config = _descriptor("config", found)
+        named.append(config)
+    once: dict[Digest, Descriptor] = {}
+    for blob in named:
+        if once.setdefault(blob.digest, blob).size != blob.size:
+            raise InvalidManifest(f"blob {blob.digest} has two sizes")
+    return tuple(once.values()), config and once[config.digest]
+
+
+def _digest_of(where: str, found: Any) -> str:
+    """The digest that an object names, "" for none."""
     if not isinstance(found, dict):
         raise InvalidManifest(f"{where}: expected an object")
-    digest, size = found.get("digest"), found.get("size")
+    digest = found.get("digest")
+    if digest is None:
+        return ""
     if not isinstance(digest, str):
         raise InvalidManifest(f"{where}: expected a digest")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
-        raise InvalidManifest(f"{where}: size {_shown(size)}: expected a count of bytes")
-    media_type = found.get("mediaType") or "application/octet-stream"
-    if not isinstance(media_type, str) or not media_type.isascii() or not media_type.isprintable():
-        raise InvalidManifest(f"{where}: mediaType: expected printable text")
+    return digest
+
+
+def _parsed_digest(where: str, text: str) -> Digest:
     try:
-        return Descriptor(Digest.parse(digest), size, media_type)
+        # Ollama takes hex of either case and means the same blob.
+        return Digest.parse(text.lower())
     except InvalidName as error:
         raise InvalidManifest(f"{where}: {error}") from None
+
+
+def _descriptor(where: str, found: Any) -> Descriptor:
+    digest = _digest_of(where, found)
+    if not digest:
+        raise InvalidManifest(f"{where}: expected a digest")
+    size = found.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
+        raise InvalidManifest(f"{where}: size {_shown(size)}: expected a count of bytes")
+    media_type = _media_type(f"{where}: mediaType", found, "application/octet-stream")
+    return Descriptor(_parsed_digest(where, digest), size, media_type)
+
+
+def _children(content: dict[str, Any]) -> tuple[Child, ...]:
+    """The manifests that a list has; those of types that Ollama skips are left out."""
+    entries = content.get("manifests")
+    if not isinstance(entries, list):
+        raise InvalidManifest("manifests: expected a list")
+    found = [_child(f"manifest {at}", entry) for at, entry in enumerate(entries)]
+    children = tuple(child for child in found if child is not None)
+    if not children:
+        raise InvalidManifest("it lists no manifest")
+    return children
+
+
+def _child(where: str, entry: Any) -> Optional[Child]:
+    digest = _digest_of(where, entry)
+    media_type = _media_type(f"{where}: mediaType", entry, DOCKER_MANIFEST)
+    if media_type == MANIFEST_LIST:
+        raise InvalidManifest(f"{where}: a list within a list")
+    if media_type != DOCKER_MANIFEST:
+        return None
+    runner = entry.get("runner") or ""
+    if not isinstance(runner, str):
+        raise InvalidManifest(f"{where}: runner: expected text")
+    try:
+        blobs, config = _blobs(entry)
+    except InvalidManifest as error:
+        raise InvalidManifest(f"{where}: {error}") from None
+    if not blobs:
+        return Child(_parsed_digest(where, digest), runner)
+    # Such a child has no bytes of its own upstream: these are made once, here.
+    kept = {key: value for key, value in entry.items() if key != "digest"}
+    body = json.dumps(kept, separators=(",", ":")).encode()
+    manifest = Manifest(body, Digest.of(body), media_type, blobs, config)
+    return Child(manifest.digest, runner, manifest)
+
+
+def _preference(runner: str) -> int:
+    known = runner.lower()
+    return RUNNERS.index(known) if known in RUNNERS else len(RUNNERS)

@@ -14,11 +14,12 @@ from typing import Optional, cast
 
 from attrs import define, field
 
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
 from yukari.storage.ports import (
+    NEVER_CHECKED,
     BlobFile,
     Holdings,
     ManifestEntry,
@@ -125,8 +126,10 @@ class MemoryStore:
     """`Store` in memory; ``capacity`` is how many bytes of all it takes, None for any."""
 
     capacity: Optional[int] = None
-    _tags: dict[ModelName, dict[Tag, StoredManifest]] = field(factory=dict, init=False)
-    _by_digest: dict[tuple[ModelName, Digest], StoredManifest] = field(factory=dict, init=False)
+    _tags: dict[ModelName, dict[Tag, dict[Variant, StoredManifest]]] = field(
+        factory=dict, init=False
+    )
+    _by_digest: dict[Digest, StoredManifest] = field(factory=dict, init=False)
     _blobs: dict[Digest, bytearray] = field(factory=dict, init=False)
     _spools: dict[Digest, _Lying] = field(factory=dict, init=False)
 
@@ -155,30 +158,81 @@ class MemoryStore:
     # manifests
 
     async def get_manifest(
-        self, name: ModelName, reference: Reference, *, anew: bool = False
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant = Variant.PLAIN,
+        *,
+        anew: bool = False,
     ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
-            return self._by_digest.get((name, reference))
-        return self._tags.get(name, {}).get(reference)
+            return self._by_digest.get(reference)
+        variants = self._tags.get(name, {}).get(reference, {})
+        if variant in variants:
+            return variants[variant]
+        if variant is Variant.LIST and variants:
+            return StoredManifest(variants[Variant.PLAIN].manifest, NEVER_CHECKED)
+        if variants:
+            return self._stored_child(variants[Variant.LIST].manifest)
+        return None
+
+    def _stored_child(self, found: AnyManifest) -> Optional[StoredManifest]:
+        """What a plain client gets if only this was asked for, by one that accepts lists."""
+        if isinstance(found, Manifest):
+            return StoredManifest(found, NEVER_CHECKED)
+        for child in found.by_preference():
+            stored = self._by_digest.get(child.digest)
+            if stored is not None:
+                return StoredManifest(stored.manifest, NEVER_CHECKED)
+            if child.inline is not None:
+                return StoredManifest(child.inline, NEVER_CHECKED)
+        return None
 
     async def put_manifest(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
-        if isinstance(reference, Digest) and reference != manifest.digest:
-            raise ValueError(f"manifest {manifest.digest} put as {reference}")
-        if (name, manifest.digest) not in self._by_digest:
+        if isinstance(reference, Digest):
+            if reference != manifest.digest:
+                raise ValueError(f"manifest {manifest.digest} put as {reference}")
+        elif variant is Variant.PLAIN and isinstance(manifest, ManifestList):
+            raise ValueError(f"list {manifest.digest} put as the plain variant of {reference}")
+        if manifest.digest not in self._by_digest:
             self._reserve(len(manifest.body))
-        stored = StoredManifest(manifest, checked_at)
-        self._by_digest[name, manifest.digest] = stored
+        stored = self._by_digest[manifest.digest] = StoredManifest(manifest, checked_at)
         if isinstance(reference, Tag):
-            self._tags.setdefault(name, {})[reference] = stored
+            variants = self._tags.setdefault(name, {}).setdefault(reference, {})
+            variants[variant] = stored
+            self._supersede(variants, variant)
+        for tags in self._tags.get(name, {}).values():
+            self._supersede(tags, Variant.LIST)
+
+    def _supersede(self, variants: dict[Variant, StoredManifest], newer: Variant) -> None:
+        """Drop the variant that the ``newer`` one shows to be out of date."""
+        plain, listed = variants.get(Variant.PLAIN), variants.get(Variant.LIST)
+        if plain is None or listed is None or not _differ(plain.manifest, listed.manifest):
+            return
+        if newer is Variant.PLAIN:
+            del variants[Variant.LIST]
+        elif plain.checked_at < listed.checked_at and self._stored_child(listed.manifest):
+            del variants[Variant.PLAIN]
 
     async def touch_manifest(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+        self,
+        name: ModelName,
+        tag: Tag,
+        digest: Digest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
-        found = self._tags.get(name, {}).get(tag)
+        variants = self._tags.get(name, {}).get(tag, {})
+        found = await self.get_manifest(name, tag, variant)
         if found is not None and found.manifest.digest == digest:
-            self._tags[name][tag] = StoredManifest(found.manifest, checked_at)
+            variants[variant] = StoredManifest(found.manifest, checked_at)
 
     async def tags(self, name: ModelName) -> list[Tag]:
         return sorted(self._tags.get(name, ()))
@@ -187,9 +241,9 @@ class MemoryStore:
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         entries = sorted(
-            ManifestEntry(name, tag, stored.checked_at)
+            ManifestEntry(name, tag, min(stored.checked_at for stored in variants.values()))
             for name, tags in self._tags.items()
-            for tag, stored in tags.items()
+            for tag, variants in tags.items()
             if after is None or (name, tag) > after
         )
         return entries[:most]
@@ -197,12 +251,17 @@ class MemoryStore:
     # blobs
 
     async def blob_size(self, digest: Digest) -> Optional[int]:
-        found = self._blobs.get(digest)
+        found = self._body(digest)
         return None if found is None else len(found)
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
-        found = self._blobs.get(digest)
+        found = self._body(digest)
         return None if found is None else MemoryBlob(len(found), found)
+
+    def _body(self, digest: Digest) -> Optional[bytearray]:
+        if digest not in self._blobs and digest in self._by_digest:
+            return bytearray(self._by_digest[digest].manifest.body)
+        return self._blobs.get(digest)
 
     def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
         return None
@@ -212,6 +271,7 @@ class MemoryStore:
 
     async def forget_blob(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)
+        self._by_digest.pop(digest, None)
 
     # spools
 
@@ -250,3 +310,10 @@ class MemoryStore:
         taken += sum(len(lying.body) for lying in self._spools.values())
         if taken + size > self.capacity:
             raise NoRoom(f"memory: no room for {size} bytes: {taken} of {self.capacity} taken")
+
+
+def _differ(plain: AnyManifest, listed: AnyManifest) -> bool:
+    """Whether a tag's two variants cannot be of the same version."""
+    if isinstance(listed, ManifestList):
+        return all(child.digest != plain.digest for child in listed.children)
+    return listed.digest != plain.digest

@@ -19,7 +19,7 @@ from typing import Optional, Protocol
 
 from attrs import frozen
 
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
@@ -41,17 +41,28 @@ class WrongDigest(Exception):
         self.found = found
 
 
+NEVER_CHECKED = 0.0
+"""When upstream was asked about what nobody has asked it about yet, in seconds of the epoch."""
+
+
 @frozen
 class StoredManifest:
-    """A manifest and when upstream was last asked about it, in seconds of the epoch."""
+    """
+    A manifest or a list, and when upstream was last asked about it, in seconds of the epoch.
 
-    manifest: Manifest
+    `NEVER_CHECKED` if it answers a `Variant` that upstream has never been asked for.
+    """
+
+    manifest: AnyManifest
     checked_at: float
 
 
 @frozen(order=True)
 class ManifestEntry:
-    """A row of a listing: a tagged manifest and when it was checked, in seconds of the epoch."""
+    """
+    A row of a listing: a tag, and when its variant that was checked first was, in seconds of the
+    epoch; variants that were never checked do not count unless all are.
+    """
 
     name: ModelName
     tag: Tag
@@ -208,31 +219,59 @@ class Store(Protocol):
     # manifests
 
     async def get_manifest(
-        self, name: ModelName, reference: Reference, *, anew: bool = False
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant = Variant.PLAIN,
+        *,
+        anew: bool = False,
     ) -> Optional[StoredManifest]:
         """
-        What is stored under a tag or a digest; None where nothing that parses is.
+        Return what is stored under a tag or a digest; None if nothing that parses is.
+
+        A digest names one manifest or list, whatever the variant and whichever the repository. For
+        a tag the answer depends on the variant:
+
+        - `Variant.PLAIN`: a `Manifest`, never a list. If only a list is stored: the first of its
+          children, in the order of preference, whose bytes are stored, as never checked.
+        - `Variant.LIST`: what upstream said to a client that accepts lists, be it a list or a
+          manifest. If upstream was never asked so: the plain manifest, as never checked.
 
         ``anew`` asks for what other daemons put or touched by now; else it may be some seconds old.
         """
 
     async def put_manifest(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
         """
-        Store ``manifest`` by its digest and, where ``reference`` is a tag, as that tag's.
+        Store ``manifest`` by its digest and, if ``reference`` is a tag, as that variant of it.
 
-        The tag moves in one step, and what it named before stays reachable by digest. OSError or
-        `NoRoom` leaves the tag as it was. A ``reference`` that is another digest is a ValueError.
+        By its digest it can also be opened as a blob. The tag moves in one step, and what it named
+        before stays reachable by digest. OSError or `NoRoom` leaves the tag as it was. A
+        ``reference`` that is another digest is a ValueError, and so is a list as the plain variant.
+
+        A plain manifest that is not a child of the stored list supersedes the list: the list is
+        then reachable by its digest alone. A list supersedes a plain manifest that is not one of
+        its children and was checked before it, as soon as one of its children is stored.
         """
 
     async def touch_manifest(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+        self,
+        name: ModelName,
+        tag: Tag,
+        digest: Digest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
         """
-        Note that upstream still had ``digest`` for the tag.
+        Note that upstream still had ``digest`` for that variant of the tag.
 
-        Nothing happens where the tag names another by now; OSError where it cannot be noted.
+        Nothing happens if the variant names another by now; OSError if it cannot be noted.
         """
 
     async def tags(self, name: ModelName) -> list[Tag]:
