@@ -17,17 +17,22 @@ from tests.storage.strategies import (
     BODIES,
     MANIFESTS,
     bodies,
+    list_of,
+    lists,
     manifest_of,
     manifests,
     model_names,
     result_of,
     tags,
     times,
+    variants,
 )
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.spans import Span, SpanSet
+from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import (
+    NEVER_CHECKED,
     Holdings,
     ManifestEntry,
     NoRoom,
@@ -45,6 +50,9 @@ NAME = ModelName("library", "m")
 OTHER = ModelName("library", "other")
 LATEST = Tag("latest")
 OLD, NEW = MANIFESTS[2], MANIFESTS[3]
+ANOTHER = MANIFESTS[1]
+LISTED = list_of(OLD.digest, NEW.digest)
+"""A list of `OLD` and, rather, `NEW`."""
 BODY = bytes(range(256)) * 4
 DIGEST = Digest.of(BODY)
 
@@ -83,6 +91,10 @@ class StoreContract(_Base):
             spool.write([(0, [body])])
         return spool
 
+    async def body_of(self, store: Store, digest: Digest) -> Optional[bytes]:
+        """A blob's bytes, wherever the store has them."""
+        return await self.bytes_of(store, digest)
+
     async def bytes_of(self, store: Store, digest: Digest) -> Optional[bytes]:
         blob = await store.open_blob(digest)
         if blob is None:
@@ -120,7 +132,25 @@ class StoreContract(_Base):
         self.assertEqual(await store.get_manifest(NAME, LATEST), stored)
         self.assertEqual(await store.get_manifest(NAME, OLD.digest), stored)
         self.assertIsNone(await store.get_manifest(OTHER, LATEST))
-        self.assertIsNone(await store.get_manifest(OTHER, OLD.digest))
+        # A digest is that of the bytes, whichever the repository.
+        self.assertEqual(await store.get_manifest(OTHER, OLD.digest), stored)
+
+    async def test_a_manifest_can_be_opened_as_a_blob(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        for manifest in (OLD, LISTED):
+            self.assertEqual(await store.blob_size(manifest.digest), len(manifest.body))
+            self.assertEqual(await self.body_of(store, manifest.digest), manifest.body)
+
+    async def test_a_blob_that_is_a_manifest_is_got_by_digest(self) -> None:
+        store = await self.started()
+        await store.publish(await self.spool_of(store, OLD.body))
+        await store.publish(await self.spool_of(store))
+        found = await store.get_manifest(NAME, OLD.digest)
+        assert found is not None
+        self.assertEqual(found.manifest, OLD)
+        self.assertIsNone(await store.get_manifest(NAME, DIGEST))
 
     async def test_a_manifest_put_by_digest_has_no_tag(self) -> None:
         store = await self.started()
@@ -226,12 +256,156 @@ class StoreContract(_Base):
         await store.put_manifest(NAME, LATEST, NEW, 2000.0)
         await store.put_manifest(NAME, Tag("7b"), NEW, 2000.0)
         await store.put_manifest(OTHER, OLD.digest, OLD, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 2000.0, Variant.LIST)
+        await store.put_manifest(NAME, Tag("listed"), LISTED, 2000.0, Variant.LIST)
         await self.spool_of(store, b"on its way")
         await store.publish(await self.spool_of(store))
         await store.publish(await self.spool_of(store, b"another"))
-        self.assertEqual(await store.count(), Holdings(2, 2, len(BODY) + 7))
+        manifests = len(OLD.body) + len(NEW.body) + len(LISTED.body)
+        self.assertEqual(await store.count(), Holdings(3, 5, manifests + len(BODY) + 7))
         await store.forget_blob(DIGEST)
-        self.assertEqual(await store.count(), Holdings(2, 1, 7))
+        self.assertEqual(await store.count(), Holdings(3, 4, manifests + 7))
+
+    # variants of a tag
+
+    async def both(self, store: Store, tag: Tag = LATEST) -> tuple[Any, Any]:
+        """What each kind of client gets."""
+        return (
+            await store.get_manifest(NAME, tag),
+            await store.get_manifest(NAME, tag, Variant.LIST),
+        )
+
+    async def test_each_client_gets_its_variant_and_after_a_kill_too(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, NEW, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1500.0, Variant.LIST)
+        wanted = StoredManifest(NEW, 1000.0), StoredManifest(LISTED, 1500.0)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+            found = await each.get_manifest(OTHER, LISTED.digest)
+            self.assertEqual(found, StoredManifest(LISTED, 1500.0))
+            self.assertEqual(await each.tags(NAME), [LATEST])
+            self.assert_listed(await each.manifests(), [ManifestEntry(NAME, LATEST, 1000.0)])
+
+    async def test_a_list_client_gets_a_plain_manifest_as_never_checked(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        wanted = StoredManifest(OLD, 1000.0), StoredManifest(OLD, NEVER_CHECKED)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+
+    async def test_a_list_alone_answers_plain_clients_by_its_best_stored_child(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        listed = StoredManifest(LISTED, 1000.0)
+        self.assertEqual(await self.both(store), (None, listed))
+        self.assertEqual(await store.tags(NAME), [LATEST])
+        await store.put_manifest(NAME, OLD.digest, OLD, 1000.0)
+        self.assertEqual(await self.both(store), (StoredManifest(OLD, NEVER_CHECKED), listed))
+        found = await self.killed(store)
+        self.assertEqual(await self.both(found), (StoredManifest(OLD, NEVER_CHECKED), listed))
+        other = Tag("both-stored")
+        await found.put_manifest(NAME, NEW.digest, NEW, 1000.0)
+        await found.put_manifest(NAME, other, LISTED, 1000.0, Variant.LIST)
+        self.assertEqual((await self.both(found, other))[0], StoredManifest(NEW, NEVER_CHECKED))
+
+    async def test_a_child_that_comes_as_a_blob_answers_plain_clients(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        await store.publish(await self.spool_of(store, NEW.body))
+        for each in (store, await self.killed(store)):
+            found = await each.get_manifest(NAME, LATEST)
+            self.assertEqual(found, StoredManifest(NEW, NEVER_CHECKED))
+
+    async def test_an_inline_child_is_stored_with_its_list(self) -> None:
+        store = await self.started()
+        listed = list_of(Digest.of(b"elsewhere"), NEW)
+        await store.put_manifest(NAME, LATEST, listed, 1000.0, Variant.LIST)
+        plain, _ = await self.both(store)
+        self.assertEqual(plain, StoredManifest(listed.by_preference()[0].inline, NEVER_CHECKED))
+
+    async def test_a_manifest_can_be_what_list_clients_got(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0, Variant.LIST)
+        wanted = StoredManifest(OLD, NEVER_CHECKED), StoredManifest(OLD, 1000.0)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+
+    async def test_a_plain_manifest_of_another_version_supersedes_the_list(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        await store.put_manifest(NAME, LATEST, ANOTHER, 2000.0)
+        wanted = StoredManifest(ANOTHER, 2000.0), StoredManifest(ANOTHER, NEVER_CHECKED)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+            found = await each.get_manifest(NAME, LISTED.digest)
+            self.assertEqual(found, StoredManifest(LISTED, 1000.0))
+
+    async def test_a_list_of_another_version_supersedes_once_a_child_is_stored(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, ANOTHER, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 2000.0, Variant.LIST)
+        listed = StoredManifest(LISTED, 2000.0)
+        self.assertEqual(await self.both(store), (StoredManifest(ANOTHER, 1000.0), listed))
+        await store.put_manifest(NAME, NEW.digest, NEW, 2000.0)
+        wanted = StoredManifest(NEW, NEVER_CHECKED), listed
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+            found = await each.get_manifest(NAME, ANOTHER.digest)
+            self.assertEqual(found, StoredManifest(ANOTHER, 1000.0))
+
+    async def test_a_child_stays_while_the_next_list_has_none(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, NEW.digest, NEW, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        childless = list_of(Digest.of(b"not yet stored"))
+        await store.put_manifest(NAME, LATEST, childless, 2000.0, Variant.LIST)
+        wanted = StoredManifest(NEW, NEVER_CHECKED), StoredManifest(childless, 2000.0)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+
+    async def test_a_list_that_was_asked_for_earlier_does_not_supersede(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, NEW.digest, NEW, 1000.0)
+        await store.put_manifest(NAME, LATEST, ANOTHER, 2000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        wanted = StoredManifest(ANOTHER, 2000.0), StoredManifest(ANOTHER, NEVER_CHECKED)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+
+    async def test_each_variant_is_touched_by_itself(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, NEW, 1000.0)
+        await store.touch_manifest(NAME, LATEST, NEW.digest, 2000.0, Variant.LIST)
+        wanted = [StoredManifest(NEW, 1000.0), StoredManifest(NEW, 2000.0)]
+        self.assertEqual(list(await self.both(store)), wanted)
+        await store.put_manifest(NAME, LATEST, LISTED, 3000.0, Variant.LIST)
+        await store.touch_manifest(NAME, LATEST, NEW.digest, 4000.0)
+        await store.touch_manifest(NAME, LATEST, NEW.digest, 9000.0, Variant.LIST)
+        await store.touch_manifest(NAME, LATEST, LISTED.digest, 9000.0)
+        await store.touch_manifest(NAME, LATEST, LISTED.digest, 5000.0, Variant.LIST)
+        wanted = [StoredManifest(NEW, 4000.0), StoredManifest(LISTED, 5000.0)]
+        for each in (store, await self.killed(store)):
+            self.assertEqual(list(await self.both(each)), wanted)
+
+    async def test_a_child_is_touched_as_the_plain_variant(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, NEW.digest, NEW, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        await store.touch_manifest(NAME, LATEST, NEW.digest, 2000.0)
+        wanted = StoredManifest(NEW, 2000.0), StoredManifest(LISTED, 1000.0)
+        for each in (store, await self.killed(store)):
+            self.assertEqual(await self.both(each), wanted)
+
+    async def test_a_list_is_never_put_as_the_plain_variant(self) -> None:
+        store = await self.started()
+        try:
+            await store.put_manifest(NAME, LATEST, LISTED, 1000.0)
+        except ValueError:
+            pass
+        else:
+            self.fail("it was")
+        self.assertEqual(await self.both(store), (None, None))
 
     # spools and blobs
 
@@ -447,8 +621,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.store = self.make_store()
         result_of(self.store.start())
-        self.tagged: dict[tuple[ModelName, Tag], StoredManifest] = {}
-        self.known: dict[tuple[ModelName, Digest], StoredManifest] = {}
+        self.model = MemoryStore()
         self.blobs: dict[Digest, bytes] = {}
         self.spools: dict[Digest, Spool] = {}
         self.covered: dict[Digest, SpanSet] = {}
@@ -462,42 +635,47 @@ class StoreMachine(RuleBasedStateMachine):
 
     # manifests
 
-    @rule(name=model_names, tag=tags, manifest=manifests, time=times, by_digest=st.booleans())
+    @rule(name=model_names, tag=tags, manifest=manifests | lists, time=times, variant=variants)
     def put(
-        self, name: ModelName, tag: Tag, manifest: Manifest, time: float, by_digest: bool
+        self, name: ModelName, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
     ) -> None:
-        reference: Reference = manifest.digest if by_digest else tag
-        result_of(self.store.put_manifest(name, reference, manifest, time))
-        self.known[name, manifest.digest] = StoredManifest(manifest, time)
-        if not by_digest:
-            self.tagged[name, tag] = StoredManifest(manifest, time)
+        if isinstance(manifest, ManifestList):
+            variant = Variant.LIST
+        for store in (self.store, self.model):
+            result_of(store.put_manifest(name, tag, manifest, time, variant))
 
-    @rule(name=model_names, tag=tags, manifest=manifests, time=times)
-    def touch(self, name: ModelName, tag: Tag, manifest: Manifest, time: float) -> None:
-        result_of(self.store.touch_manifest(name, tag, manifest.digest, time))
-        found = self.tagged.get((name, tag))
-        if found is not None and found.manifest == manifest:
-            self.tagged[name, tag] = StoredManifest(manifest, time)
+    @rule(name=model_names, manifest=manifests | lists, time=times)
+    def put_by_digest(self, name: ModelName, manifest: AnyManifest, time: float) -> None:
+        for store in (self.store, self.model):
+            result_of(store.put_manifest(name, manifest.digest, manifest, time))
 
-    @rule(name=model_names, tag=tags, manifest=manifests)
-    def get(self, name: ModelName, tag: Tag, manifest: Manifest) -> None:
-        found = result_of(self.store.get_manifest(name, tag))
-        assert found == self.tagged.get((name, tag))
-        by_digest = result_of(self.store.get_manifest(name, manifest.digest))
-        assert by_digest == self.known.get((name, manifest.digest))
+    @rule(name=model_names, tag=tags, manifest=manifests | lists, time=times, variant=variants)
+    def touch(
+        self, name: ModelName, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
+    ) -> None:
+        for store in (self.store, self.model):
+            result_of(store.touch_manifest(name, tag, manifest.digest, time, variant))
+
+    @rule(name=model_names, tag=tags, variant=variants, time=times)
+    def touch_what_is_there(self, name: ModelName, tag: Tag, variant: Variant, time: float) -> None:
+        found = result_of(self.model.get_manifest(name, tag, variant))
+        if found is not None:
+            self.touch(name, tag, found.manifest, time, variant)
+
+    @rule(name=model_names, tag=tags, manifest=manifests | lists, variant=variants)
+    def get(self, name: ModelName, tag: Tag, manifest: Manifest, variant: Variant) -> None:
+        reference: Reference
+        for reference in (tag, manifest.digest):
+            found = result_of(self.store.get_manifest(name, reference, variant))
+            assert found == result_of(self.model.get_manifest(name, reference, variant))
 
     @rule(most=st.integers(1, 5), name=model_names)
     def list_all(self, most: int, name: ModelName) -> None:
         listed: list[ManifestEntry] = []
         while page := result_of(self.store.manifests(_last(listed), most)):
             listed += page
-        assert listed == sorted(
-            ManifestEntry(name, tag, stored.checked_at)
-            for (name, tag), stored in self.tagged.items()
-        )
-        assert result_of(self.store.tags(name)) == sorted(
-            tag for found, tag in self.tagged if found == name
-        )
+        assert listed == result_of(self.model.manifests())
+        assert result_of(self.store.tags(name)) == result_of(self.model.tags(name))
 
     # blobs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 STEPS = frozenset(
     ("open", "write", "pwrite", "pwritev", "ftruncate", "fsync", "fchmod", "utime")
-    + ("rename", "unlink", "mkdir", "chmod")
+    + ("rename", "unlink", "mkdir", "chmod", "symlink")
 )
 """Calls that change what is on disk (a plain opening for reading is none)."""
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from yukari.manifest import Manifest
+from yukari.manifest import (
+    DOCKER_MANIFEST,
+    MANIFEST_LIST,
+    Manifest,
+    ManifestList,
+    Variant,
+    parse_manifest,
+)
 from yukari.names import Digest, ModelName, Tag
 
 T = TypeVar("T")
@@ -36,6 +43,23 @@ def manifest_of(*bodies: bytes, note: str = "") -> Manifest:
     return Manifest.parse(json.dumps(content).encode())
 
 
+def list_of(*children: Union[Digest, Manifest], note: str = "") -> ManifestList:
+    """A list of ``children``, the most wanted one last; a `Manifest` is inline."""
+    runners = ("mlx", "ggml", "llamacpp")[-len(children) :]
+    entries: list[dict[str, Any]] = []
+    for runner, child in zip(runners, children):
+        entry: dict[str, Any] = {"mediaType": DOCKER_MANIFEST, "runner": runner}
+        if isinstance(child, Digest):
+            entry["digest"] = str(child)
+        else:
+            entry |= json.loads(child.body)
+        entries.append(entry)
+    content = {"schemaVersion": 2, "mediaType": MANIFEST_LIST, "manifests": entries, "note": note}
+    found = parse_manifest(json.dumps(content).encode())
+    assert isinstance(found, ManifestList)
+    return found
+
+
 BODIES: Sequence[bytes] = (b"", b"x", bytes(range(200)), b"layer " * 50)
 MANIFESTS: Sequence[Manifest] = tuple(manifest_of(body) for body in BODIES)
 
@@ -45,4 +69,13 @@ model_names = st.builds(
 tags = st.builds(Tag, st.sampled_from(["latest", "7b", "Q4_K.M", "sha256-1"]))
 manifests = st.sampled_from(MANIFESTS)
 bodies = st.sampled_from(BODIES)
-times = st.integers(0, 2**31).map(float)
+LISTS: Sequence[ManifestList] = (
+    list_of(MANIFESTS[1].digest, MANIFESTS[2].digest),
+    list_of(MANIFESTS[0].digest),
+    list_of(MANIFESTS[2].digest, MANIFESTS[3].digest, note="newer"),
+    list_of(Digest.of(b"never stored")),
+    list_of(Digest.of(b"never stored"), manifest_of(b"inline")),
+)
+lists = st.sampled_from(LISTS)
+variants = st.sampled_from(Variant)
+times = st.integers(1, 2**31).map(float)

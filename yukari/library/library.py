@@ -175,7 +175,7 @@ class Library(FillKeeper):
         """
         self._check_running()
         stored = await self.store.get_manifest(name, reference)
-        if stored is not None:
+        if stored is not None and isinstance(stored.manifest, Manifest):
             manifest, result = stored.manifest, "hit"
             if isinstance(reference, Tag):
                 if self.is_stale(name, reference, stored):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, Optional, TypeVar
+from typing import Generic, Optional, Protocol, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.manifest import Manifest, Variant
 from yukari.names import ModelName, Reference
 from yukari.storage.ports import StoredManifest
 
@@ -15,37 +16,22 @@ MOST_BYTES = 64 * 1024 * 1024
 TRUSTED_FOR = 5.0
 """Seconds; an operator may copy files in or delete them by hand."""
 
-Key = tuple[ModelName, Reference]
+Key = tuple[ModelName, Reference, Variant]
 
 
-@frozen
-class Stamp:
-    """What changes when a file does."""
-
-    mtime_ns: int
-    size: int
-    inode: int
-
-
-@frozen
-class Kept:
-    """A manifest as the cache keeps it."""
-
-    stored: StoredManifest
+class Kept(Protocol):
+    """What the cache keeps."""
 
     @property
     def cost(self) -> int:
         """About how many bytes it takes in memory."""
-        manifest = self.stored.manifest
-        return len(manifest.body) + 512 * len(manifest.blobs) + 1024
 
 
-@frozen
-class Loaded(Kept):
-    """And the file that it came from and how that was."""
-
-    path: str
-    stamp: Stamp
+def cost_of(stored: StoredManifest) -> int:
+    """About how many bytes a manifest takes in memory."""
+    manifest = stored.manifest
+    named = manifest.blobs if isinstance(manifest, Manifest) else manifest.children
+    return len(manifest.body) + 512 * len(named) + 1024
 
 
 K = TypeVar("K", bound=Kept)

@@ -9,12 +9,19 @@ discarded is found again by `MemoryStore.spools`, closed or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Optional, cast
 
 from attrs import define, field
 
-from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.manifest import (
+    AnyManifest,
+    InvalidManifest,
+    Manifest,
+    Variant,
+    parse_manifest,
+)
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
@@ -28,6 +35,7 @@ from yukari.storage.ports import (
     StoredManifest,
     Unfinished,
 )
+from yukari.storage.variants import Variants, check_put
 
 
 @define(eq=False)
@@ -149,11 +157,10 @@ class MemoryStore:
         pass
 
     async def count(self) -> Holdings:
-        return Holdings(
-            models=sum(len(tags) for tags in self._tags.values()),
-            blobs=len(self._blobs),
-            bytes=sum(len(body) for body in self._blobs.values()),
-        )
+        bodies = {digest: len(body) for digest, body in self._blobs.items()}
+        bodies |= {digest: len(each.manifest.body) for digest, each in self._by_digest.items()}
+        models = sum(len(tags) for tags in self._tags.values())
+        return Holdings(models, blobs=len(bodies), bytes=sum(bodies.values()))
 
     # manifests
 
@@ -166,26 +173,31 @@ class MemoryStore:
         anew: bool = False,
     ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
-            return self._by_digest.get(reference)
-        variants = self._tags.get(name, {}).get(reference, {})
-        if variant in variants:
-            return variants[variant]
-        if variant is Variant.LIST and variants:
-            return StoredManifest(variants[Variant.PLAIN].manifest, NEVER_CHECKED)
-        if variants:
-            return self._stored_child(variants[Variant.LIST].manifest)
-        return None
+            return self._manifest(reference)
+        return self._variants(name, reference).answer(variant)
 
-    def _stored_child(self, found: AnyManifest) -> Optional[StoredManifest]:
-        """What a plain client gets if only this was asked for, by one that accepts lists."""
+    def _manifest(self, digest: Digest) -> Optional[StoredManifest]:
+        if digest not in self._by_digest and digest in self._blobs:
+            with suppress(InvalidManifest):
+                return StoredManifest(parse_manifest(bytes(self._blobs[digest])), NEVER_CHECKED)
+        return self._by_digest.get(digest)
+
+    def _variants(self, name: ModelName, tag: Tag) -> Variants:
+        kept = self._tags.get(name, {}).get(tag, {})
+        listed = kept.get(Variant.LIST)
+        if listed is None or self._manifest(listed.manifest.digest) is None:
+            return Variants(kept.get(Variant.PLAIN))
+        return Variants(kept.get(Variant.PLAIN), listed, self._runnable(listed.manifest))
+
+    def _runnable(self, found: AnyManifest) -> Optional[AnyManifest]:
         if isinstance(found, Manifest):
-            return StoredManifest(found, NEVER_CHECKED)
+            return found
         for child in found.by_preference():
-            stored = self._by_digest.get(child.digest)
+            stored = self._manifest(child.digest)
             if stored is not None:
-                return StoredManifest(stored.manifest, NEVER_CHECKED)
+                return stored.manifest
             if child.inline is not None:
-                return StoredManifest(child.inline, NEVER_CHECKED)
+                return child.inline
         return None
 
     async def put_manifest(
@@ -196,30 +208,28 @@ class MemoryStore:
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
-        if isinstance(reference, Digest):
-            if reference != manifest.digest:
-                raise ValueError(f"manifest {manifest.digest} put as {reference}")
-        elif variant is Variant.PLAIN and isinstance(manifest, ManifestList):
-            raise ValueError(f"list {manifest.digest} put as the plain variant of {reference}")
+        check_put(reference, manifest, variant)
         if manifest.digest not in self._by_digest:
             self._reserve(len(manifest.body))
         stored = self._by_digest[manifest.digest] = StoredManifest(manifest, checked_at)
-        if isinstance(reference, Tag):
-            variants = self._tags.setdefault(name, {}).setdefault(reference, {})
-            variants[variant] = stored
-            self._supersede(variants, variant)
-        for tags in self._tags.get(name, {}).values():
-            self._supersede(tags, Variant.LIST)
+        outdated = isinstance(reference, Tag) and self._variants(name, reference).outdates(
+            manifest, checked_at, variant
+        )
+        if isinstance(reference, Tag) and not outdated:
+            kept = self._tags.setdefault(name, {}).setdefault(reference, {})
+            kept[variant] = stored
+            if variant is Variant.PLAIN and self._variants(name, reference).conflict:
+                kept.pop(Variant.LIST)
+        self._settle()
 
-    def _supersede(self, variants: dict[Variant, StoredManifest], newer: Variant) -> None:
-        """Drop the variant that the ``newer`` one shows to be out of date."""
-        plain, listed = variants.get(Variant.PLAIN), variants.get(Variant.LIST)
-        if plain is None or listed is None or not _differ(plain.manifest, listed.manifest):
-            return
-        if newer is Variant.PLAIN:
-            del variants[Variant.LIST]
-        elif plain.checked_at < listed.checked_at and self._stored_child(listed.manifest):
-            del variants[Variant.PLAIN]
+    def _settle(self) -> None:
+        """Of each list that has a child now, make that the plain variant."""
+        for name, tags in self._tags.items():
+            for tag, kept in tags.items():
+                found = self._variants(name, tag)
+                plain = found.answer(Variant.PLAIN)
+                if plain is not None and (found.conflict or found.plain is None):
+                    kept[Variant.PLAIN] = plain
 
     async def touch_manifest(
         self,
@@ -229,10 +239,9 @@ class MemoryStore:
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
-        variants = self._tags.get(name, {}).get(tag, {})
-        found = await self.get_manifest(name, tag, variant)
+        found = self._variants(name, tag).answer(variant)
         if found is not None and found.manifest.digest == digest:
-            variants[variant] = StoredManifest(found.manifest, checked_at)
+            self._tags[name][tag][variant] = StoredManifest(found.manifest, checked_at)
 
     async def tags(self, name: ModelName) -> list[Tag]:
         return sorted(self._tags.get(name, ()))
@@ -241,9 +250,9 @@ class MemoryStore:
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         entries = sorted(
-            ManifestEntry(name, tag, min(stored.checked_at for stored in variants.values()))
+            ManifestEntry(name, tag, _first_check(kept.values()))
             for name, tags in self._tags.items()
-            for tag, variants in tags.items()
+            for tag, kept in tags.items()
             if after is None or (name, tag) > after
         )
         return entries[:most]
@@ -301,6 +310,7 @@ class MemoryStore:
         if ready.covered().total < ready.size:
             raise ValueError(f"bytes of {ready.digest} are missing")
         self._blobs[ready.digest] = self._spools.pop(ready.digest).body
+        self._settle()
 
     def _reserve(self, size: int) -> None:
         if self.capacity is None:
@@ -312,8 +322,6 @@ class MemoryStore:
             raise NoRoom(f"memory: no room for {size} bytes: {taken} of {self.capacity} taken")
 
 
-def _differ(plain: AnyManifest, listed: AnyManifest) -> bool:
-    """Whether a tag's two variants cannot be of the same version."""
-    if isinstance(listed, ManifestList):
-        return all(child.digest != plain.digest for child in listed.children)
-    return listed.digest != plain.digest
+def _first_check(variants: Iterable[StoredManifest]) -> float:
+    times = (stored.checked_at for stored in variants)
+    return min((time for time in times if time != NEVER_CHECKED), default=NEVER_CHECKED)

@@ -212,6 +212,8 @@ class Store(Protocol):
         """
         What it holds, found by looking at every name in it; OSError where that cannot be.
 
+        Manifests count among the blobs too.
+
         Not for every second: 100,000 blobs take some tenths of a second on a disk, and in a bucket
         a hundred requests.
         """
@@ -229,13 +231,15 @@ class Store(Protocol):
         """
         Return what is stored under a tag or a digest; None if nothing that parses is.
 
-        A digest names one manifest or list, whatever the variant and whichever the repository. For
-        a tag the answer depends on the variant:
+        A digest names one manifest or list, whatever the variant and whichever the repository; a
+        blob that was published and is one counts too. For a tag the answer depends on the variant:
 
         - `Variant.PLAIN`: a `Manifest`, never a list. If only a list is stored: the first of its
           children, in the order of preference, whose bytes are stored, as never checked.
         - `Variant.LIST`: what upstream said to a client that accepts lists, be it a list or a
           manifest. If upstream was never asked so: the plain manifest, as never checked.
+
+        `yukari.storage.variants` decides so for every store.
 
         ``anew`` asks for what other daemons put or touched by now; else it may be some seconds old.
         """
@@ -255,9 +259,10 @@ class Store(Protocol):
         before stays reachable by digest. OSError or `NoRoom` leaves the tag as it was. A
         ``reference`` that is another digest is a ValueError, and so is a list as the plain variant.
 
-        A plain manifest that is not a child of the stored list supersedes the list: the list is
-        then reachable by its digest alone. A list supersedes a plain manifest that is not one of
-        its children and was checked before it, as soon as one of its children is stored.
+        Of two variants of different versions (the plain manifest is not a child of the list) the
+        one that was checked later supersedes the other, which is then reachable by its digest
+        alone; a list does so only once one of its children is stored, be it put by its digest or
+        published as a blob. That child is then the plain variant, as never checked.
         """
 
     async def touch_manifest(

@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import ScriptedDisk
 from tests.library.test_library import manifest_of
 from tests.storage.contract import LATEST
-from tests.storage.strategies import result_of, times
+from tests.storage.strategies import lists, result_of, times, variants
 from tests.strategies import manifests, model_names, references
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Variant
 from yukari.names import ModelName, Reference
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket import pending as lateputs
@@ -38,7 +38,12 @@ class Bucket:
     taken: list[ModelName] = field(factory=list)
 
     async def put(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant,
+        manifest: AnyManifest,
+        checked_at: float,
     ) -> None:
         if name in self.busy:
             raise S3Error("SlowDown", 503, "later")
@@ -62,7 +67,9 @@ class LatePutsTests(SynchronousTestCase):
 
     def add(self, count: int) -> None:
         for number in range(count):
-            result_of(self.late.add((named(number), LATEST), StoredManifest(MANIFEST, 1.0)))
+            result_of(
+                self.late.add((named(number), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0))
+            )
 
     def try_so_often(self, times: int) -> None:
         for _ in range(times):
@@ -100,7 +107,9 @@ class LatePutsTests(SynchronousTestCase):
             torn.write(b'{"name": "library/m"')
         self.bucket.busy.clear()
         again = self.started()
-        self.assertEqual(again.newest((named(1), LATEST), None), StoredManifest(MANIFEST, 1.0))
+        self.assertEqual(
+            again.newest((named(1), LATEST, Variant.PLAIN), None), StoredManifest(MANIFEST, 1.0)
+        )
         self.try_so_often(4)
         self.assertEqual(self.bucket.taken, [named(each) for each in range(4)])
         self.assertEqual(os.listdir(self.directory), [])
@@ -108,7 +117,7 @@ class LatePutsTests(SynchronousTestCase):
     def test_what_is_put_while_its_file_is_written_leaves_none(self) -> None:
         self.disk.slow = True
         adding = Deferred.fromCoroutine(
-            self.late.add((named(0), LATEST), StoredManifest(MANIFEST, 1.0))
+            self.late.add((named(0), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0))
         )
         self.try_so_often(1)
         self.assertEqual(self.bucket.taken, [named(0)])
@@ -128,11 +137,16 @@ class LatePutsTests(SynchronousTestCase):
         self.try_so_often(1)
         self.assertEqual(self.bucket.taken, [named(0)])
 
-    @given(model_names(), references(), manifests(), times)
+    @given(model_names(), references(), variants, manifests() | lists, times)
     def test_a_file_tells_what_was_written(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant,
+        manifest: AnyManifest,
+        checked_at: float,
     ) -> None:
-        told = (name, reference), StoredManifest(manifest, checked_at)
+        told = (name, reference, variant), StoredManifest(manifest, checked_at)
         self.assertEqual(decode(encode(*told)), told)
 
     @given(st.binary(max_size=300) | st.from_regex(rb'\{"name": .*\}\n\{.*', fullmatch=True))

@@ -73,6 +73,10 @@ class Contract(StoreContract, Stores):
         store._let_go()
         return self.store(spool_dir=store.spool_dir)
 
+    async def body_of(self, store: Store, digest: Digest) -> Optional[bytes]:
+        found = await self.client.get_whole(f"blobs/{digest}")
+        return found and found[1]
+
     def assert_listed(self, listed: list[ManifestEntry], wanted: list[ManifestEntry]) -> None:
         self.assertEqual(
             [(entry.name, entry.tag) for entry in listed],
@@ -176,6 +180,7 @@ class BucketTests(Stores):
             await self.objects(),
             {
                 f"blobs/{DIGEST}": len(BODY),
+                f"blobs/{manifest.digest}": len(manifest.body),
                 "v2/library/m/manifests/latest": len(manifest.body),
                 f"v2/library/m/manifests/{manifest.digest}": len(manifest.body),
             },
@@ -328,7 +333,7 @@ class BucketTests(Stores):
         for _ in range(3):
             await again.get_manifest(NAME, LATEST)
             await again.blob_size(DIGEST)
-        self.assertEqual(again.client.requests, {"get_object": 1, "head_object": 1})
+        self.assertEqual(again.client.requests, {"get_object": 2, "head_object": 1})
 
     # blobs out of the bucket
 

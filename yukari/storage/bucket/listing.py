@@ -10,6 +10,7 @@ may be 100,000.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from itertools import groupby
 from typing import Optional
 
 from attrs import define, field
@@ -24,6 +25,9 @@ LISTED_AT_ONCE = 300
 LISTED_FOR = 30.0
 """Seconds for which the pages of a listing come from the same one."""
 
+_TAGS = ("manifests", "lists")
+"""What stands before a tag in the key of either variant."""
+
 Listed = tuple[str, str, str, float]
 """Namespace, model, tag, and seconds of the epoch."""
 
@@ -31,7 +35,7 @@ Listed = tuple[str, str, str, float]
 def listed(key: str, modified: float) -> Optional[Listed]:
     """The tagged manifest that a key is of, None for any other key."""
     parts = key.split("/")
-    if len(parts) != 5 or parts[0] != "v2" or parts[3] != "manifests":
+    if len(parts) != 5 or parts[0] != "v2" or parts[3] not in _TAGS:
         return None
     try:
         reference = parse_reference(parts[4])
@@ -59,7 +63,7 @@ class BucketListing:
         self._rows = None
 
     async def tags(self, name: ModelName) -> list[Tag]:
-        return [Tag(tag) for _, _, tag, _ in await self._read(f"v2/{name}/manifests/")]
+        return [Tag(tag) for _, _, tag, _ in await self._read(f"v2/{name}/")]
 
     async def count(self) -> int:
         """How many there are."""
@@ -101,4 +105,4 @@ class BucketListing:
                     insort(rows, row)
             token = page.token
             if token is None:
-                return rows
+                return [next(rows_of_tag) for _, rows_of_tag in groupby(rows, lambda row: row[:3])]

@@ -1,41 +1,69 @@
 """
 A bucket's manifests: got, put under conditions, touched.
 
+::
+
+    v2/NAMESPACE/MODEL/manifests/TAG            a tag's plain variant, as the original Yukari has it
+    v2/NAMESPACE/MODEL/manifests/sha256:HEX     the same by digest; never a list
+    v2/NAMESPACE/MODEL/lists/TAG                the variant for clients that accept lists
+    blobs/sha256:HEX                            every manifest and list too
+
+The original asks for keys below ``manifests/`` and ``blobs/`` only, so that it never serves a
+list as a manifest.
+
 Several daemons put into one bucket. A manifest is put only where no later check
-of upstream has put another, by If-None-Match and If-Match.
+of upstream has put another, by If-None-Match and If-Match. Of two variants that are
+of different versions, the one that was checked later counts; so neither is ever deleted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.manifest import InvalidManifest, Manifest
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.manifest import (
+    MAX_BYTES,
+    AnyManifest,
+    InvalidManifest,
+    Manifest,
+    Variant,
+    parse_manifest,
+)
+from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Head
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.pending import PendingManifests
-from yukari.storage.manifest_cache import Kept, Key, ManifestCache
+from yukari.storage.manifest_cache import Key, ManifestCache, cost_of
 from yukari.storage.ports import StoredManifest
+from yukari.storage.variants import Variants, check_put
 from yukari.threads import InThread
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
+SMALL_MANIFEST = 1024 * 1024
+"""Bytes; a larger blob is not looked at for whether it is the child of a list."""
 _TRIES = 5
 _CHECKED_AT = "checked-at"
 
 
 @frozen
-class InBucket(Kept):
-    """A manifest, and the ETag of the object that it came from."""
+class InBucket:
+    """An object, and the manifest in it; None where there is none, or no manifest in it."""
 
-    etag: str
+    etag: Optional[str] = None
+    stored: Optional[StoredManifest] = None
+
+    @property
+    def cost(self) -> int:
+        """About how many bytes it takes in memory."""
+        return 512 if self.stored is None else cost_of(self.stored)
 
 
 @define(eq=False)
@@ -51,7 +79,7 @@ class BucketManifests:
     _late_in: str
     _through: str
     _in_thread: InThread
-    _learn: Callable[[Manifest], None]
+    _learn: Callable[[AnyManifest], None]
     """Told of every manifest that is seen."""
     _changed: Callable[[], None]
     """Told that one was put, or may have been."""
@@ -70,14 +98,49 @@ class BucketManifests:
         )
 
     async def get(
-        self, name: ModelName, reference: Reference, *, anew: bool = False
+        self, name: ModelName, reference: Reference, variant: Variant, *, anew: bool = False
     ) -> Optional[StoredManifest]:
-        key = name, reference
+        if isinstance(reference, Digest):
+            return await self._object((name, reference, Variant.PLAIN), anew)
+        return (await self._variants(name, reference, anew)).answer(variant)
+
+    async def _variants(self, name: ModelName, tag: Tag, anew: bool) -> Variants:
+        keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
+        asked = [self._object(key, anew) for key in keys]
+        if anew or not all(self.cache.get(key)[1] for key in keys):
+            plain, listed = await gatherResults(
+                [Deferred.fromCoroutine(each) for each in asked], consumeErrors=True
+            )
+        else:
+            plain, listed = [await each for each in asked]
+        if listed is None:
+            return Variants(plain)
+        if Variants(plain, listed).outdates(listed.manifest, listed.checked_at, Variant.LIST):
+            return Variants(plain)
+        found = Variants(plain, listed)
+        if plain is None or found.conflict:
+            return Variants(plain, listed, await self._runnable(name, listed.manifest))
+        return found
+
+    async def _runnable(self, name: ModelName, found: AnyManifest) -> Optional[AnyManifest]:
+        """The manifest that a client gets which does not accept lists, if it is stored."""
+        if isinstance(found, Manifest):
+            return found
+        for child in found.by_preference():
+            if child.inline is not None:
+                return child.inline
+            stored = await self._object((name, child.digest, Variant.PLAIN), False)
+            if stored is not None:
+                return stored.manifest
+        return None
+
+    async def _object(self, key: Key, anew: bool) -> Optional[StoredManifest]:
+        """What is stored under one key, or waits for S3 to take it."""
         known, trusted = self.cache.get(key)
         if known is None or not trusted or anew:
             changes = self._changes
             try:
-                _, found = await self._contact.in_time(self._fetch(name, reference))
+                found = await self._contact.in_time(self._fetch(*key))
             except S3Error as error:
                 self._contact.complain(error)
             else:
@@ -87,105 +150,177 @@ class BucketManifests:
                 known = found
         return self.late.newest(key, None if known is None else known.stored)
 
-    async def _fetch(
-        self, name: ModelName, reference: Reference
-    ) -> tuple[Optional[str], Optional[InBucket]]:
-        """The object's ETag, None where there is none, and the manifest in it; `S3Error`."""
-        got = await self._client.get_whole(_manifest_key(name, reference))
+    async def _fetch(self, name: ModelName, reference: Reference, variant: Variant) -> InBucket:
+        """The object of a key; `S3Error`."""
+        key = _object_key(name, reference, variant)
+        got = await self._client.get_whole(key)
+        if got is None and isinstance(reference, Digest):
+            # Most blobs are no manifests, and many are larger than one can be.
+            key = _blob_key(reference)
+            head = await self._client.head_object(key)
+            if head is not None and head.size <= MAX_BYTES:
+                got = await self._client.get_whole(key)
         self._contact.answered()
         if got is None:
-            return None, None
+            return InBucket()
         head, body = got
         try:
-            manifest = Manifest.parse(body)
+            manifest = parse_manifest(body)
+            if variant is Variant.PLAIN and not isinstance(reference, Digest):
+                manifest = Manifest.parse(body)
         except InvalidManifest as error:
-            self._log.warn(
-                "{key} counts as not stored: {error}",
-                key=_manifest_key(name, reference),
-                error=str(error),
-            )
-            return head.etag, None
+            if not key.startswith("blobs/"):
+                self._log.warn("{key} counts as not stored: {error}", key=key, error=str(error))
+            return InBucket(head.etag)
         if isinstance(reference, Digest) and manifest.digest != reference:
-            self._log.warn("{key} is another manifest", key=_manifest_key(name, reference))
-            return head.etag, None
+            self._log.warn("{key} is another manifest", key=key)
+            return InBucket(head.etag)
         self._learn(manifest)
-        return head.etag, InBucket(StoredManifest(manifest, _checked_at(head)), head.etag)
+        return InBucket(head.etag, StoredManifest(manifest, _checked_at(head)))
 
     async def put(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant,
     ) -> None:
-        if isinstance(reference, Digest) and reference != manifest.digest:
-            raise ValueError(f"manifest {manifest.digest} put as {reference}")
+        check_put(reference, manifest, variant)
         self._learn(manifest)
+        key = name, reference, variant
         try:
-            await self._contact.in_time(self._put_everywhere(name, reference, manifest, checked_at))
+            await self._contact.in_time(self._put_everywhere(*key, manifest, checked_at))
         except S3Error as error:
             self._contact.complain(error)
             if not error.passing:
                 raise
-            await self.late.add((name, reference), StoredManifest(manifest, checked_at))
+            await self.late.add(key, StoredManifest(manifest, checked_at))
 
     async def _put_everywhere(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant,
+        manifest: AnyManifest,
+        checked_at: float,
     ) -> None:
+        stored = StoredManifest(manifest, checked_at)
         try:
-            await self._put(name, manifest.digest, manifest, checked_at)
-            if isinstance(reference, Tag):
-                await self._put(name, reference, manifest, checked_at)
+            await self._put_by_digest(name, stored)
+            if isinstance(reference, Digest):
+                await self.settle(name, manifest)
+                return
+            before = None
+            if variant is Variant.LIST:
+                before = (await self._variants(name, reference, False)).answer(Variant.PLAIN)
+            await self._put((name, reference, variant), stored)
+            if variant is Variant.LIST:
+                await self._keep_plain(name, reference, before)
         finally:
             self._changes += 1
             self._changed()
 
-    async def _put(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+    async def settle(self, name: ModelName, child: AnyManifest) -> None:
+        """Have the original find the models whose lists have a child that is stored now."""
+        if not isinstance(child, Manifest):
+            return
+        page = await self._client.list_objects(f"v2/{name}/lists/")
+        for row in page.objects:
+            try:
+                tag = Tag(row.key.rpartition("/")[2])
+            except InvalidName:
+                continue
+            await self._keep_plain(name, tag, None)
+
+    async def published(self, digest: Digest, body: bytes, names: Iterable[ModelName]) -> None:
+        """As `settle`, for a blob that may be a child."""
+        try:
+            child = parse_manifest(body)
+        except InvalidManifest:
+            return
+        for name in names:
+            self.cache.forget((name, digest, Variant.PLAIN))
+            try:
+                await self._contact.in_time(self.settle(name, child))
+            except S3Error as error:
+                self._contact.complain(error)
+
+    async def _keep_plain(
+        self, name: ModelName, tag: Tag, before: Optional[StoredManifest]
     ) -> None:
-        """Put it where no newer one is: a check of upstream that was later wins."""
-        stored = StoredManifest(manifest, checked_at)
-        etag: Optional[str] = None
+        """Have the plain variant's object be what plain clients get."""
+        found = await self._variants(name, tag, False)
+        answer = before if found.runnable is None else found.answer(Variant.PLAIN)
+        if answer is None or found.listed is None or answer == found.plain:
+            return
+        if found.plain is None or found.plain.manifest.digest != answer.manifest.digest:
+            await self._put((name, tag, Variant.PLAIN), answer, over=found.listed.checked_at)
+
+    async def _put_by_digest(self, name: ModelName, stored: StoredManifest) -> None:
+        """Put it as a blob, and where the original looks for a manifest by its digest."""
+        manifest = stored.manifest
+        blob = _blob_key(manifest.digest)
+        if await self._client.head_object(blob) is None:
+            await self._client.put_object(
+                blob, manifest.body, manifest.media_type, metadata=_metadata(stored)
+            )
+        key = name, manifest.digest, Variant.PLAIN
+        if isinstance(manifest, Manifest):
+            await self._put(key, stored)
+        else:
+            self.cache.forget(key)
+
+    async def _put(self, key: Key, stored: StoredManifest, over: Optional[float] = None) -> None:
+        """
+        Put it where no newer one is: a check of upstream that was later wins.
+
+        ``over`` is the time of the last check that does not win; ``stored``'s own if it is None.
+        """
+        name, reference, variant = key
+        last = stored.checked_at if over is None else over
+        found = InBucket()
         for attempt in range(_TRIES):
-            found: Optional[InBucket] = None
             if isinstance(reference, Tag) or attempt:
-                etag, found = await self._fetch(name, reference)
-            if found is not None and (
-                isinstance(reference, Digest)
-                or found.stored.checked_at > checked_at
-                or found.stored == stored
+                found = await self._fetch(*key)
+            there = found.stored
+            if there is not None and (
+                isinstance(reference, Digest) or there.checked_at > last or there == stored
             ):
-                if found.stored.manifest.digest != manifest.digest:
+                if there.manifest.digest != stored.manifest.digest:
                     self._log.info(
                         "{name}:{tag} was put by another daemon, later than it was checked here",
                         name=str(name),
                         tag=str(reference),
                     )
-                self._keep((name, reference), found)
+                self._keep(key, found)
                 return
-            if found is not None and found.stored.manifest.digest != manifest.digest:
+            if there is not None and there.manifest.digest != stored.manifest.digest:
                 # The original Yukari, or an operator, may have put it by its tag alone.
-                before = found.stored
-                await self._put(name, before.manifest.digest, before.manifest, before.checked_at)
+                await self._put_by_digest(name, there)
             try:
-                put = await self._put_over(name, reference, stored, etag)
+                put = await self._put_over(key, stored, found.etag)
             except S3Error as error:
                 if error.unanswered and attempt + 1 < _TRIES:
                     continue
                 raise
             if put is not None:
-                self._keep((name, reference), InBucket(stored, put))
+                self._keep(key, InBucket(put, stored))
                 return
-        key = _manifest_key(name, reference)
-        raise S3Error("PreconditionFailed", 412, f"{key} is put by others all the time")
+        where = _object_key(*key)
+        raise S3Error("PreconditionFailed", 412, f"{where} is put by others all the time")
 
     async def _put_over(
-        self, name: ModelName, reference: Reference, stored: StoredManifest, etag: Optional[str]
+        self, key: Key, stored: StoredManifest, etag: Optional[str]
     ) -> Optional[str]:
         """The new ETag, None where another than the one of ``etag`` is there by now."""
 
         def put(**condition: Any) -> Any:
             return self._client.put_object(
-                _manifest_key(name, reference),
+                _object_key(*key),
                 stored.manifest.body,
                 stored.manifest.media_type,
-                metadata={_CHECKED_AT: repr(stored.checked_at)},
+                metadata=_metadata(stored),
                 **condition,
             )
 
@@ -201,19 +336,28 @@ class BucketManifests:
         last: Optional[str] = await put()
         return last
 
-    async def touch(self, name: ModelName, tag: Tag, digest: Digest, checked_at: float) -> None:
-        known, _ = self.cache.get((name, tag))
+    async def touch(
+        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float, variant: Variant
+    ) -> None:
+        key = name, tag, variant
+        known, _ = self.cache.get(key)
         try:
-            etag, found = await self._fetch(name, tag)
-            if found is None or found.stored.manifest.digest != digest:
-                return
-            stored = StoredManifest(found.stored.manifest, checked_at)
-            put = await self._put_over(name, tag, stored, etag)
+            found = await self._fetch(*key)
+            there = found.stored
+            if there is None or there.manifest.digest != digest:
+                there = (await self._variants(name, tag, True)).answer(variant)
+                if there is None or there.manifest.digest != digest:
+                    return
+                # It answers this variant, but was put as the other one.
+                await self._put(key, StoredManifest(there.manifest, checked_at))
+            else:
+                stored = StoredManifest(there.manifest, checked_at)
+                put = await self._put_over(key, stored, found.etag)
+                self._keep(key, None if put is None or known is None else InBucket(put, stored))
         except S3Error as error:
             self._contact.complain(error)
             raise
         self._changes += 1
-        self._keep((name, tag), None if put is None or known is None else InBucket(stored, put))
 
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:
         if found is None:
@@ -222,8 +366,17 @@ class BucketManifests:
             self.cache.keep(key, found)
 
 
-def _manifest_key(name: ModelName, reference: Reference) -> str:
-    return f"v2/{name}/manifests/{reference}"
+def _object_key(name: ModelName, reference: Reference, variant: Variant) -> str:
+    listed = variant is Variant.LIST and isinstance(reference, Tag)
+    return f"v2/{name}/{'lists' if listed else 'manifests'}/{reference}"
+
+
+def _blob_key(digest: Digest) -> str:
+    return f"blobs/{digest}"
+
+
+def _metadata(stored: StoredManifest) -> dict[str, str]:
+    return {_CHECKED_AT: repr(stored.checked_at)}
 
 
 def _checked_at(head: Head) -> float:

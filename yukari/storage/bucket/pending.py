@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Variant, parse_manifest
 from yukari.names import Digest, ModelName, Reference, parse_reference
 from yukari.s3.errors import S3Error
 from yukari.storage.disk.atomic import remove, replace_file
@@ -43,10 +43,11 @@ log = Logger()
 
 def encode(key: Key, stored: StoredManifest) -> bytes:
     """A file's content."""
-    name, reference = key
+    name, reference, variant = key
     header = {
         "name": str(name),
         "reference": str(reference),
+        "variant": variant.value,
         "checked_at": stored.checked_at,
     }
     return json.dumps(header).encode() + b"\n" + stored.manifest.body
@@ -57,8 +58,9 @@ def decode(content: bytes) -> tuple[Key, StoredManifest]:
     first, _, body = content.partition(b"\n")
     try:
         header = json.loads(first)
-        key = ModelName.parse(header["name"]), parse_reference(header["reference"])
-        return key, StoredManifest(Manifest.parse(body), float(header["checked_at"]))
+        name, reference = ModelName.parse(header["name"]), parse_reference(header["reference"])
+        key = name, reference, Variant(header.get("variant", Variant.PLAIN.value))
+        return key, StoredManifest(parse_manifest(body), float(header["checked_at"]))
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"first line: {error}") from None
 
@@ -71,7 +73,7 @@ class PendingManifests:
     Their files are in ``directory``, and are made in ``through``.
     """
 
-    _put: Callable[[ModelName, Reference, Manifest, float], Awaitable[None]]
+    _put: Callable[[ModelName, Reference, Variant, AnyManifest, float], Awaitable[None]]
     _clock: IReactorTime
     directory: str
     _through: str
@@ -117,7 +119,8 @@ class PendingManifests:
 
     async def _file(self, key: Key) -> None:
         """Have the file of a key hold what waits under it by the time that it is written."""
-        named = Digest.of(f"{key[0]}:{key[1]}".encode()).hex
+        told = f"{key[0]}:{key[1]}" if key[2] is Variant.PLAIN else f"{key[0]}:{key[1]}:list"
+        named = Digest.of(told.encode()).hex
         path = os.path.join(self.directory, named)
         async with self._writing:
             stored = self._waiting.get(key)
@@ -135,11 +138,10 @@ class PendingManifests:
 
     def newest(self, key: Key, found: Optional[StoredManifest]) -> Optional[StoredManifest]:
         """What was found under a key, or what waits to be put there over it."""
-        name, reference = key
-        if isinstance(reference, Digest):
+        if isinstance(key[1], Digest):
             if found is None:
-                for (other, _), stored in self._waiting.items():
-                    if other == name and stored.manifest.digest == reference:
+                for stored in self._waiting.values():
+                    if stored.manifest.digest == key[1]:
                         return stored
             return found
         waiting = self._waiting.get(key)

@@ -5,6 +5,7 @@ In the bucket, as the original Yukari has them::
 
     v2/NAMESPACE/MODEL/manifests/TAG            Content-Type: the manifest's media type
     v2/NAMESPACE/MODEL/manifests/sha256:HEX     the same by digest
+    v2/NAMESPACE/MODEL/lists/TAG                ours: see `yukari.storage.bucket.manifests`
     blobs/sha256:HEX                            Content-Type: the layer's media type
 
 and in ``spool_dir``::
@@ -35,7 +36,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
-from yukari.manifest import Manifest
+from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, Variant
 from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
@@ -46,7 +47,7 @@ from yukari.sources.pace import HostPace
 from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.listing import LISTED_AT_ONCE, BucketListing
-from yukari.storage.bucket.manifests import BucketManifests
+from yukari.storage.bucket.manifests import SMALL_MANIFEST, BucketManifests
 from yukari.storage.bucket.source import BucketBlob
 from yukari.storage.bucket.upload import (
     NOTE,
@@ -193,19 +194,34 @@ class TigrisStore(DiskWork):
     # manifests
 
     async def get_manifest(
-        self, name: ModelName, reference: Reference, *, anew: bool = False
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant = Variant.PLAIN,
+        *,
+        anew: bool = False,
     ) -> Optional[StoredManifest]:
-        return await self._manifests.get(name, reference, anew=anew)
+        return await self._manifests.get(name, reference, variant, anew=anew)
 
     async def put_manifest(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
-        await self._manifests.put(name, reference, manifest, checked_at)
+        await self._manifests.put(name, reference, manifest, checked_at, variant)
 
     async def touch_manifest(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+        self,
+        name: ModelName,
+        tag: Tag,
+        digest: Digest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
-        await self._manifests.touch(name, tag, digest, checked_at)
+        await self._manifests.touch(name, tag, digest, checked_at, variant)
 
     async def tags(self, name: ModelName) -> list[Tag]:
         return await self._listed(self._listing.tags(name))
@@ -224,10 +240,14 @@ class TigrisStore(DiskWork):
         self._contact.answered()
         return found
 
-    def _learn(self, manifest: Manifest) -> None:
+    def _learn(self, manifest: AnyManifest) -> None:
         """Remember what its blobs are, for their Content-Type in the bucket."""
-        for blob in manifest.blobs:
-            self._media_types.remember(blob.digest, blob.media_type)
+        if isinstance(manifest, Manifest):
+            for blob in manifest.blobs:
+                self._media_types.remember(blob.digest, blob.media_type)
+        else:
+            for child in manifest.children:
+                self._media_types.remember(child.digest, DOCKER_MANIFEST)
 
     # blobs
 
@@ -402,6 +422,9 @@ class TigrisStore(DiskWork):
         self._contact.answered()
         self._uploads.pop(spool.digest, None)
         self._sizes.remember(spool.digest, spool.size)
+        if spool.size <= SMALL_MANIFEST:
+            body = await self._run(_bytes_of, spool)
+            await self._manifests.published(spool.digest, body, spool.repositories)
         await self._run(self._into_tier, spool)
 
     # the periodic job
@@ -538,6 +561,14 @@ class TigrisStore(DiskWork):
 
 def _blob_key(digest: Digest) -> str:
     return f"blobs/{digest}"
+
+
+def _bytes_of(spool: SpoolFile) -> bytes:
+    file = spool.open()
+    try:
+        return file.read(0, spool.size)
+    finally:
+        file.close()
 
 
 def _close(blob: Optional[FileBlob]) -> None:

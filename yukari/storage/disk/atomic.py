@@ -16,6 +16,10 @@ from twisted.logger import Logger
 _log = Logger()
 _count = itertools.count()
 
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Answers which mean that there is no such file."""
+_NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""The same of those that have no symbolic links."""
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems answer that cannot fsync a directory."""
 
@@ -87,6 +91,29 @@ def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
         remove(made)
         raise
     sync_directory(os.path.dirname(target))
+
+
+def replace_link(target: str, to: str, mtime: int, through: str) -> bool:
+    """
+    Put a symbolic link to ``to`` at ``target`` with ``mtime`` in nanoseconds, in one step.
+
+    As `replace_file`; False if the file system has no such links.
+    """
+    made = temporary(through)
+    try:
+        os.symlink(to, made)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    try:
+        os.utime(made, ns=(mtime, mtime), follow_symlinks=False)
+        os.rename(made, target)
+    except OSError:
+        remove(made)
+        raise
+    sync_directory(os.path.dirname(target))
+    return True
 
 
 def remove(path: str) -> None:

@@ -3,16 +3,15 @@ The embedded default: a directory, laid out as Ollama lays out its own.
 
 ::
 
-    manifests/HOST/NAMESPACE/MODEL/TAG    as Ollama has them; HOST is the upstream's
-    blobs/sha256-HEX                      as Ollama has them
-    yukari/lock                           held while a daemon owns the directory
-    yukari/manifests/HOST/NAMESPACE/MODEL/sha256-HEX
-    yukari/spool/sha256-HEX.spool, .cover blobs on their way (or in ``spool_dir``)
-    yukari/tmp/                           files in the making; emptied at the start
+    manifests/HOST/NAMESPACE/MODEL/TAG     as Ollama has them; HOST is the upstream's
+    manifests-v2/HOST/NAMESPACE/MODEL/TAG  links to blobs, as Ollama 0.40 has them
+    blobs/sha256-HEX                       as Ollama has them; manifests too
+    yukari/lock                            held while a daemon owns the directory
+    yukari/spool/sha256-HEX.spool, .cover  blobs on their way (or in ``spool_dir``)
+    yukari/tmp/                            files in the making; emptied at the start
 
-So an existing ``OLLAMA_MODELS`` directory works as a store at once, and a store
-can be copied to, or mounted read-only as, one. Nothing is ever removed but
-damaged blobs (`forget_blob`) and what lies in ``yukari/``.
+So an existing ``OLLAMA_MODELS`` directory works as a store at once, and a store can be copied to
+one. Nothing is ever removed but damaged blobs (`forget_blob`) and what lies in ``yukari/``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.storage.disk.atomic import (
@@ -41,11 +40,12 @@ from yukari.storage.disk.atomic import (
     write_all,
 )
 from yukari.storage.disk.files import FileBlob
+from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.lock import DirectoryLock
-from yukari.storage.disk.manifests import ManifestFiles
+from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.disk.space import Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms, put_back
-from yukari.storage.manifest_cache import Loaded, ManifestCache
+from yukari.storage.manifest_cache import ManifestCache
 from yukari.storage.ports import (
     BlobFile,
     Holdings,
@@ -55,6 +55,7 @@ from yukari.storage.ports import (
     StoreUnusable,
     Unfinished,
 )
+from yukari.storage.variants import check_put
 from yukari.threads import DiskWork, InThread
 
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
@@ -105,11 +106,7 @@ class DirectoryStore(DiskWork):
         own = self._own("spool")
         self.spool_dir = os.path.abspath(self.spool_dir) if self.spool_dir else own
         self._cache = ManifestCache(self._clock)
-        self._files = ManifestFiles(
-            os.path.join(self.path, "manifests", self.upstream_host),
-            self._own("manifests", self.upstream_host),
-            self._own("tmp"),
-        )
+        self._files = ManifestFiles(Layout(self.path, self.upstream_host), self._own("tmp"))
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
 
     def describe(self) -> str:
@@ -134,17 +131,22 @@ class DirectoryStore(DiskWork):
     # manifests
 
     async def get_manifest(
-        self, name: ModelName, reference: Reference, *, anew: bool = False
+        self,
+        name: ModelName,
+        reference: Reference,
+        variant: Variant = Variant.PLAIN,
+        *,
+        anew: bool = False,
     ) -> Optional[StoredManifest]:
-        key = name, reference
+        key = name, reference, variant
         known, trusted = self._cache.get(key)
         if known is not None and trusted and not anew:
             return known.stored
         changes = self._changes
         if known is None:
-            found = await self._run(self._files.load, name, reference)
+            found = await self._run(self._files.load, *key)
         else:
-            found = await self._run(self._files.reload, name, reference, known)
+            found = await self._run(self._files.reload, *key, known)
         if changes == self._changes and (known is not None or not anew):
             # Else it may have been read before the change; the next one reads again.
             # And who looks at all of them anew must not drive out what is asked for.
@@ -155,29 +157,42 @@ class DirectoryStore(DiskWork):
         return None if found is None else found.stored
 
     async def put_manifest(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
-        if isinstance(reference, Digest) and reference != manifest.digest:
-            raise ValueError(f"manifest {manifest.digest} put as {reference}")
-        stale = ((name, reference), (name, manifest.digest))
-        await self._run(
-            self._put_manifest, name, reference, manifest, checked_at, ended=self._changed(*stale)
+        check_put(reference, manifest, variant)
+        also = await self._run(
+            self._put_manifest,
+            *(name, reference, manifest, checked_at, variant),
+            ended=self._changed(name, reference, manifest.digest),
         )
+        self._changed(name, *also)()
 
     async def touch_manifest(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float
+        self,
+        name: ModelName,
+        tag: Tag,
+        digest: Digest,
+        checked_at: float,
+        variant: Variant = Variant.PLAIN,
     ) -> None:
         await self._run(
-            self._files.touch, name, tag, digest, checked_at, ended=self._changed((name, tag))
+            self._files.touch,
+            *(name, tag, digest, checked_at, variant),
+            ended=self._changed(name, tag),
         )
 
     async def tags(self, name: ModelName) -> list[Tag]:
-        return await self._run(self._files.tags, name)
+        return await self._run(self._files.listing.tags, name)
 
     async def manifests(
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
-        return await self._run(self._files.page, after, most)
+        return await self._run(self._files.listing.page, after, most)
 
     # blobs
 
@@ -215,15 +230,17 @@ class DirectoryStore(DiskWork):
         return []
 
     async def publish(self, spool: Spool) -> None:
-        await self._run(self._publish, cast(SpoolFile, spool))
+        for name, tag in await self._run(self._publish, cast(SpoolFile, spool)):
+            self._changed(name, tag)()
 
     # in the reactor's thread
 
-    def _changed(self, *keys: tuple[ModelName, Reference]) -> Callable[[], None]:
+    def _changed(self, name: ModelName, *references: Reference) -> Callable[[], None]:
         def ended() -> None:
             self._changes += 1
-            for key in keys:
-                self._cache.forget(key)
+            for reference in references:
+                for variant in Variant:
+                    self._cache.forget((name, reference, variant))
 
         return ended
 
@@ -239,8 +256,9 @@ class DirectoryStore(DiskWork):
         assert self.spool_dir is not None
         blobs = os.path.join(self.path, "blobs")
         manifests = os.path.join(self.path, "manifests")
+        linked = os.path.join(self.path, "manifests-v2")
         try:
-            for directory in (blobs, manifests, self._own("tmp"), self._own("manifests")):
+            for directory in (blobs, manifests, linked, self._own("tmp")):
                 make_directories(directory)
             self._lock(self._own("lock"))
             make_directories(self.spool_dir)
@@ -248,9 +266,9 @@ class DirectoryStore(DiskWork):
                 self._lock(os.path.join(self.spool_dir, "yukari-spool.lock"))
             for name in os.listdir(self._own("tmp")):
                 remove(self._own("tmp", name))
-            for directory in (blobs, manifests, self._own("manifests"), self.spool_dir):
+            for directory in (blobs, manifests, linked, self.spool_dir):
                 _try_writing(os.path.join(directory, ".yukari-start"))
-            for directory in (blobs, manifests, self._own("manifests")):
+            for directory in (blobs, manifests, linked):
                 if os.stat(directory).st_dev != os.stat(self._own("tmp")).st_dev:
                     raise StoreUnusable(
                         f"{self.path}: {directory} and {self._own('tmp')} are on different file"
@@ -267,7 +285,11 @@ class DirectoryStore(DiskWork):
 
     def _look(self) -> None:
         assert self.spool_dir is not None
-        for path in (os.path.join(self.path, "blobs"), self._own("manifests"), self.spool_dir):
+        for path in (
+            os.path.join(self.path, "blobs"),
+            os.path.join(self.path, "manifests"),
+            self.spool_dir,
+        ):
             try:
                 with os.scandir(path):
                     pass
@@ -287,10 +309,15 @@ class DirectoryStore(DiskWork):
     # in a disk thread: manifests and blobs
 
     def _put_manifest(
-        self, name: ModelName, reference: Reference, manifest: Manifest, checked_at: float
-    ) -> None:
+        self,
+        name: ModelName,
+        reference: Reference,
+        manifest: AnyManifest,
+        checked_at: float,
+        variant: Variant,
+    ) -> list[Tag]:
         (self._landing or self._room).check(2 * len(manifest.body) + _BLOCK)
-        self._files.store(name, reference, manifest, checked_at)
+        return self._files.store(name, reference, manifest, checked_at, variant)
 
     def _blob_size(self, digest: Digest) -> Optional[int]:
         try:
@@ -307,10 +334,10 @@ class DirectoryStore(DiskWork):
         blobs = total = 0
         with os.scandir(os.path.join(self.path, "blobs")) as entries:
             for entry in entries:
-                if entry.name.startswith("sha256-") and entry.is_file():
+                if is_blob(entry.name) and entry.is_file():
                     blobs += 1
                     total += entry.stat().st_size
-        return Holdings(self._files.count(), blobs, total)
+        return Holdings(self._files.listing.count(), blobs, total)
 
     def _open_blob(self, digest: Digest) -> Optional[FileBlob]:
         try:
@@ -355,7 +382,7 @@ class DirectoryStore(DiskWork):
         rooms = [self._room] if self._landing is None else [self._room, self._landing]
         return open_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
 
-    def _publish(self, spool: SpoolFile) -> None:
+    def _publish(self, spool: SpoolFile) -> list[tuple[ModelName, Tag]]:
         spool.seal()
         target = self._blob_path(spool.digest)
         try:
@@ -366,6 +393,7 @@ class DirectoryStore(DiskWork):
             self._copy(spool, target)
         sync_directory(os.path.dirname(target))
         spool.published()
+        return self._files.published(spool.digest, spool.size, spool.repositories)
 
     def _copy(self, spool: SpoolFile, target: str) -> None:
         """Publish from another file system: OSError leaves ``target`` as it was."""

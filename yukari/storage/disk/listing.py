@@ -1,0 +1,149 @@
+"""Which tags a directory has, in order and page by page. Blocks: for a disk thread."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby
+from threading import Lock
+from typing import Optional
+
+from attrs import define, field
+
+from yukari.names import InvalidName, ModelName, Tag
+from yukari.storage.disk.atomic import ABSENT
+from yukari.storage.disk.layout import Layout, is_model, tag_path
+from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
+
+_LARGE = 256
+"""A directory with as many names is remembered between two pages of a listing."""
+_REMEMBERED = 16
+"""So many such directories are."""
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a change must have another ctime, on any file system."""
+
+
+@define(eq=False)
+class TagListing:
+    """Every tag of a `Layout`, be it in ``manifests``, in ``manifests-v2`` or in both."""
+
+    _layout: Layout
+    _tell: Callable[[str, str], None]
+    """Called with a path and why it cannot be read."""
+    _names: OrderedDict[str, tuple[int, list[str]]] = field(factory=OrderedDict, init=False)
+    """Large directories: their ctime and their names in order."""
+    _lock: Lock = field(factory=Lock, init=False)
+
+    def tags(self, name: ModelName) -> list[Tag]:
+        """The tags of one model, in order."""
+        return [tag for tag, _ in self._tagged(name)]
+
+    def count(self) -> int:
+        """How many there are."""
+        return sum(1 for name in self._models(None) for _ in self._tagged(name))
+
+    def page(self, after: Optional[tuple[ModelName, Tag]], most: int) -> list[ManifestEntry]:
+        """
+        Up to ``most`` of all tags in order, from behind ``after``.
+
+        A page costs what is on it and one stat of each directory above:
+        the names of large directories are remembered while these do not change.
+        """
+        entries: list[ManifestEntry] = []
+        for name in self._models(after[0] if after else None):
+            first = after[1].name if after and name == after[0] else ""
+            for tag, checked_at in self._tagged(name, first):
+                if len(entries) >= most:
+                    return entries
+                if after is None or (name, tag) > after:
+                    entries.append(ManifestEntry(name, tag, checked_at))
+        return entries
+
+    def _models(self, first: Optional[ModelName]) -> Iterator[ModelName]:
+        """Every directory that may hold tags, from ``first`` on."""
+        for namespace in self._union(first=first.namespace if first else ""):
+            at_first = first is not None and namespace == first.namespace
+            for model in self._union(namespace, first=first.model if first and at_first else ""):
+                try:
+                    yield ModelName(namespace, model)
+                except InvalidName:
+                    continue
+
+    def _tagged(self, name: ModelName, first: str = "") -> Iterator[tuple[Tag, float]]:
+        """A model's tags in order, from ``first`` on, and when each was last checked."""
+        for entry in self._union(name.namespace, name.model, first=first):
+            try:
+                tag = Tag(entry)
+            except InvalidName:
+                continue
+            if is_model(name, entry):
+                times = list(self._times(name, tag))
+                if times:
+                    yield tag, min(filter(None, times), default=NEVER_CHECKED)
+
+    def _times(self, name: ModelName, tag: Tag) -> Iterator[float]:
+        """When each of the tag's files says that it was checked; none if it has no file."""
+        found = False
+        for directory in self._layout.plain:
+            try:
+                plain = os.stat(tag_path(directory, name, tag))
+            except OSError:
+                continue
+            if stat.S_ISREG(plain.st_mode) and plain.st_size:
+                found = True
+                yield plain.st_mtime_ns / 1e9
+        for directory in self._layout.linked:
+            path = tag_path(directory, name, tag)
+            try:
+                linked = os.lstat(path)
+                # A dangling link is no model by itself.
+                if stat.S_ISLNK(linked.st_mode) and not found:
+                    found = stat.S_ISREG(os.stat(path).st_mode)
+            except OSError:
+                continue
+            if (found and stat.S_ISLNK(linked.st_mode)) or (
+                stat.S_ISREG(linked.st_mode) and linked.st_size
+            ):
+                yield linked.st_mtime_ns / 1e9
+
+    def _union(self, *parts: str, first: str) -> Iterator[str]:
+        """The names that are in any of the layout's directories, in order from ``first`` on."""
+        named = [
+            _since(self._listed(os.path.join(directory, *parts)), first)
+            for directory in (*self._layout.plain, *self._layout.linked)
+        ]
+        return (name for name, _ in groupby(merge(*named)))
+
+    def _listed(self, path: str) -> Sequence[str]:
+        """The names in a directory, in order."""
+        try:
+            changed = os.stat(path).st_ctime_ns
+            with self._lock:
+                known = self._names.get(path)
+                if known is not None and known[0] == changed:
+                    self._names.move_to_end(path)
+                    return known[1]
+            settled = time.time_ns() - changed > _SETTLED
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                self._tell(path, error.strerror or str(error))
+            return ()
+        with self._lock:
+            self._names.pop(path, None)
+            if settled and len(names) >= _LARGE:
+                self._names[path] = changed, names
+                while len(self._names) > _REMEMBERED:
+                    self._names.popitem(last=False)
+        return names
+
+
+def _since(names: Sequence[str], first: str) -> Iterator[str]:
+    """Those of ``names`` that are not before ``first``."""
+    for at in range(bisect_left(names, first), len(names)):
+        yield names[at]
