@@ -270,6 +270,8 @@ def nginx_slice(place: Path, upstream: str, slice_size: str = "8m") -> Iterator[
         }}
         location @elsewhere {{
             set $there $upstream_http_location;
+            proxy_set_header Connection "";
+            proxy_set_header Authorization "";
             proxy_pass $there;
         }}
     }}

@@ -135,8 +135,8 @@ async def pull(
     Pull ``NAMESPACE/MODEL:TAG`` from ``base`` (``http://HOST:PORT``).
 
     Blobs in ``have`` are on the client's disk already. Without ``verify`` the
-    bytes are counted and thrown away; else they go to a temporary file in
-    ``directory``. A registry's challenge is answered with ``key``, a new one if
+    bytes are counted and thrown away, and no list can be pulled; else they go to
+    a temporary file in ``directory``. A registry's challenge is answered with ``key``, a new one if
     none is given. Raises `PullFailed`. Cancelling is a user's ctrl-c.
     """
     spool = Spool(reactor, directory) if verify else None

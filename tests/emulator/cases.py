@@ -25,6 +25,8 @@ class EmulatorCase(TestCase):
     """An emulator with one model of a blob in several parts and two small ones."""
 
     async def started(self, *models: str, **settings: Any) -> Emulator:
+        """An emulator with these models; it challenges nobody unless ``settings`` say so."""
+        settings.setdefault("challenge", "off")
         made = await Emulator.start(
             reactor, models or [f"{MODEL}=400KB,3000,10"], directory=os.getcwd(), **settings
         )

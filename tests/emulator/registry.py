@@ -123,7 +123,8 @@ class Registry:
         if fault.do != "error":
             return None
         status = fault.status or 500
-        if status == 401:
+        if status == 401 and request.repository is not None:
+            self._emulator.counters.challenges[request.kind] += 1
             extra += self._emulator.challenger.headers(request, self._realm(request))
         if fault.text is not None:
             extra.append(("Content-Type", "text/plain; charset=utf-8"))

@@ -280,6 +280,15 @@ class TokenTests(ChallengeCase):
         (asked,) = (request for request in emulator.log if request.kind == "token GET")
         self.assertEqual(asked.side, "other")
 
+    async def test_behind_tls_the_https_url_is_signed(self) -> None:
+        emulator, key = await self.challenging(tls=True), Key()
+        url = (await self.challenge(emulator)).url()
+        self.assertEqual(url.partition("?")[0], emulator.url.replace("http:", "https:") + "/token")
+        plain = url.replace("https:", "http:")
+        for signed, status in ((plain, 401), (url, 200)):
+            reply, _ = await self.ask(plain, {"Authorization": key.authorization(signed)})
+            self.assertEqual(reply.status, status)
+
     async def test_what_a_hostile_realm_answers(self) -> None:
         emulator, key = await self.challenging(), Key()
         far, split = "http://127.0.0.3:1/token", '{"token":"a\\nb"}'

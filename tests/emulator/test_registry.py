@@ -293,6 +293,7 @@ class ProcessTests(EmulatorCase):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         emulator = _FirstLine()
         arguments = ["-m", "tests.emulator", "--models", f"{MODEL}=300KB", "--content-dir", "."]
+        arguments += ["--settings", '{"challenge":"ollama"}']
         process = reactor.spawnProcess(
             emulator, sys.executable, [sys.executable, *arguments], environment
         )
@@ -314,3 +315,5 @@ class ProcessTests(EmulatorCase):
         self.assertTrue(pulled["ok"])
         self.assertEqual(pulled["manifest_digest"], ready["models"][MODEL]["digest"])
         self.assertEqual(pulled["bytes"], ready["models"][MODEL]["size"])
+        _, counted = await self.ask(f"{ready['registry']}/_counters")
+        self.assertEqual(json.loads(counted)["requests"]["token GET"], 1)
