@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -107,3 +108,28 @@ def own_commands(text: str) -> str:
         if not skipped:
             lines.append(line)
     return "\n".join(lines)
+
+
+class TroubleshootingTests(SynchronousTestCase):
+    """docs/troubleshooting.rst is read by the text of an error."""
+
+    def test_every_text_is_one_that_is_shown(self) -> None:
+        """Catches a message that was reworded without the page."""
+        shown = texts()
+        page = read("docs/troubleshooting.rst").partition("\nA client is told\n====")[2]
+        entries = re.findall(r"^``(.+)``$", page, re.MULTILINE)
+        self.assertGreater(len(entries), 20)
+        for entry in entries:
+            # A colon may join two texts: what failed, and the reason.
+            for part in filter(None, re.split(r"[… ]*…[… ]*|: ", entry)):
+                self.assertTrue(any(part in text for text in shown), f"{entry}: {part!r}")
+
+
+def texts() -> set[str]:
+    """Every literal text in the code: of a formatted one, what stands between its fields."""
+    found: set[str] = set()
+    for path in (CHECKOUT / "yukari").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
