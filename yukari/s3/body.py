@@ -45,7 +45,7 @@ class BytesBody:
 
 
 def _read(read: Callable[[int, int], bytes], offset: int, count: int, hashed: Any) -> bytes:
-    """Blocks: for a disk thread."""
+    """Read and hash a block. Blocks: for a disk thread."""
     data = read(offset, count)
     hashed.update(data)
     return data
@@ -55,8 +55,8 @@ def _read(read: Callable[[int, int], bytes], offset: int, count: int, hashed: An
 @define(eq=False)
 class FileBody:
     """
-    A span of a file as a request's body: read a block at a time, in a disk thread, as the socket
-    takes it. ``sent`` is called for each block that was handed on.
+    A span of a file as a request's body, read a block at a time in a disk thread as the socket
+    takes it. ``sent`` is called for each block that was written.
     """
 
     _read: Callable[[int, int], bytes]
@@ -80,12 +80,12 @@ class FileBody:
 
     @property
     def md5(self) -> str:
-        """Of what was read; of the whole once all is sent."""
+        """The MD5 of the bytes read so far, in hex; of the whole span once all is sent."""
         return str(self._md5.hexdigest())
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._consumer = consumer
-        # A request that is cancelled cancels it, and takes no more bytes.
+        # Cancelling the request cancels this Deferred, and no more bytes are written.
         done: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self._done = done
         self._go_on()

@@ -1,10 +1,9 @@
 """
-S3 by Deferreds: txaws's names, one method for each thing that S3 does.
+S3 by Deferreds: txaws's names, one method for each S3 operation.
 
-Every call ends: silence is timed out. What may be repeated is, a few times and
-with jitter, where S3 says that it is busy or says nothing; what may not (a
-conditional put whose reply was lost may have been done) fails at once, and
-whoever asked looks what is there.
+Every call ends: silence is timed out. A request that may be repeated is repeated a few times with
+jitter, if S3 says that it is busy or does not answer. One that may not (a conditional put whose
+reply was lost may have been done) fails at once, and the caller looks at what is there.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ from yukari.spans import Span
 SILENT = 30.0
 """Seconds without a sign of life after which a request is given up."""
 COMPLETING = 600.0
-"""As long may S3 be silent while it puts parts together."""
+"""The same while S3 assembles the parts of an upload, in seconds."""
 ATTEMPTS = 4
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 10.0
 """Seconds between two attempts, doubling from the first to the longest, at random up to them."""
 AT_ONCE = 32
-"""Requests under way; what a Fill reads is bounded by its crew."""
+"""Requests in progress at most; the scheduler bounds what fills read."""
 PARTS_AT_ONCE = 16
-"""Of them, parts on their way up, so that they leave room for what clients wait for."""
+"""Parts being uploaded at most, so that requests that clients wait for find room."""
 REPLY_LIMIT = 16 * 1024 * 1024
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class S3Client:
-    """One bucket. All that leaves goes by ``agent``, which has the pool."""
+    """One bucket. Every request is sent by ``agent``, which has the pool."""
 
     _signing: Signing
     _credentials: Credentials
@@ -67,10 +66,10 @@ class S3Client:
     _unquoted: bool = field(default=False, init=False)
     """This S3 wants If-Match without quotes (Ceph 16)."""
     requests: dict[str, int] = field(factory=dict, init=False)
-    """How many were sent, by operation."""
+    """Requests sent so far, by operation."""
 
     def describe(self) -> str:
-        """Which bucket, where."""
+        """The bucket and its endpoint."""
         return str(self._signing.place)
 
     @property
@@ -94,7 +93,7 @@ class S3Client:
         return True
 
     async def get_bucket(self) -> None:
-        """Returns where the bucket can be listed; the `S3Error` says why not in S3's words."""
+        """Return if the bucket can be listed; the `S3Error` says in plain words why it cannot."""
         await self.list_objects(most=1)
 
     async def list_objects(
@@ -135,7 +134,7 @@ class S3Client:
     # objects
 
     async def head_object(self, key: str) -> Optional[Head]:
-        """What is told of an object; None where there is none."""
+        """Return what S3 says of an object; None if there is none."""
         try:
             told = await self._call("head_object", Key=key)
         except S3Error as error:
@@ -148,10 +147,11 @@ class S3Client:
         self, key: str, span: Optional[Span] = None, *, once: bool = False
     ) -> Optional[tuple[Head, IResponse]]:
         """
-        An object, or a span of it: what is told of it, and the reply, its body unread.
+        Request an object or a span of it: its head, and the reply with its body unread.
 
-        None where there is no such object. `Head.size` is the body's here. Whoever asked
-        delivers the body, and gives it up where it stalls. ``once`` for whoever repeats it anyway.
+        None if there is no such object. `Head.size` is the size of this body. The caller delivers
+        the body, and drops it if it stalls. ``once`` is for a caller that repeats the request
+        itself.
         """
         asked = {} if span is None else {"Range": f"bytes={span.start}-{span.end - 1}"}
         try:
@@ -164,7 +164,7 @@ class S3Client:
         return head(told, length), response
 
     async def get_whole(self, key: str, limit: int = REPLY_LIMIT) -> Optional[tuple[Head, bytes]]:
-        """A small object, read to its end; None where there is none."""
+        """Return a small object, read to its end; None if there is none."""
 
         async def get() -> Optional[tuple[Head, bytes]]:
             found = await self.get_object(key, once=True)
@@ -185,10 +185,11 @@ class S3Client:
         only_over: Optional[str] = None,
     ) -> Optional[str]:
         """
-        Store an object: its ETag, or None where the condition does not hold.
+        Store an object and return its ETag, or None if the condition does not hold.
 
-        ``only_new``: only where there is none (If-None-Match); ``only_over``: only over the one of
-        this ETag (If-Match). A condition is put once: on `S3Error.unanswered` look what is there.
+        ``only_new``: only if there is none (If-None-Match); ``only_over``: only over the object
+        with this ETag (If-Match). A conditional request is sent once: on `S3Error.unanswered` look
+        at what is there.
         """
         asked: dict[str, Any] = {"Key": key, "ContentType": content_type}
         if metadata:
@@ -226,18 +227,18 @@ class S3Client:
     async def put_file(
         self, key: str, content_type: str, body: Callable[[Callable[[], None]], IBodyProducer]
     ) -> str:
-        """Store an object whose bytes ``body`` produces, anew for each attempt: its ETag."""
+        """Store an object that ``body`` produces, once for each attempt, and return its ETag."""
         told = await self._call("put_object", body, Key=key, ContentType=content_type)
         return bare(told.get("ETag", ""))
 
     async def delete_object(self, key: str) -> None:
-        """Remove an object; harmless where there is none."""
+        """Remove an object; harmless if there is none."""
         await self._call("delete_object", Key=key)
 
     # uploads in parts
 
     async def init_multipart_upload(self, key: str, content_type: str) -> str:
-        """Begin an upload: its id."""
+        """Begin an upload and return its id."""
         told = await self._call(
             "create_multipart_upload", Key=key, ContentType=content_type, once=True
         )
@@ -251,10 +252,10 @@ class S3Client:
         body: Callable[[Callable[[], None]], IBodyProducer],
     ) -> str:
         """
-        Send a part (from 1 on): its ETag.
+        Send a part, numbered from 1, and return its ETag.
 
-        ``body`` makes the producer, anew for each attempt, from what it is to call for each piece
-        that it hands on.
+        ``body`` makes the producer, once for each attempt; its argument is to be called for each
+        block that is written.
         """
         slot = await self._part_slots.acquire()
         try:
@@ -268,7 +269,7 @@ class S3Client:
     async def complete_multipart_upload(
         self, key: str, upload_id: str, parts: Mapping[int, str]
     ) -> None:
-        """Make the object of its parts, each by its number with its ETag."""
+        """Assemble the object from its parts, each a number and an ETag."""
         named = [{"PartNumber": each, "ETag": f'"{parts[each]}"'} for each in sorted(parts)]
         await self._call(
             "complete_multipart_upload",
@@ -280,7 +281,7 @@ class S3Client:
         )
 
     async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
-        """Throw an upload away; harmless where there is none."""
+        """Abort an upload; harmless if there is none."""
         try:
             await self._call("abort_multipart_upload", Key=key, UploadId=upload_id)
         except S3Error as error:
@@ -288,7 +289,7 @@ class S3Client:
                 raise
 
     async def list_parts(self, key: str, upload_id: str) -> Optional[list[Part]]:
-        """All the parts that came; None where there is no such upload."""
+        """Return all the parts that S3 has; None if there is no such upload."""
         parts: list[Part] = []
         marker: dict[str, Any] = {}
         while True:
@@ -313,7 +314,7 @@ class S3Client:
             marker = {"PartNumberMarker": following}
 
     async def list_multipart_uploads(self, prefix: str = "") -> list[Upload]:
-        """All uploads under way of keys that begin with ``prefix``."""
+        """Return all uploads in progress of keys that begin with ``prefix``."""
         uploads: list[Upload] = []
         marker: dict[str, Any] = {}
         while True:
@@ -335,9 +336,10 @@ class S3Client:
 
     async def presign_get(self, key: str, by: Optional[Signing] = None) -> Optional[str]:
         """
-        A URL by which anybody can GET an object, for hours; None where the keys end too soon.
+        Return a URL by which anybody can GET an object, for hours; None if the keys expire too
+        soon.
 
-        ``by`` is the same bucket as clients see it, where that differs.
+        ``by`` is the same bucket as clients reach it, if that differs.
         """
         keys = await self._credentials.keys()
         seconds = presign_lifetime(keys.left)
@@ -354,7 +356,7 @@ class S3Client:
         silent: float = SILENT,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """What a request comes to, its reply read whole."""
+        """Send a request and return its reply, read whole."""
 
         async def call() -> dict[str, Any]:
             slot = await self._slots.acquire()
@@ -368,7 +370,7 @@ class S3Client:
     async def _open(
         self, operation: str, parameters: dict[str, Any], *, once: bool
     ) -> tuple[dict[str, Any], IResponse]:
-        """A request whose reply's body is left to whoever asked."""
+        """Send a request and leave the body of its reply to the caller."""
 
         async def call() -> tuple[dict[str, Any], IResponse]:
             slot = await self._slots.acquire()
@@ -415,7 +417,7 @@ class S3Client:
         body: Optional[Callable[[Callable[[], None]], IBodyProducer]],
         silent: float,
     ) -> IResponse:
-        """A reply's head; `S3Error` where none comes."""
+        """Return the head of a reply; `S3Error` if none arrives."""
         keys = await self._credentials.keys()
         signed = self._signing.request(keys, operation, parameters, streamed=body is not None)
         self.requests[operation] = self.requests.get(operation, 0) + 1
@@ -442,7 +444,7 @@ class S3Client:
         discard(response, self._clock)
 
     async def _read(self, operation: str, response: IResponse, silent: float) -> dict[str, Any]:
-        """The rest of a reply; `S3Error` where it says that it failed."""
+        """Read the rest of a reply; `S3Error` if it reports a failure."""
         body = b"" if operation.startswith("head_") else await self._body(response, silent=silent)
         if operation.startswith("head_"):
             self.discard(response)
@@ -468,7 +470,9 @@ class S3Client:
         return body
 
     def _unanswered(self, error: Exception, patience: Patience) -> Exception:
-        """What a failure without a reply is; a cancelling from outside stays one."""
+        """
+        Turn a failure without a reply into an `S3Error`; a cancellation from outside stays one.
+        """
         if isinstance(error, S3Error):
             return error
         if isinstance(error, CancelledError) and not patience.late:

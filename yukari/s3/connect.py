@@ -24,7 +24,7 @@ from yukari.s3.signing import Signing
 
 @frozen
 class OpenedBucket:
-    """A client, the connections it goes by, and the bucket as clients of ours see it."""
+    """A client, its connections, and the bucket as our clients reach it."""
 
     client: S3Client
     connections: Connections
@@ -68,7 +68,7 @@ def open_bucket(
 
 
 def _session(environment: Mapping[str, str]) -> Session:
-    """botocore's, but that a bundle's empty variable counts as unset and not as a file."""
+    """Return botocore's session, with an empty CA bundle variable as unset and not as a file."""
     session = Session()
     if not (session.get_config_variable("ca_bundle") or "").strip():
         more = environment.get("REQUESTS_CA_BUNDLE", "").strip()

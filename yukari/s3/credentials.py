@@ -1,8 +1,8 @@
 """
 The keys that requests are signed with, from botocore's chain.
 
-Environment, profile, web identity, instance metadata: all of them may block,
-so the chain is walked, and keys that end are renewed, in a thread.
+Environment, profile, web identity and instance metadata may all block, so a thread walks the chain
+and renews keys that expire.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from yukari.s3.errors import NO_CREDENTIALS, S3Error
 
 LOOKED_AT_EVERY = 60.0
-"""Seconds; keys that end are looked at so often, and renewed by botocore well before their end."""
+"""Seconds between two looks at keys that expire; botocore renews them well before their end."""
 
 
 @frozen
@@ -33,7 +33,7 @@ class Keys:
 
     @property
     def left(self) -> Optional[float]:
-        """For how many seconds they are still good, None for ever."""
+        """The seconds until these keys expire, None for never."""
         return None if self.ends_at is None else self.ends_at - time.time()
 
 
@@ -49,7 +49,9 @@ class Credentials:
     _waiting: Optional[list[Deferred[Keys]]] = field(default=None, init=False)
 
     async def keys(self) -> Keys:
-        """The keys of now; `S3Error` where there are none. One look for all who wait for it."""
+        """
+        Return the current keys; `S3Error` if there are none. Concurrent callers share one look.
+        """
         keys = self._keys
         if keys is not None and (
             keys.ends_at is None or time.monotonic() - self._looked_at < LOOKED_AT_EVERY
@@ -72,7 +74,7 @@ class Credentials:
                 answer.callback(result)
 
     def _look(self) -> Keys:
-        """Blocks."""
+        """Walk the chain, or renew the keys that it found. Blocks."""
         try:
             if self._found is None:
                 self._found = self._session.get_credentials()
@@ -89,6 +91,6 @@ class Credentials:
         if ends is not None:
             ends_at: Optional[float] = ends.timestamp()
         else:
-            # A token always ends; where nobody says when, it may be soon.
+            # A token always expires; if its time is not known, it may be soon.
             ends_at = time.time() if frozen_keys.token else None
         return Keys(frozen_keys.access_key, frozen_keys.secret_key, frozen_keys.token, ends_at)

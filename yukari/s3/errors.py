@@ -1,13 +1,13 @@
-"""What S3 answers where it does not do what it was asked."""
+"""Errors of S3."""
 
 from __future__ import annotations
 
 from typing import Optional
 
 UNREACHABLE = "Unreachable"
-"""The code of a request that no reply came to; its status is 0."""
+"""The code of a request that got no reply; its status is 0."""
 NO_CREDENTIALS = "NoCredentials"
-"""The code where the credentials chain ends without any; nothing was sent."""
+"""The code if the credentials chain ends without any; nothing was sent."""
 
 _PASSING = frozenset(
     {
@@ -42,10 +42,10 @@ _WRONG_SETTING = frozenset(
 
 class S3Error(OSError):
     """
-    A request that failed: S3's ``code``, the HTTP ``status`` (0 where no reply came) and its
-    ``message`` on one line. ``retry_after`` is in seconds, where S3 said so.
+    A request that failed: S3's ``code``, the HTTP ``status`` (0 if no reply arrived) and its
+    ``message`` on one line. ``retry_after`` is in seconds, if S3 named a time.
 
-    An OSError, for that is what storing fails with.
+    An OSError, because that is what storing fails with.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class S3Error(OSError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may come through later, with nothing changed."""
+        """Whether the same request may succeed later, with nothing changed."""
         if self.code == NO_CREDENTIALS or self.status == 501:
             return False
         return self.code in _PASSING or self.status in (0, 408, 429) or self.status >= 500
 
     @property
     def unanswered(self) -> bool:
-        """Whether no reply came, so that S3 may have done what it was asked."""
+        """Whether no reply arrived, so that S3 may have done what was asked."""
         return self.status == 0
 
     @property

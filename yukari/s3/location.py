@@ -1,7 +1,7 @@
 """
-Which S3, which bucket: from the same variables that AWS's tools read.
+Where the bucket is: from the variables that AWS's own tools read.
 
-Where none is set it is Tigris, as for the users of the original Yukari.
+If none is set it is Tigris, as in the original Yukari.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attrs import frozen
 
 TIGRIS_ENDPOINT = "https://t3.storage.dev"
 TIGRIS_INSIDE_FLY = "https://fly.storage.tigris.dev"
-"""The same store, nearer to what runs on Fly."""
+"""The same store, closer to what runs on Fly."""
 TIGRIS_REGION = "auto"
 
 _PRIVATE = (".local", ".internal", ".svc", ".lan", ".home.arpa")
@@ -23,13 +23,11 @@ _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
 class InvalidPlace(ValueError):
-    """An endpoint that none can be; the text is one line that names the variable."""
+    """A value that cannot be an endpoint; the text is one line that names the variable."""
 
 
 def is_public(hostname: str) -> bool:
-    """
-    Whether anybody could resolve ``hostname``: no address, no single label, no private domain.
-    """
+    """Whether ``hostname`` may be public: not an address, a single label or a private domain."""
     name = hostname.lower().rstrip(".")
     try:
         ip_address(name.strip("[]"))
@@ -41,7 +39,7 @@ def is_public(hostname: str) -> bool:
 
 @frozen
 class Place:
-    """A bucket and where it is; ``endpoint`` is a URL without a path."""
+    """A bucket and its endpoint, a URL without a path."""
 
     endpoint: str
     region: str
@@ -66,7 +64,7 @@ class Place:
         return cls(endpoint, region, bucket, needs_path_style(endpoint, bucket))
 
     def at(self, endpoint: str) -> Place:
-        """The same bucket as others see it, at another endpoint."""
+        """Return the same bucket at another endpoint."""
         return Place(endpoint, self.region, self.bucket, needs_path_style(endpoint, self.bucket))
 
     def __str__(self) -> str:
@@ -74,7 +72,7 @@ class Place:
 
 
 def endpoint_of(name: str, text: str) -> str:
-    """The endpoint in ``text``, its trailing slash gone; `InvalidPlace` names ``name``."""
+    """Return the endpoint in ``text`` without a trailing slash; `InvalidPlace` names ``name``."""
     try:
         parts = urlsplit(text)
         good = (
@@ -97,5 +95,5 @@ def endpoint_of(name: str, text: str) -> str:
 
 
 def needs_path_style(endpoint: str, bucket: str) -> bool:
-    """Whether ``bucket.endpoint`` cannot be a name that resolves, or that a certificate covers."""
+    """Whether ``bucket.endpoint`` cannot resolve, or cannot be covered by a certificate."""
     return not is_public(urlsplit(endpoint).hostname or "") or not _DNS_BUCKET.fullmatch(bucket)

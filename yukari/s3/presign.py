@@ -1,4 +1,4 @@
-"""When a client is sent to S3 itself, and for how long what it is given works."""
+"""When a client is redirected to S3, and for how long its URL works."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ def redirects(mode: str, url: str, request_host: str) -> bool:
     """
     Whether a GET of a blob is answered by a redirect to ``url``.
 
-    ``mode`` is ``auto``, ``on`` or ``off``; ``request_host`` the request's Host
-    header. Never to the name that the client came by, for Ollama follows such
-    a redirect and expects another behind it; ``auto`` only where anybody can
-    resolve the name, by https.
+    ``mode`` is ``auto``, ``on`` or ``off``; ``request_host`` is the request's Host header. Never to
+    the name by which the client reached us, because Ollama follows such a redirect and expects
+    another after it. ``auto`` redirects only to https and a name that anybody can resolve.
     """
     parts = urlsplit(url)
     name = _bare(parts.hostname or "")
@@ -29,7 +28,7 @@ def redirects(mode: str, url: str, request_host: str) -> bool:
 
 
 def host_of(host: str) -> str:
-    """The name or address in a Host header, without its port; "" where it holds none."""
+    """Return the name or address in a Host header, without its port; "" if there is none."""
     try:
         return _bare(urlsplit(f"//{host.strip()}").hostname or "")
     except ValueError:
@@ -42,11 +41,10 @@ def _bare(name: str) -> str:
 
 def presign_lifetime(credentials_left: Optional[float]) -> Optional[int]:
     """
-    Seconds that a presigned URL is made for; None where it must not be made.
+    Return the seconds that a presigned URL is made for; None if none should be made.
 
-    ``credentials_left`` is how long what signs it lasts, None for ever: a URL
-    dies with the credentials that signed it, and one that dies within the hour
-    would break large pulls in the middle.
+    ``credentials_left`` is how long the signing keys last, None for ever. A URL expires with the
+    keys that signed it, and one that expires within the hour would break large pulls in the middle.
     """
     if credentials_left is None:
         return LONGEST

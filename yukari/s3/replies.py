@@ -1,4 +1,4 @@
-"""What S3 tells of its objects and uploads, of what botocore has parsed."""
+"""S3's objects, parts and uploads, read from what botocore has parsed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs import frozen
 
 @frozen
 class Head:
-    """What S3 tells of an object; ``modified`` in seconds of the epoch."""
+    """The head of an object; ``modified`` in seconds of the epoch."""
 
     size: int
     etag: str
@@ -34,7 +34,7 @@ class Row:
 
 @frozen
 class Listing:
-    """A page of a listing; ``token`` asks for the next, None behind the last."""
+    """A page of a listing; ``token`` asks for the next, None after the last."""
 
     objects: tuple[Row, ...]
     prefixes: tuple[str, ...]

@@ -1,8 +1,8 @@
 """
-What botocore knows of S3: how a request is written and signed, what a reply says.
+What botocore knows of S3: how to write and sign a request, and what a reply means.
 
-Nothing here touches the network: botocore's own client writes the request,
-and a ``before-send`` handler takes it from there.
+Nothing here touches the network: botocore's own client writes the request, and a ``before-send``
+handler takes it from there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from yukari.s3.errors import S3Error
 from yukari.s3.location import Place
 
 _NOT_OURS = frozenset({"content-length", "expect", "transfer-encoding", "user-agent"})
-"""Headers that Twisted writes itself, or that nobody needs."""
+"""Headers that Twisted writes itself, or that nothing needs."""
 _OF_AWS_TOOLS = ("amz-sdk-", "x-amzn-trace-id")
 
 _WITHOUT_A_BODY = {
@@ -38,7 +38,7 @@ _WITHOUT_A_BODY = {
     404: ("NotFound", ""),
     412: ("PreconditionFailed", ""),
 }
-"""What a reply to HEAD says by its status alone."""
+"""The code of a reply to HEAD, by its status alone."""
 
 
 @frozen
@@ -60,7 +60,10 @@ class _Written(Exception):
 
 
 class _BodyUnsigned(S3SigV4Auth):
-    """For a body that comes while it is sent; its MD5 is compared with the ETag afterwards."""
+    """
+    Signs without a hash of the body, which is produced while it is sent; its MD5 is compared with
+    the ETag afterwards.
+    """
 
     def payload(self, request: AWSRequest) -> str:
         return "UNSIGNED-PAYLOAD"
@@ -101,7 +104,7 @@ class Signing:
     def request(
         self, keys: Keys, operation: str, parameters: dict[str, Any], *, streamed: bool = False
     ) -> Signed:
-        """A signed request; ``streamed`` where the body is added by whoever sends it."""
+        """Return a signed request; ``streamed`` if the caller adds the body."""
         written = self._write(operation, parameters)
         auth = _BodyUnsigned if streamed else S3SigV4Auth
         auth(_keys(keys), "s3", self.place.region).add_auth(written)
@@ -111,7 +114,7 @@ class Signing:
         return Signed(written.method, written.url, tuple(headers), written.data or None)
 
     def presign(self, keys: Keys, key: str, seconds: int) -> str:
-        """A URL by which anybody can GET ``key`` for so long."""
+        """Return a URL by which anybody can GET ``key`` for so many seconds."""
         written = self._write("get_object", {"Key": key})
         for name in list(written.headers.keys()):
             del written.headers[name]
@@ -141,8 +144,8 @@ class Signing:
     def parse(
         self, operation: str, status: int, headers: dict[str, str], body: bytes
     ) -> dict[str, Any]:
-        """What a reply says, by the names of S3's documentation; `S3Error`."""
-        # Complete and Copy say 200 before they know; what follows may be an error.
+        """Return a reply's content, by the names in S3's documentation; `S3Error`."""
+        # Complete and Copy answer 200 before they have finished; an error may follow in the body.
         failed = status >= 300 or _is_error(body)
         model = self._client.meta.service_model.operation_model(
             self._client.meta.method_to_api_mapping[operation]
@@ -172,12 +175,14 @@ class Signing:
 
     @property
     def host(self) -> str:
-        """The name of the endpoint."""
+        """The endpoint's host name."""
         return urlsplit(self.place.endpoint).hostname or ""
 
 
 def _timestamp(text: str) -> datetime:
-    """As botocore's own, which takes most of the time that a listing takes to be read."""
+    """
+    Parse a time, faster than botocore, whose parser takes most of the time of reading a listing.
+    """
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Patience:
-    """Cancels what it watches once nothing was heard for so many seconds."""
+    """Cancels what it watches after ``seconds`` of silence."""
 
     _clock: IReactorTime
     _seconds: float
@@ -24,9 +24,9 @@ class Patience:
 
     def watch(self, inner: Deferred[T]) -> Deferred[T]:
         """
-        What ``inner`` comes to; CancelledError where it is cancelled, late or from outside.
+        Return the result of ``inner``; CancelledError if it was cancelled, late or from outside.
 
-        An agent itself tells a cancelled request as one that failed.
+        An agent reports a cancelled request as a failed one.
         """
         dropped = False
 
@@ -49,7 +49,7 @@ class Patience:
 
     def heard(self) -> None:
         if self._over:
-            return  # a body may still be on its way when its request has failed
+            return  # the body may still be arriving when the request has failed
         if self._timer is None:
             self._timer = self._clock.callLater(self._seconds, self._give_up)
         else:
