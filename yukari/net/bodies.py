@@ -1,4 +1,4 @@
-"""Bodies of replies: read whole, thrown away, or counted on their way to whoever takes them."""
+"""Bodies of replies: read whole, thrown away, or counted as they arrive."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 SMALL_BODY = 64 * 1024
-"""Bytes of a body that are read though nobody wants them."""
+"""Bytes of an unwanted body that are read, so that its connection can be used again."""
 BODY_WITHIN = 30.0
-"""Seconds within which a manifest's or an error's body must be here."""
+"""Seconds within which the body of a manifest or an error must be complete."""
 
 
 class Body(Interface):
-    """A reply's body that has not been read yet: what `twisted.web.client.Response` has."""
+    """A body that has not been read yet: the part of `twisted.web.client.Response` that is used."""
 
     def deliverBody(self, protocol: IProtocol) -> None: ...
 
 
 class Collector(Protocol):
-    """A body of at most ``limit`` bytes, whole; ``fed`` is called whenever some of it arrives."""
+    """Collects a body of at most ``limit`` bytes; ``fed`` is called whenever some of it arrives."""
 
     def __init__(self, limit: int, fed: Callable[[], None] = lambda: None) -> None:
         self._limit = limit
@@ -59,8 +59,8 @@ class Collector(Protocol):
 
 class _Discard(Protocol):
     """
-    Reads a small body that nobody needs to its end, so that the connection can be used again; one
-    that is large, or does not come, costs the connection.
+    Reads a small unwanted body to its end, so that the connection can be used again; for a large or
+    silent one, drops the connection.
     """
 
     def __init__(self, length: int, clock: IReactorTime) -> None:
@@ -89,13 +89,13 @@ class _Discard(Protocol):
 
 
 def discard(response: IResponse, clock: IReactorTime) -> None:
-    """Let go of a reply whose body is not wanted."""
+    """Dispose of a reply whose body is not wanted."""
     length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
     response.deliverBody(_Discard(length, clock))
 
 
 class _Counting(Protocol):
-    """Stands before the protocol that takes a body and counts what comes."""
+    """Wraps the protocol that receives a body, and counts its bytes."""
 
     def __init__(self, taker: Any, count: Callable[[int], None]) -> None:
         self._taker = taker
@@ -114,7 +114,7 @@ class _Counting(Protocol):
 
 @define
 class Counted:
-    """A blob's body; ``count`` is told how many bytes of it come, whenever some do."""
+    """A blob's body; ``count`` is called with the number of bytes whenever some arrive."""
 
     _response: IResponse
     _count: Callable[[int], None]

@@ -1,4 +1,4 @@
-"""Replies over HTTP: what their headers say, why there is none, redirects and timeouts."""
+"""Replies over HTTP: their headers, why there is none, redirects and timeouts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from yukari.net.bodies import discard
 HOPS = 5
 """Redirects that are followed before giving up."""
 LONGEST_RETRY_AFTER = 3600.0
-"""Seconds: a reply that asks to wait longer is asked again after this time."""
+"""Seconds: a reply that asks for a longer wait is asked again after this time."""
 
 T = TypeVar("T")
 
@@ -29,11 +29,11 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class BadRedirect(Exception):
-    """A redirect that is not followed; the text says where it leads to, without its query."""
+    """A redirect that is not followed; the text names its target, without the query."""
 
 
 def why(failure: Optional[BaseException]) -> str:
-    """A network failure in a few words for people."""
+    """Describe a network failure in a few words for people."""
     reasons = getattr(failure, "reasons", None)
     if reasons:
         inner = reasons[0]
@@ -51,18 +51,18 @@ def why(failure: Optional[BaseException]) -> str:
     if isinstance(failure, ConnectionDone):
         return "the connection was closed"
     if isinstance(failure, ValueError):
-        return "a URL that cannot be asked"  # which may be a signed one
+        return "a URL that cannot be asked"  # the URL may be a signed one
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
 def header(response: IResponse, name: bytes) -> str:
-    """A reply's header, "" where it has none."""
+    """Return a header of a reply, "" if it has none."""
     values = response.headers.getRawHeaders(name)
     return values[0].decode("latin-1").strip() if values else ""
 
 
 def retry_after(response: IResponse, now: float) -> Optional[float]:
-    """Seconds that a reply asks to wait; ``now`` is in seconds of the epoch."""
+    """Return the seconds that a reply asks to wait; ``now`` is in seconds of the epoch."""
     text = header(response, b"retry-after")
     if not text:
         return None
@@ -75,9 +75,9 @@ def retry_after(response: IResponse, now: float) -> Optional[float]:
 
 def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
     """
-    What is waited for, or TimeoutError, whatever it says of having been cancelled for it.
+    Return the result of ``waited_for``, or TimeoutError, whatever error its cancellation ends in.
 
-    An agent tells a cancelled request as one that failed.
+    An agent reports a cancelled request as a failed one.
     """
     late = Failure(TimeoutError(seconds, "no answer in time"))
     return waited_for.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
@@ -87,7 +87,7 @@ async def follow(
     send: Callable[[str], Awaitable[IResponse]], url: str, clock: IReactorTime
 ) -> tuple[IResponse, str]:
     """
-    Send to ``url`` and wherever the replies point, at most `HOPS` times; `BadRedirect`.
+    Send to ``url`` and follow redirects, at most `HOPS` times; `BadRedirect`.
 
     Returns the last reply and its URL.
     """
@@ -106,7 +106,7 @@ async def follow(
 
 def _can_be_asked(url: str) -> bool:
     parts = urlsplit(url)
-    # Reading ``port`` raises ValueError where there can be no such port.
+    # Reading ``port`` raises ValueError if it is not a port number.
     return (
         parts.scheme in ("http", "https")
         and bool(parts.hostname)

@@ -1,4 +1,4 @@
-"""A reply's body that a `Line` lets come no faster than its turns allow."""
+"""A reply's body that arrives no faster than its turns on a `Line` allow."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from yukari.net.throttle import Line, Taker
 @define(eq=False)
 class Paced:
     """
-    Stands between a body and the protocol that takes it, as the one's protocol and the other's
-    transport: reading rests while either the taker or the line wants it to.
+    Stands between a body and the protocol that receives it, as protocol of the one and transport of
+    the other: reading pauses while the receiver or the line wants it to.
     """
 
     _body: Body
     _line: Line
     yields: Callable[[], bool] = lambda: False
-    """Whether it takes only what others leave of the line; whoever takes it may say so."""
+    """Whether it takes only what others leave of the line; the receiver may change it."""
     _protocol: Any = field(default=None, init=False)
     _transport: Any = field(default=None, init=False)
     _taker: Optional[Taker] = field(default=None, init=False)
@@ -35,13 +35,13 @@ class Paced:
 
     @property
     def held(self) -> bool:
-        """Whether the line has it wait: that nothing comes is not the other end's doing."""
+        """Whether the line makes it wait, so that silence is not the fault of the other end."""
         return self._held
 
     def deliverBody(self, protocol: IProtocol) -> None:
         self._protocol = protocol
         self._body.deliverBody(cast(IProtocol, self))
-        # `deliverBody` ends by resuming the transport, whoever had paused it.
+        # `deliverBody` ends by resuming the transport, even if it was paused.
         self._rest_or_go_on()
 
     # the body's protocol
@@ -95,7 +95,7 @@ class Paced:
             self._transport.resumeProducing()
 
     def _end(self) -> None:
-        """The body has come, or is not wanted any more."""
+        """The body is complete, or not wanted any more."""
         taker, self._taker, self._transport = self._taker, None, None
         self._held = False
         if taker is not None:

@@ -1,5 +1,5 @@
 """
-Connections by address: the name is resolved here, not by the proxy that the connection goes by.
+Connections by address: for a proxy that is given an address, the name is resolved here.
 """
 
 from __future__ import annotations

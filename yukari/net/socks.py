@@ -1,8 +1,8 @@
 """
-Connections through a SOCKS5 proxy (RFC 1928), with a user and a password if there are (RFC 1929).
+Connections through a SOCKS5 proxy (RFC 1928), with user and password if given (RFC 1929).
 
-No library does this on Twisted any more: txsocksx is of the days of Python 2, txtorcon's client
-knows no passwords.
+No library does this on Twisted any more: txsocksx needs Python 2, and txtorcon's client knows no
+passwords.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _REFUSALS = {
 
 
 class Socks(Opening):
-    """Asks a SOCKS5 proxy for a connection, and stands before the protocol that then uses it."""
+    """Asks a SOCKS5 proxy for a connection, then passes it to the protocol that uses it."""
 
     _awaited: Optional[tuple[int, Deferred[bytes]]] = None
 
     def begin(self) -> None:
-        """Talk to the proxy until the way is open or has failed."""
+        """Talk to the proxy until the connection is open or has failed."""
         talking = Deferred.fromCoroutine(self._talk())
         talking.addErrback(self.fail)
 
     def look(self) -> None:
-        """Go on once the bytes that are waited for are here."""
+        """Continue once the awaited bytes have arrived."""
         if self._awaited is not None and len(self._head) >= self._awaited[0]:
             (count, awaited), self._awaited = self._awaited, None
             answer, self._head = self._head[:count], self._head[count:]
@@ -80,7 +80,7 @@ class Socks(Opening):
             words = _REFUSALS.get(reply, f"error {reply}")
             raise ProxyFailed(f"the proxy {self._proxy} did not connect: {words}")
         length = _LENGTHS.get(kind) or (await self._receive(1))[0]
-        await self._receive(length + 2)  # where the proxy connects from
+        await self._receive(length + 2)  # the proxy's own address and port
         self.open(self._head)
 
 

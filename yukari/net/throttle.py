@@ -1,9 +1,9 @@
 """
-A line that several share: so many bytes a second in all, taken in turn.
+A shared line: a number of bytes a second in all, taken in turn.
 
-Bytes are counted after they have gone by, for nobody knows before how many a
-socket has: a taker is granted a share, and is held once it has used it up, until
-its turn comes again. What it took too much its next share lacks.
+Bytes are counted after they have passed, because nobody knows beforehand how many a socket will
+take. A taker is granted a share, and is held when the share is used up, until its next turn. What
+it took beyond its share is deducted from the next one.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 ROUND = 0.25
 """
-Seconds within which every taker has its turn; Ollama drops a part that gets no byte for five, and
-what a part needs may take several turns: the rest of somebody's request, then a request of its own.
+Seconds within which every taker has its turn. Ollama drops a part that gets no byte for five
+seconds, and a part may need several turns: the rest of another request, then one of its own.
 """
 LEAST = 1024
 LARGE = 256 * 1024
-"""Bytes of the smallest share, and of the largest where a hundredth of a second brings fewer."""
+"""Bytes of the smallest share, and of the largest if a hundredth of a second brings fewer."""
 BURST = 0.1
-"""Seconds' worth that may go at once where little went before."""
+"""Seconds' worth of bytes that may pass at once after a quiet time."""
 TICK = 0.01
-"""Seconds from one look at the line to the next at least."""
+"""Seconds between two looks at the line, at least."""
 YIELDED = 8.0
-"""Seconds after which one that yields has a turn all the same, lest its connection die."""
+"""Seconds after which a yielding taker gets a turn anyway, so that its connection survives."""
 
 
 @define(eq=False)
 class Bucket:
-    """
-    How many bytes may go just now: ``rate`` a second, ``burst`` at once, less than none for a debt.
-    """
+    """A token bucket: ``rate`` bytes a second, ``burst`` at once, below zero for a debt."""
 
     rate: float
     burst: float
@@ -45,17 +43,17 @@ class Bucket:
         self._level = self.burst
 
     def level(self, now: float) -> float:
-        """What may go, in bytes."""
+        """Return the bytes that may pass now."""
         self._level = min(self.burst, self._level + self.rate * max(0.0, now - self._at))
         self._at = max(now, self._at)
         return self._level
 
     def take(self, count: float) -> None:
-        """So many go; fewer than none come back."""
+        """Take bytes out; a negative count gives some back."""
         self._level = min(self.burst, self._level - count)
 
     def wait(self, now: float) -> float:
-        """Seconds until some may go."""
+        """Return the seconds until some bytes may pass."""
         return max(0.0, -self.level(now) / self.rate)
 
 
@@ -64,9 +62,9 @@ class Taker:
     """
     One of those that share a `Line`.
 
-    It calls `took` for what it took and `end` when it needs no more. Where it
-    is to pause ``hold`` is called, and ``release`` when it may go on.
-    ``yields`` says whether it takes only what the others leave.
+    It calls `took` for the bytes that it took, and `end` when it is done. ``hold`` is called when
+    it must pause, and ``release`` when it may continue. ``yields`` says whether it takes only what
+    the others leave.
     """
 
     _line: Line
@@ -76,7 +74,7 @@ class Taker:
     share: int = 0
     """Bytes that it may take before it is held."""
     held_at: Optional[float] = None
-    """Since when it is held."""
+    """When it was held."""
 
     @property
     def held(self) -> bool:
@@ -84,7 +82,7 @@ class Taker:
         return self.held_at is not None
 
     def took(self, count: int) -> None:
-        """So many bytes went by."""
+        """Count bytes that have passed."""
         self.share -= count
         if self.share <= 0 and not self.held:
             self._line.ask(self)
@@ -100,7 +98,7 @@ class Taker:
         self._release()
 
     def end(self) -> None:
-        """It needs no more; harmless when repeated."""
+        """Leave the line; harmless when repeated."""
         self._line.leave(self)
 
 
@@ -129,7 +127,7 @@ class Line:
         release: Callable[[], None],
         yields: Callable[[], bool] = _never,
     ) -> Taker:
-        """A new taker; it is held at once where others wait."""
+        """Add a taker; it is held at once if others wait."""
         taker = Taker(self, hold, release, yields)
         self._takers.add(taker)
         self.ask(taker)
@@ -137,16 +135,16 @@ class Line:
 
     @property
     def is_short(self) -> bool:
-        """Whether one waits that does not yield: there is nothing left for who does."""
+        """Whether a taker that does not yield waits: then nothing is left for one that does."""
         return any(not taker.yields() for taker in self._waiting)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody takes from it, and nothing is owed for what was taken."""
+        """Whether nobody takes from it, and no debt is left."""
         return not self._takers and self._bucket.level(self._clock.seconds()) >= self._bucket.burst
 
     def ask(self, taker: Taker) -> None:
-        """A taker has used up its share."""
+        """Note that a taker has used up its share."""
         now = self._clock.seconds()
         if not self._waiting and self._bucket.level(now) > 0:
             self._grant(taker)
@@ -157,7 +155,7 @@ class Line:
         self._look_later(now)
 
     def leave(self, taker: Taker) -> None:
-        """A taker has ended: what it has left of its share is for the others."""
+        """Give the rest of an ended taker's share to the others."""
         if taker in self._takers:
             self._takers.discard(taker)
             self._waiting.pop(taker, None)
@@ -167,7 +165,7 @@ class Line:
                 self._timer = None
 
     def share_of(self, takers: int) -> int:
-        """How many bytes each may take in its turn, where there are so many."""
+        """Return the bytes that each of so many takers may take in its turn."""
         fair = self.rate * ROUND / max(1, takers)
         return int(max(LEAST, min(fair, max(LARGE, self.rate / 100))))
 
@@ -204,7 +202,7 @@ class Line:
 
 @define(eq=False)
 class Lines:
-    """A line of its own for everyone, each at ``rate`` bytes a second."""
+    """A line for each client, each at ``rate`` bytes a second."""
 
     rate: float
     _clock: IReactorTime

@@ -1,5 +1,5 @@
 """
-Whose certificates are trusted: the system's roots, or those of a file, or both.
+Trusted root certificates: the system's, those of a file, or both.
 
 The system's are where OpenSSL has them, or where SSL_CERT_FILE and SSL_CERT_DIR say.
 """
@@ -35,9 +35,9 @@ class _Trust:
 
 def trust(roots: Optional[Roots] = None, *, system: bool = True) -> IPolicyForHTTPS:
     """
-    Trust in the system's roots, or not, and in some of a file.
+    Trust the system's roots, those of a file, or both.
 
-    A host's connections share what was read: the system's roots take 5 ms.
+    The connections to a host share what was read: reading the system's roots takes 5 ms.
     """
     more = () if roots is None else roots.certificates
     return HostnameCachingHTTPSPolicy(BrowserLikePolicyForHTTPS(_Trust(system, more)))

@@ -28,8 +28,8 @@ from yukari.net.http import why
 
 ANSWER_WITHIN = 8.0
 """
-Seconds for a proxy to connect onwards and say so: less than a manifest is waited for, so that it is
-the proxy that is named.
+Seconds for a proxy to connect to the target and answer: less than a manifest's timeout, so that the
+error names the proxy.
 """
 LONGEST_HEAD = 16 * 1024
 """Bytes of a proxy's answer to CONNECT."""
@@ -38,11 +38,11 @@ _STATUS = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?: ([^\r\n]*))?\r?\n")
 
 
 class ProxyFailed(Exception):
-    """No way through a proxy; the text names it, and has nothing of its credentials."""
+    """No way through a proxy; the text names it without its credentials."""
 
 
 def refused(proxy: Proxy, code: int, phrase: bytes) -> ProxyFailed:
-    """What a proxy's own refusal is."""
+    """Describe a proxy's own refusal."""
     said = re.sub(r"[^ -~]", "?", phrase.decode("latin-1"))[:100].strip()
     return ProxyFailed(f"the proxy {proxy} refused: {code} {said}".rstrip())
 
@@ -50,7 +50,7 @@ def refused(proxy: Proxy, code: int, phrase: bytes) -> ProxyFailed:
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class ToProxy:
-    """Connects to ``proxy`` by its ``endpoint``, and says whose fault it is where that fails."""
+    """Connects to ``proxy`` by its ``endpoint``; an error says that the proxy has failed."""
 
     proxy: Proxy
     _endpoint: IStreamClientEndpoint
@@ -70,7 +70,8 @@ class Tunnel:
     """
     Connects to a host and port through a proxy; ``clock`` bounds the wait for its answer.
 
-    ``opening`` makes the protocol that asks the proxy for the way, `Connect` or another `Opening`.
+    ``opening`` makes the protocol that asks the proxy for the connection, `Connect` or another
+    `Opening`.
     """
 
     _to_proxy: ToProxy
@@ -98,9 +99,9 @@ class Tunnel:
 
 class Opening(Protocol):
     """
-    Asks a proxy for a way to a host and port, and stands before the protocol that then uses it.
+    Asks a proxy for a connection to a host and port, then passes it to the protocol that uses it.
 
-    A subclass has `begin`, which asks, and `look`, which reads what has come in ``_head``; they
+    A subclass has `begin`, which asks, and `look`, which reads what has arrived in ``_head``; they
     call `open` or `fail`.
     """
 
@@ -122,7 +123,7 @@ class Opening(Protocol):
         raise NotImplementedError
 
     def send(self, data: bytes) -> None:
-        """Say something to the proxy."""
+        """Write to the proxy."""
         transport: Any = self.transport
         transport.write(data)
 
@@ -137,7 +138,7 @@ class Opening(Protocol):
             self.look()
 
     def open(self, already: bytes) -> None:
-        """The way is open; ``already`` came through it."""
+        """Start the protocol; ``already`` are the bytes for it that have arrived."""
         transport: Any = self.transport
         address: IAddress = transport.getPeer()
         inner: Any = self._made_by.buildProtocol(address)
@@ -154,7 +155,7 @@ class Opening(Protocol):
             self.fail(ProxyFailed(f"the proxy {self._proxy} closed the connection"))
 
     def fail(self, error: Union[BaseException, Failure]) -> None:
-        """There is no way."""
+        """Report that the proxy gives no connection."""
         if not self.opened.called:
             self.opened.errback(error)
             self._drop()

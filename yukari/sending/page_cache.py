@@ -1,4 +1,4 @@
-"""Files that are not in the system's memory: the disk is waited for in a thread."""
+"""Files that are not in the page cache: a thread waits for the disk."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from yukari.storage.readable import Readable
 LOOK_AHEAD = 8 * 1024 * 1024
 LOOK_EVERY = 512 * 1024
 """
-So many bytes ahead a file is looked at, a byte every so often, whether it is in memory; where it is
-not it is read in a disk thread first, for ``sendfile`` would have everybody wait for the disk.
+The look-ahead for bytes of a file that are not in memory, and the distance between two probes, both
+in bytes. Missing ones are read in a disk thread first, because ``sendfile`` would make the reactor
+wait for the disk.
 """
 NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
 def in_memory(descriptor: int, start: int, end: int) -> bool:
     """
-    Whether those bytes of a file can be had without waiting for a disk, as far as the system tells.
+    Whether these bytes of a file can be read without waiting for a disk, as far as the system
+    tells.
     """
     if not NOWAIT:
         return True
@@ -28,13 +30,13 @@ def in_memory(descriptor: int, start: int, end: int) -> bool:
             os.preadv(descriptor, byte, at, NOWAIT)
     except BlockingIOError:
         return False
-    except OSError:  # a file system that cannot tell, or an error that sendfile will meet
+    except OSError:  # a file system that cannot tell, or an error that sendfile will meet again
         pass
     return True
 
 
 def read_ahead(readable: Readable, start: int, end: int) -> None:
-    """Have the system read those bytes into memory. Blocks: for a disk thread."""
+    """Read these bytes into the page cache. Blocks: for a disk thread."""
     while start < end:
         count = len(readable.read(start, min(READ, end - start)))
         if not count:

@@ -1,4 +1,4 @@
-"""Bytes from upstream straight to one client, stored nowhere."""
+"""Bytes from upstream straight to one client, not stored."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from yukari.spans import Span
 
 RELAY_FIRST = 64 * 1024
 RELAY_LONGEST = 16 * 1024 * 1024
-"""
-Bytes of a relay's first request and of its longest: what a client that leaves at once has cost.
-"""
+"""Bytes of a relay's first request and of its longest: the cost of a client that leaves at once."""
 RELAY_SILENCE = 20.0
 RELAY_TRIES = 4
 RELAY_REST = 0.5
@@ -35,8 +33,8 @@ RELAY_REST = 0.5
 
 class _RelayBody(Protocol):
     """
-    Writes the wanted part of a body to the request; ``ended`` fires with how many bytes of it
-    came.
+    Writes the wanted part of a body to the request; ``ended`` fires with the number of bytes that
+    arrived of it.
     """
 
     def __init__(
@@ -115,10 +113,10 @@ class _RelayBody(Protocol):
 @implementer(IPushProducer)
 class Relay:
     """
-    Bytes from upstream straight to one client, at that client's pace, stored nowhere.
+    Bytes from upstream straight to one client, at that client's pace, not stored.
 
-    They are asked for in growing pieces, so that a client that drops an
-    un-ranged GET at once (every classic pull does) has cost little.
+    They are requested in growing pieces, so that a client that drops an un-ranged GET at once
+    (every classic pull does) costs little.
     """
 
     def __init__(
@@ -130,8 +128,8 @@ class Relay:
         so_far: Any = None,
     ) -> None:
         """
-        ``whole`` is the digest to be held to, where ``span`` ends a read of the whole blob, and
-        ``so_far`` the sha256 of what lies before ``span``.
+        ``whole`` is the digest to check if ``span`` ends a read of the whole blob; ``so_far`` is
+        the sha256 of the bytes before ``span``.
         """
         self._source = source
         self._whole = whole
@@ -152,7 +150,9 @@ class Relay:
         self._gone = False
 
     async def begin(self) -> None:
-        """Make sure that upstream sends, before the headers go: `SourceFailed`, `SourceRefused`."""
+        """
+        Make sure that upstream sends, before the headers leave: `SourceFailed`, `SourceRefused`.
+        """
         if self._first is None:
             self._first = await self._ask()
 
@@ -185,7 +185,7 @@ class Relay:
         return answer
 
     async def run(self, request: Any, join: Optional[Join] = None) -> None:
-        """Send it all; `ReaderGone`, or `SourceFailed` when upstream breaks too often."""
+        """Send all of it; `ReaderGone`, or `SourceFailed` if upstream breaks too often."""
         request.write(b"")
         if request.gone:
             raise ReaderGone
@@ -224,7 +224,7 @@ class Relay:
 
     def _take(self, data: bytes) -> None:
         """
-        Bytes for the client. The last ones of a whole blob leave only if its digest is right.
+        Pass bytes to the client. The last ones of a whole blob leave only if its digest is right.
         """
         if self._whole is not None:
             self._hash.update(data)
@@ -250,7 +250,7 @@ class Relay:
         self._body = body
         answer.body.deliverBody(body)
         if self._paused or self._held:
-            # Only now: `deliverBody` ends by resuming the transport, whoever had paused it.
+            # Only now: `deliverBody` ends by resuming the transport, even if it was paused.
             body.pause()
         try:
             return await body.ended

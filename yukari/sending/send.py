@@ -1,9 +1,9 @@
 """
-A blob's bytes on their way out, from a file or from a spool as it grows.
+Sending a blob's bytes, from a file or from a spool as it grows.
 
-On a plain socket they go by ``os.sendfile``; over TLS, and where there is no
-descriptor, they are read in a disk thread. Either way memory is bounded, and a
-reader that takes nothing for `STALL` seconds is dropped.
+On a plain socket they leave by ``os.sendfile``. Over TLS, and if there is no descriptor, they are
+read in a disk thread. Either way memory is bounded, and a reader that takes nothing for `STALL`
+seconds is dropped.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ from yukari.storage.readable import Readable
 
 LITTLE = 32 * 1024
 """
-Bytes that leave together with the headers: of a model's blobs all but one are smaller, and asking
-the system to send them would cost more than they do.
+Bytes that leave together with the headers. All but one of a model's blobs are smaller, and a
+``sendfile`` would cost more than it saves.
 """
 
 
 def at_hand(readable: Readable, span: Span) -> bytes:
-    """The bytes of a short span, where they can be had without waiting for a disk; else none."""
+    """
+    Return the bytes of a short span if they can be read without waiting for a disk, else none.
+    """
     descriptor = readable.fileno()
     little = 0 < len(span) <= LITTLE and readable.available(span.start) >= span.end
     if descriptor is None or not little or not in_memory(descriptor, span.start, span.end):
         return b""
     try:
         data = os.pread(descriptor, len(span), span.start)
-    except OSError:  # which the long way will meet
+    except OSError:  # which the slow path will meet again
         return b""
     return data if len(data) == len(span) else b""
 
@@ -55,10 +57,10 @@ async def send(
     join: Optional[Join] = None,
 ) -> int:
     """
-    Send ``span`` behind the headers, which leave first; returns how many bytes of it were sent.
+    Send ``span`` after the headers and return the number of bytes sent.
 
-    Fewer than all where the `Readable` broke: what `Readable.wait` failed with is raised as
-    `Broken`. `ReaderGone` where the client left.
+    `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
+    client has left.
     """
     if join is None and (data := at_hand(readable, span)):
         request.write(data)

@@ -1,4 +1,4 @@
-"""A file's bytes put on a plain socket by the system, never held by this process."""
+"""Sending a file's bytes by ``sendfile``: they never enter this process."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ UNSENT = 128 * 1024 * 1024
 UNSENT_MOST = 4 * 1024 * 1024
 UNSENT_LEAST = 16 * 1024
 """
-Bytes that wait in the system for all connections' lines together, and the most and the least of
-them for one. Where only the system bounded it, 3,200 slow readers had all of its memory for TCP,
-2.2 GB, and whatever else went over the network waited.
+Unsent bytes that may wait in the system: for all connections together, and the most and the least
+for one. When only the system bounded them, 3,200 slow readers took all of its memory for TCP, 2.2
+GB, and all other traffic waited.
 """
 CORKED_LEAST = 128 * 1024
 """
-The bound from which on a connection is corked. A cork holds less than a segment back, up to 64 KiB;
-that is unsent too, and Linux calls a socket writable while twice of what is unsent is less than the
-bound: with a lower one nothing would move until the cork's timer fires, 0.2 s later.
+The smallest bound with which a connection is corked. A cork holds back less than a segment, up to
+64 KiB. Those bytes count as unsent too, and Linux calls a socket writable while twice its unsent
+bytes are below the bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s
+later.
 """
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
-"""Has the system send whole segments alone: without it each ``sendfile`` ends with a short one."""
+"""Makes the system send whole segments only: without it each ``sendfile`` ends with a short one."""
 
 
 @implementer(IPullProducer)
 class FileSender:
     """
-    Stands in for the HTTP channel as the transport's producer, and for the transport itself as what
-    the reactor calls when the socket is writable: ``sendfile`` then puts bytes on it.
+    Replaces the HTTP channel as the transport's producer, and the transport itself as what the
+    reactor calls when the socket is writable: ``sendfile`` then puts bytes on it.
 
-    Twisted calls a pull producer when the transport's own buffer, where the
-    headers may still be, is empty. From then on until the end the transport's
-    ``doWrite`` is ours: its own would leave the poll and join it again, and
-    send nothing, for each of our turns. ``done`` fires as `sending.send` returns.
+    Twisted calls a pull producer when the transport's own buffer, which may still hold the headers,
+    is empty. From then on until the end the transport's ``doWrite`` is ours: its own would leave
+    the poll and rejoin it, and send nothing, for each of our turns. ``done`` fires with the result
+    of `sending.send`.
     """
 
     turn: ClassVar[Turn] = Turn()
@@ -94,7 +95,7 @@ class FileSender:
             self._taker = join(self._hold, self._go_on)
         self._transport.registerProducer(self, False)
         self._registered = True
-        # What the transport holds is ours to wait for; a channel that still does reads no request.
+        # We wait for what the transport holds; a channel that still waits for it reads no request.
         self._channel.resumeProducing()
         flush(self._transport)
 
@@ -107,7 +108,7 @@ class FileSender:
         return bool(self._request.gone or not self._transport.connected)
 
     def _option(self, option: Optional[int], value: int) -> None:
-        """Set an option of TCP's, where there is such a one; Unix sockets have none."""
+        """Set a TCP option if the system has it; Unix sockets have none."""
         if option is not None and self._transport.socket.family != socket.AF_UNIX:
             self._transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
@@ -126,7 +127,7 @@ class FileSender:
         self._transport.abortConnection()
 
     def resumeProducing(self) -> None:
-        """The transport's own buffer is empty; or may not be, when it is called by registering."""
+        """Send: the transport's own buffer is empty, unless this is the call from registering."""
         if self._registered and not self._in_place and not self.done.called:
             self._in_place = True
             self._transport.doWrite = self._write
@@ -135,7 +136,7 @@ class FileSender:
             self._transport.startWriting()
 
     def _write(self) -> None:
-        """The socket is writable."""
+        """Send if there is a turn for it: the socket is writable."""
         if self._rests():
             self._transport.stopWriting()
         elif self.turn.left <= 0:
@@ -145,7 +146,7 @@ class FileSender:
             self._send_some()
 
     def catch_up(self) -> None:
-        """The socket was writable in an earlier turn; now there is something left."""
+        """Send: the socket was writable in an earlier turn, and now there is something left."""
         self._send_some()
         if self._rests():
             return
@@ -186,7 +187,7 @@ class FileSender:
         self._send(descriptor, min(end, self._at + share))
 
     def _send(self, descriptor: int, end: int) -> None:
-        """Put the file's bytes up to ``end`` on the socket, or what it takes of them."""
+        """Put the file's bytes up to ``end`` on the socket, or as many as it takes."""
         asked = end - self._at
         self._cork(True)
         try:
@@ -198,7 +199,7 @@ class FileSender:
             self._sent(sent, asked)
 
     def _be_helped(self, end: int) -> None:
-        """Have a thread do the same."""
+        """Let a helper thread do the same."""
         asked = end - self._at
         self._helped = True
         self._transport.stopWriting()
@@ -227,7 +228,7 @@ class FileSender:
             self._failed(failure)
 
     def _sent(self, sent: int, asked: int) -> None:
-        """So many bytes have left of those that the system was asked to take."""
+        """Count the bytes that have left, of those that were offered."""
         self._at += sent
         if sent == asked:
             self.turn.greedy.add(self)
@@ -241,7 +242,7 @@ class FileSender:
             self._end(len(self._span))
 
     def _failed(self, failure: Failure) -> None:
-        """The socket or the file is broken."""
+        """End: the socket or the file is broken."""
         if failure.check(ConnectionError, TimeoutError):
             self.turn.greedy.discard(self)
             self._transport.abortConnection()
@@ -249,7 +250,7 @@ class FileSender:
             self._broke(failure)
 
     def _read(self, end: int) -> None:
-        """Have the bytes up to ``end`` in memory, and go on."""
+        """Read the bytes up to ``end`` into memory, then continue."""
         self._rest()
         self._reading = True
         work = self._in_thread(read_ahead, self._readable, self._at, end)
@@ -261,12 +262,12 @@ class FileSender:
         self._go_on()
 
     def _unreadable(self, failure: Failure) -> None:
-        # Once it has ended the file may be closed while it is read.
+        # After the end the file may be closed while it is being read.
         self._reading = False
         self._broke(failure)
 
     def _wait(self) -> None:
-        """Go on when there are more bytes."""
+        """Continue when there are more bytes."""
         self._rest()
         self._waiting = self._readable.wait(self._at)
         self._waiting.addCallbacks(self._more, self._broke)
@@ -281,13 +282,13 @@ class FileSender:
         self._end(Failure(Broken(self._at - self._span.start, error)))
 
     def _hold(self) -> None:
-        """The line that bounds all readers has nothing for this one."""
+        """Pause: the line that bounds all readers has nothing for this one."""
         self.turn.greedy.discard(self)
         self._watch.idle()
         self._cork(False)
 
     def _rest(self) -> None:
-        """There is nothing to send just now."""
+        """Pause: there is nothing to send."""
         self._transport.stopWriting()
         self._hold()
 

@@ -1,4 +1,4 @@
-"""What is common to all ways in which a client gets a blob's bytes."""
+"""What all ways of sending a blob's bytes have in common."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ READ = 256 * 1024
 
 InThread = Callable[..., Deferred[Any]]
 Join = Callable[[Callable[[], None], Callable[[], None]], Taker]
-"""`Line.join` of the line that bounds what a client gets."""
+"""`Line.join` of the line that bounds the rate of a client."""
 
 
 class ReaderGone(Exception):
     """
     The client has closed its connection, or was dropped; nothing more can be sent.
 
-    ``sent`` bytes of the blob had left by ``sendfile``, not counting what a helper was sending.
+    ``sent`` bytes of the blob had left by ``sendfile``, not counting those that a helper was
+    sending.
     """
 
     def __init__(self, sent: int = 0) -> None:
@@ -34,7 +35,7 @@ class ReaderGone(Exception):
 
 
 class Broken(Exception):
-    """The blob's bytes end early; ``sent`` of them have left, and ``error`` is why."""
+    """The blob's bytes end early: ``sent`` bytes have left, and ``error`` is the reason."""
 
     def __init__(self, sent: int, error: BaseException) -> None:
         super().__init__(str(error))
@@ -54,11 +55,11 @@ class StallWatch:
         self._timer: Optional[IDelayedCall] = clock.callLater(STALL, self._look)
 
     def made(self) -> None:
-        """Something was taken."""
+        """Note that something was taken."""
         self._at = self._clock.seconds()
 
     def idle(self) -> None:
-        """There is nothing to take just now."""
+        """Note that there is nothing to take for now."""
         self._at = None
 
     def _look(self) -> None:
@@ -71,7 +72,7 @@ class StallWatch:
             self._timer = self._clock.callLater(since + STALL - now, self._look)
 
     def end(self) -> None:
-        """No more watching."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""A request's own socket, where it is a plain one."""
+"""The socket of a request, if it is a plain one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.web.http import Request
 
 
 def plain_socket(request: Request) -> Optional[tcp.Connection]:
-    """The request's TCP (or Unix) transport, where bytes may be put on its socket directly."""
+    """Return the request's TCP (or Unix) transport, if bytes may be put on its socket directly."""
     transport = getattr(request.channel, "transport", None)
     if isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False):
         return transport
@@ -21,8 +21,8 @@ def flush(transport: Any) -> None:
     """
     Send what has been written, as far as the socket takes it.
 
-    Twisted would do so in the reactor's next turn, and when much goes on a turn
-    is what others wait for. What goes wrong the reactor meets there.
+    Twisted would do so in the reactor's next turn, and under load other requests wait for that
+    turn. The reactor meets any error then.
     """
     if transport.connected and not transport.disconnecting and transport.doWrite() is not None:
         transport.startWriting()
@@ -30,9 +30,9 @@ def flush(transport: Any) -> None:
 
 def put(out: int, source: int, start: int, count: int) -> int:
     """
-    Have the system put bytes of a file on a socket: how many it takes at once, 0 where it is full.
+    Send bytes of a file by the system; return how many the socket takes, 0 if it is full.
 
-    OSError as ``sendfile``, and where the file ends before ``start``.
+    OSError as from ``sendfile``, and if the file ends before ``start``.
     """
     try:
         sent = os.sendfile(out, source, start, count)

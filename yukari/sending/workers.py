@@ -1,9 +1,8 @@
 """
-Threads that put a file's bytes on sockets beside the reactor's.
+Helper threads that send files beside the reactor's thread.
 
-Where several readers take all that they are given they wait for the core that
-the reactor's thread has; ``sendfile`` needs nothing of Python, so that other
-threads can do it meanwhile.
+Several readers that take everything they are given would wait for the core that the reactor's
+thread has. ``sendfile`` needs nothing from Python, so other threads can do it meanwhile.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from yukari.sending.stall import InThread
 from yukari.sending.transports import put
 
 MOST = 4
-"""Threads at most; as many as there are cores, where there is more than one."""
+"""Threads at most; otherwise as many as there are cores, if there is more than one."""
 A_PIECE = 4 * 1024 * 1024
-"""Bytes that a helper is asked to send at least: to hand it a piece and back costs some 0.1 ms."""
+"""Bytes that a helper is asked to send at least: handing over a piece costs some 0.1 ms."""
 
 Piece = tuple[int, int, int, int]
-"""The arguments of a ``sendfile``: the socket, the file, where the piece begins, its bytes."""
+"""The arguments of a ``sendfile``: the socket, the file, the start and the count of bytes."""
 
 
 def helpful() -> int:
-    """How many threads can help on this machine."""
+    """Return how many threads can help on this machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
     return min(MOST, cores) if cores > 1 else 0
@@ -46,7 +45,7 @@ def _put_and_close(out: int, source: int, start: int, count: int) -> int:
 
 @define(eq=False)
 class Helpers:
-    """Up to ``most`` threads of ``in_thread`` at once; whoever asks first is helped first."""
+    """Up to ``most`` threads of ``in_thread`` at a time, first come, first served."""
 
     _in_thread: InThread
     most: int
@@ -57,10 +56,11 @@ class Helpers:
 
     def send(self, piece: Callable[[], Optional[Piece]]) -> Deferred[int]:
         """
-        Send what ``piece()`` says when a thread is free for it; None for nothing any more.
+        Send ``piece()`` when a thread is free; it returns None if it is not wanted any more.
 
-        As `transports.put`. Its descriptors may be closed before the answer is
-        there: the thread has its own, and where there are none left 0 bytes are sent.
+        Results are those of `transports.put`. The piece's descriptors may be closed before the
+        answer arrives: the thread has copies, and if there are no descriptors left, 0 bytes are
+        sent.
         """
         asked: Deferred[int] = Deferred()
         self._queue.append((piece, asked))
@@ -68,7 +68,7 @@ class Helpers:
         return asked
 
     def _help(self) -> None:
-        """A loop, as no `DeferredSemaphore` has it: of thousands that wait, all may have left."""
+        """A loop, unlike in `DeferredSemaphore`: all of thousands that wait may have left."""
         while self._queue and self._free:
             piece, asked = self._queue.popleft()
             found = piece()
@@ -86,7 +86,7 @@ class Helpers:
 
 
 def _own(piece: Piece) -> Optional[Piece]:
-    """The piece with descriptors of its own, None where there are none left."""
+    """Return the piece with copies of its descriptors, None if there are no descriptors left."""
     out, source, start, count = piece
     try:
         out = os.dup(out)
