@@ -1,9 +1,8 @@
 """
-Whether a daemon is well, as an exit status: ``python -m yukari.check [URL]``.
+A health check as an exit status: ``python -m yukari.check [URL]``.
 
-For the health checks of containers, whose images have no curl. Without a URL
-it asks ``/healthz`` where this environment's BIND has the daemon listen. It
-loads nothing that takes time to load.
+It is for containers, whose images have no curl. Without a URL it asks ``/healthz`` where this
+environment's BIND makes the daemon listen. It imports nothing that is slow to import.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ WITHIN = 5.0
 
 def url_of(environment: Mapping[str, str]) -> str:
     """
-    Where the daemon that is set up by this environment answers; ValueError where BIND does not
-    tell.
+    Return the URL of the daemon that this environment sets up; ValueError if BIND does not tell.
     """
     bind = (environment.get("BIND", "").split() or [":9200"])[0]
     tls = re.match(r"ssl:(?:port=)?(\d+)", bind) or re.match(r"tls:.*?:(?:port=)?(\d+)", bind)
@@ -40,7 +38,7 @@ def url_of(environment: Mapping[str, str]) -> str:
 
 
 def problem(url: str) -> str:
-    """What is wrong with what answers there, "" if nothing is."""
+    """Return what is wrong with the daemon's answer, "" if nothing is."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     opener = urllib.request.build_opener(
@@ -57,7 +55,7 @@ def problem(url: str) -> str:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """0 if it is well, 1 if not, with one line on stderr that says why."""
+    """Return 0 if the daemon is well, else 1, with one line on stderr that says why."""
     try:
         wrong = problem(arguments[0] if arguments else url_of(environment))
     except ValueError as error:

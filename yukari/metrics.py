@@ -1,7 +1,7 @@
 """
-What the daemon counts.
+The events that the daemon counts.
 
-Whatever has something to count is given a `Metrics`, which counts nothing; the daemon gives its
+Code that has something to count is given a `Metrics`, which ignores it; the daemon passes its
 `yukari.daemon.prometheus.PrometheusMetrics`.
 """
 
@@ -11,11 +11,11 @@ from typing import Optional
 
 RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
 STATES = ("queued", "filling", "publishing", "direct", "suspended")
-"""Of a fill; those that are done are no more."""
+"""The states of a fill; a fill that is done does not exist any more."""
 
 
 class Metrics:
-    """What there is to count; this one lets it pass."""
+    """The events; this class ignores them."""
 
     def replied(
         self,
@@ -33,25 +33,27 @@ class Metrics:
         """
 
     def received(self, count: int) -> None:
-        """Bytes of a blob came from upstream, wanted or not."""
+        """Bytes of a blob arrived from upstream, wanted or not."""
 
     def from_store(self, count: int) -> None:
-        """Bytes of a reply's body came from the bucket."""
+        """Bytes of a reply's body arrived from the bucket."""
 
     def to_store(self, count: int) -> None:
-        """A request with so many bytes of body was answered by the bucket."""
+        """The bucket has answered a request with so many bytes of body."""
 
     def fill_began(self) -> None:
-        """A blob is wanted that is not here, or was on its way when the daemon started."""
+        """
+        A fill began: for a blob that is wanted, or that was in progress when the daemon started.
+        """
 
     def fill_ended(self, seconds: float, *, well: bool) -> None:
-        """It is stored, so long after it began; or it has failed for now."""
+        """A fill ended after ``seconds``: its blob is stored, or it has failed for now."""
 
     def retried(self) -> None:
-        """A request for a part of a blob failed and is made again."""
+        """A request for a part of a blob failed and is repeated."""
 
     def mismatched(self) -> None:
-        """A blob came whole and has another digest than it should."""
+        """A blob is complete and has the wrong digest."""
 
     def revalidated(self, result: str) -> None:
         """A stored manifest was checked: ``same``, ``replaced`` or ``failed``."""

@@ -25,7 +25,7 @@ class InvalidName(ValueError):
 
 
 def _shown(text: object) -> str:
-    """What was sent, short and printable."""
+    """Return the text as it was sent, short and printable."""
     shown = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
     return shown if len(shown) <= 100 else shown[:97] + "..."
 
@@ -54,7 +54,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """From ``sha256:HEX`` or, as Ollama's file names have it, ``sha256-HEX``."""
+        """Parse ``sha256:HEX`` or, as in Ollama's file names, ``sha256-HEX``."""
         if text[:7] not in ("sha256:", "sha256-") or not _HEX.fullmatch(text, 7):
             raise InvalidName(
                 f"digest {_shown(text)}: expected sha256: and 64 lower-case hex digits"
@@ -63,12 +63,12 @@ class Digest:
 
     @classmethod
     def of(cls, body: bytes) -> Digest:
-        """The digest that ``body`` has."""
+        """Return the digest of ``body``."""
         return cls(sha256(body).hexdigest())
 
     @property
     def file_name(self) -> str:
-        """As Ollama names a blob's file: ``sha256-HEX``."""
+        """The name of its file in an Ollama's store: ``sha256-HEX``."""
         return f"sha256-{self.hex}"
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """From ``NAMESPACE/MODEL``."""
+        """Parse ``NAMESPACE/MODEL``."""
         parts = text.split("/")
         if len(parts) != 2:
             raise InvalidName(f"name {_shown(text)}: expected NAMESPACE/MODEL")
@@ -108,5 +108,5 @@ Reference = Union[Tag, Digest]
 
 
 def parse_reference(text: str) -> Reference:
-    """What stands after ``manifests/``: a digest where it begins as one, else a tag."""
+    """Parse what follows ``manifests/``: a digest if it begins as one, else a tag."""
     return Digest.parse(text) if text.startswith(("sha256:", "sha256-")) else Tag(text)

@@ -52,7 +52,7 @@ class SpanSet:
         return len(self._starts)
 
     def add(self, start: int, end: int) -> None:
-        """Put ``start <= byte < end`` in; what is there already stays."""
+        """Add ``start <= byte < end``; what is there already stays."""
         if start >= end:
             return
         first = bisect_left(self._ends, start)
@@ -66,7 +66,7 @@ class SpanSet:
         self.total += end - start
 
     def remove(self, start: int, end: int) -> None:
-        """Take ``start <= byte < end`` out; what is not there is no error."""
+        """Remove ``start <= byte < end``; missing bytes are no error."""
         if start >= end:
             return
         first = bisect_right(self._ends, start)

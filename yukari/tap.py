@@ -1,5 +1,5 @@
 """
-The command line, and from it the service: what ``twistd yukari`` and ``yukari`` run.
+The command line, and the service that it starts: ``twistd yukari`` and ``yukari``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = Logger()
 
 
 class Options(usage.Options):
-    """A flag for each of `SETTINGS`; ``settings`` has the values of flags and environment."""
+    """A flag for each of `SETTINGS`; ``settings`` has the values from flags and environment."""
 
     longdesc = (
         "A pull-through cache for Ollama model registries. Each option can also be set by the"
@@ -46,11 +46,11 @@ class Options(usage.Options):
     proxies: Proxies
 
     def getSynopsis(self) -> str:
-        """Both ways to start it."""
+        """Return both ways to start it."""
         return "Usage: yukari [options]\n   or: twistd [twistd options] yukari [options]"
 
     def getUsage(self, width: Optional[int] = None) -> str:
-        """The text of ``--help``: the settings under the headings of their groups."""
+        """Return the text of ``--help``: the settings under the headings of their groups."""
         columns = width or int(os.environ.get("COLUMNS") or 80)
         lines = [self.getSynopsis(), *wrap(self.longdesc, columns)]
         for group, rows in groupby(SETTINGS, lambda row: row.group):
@@ -70,14 +70,14 @@ class Options(usage.Options):
         sys.exit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """What is wrong ends the program with one line, not with the whole usage before it."""
+        """Parse; an error ends the program with one line, without the usage before it."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             end(error)
 
     def parseArgs(self, *args: str) -> None:
-        """There are none."""
+        """Refuse arguments: there are only options."""
         if args:
             end(f"{args[0]!a}: expected options only, see yukari --help")
 
@@ -91,7 +91,7 @@ class Options(usage.Options):
 
 
 def _add_handlers() -> None:
-    """Handlers of flags that `usage.Options` has no table for: repeated ones and switches."""
+    """Add handlers for flags that `usage.Options` has no table for: repeated ones and switches."""
 
     def repeated(flag: str) -> Any:
         def opt(self: Options, value: str) -> None:
@@ -115,13 +115,14 @@ _add_handlers()
 
 
 def makeService(options: Options) -> IService:
-    """The daemon, not yet started; twistd's own options say where its log goes."""
+    """Make the daemon, not yet started; twistd's own options say where its log goes."""
     from twisted.internet import reactor as running
 
     from yukari.daemon.service import YukariService
 
     reactor: Any = running
-    # Twisted's is the time of day: set back by an hour, it would hold up every timer by an hour.
+    # Twisted's clock is the time of day: set back by an hour, it would delay every timer by an
+    # hour.
     reactor.seconds = time.monotonic
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
@@ -135,8 +136,8 @@ def makeService(options: Options) -> IService:
 
 def _spare_the_collector() -> None:
     """
-    What the start has made lives as long as the process: no garbage collection, which holds the
-    reactor, has to look through it again.
+    Exempt the objects of the start, which live as long as the process, from garbage collection,
+    which would block the reactor to look through them.
     """
     gc.collect()
     gc.freeze()
@@ -144,7 +145,8 @@ def _spare_the_collector() -> None:
 
 def _give_up_after(seconds: float) -> None:
     """
-    End the process then, if it is still there: a thread whose disk does not answer cannot be ended.
+    End the process after ``seconds`` if it is still there: a thread whose disk does not answer
+    cannot be ended.
     """
 
     def give_up() -> None:
@@ -162,10 +164,10 @@ def _give_up_after(seconds: float) -> None:
 
 def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
     """
-    SIGTERM and Ctrl-C begin the end, a second one hurries it.
+    Stop on SIGTERM and Ctrl-C; a second one skips the waiting.
 
-    For SIGTERM the status is 0: twistd would end by the signal itself, which
-    Docker and others report as a failure, 143.
+    For SIGTERM the status is 0: twistd would end by the signal itself, which Docker and others
+    report as a failure, 143.
     """
 
     def stop() -> None:
@@ -186,9 +188,7 @@ def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
 
 @define(eq=False)
 class Hangups(Service):
-    """
-    On SIGHUP calls all of ``reloads``; but a daemon whose terminal is gone ends, as it always did.
-    """
+    """On SIGHUP calls all ``reloads``; a daemon whose terminal has gone ends, as is usual."""
 
     _reactor: Any
     _reloads: Sequence[Callable[[], None]]
@@ -201,7 +201,7 @@ class Hangups(Service):
         signal.signal(signal.SIGHUP, self.told)
 
     def told(self, _: int, __: object) -> None:
-        """A signal came. Many of them before the reactor's next turn are one."""
+        """Handle the signal; several before the reactor's next turn count as one."""
         if self._had_terminal and not _is_terminal():
             os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -216,7 +216,7 @@ class Hangups(Service):
 
 
 def _is_terminal() -> bool:
-    """Whether standard input is a terminal, and one that has not been hung up."""
+    """Whether standard input is a terminal that has not been hung up."""
     try:
         return os.isatty(0)
     except OSError:
@@ -224,7 +224,7 @@ def _is_terminal() -> bool:
 
 
 def main() -> None:
-    """What ``twistd -n yukari`` does with these arguments, without its pid file."""
+    """Run ``twistd -n yukari`` with these arguments and without its pid file."""
     from twisted.scripts.twistd import run
 
     sys.argv[:] = ["twistd", "-n", "--pidfile=", "yukari", *sys.argv[1:]]

@@ -1,5 +1,5 @@
 """
-Blocking work: threads of our own, and what becomes of a store's work when nobody waits any more.
+Blocking work in threads, and the end of a store's work that nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DISK_THREADS = 6
 
 T = TypeVar("T")
 InThread = Callable[..., Deferred[Any]]
-"""Calls a function with arguments in a disk thread: ``deferToThreadPool`` without its first two."""
+"""Calls a function with arguments in a disk thread, as ``deferToThreadPool`` does."""
 
 
 class DiskWork:
@@ -35,10 +35,9 @@ class DiskWork:
         undo: Callable[[T], object] = lambda _: None,
     ) -> Deferred[T]:
         """
-        Call ``work`` in a disk thread; then ``ended``, in the reactor's.
+        Call ``work`` in a disk thread, then ``ended`` in the reactor's.
 
-        Cancelling the Deferred leaves the thread to end its work; ``undo`` then
-        takes what came of it.
+        Cancelling the Deferred lets the thread finish its work; ``undo`` then gets the result.
         """
         answer: Deferred[T] = Deferred()
         under_way = self._in_thread(work, *args)
@@ -59,7 +58,7 @@ class DiskWork:
         return answer
 
     async def _disk_work_ended(self) -> None:
-        """Returns when no call is under way any more."""
+        """Return when no call is in progress."""
         while self._under_way:
             await DeferredList(list(self._under_way))
 
@@ -67,7 +66,7 @@ class DiskWork:
 @define(eq=False)
 class Threads:
     """
-    Runs blocking work in threads of its own (the reactor's pool is DNS's too).
+    Runs blocking work in threads of its own, because the reactor's pool is also for DNS.
 
     Before `start` the work is done at once, in the caller's thread; after `stop` it is refused.
     """

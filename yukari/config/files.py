@@ -1,7 +1,7 @@
 """
-Small files that settings name: certificates, passwords.
+Small files that settings name: certificates, passwords, keys.
 
-They are read with care: a FIFO would wait for ever, a device may have no end.
+They are read with care: a FIFO would block for ever, and a device may have no end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import field, frozen
 from OpenSSL.crypto import FILETYPE_PEM, X509, load_certificate
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes; the system's roots, all in one file, have 0.2 MB."""
+"""Bytes at most; the file of all the system's roots has 0.2 MB."""
 
 _END = b"-----END CERTIFICATE-----"
 _KINDS = (
@@ -26,7 +26,7 @@ _KINDS = (
 
 
 def check_file(path: str, largest: int = LARGEST) -> None:
-    """Raise `ValueError` if it is no file or too large, `OSError` if nothing is there."""
+    """Raise `ValueError` if it is not a regular file or too large, `OSError` if it is missing."""
     found = os.stat(path)
     for is_kind, kind in _KINDS:
         if is_kind(found.st_mode):
@@ -54,7 +54,7 @@ class Roots:
 
     @classmethod
     def parse(cls, text: str) -> Roots:
-        """Read the file of this path; ValueError says what is wrong with it."""
+        """Read the file at this path; ValueError says what is wrong with it."""
         path = os.path.abspath(os.path.expanduser(text))
         try:
             content = read_file(path)

@@ -1,4 +1,4 @@
-"""ed25519 keys in OpenSSH's files: how Ollama's registries know their clients."""
+"""ed25519 keys in OpenSSH's files, by which Ollama's registries know their clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from yukari.config.files import read_file
 
 LARGEST = 64 * 1024
-"""Bytes of a key's file; an ed25519 key has some 400."""
+"""Bytes of a key's file at most; an ed25519 key has some 400."""
 
 
 @frozen
@@ -37,7 +37,7 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: str) -> SigningKey:
-        """The key in a file; `OSError` or `ValueError`."""
+        """Read the key in a file; `OSError` or `ValueError`."""
         try:
             private = load_ssh_private_key(read_file(path, LARGEST), None)
         except TypeError:
@@ -52,7 +52,7 @@ class SigningKey:
 
     @classmethod
     def parse(cls, text: str) -> SigningKey:
-        """The key in the file at this path; ValueError says what is wrong with it."""
+        """Read the key in the file at this path; ValueError says what is wrong with it."""
         try:
             return cls.read(os.path.abspath(os.path.expanduser(text)))
         except OSError as error:
@@ -60,11 +60,11 @@ class SigningKey:
 
     @classmethod
     def make(cls) -> tuple[SigningKey, bytes]:
-        """A new key, and the text of its file."""
+        """Make a new key and the text of its file."""
         private = Ed25519PrivateKey.generate()
         text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
         return cls.of(private), text
 
     def sign(self, message: bytes) -> str:
-        """``PUBLIC:SIGNATURE``, as Ollama's Authorization header has it."""
+        """Return ``PUBLIC:SIGNATURE``, the value of Ollama's Authorization header."""
         return f"{self.public}:{b64encode(self._private.sign(message)).decode('ascii')}"

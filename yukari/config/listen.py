@@ -1,5 +1,5 @@
 """
-Places to listen, as they are set.
+Where to listen, as a setting says it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from yukari.config.files import check_file
 from yukari.config.urls import HOST, InvalidSetting
 
 ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
-"""What begins with one of these and a colon is an endpoint of Twisted's, not a host and a port."""
+"""
+Kinds of Twisted's endpoints: a value with one of these before its first colon is an endpoint, not a
+host and a port.
+"""
 
 BACKLOG = 4096
 """
-Connections that may wait to be accepted: two hundred clients open thousands at once, and each one
-beyond these, or the system's ``somaxconn``, tries again a second later, then after three more.
+Connections that may wait to be accepted. Two hundred clients open thousands at once, and each one
+beyond this, or beyond the system's ``somaxconn``, tries again a second later, then after three
+more.
 """
 
 CREATORS = {"ssl": "_sslContextFactory", "tls": "connectionCreator"}
-"""By kind of endpoint, where Twisted's keeps what makes its TLS connections."""
+"""The attribute of a Twisted endpoint that makes its TLS connections, by kind of endpoint."""
 
 _PARAMETERS = {
     "tcp": ("port", "interface", "backlog"),
@@ -33,14 +37,14 @@ _PARAMETERS = {
     "ssl": ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
     "tls": ("path", "port", "backlog", "interface"),
 }
-"""By kind of endpoint, what may stand after it without a name, in this order."""
+"""The parameters that may stand in an endpoint without a name, in this order."""
 _ALL = r"interface=\:\:"
 _ALL_OF_IPV4 = "interface=0.0.0.0"
 
 
 @frozen
 class Bind:
-    """A place to listen: as it was given, and as Twisted's endpoints, to be tried in order."""
+    """A place to listen: its text, and the Twisted endpoints to try in order."""
 
     text: str
     descriptions: tuple[str, ...]
@@ -48,10 +52,10 @@ class Bind:
     @classmethod
     def parse(cls, text: str) -> Bind:
         """
-        From ``host:port``, ``[v6]:port``, ``:port`` or an endpoint of Twisted's.
+        Parse ``host:port``, ``[v6]:port``, ``:port`` or a Twisted endpoint.
 
-        ``:port``, and an endpoint without an interface, is every address there
-        is, of both families, and IPv4's alone where the machine has no IPv6.
+        ``:port``, and an endpoint without an interface, listens on all addresses of IPv4 and IPv6,
+        or of IPv4 alone if the machine has no IPv6.
         """
         if text.startswith(tuple(f"{name}:" for name in ENDPOINTS)):
             _refuse_bad_endpoint(text)
@@ -76,7 +80,7 @@ class Bind:
 
 
 def _whole(description: str) -> tuple[str, ...]:
-    """An endpoint with a backlog of ours and all interfaces, where it says nothing of them."""
+    """Return the endpoint with our backlog and all interfaces, unless it names them."""
     kind, *parts = re.split(r"(?<!\\):", description)
     if kind not in _PARAMETERS:
         return (description,)
@@ -92,7 +96,7 @@ def _whole(description: str) -> tuple[str, ...]:
 
 
 def _refuse_bad_endpoint(description: str) -> None:
-    """Make the endpoint, for its complaints only; for ``ssl:`` this reads the PEM files."""
+    """Make the endpoint only to raise its errors; for ``ssl:`` this reads the PEM files."""
     numbered = re.match(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)(?::|$)", description)
     if numbered and int(numbered[1][:6]) > 65535:
         raise InvalidSetting("expected a port from 0 to 65535")
@@ -112,7 +116,7 @@ def has_certificates(description: str) -> bool:
 
 
 def certificate_files(description: str) -> Iterator[str]:
-    """What an endpoint's description names that is there, and the .pem files of its directories."""
+    """Return the existing paths that an endpoint names, and the .pem files of its directories."""
     for part in re.split(r"(?<!\\):", description)[1:]:
         name, equals, value = part.partition("=")
         path = re.sub(r"\\(.)", r"\1", value if equals else name)
@@ -125,7 +129,9 @@ def certificate_files(description: str) -> Iterator[str]:
 
 
 def check_files(description: str) -> None:
-    """`ValueError` where Twisted would wait for ever, and the reactor with it, to read one."""
+    """
+    Raise `ValueError` for a file that Twisted, and so the reactor, would wait for without end.
+    """
     if has_certificates(description):
         for path in certificate_files(description):
             try:

@@ -14,14 +14,15 @@ from attrs import frozen
 Address = Union[IPv4Address, IPv6Address]
 
 UNIX = "unix"
-"""What stands in a list of networks for whoever connects by a Unix socket."""
+"""The entry in a list of networks that stands for clients of a Unix socket."""
 
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> Optional[Address]:
     """
-    An address, without its zone (``%eth0``), IPv4's also where IPv6 carries it (``::ffff:…``).
-    None where the text is none.
+    Parse an address; None if the text is not one.
+
+    The zone (``%eth0``) is dropped, and IPv4 inside IPv6 (``::ffff:…``) becomes IPv4.
     """
     try:
         address = ip_address(text.partition("%")[0])
@@ -32,14 +33,14 @@ def parse_address(text: str) -> Optional[Address]:
 
 @frozen
 class Networks:
-    """Some networks; ``in`` says whether an address, or None for a Unix socket, is in one."""
+    """A set of networks; ``in`` tests an address, or None for a Unix socket."""
 
     each: tuple[Union[IPv4Network, IPv6Network], ...] = ()
     unix: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Networks:
-        """From ``10.0.0.0/8, 192.0.2.7, fd00::/8, unix``; `ValueError` says what was expected."""
+        """Parse ``10.0.0.0/8, 192.0.2.7, fd00::/8, unix``; `ValueError` says what was expected."""
         words = [word for word in re.split(r"[,\s]+", text) if word]
         if not words:
             raise ValueError("expected networks such as 10.0.0.0/8,fd00::/8")

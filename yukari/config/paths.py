@@ -13,7 +13,7 @@ from yukari.config.setting import SettingError
 
 
 def check_system_roots(environment: Mapping[str, str]) -> None:
-    """Raise `SettingError` for an SSL_CERT_FILE that OpenSSL would ignore, and so trust nobody."""
+    """Raise `SettingError` for an SSL_CERT_FILE that OpenSSL would ignore and so trust nobody."""
     path = environment.get("SSL_CERT_FILE", "")
     if path in ("", os.devnull):
         return
@@ -38,7 +38,9 @@ def _home(environment: Mapping[str, str]) -> str | None:
 
 
 def cache_directory(setting: str, environment: Mapping[str, str]) -> str:
-    """Yukari's directory in the cache home; a relative XDG_CACHE_HOME is ignored, as XDG says."""
+    """
+    Return Yukari's directory in the cache home; a relative XDG_CACHE_HOME is ignored, as XDG says.
+    """
     cache = environment.get("XDG_CACHE_HOME", "")
     if os.path.isabs(cache):
         return os.path.join(cache, "yukari")
@@ -49,7 +51,7 @@ def cache_directory(setting: str, environment: Mapping[str, str]) -> str:
 
 
 def absolute(path: str, environment: Mapping[str, str]) -> str:
-    """A path made absolute, ``~`` by HOME."""
+    """Make a path absolute; ``~`` is HOME."""
     if path == "~" or path.startswith("~/"):
         path = (_home(environment) or "~") + path[1:]
     return os.path.abspath(os.path.expanduser(path))

@@ -1,9 +1,9 @@
 """
-Which models may be pulled, by patterns of their names.
+Rules about which models may be pulled, by patterns of their names.
 
-A pattern is ``NAMESPACE/MODEL`` or ``REGISTRY/NAMESPACE/MODEL``, in each part of which ``*``,
-``?`` and ``[…]`` are a shell's. Capitals do not count: registries take a name either way, and a
-capital would dodge the rule. There are none for tags, for a blob's path has no tag.
+A pattern is ``NAMESPACE/MODEL`` or ``REGISTRY/NAMESPACE/MODEL``; in each part ``*``, ``?`` and
+``[…]`` are as in a shell. Capitals do not count: registries accept a name either way, so a capital
+would evade the rule. There are no patterns for tags, because the path of a blob has no tag.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from yukari.names import ModelName
 _PART = r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+"
 _PATTERN = re.compile(rf"(?:{_PART}(?::[0-9]{{1,5}})?/)?{_PART}/{_PART}")
 _SHOWN = 5
-"""Patterns of MODELS_ALLOW that a client is told."""
+"""Patterns of MODELS_ALLOW that an error names at most."""
 
 
 @frozen
@@ -30,7 +30,7 @@ class Patterns:
 
     @classmethod
     def parse(cls, text: str) -> Patterns:
-        """From ``library/*,hf.co/*/*-GGUF``; `ValueError` says what was expected."""
+        """Parse ``library/*,hf.co/*/*-GGUF``; `ValueError` says what was expected."""
         patterns = tuple(word for word in re.split(r"[,\s]+", text) if word)
         if not patterns:
             raise ValueError("expected patterns of models such as library/*,*/llama*")
@@ -43,7 +43,7 @@ class Patterns:
         return cls(patterns)
 
     def match(self, registry: str, name: ModelName) -> str | None:
-        """The first pattern that a model of a registry matches."""
+        """Return the first pattern that matches a model of a registry."""
         parts = [part.lower() for part in (registry, name.namespace, name.model)]
         for pattern in self.each:
             wanted = pattern.lower().split("/")
@@ -54,14 +54,16 @@ class Patterns:
 
 @frozen
 class ModelRules:
-    """MODELS_ALLOW, None for all there are, and MODELS_DENY, which wins, for one registry."""
+    """
+    The rules for one registry: MODELS_ALLOW, None for all models, and MODELS_DENY, which wins.
+    """
 
     registry: str = ""
     allowed: Patterns | None = None
     denied: Patterns = Patterns()
 
     def refusal(self, name: ModelName) -> str | None:
-        """The rule by which a model may not be pulled; None where it may."""
+        """Return the rule that refuses a model; None if it may be pulled."""
         pattern = self.denied.match(self.registry, name)
         if pattern is not None:
             return f"its MODELS_DENY has {pattern}"
@@ -76,7 +78,7 @@ class ModelRules:
         return self.refusal(name) is None
 
     def check(self, name: ModelName) -> None:
-        """`RegistryError` where a model may not be pulled."""
+        """Raise `RegistryError` if a model may not be pulled."""
         refusal = self.refusal(name)
         if refusal is not None:
             raise RegistryError("DENIED", f"this cache refuses {name}: {refusal}", 403)

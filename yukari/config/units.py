@@ -1,8 +1,8 @@
 """
-How people write times, sizes, shares and bounds, and what they come to.
+Parsers for how people write times, sizes, shares and bounds.
 
-Every parser raises `InvalidUnit` and nothing else; its text says what was
-expected, never what was given: whoever reads a setting knows that already.
+Every parser raises `InvalidUnit` and nothing else. Its text says what was expected, not what was
+given, because the caller adds that.
 """
 
 from __future__ import annotations
@@ -32,37 +32,38 @@ _PERCENTAGE = re.compile(rf"({_NUMBER}) ?%")
 _CONNECTIONS = re.compile(r"([0-9]{1,4})(?:/([0-9]{1,4}))?")
 
 SLOWEST_RATE = 64 * 1000
-"""Bytes a second; at fewer no client would wait for any blob."""
+"""Bytes a second; at a lower rate no client would wait for any blob."""
 MOST_CONNECTIONS = 1000
-"""More to one registry than this is a mistake, or an attack."""
+"""Connections at most; more to one registry would be a mistake, or an attack."""
 
 
 class InvalidUnit(ValueError):
-    """Not written as it has to be; the text says what was expected."""
+    """A value that cannot be read; the text says what was expected."""
 
 
 class InvalidDuration(InvalidUnit):
-    """No Go duration, or one out of bounds."""
+    """Not a Go duration, or one out of bounds."""
 
 
 class InvalidSize(InvalidUnit):
-    """No count of bytes and no percentage."""
+    """Neither a count of bytes nor a percentage."""
 
 
 class InvalidRate(InvalidUnit):
-    """No bytes a second, or too few."""
+    """Not a rate in bytes a second, or too low."""
 
 
 class InvalidConnections(InvalidUnit):
-    """No bounds on connections."""
+    """Not bounds on connections."""
 
 
 def parse_duration(text: str, signed: bool = False) -> float:
     """
-    Seconds, from what Go's ``time.ParseDuration`` takes: ``1h30m``, ``1.5h``, ``300ms``, ``0``.
+    Parse what Go's ``time.ParseDuration`` takes (``1h30m``, ``1.5h``, ``300ms``, ``0``) into
+    seconds.
 
-    A duration below zero is refused unless ``signed``, one beyond Go's range
-    (64 bits of nanoseconds, some 292 years) always.
+    A negative duration is refused unless ``signed``, one beyond Go's range (64 bits of nanoseconds,
+    some 292 years) always.
     """
     expected = "expected a duration such as 30m, 1h30m or 240h"
     if len(text) > _LONGEST:
@@ -84,7 +85,7 @@ def parse_duration(text: str, signed: bool = False) -> float:
 
 
 def parse_positive_duration(text: str) -> float:
-    """As `parse_duration`, and above zero."""
+    """Parse as `parse_duration` does, and refuse 0."""
     seconds = parse_duration(text)
     if seconds <= 0:
         raise InvalidDuration("expected a duration above 0, such as 30m")
@@ -93,9 +94,10 @@ def parse_positive_duration(text: str) -> float:
 
 def parse_bytes(text: str) -> int:
     """
-    A count of bytes: ``123``, ``10GB`` (thousands), ``10GiB`` (1024s); k, M, G, T, P in any case.
+    Parse a count of bytes: ``123``, ``10GB`` (thousands), ``10GiB`` (1024s).
 
-    The B may be left off, as Kubernetes does. A fraction of a byte is dropped.
+    k, M, G, T, P in any case; the B may be left off, as in Kubernetes. A fraction of a byte is
+    dropped.
     """
     expected = "expected bytes, such as 500MB, 10GiB or 123"
     found = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
@@ -113,7 +115,7 @@ def parse_bytes(text: str) -> int:
 
 def parse_rate(text: str) -> int:
     """
-    Bytes a second: a size as `parse_bytes` takes it and ``/s``, or bits: ``100Mbit/s``.
+    Parse bytes a second: a size as `parse_bytes` takes it and ``/s``, or bits: ``100Mbit/s``.
 
     At least `SLOWEST_RATE`.
     """
@@ -135,7 +137,7 @@ def parse_rate(text: str) -> int:
 
 @frozen
 class FreeSpace:
-    """Space to keep free on a disk: ``bytes``, or ``percent`` of all there is, the other None."""
+    """Space to keep free on a disk: ``bytes``, or ``percent`` of its size; the other is None."""
 
     bytes: int | None = None
     percent: float | None = None
@@ -146,7 +148,7 @@ class FreeSpace:
 
     @classmethod
     def parse(cls, text: str) -> FreeSpace:
-        """From ``5%`` or from what `parse_bytes` takes."""
+        """Parse ``5%``, or bytes as `parse_bytes` takes them."""
         found = _PERCENTAGE.fullmatch(text) if len(text) <= _LONGEST else None
         if found is None:
             try:
@@ -159,7 +161,7 @@ class FreeSpace:
         return cls(percent=float(percent))
 
     def of(self, total_bytes: int) -> int:
-        """How many bytes of a disk of ``total_bytes`` that is."""
+        """Return the bytes to keep free on a disk of ``total_bytes``."""
         if self.bytes is not None:
             return self.bytes
         assert self.percent is not None
@@ -171,7 +173,7 @@ class FreeSpace:
 
 @frozen
 class Connections:
-    """How many connections to upstream may be open: for one blob, and for all together."""
+    """Connections to upstream that may be open: for one blob, and for all together."""
 
     per_blob: int = field()
     in_all: int = field()
@@ -185,7 +187,7 @@ class Connections:
 
     @classmethod
     def parse(cls, text: str) -> Connections:
-        """From ``32/64``; ``N`` alone is N for a blob and twice that in all."""
+        """Parse ``32/64``; ``N`` alone is N for a blob and twice that in all."""
         found = _CONNECTIONS.fullmatch(text)
         if found is None:
             raise InvalidConnections(
@@ -199,6 +201,6 @@ class Connections:
 
 
 def _exact(number: str) -> str:
-    """Go's ``1.`` and ``.5`` as Fraction reads them on every Python."""
+    """Read Go's ``1.`` and ``.5``, which Fraction does not read on every Python."""
     whole, _, part = number.partition(".")
     return f"{whole or '0'}.{part or '0'}"

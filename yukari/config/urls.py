@@ -1,5 +1,5 @@
 """
-Places on the network, as they are set: the registry that is mirrored, and where to connect for it.
+Places on the network that settings name: the registry to mirror, and where to connect for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class RegistryUrl:
 
     @classmethod
     def parse(cls, text: str) -> RegistryUrl:
-        """From an http or https URL, a port and a path prefix allowed, a user and a query not."""
+        """
+        Parse an http or https URL; a port and a path prefix are allowed, a user and a query are
+        not.
+        """
         if "@" in text:
             raise InvalidSetting("expected an http or https URL without a user or a password")
         found = _URL.fullmatch(text)
@@ -63,7 +66,10 @@ class RegistryUrl:
 
     @property
     def host(self) -> str:
-        """As Ollama names a registry's directory: the host, its port where not the scheme's."""
+        """
+        The name of its directory in an Ollama's store: the host, with a port unless it is the
+        scheme's.
+        """
         return self.hostname if self.port == _PORTS[self.scheme] else f"{self.hostname}:{self.port}"
 
     @property
@@ -77,14 +83,14 @@ class RegistryUrl:
 
 @frozen
 class Address:
-    """Where to connect, instead of where a URL's host is; ``port`` None for the URL's."""
+    """Where to connect instead of to a URL's host; ``port`` None for the URL's own."""
 
     host: str
     port: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """From ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
+        """Parse ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
         found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^][:]+))(?::([0-9]{1,5}))?", text)
         if found is None:
             raise InvalidSetting("expected HOST, HOST:PORT, [V6] or [V6]:PORT")

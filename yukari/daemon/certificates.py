@@ -1,9 +1,8 @@
 """
 Certificates of ``ssl:`` and ``tls:`` endpoints, renewed without a restart.
 
-Twisted reads them once. Here an endpoint's description is read anew when the
-daemon is told to (SIGHUP) and when the files have changed; who connects from
-then on is shown the new certificate, and whoever is connected notices nothing.
+Twisted reads them once. Here an endpoint's description is read again on SIGHUP and when its files
+have changed. New connections get the new certificate, open ones are not disturbed.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from yukari.config.listen import CREATORS, certificate_files, check_files, has_c
 log = Logger()
 
 LOOK_EVERY = 10.0
-"""Seconds between two looks at whether the files have changed."""
+"""Seconds between two checks whether the files have changed."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 @define(eq=False)
 class Renewed:
-    """Makes TLS connections with what the files of an endpoint's description held last."""
+    """Makes TLS connections with the last usable content of an endpoint's files."""
 
     _reactor: Any
     _description: str
     endpoint: IStreamServerEndpoint = field(init=False)
-    """Listens as described, and makes its connections here."""
+    """Listens as described, with this object as the maker of its connections."""
     _attribute: str = field(init=False)
     _creator: Any = field(init=False)
     _stamp: tuple[object, ...] = field(init=False)
@@ -55,8 +54,8 @@ class Renewed:
         endpoint: Any = serverFromString(self._reactor, self._description)
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
-            creator.getContext()  # Does the key fit the certificate?
-        look_up = getattr(creator, "_contextLookup", None)  # A directory's, by name.
+            creator.getContext()  # Raises if the key does not fit the certificate.
+        look_up = getattr(creator, "_contextLookup", None)  # By host name, for a directory.
         if look_up is not None and look_up(None, False) is None:
             raise ValueError(
                 "expected a directory of *.pem files with a key, and a certificate for it with"
@@ -72,7 +71,7 @@ class Renewed:
         return made
 
     def reload(self) -> None:
-        """Read the files anew; what cannot be read leaves the certificate as it was."""
+        """Read the files again; if they cannot be used, the certificate stays as it was."""
         self._stamp = self._look()
         try:
             _, self._creator = self._read()
@@ -86,7 +85,7 @@ class Renewed:
             log.info("{files}: reloaded", files=" ".join(certificate_files(self._description)))
 
     def reload_if_changed(self) -> None:
-        """`reload` where a file is not the one it was."""
+        """Call `reload` if a file has changed."""
         if self._look() != self._stamp:
             self.reload()
 
@@ -103,7 +102,7 @@ class Renewed:
 
 @define(eq=False)
 class Certificates:
-    """Those of all endpoints."""
+    """The certificates of all endpoints."""
 
     _reactor: Any
     _clock: IReactorTime
@@ -111,7 +110,7 @@ class Certificates:
     _loop: Optional[LoopingCall] = field(default=None, init=False)
 
     def endpoint(self, description: str) -> IStreamServerEndpoint:
-        """The endpoint described, its certificates ours to renew where it has any."""
+        """Make an endpoint, and renew its certificates if it has any."""
         if not has_certificates(description):
             plain: IStreamServerEndpoint = serverFromString(self._reactor, description)
             return plain
@@ -119,19 +118,19 @@ class Certificates:
         return self._renewed[-1].endpoint
 
     def start(self) -> None:
-        """Look at the files from now on."""
+        """Start watching the files."""
         if self._renewed:
             self._loop = LoopingCall(self._look)
             self._loop.clock = self._clock
             self._loop.start(LOOK_EVERY, now=False)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching the files."""
         if self._loop is not None and self._loop.running:
             self._loop.stop()
 
     def reload(self) -> None:
-        """Read all anew."""
+        """Read all certificates again."""
         for each in self._renewed:
             each.reload()
 

@@ -1,9 +1,8 @@
 """
-What is logged and how: one JSON object a line, or lines for people.
+The log: one JSON object a line, or lines for people.
 
-Events are those of `twisted.logger`. An event with ``banner=True`` is shown
-whatever the level. What Twisted and others say about themselves below a
-warning counts as DEBUG.
+Events are those of `twisted.logger`. An event with ``banner=True`` is shown at every level. Events
+of Twisted and other libraries below a warning count as DEBUG.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _OURS = {"time", "level", "msg", "error", "traceback", "banner", "on_stderr"}
 
 
 class Stream(Protocol):
-    """What is written to: stderr, or a log file."""
+    """Where the log is written: stderr, or a log file."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -52,7 +51,7 @@ class Stream(Protocol):
 @implementer(ILogObserver)
 @define(eq=False)
 class Lines:
-    """Writes what is grave enough; of a stream that takes nothing any more nothing is noticed."""
+    """Writes events that are severe enough; a stream that cannot be written is ignored."""
 
     level: NamedConstant
     as_json: bool
@@ -73,9 +72,9 @@ class Lines:
 
 def observer(level: NamedConstant, log_format: str, stream: Stream) -> Lines:
     """
-    An observer of what is at least of ``level``.
+    Make an observer of events of at least ``level``.
 
-    ``log_format`` is ``json``, ``console``, or ``auto``: console where the stream is a terminal.
+    ``log_format`` is ``json``, ``console``, or ``auto``: console if the stream is a terminal.
     """
     if log_format == "auto":
         terminal = getattr(stream, "isatty", bool)()
@@ -85,18 +84,16 @@ def observer(level: NamedConstant, log_format: str, stream: Stream) -> Lines:
 
 def json_line(event: LogEvent) -> str:
     """
-    ``time`` (RFC 3339), ``level``, ``msg``, then the event's own simple fields.
+    Return ``time`` (RFC 3339), ``level``, ``msg``, then the event's own simple fields, as JSON.
 
-    A failure adds ``error`` and ``traceback``.
-
-    Digests and names are written as they are everywhere else.
+    A failure adds ``error`` and ``traceback``. Digests and names are written as everywhere else.
     """
     line: dict[str, object] = {
         "time": _when(event).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": _NAMES[_severity(event)],
         "msg": formatEvent(event),
     }
-    if event.get("log_namespace") != "log_legacy":  # whose fields are twisted.python.log's
+    if event.get("log_namespace") != "log_legacy":  # their fields are twisted.python.log's
         for key, value in event.items():
             if not key.startswith("log_") and key not in _OURS:
                 if isinstance(value, (Digest, ModelName, Tag)):
@@ -113,7 +110,7 @@ def json_line(event: LogEvent) -> str:
 
 
 def console_line(event: LogEvent) -> str:
-    """The local time, the level and the message; a failure's traceback below; a banner as it is."""
+    """Return the local time, the level and the message, then the traceback of a failure."""
     text = _visible(formatEvent(event))
     if event.get("banner"):
         return text
@@ -135,7 +132,7 @@ def _severity(event: LogEvent) -> NamedConstant:
 
 
 def _level(event: LogEvent) -> NamedConstant:
-    """As `_severity`, but what is not Yukari's counts for less."""
+    """Return the `_severity`, lowered for events that are not Yukari's."""
     severity = _severity(event)
     ours = str(event.get("log_namespace")).partition(".")[0] == "yukari"
     return LogLevel.debug if severity == LogLevel.info and not ours else severity
@@ -148,7 +145,7 @@ def _error(failure: Failure) -> str:
 
 
 def _visible(text: str) -> str:
-    """Without what would move a terminal's cursor or change its colours."""
+    """Escape characters that would move a terminal's cursor or change its colours."""
     return "".join(
         each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
     )
@@ -156,9 +153,10 @@ def _visible(text: str) -> str:
 
 def open_stream(twistd: Mapping[str, Any]) -> Stream:
     """
-    Where twistd's own options send the log: ``--logfile``, else stderr; a daemon's, ``twistd.log``.
+    Open the stream that twistd's own options name: ``--logfile``, else stderr, or ``twistd.log``
+    for a daemon.
 
-    A log file is rotated as twistd does: at its size, and on SIGUSR1.
+    A log file is rotated as by twistd: at its size, and on SIGUSR1.
     """
     name = twistd.get("logfile")
     daemon = "nodaemon" in twistd and not (twistd["nodaemon"] or twistd.get("debug"))
@@ -167,7 +165,7 @@ def open_stream(twistd: Mapping[str, Any]) -> Stream:
             raise SystemExit("yukari: --logfile=-: expected a file: a daemon has no stdout")
         return sys.stdout
     if not name and not daemon:
-        return cast("Stream | None", sys.stderr) or open(os.devnull, "w")  # it may be closed
+        return cast("Stream | None", sys.stderr) or open(os.devnull, "w")  # stderr may be closed
     file = LogFile.fromFullPath(name or "twistd.log")
     usr1 = getattr(signal, "SIGUSR1", None)
     if usr1 is not None and not signal.getsignal(usr1):  # SIG_DFL is 0
@@ -188,11 +186,11 @@ def install(
     twistd: Mapping[str, Any] = {},
 ) -> Optional[Lines]:
     """
-    Make ``application``'s log ours, before twistd begins to log.
+    Install our observer in ``application`` before twistd starts logging, and return it.
 
-    twistd prefers an application's observer to its own ``--logfile`` and
-    ``--syslog``: so the first is honoured by `open_stream`, and under the
-    second nothing is changed. Its ``--logger`` wins by itself. Returns ours, where it is used.
+    twistd prefers an application's observer to its own ``--logfile`` and ``--syslog``.
+    `open_stream` honours the first; with the second, and with ``--logger``, nothing is installed
+    and None returned.
     """
     if twistd.get("syslog") or twistd.get("logger"):
         return None
@@ -219,28 +217,28 @@ class LoggedService(MultiService):
         super().setServiceParent(parent)
 
     def reopen(self) -> None:
-        """Open the log file anew, for whoever has moved it away; nothing where there is none."""
+        """Reopen the log file after rotation; no effect without one."""
         stream = self._lines.stream if self._lines is not None else None
         if isinstance(stream, LogFile):
             stream.reopen()
 
     def privilegedStartService(self) -> None:
-        """Start the services within; what ends the start is passed on as twistd wants it."""
+        """Start the services inside, and report a failed start as twistd expects it."""
         with self._tidy():
             super().privilegedStartService()
 
     def startService(self) -> None:
-        """Likewise."""
+        """The same for services that open ports."""
         with self._tidy():
             super().startService()
 
     @contextmanager
     def _tidy(self) -> Iterator[None]:
         """
-        Do for `Ended` what twistd does for every failure that is no SystemExit.
+        Do for `Ended` what twistd does for every failure except SystemExit.
 
-        Else the process that daemonized waits for ever for the daemon's word,
-        and the pid file stays.
+        Otherwise the process that daemonized would wait for ever for the daemon, and the pid file
+        would stay.
         """
         try:
             yield

@@ -1,7 +1,7 @@
 """
-The daemon's metrics, in the form that Prometheus reads.
+The daemon's metrics, in Prometheus's text format.
 
-Every label has few values: no model's name, no digest, no client's address is one.
+Every label has few values: never the name of a model, a digest, or the address of a client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from yukari.metrics import RESULTS, STATES, Metrics
 from yukari.storage.ports import Holdings
 
 LAG_PERIOD = 0.5
-"""Seconds between two looks at how late the reactor is."""
+"""Seconds between two measurements of the reactor's lag."""
 
 _KINDS = ("healthz", "readyz", "metrics", "fills")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -35,7 +35,7 @@ _FILL_SECONDS = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14
 
 
 def kind_of(path: bytes) -> str:
-    """What a request's path asks for, as a label; ``other`` for whatever is not served."""
+    """Return the kind of a request as a label, by its path; ``other`` for unknown paths."""
     parts = path.strip(b"/").split(b"/")
     if parts[0] != b"v2":
         name = parts[0].decode("latin-1")
@@ -62,10 +62,10 @@ def _result(result: str, status: int) -> str:
 @define(eq=False)
 class PrometheusMetrics(Metrics):
     """
-    Counts, and shows what it has counted.
+    Counts events and renders the counts.
 
-    ``fills`` counts the fills by state, ``circuit_open`` says whether upstream
-    is taken to be down; both are asked when the numbers are.
+    ``fills`` counts the fills by state, and ``circuit_open`` says whether upstream is assumed to be
+    down; both are called when the metrics are read.
     """
 
     _clock: IReactorTime
@@ -167,8 +167,8 @@ class PrometheusMetrics(Metrics):
         holdings: Callable[[], Optional[Holdings]],
     ) -> None:
         """
-        Whom to ask how many fills are in a state, whether the upstream circuit is open, and what
-        is stored (None for not counted yet).
+        Set the callbacks for the number of fills in each state, for the upstream circuit, and for
+        what is stored (None if not counted yet).
         """
 
         def stored(what: str) -> float:
@@ -182,23 +182,23 @@ class PrometheusMetrics(Metrics):
         self._circuit.set_function(circuit_open)
 
     def start(self) -> None:
-        """Look at the reactor's lag from now on."""
+        """Start measuring the reactor's lag."""
         self._lag_due = self._clock.seconds() + LAG_PERIOD
         self._loop.start(LAG_PERIOD, now=False)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring the reactor's lag."""
         if self._loop.running:
             self._loop.stop()
 
     def _look(self) -> None:
         now = self._clock.seconds()
         self._lag.observe(max(0.0, now - self._lag_due))
-        # The loop keeps to its beat: after a long pause it skips what it has missed.
+        # The loop keeps its beat: after a long pause it skips the calls that it has missed.
         self._lag_due += LAG_PERIOD * max(1, int((now - self._lag_due) / LAG_PERIOD) + 1)
 
     def text(self) -> bytes:
-        """All that was counted, in Prometheus's text format 0.0.4."""
+        """Render all metrics in Prometheus's text format 0.0.4."""
         return generate_latest(self._registry)
 
     def replied(

@@ -1,8 +1,8 @@
 """
-A watch on the reactor: whatever holds it too long is logged, with where it was held.
+A watch on the reactor that logs whatever holds it too long, with the place in the code.
 
-For whoever looks into a stall. It costs a few microseconds a turn and a thread
-that wakes often, so nobody has it unless it was asked for.
+It is for investigating a stall. It costs a few microseconds a turn and a thread that wakes often,
+so it is off unless a setting asks for it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from twisted.logger import Logger
 log = Logger()
 
 FRAMES = 5
-"""How many of the innermost calls are told."""
+"""Innermost calls that are logged."""
 
 
 @define(eq=False)
 class TurnWatch:
     """
-    Stands between ``reactor`` and its epoll object: a turn is what lies between two polls.
+    Stands between ``reactor`` and its epoll object: a turn is the time between two polls.
 
-    ``most`` is in seconds. Other reactors than epoll's are left alone. `start`
-    and `stop` belong to the reactor's thread.
+    ``most`` is in seconds. Reactors other than epoll's are left alone. `start` and `stop` belong to
+    the reactor's thread.
     """
 
     _reactor: Any
@@ -41,7 +41,7 @@ class TurnWatch:
     _stopped: threading.Event = field(factory=threading.Event, init=False)
 
     def start(self) -> None:
-        """From the next turn on."""
+        """Watch, from the next turn on."""
         if not hasattr(self._reactor, "_poller"):
             log.warn("this reactor's turns cannot be watched")
             return
@@ -50,13 +50,13 @@ class TurnWatch:
         threading.Thread(target=self._look, args=arguments, daemon=True, name="turns").start()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop watching."""
         self._stopped.set()
         if self._poller is not None:
             self._reactor._poller, self._poller = self._poller, None
 
     def poll(self, *arguments: Any) -> Any:
-        """The reactor is done with a turn, and waits for the next."""
+        """Note that the reactor has finished a turn, then wait for the next one as it would."""
         if self._began is not None and (held := time.monotonic() - self._began) > self._most:
             log.warn(
                 "the reactor was held {held_ms:.0f} ms, {cpu_ms:.0f} ms of them at work: {where}",
@@ -75,12 +75,12 @@ class TurnWatch:
         return getattr(self._poller, name)
 
     def _look(self, reactors: int) -> None:
-        """In a thread of its own: see where the reactor is once a turn has become too long."""
+        """Look, in a thread of its own, at what the reactor is doing once a turn takes too long."""
         while not self._stopped.wait(self._most / 2):
             began = self._began
             if began is not None and time.monotonic() - began > self._most and not self._where:
                 try:
                     calls = traceback.extract_stack(sys._current_frames().get(reactors))[-FRAMES:]
                 except AttributeError:
-                    continue  # the frames have changed while they were looked at
+                    continue  # the frames have changed meanwhile
                 self._where = " < ".join(f"{call.name}:{call.lineno}" for call in reversed(calls))

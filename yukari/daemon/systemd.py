@@ -1,8 +1,8 @@
 """
-What systemd is told: that the daemon is ready, that it stops, and that its reactor turns.
+Notifications to systemd: the daemon is ready, is stopping, and its reactor turns.
 
-Each is a datagram to the socket that NOTIFY_SOCKET names, as in sd_notify(3).
-Where that is not set, nobody is told.
+Each is a datagram to the socket in NOTIFY_SOCKET, as in sd_notify(3). Without that variable nothing
+is sent.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ log = Logger()
 
 
 def watchdog_period(environment: Mapping[str, str], process: int) -> Optional[float]:
-    """Seconds between two signs of life; None where systemd waits for none of this process."""
+    """
+    Return the seconds between two keep-alives; None if systemd expects none from this process.
+    """
     microseconds = environment.get("WATCHDOG_USEC", "")
     if environment.get("WATCHDOG_PID", str(process)) != str(process):
         return None
-    # Half of what it waits for, as sd_watchdog_enabled(3) recommends.
+    # Half of the timeout, as sd_watchdog_enabled(3) recommends.
     return int(microseconds) / 2e6 if microseconds.isdecimal() and int(microseconds) else None
 
 
 @define(eq=False)
 class Notifier:
-    """Tells systemd, if it was systemd that started this ``process``."""
+    """Notifies systemd, if systemd started this ``process``."""
 
     _clock: IReactorTime
     _environment: Mapping[str, str]
@@ -38,7 +40,7 @@ class Notifier:
     _alive: Optional[LoopingCall] = field(default=None, init=False)
 
     def ready(self) -> None:
-        """The daemon serves; signs of life from now on."""
+        """Report that the daemon serves, and start sending keep-alives."""
         self._tell("READY=1")
         period = watchdog_period(self._environment, self._process)
         if period is not None:
@@ -47,11 +49,11 @@ class Notifier:
             self._alive.start(period)
 
     def stopping(self, seconds: float) -> None:
-        """The daemon ends, ``seconds`` from now at the latest, whatever the unit allows."""
+        """Report that the daemon ends within ``seconds``, whatever timeout the unit has."""
         self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def stop(self) -> None:
-        """No more signs of life."""
+        """Stop sending keep-alives."""
         if self._alive is not None and self._alive.running:
             self._alive.stop()
 
@@ -59,7 +61,7 @@ class Notifier:
         path = self._environment.get("NOTIFY_SOCKET", "")
         if not path:
             return
-        # An @ stands for the zero that begins the name of an abstract socket.
+        # An @ stands for the zero byte at the start of the name of an abstract socket.
         address = "\0" + path[1:] if path.startswith("@") else path
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:

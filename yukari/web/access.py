@@ -1,5 +1,5 @@
 """
-Who may do what else than pull.
+Authorization of the admin endpoints.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ _OWN_HOST = re.compile(rb"(?:(?i:localhost)|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 
 async def check_admin(request: Any) -> None:
     """
-    `RegistryError` where a request comes neither to the admins' port nor from this machine, or
-    has no user and password of ADMIN_AUTH_FILE where there is one.
+    Raise `RegistryError` unless an admin may have sent this request.
+
+    It must arrive on the admins' port or from this machine, and have a user and password of
+    ADMIN_AUTH_FILE if there is one.
     """
     if request.requestHeaders.hasHeader(b"origin"):
         raise RegistryError("DENIED", "this is not for other sites' pages in a browser", 403)
@@ -31,11 +33,12 @@ async def check_admin(request: Any) -> None:
 
 
 def _check_local(request: Any) -> None:
-    proxied = any(map(request.requestHeaders.hasHeader, _PASSED_ON))  # it passes on whom it likes
+    proxied = any(map(request.requestHeaders.hasHeader, _PASSED_ON))  # proxies pass on others
     address = clients.address(request)
     if proxied or not (address is None or address.is_loopback):
         raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
-    # Whoever makes a name of their own lead here has this machine's browser ask by that name.
+    # A page's own host name that resolves to this machine would open it to that page (DNS
+    # rebinding).
     host = request.getHeader(b"host")
     if address is not None and host and not _OWN_HOST.fullmatch(host):
         raise RegistryError("DENIED", "ask by localhost or an address, not by another name", 403)

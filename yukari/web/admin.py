@@ -1,5 +1,5 @@
 """
-What the daemon tells of itself: ``/``, ``/healthz``, ``/readyz``, ``/fills`` and ``/metrics``.
+Pages about the daemon itself: ``/``, ``/healthz``, ``/readyz``, ``/fills`` and ``/metrics``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from yukari.web.replies import (
 
 
 class Front(ReadOnly):
-    """The page at ``/``, for whoever opens the address in a browser."""
+    """The page at ``/``, for a browser: how to pull."""
 
     def __init__(self, upstream: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Health(ReadOnly):
 
 
 class Ready(ReadOnly):
-    """``/readyz``: 200 where the daemon can serve, else 503, either with the reasons in JSON."""
+    """``/readyz``: 200 if the daemon can serve, else 503, either with the reasons in JSON."""
 
     def __init__(self, readiness: Readiness) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Ready(ReadOnly):
 
 
 class Numbers(ReadOnly):
-    """``/metrics``: what was counted, for admins."""
+    """``/metrics``, for admins."""
 
     def __init__(self, text: Callable[[], bytes]) -> None:
         super().__init__()
@@ -78,9 +78,7 @@ class Numbers(ReadOnly):
 
 
 class Fills(Resource):
-    """
-    ``/fills``, for admins: what is on its way; ``DELETE /fills/DIGEST`` stops one.
-    """
+    """``/fills``, for admins: blobs being fetched; ``DELETE /fills/DIGEST`` stops one."""
 
     isLeaf = True
 

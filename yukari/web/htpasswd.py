@@ -1,5 +1,5 @@
 """
-A file of users and their passwords' bcrypt hashes, as ``htpasswd -B`` writes it.
+A file of users and bcrypt hashes of their passwords, as ``htpasswd -B`` writes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from yukari.config.files import read_file
 
 REMEMBERED = 300.0
-"""Seconds for which a password that was right is known without bcrypt, which takes some 0.2 s."""
+"""Seconds for which a correct password is accepted without bcrypt, which takes some 0.2 s."""
 MOST_BYTES = 1_000_000
 _LINE = re.compile(
     rb"([^:\s][^:]*):(\$2[aby]\$(?:0[4-9]|1[0-6])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31})"
@@ -27,7 +27,7 @@ _LINE = re.compile(
 
 
 def parse(text: bytes) -> dict[bytes, bytes]:
-    """Hashes by user; `ValueError` names the line that is wrong, and repeats nothing of it."""
+    """Return the hashes by user; `ValueError` names the wrong line and repeats nothing of it."""
     found: dict[bytes, bytes] = {}
     for number, line in enumerate(text.split(b"\n"), 1):
         line = line.strip()
@@ -49,7 +49,7 @@ def parse(text: bytes) -> dict[bytes, bytes]:
 
 @define(eq=False)
 class Passwords:
-    """The users of a file; of what was right only a hash is remembered, by a key of our own."""
+    """The users of a file; of a correct password only a keyed hash is remembered."""
 
     path: str
     _in_thread: Callable[..., Deferred[Any]]
@@ -58,20 +58,22 @@ class Passwords:
     _right: dict[bytes, tuple[bytes, float]] = field(factory=dict, init=False)
     _key: bytes = field(factory=lambda: token_bytes(32), init=False)
     _one: DeferredLock = field(factory=DeferredLock, init=False)
-    """Whoever guesses keeps one thread busy, not all that there are."""
+    """One check at a time: somebody who guesses occupies one thread, not all of them."""
 
     def __attrs_post_init__(self) -> None:
         self.load()
 
     def load(self) -> None:
-        """Read the file anew; `OSError` or `ValueError`, and then all stays as it was."""
+        """Read the file again; on `OSError` or `ValueError` everything stays as it was."""
         hashes = parse(read_file(self.path, MOST_BYTES))
         if hashes != self._hashes:
             self._hashes = hashes
             self._right.clear()
 
     async def accept(self, user: bytes, password: bytes) -> bool:
-        """Whether this is a user's password. It takes as long for a user that there is not."""
+        """
+        Whether this is the user's password; an unknown user is checked against a hash as well.
+        """
         if not user:
             return False
         shown = hmac.digest(self._key, user + b":" + password, "sha256")
@@ -80,7 +82,7 @@ class Passwords:
             return True
         hashes = self._hashes
         hashed = hashes.get(user) or next(iter(hashes.values()))
-        # bcrypt has always looked at 72 bytes and no more; its library now refuses longer ones.
+        # bcrypt has always used 72 bytes at most; its library now refuses longer passwords.
         good = await self._check(password[:72], hashed)
         if not good or user not in hashes or hashes is not self._hashes:
             return False
@@ -90,7 +92,7 @@ class Passwords:
     async def _check(self, password: bytes, hashed: bytes) -> bool:
         await self._one.acquire()
         checked: Deferred[bool] = Deferred()
-        # Whoever leaves meanwhile does not end the thread: the next one waits for it all the same.
+        # A client that leaves does not end the thread: the next check waits for it all the same.
         work = self._in_thread(bcrypt.checkpw, password, hashed)
         work.addBoth(self._checked).chainDeferred(checked)
         return await checked

@@ -1,8 +1,8 @@
 """
 Pages of names: ``n`` and ``last`` of ``/v2/_catalog`` and ``tags/list``.
 
-As the distribution specification has it: a page holds at most ``n`` names that
-sort behind ``last``, and a Link header names the next one where there is more.
+By the distribution specification, a page holds at most ``n`` names that sort after ``last``, and a
+Link header names the next page if there is one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from attrs import frozen
 from yukari.errors import RegistryError
 
 MOST = 1000
-"""Names on a page, also where more are asked for."""
+"""Names on a page at most, whatever ``n`` is."""
 
 
 @frozen
 class Page:
-    """What a request asks for: at most ``most`` names behind ``last``."""
+    """A requested page: at most ``most`` names after ``last``."""
 
     most: int
     last: str
 
     @classmethod
     def asked_by(cls, request: Any) -> Page:
-        """From a request's query; `RegistryError` where ``n`` is no count."""
+        """Parse a request's query; `RegistryError` if ``n`` is not a count."""
         n = _one(request, b"n")
         if n is None:
             return cls(MOST, _one(request, b"last") or "")
@@ -39,7 +39,8 @@ class Page:
 
     def cut(self, names: list[str], request: Any) -> list[str]:
         """
-        The first ``most`` of ``names``, which lie behind ``last``; a Link says where more follow.
+        Return the first ``most`` of ``names``, which sort after ``last``; a Link says if there are
+        more.
         """
         page = names[: self.most]
         if len(names) > len(page):

@@ -1,8 +1,7 @@
 """
-Range, If-Range and If-None-Match as RFC 9110 has them (sections 13 and 14), for one representation.
+Range, If-Range and If-None-Match by RFC 9110 (sections 13 and 14), for one representation.
 
-A request for several ranges is answered with the whole: nobody gets more
-bytes than the blob has for one request.
+A request for several ranges gets the whole, so that no request gets more bytes than the blob has.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from yukari.spans import Span
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d*)[ \t]*-[ \t]*(\d*)[ \t]*", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"|\*')
 _LONGEST = 19
-"""Digits of a position; a longer number lies behind the end of anything."""
+"""Digits of a position at most; a longer number is beyond any end."""
 
 
 class NotSatisfiable(Exception):
@@ -24,16 +23,16 @@ class NotSatisfiable(Exception):
 
 
 def etag(digest: Digest) -> str:
-    """The entity tag of what has this digest."""
+    """Return the entity tag of the content with this digest."""
     return f'"{digest}"'
 
 
 def parse_range(text: Optional[str], size: int) -> Optional[Span]:
     """
-    The part of ``size`` bytes that a Range header asks for; None for the whole.
+    Return the part of ``size`` bytes that a Range header asks for; None for the whole.
 
-    None, too, where the header is malformed, speaks of other units or of several ranges:
-    it then counts as absent. Raises `NotSatisfiable`.
+    None also if the header is malformed, or has other units or several ranges: it then counts as
+    absent. Raises `NotSatisfiable`.
     """
     found = _RANGE.fullmatch(text) if text is not None and text.isascii() else None
     if found is None or found[1] == found[2] == "":
@@ -67,7 +66,5 @@ def names_digest(text: Optional[str], digest: Digest) -> bool:
 
 
 def range_applies(if_range: Optional[str], digest: Digest) -> bool:
-    """
-    Whether a Range counts beside this If-Range header: only where that names ``digest`` strongly.
-    """
+    """Whether Range applies beside this If-Range header: only if that names ``digest`` strongly."""
     return if_range is None or if_range.strip() == etag(digest)

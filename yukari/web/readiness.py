@@ -1,8 +1,8 @@
 """
-Whether the daemon can serve, and if not, why: what ``/readyz`` tells load balancers.
+Readiness, for load balancers: whether the daemon can serve, and if not, why.
 
-Upstream is no part of it: what is stored is served whether or not upstream
-answers, and a daemon taken away for that would help nobody.
+Upstream does not matter: stored models are served without it, and taking the daemon away would help
+nobody.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from yukari.storage.ports import Store, StoreUnusable
 from yukari.web.drain import Drain
 
 STORE_WITHIN = 3.0
-"""Seconds that the store has to answer; a probe waits little longer."""
+"""Seconds that the store has to answer; probes wait little longer."""
 
 
 @define(eq=False)
 class Readiness:
-    """Asks the store anew each time."""
+    """Asks the store each time."""
 
     _store: Store
     _drain: Drain
     _clock: IReactorTime
 
     async def reasons(self) -> dict[str, str]:
-        """Why it cannot serve, by what is wrong; empty where it can."""
+        """Return the reasons why it cannot serve, by kind; empty if it can."""
         found: dict[str, str] = {}
         if self._drain.stopping:
             found["stopping"] = "the daemon was told to stop"

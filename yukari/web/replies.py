@@ -1,5 +1,5 @@
 """
-How a request is answered: with a text, with JSON, or with an error.
+Replies: a text, JSON, or an error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ READS = (b"GET", b"HEAD")
 
 
 def text_header(request: Request, name: bytes) -> Optional[str]:
-    """A request's header as text, None where it has none."""
+    """Return a request's header as text, None if it is absent."""
     value = request.getHeader(name)
     return None if value is None else value.decode("latin-1")
 
 
 def reply(request: Request, status: int, content_type: str, body: bytes) -> None:
-    """The whole of a reply, with its length on HEAD too."""
+    """Send a whole reply; HEAD gets its length too."""
     request.setResponseCode(status)
     request.setHeader(b"content-type", content_type.encode())
     request.setHeader(b"content-length", str(len(body)).encode())
@@ -40,12 +40,12 @@ def reply(request: Request, status: int, content_type: str, body: bytes) -> None
 
 
 def reply_json(request: Request, status: int, content: object) -> None:
-    """A reply in JSON."""
+    """Send a reply in JSON."""
     reply(request, status, "application/json; charset=utf-8", json.dumps(content).encode())
 
 
 def reply_error(request: Any, error: RegistryError) -> None:
-    """A reply that tells an error, and nothing of what was asked for."""
+    """Send an error, without the headers of what was asked for."""
     request.told = error.message
     for name in (b"etag", b"location", b"docker-content-digest"):
         request.responseHeaders.removeHeader(name)
@@ -62,7 +62,7 @@ def reply_error(request: Any, error: RegistryError) -> None:
 
 def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     """
-    Run ``work``, which replies; whatever it raises becomes a reply or, too late for one, a dropped
+    Run ``work``, which replies; an error becomes a reply or, if one has begun, a dropped
     connection.
     """
     running = Deferred.fromCoroutine(work)
@@ -79,7 +79,8 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
         elif not isinstance(error, RegistryError):
             log.failure("{path}", failure, path=request.shown_path, request=request.id)
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
-        # A fill's error, or the circuit's, is told to many: its traceback would keep all of them.
+        # The error of a fill or of the circuit goes to many clients: its traceback would keep them
+        # alive.
         error.__traceback__ = None
         if request.startedWriting:
             request.channel.forceAbortClient()
@@ -91,7 +92,7 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
 
 
 class ReadOnly(Resource):
-    """Answers GET and HEAD by `reply_to` and anything else with 405; nothing is beneath it."""
+    """Answers GET and HEAD by `reply_to`, and other methods with 405; it has no children."""
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return self if path == b"" and not request.postpath else Unknown()
@@ -110,7 +111,7 @@ class ReadOnly(Resource):
 
 
 class Unknown(ReadOnly):
-    """Nothing is here."""
+    """A path that does not exist."""
 
     isLeaf = True
 
@@ -119,7 +120,7 @@ class Unknown(ReadOnly):
 
 
 def digest_in(path: Optional[list[bytes]]) -> Digest:
-    """The digest that a path's last parts are; `RegistryError` where they are none."""
+    """Return the digest in the last part of a path; `RegistryError` if it is not one."""
     try:
         return Digest.parse("/".join(part.decode("latin-1") for part in path or ()))
     except InvalidName as error:
