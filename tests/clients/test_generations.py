@@ -75,7 +75,7 @@ class SigningTests(EmulatorCase):
         self.assertEqual(str(failed), "unauthorized: access denied")
 
     async def test_redirects_to_another_host_are_for_insecure_clients(self) -> None:
-        emulator = await self.started(moved=True)
+        emulator = await self.started(challenge="off", moved=True)
         secure = SMALL_CURRENT.scaled(insecure=False)
         pulled = await pull(reactor, emulator.url, MODEL, SMALL_CURRENT)
         self.assert_whole(pulled, emulator.models[MODEL])
@@ -94,7 +94,7 @@ class ListTests(EmulatorCase):
     """0.40 and lists."""
 
     async def listed(self, **options: Any) -> Emulator:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         sizes = {"ggml": [120_000, 30], "llamacpp": [110_000, 20], "mlx": [5000]}
         emulator.add_list(MODEL, sizes, **options)
         return emulator

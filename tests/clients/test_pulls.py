@@ -34,7 +34,7 @@ class ClassicPullTests(EmulatorCase):
     """What a classic client does, and how it takes what goes wrong."""
 
     async def test_it_pulls_everything_and_verifies(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         model = emulator.models[MODEL]
         pulled = await pull(reactor, emulator.url, MODEL, SMALL16)
         self.assert_whole(pulled, model)
@@ -107,7 +107,7 @@ class ClassicPullTests(EmulatorCase):
         self.assertGreaterEqual(pulled.gap_wait, 0.1)
 
     async def test_held_answers_go_on_when_released(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         emulator.faults.add(Fault("store", "stall", after=10, times=1))
         emulator.faults.add(Fault("manifest", "silence"))
         pulling = Deferred.fromCoroutine(pull(reactor, emulator.url, MODEL, SMALL16))
@@ -142,7 +142,7 @@ class ClassicPullTests(EmulatorCase):
         self.assertIn("digest mismatch", str(failed))
 
     async def test_what_a_person_reads_of_an_error(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         for fault, shown in (
             (Fault("manifest", "error", status=412, text="needs a newer Ollama"), "412: needs a"),
             (Fault("manifest", "error", status=429, retry_after=3), "TOOMANYREQUESTS"),
@@ -174,7 +174,7 @@ class ClassicPullTests(EmulatorCase):
         self.assertIn("blocked redirect to a different host", str(failed))
 
     async def test_blobs_that_it_has_are_not_asked_for(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         have = [digest for digest, _ in emulator.models[MODEL].blobs]
         await pull(reactor, emulator.url, MODEL, SMALL16, have=have)
         self.assertEqual(emulator.counters.requests, {"manifest GET": 1})

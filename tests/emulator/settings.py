@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
-CHALLENGE = "off"
+CHALLENGE = "ollama"
 """Whom every emulator challenges unless a test says otherwise; see `Settings.challenge`."""
 
 

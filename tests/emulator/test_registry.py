@@ -240,7 +240,7 @@ class FaultTests(EmulatorCase):
             await self.http().open("GET", url, {}, seconds=0.05)
 
     async def test_a_fault_waits_its_turn_and_ends(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         emulator.faults.add(Fault("manifest", "unhealthy", skip=1, times=1, agent="ollama"))
         http, url = self.http(), f"{emulator.url}/v2/library/m/manifests/latest"
         seen = []

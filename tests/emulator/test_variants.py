@@ -156,7 +156,7 @@ class VersionTests(VariantCase):
     """412 for an Ollama that is too old."""
 
     async def test_only_older_ollamas_get_412(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         made = emulator.add_model("library/n:latest", [10], requires="0.40.0")
         for agent, status in ((OLD, 412), (NEW, 200), ("curl/8", 200), ("yukari/0.1.0", 200)):
             for method in ("GET", "HEAD"):
@@ -170,7 +170,7 @@ class VersionTests(VariantCase):
         self.assertEqual((await self.manifest(emulator, User_Agent=OLD))[0].status, 200)
 
     async def test_lists_are_for_everyone(self) -> None:
-        emulator = await self.started()
+        emulator = await self.started(challenge="off")
         emulator.add_list(MODEL, {"ggml": [10]}, requires="0.50.0")
         for accept, status in ((BOTH, 200), (MANIFEST, 412)):
             reply, _ = await self.manifest(emulator, Accept=accept, User_Agent=NEW)
@@ -196,7 +196,7 @@ class HuggingFaceTests(VariantCase):
     """What hf.co does otherwise."""
 
     async def test_its_refusals(self) -> None:
-        emulator = await self.started(huggingface=True, sharded=["library/m:Q8_0"])
+        emulator = await self.started(challenge="off", huggingface=True, sharded=["library/m:Q8_0"])
         for name, status, text in (
             ("library/m:Q9", 400, "not a valid quantization scheme"),
             ("library/m:Q8_0", 400, "sharded GGUF"),
@@ -217,7 +217,7 @@ class HuggingFaceTests(VariantCase):
         self.assertEqual((await self.ask(where))[1], emulator.models[MODEL].manifest_bytes)
 
     async def test_bytes_depend_on_who_asks(self) -> None:
-        emulator = await self.started(bytes_by_agent=True)
+        emulator = await self.started(challenge="off", bytes_by_agent=True)
         seen = {}
         for agent in (OLD, "llama-cpp", "curl/8"):
             _, body = await self.manifest(emulator, User_Agent=agent)

@@ -110,7 +110,8 @@ class ServingTests(ManifestCase):
         asking = [self.begin(self.asked(daemon, User_Agent="ollama/1")) for _ in range(20)]
         for _, body in await gatherResults(asking):
             self.assertEqual(body, upstream.models[MODEL].manifest_bytes)
-        self.assertEqual(upstream.counters.requests["manifest GET"], 1)
+        self.assertEqual(upstream.counters.answers["manifest GET 200"], 1)
+        self.assertEqual(upstream.counters.challenges, {"manifest GET": 1})
 
 
 class HeaderTests(ManifestCase):

@@ -118,7 +118,7 @@ class ManyClientsTests(RunningCase):
             self.assert_whole(pulled, upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
         agents = {generation.user_agent for generation in GENERATIONS}
-        self.assertEqual(upstream.counters.requests["manifest GET"], len(agents))
+        self.assertEqual(upstream.counters.answers["manifest GET 200"], len(agents))
 
     async def test_a_fill_goes_on_when_its_client_leaves(self) -> None:
         upstream = await self.upstream(f"{MODEL}=1500KB,3000", line=3_000_000)

@@ -10,12 +10,13 @@ import sys
 from base64 import b64encode
 from html import escape
 from typing import Any, Optional
+from urllib.parse import parse_qsl, urlsplit
 
 import bcrypt
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
-from tests.emulator import Fault
+from tests.emulator import Emulator, Fault
 from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_environment, reactor
 from tests.running import MODEL, until
 from tests.s3.against import AgainstServer
@@ -54,6 +55,13 @@ SECRETS = [
     "X-Amz-",
     "sig=",
 ]
+
+
+def signed(upstream: Emulator) -> list[str]:
+    """What signed requests for tokens had, but the public key: nonces and signatures."""
+    asked = [request for request in upstream.log if "nonce=" in request.target]
+    found = [request.header("authorization").rpartition(":")[2] for request in asked]
+    return found + [dict(parse_qsl(urlsplit(each.target).query))["nonce"] for each in asked]
 
 
 def refusal(told: str) -> bytes:
@@ -142,6 +150,8 @@ class UpstreamTests(SecretsCase):
             file.write(f"her:{hashed}\n")
         upstream = await self.upstream(f"{MODEL}=400KB,3000")
         daemon = await self.start(upstream.url, f"--admin-auth-file={users}")
+        agent = {"User-Agent": "ollama/0.34.4"}
+        await self.ask(f"{daemon.url}/v2/library/m/manifests/none", agent)
         layer = upstream.models[MODEL].layers[0][0]
         for on, do, more in (
             ("manifest", "error", {"status": 401, "text": "https://s3/?X-Amz-Signature=1&sig=2"}),
@@ -167,8 +177,9 @@ class UpstreamTests(SecretsCase):
         await self.send(daemon, f"GET /?{QUERY} HTTP/1.1\r\nAuthorization client-token\r\n\r\n")
         statuses = {line.get("status") for line in daemon.lines}
         self.assertLessEqual({200, 400, 401, 404, 502}, statuses)
-        self.assertTrue(upstream._grants)
-        self.assert_kept(daemon, *upstream._grants)
+        secrets = [*upstream.store._grants, *upstream.challenger._tokens, *signed(upstream)]
+        self.assertGreater(len(secrets), 10)
+        self.assert_kept(daemon, *secrets)
 
     async def send(self, daemon: YukariProcess, request: str) -> None:
         """A request that no client of ours would write; returns when it is in the log."""
@@ -197,7 +208,6 @@ class UpstreamTests(SecretsCase):
             "UPSTREAM_REGISTRY": f"https://{credentials}@registry.example/",
             "PRESIGN_ENDPOINT": f"https://{credentials}@s3.example/",
             "AWS_ENDPOINT_URL_S3": f"https://{credentials}@s3.example/",
-            "HTTPS_PROXY": f"ftp://{credentials}@proxy.example:1/",
         }.items():
             refused = Process()
             environment = {"HOME": self.directory(), "TIGRIS_BUCKET": "b", **KEYS, name: value}
@@ -209,6 +219,15 @@ class UpstreamTests(SecretsCase):
             self.assertEqual(await refused.ended, 1, name)
             self.assertIn(name, refused.text)
             self.assert_kept(refused)
+
+
+    async def test_a_proxy_that_cannot_be_read(self) -> None:
+        upstream = await self.upstream()
+        proxy = f"ftp://{':'.join(PROXY)}@proxy.example:1/"
+        daemon = await self.start(upstream.url, HTTP_PROXY=proxy)
+        await self.provoke_all(daemon.url)
+        self.assertIn("HTTP_PROXY", daemon.text)
+        self.assert_kept(daemon)
 
 
 class BucketTests(SecretsCase, AgainstServer):
