@@ -34,7 +34,7 @@ from yukari.config.settings import SETTINGS
 reactor: Any = _reactor
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-MAIN = "from yukari.tap import main; main()"
+MAIN = "from yukari.cli.main import main; main()"
 """What the console script ``yukari`` does; nothing need be installed to be tested."""
 
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}

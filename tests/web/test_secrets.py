@@ -220,7 +220,6 @@ class UpstreamTests(SecretsCase):
             self.assertIn(name, refused.text)
             self.assert_kept(refused)
 
-
     async def test_a_proxy_that_cannot_be_read(self) -> None:
         upstream = await self.upstream()
         proxy = f"ftp://{':'.join(PROXY)}@proxy.example:1/"

@@ -81,7 +81,7 @@ def assemble(
     line = None
     if settings.upstream_rate is not None:
         line = Line(settings.upstream_rate, reactor, bounds.in_all)
-    connections = _connections(reactor, settings, proxies, line)
+    connections = make_connections(reactor, settings, proxies, line)
     upstream: Union[Offline, Upstream]
     if settings.offline:
         upstream = Offline()
@@ -96,7 +96,7 @@ def assemble(
             connections.answered_by(settings.upstream_registry.url),
             ConnectionBudget(bounds.in_all),
             Keys(
-                OwnKey(_own_key_path(settings), disk_threads),
+                OwnKey(own_key_path(settings), disk_threads),
                 settings.upstream_key,
                 settings.private_models == "everyone",
             ),
@@ -173,7 +173,7 @@ def assemble(
     )
 
 
-def _connections(
+def make_connections(
     reactor: Any, settings: Settings, proxies: Proxies, line: Optional[Line]
 ) -> Connections:
     """Connections to upstream, by its own address if that is set."""
@@ -192,7 +192,7 @@ def _connections(
     )
 
 
-def _own_key_path(settings: Settings) -> str:
+def own_key_path(settings: Settings) -> str:
     """In the store's own directory, or with a bucket in the one on this disk."""
     if settings.storage == TIGRIS:
         assert settings.spool_dir is not None

@@ -199,6 +199,10 @@ class Connections:
         """The proxy that requests for a URL go by, None for none."""
         return self._endpoints.proxy(URI.fromBytes(url.encode("ascii")))
 
+    def endpoint(self, url: str) -> IStreamClientEndpoint:
+        """What connects to a URL's host, by its proxy and by TLS where there are any."""
+        return self._endpoints.endpointForURI(URI.fromBytes(url.encode("ascii")))
+
     def answered_by(self, url: str) -> Optional[Proxy]:
         """The proxy whose own answers to requests for a URL look like its host's; None for none."""
         uri = URI.fromBytes(url.encode("ascii"))

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from math import inf
-from typing import Optional
+from typing import Optional, Protocol
 from urllib.parse import urlsplit
 
 from attrs import define, evolve, field, frozen
@@ -29,7 +29,7 @@ from yukari.errors import RegistryError, only_by_key
 from yukari.net.bodies import discard
 from yukari.net.http import header
 from yukari.sources.challenge import Challenge, Origin
-from yukari.sources.own_key import KeyUnusable, OwnKey
+from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
 
 log = Logger()
@@ -70,11 +70,18 @@ Send = Callable[[str, str, Optional[str]], Awaitable[IResponse]]
 """Sends a request to a URL, with a User-Agent and a token if there is one."""
 
 
+class KeySource(Protocol):
+    """Where this cache's own key is."""
+
+    async def get(self) -> SigningKey:
+        """The key; `KeyUnusable`."""
+
+
 @frozen
 class Keys:
     """What this cache signs with, and whom the operator's key opens models to."""
 
-    own: Optional[OwnKey] = None
+    own: Optional[KeySource] = None
     operator: Optional[SigningKey] = None
     private_for_everyone: bool = False
 

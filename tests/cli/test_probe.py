@@ -1,0 +1,242 @@
+"""``yukari probe`` as a process: what it says of registries that are well, and of others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from twisted.internet.ssl import PrivateCertificate
+from twisted.protocols.portforward import ProxyFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.authority import Authority
+from tests.emulator import Emulator, Fault
+from tests.processes import MAIN, Process, ProcessCase, bare_environment, reactor
+from tests.running import MODEL
+from yukari.cli.probe import parse_model, shown_size
+from yukari.config.keys import SigningKey
+from yukari.names import InvalidName
+
+
+class ParseTests(SynchronousTestCase):
+    def test_models_are_named_as_ollama_names_them(self) -> None:
+        digest = f"sha256:{'0' * 64}"
+        for text, expected in (
+            ("m", "library/m:latest"),
+            ("m:7b", "library/m:7b"),
+            ("her/m:7b", "her/m:7b"),
+            ("hf.co/her/m:Q4_K_M", "her/m:Q4_K_M"),
+            (f"m@{digest}", f"library/m:{digest}"),
+        ):
+            name, reference = parse_model(text, "hf.co")
+            self.assertEqual(f"{name}:{reference}", expected)
+        for text in ("", "a/b/c", "m:", "m:a b"):
+            if text != "m:":
+                self.assertRaises(InvalidName, parse_model, text, "hf.co")
+
+    def test_sizes_have_three_digits(self) -> None:
+        for count, shown in ((7, "7 B"), (1234, "1.23 kB"), (5.6e6, "5.6 MB"), (4e10, "40 GB")):
+            self.assertEqual(shown_size(count), shown)
+
+
+class ProbeCase(ProcessCase):
+    async def probe(self, registry: str, *arguments: str, **environment: str) -> Process:
+        """It has ended; its store does not exist, and nothing else is written anywhere."""
+        store = os.path.join(self.directory(), "store")
+        process = self.spawn(
+            *(sys.executable, "-c", MAIN, "probe", *arguments),
+            environment=bare_environment(
+                **{"UPSTREAM_REGISTRY": registry, "STORAGE": store, **environment}
+            ),
+        )
+        await process.ended
+        self.assertFalse(os.path.exists(store))
+        self.assertNotIn("Traceback", process.text)
+        return process
+
+    def assert_well(self, process: Process, *lines: str) -> None:
+        self.assertEqual(process.status, 0, process.text)
+        for line in lines:
+            self.assertIn(line, process.text)
+        self.assertTrue(process.text.splitlines()[-1].startswith("OK"))
+
+    def assert_wrong(self, process: Process, *words: str) -> None:
+        """The last two lines are what is wrong and what to do."""
+        self.assertEqual(process.status, 1, process.text)
+        wrong, advice = process.text.splitlines()[-2:]
+        self.assertIn("WRONG: ", wrong)
+        self.assertTrue(advice.startswith("do  "), advice)
+        for word in words:
+            self.assertIn(word, wrong)
+
+
+class WellTests(ProbeCase):
+    async def test_a_registry_as_ollamas_is(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3MB,3000", challenge_blobs=True)
+        host, store = (urlsplit(url).netloc for url in (upstream.url, upstream.store_url))
+        self.assert_well(
+            await self.probe(upstream.url, "m"),
+            "proxy      none",
+            f"{host} wants a token of {upstream.url}/token",
+            "the realm answered 200 to a request signed",
+            "signed by this cache's own key (a new key",
+            "plain, 3 blobs of 3 MB",
+            upstream.models[MODEL].digest,
+            "HEAD tells the same",
+            f"at {store}",
+            "Range      honoured",
+            "MB/s",
+        )
+        self.assertLess(upstream.counters.asked, 1_100_000)
+
+    async def test_the_daemons_own_key_is_used_where_it_has_one(self) -> None:
+        upstream = await self.upstream()
+        key, text = SigningKey.make()
+        store = self.directory()
+        os.makedirs(os.path.join(store, "yukari"))
+        with open(os.path.join(store, "yukari", "id_ed25519"), "wb") as file:
+            file.write(text)
+        process = self.spawn(
+            *(sys.executable, "-c", MAIN, "probe", "m", f"--storage={store}"),
+            environment=bare_environment(UPSTREAM_REGISTRY=upstream.url),
+        )
+        await process.ended
+        self.assert_well(process, "(this cache's own key)")
+        self.assertEqual(upstream.counters.signatures, {key.public: 1})
+
+    async def test_other_ways_to_be_well(self) -> None:
+        for settings, lines in (
+            ({"challenge": "off"}, ["challenge  none"]),
+            (
+                {"signatures": "refused"},
+                ["answered 401 to a request signed", "unsigned, as yukari"],
+            ),
+            (
+                {"challenge": "everyone", "challenge_blobs": True, "realm": "{other}/token"}
+                | {"signatures": "ignored"},
+                ["200 to a request unsigned", "with a token that was given without a signature"],
+            ),
+            ({"redirect": False}, ["at the registry itself"]),
+            ({"ignore_range": True}, ["Range      ignored"]),
+            ({"head_manifests": False}, ["HEAD tells no digest"]),
+        ):
+            given: dict[str, Any] = {"models": (f"{MODEL}=3MB,3000",), **settings}
+            upstream = await self.upstream(*given.pop("models"), **given)
+            self.assert_well(await self.probe(upstream.url, "m"), *lines)
+
+    async def test_tls_is_shown_and_the_way_there(self) -> None:
+        upstream = await self.upstream(tls=True)
+        authority = Authority(self.directory())
+        pem = authority.certificate("registry.test")
+        address = urlsplit(upstream.url)
+        port = reactor.listenSSL(
+            0,
+            ProxyFactory(address.hostname, address.port),
+            PrivateCertificate.loadPEM(pem).options(),
+            interface="127.0.0.1",
+        )
+        self.addCleanup(port.stopListening)
+        number = port.getHost().port
+        registry = f"https://registry.test:{number}/"
+        flags = f"--upstream-address=127.0.0.1:{number}", f"--upstream-ca={authority.path}"
+        process = await self.probe(registry, "m", *flags)
+        self.assert_well(process, "127.0.0.1, by UPSTREAM_ADDRESS", "TLSv1.3, certificate by")
+        self.assert_wrong(await self.probe(registry, "m", flags[0]), "certificate")
+
+
+class WrongTests(ProbeCase):
+    async def said(self, fault: Fault, model: str = "m", **settings: Any) -> Process:
+        upstream = await self.upstream(f"{MODEL}=3MB,3000", **settings)
+        upstream.faults.add(fault)
+        return await self.probe(upstream.url, model)
+
+    async def test_what_is_wrong_comes_last_with_what_to_do(self) -> None:
+        for fault, words in (
+            (Fault("manifest", "cloudflare"), ["manifest", "502"]),
+            (Fault("manifest", "portal"), ["manifest", "no manifest"]),
+            (Fault("manifest", "error", status=429), ["manifest", "429"]),
+            (Fault("manifest", "error", status=403), ["manifest", "does not exist or is private"]),
+            (Fault("manifest GET", "drop"), ["manifest", "cannot be reached"]),
+            (Fault("blob", "error", status=404), ["blobs", "answered 404"]),
+            (Fault("store", "error", status=403), ["blobs", "answered 403"]),
+            (Fault("store", "drop"), ["blobs"]),
+            (Fault("store", "cut", after=1000, reset=True), ["blobs", "broke off"]),
+            (Fault("store", "content-range", at=1), ["blobs", "other bytes"]),
+        ):
+            self.assert_wrong(await self.said(fault), *words)
+
+    async def test_a_blob_that_is_read_whole_is_checked(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=3000")
+        upstream.faults.add(Fault("store", "flip", at=5))
+        self.assert_wrong(await self.probe(upstream.url, "m"), "blobs", "other bytes")
+
+    async def test_a_model_that_is_not_there(self) -> None:
+        upstream = await self.upstream()
+        self.assert_wrong(await self.probe(upstream.url, "none"), "404", "library/none:latest")
+
+    async def test_a_registry_that_is_not_there(self) -> None:
+        self.assert_wrong(await self.probe("http://registry.invalid/"), "cannot be resolved")
+        upstream = await self.upstream()
+        await upstream.down()
+        self.assert_wrong(await self.probe(upstream.url), "connection refused")
+
+    async def test_what_is_not_understood_is_one_line(self) -> None:
+        for arguments, environment, word in (
+            (["m"], {"UPSTREAM_REGISTRY": "nonsense"}, "UPSTREAM_REGISTRY 'nonsense'"),
+            (["m"], {"UPSTREAM_KEY": "/nowhere/key"}, "UPSTREAM_KEY '/nowhere/key'"),
+            (["a/b/c"], {}, "NAMESPACE/MODEL"),
+        ):
+            process = await self.probe("http://127.0.0.1:1/", *arguments, **environment)
+            self.assertEqual(process.status, 1)
+            self.assertEqual(len(process.text.splitlines()), 1, process.text)
+            self.assertIn(word, process.text)
+
+    async def test_nothing_secret_is_shown(self) -> None:
+        key, text = SigningKey.make()
+        path = os.path.join(self.directory(), "key")
+        with open(path, "wb") as file:
+            file.write(text)
+        upstream = await self.upstream(
+            f"{MODEL}=3MB", private={"library/m": [key.public]}, challenge_blobs=True
+        )
+        proxy = "http://her:proxy-password@127.0.0.1:1"
+        shown = [
+            (await self.probe(upstream.url, "m", f"--upstream-key={path}")).text,
+            (
+                await self.probe(
+                    upstream.url, "m", f"--upstream-key={path}", PRIVATE_MODELS="everyone"
+                )
+            ).text,
+            (await self.probe(upstream.url, "m", HTTP_PROXY=proxy)).text,
+        ]
+        self.assertIn("PRIVATE_MODELS", shown[0])
+        self.assertIn("signed by UPSTREAM_KEY", shown[1])
+        self.assertIn("127.0.0.1:1 (http)", shown[2])
+        for secret in ("proxy-password", *secrets_of(upstream)):
+            for each in shown:
+                self.assertNotIn(secret, each)
+
+
+def secrets_of(upstream: Emulator) -> list[str]:
+    """Tokens, signatures, nonces and signed URLs' signatures."""
+    found = [request.header("authorization").rpartition(":")[2] for request in upstream.log]
+    for request in upstream.log:
+        query = dict(parse_qsl(urlsplit(request.target).query))
+        found += [query.get("nonce", ""), query.get("sig", "")]
+    return [each.removeprefix("Bearer ") for each in found if each]
+
+
+class DispatchTests(ProbeCase):
+    async def test_without_a_verb_it_is_the_daemon_as_ever(self) -> None:
+        for arguments, words in (
+            (["--help"], "Usage: yukari [options]"),
+            (["--version"], "yukari "),
+            (["nonsense"], "expected options only"),
+            (["probe", "--help"], "Usage: yukari probe"),
+        ):
+            process = self.spawn(sys.executable, "-c", MAIN, *arguments)
+            await process.ended
+            self.assertIn(words, process.text)
+            self.assertEqual(process.status, 1 if arguments == ["nonsense"] else 0)
