@@ -26,8 +26,10 @@ from twisted.trial.unittest import TestCase
 from zope.interface import directlyProvides, providedBy
 
 from tests.clients import (
+    CLASSIC3,
     CLASSIC16,
     CLASSIC64,
+    LISTS,
     TRANSFER,
     Generation,
     Http,
@@ -49,7 +51,9 @@ MODEL = "library/m:latest"
 SMALL16 = CLASSIC16.scaled(part_min=50_000, backoff=0.01)
 SMALL64 = CLASSIC64.scaled(part_min=50_000, backoff=0.01)
 SMALL_TRANSFER = TRANSFER.scaled(backoff=0.01)
-GENERATIONS = (SMALL16, SMALL64, SMALL_TRANSFER)
+SMALL3 = CLASSIC3.scaled(part_min=50_000, backoff=0.01)
+SMALL_LISTS = LISTS.scaled(part_min=50_000, backoff=0.01)
+GENERATIONS = (SMALL64, SMALL3, SMALL16, SMALL_TRANSFER, SMALL_LISTS)
 """Of every generation one client, for blobs of a few hundred kilobytes."""
 
 LOOK = 0.005

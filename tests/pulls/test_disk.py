@@ -226,7 +226,10 @@ class DamageTests(RunningCase):
     async def test_one_that_was_cut_is_fetched_once_for_a_herd(self) -> None:
         upstream, daemon, path = await self.stored()
         os.truncate(path, 1000)
-        herd = [self.begin(self.pull(daemon, MODEL, GENERATIONS[at % 3])) for at in range(12)]
+        herd = [
+            self.begin(self.pull(daemon, MODEL, GENERATIONS[at % len(GENERATIONS)]))
+            for at in range(12)
+        ]
         for pulled in await gatherResults(herd):
             self.assert_whole(pulled, upstream.models[MODEL])
         await self.assert_repaired(upstream, daemon)

@@ -112,7 +112,8 @@ class ManyClientsTests(RunningCase):
         upstream = await self.upstream(f"{MODEL}=1500KB,200KB,3000,10")
         daemon = await self.daemon(upstream)
         herd = [
-            self.begin(self.pull(daemon, MODEL, GENERATIONS[number % 3])) for number in range(24)
+            self.begin(self.pull(daemon, MODEL, GENERATIONS[number % len(GENERATIONS)]))
+            for number in range(24)
         ]
         for pulled in await gatherResults(herd):
             self.assert_whole(pulled, upstream.models[MODEL])

@@ -84,7 +84,9 @@ class TlsTests(RunningCase):
 
     async def test_many_clients_at_once_cost_upstream_one_pull(self) -> None:
         upstream, _, url = await self.both(f"{MODEL}=1MB,3000")
-        herd = [pull(reactor, url, MODEL, GENERATIONS[number % 3]) for number in range(9)]
+        herd = [
+            pull(reactor, url, MODEL, GENERATIONS[number % len(GENERATIONS)]) for number in range(9)
+        ]
         for pulled in await gatherResults([self.begin(each) for each in herd]):
             self.assert_whole(pulled, upstream.models[MODEL])
         self.assert_sent_once(upstream, upstream.models[MODEL])
