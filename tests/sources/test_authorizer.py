@@ -23,6 +23,7 @@ from yukari.names import ModelName
 from yukari.sources.authorizer import FALLBACK_FOR, USER_AGENT, Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import OwnKey
+from yukari.sources.registry import Registry
 from yukari.sources.tokens import LIFETIME, MOST
 from yukari.sources.upstream import Upstream
 from yukari.spans import Span
@@ -135,9 +136,9 @@ class AuthorizerCase(SynchronousTestCase):
         world = World(url, realm)
         agent = Agent.usingEndpointFactory(world.internet.clock, world.internet)
         own = OwnKey(os.path.join(os.path.abspath(self.mktemp()), "id_ed25519"), execute)
-        self.upstream = Upstream(
-            world.registry, agent, world.internet.clock, keys=Keys(own, operator, everyone)
-        )
+        keys = Keys(own, operator, everyone)
+        self.registry = Registry(world.registry, agent, world.internet.clock, keys=keys)
+        self.upstream = Upstream(self.registry)
         self.own = self.successResultOf(Deferred.fromCoroutine(own.get())).public
         return world
 
@@ -237,7 +238,7 @@ class SignedTests(AuthorizerCase):
         for number in range(MOST + 5):
             self.assert_manifest(world, ModelName("a", f"m{number}"))
             world.news()
-        self.assertEqual(len(self.upstream.authorizer.tokens._kept), MOST)
+        self.assertEqual(len(self.registry.authorizer.tokens._kept), MOST)
 
     def test_412_reaches_an_old_client(self) -> None:
         world = self.world()
@@ -306,9 +307,9 @@ class UnsignedTests(AuthorizerCase):
 
     def test_a_key_that_cannot_be_used_is_no_end_and_is_said_where_all_is_refused(self) -> None:
         world = self.world()
-        with open(self.upstream.keys.own.path, "wb") as file:  # type: ignore[union-attr]
+        with open(self.registry.keys.own.path, "wb") as file:  # type: ignore[union-attr]
             file.write(b"mine")
-        self.upstream.keys.own._key = None  # type: ignore[union-attr]
+        self.registry.keys.own._key = None  # type: ignore[union-attr]
         with capturedLogs() as events:
             self.assert_manifest(world)
             world.unsigned = lambda _: False
@@ -502,6 +503,14 @@ class OperatorsKeyTests(AuthorizerCase):
         # Nothing of the blob reaches a fill.
         refusal = self.failureResultOf(found, SourceRefused).value.error
         self.assertIn("PRIVATE_MODELS", refusal.message)
+
+    def test_nor_is_the_size_told_that_only_a_get_tells(self) -> None:
+        world = self.private(everyone=False)
+        world.content = lambda e: (405 if e.asked[0].startswith("HEAD") else 200, {}, b"x")
+        found = Deferred.fromCoroutine(self.upstream.blob_size(NAME, DIGEST))
+        world.run()
+        error = self.failureResultOf(found, RegistryError).value
+        self.assertIn("PRIVATE_MODELS", error.message)
 
     def test_everyone_gets_it_where_that_is_set_and_later_at_once(self) -> None:
         world = self.private(everyone=True)
@@ -714,7 +723,7 @@ class HostileTests(AuthorizerCase):
             world.valid = lambda *_: False
             with capturedLogs() as events:
                 error = self.error(world)
-            authorizer = self.upstream.authorizer
+            authorizer = self.registry.authorizer
             shown = " ".join(map(repr, (error, str(error), events, self.upstream, authorizer)))
             shown += repr(authorizer.tokens) + repr(authorizer.keys)
             secrets = [text.rpartition(":")[2] for text in world.headers("authorization")]

@@ -36,6 +36,7 @@ from yukari.net.http import HOPS, LONGEST_RETRY_AFTER, retry_after, why
 from yukari.net.throttle import Line
 from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.registry import Registry
 from yukari.sources.upstream import HEADERS_WITHIN, Upstream, error_text
 from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.spans import Span
@@ -146,7 +147,8 @@ class UpstreamCase(SynchronousTestCase):
         self.clock = self.internet.clock
         agent = Agent.usingEndpointFactory(self.clock, self.internet)
         url = RegistryUrl.parse("http://registry.test/")
-        self.upstream = Upstream(url, agent, self.clock)
+        self.registry = Registry(url, agent, self.clock)
+        self.upstream = Upstream(self.registry)
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         return Deferred.fromCoroutine(work)
@@ -631,7 +633,7 @@ class BlobTests(BlobCase):
         self.assertEqual(self.internet.open, [])
 
     def test_a_bounded_line_bounds_what_is_asked_for_from_the_first_request_on(self) -> None:
-        self.upstream.line = Line(320_000, self.clock, 64)
+        self.registry.line = Line(320_000, self.clock, 64)
         unknown = self.blob.pace.length(10**9, 1, 0)
         found = self.fetch()
         self.part(self.internet.last)

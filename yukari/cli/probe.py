@@ -38,6 +38,7 @@ from yukari.net.http import header, why, within
 from yukari.sources.authorizer import Keys, Way
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.range_reply import ContentRange
+from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.spans import Span
 
@@ -112,6 +113,7 @@ class Probe:
     _say: Callable[[str, str], None]
     _connections: Connections = field(init=False)
     _recorder: Recorder = field(init=False)
+    _registry: Registry = field(init=False)
     _upstream: Upstream = field(init=False)
     _key: BorrowedKey = field(init=False)
     _manifest: Optional[Manifest] = field(default=None, init=False)
@@ -122,13 +124,15 @@ class Probe:
         self._connections = make_connections(self._reactor, settings, self._proxies, None)
         self._recorder = Recorder(self._connections.agent)
         self._key = BorrowedKey(own_key_path(settings))
-        self._upstream = Upstream(
+        keys = Keys(self._key, settings.upstream_key, settings.private_models == "everyone")
+        self._registry = Registry(
             registry,
             self._recorder,
             self._reactor,
             proxy=self._connections.answered_by(registry.url),
-            keys=Keys(self._key, settings.upstream_key, settings.private_models == "everyone"),
+            keys=keys,
         )
+        self._upstream = Upstream(self._registry)
 
     async def run(self) -> bool:
         """All steps, up to the first that goes wrong; whether none did."""
@@ -238,7 +242,7 @@ class Probe:
             elif each.code in (401, 403) and each is not challenged:
                 self._say("", f"{each.host} answered {each.code} to a request {each.shown}")
         url = f"{place.scheme}://{challenged.host}{challenged.path}"
-        way = self._upstream.authorizer.way(url)
+        way = self._registry.authorizer.way(url)
         if way is not Way.PLAIN:
             whose = f" ({self._key.whose})" if way is Way.OWN_KEY else ""
             self._say("answered", f"requests get in {way.value}{whose}")
@@ -265,10 +269,10 @@ class Probe:
             return
         span = Span(0, min(SAMPLE, blob.size))
         registry = self._settings.upstream_registry
-        url = f"{registry.url}v2/{self._name}/blobs/{blob.digest}"
+        url = self._registry.url_of(self._name, "blobs", blob.digest)
         began = self._reactor.seconds()
         try:
-            response, at = await self._upstream.get(url, span)
+            response, at = await self._registry.get(url, span)
         except SourceRefused as refused:
             raise Wrong(refused.error.message, _advice(refused.error)) from None
         except SourceFailed as failed:

@@ -30,6 +30,7 @@ from yukari.sending.workers import Helpers, helpful
 from yukari.sources.authorizer import Keys
 from yukari.sources.offline import Offline
 from yukari.sources.own_key import OwnKey
+from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
@@ -86,7 +87,7 @@ def assemble(
     if settings.offline:
         upstream = Offline()
     else:
-        upstream = Upstream(
+        registry = Registry(
             settings.upstream_registry,
             connections.agent,
             reactor,
@@ -101,6 +102,7 @@ def assemble(
                 settings.private_models == "everyone",
             ),
         )
+        upstream = Upstream(registry)
     library = Library(
         store=store,
         upstream=upstream,

@@ -9,45 +9,34 @@ line of text. Nothing here carries a client's credentials.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
-from math import inf
 from typing import Optional
-from urllib.parse import urlsplit
 
 from attrs import define, field
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
-from yukari.config.urls import RegistryUrl
 from yukari.errors import (
     LOOP_DETECTED,
     RegistryError,
     blob_unknown,
-    denied,
     looped,
     manifest_unknown,
     upstream_silent,
     upstream_unreachable,
 )
 from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
-from yukari.metrics import Metrics
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
-from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
-from yukari.net.throttle import Line
-from yukari.sources.authorizer import USER_AGENT, Authorizer, Keys, Send, failed
+from yukari.sources.authorizer import USER_AGENT, failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuit
 from yukari.sources.own_key import KeyUnusable
-from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import ContentRange
-from yukari.sources.tokens import RealmFailed, Tokens
+from yukari.sources.registry import Registry
+from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.spans import Span
 
@@ -56,46 +45,21 @@ HEADERS_WITHIN = 10.0
 """Seconds within which a manifest's or a HEAD's reply must begin."""
 
 
-class UpstreamFailed(Exception):
-    """No reply, or none to be understood; ``error`` is what a client is told."""
-
-    def __init__(self, error: RegistryError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 @define(eq=False)
 class Upstream:
-    """
-    The upstream registry at ``url``; all that leaves goes by ``agent``, which has the pool and the
-    timeouts to connect.
-    """
+    """The upstream registry, as the library asks it."""
 
-    url: RegistryUrl
-    _agent: IAgent
-    _clock: IReactorTime
-    _metrics: Metrics = field(factory=Metrics)
-    _pseudonym: Optional[str] = None
-    """By what name the requests' Via has this cache."""
-    line: Optional[Line] = None
-    """What bounds how fast blobs come, all of them together."""
-    proxy: Optional[object] = None
-    """The proxy whose own answers look like upstream's, None where there is none."""
-    budget: Optional[ConnectionBudget] = None
-    """What blobs' requests take their turns from, whatever host they are redirected to."""
-    keys: Keys = field(factory=Keys)
-    """What answers upstream's challenges."""
-    _paces: dict[str, HostPace] = field(factory=dict, init=False)
-    _likely: Optional[str] = field(default=None, init=False)
+    _registry: Registry
     _treq: HTTPClient = field(init=False)
     _circuit: Circuit = field(init=False)
-    authorizer: Authorizer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        tokens = Tokens(self._agent, self._clock, self._via())
-        self.authorizer = Authorizer(self.url, tokens, self._clock, self.keys)
-        self._circuit = Circuit(self._clock)
-        self._treq = HTTPClient(self._agent)
+        self._circuit = Circuit(self._registry.clock)
+        self._treq = HTTPClient(self._registry.agent)
+
+    @property
+    def _host(self) -> str:
+        return self._registry.url.host
 
     @property
     def circuit_open(self) -> bool:
@@ -110,12 +74,12 @@ class Upstream:
 
         ``user_agent`` is the client's: the registry refuses models that need a newer Ollama (412).
         """
-        url = self._path(name, "manifests", reference)
+        url = self._registry.url_of(name, "manifests", reference)
         response, _ = await self._ask("GET", url, user_agent or USER_AGENT)
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
             text = await self._text(response)
-            said = text or f"upstream {self.url.host} refuses {name}:{reference}"
+            said = text or f"upstream {self._host} refuses {name}:{reference}"
             raise RegistryError("UNSUPPORTED", said, 400)
         if response.code != 200:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
@@ -139,10 +103,10 @@ class Upstream:
 
         None where HEAD does not tell: older registries answer 405, others send no digest.
         """
-        url = self._path(name, "manifests", tag)
+        url = self._registry.url_of(name, "manifests", tag)
         response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT)
         if response.code in (200, 405, 501):
-            discard(response, self._clock)
+            discard(response, self._registry.clock)
             return announced(response) if response.code == 200 else None
         raise await self._refusal(response, f"{name}:{tag}", name, tag)
 
@@ -150,33 +114,35 @@ class Upstream:
         """A request by treq, redirects followed; `RegistryError` where no reply comes."""
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
-            headers = self._headers(user_agent, token)
+            headers = self._registry.headers(user_agent, token)
             headers.setRawHeaders("Accept", [ACCEPT_MANIFEST])
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
-            return await within(HEADERS_WITHIN, sent, self._clock)
+            return await within(HEADERS_WITHIN, sent, self._registry.clock)
 
         self._circuit.enter()
         try:
-            answered = await follow(self._authorized(send, url, user_agent), url, self._clock)
+            answered = await follow(
+                self._registry.authorized(send, url, user_agent), url, self._registry.clock
+            )
         except CancelledError:
             self._circuit.left()
             raise
         except (RealmFailed, KeyUnusable) as error:
             self._circuit.succeeded()
-            raise failed(error, self.url.host) from None
+            raise failed(error, self._host) from None
         except RegistryError:
             self._circuit.succeeded()
             raise
         except (TimeoutError, ConnectTimeout):
-            down = upstream_silent(f"upstream {self.url.host} does not answer")
+            down = upstream_silent(f"upstream {self._host} does not answer")
         except BadRedirect as error:
             # It answered, though only with where not to go.
             self._circuit.succeeded()
-            raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
+            raise upstream_unreachable(f"upstream {self._host}: {error}") from None
         except Exception as error:
-            down = upstream_unreachable(f"upstream {self.url.host} cannot be reached: {why(error)}")
+            down = upstream_unreachable(f"upstream {self._host} cannot be reached: {why(error)}")
         else:
             self._circuit.succeeded()
             return answered
@@ -187,14 +153,14 @@ class Upstream:
         collector = Collector(limit)
         response.deliverBody(collector)
         try:
-            return await within(BODY_WITHIN, collector.done, self._clock)
+            return await within(BODY_WITHIN, collector.done, self._registry.clock)
         except (TimeoutError, ConnectTimeout):
-            raise upstream_silent(f"upstream {self.url.host} stopped in the middle") from None
+            raise upstream_silent(f"upstream {self._host} stopped in the middle") from None
         except CancelledError:
             raise
         except Exception as error:
             raise upstream_unreachable(
-                f"upstream {self.url.host} broke off in the middle: {why(error)}"
+                f"upstream {self._host} broke off in the middle: {why(error)}"
             ) from None
 
     async def _text(self, response: IResponse) -> str:
@@ -210,7 +176,7 @@ class Upstream:
         """What a client is told of a reply that is not 200."""
         code = response.code
         if code in (412, 429):
-            wait = retry_after(response, self._now())
+            wait = retry_after(response, self._registry.now())
             text = await self._text(response)
             if code == 412:
                 return RegistryError(
@@ -218,35 +184,31 @@ class Upstream:
                 )
             return RegistryError(
                 "TOOMANYREQUESTS",
-                text or f"upstream {self.url.host} asks to wait",
+                text or f"upstream {self._host} asks to wait",
                 429,
                 retry_after=None if wait is None else round(wait),
             )
-        discard(response, self._clock)
+        discard(response, self._registry.clock)
         if code == LOOP_DETECTED:
             return looped()
         if code == 404:
             return manifest_unknown(name, reference)
         if code in (401, 403):
-            return self.denied(what)
-        who = f"upstream {self.url.host}"
-        if self.proxy is not None:
-            who += f", or the proxy {self.proxy} before it,"
+            return self._registry.denied(what)
+        who = f"upstream {self._host}"
+        if self._registry.proxy is not None:
+            who += f", or the proxy {self._registry.proxy} before it,"
         return upstream_unreachable(f"{who} answered {code} for {what}")
-
-    def denied(self, what: object) -> RegistryError:
-        """What a client is told of something that upstream gives to none of our keys."""
-        return denied(what, self.proxy, has_key=self.keys.operator is not None)
 
     # blobs
 
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
         """The size of a blob that no known manifest names, in bytes; `RegistryError`."""
-        url = self._path(name, "blobs", digest)
+        url = self._registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("HEAD", url, USER_AGENT)
         length = header(response, b"content-length")
         if response.code in (200, 405, 501):
-            discard(response, self._clock)
+            discard(response, self._registry.clock)
             if response.code == 200 and length.isdecimal() and len(length) < 20:
                 return int(length)
             return await self._size_by_range(url, digest)
@@ -255,87 +217,25 @@ class Upstream:
 
     async def _size_by_range(self, url: str, digest: Digest) -> int:
         try:
-            asking = Deferred.fromCoroutine(self.get(url, Span(0, 1)))
-            response, _ = await within(HEADERS_WITHIN, asking, self._clock)
+            asking = Deferred.fromCoroutine(self._registry.get(url, Span(0, 1)))
+            response, _ = await within(HEADERS_WITHIN, asking, self._registry.clock)
+        except SourceRefused as error:
+            raise error.error from None
         except SourceFailed as error:
-            raise upstream_unreachable(f"upstream {self.url.host}: {error}") from None
+            raise upstream_unreachable(f"upstream {self._host}: {error}") from None
         except (TimeoutError, ConnectTimeout):
-            raise upstream_silent(f"upstream {self.url.host} does not answer") from None
+            raise upstream_silent(f"upstream {self._host} does not answer") from None
         found = ContentRange.parse(header(response, b"content-range"))
-        discard(response, self._clock)
+        discard(response, self._registry.clock)
         if response.code == 206 and found is not None and found.total is not None:
             return found.total
         if response.code == 200 and response.length is not UNKNOWN_LENGTH:
             return int(response.length)
-        raise upstream_unreachable(f"upstream {self.url.host} does not tell the size of {digest}")
+        raise upstream_unreachable(f"upstream {self._host} does not tell the size of {digest}")
 
     def blob(self, digest: Digest, size: int, *repositories: ModelName) -> UpstreamBlob:
         """A blob as a fill's source."""
-        return UpstreamBlob(self, digest, size, list(repositories))
-
-    async def get(self, url: str, span: Optional[Span]) -> tuple[IResponse, str]:
-        """
-        A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
-        """
-
-        async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
-            headers = self._headers(user_agent, token)
-            headers.setRawHeaders("Accept-Encoding", ["identity"])
-            if span is not None:
-                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
-            return await self._agent.request(b"GET", url.encode("ascii"), headers)
-
-        try:
-            return await follow(self._authorized(send, url, USER_AGENT), url, self._clock)
-        except CancelledError:
-            raise
-        except RegistryError as error:
-            raise SourceRefused(error) from None
-        except KeyUnusable as error:
-            raise SourceRefused(failed(error, self.url.host)) from None
-        except RealmFailed as error:
-            busy = error.status == 429
-            raise SourceFailed(str(error), error.retry_after, busy=busy) from None
-        except BadRedirect as error:
-            raise SourceFailed(str(error)) from None
-        except Exception as error:
-            raise SourceFailed(why(error)) from None
-
-    def pace(self, url: str) -> HostPace:
-        """What was measured of the host of ``url``."""
-        self._likely = urlsplit(url).netloc
-        return self._paces.setdefault(self._likely, self._unknown())
-
-    def likely_pace(self) -> HostPace:
-        """What was measured of the host that blobs came from last."""
-        likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
-        return self._paces.setdefault(likely, self._unknown())
-
-    def _unknown(self) -> HostPace:
-        bound = inf if self.line is None else self.line.rate / self.line.most
-        return HostPace(bound, self.budget)
-
-    def _authorized(
-        self, send: Send, url: str, user_agent: str
-    ) -> Callable[[str], Awaitable[IResponse]]:
-        """``send`` with what the registry wants to be shown, for ``url`` and its redirects."""
-        path = urlsplit(url).path
-        return lambda at: self.authorizer.send(send, at, path, user_agent)
-
-    def _headers(self, user_agent: str, token: Optional[str]) -> Headers:
-        headers = Headers({"User-Agent": [user_agent], **self._via()})
-        if token is not None:
-            headers.setRawHeaders("Authorization", [f"Bearer {token}"])
-        return headers
-
-    def _via(self) -> dict[str, list[str]]:
-        return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}
-
-    def _path(self, name: ModelName, kind: str, reference: object) -> str:
-        return f"{self.url.url}v2/{name}/{kind}/{reference}"
-
-    def _now(self) -> float:
-        return datetime.now(timezone.utc).timestamp()
+        return UpstreamBlob(self._registry, digest, size, list(repositories))
 
 
 def announced(response: IResponse) -> Optional[Digest]:

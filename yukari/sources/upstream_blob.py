@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Optional, Union
 from urllib.parse import urlsplit
 
 from attrs import define, field
@@ -17,10 +17,8 @@ from yukari.net.paced import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
+from yukari.sources.registry import Registry
 from yukari.spans import Span
-
-if TYPE_CHECKING:
-    from yukari.sources.upstream import Upstream
 
 
 @define(eq=False)
@@ -30,7 +28,7 @@ class UpstreamBlob:
     fails.
     """
 
-    _upstream: Upstream
+    _registry: Registry
     _digest: Digest
     _size: int
     _repositories: list[ModelName]
@@ -41,12 +39,12 @@ class UpstreamBlob:
     @property
     def pace(self) -> HostPace:
         if self._location is None:
-            return self._upstream.likely_pace()
-        return self._upstream.pace(self._location)
+            return self._registry.likely_pace()
+        return self._registry.pace(self._location)
 
     @property
     def ranges(self) -> bool:
-        return self._location is not None and self._upstream.pace(self._location).ranges
+        return self._location is not None and self._registry.pace(self._location).ranges
 
     def add_repository(self, name: ModelName) -> None:
         if name not in self._repositories:
@@ -59,10 +57,10 @@ class UpstreamBlob:
         while True:
             if self._location is not None:
                 url = self._location
-                response, _ = await self._upstream.get(url, span)
+                response, _ = await self._registry.get(url, span)
                 if response.code in (200, 206, 416, 429) or response.code >= 500:
                     return self._answer(response, url, span)
-                discard(response, self._upstream._clock)
+                discard(response, self._registry.clock)
                 if self._location == url:
                     self._location = None
                 message = f"{urlsplit(url).netloc} answered {response.code}"
@@ -81,7 +79,7 @@ class UpstreamBlob:
         try:
             while True:
                 name = self._repositories[self._at]
-                asked = self._upstream._path(name, "blobs", self._digest)
+                asked = self._registry.url_of(name, "blobs", self._digest)
                 refused = await self._locate_in(asked, span)
                 if isinstance(refused, Answer):
                     return refused
@@ -98,7 +96,7 @@ class UpstreamBlob:
     async def _locate_in(self, asked: str, span: Span) -> Union[Answer, SourceRefused]:
         """An answer from one repository, or its refusal: another repository may not refuse."""
         try:
-            response, url = await self._upstream.get(asked, span)
+            response, url = await self._registry.get(asked, span)
         except SourceRefused as error:
             return error
         if response.code in (200, 206):
@@ -106,38 +104,38 @@ class UpstreamBlob:
             self._location = url
             return answer
         if response.code == LOOP_DETECTED:
-            discard(response, self._upstream._clock)
+            discard(response, self._registry.clock)
             raise SourceRefused(looped())
         if response.code in (416, 429) or response.code >= 500:
             return self._answer(response, url, span)
-        discard(response, self._upstream._clock)
-        if not self._upstream.authorizer.is_registrys(url, urlsplit(asked).path):
+        discard(response, self._registry.clock)
+        if not self._registry.authorizer.is_registrys(url, urlsplit(asked).path):
             raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}", moved=True)
         if response.code in (401, 403):
-            return SourceRefused(self._upstream.denied(f"blob {self._digest}"))
+            return SourceRefused(self._registry.denied(f"blob {self._digest}"))
         if response.code in (404, 410):
             return SourceRefused(blob_unknown(self._digest))
         raise SourceFailed(f"upstream answered {response.code}")
 
     def _answer(self, response: IResponse, url: str, span: Span) -> Answer:
-        pace = self._upstream.pace(url)
+        pace = self._registry.pace(url)
         try:
             found = self._span(response, span)
         except BaseException:
-            discard(response, self._upstream._clock)
+            discard(response, self._registry.clock)
             raise
         asked = response.code == 206 or found == span
         if response.code == 206:
             pace.ranges = True
-        counted = Counted(response, self._upstream._metrics.received)
-        if self._upstream.line is None:
+        counted = Counted(response, self._registry.metrics.received)
+        if self._registry.line is None:
             return Answer(found, asked, pace, counted)
-        paced = Paced(counted, self._upstream.line)
+        paced = Paced(counted, self._registry.line)
         return Answer(found, asked, pace, paced, paced)
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code in (429, 503):
-            wait = retry_after(response, self._upstream._now())
+            wait = retry_after(response, self._registry.now())
             busy = response.code == 429 or wait is not None
             raise SourceFailed(f"upstream answered {response.code}", wait, busy=busy)
         if response.code == 416:

@@ -1,0 +1,130 @@
+"""Requests to a registry, identified as it wants them, and to where it says that blobs are."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
+from math import inf
+from typing import Optional
+from urllib.parse import urlsplit
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from yukari.config.urls import RegistryUrl
+from yukari.errors import RegistryError, denied
+from yukari.metrics import Metrics
+from yukari.names import ModelName
+from yukari.net.budget import ConnectionBudget
+from yukari.net.http import BadRedirect, follow, why
+from yukari.net.throttle import Line
+from yukari.sources.authorizer import USER_AGENT, Authorizer, Keys, Send, failed
+from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.sources.own_key import KeyUnusable
+from yukari.sources.pace import HostPace
+from yukari.sources.tokens import RealmFailed, Tokens
+from yukari.spans import Span
+
+
+@define(eq=False)
+class Registry:
+    """
+    The registry at ``url``; all that leaves goes by ``agent``, which has the pool and the timeouts
+    to connect.
+    """
+
+    url: RegistryUrl
+    agent: IAgent
+    clock: IReactorTime
+    metrics: Metrics = field(factory=Metrics)
+    _pseudonym: Optional[str] = None
+    """By what name the requests' Via has this cache."""
+    line: Optional[Line] = None
+    """What bounds how fast blobs come, all of them together."""
+    proxy: Optional[object] = None
+    """The proxy whose own answers look like the registry's, None if there is none."""
+    budget: Optional[ConnectionBudget] = None
+    """What blobs' requests take their turns from, whatever host they are redirected to."""
+    keys: Keys = field(factory=Keys)
+    """What answers the registry's challenges."""
+    authorizer: Authorizer = field(init=False)
+    _paces: dict[str, HostPace] = field(factory=dict, init=False)
+    _likely: Optional[str] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        tokens = Tokens(self.agent, self.clock, self._via())
+        self.authorizer = Authorizer(self.url, tokens, self.clock, self.keys)
+
+    def denied(self, what: object) -> RegistryError:
+        """What a client is told of something that the registry gives to none of our keys."""
+        return denied(what, self.proxy, has_key=self.keys.operator is not None)
+
+    async def get(self, url: str, span: Optional[Span]) -> tuple[IResponse, str]:
+        """
+        A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
+        """
+
+        async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
+            headers = self.headers(user_agent, token)
+            headers.setRawHeaders("Accept-Encoding", ["identity"])
+            if span is not None:
+                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
+            return await self.agent.request(b"GET", url.encode("ascii"), headers)
+
+        try:
+            return await follow(self.authorized(send, url, USER_AGENT), url, self.clock)
+        except CancelledError:
+            raise
+        except RegistryError as error:
+            raise SourceRefused(error) from None
+        except KeyUnusable as error:
+            raise SourceRefused(failed(error, self.url.host)) from None
+        except RealmFailed as error:
+            busy = error.status == 429
+            raise SourceFailed(str(error), error.retry_after, busy=busy) from None
+        except BadRedirect as error:
+            raise SourceFailed(str(error)) from None
+        except Exception as error:
+            raise SourceFailed(why(error)) from None
+
+    def pace(self, url: str) -> HostPace:
+        """What was measured of the host of ``url``."""
+        self._likely = urlsplit(url).netloc
+        return self._paces.setdefault(self._likely, self._unknown())
+
+    def likely_pace(self) -> HostPace:
+        """What was measured of the host that blobs came from last."""
+        likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
+        return self._paces.setdefault(likely, self._unknown())
+
+    def _unknown(self) -> HostPace:
+        bound = inf if self.line is None else self.line.rate / self.line.most
+        return HostPace(bound, self.budget)
+
+    def authorized(
+        self, send: Send, url: str, user_agent: str
+    ) -> Callable[[str], Awaitable[IResponse]]:
+        """``send`` with what the registry wants to be shown, for ``url`` and its redirects."""
+        path = urlsplit(url).path
+        return lambda at: self.authorizer.send(send, at, path, user_agent)
+
+    def headers(self, user_agent: str, token: Optional[str]) -> Headers:
+        """A request's headers; ``token`` is the registry's."""
+        headers = Headers({"User-Agent": [user_agent], **self._via()})
+        if token is not None:
+            headers.setRawHeaders("Authorization", [f"Bearer {token}"])
+        return headers
+
+    def _via(self) -> dict[str, list[str]]:
+        return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}
+
+    def url_of(self, name: ModelName, kind: str, reference: object) -> str:
+        """The URL of a manifest or a blob; ``kind`` is ``manifests`` or ``blobs``."""
+        return f"{self.url.url}v2/{name}/{kind}/{reference}"
+
+    def now(self) -> float:
+        """The time of day, in seconds of the epoch."""
+        return datetime.now(timezone.utc).timestamp()
