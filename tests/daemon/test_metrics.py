@@ -286,10 +286,11 @@ class DaemonTests(RunningCase):
         await until(lambda: value(counted.text(), "stored_models") == 0)
         await self.pull(daemon)
         model = upstream.models[MODEL]
-        await until(lambda: value(counted.text(), "stored_bytes") == model.size)
+        in_all = model.size + len(model.manifest_bytes)  # a manifest is a blob as well
+        await until(lambda: value(counted.text(), "stored_bytes") == in_all)
         text = counted.text()
         self.assertEqual(value(text, "stored_models"), 1)
-        self.assertEqual(value(text, "stored_blobs"), len(model.blobs))
+        self.assertEqual(value(text, "stored_blobs"), len(model.blobs) + 1)
 
     async def test_upstream_that_is_down_opens_the_circuit(self) -> None:
         upstream = await self.upstream()
