@@ -14,7 +14,7 @@ from tests.library.test_freshness import ALWAYS_DUE
 from tests.pulls.test_manifests import LATEST, ManifestCase
 from tests.running import MODEL, SMALL16, Daemon, until, until_sent
 from yukari.config.keys import SigningKey
-from yukari.sources.authorizer import USER_AGENT
+from yukari.sources.ways import USER_AGENT
 
 GENERATIONS = [each.scaled(part_min=50_000, backoff=0.01) for each in ALL.values()]
 OTHER = "library/other:latest"
@@ -71,6 +71,14 @@ class SignedTests(ChallengeCase):
         self.assertEqual(counters.challenges, {})
         self.assertEqual(counters.requests["token GET"], 1)
         self.assertEqual(counters.requests["manifest GET"], 1)
+
+    async def test_a_registry_that_challenges_all_costs_two_challenges_and_one_token(self) -> None:
+        upstream, daemon = await self.challenging(f"{MODEL}=3000x20", challenge="everyone")
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        await daemon.idle()
+        counters = upstream.counters
+        self.assertEqual(counters.challenges, {"manifest GET": 1, "blob GET": 1})
+        self.assertEqual(counters.requests["token GET"], 1)
 
     async def test_the_key_outlives_the_process(self) -> None:
         upstream, daemon = await self.challenging(f"{MODEL}=3000", f"{OTHER}=3000")

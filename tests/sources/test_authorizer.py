@@ -20,12 +20,13 @@ from yukari.config.keys import SigningKey
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError
 from yukari.names import ModelName
-from yukari.sources.authorizer import FALLBACK_FOR, USER_AGENT, Keys
+from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import OwnKey
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import LIFETIME, MOST
 from yukari.sources.upstream import Upstream
+from yukari.sources.ways import FALLBACK_FOR, USER_AGENT
 from yukari.spans import Span
 
 CLIENT = "ollama/0.34.4"
@@ -453,6 +454,21 @@ class BlobTests(AuthorizerCase):
             self.assertEqual(self.successResultOf(self.fetched(world)).span, Span(0, 10))
             self.assertEqual(len(world.asked), count)
         self.assertEqual(world.given, 1)
+
+    def test_the_first_blob_that_fails_holds_up_no_other(self) -> None:
+        world = self.blobs()
+        self.assert_manifest(world)
+        world.news()
+        blobs = [self.upstream.blob(DIGEST, 10, NAME) for _ in range(3)]
+        works = [Deferred.fromCoroutine(blob.fetch(Span(0, 10))) for blob in blobs]
+        self.assertEqual(len(world.internet.exchanges), 1)
+        works[0].cancel()
+        self.failureResultOf(works[0])
+        self.assertEqual(len(world.internet.exchanges), 3)
+        del world.internet.exchanges[0]
+        world.run()
+        for work in works[1:]:
+            self.assertEqual(self.successResultOf(work).span, Span(0, 10))
 
     def test_what_no_key_opens_is_refused_as_private(self) -> None:
         world = self.blobs()

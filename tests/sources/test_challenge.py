@@ -101,6 +101,11 @@ class UrlTests(SynchronousTestCase):
         self.assertEqual(url, "https://r/t?a=&b=x%2Fy&nonce=n&scope=p&scope=q&service=s&ts=5&z=1")
         self.assertEqual(urlsplit(url).netloc, "r")
 
+    def test_a_realm_without_a_path_is_the_root(self) -> None:
+        found = Challenge.parse('Bearer realm="https://r:8443?a=b",scope=x')
+        assert found is not None
+        self.assertEqual(found.url(), "https://r:8443/?a=b&scope=x")
+
     @given(VALUES, VALUES)
     def test_no_value_can_add_another_field(self, service: str, scope: str) -> None:
         url = Challenge("https://r/t", (), service, scope).url()
@@ -132,6 +137,8 @@ class OriginTests(SynchronousTestCase):
             ("http://r.test:5000", "http://r.test:5000/token", True),
             ("http://r.test:5000", "https://r.test:5000/token", False),
             ("http://[::1]:5000", "http://[::1]:5000/token", True),
+            ("https://ghcr.io", "https://ghcr.io:0/token", False),
+            ("https://ghcr.io", "https://ghcr.io./token", False),
             ("http://127.0.0.1:5000", "http://127.0.0.2:5000/token", False),
         ):
             origin = Origin.of(realm)

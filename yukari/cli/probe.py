@@ -35,11 +35,12 @@ from yukari.net.agent import Connections
 from yukari.net.bodies import Collector, discard
 from yukari.net.handshake import shake_hands
 from yukari.net.http import header, why, within
-from yukari.sources.authorizer import Keys, Way
+from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.range_reply import ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
+from yukari.sources.ways import Way
 from yukari.spans import Span
 
 CLIENT = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"

@@ -10,19 +10,15 @@ remembered.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from enum import Enum
-from math import inf
 from typing import Optional, Protocol
 from urllib.parse import urlsplit
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.iweb import IResponse
 
-from yukari import __version__
 from yukari.config.keys import SigningKey
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError, only_by_key
@@ -31,40 +27,12 @@ from yukari.net.http import header
 from yukari.sources.challenge import Challenge, Origin
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
+from yukari.sources.ways import USER_AGENT, WAYS, KnownWays, Place, Way
 
-log = Logger()
-
-USER_AGENT = f"yukari/{__version__}"
 SETTLED_WITHIN = 30.0
 """Seconds after which no further way past a challenge is tried."""
-FALLBACK_FOR = 3600.0
-"""
-Seconds until a registry that refused our signature is asked by it again: without one, clients too
-old for a model are not told so.
-"""
-PRIVATE_FOR = 3600.0
-"""Seconds for which what only the operator's key opened is asked for by that key at once."""
-MOST = 1000
-"""Models that are remembered so, and hosts."""
-
 _PATH = re.compile(r"v2/(.+)/(manifests|blobs)/[^/]+")
 
-
-class Way(Enum):
-    """How a request is sent; the value says so in the log."""
-
-    PLAIN = "as it is"
-    OWN_KEY = "signed by this cache's own key"
-    OWN_NAME = f"unsigned, as {USER_AGENT}"
-    ANONYMOUS = "with a token that was given without a signature"
-    OPERATOR_KEY = "signed by UPSTREAM_KEY"
-
-
-WAYS = {
-    False: (Way.OWN_KEY, Way.OWN_NAME, Way.ANONYMOUS, Way.OPERATOR_KEY),
-    True: (Way.OWN_KEY, Way.ANONYMOUS, Way.OWN_NAME, Way.OPERATOR_KEY),
-}
-"""The order of answers to a challenge, by whether the registry seems to be of the OCI kind."""
 
 Send = Callable[[str, str, Optional[str]], Awaitable[IResponse]]
 """Sends a request to a URL, with a User-Agent and a token if there is one."""
@@ -86,33 +54,6 @@ class Keys:
     private_for_everyone: bool = False
 
 
-@frozen
-class Place:
-    """What a request is for, if it is for the registry: ``kind`` is ``manifests`` or ``blobs``."""
-
-    origin: Origin
-    name: str
-    kind: str
-
-
-@frozen
-class Known:
-    """The way in, and the challenge that it answers."""
-
-    way: Way
-    challenge: Challenge
-    name: str
-    """The model that it was the challenge of."""
-    until: float
-
-    def challenge_of(self, name: str) -> Challenge:
-        """What the registry is likely to say of another model."""
-        scope = f"repository:{self.name}:pull"
-        if self.challenge.scope != scope:
-            return self.challenge
-        return evolve(self.challenge, scope=f"repository:{name}:pull")
-
-
 @define(eq=False)
 class Authorizer:
     """Sends requests to ``registry``, and past its challenges."""
@@ -121,8 +62,12 @@ class Authorizer:
     tokens: Tokens
     clock: IReactorTime
     keys: Keys = field(factory=Keys)
-    _known: OrderedDict[tuple[Origin, str], Known] = field(factory=OrderedDict, init=False)
-    _private: OrderedDict[Place, Known] = field(factory=OrderedDict, init=False)
+    ways: KnownWays = field(init=False)
+    _first: dict[tuple[Origin, str], list[Deferred[None]]] = field(factory=dict, init=False)
+    """Who waits for what the first request of a kind finds out."""
+
+    def __attrs_post_init__(self) -> None:
+        self.ways = KnownWays(self.clock)
 
     async def send(self, send: Send, url: str, path: str, user_agent: str) -> IResponse:
         """
@@ -136,7 +81,24 @@ class Authorizer:
         place = self._place(url, path)
         if place is None:
             return await send(url, user_agent, None)
-        return await _Errand(self, send, url, user_agent, place).run()
+        errand = _Errand(self, send, url, user_agent, place)
+        if not self.ways.is_open_question(place):
+            return await errand.run()
+        # A registry that challenges manifests may challenge blobs: of many requests for them at
+        # once, the first finds out, for all.
+        key = place.origin, place.kind
+        if key in self._first:
+            waiter: Deferred[None] = Deferred()
+            self._first[key].append(waiter)
+            await waiter
+            return await errand.run()
+        self._first[key] = []
+        try:
+            return await errand.run()
+        finally:
+            for each in self._first.pop(key):
+                if not each.called:
+                    each.callback(None)
 
     def is_registrys(self, url: str, path: str) -> bool:
         """Whether ``url`` is what is at ``path`` of the registry, on a host of its owner."""
@@ -145,7 +107,7 @@ class Authorizer:
     def way(self, url: str) -> Way:
         """The way by which a URL was reached last."""
         place = self._place(url, urlsplit(url).path)
-        known = None if place is None else self.known(place)
+        known = None if place is None else self.ways.known(place)
         return Way.PLAIN if known is None else known.way
 
     def _place(self, url: str, path: str) -> Optional[Place]:
@@ -165,46 +127,6 @@ class Authorizer:
         own = Origin.of(self._registry.url)
         return own is not None and challenge.origin.is_as_private_as(own)
 
-    def known(self, place: Place) -> Optional[Known]:
-        """How requests for ``place`` get in, None if they are sent as they are."""
-        if (known := self._private.get(place)) and self.clock.seconds() < known.until:
-            return known
-        # What is known of manifests is no news of blobs: those may need nothing.
-        known = self._known.get((place.origin, place.kind))
-        return known if known and self.clock.seconds() < known.until else None
-
-    def likely(self, place: Place) -> Optional[Way]:
-        """The way by which the registry's other requests get in."""
-        other = "manifests" if place.kind == "blobs" else "blobs"
-        known = self.known(evolve(place, kind=other))
-        return None if known is None else known.way
-
-    def remember(self, place: Place, way: Way, challenge: Challenge) -> None:
-        """A way has led in."""
-        now = self.clock.seconds()
-        if way is Way.OPERATOR_KEY:
-            self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
-            self._private.move_to_end(place)
-            while len(self._private) > MOST:
-                self._private.popitem(last=False)
-            return
-        key = place.origin, place.kind
-        before = self._known.get(key)
-        until = now + FALLBACK_FOR if way is Way.OWN_NAME else inf
-        if before is None or before.way is not way:
-            log.info(
-                "{host} challenges requests for {kind}; they are sent {way}",
-                host=place.origin.host,
-                kind=place.kind,
-                way=way.value,
-            )
-        elif way is Way.OWN_NAME:
-            until = before.until if now < before.until else until
-        self._known[key] = Known(way, challenge, place.name, until)
-        self._known.move_to_end(key)
-        while len(self._known) > MOST:
-            self._known.popitem(last=False)
-
 
 @define(eq=False)
 class _Errand:
@@ -223,7 +145,7 @@ class _Errand:
     _realm_failed: bool = field(default=False, init=False)
 
     async def run(self) -> IResponse:
-        clock, known = self._authorizer.clock, self._authorizer.known(self._place)
+        clock, known = self._authorizer.clock, self._authorizer.ways.known(self._place)
         way: Optional[Way] = Way.PLAIN
         if known is not None:
             way, self._challenge = known.way, known.challenge_of(self._place.name)
@@ -263,6 +185,8 @@ class _Errand:
 
     def _came(self, way: Way, response: IResponse) -> IResponse:
         """Something that is no refusal."""
+        if way is Way.PLAIN and response.code < 400:
+            self._authorizer.ways.remember_open(self._place)
         if way is not Way.PLAIN and response.code < 500 and response.code != 429:
             assert self._challenge is not None
             keys = self._authorizer.keys
@@ -271,7 +195,7 @@ class _Errand:
                     discard(response, self._authorizer.clock)
                     raise only_by_key(self._place.name)
             else:
-                self._authorizer.remember(self._place, way, self._challenge)
+                self._authorizer.ways.remember(self._place, way, self._challenge)
         return response
 
     def _is_left(self, way: Way) -> bool:
@@ -292,7 +216,7 @@ class _Errand:
         assert self._challenge is not None
         if last is not None and last.code == 404:
             return Way.OPERATOR_KEY if self._is_left(Way.OPERATOR_KEY) else None
-        likely = self._authorizer.likely(self._place)
+        likely = self._authorizer.ways.likely(self._place)
         if (
             likely is not None
             and self._tried <= {Way.PLAIN, Way.OWN_NAME}

@@ -56,7 +56,8 @@ class Origin:
             return None
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
             return None
-        return cls(parts.scheme, parts.hostname, port or _PORTS[parts.scheme])
+        port = _PORTS[parts.scheme] if port is None else port
+        return cls(parts.scheme, parts.hostname, port)
 
     @property
     def family(self) -> Optional[tuple[str, ...]]:
@@ -118,7 +119,10 @@ class Challenge:
                 service, scope = (parameters.get(name, "") for name in ("service", "scope"))
                 if len(scope.split()) > MOST_SCOPES:
                     continue
-                return cls(found["base"], tuple(query), service, scope)
+                base = found["base"]
+                if base.count("/") == 2:
+                    base += "/"
+                return cls(base, tuple(query), service, scope)
         return None
 
     @property

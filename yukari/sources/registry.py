@@ -21,11 +21,12 @@ from yukari.names import ModelName
 from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, why
 from yukari.net.throttle import Line
-from yukari.sources.authorizer import USER_AGENT, Authorizer, Keys, Send, failed
+from yukari.sources.authorizer import Authorizer, Keys, Send, failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.pace import HostPace
 from yukari.sources.tokens import RealmFailed, Tokens
+from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
 
 

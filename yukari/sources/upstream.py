@@ -30,7 +30,7 @@ from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifes
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
-from yukari.sources.authorizer import USER_AGENT, failed
+from yukari.sources.authorizer import failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuit
 from yukari.sources.own_key import KeyUnusable
@@ -38,6 +38,7 @@ from yukari.sources.range_reply import ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
+from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
 
 ACCEPT_MANIFEST = f"{DOCKER_MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.9"

@@ -1,0 +1,140 @@
+"""
+The ways past a registry's challenges, in their order, and which is known to lead in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from math import inf
+from typing import Optional
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari import __version__
+from yukari.sources.challenge import Challenge, Origin
+
+log = Logger()
+
+USER_AGENT = f"yukari/{__version__}"
+FALLBACK_FOR = 3600.0
+"""
+Seconds until a registry that refused our signature is asked by it again: without one, clients too
+old for a model are not told so.
+"""
+PRIVATE_FOR = 3600.0
+"""Seconds for which what only the operator's key opened is asked for by that key at once."""
+MOST = 1000
+"""Models that are remembered so, and hosts."""
+
+
+class Way(Enum):
+    """How a request is sent; the value says so in the log."""
+
+    PLAIN = "as it is"
+    OWN_KEY = "signed by this cache's own key"
+    OWN_NAME = f"unsigned, as {USER_AGENT}"
+    ANONYMOUS = "with a token that was given without a signature"
+    OPERATOR_KEY = "signed by UPSTREAM_KEY"
+
+
+WAYS = {
+    False: (Way.OWN_KEY, Way.OWN_NAME, Way.ANONYMOUS, Way.OPERATOR_KEY),
+    True: (Way.OWN_KEY, Way.ANONYMOUS, Way.OWN_NAME, Way.OPERATOR_KEY),
+}
+"""The order of answers to a challenge, by whether the registry seems to be of the OCI kind."""
+
+
+@frozen
+class Place:
+    """What a request is for, if it is for the registry: ``kind`` is ``manifests`` or ``blobs``."""
+
+    origin: Origin
+    name: str
+    kind: str
+
+
+@frozen
+class Known:
+    """The way in, and the challenge that it answers."""
+
+    way: Way
+    challenge: Challenge
+    name: str
+    """The model that it was the challenge of."""
+    until: float
+
+    def challenge_of(self, name: str) -> Challenge:
+        """What the registry is likely to say of another model."""
+        scope = f"repository:{self.name}:pull"
+        if self.challenge.scope != scope:
+            return self.challenge
+        return evolve(self.challenge, scope=f"repository:{name}:pull")
+
+
+@define(eq=False)
+class KnownWays:
+    """What has been learnt of each host, manifests and blobs apart."""
+
+    _clock: IReactorTime
+    _known: OrderedDict[tuple[Origin, str], Known] = field(factory=OrderedDict, init=False)
+    _open: set[tuple[Origin, str]] = field(factory=set, init=False)
+    """Where a request got in as it is."""
+    _private: OrderedDict[Place, Known] = field(factory=OrderedDict, init=False)
+
+    def is_open_question(self, place: Place) -> bool:
+        """Whether it is challenged where other requests are, and nobody knows yet."""
+        key = place.origin, place.kind
+        return (
+            key not in self._open
+            and self.known(place) is None
+            and place.kind == "blobs"
+            and self.likely(place) is not None
+        )
+
+    def remember_open(self, place: Place) -> None:
+        """A request got in as it is."""
+        if len(self._open) < MOST:
+            self._open.add((place.origin, place.kind))
+
+    def known(self, place: Place) -> Optional[Known]:
+        """How requests for ``place`` get in, None if they are sent as they are."""
+        if (known := self._private.get(place)) and self._clock.seconds() < known.until:
+            return known
+        # What is known of manifests is no news of blobs: those may need nothing.
+        known = self._known.get((place.origin, place.kind))
+        return known if known and self._clock.seconds() < known.until else None
+
+    def likely(self, place: Place) -> Optional[Way]:
+        """The way by which the registry's other requests get in."""
+        other = "manifests" if place.kind == "blobs" else "blobs"
+        known = self.known(evolve(place, kind=other))
+        return None if known is None else known.way
+
+    def remember(self, place: Place, way: Way, challenge: Challenge) -> None:
+        """A way has led in."""
+        now = self._clock.seconds()
+        if way is Way.OPERATOR_KEY:
+            self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
+            self._private.move_to_end(place)
+            while len(self._private) > MOST:
+                self._private.popitem(last=False)
+            return
+        key = place.origin, place.kind
+        before = self._known.get(key)
+        until = now + FALLBACK_FOR if way is Way.OWN_NAME else inf
+        if before is None or before.way is not way:
+            log.info(
+                "{host} challenges requests for {kind}; they are sent {way}",
+                host=place.origin.host,
+                kind=place.kind,
+                way=way.value,
+            )
+        elif way is Way.OWN_NAME:
+            until = before.until if now < before.until else until
+        self._known[key] = Known(way, challenge, place.name, until)
+        self._known.move_to_end(key)
+        while len(self._known) > MOST:
+            self._known.popitem(last=False)
