@@ -6,10 +6,13 @@ import json
 import os
 from base64 import b64decode
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any, Optional
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -749,3 +752,73 @@ class HostileTests(AuthorizerCase):
             self.assertGreater(len(secrets), 0)
             for secret in secrets:
                 self.assertNotIn(secret.removeprefix("Bearer "), shown)
+
+
+HOSTS = (
+    "https://registry.ollama.ai",
+    "https://ollama.com",
+    "https://evil.test",
+    "http://registry.ollama.ai",
+)
+MANIFESTS = ("/v2/library/m/manifests/latest", "/v2/library/x/manifests/latest")
+PLACES = st.builds(str.__add__, st.sampled_from(HOSTS), st.sampled_from(MANIFESTS))
+REALMS = st.builds(str.__add__, st.sampled_from(HOSTS), st.sampled_from(("/token", "")))
+BEHAVIOURS = st.one_of(
+    st.tuples(st.sampled_from(("challenges", "guards")), REALMS),
+    st.tuples(st.just("redirects"), PLACES),
+    st.tuples(st.just("answers"), st.sampled_from((200, 401, 404))),
+)
+"""
+What a host does with a request for a manifest: it challenges all, or those without a token;
+redirects; or answers with a status.
+"""
+REALM_REPLIES = st.sampled_from((200, 200, 200, 401, 307))
+
+
+class AnyRegistryTests(AuthorizerCase):
+    """Whatever a registry, its realms and its redirects answer."""
+
+    @given(
+        st.dictionaries(PLACES, BEHAVIOURS),
+        st.lists(st.tuples(st.sampled_from(("challenges", "guards")), REALMS), max_size=1),
+        st.lists(REALM_REPLIES, min_size=1, max_size=4),
+        st.booleans(),
+    )
+    def test_it_ends_and_nothing_leaves_for_anybody_else(
+        self,
+        behaviours: dict[str, tuple[str, Any]],
+        elsewhere: list[tuple[str, str]],
+        realms: list[int],
+        everyone: bool,
+    ) -> None:
+        world = self.world(operator=SigningKey.make()[0], everyone=everyone)
+        given = cycle(realms)
+        default = elsewhere[0] if elsewhere else ("answers", 200)
+
+        def answer(exchange: Exchange) -> Answer:
+            if "/manifests/" not in exchange.url:
+                return next(given), {"location": "https://evil.test/token"}, b'{"token": "t"}'
+            does, what = behaviours.get(exchange.url, default)
+            has_token = "authorization" in exchange.asked[1]
+            if does == "redirects":
+                return 307, {"location": what}, b""
+            if does == "answers" or (does == "guards" and has_token):
+                return what if does == "answers" else 200, {}, BODY
+            return 401, {"www-authenticate": f'Bearer realm="{what}"'}, b""
+
+        world.answer = answer  # type: ignore[method-assign]
+        for _ in range(2):
+            found = self.manifest(world)
+            found.addErrback(lambda failure: failure.trap(RegistryError))
+            self.successResultOf(found)
+        self.assertLess(len(world.asked), 120)
+        for exchange in world.internet.exchanges:
+            authorization = exchange.asked[1].get("authorization")
+            if authorization is not None:
+                host = exchange.url.partition("://")[2].partition("/")[0]
+                self.assertIn(host, ("registry.ollama.ai", "ollama.com"))
+                self.assertTrue(exchange.url.startswith("https://"), exchange.url)
+                if authorization.startswith("Bearer "):
+                    self.assertIn("/v2/library/m/manifests/latest", exchange.url)
+                else:
+                    self.assertTrue(signer_of(exchange))
