@@ -24,7 +24,6 @@ from twisted.web.iweb import IResponse
 
 from yukari import __version__
 from yukari.cli.recorder import Recorder
-from yukari.config.keys import SigningKey
 from yukari.config.proxies import Proxies
 from yukari.config.settings import SettingError, Settings
 from yukari.daemon.assembly import make_connections, own_key_path
@@ -32,11 +31,12 @@ from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.net.agent import Connections
-from yukari.net.bodies import Collector, discard
+from yukari.net.bodies import Beginning, discard
 from yukari.net.handshake import shake_hands
 from yukari.net.http import header, why, within
 from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.sources.own_key import BorrowedKey
 from yukari.sources.range_reply import ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
@@ -57,29 +57,6 @@ class Wrong(Exception):
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
         self.advice = advice
-
-
-class BorrowedKey:
-    """
-    The daemon's own key if it has one already, else one for this once.
-
-    The daemon makes its key itself, so that it is the daemon's user's and not ours.
-    """
-
-    def __init__(self, path: str) -> None:
-        try:
-            self._key, self.whose = SigningKey.read(path), "this cache's own key"
-        except FileNotFoundError:
-            self._key, self.whose = (
-                SigningKey.make()[0],
-                "a new key; the daemon makes one of its own",
-            )
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            self._key, self.whose = SigningKey.make()[0], f"a new key, for in {path}: {reason}"
-
-    async def get(self) -> SigningKey:
-        return self._key
 
 
 def parse_model(text: str, host: str) -> tuple[ModelName, Reference]:
@@ -306,7 +283,7 @@ class Probe:
 
     async def _sample(self, response: IResponse, count: int, host: str) -> bytes:
         """The first bytes of a body; the rest is not read."""
-        sample = _Sample(count)
+        sample = Beginning(count)
         response.deliverBody(sample)
         try:
             return await sample.done
@@ -314,20 +291,6 @@ class Probe:
             raise
         except Exception as error:
             _fail_blob(f"{host} broke off: {why(error)}")
-
-
-class _Sample(Collector):
-    """The first ``count`` bytes of a body, which may be longer."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self._count = count
-
-    def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data[: self._limit])
-        if not self._limit:
-            self._fire(b"".join(self._parts))
-            self._stop()
 
 
 def _fail_blob(what: str) -> NoReturn:

@@ -57,6 +57,16 @@ class Collector(Protocol):
             self.done.callback(result)
 
 
+class Beginning(Collector):
+    """The first ``limit`` bytes of a body, which may be longer; the rest is not read."""
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data[: self._limit])
+        if not self._limit:
+            self._fire(b"".join(self._parts))
+            self._stop()
+
+
 class _Discard(Protocol):
     """
     Reads a small unwanted body to its end, so that the connection can be used again; for a large or

@@ -60,6 +60,29 @@ class OwnKey:
             )
 
 
+class BorrowedKey:
+    """
+    The daemon's own key if it has one already, else one for this once.
+
+    The daemon makes its key itself, so that it is the daemon's user's and not ours.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.whose = "this cache's own key"
+        try:
+            self._key = SigningKey.read(path)
+        except FileNotFoundError:
+            self._key = SigningKey.make()[0]
+            self.whose = "a new key; the daemon makes one of its own"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._key, self.whose = SigningKey.make()[0], f"a new key; {path}: {reason}"
+
+    async def get(self) -> SigningKey:
+        """The key."""
+        return self._key
+
+
 def read_or_make(path: str) -> SigningKey:
     """The key in a file, which is made whole or not at all; `OSError` or `ValueError`. Blocks."""
     try:
