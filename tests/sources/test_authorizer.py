@@ -139,7 +139,8 @@ class AuthorizerCase(SynchronousTestCase):
     ) -> World:
         world = World(url, realm)
         agent = Agent.usingEndpointFactory(world.internet.clock, world.internet)
-        own = OwnKey(os.path.join(os.path.abspath(self.mktemp()), "id_ed25519"), execute)
+        path = os.path.join(os.path.abspath(self.mktemp()), "id_ed25519")
+        own = OwnKey(path, execute, world.internet.clock)
         keys = Keys(own, operator, everyone)
         self.registry = Registry(world.registry, agent, world.internet.clock, keys=keys)
         self.upstream = Upstream(self.registry)

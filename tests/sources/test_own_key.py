@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Any
 
 from twisted.internet.defer import Deferred, execute
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.keys import SigningKey
-from yukari.sources.own_key import KeyUnusable, OwnKey
+from yukari.sources.own_key import FOUND_WITHIN, KeyUnusable, OwnKey
 
 
 class OwnKeyTests(SynchronousTestCase):
@@ -19,7 +21,9 @@ class OwnKeyTests(SynchronousTestCase):
 
     def found(self) -> SigningKey:
         """As a daemon that has just started finds it."""
-        return self.successResultOf(Deferred.fromCoroutine(OwnKey(self.path, execute).get()))  # type: ignore[no-any-return]
+        return self.successResultOf(
+            Deferred.fromCoroutine(OwnKey(self.path, execute, Clock()).get())
+        )  # type: ignore[no-any-return]
 
     def put(self, text: bytes) -> None:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -27,7 +31,7 @@ class OwnKeyTests(SynchronousTestCase):
             file.write(text)
 
     def assert_unusable(self) -> str:
-        key = OwnKey(self.path, execute)
+        key = OwnKey(self.path, execute, Clock())
         with capturedLogs() as events:
             for _ in range(3):
                 error = self.failureResultOf(Deferred.fromCoroutine(key.get()), KeyUnusable)
@@ -74,6 +78,20 @@ class OwnKeyTests(SynchronousTestCase):
         with open(os.path.dirname(os.path.dirname(self.path)), "wb"):
             pass
         self.assertEqual(self.assert_unusable(), "Not a directory")
+
+    def test_a_disk_that_does_not_answer_is_given_up_and_asked_once(self) -> None:
+        clock, asked = Clock(), []
+
+        def hangs(*work: object) -> Deferred[Any]:
+            asked.append(work)
+            return Deferred()
+
+        key = OwnKey(self.path, hangs, clock)
+        for _ in range(3):
+            found = Deferred.fromCoroutine(key.get())
+            clock.advance(FOUND_WITHIN)
+            self.failureResultOf(found, KeyUnusable)
+        self.assertEqual(len(asked), 1)
 
     def test_without_hard_links_it_is_made_as_well(self) -> None:
         def no_links(*_: object) -> None:

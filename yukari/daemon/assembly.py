@@ -97,7 +97,7 @@ def assemble(
             connections.answered_by(settings.upstream_registry.url),
             ConnectionBudget(bounds.in_all),
             Keys(
-                OwnKey(own_key_path(settings), disk_threads),
+                OwnKey(own_key_path(settings), disk_threads, reactor),
                 settings.upstream_key,
                 settings.private_models == "everyone",
             ),

@@ -15,7 +15,6 @@ from typing import Optional, Protocol
 from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
@@ -28,6 +27,7 @@ from yukari.sources.challenge import Challenge, Origin
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
 from yukari.sources.ways import USER_AGENT, WAYS, KnownWays, Place, Way
+from yukari.tasks import Waiters
 
 SETTLED_WITHIN = 30.0
 """Seconds after which no further way past a challenge is tried."""
@@ -63,7 +63,7 @@ class Authorizer:
     clock: IReactorTime
     keys: Keys = field(factory=Keys)
     ways: KnownWays = field(init=False)
-    _first: dict[tuple[Origin, str], list[Deferred[None]]] = field(factory=dict, init=False)
+    _first: dict[tuple[Origin, str], Waiters] = field(factory=dict, init=False)
     """Who waits for what the first request of a kind finds out."""
 
     def __attrs_post_init__(self) -> None:
@@ -88,17 +88,13 @@ class Authorizer:
         # once, the first finds out, for all.
         key = place.origin, place.kind
         if key in self._first:
-            waiter: Deferred[None] = Deferred()
-            self._first[key].append(waiter)
-            await waiter
+            await self._first[key].wait()
             return await errand.run()
-        self._first[key] = []
+        self._first[key] = Waiters()
         try:
             return await errand.run()
         finally:
-            for each in self._first.pop(key):
-                if not each.called:
-                    each.callback(None)
+            self._first.pop(key).fire()
 
     def is_registrys(self, url: str, path: str) -> bool:
         """Whether ``url`` is what is at ``path`` of the registry, on a host of its owner."""

@@ -8,16 +8,23 @@ from contextlib import suppress
 from typing import Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.config.keys import SigningKey
+from yukari.net.http import within
+from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
 _log = Logger()
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no hard links."""
+
+
+FOUND_WITHIN = 10.0
+"""Seconds that a disk has to answer."""
 
 
 class KeyUnusable(Exception):
@@ -34,20 +41,27 @@ class OwnKey:
 
     path: str
     _in_thread: InThread
+    _clock: IReactorTime
     _key: Optional[SigningKey] = field(default=None, init=False)
-    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+    _finding: Coalescer = field(factory=Coalescer, init=False)
     _logged: str = field(default="", init=False)
 
     async def get(self) -> SigningKey:
         """`KeyUnusable` if the file cannot be read or made, or holds something else."""
         if self._key is None:
-            finding: Deferred[SigningKey] = self._lock.run(self._in_thread, read_or_make, self.path)
+            finding = Deferred.fromCoroutine(self._finding.run(None, self._find))
             try:
-                self._key = await finding
+                self._key = await within(FOUND_WITHIN, finding, self._clock)
+            except TimeoutError:
+                raise KeyUnusable("the disk with this cache's own key does not answer") from None
             except (OSError, ValueError) as error:
                 self._log_once(str(getattr(error, "strerror", None) or error))
                 raise KeyUnusable("this cache cannot use its own key, its log says why") from None
         return self._key
+
+    async def _find(self) -> SigningKey:
+        found: SigningKey = await self._in_thread(read_or_make, self.path)
+        return found
 
     def _log_once(self, reason: str) -> None:
         if reason != self._logged:

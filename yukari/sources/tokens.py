@@ -15,7 +15,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Optional
+from typing import Optional
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -28,6 +28,7 @@ from yukari.config.keys import SigningKey
 from yukari.net.bodies import Collector, discard
 from yukari.net.http import retry_after, why, within
 from yukari.sources.challenge import Challenge
+from yukari.tasks import Coalescer
 
 ANSWER_WITHIN = 10.0
 """Seconds within which a realm's whole reply must be here."""
@@ -82,7 +83,7 @@ class Tokens:
     _now: Callable[[], float] = time.time
     """The time of day, in seconds of the epoch."""
     _kept: OrderedDict[tuple[Challenge, str], Token] = field(factory=OrderedDict, init=False)
-    _asking: dict[tuple[Challenge, str], list[Deferred[Token]]] = field(factory=dict, init=False)
+    _asking: Coalescer = field(factory=Coalescer, init=False)
 
     async def get(
         self, challenge: Challenge, key: Optional[SigningKey], user_agent: str
@@ -97,36 +98,22 @@ class Tokens:
         if token is not None and self._clock.seconds() < token.ends:
             self._kept.move_to_end(sought)
             return token, False
-        waiter: Deferred[Token] = Deferred()
-        waiting = self._asking.get(sought)
-        if waiting is not None:
-            waiting.append(waiter)
-            return await waiter, True
-        waiting = self._asking[sought] = [waiter]
+        return await self._asking.run(sought, self._get, challenge, key, user_agent), True
 
-        def settle(result: Any) -> None:
-            del self._asking[sought]
-            if isinstance(result, Token):
-                self._keep(sought, result)
-            for each in waiting:
-                if not each.called:
-                    each.callback(result)
-
-        # Nobody's leaving cancels it for the others; it ends by its timeout.
-        Deferred.fromCoroutine(self._ask(challenge, key, user_agent)).addBoth(settle)
-        return await waiter, True
+    async def _get(self, challenge: Challenge, key: Optional[SigningKey], user_agent: str) -> Token:
+        token = await self._ask(challenge, key, user_agent)
+        sought = challenge, "" if key is None else key.public
+        self._kept[sought] = token
+        self._kept.move_to_end(sought)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return token
 
     def forget(self, challenge: Challenge, key: Optional[SigningKey], token: Token) -> None:
         """The registry has refused a token: the next `get` asks for another."""
         sought = challenge, "" if key is None else key.public
         if self._kept.get(sought) == token:
             del self._kept[sought]
-
-    def _keep(self, sought: tuple[Challenge, str], token: Token) -> None:
-        self._kept[sought] = token
-        self._kept.move_to_end(sought)
-        while len(self._kept) > MOST:
-            self._kept.popitem(last=False)
 
     async def _ask(self, challenge: Challenge, key: Optional[SigningKey], user_agent: str) -> Token:
         headers = Headers({"User-Agent": [user_agent], "Accept-Encoding": ["identity"]})

@@ -6,7 +6,6 @@ from typing import Optional, Union
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
@@ -19,6 +18,7 @@ from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
 from yukari.sources.registry import Registry
 from yukari.spans import Span
+from yukari.tasks import Waiters
 
 
 @define(eq=False)
@@ -34,7 +34,7 @@ class UpstreamBlob:
     _repositories: list[ModelName]
     _location: Optional[str] = field(default=None, init=False)
     _at: int = field(default=0, init=False)
-    _locating: Optional[list[Deferred[None]]] = field(default=None, init=False)
+    _locating: Optional[Waiters] = field(default=None, init=False)
 
     @property
     def pace(self) -> HostPace:
@@ -67,15 +67,13 @@ class UpstreamBlob:
                 raise SourceFailed(message, moved=True)
             if self._locating is None:
                 return await self._locate(span)
-            located: Deferred[None] = Deferred()
-            self._locating.append(located)
-            await located
+            await self._locating.wait()
 
     async def _locate(self, span: Span) -> Answer:
         """
         Ask the registry itself; what it sends, or points to, is where the bytes are from now on.
         """
-        self._locating = []
+        self._locating = locating = Waiters()
         try:
             while True:
                 name = self._repositories[self._at]
@@ -88,10 +86,8 @@ class UpstreamBlob:
                     self._at = 0
                     raise refused
         finally:
-            waiting, self._locating = self._locating, None
-            for located in waiting:
-                if not located.called:
-                    located.callback(None)
+            self._locating = None
+            locating.fire()
 
     async def _locate_in(self, asked: str, span: Span) -> Union[Answer, SourceRefused]:
         """An answer from one repository, or its refusal: another repository may not refuse."""

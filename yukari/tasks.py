@@ -1,0 +1,110 @@
+"""Tools for work that several wait for, that is tried again, or that runs in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+
+def backoff(failures: int, first: float, longest: float) -> float:
+    """
+    Return the seconds to wait after so many ``failures`` in a row.
+
+    ``first`` after the first one, doubled with each other, at most ``longest``.
+    """
+    return min(longest, first * 2.0 ** min(max(failures - 1, 0), 30))
+
+
+@define(eq=False)
+class Waiters:
+    """Those who wait for one event; cancelling one of them leaves the others waiting."""
+
+    _waiting: list[Deferred[Any]] = field(factory=list, init=False)
+
+    def wait(self) -> Deferred[Any]:
+        """Return a Deferred that fires with the next `fire`."""
+        waiter: Deferred[Any] = Deferred()
+        self._waiting.append(waiter)
+        return waiter
+
+    def fire(self, result: Any = None) -> None:
+        """Give the result, which may be a `Failure`, to all who wait now."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.called:
+                waiter.callback(result)
+
+
+@define(eq=False)
+class Coalescer:
+    """One piece of work for all who ask for it at the same time, by a key."""
+
+    _running: dict[Hashable, Waiters] = field(factory=dict, init=False)
+
+    async def run(
+        self, key: Hashable, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+    ) -> T:
+        """
+        Return what ``work(*arguments)`` returns, or raise what it raises.
+
+        If work with this key is running, wait for that instead. Cancelling an asker does not cancel
+        the work.
+        """
+        waiters = self._running.get(key)
+        if waiters is not None:
+            shared: T = await waiters.wait()
+            return shared
+        self._running[key] = waiters = Waiters()
+        answer = waiters.wait()
+        Deferred.fromCoroutine(work(*arguments)).addBoth(self._settle, key)
+        result: T = await answer
+        return result
+
+    def _settle(self, result: Any, key: Hashable) -> None:
+        self._running.pop(key).fire(result)
+
+
+@define(eq=False)
+class Background:
+    """Work that nobody waits for, by a key; `stop` cancels all of it."""
+
+    _running: dict[Hashable, Deferred[None]] = field(factory=dict, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._running
+
+    def start(
+        self,
+        key: Hashable,
+        work: Coroutine[Any, Any, None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        """Run ``work`` unless it was stopped; ``failed`` is called with an error, once running."""
+        if self._stopped:
+            work.close()
+            return
+        task = Deferred.fromCoroutine(work)
+        if not task.called:
+            self._running[key] = task
+        task.addBoth(self._ended, key, failed)
+
+    def _ended(self, result: Any, key: Hashable, failed: Callable[[Failure], None]) -> None:
+        self._running.pop(key, None)
+        if isinstance(result, Failure) and not self._stopped:
+            failed(result)
+
+    def stop(self) -> None:
+        """Cancel what is running and start nothing any more."""
+        self._stopped = True
+        for task in list(self._running.values()):
+            task.cancel()
