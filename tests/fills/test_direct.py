@@ -13,8 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import Keeper, Scene, ScriptedSource, content_of
 from yukari.errors import RegistryError
-from yukari.fills import fill as fill_module
-from yukari.fills.fill import Fill, State
+from yukari.fills import spooler
+from yukari.fills.fill import DISK_RESTS, Fill
+from yukari.fills.machine import State
 from yukari.net.throttle import Line
 from yukari.sources import sequential as inorder
 from yukari.sources.base import SourceRefused
@@ -76,7 +77,7 @@ class GoingStraightTests(SynchronousTestCase):
 
     def test_one_that_has_a_spool_does_not_go_straight(self) -> None:
         scene = Scene(content_of(1000), keeper=Keeper(way=Way()))
-        self.patch(fill_module, "Verifier", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+        self.patch(spooler, "Verifier", Mock(side_effect=OSError(errno.EMFILE, "too many")))
         scene.fill.start()
         self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertIsNone(scene.fill.spool)  # nothing was in it
@@ -132,7 +133,7 @@ class FailingDiskTests(SynchronousTestCase):
         self.assertEqual(len(scene.source.asked), asked)
         scene.disk.failing = None
         scene.keeper.ends.clear()
-        scene.clock.advance(fill_module.DISK_RESTS)
+        scene.clock.advance(DISK_RESTS)
         scene.fill.open_reader(2000, whole=False)
         scene.answer_all()
         self.assertEqual(scene.stored(), scene.content)

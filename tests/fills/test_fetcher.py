@@ -32,9 +32,12 @@ class Ledger:
     got: dict[int, int] = field(factory=dict)
     answers: list[Answer] = field(factory=list)
 
-    def answered(self, lane: RangeFetch, answer: Answer) -> bool:
+    is_read: bool = True
+
+    def answered(self, lane: RangeFetch, answer: Answer) -> None:
         self.answers.append(answer)
-        return answer.asked
+        if not answer.asked:
+            self.plan.release(lane.claim)
 
     def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
         if asked:
@@ -148,9 +151,8 @@ class DroppedTests(LaneCase):
 
     def test_a_lane_that_is_dropped_by_its_own_answer_reads_nothing(self) -> None:
         class Dropping(Ledger):
-            def answered(self, lane: RangeFetch, answer: Answer) -> bool:
+            def answered(self, lane: RangeFetch, answer: Answer) -> None:
                 lane.drop("enough")
-                return True
 
         self.fill = Dropping()
         lane, asked, ended = self.begin()

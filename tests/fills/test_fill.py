@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import State
+from yukari.fills.machine import State
 from yukari.fills.reader import FillReader
 from yukari.fills.retries import BACKOFF, PATIENCE
 from yukari.fills.tail import WITHHELD
@@ -151,11 +151,11 @@ class FillTests(SynchronousTestCase):
         scene = self.scene(disk=ScriptedDisk(held=frozenset()))
         whole = Drinker(scene, 0, 3 * MIB, whole=True)
         for _ in range(10):
-            if scene.fill.plan.covered.total > 2 * MIB:
+            if scene.fill.coverage.plan.covered.total > 2 * MIB:
                 scene.disk.held = frozenset({"advance"})
             scene.feed()
             scene.clock.advance(0.06)
-        self.assertTrue(scene.fill.plan.whole)
+        self.assertTrue(scene.fill.coverage.plan.whole)
         before = whole.at
         scene.clock.advance(10.0)
         self.assertGreater(whole.at, before)

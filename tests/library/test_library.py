@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
 from yukari.errors import RegistryError, manifest_unknown
-from yukari.fills.fill import Fill, State
+from yukari.fills.fill import Fill
+from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library import library
 from yukari.library.library import UNKNOWN_FOR, Library
@@ -265,7 +266,7 @@ class LibraryTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
         self.library = self.new_library()
         self.successResultOf(Deferred.fromCoroutine(self.library.start()))
-        self.assertEqual(self.library.fills[digest].plan.covered.total, 1000)
+        self.assertEqual(self.library.fills[digest].coverage.plan.covered.total, 1000)
         self.fill_all()
         self.assertEqual(self.has(digest), 300_000)
 

@@ -16,6 +16,7 @@ from tests.emulator import Emulator, Fault
 from tests.running import (
     GENERATIONS,
     MODEL,
+    SMALL16,
     SMALL_TRANSFER,
     Daemon,
     Hurried,
@@ -102,6 +103,17 @@ class NoRoomTests(RunningCase):
         self.assertEqual(cut.happened, 5)
         upstream.expire_urls()
         self.assert_whole(await self.pull(daemon), model)
+
+    async def test_a_herd_shares_what_comes_and_the_connections(self) -> None:
+        upstream = await self.upstream(f"{MODEL}=20MB", line=20_000_000)
+        daemon = await self.daemon(upstream, min_free="100%", upstream_connections="8/16")
+        model = upstream.models[MODEL]
+        generation = SMALL16.scaled(part_min=1_000_000)
+        herd = [self.begin(self.pull(daemon, MODEL, generation)) for _ in range(20)]
+        for pulled in await gatherResults(herd):
+            self.assert_whole(pulled, model)
+        self.assertLessEqual(upstream.counters.blob_requests_peak, 16)
+        self.assertLessEqual(upstream.counters.sent, 2 * model.size)
 
     async def test_it_is_said_once_for_each_blob_and_plainly(self) -> None:
         with capturedLogs() as events:

@@ -22,7 +22,7 @@ from tests.running import (
     until_sent,
 )
 from yukari.fills import retries as tries
-from yukari.fills.fill import State
+from yukari.fills.machine import State
 
 HURRIED = Hurried(10)
 """The clock of daemons whose patience is to pass quickly."""

@@ -39,7 +39,7 @@ class UpstreamRateTests(RateCase):
         model, ahead = upstream.models[MODEL], upstream.models[AHEAD]
         pulling = self.begin(self.pull(daemon))
         digest, size = model.blobs[0]
-        await until(lambda: (fill := daemon.fill(digest)) and fill.readers)
+        await until(lambda: (fill := daemon.fill(digest)) and fill.coverage.readers)
         await self.ask(f"{daemon.url}/v2/library/ahead/manifests/latest")
         self.assert_whole(await pulling, model)
         fill = daemon.fill(ahead.blobs[0][0])

@@ -355,7 +355,7 @@ class FillsPageTests(RequestCase):
         reading = self.begin(self.read(f"{daemon.url}/v2/library/m/blobs/{digest}"))
         fill = daemon.fill(digest)
         assert fill is not None
-        await until(lambda: fill.readers)
+        await until(lambda: fill.coverage.readers)
         await self.ask(f"{daemon.url}/fills/{digest}", method="DELETE")
         self.assertIsNone(await reading)
 

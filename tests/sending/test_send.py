@@ -30,17 +30,18 @@ from tests.running import until
 from tests.sending.doubles import NAME, Growing, Shelf, Talk, parse_replies
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.retries import SILENCE_WAITED_FOR
 from yukari.manifest import Manifest
 from yukari.names import Tag
 from yukari.sending import fairness as turn
 from yukari.sending import sendfile
 from yukari.sending.fairness import A_TURN, Turn
-from yukari.sending.relay import RELAY_SILENCE, RELAY_TRIES
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
 from yukari.sending.stall import READ, STALL
 from yukari.sending.workers import Helpers
 from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.spans import Span, SpanSet
 from yukari.storage.ports import NoRoom
 from yukari.web.site import RegistrySite
 from yukari.web.v2 import make_root
@@ -649,7 +650,8 @@ class RelayTests(SynchronousTestCase):
         (reply,) = talk.replies()
         self.assertEqual((reply.status, reply.body), (200, scene.content))
         lengths = [len(asked.span) for asked in scene.source.asked]
-        self.assertEqual(lengths, [65536, 524288, 4194304, 5 * MIB - 65536 - 524288 - 4194304])
+        self.assertEqual(lengths[:-1], sorted(lengths[:-1]))
+        self.assertLess(len(lengths), 8)
         self.assertEqual(sum(map(len, scene.source.sent)), 5 * MIB)
 
     def test_a_range_comes_and_nothing_else_is_asked_for(self) -> None:
@@ -657,8 +659,8 @@ class RelayTests(SynchronousTestCase):
         self.pour(scene)
         (reply,) = talk.replies()
         self.assertEqual((reply.status, reply.body), (206, scene.content[1000:201_000]))
-        self.assertEqual([asked.span.start for asked in scene.source.asked], [1000, 66536])
-        self.assertEqual(scene.source.asked[-1].span.end, 201_000)
+        asked = SpanSet.of(each.span for each in scene.source.asked)
+        self.assertEqual(list(asked), [Span(1000, 201_000)])
 
     def test_an_upstream_that_ignores_range_is_read_from_its_first_byte_on(self) -> None:
         talk, scene = self.scene(MIB, "Range: bytes=300000-399999")
@@ -677,52 +679,29 @@ class RelayTests(SynchronousTestCase):
         (line,) = [event for event in events if "status" in event]
         self.assertEqual((line["result"], line["bytes"], line["left"]), ("relay", 100_000, False))
 
-    def test_upstream_is_read_no_faster_than_the_client_reads(self) -> None:
+    def test_a_client_that_is_slow_has_little_in_memory(self) -> None:
         talk, scene = self.scene(5 * MIB)
         talk.wire.full = True
-        rounds = 0
-        while scene.source.open:
-            for asked in scene.source.open:
-                if not asked.answered:
-                    asked.answer()
-                elif not asked.transport.paused:
-                    asked.send(50_000)
-            self.assertLess(talk.wire.untaken, 65536 + 2 * 50_000)
-            if talk.wire.untaken > 65536:
-                rounds += 1
-                self.assertEqual(
-                    [a for a in scene.source.open if a.answered and not a.transport.paused], []
-                )
-                talk.wire.take()
-        self.assertGreater(rounds, 30)
+        window = scene.crew.window
+        window.most = MIB
+        while not talk.wire.value().endswith(scene.content[-100:]):
+            scene.feed()
+            self.assertLessEqual(window.used, MIB)
+            self.assertLess(talk.wire.untaken, 65536 + 2 * READ)
+            talk.wire.take()
+            scene.clock.advance(0.5)
         self.assertEqual(talk.replies()[0].body, scene.content)
-
-    def test_a_slow_client_that_takes_something_is_not_dropped(self) -> None:
-        talk, scene = self.scene(5 * MIB)
-        talk.wire.full = True
-        while scene.source.open:
-            for asked in scene.source.open:
-                if not asked.answered:
-                    asked.answer()
-                elif not asked.transport.paused:
-                    asked.send(100_000)
-            if talk.wire.untaken > 65536 and scene.source.open:
-                talk.clock.advance(STALL * 0.9)
-                self.assertTrue(talk.wire.connected)
-                talk.wire.take()
-            if not scene.source.open:
-                talk.clock.advance(1.0)  # a piece that was answered too late is asked for again
-        self.assertEqual(talk.replies()[0].body, scene.content)
+        self.assertEqual(sum(map(len, scene.source.sent)), 5 * MIB)
 
     def test_a_client_of_a_slow_upstream_is_not_dropped(self) -> None:
-        talk, scene = self.scene(5 * MIB)
+        talk, scene = self.scene(MIB)
         while scene.source.open:
             for asked in scene.source.open:
                 if not asked.answered:
                     asked.answer()
                 else:
-                    asked.send(50_000)
-            talk.clock.advance(RELAY_SILENCE * 0.9)
+                    asked.send(10_000)
+            talk.clock.advance(SILENCE_WAITED_FOR * 0.9)
         self.assertEqual(talk.replies()[0].body, scene.content)
 
     def test_a_client_that_takes_nothing_is_dropped(self) -> None:
@@ -737,33 +716,29 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(scene.source.open, [])
         self.assertEqual(talk.clock.getDelayedCalls(), [])
 
-    def test_a_paused_client_does_not_make_upstream_silent(self) -> None:
-        talk, scene = self.scene(5 * MIB)
-        talk.wire.full = True
-        self.pour(scene)
-        (asked,) = scene.source.open
-        talk.clock.advance(RELAY_SILENCE * 3)
-        self.assertFalse(asked.transport.stopped)
-
     def test_a_silent_upstream_is_asked_again_from_where_it_stood(self) -> None:
         talk, scene = self.scene(100_000)
         (asked,) = scene.source.open
         asked.answer()
         asked.send(10_000)
-        talk.clock.advance(RELAY_SILENCE)
+        talk.clock.pump([0.5] * 10)
         self.assertTrue(asked.transport.stopped)
-        self.assertEqual(scene.source.asked[1].span.start, 10_000)
+        self.assertEqual(scene.source.asked[-1].span.start, 10_000)
         self.pour(scene)
         self.assertEqual(talk.replies()[0].body, scene.content)
 
     def test_a_cut_goes_on_at_the_byte(self) -> None:
         talk, scene = self.scene(200_000)
         for _ in range(20):
-            (asked,) = scene.source.open
-            asked.answer()
-            asked.send(7000)
-            asked.cut()
-        self.pour(scene)
+            for asked in scene.source.open:
+                asked.answer()
+                asked.send(7000)
+                if asked.open:
+                    asked.cut()
+            talk.clock.pump([0.5] * 2)
+        while scene.source.open:
+            self.pour(scene)
+            talk.clock.advance(0.5)
         self.assertEqual(talk.replies()[0].body, scene.content)
         self.assertEqual(sum(map(len, scene.source.sent)), 200_000)
 
@@ -772,21 +747,22 @@ class RelayTests(SynchronousTestCase):
         (asked,) = scene.source.open
         asked.answer()
         asked.send(7000)
-        asked.cut()
-        for _ in range(RELAY_TRIES):
-            (asked,) = scene.source.open
-            asked.answer()
-            asked.cut()
-        talk.clock.advance(0)
+        for _ in range(200):
+            for asked in scene.source.open:
+                if asked.answered:
+                    asked.cut()
+                else:
+                    asked.refuse(SourceFailed("connection refused"))
+            talk.clock.advance(0.5)
         self.assertTrue(talk.wire.aborted)
         self.assertEqual(scene.source.open, [])
 
-    def test_an_upstream_that_does_not_answer_at_all_is_502(self) -> None:
+    def test_an_upstream_that_does_not_answer_at_all_is_504(self) -> None:
         talk, scene = self.scene(200_000)
-        talk.clock.advance(RELAY_SILENCE)
+        talk.clock.pump([0.5] * 60)
         (reply,) = talk.replies()
-        self.assertEqual(reply.status, 502)
-        self.assertIn(b"no answer in time", reply.body)
+        self.assertEqual(reply.status, 504)
+        self.assertIn(b"does not answer", reply.body)
         self.assertEqual(scene.source.open, [])
 
     def test_what_upstream_refuses_is_what_the_client_is_told(self) -> None:
@@ -795,7 +771,10 @@ class RelayTests(SynchronousTestCase):
             (SourceFailed("upstream answered 500"), 502),
         ):
             talk, scene = self.scene(200_000, "Range: bytes=0-1999")
-            scene.source.open[0].refuse(error)
+            for _ in range(40):
+                for asked in scene.source.open:
+                    asked.refuse(error)
+                talk.clock.advance(0.5)
             (reply,) = talk.replies()
             self.assertEqual(reply.status, status)
             self.assertFalse(

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional, Protocol
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol as NetworkProtocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from yukari.fills.plan import Claim
 from yukari.net.budget import Turn
 from yukari.net.paced import Paced
-from yukari.sources.base import Answer, SourceFailed
+from yukari.sources.base import Answer, BlobSource, SourceFailed
 from yukari.spans import Span
 
-if TYPE_CHECKING:
-    from yukari.fills.fill import Fill
+
+class Owner(Protocol):
+    """The blob's download, as one of its requests knows it."""
+
+    @property
+    def source(self) -> BlobSource: ...
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody reads the blob."""
+
+    def answered(self, lane: RangeFetch, answer: Answer) -> None:
+        """A reply's header is here, which may hold something else than was asked for."""
+
+    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+        """Bytes of the body came; returns how many of them were new."""
 
 
 @define(eq=False)
@@ -29,7 +43,7 @@ class RangeFetch:
     Backpressure reaches it by `pause` and `resume`, impatience by `drop`.
     """
 
-    fill: Fill
+    fill: Owner
     claim: Claim
     turn: Turn
     _clock: IReactorTime
@@ -42,6 +56,10 @@ class RangeFetch:
     answered: bool = field(default=False, init=False)
     """Whether the reply has begun."""
     paused: bool = field(default=False, init=False)
+    was_too_slow: bool = field(default=False, init=False)
+    """Whether it was dropped because others waited; what it brought says nothing of the host."""
+    _marks: tuple[tuple[float, int], tuple[float, int]] = field(init=False)
+    """Two times in the past, and how many bytes had come by then."""
     _paced: Optional[Paced] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
     _body: Optional[_BodyReader] = field(default=None, init=False)
@@ -51,6 +69,7 @@ class RangeFetch:
 
     def __attrs_post_init__(self) -> None:
         self.heard_at = self._clock.seconds()
+        self._marks = ((self.heard_at, 0),) * 2
 
     @property
     def held(self) -> bool:
@@ -80,7 +99,7 @@ class RangeFetch:
                 since = pace.begin(self.heard_at)
             if answer.paced is not None:
                 self._paced = answer.paced
-                self._paced.yields = lambda: not self.fill.readers
+                self._paced.yields = lambda: not self.fill.is_read
             pace.headers_after(self.heard_at - began)
             whole = await self._read(answer)
         except CancelledError:
@@ -92,7 +111,7 @@ class RangeFetch:
         finally:
             now = self._clock.seconds()
             pace.end(now)
-            if self.received:
+            if self.received and not self.was_too_slow:
                 done = self.claim.cursor == self.claim.end
                 pace.measured(self.received, now - began, since=since, whole=done)
         if not whole:
@@ -103,9 +122,8 @@ class RangeFetch:
             self.turn.refused(self._clock.seconds(), began=began, definite=error.busy)
 
     async def _read(self, answer: Answer) -> bool:
-        if self._dropped is None and not self.fill.answered(self, answer):
-            # The blob comes from its first byte: the claim is nobody's, free bytes are admitted.
-            self.fill.plan.release(self.claim)
+        if self._dropped is None:
+            self.fill.answered(self, answer)
         if self._dropped is not None:
             answer.body.deliverBody(_BodyReader(self, 0, 0, asked=False))
             return False
@@ -122,18 +140,32 @@ class RangeFetch:
         self.received += len(data)
         self.new += self.fill.received(self, offset, data, asked=asked)
 
-    def drop(self, why: str, *, silent: bool = False) -> None:
+    def drop(self, why: str, *, silent: bool = False, slow: bool = False) -> None:
         """
-        Close the connection; `run` raises `SourceFailed` with ``why``. ``silent`` says that this is
-        the host's doing.
+        Close the connection; `run` raises `SourceFailed` with ``why``. ``silent`` and ``slow`` say
+        that this is the host's doing.
         """
         if self._dropped is None:
             self._dropped = why
             self._was_refused = silent
+            self.was_too_slow = slow
             if self._request is not None:
                 self._request.cancel()
             elif self._body is not None:
                 self._body.stop()
+
+    def rate_of_late(self, now: float, seconds: float) -> Optional[float]:
+        """
+        Bytes a second over at least the last ``seconds``; None if it is younger, or is not to read.
+        """
+        (then, before), newer = self._marks
+        if self.paused or self.held:
+            self._marks = ((now, self.received),) * 2
+            return None
+        if now - newer[0] >= seconds:
+            self._marks = newer, (now, self.received)
+            then, before = newer
+        return None if now - then < seconds else (self.received - before) / (now - then)
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -151,7 +183,7 @@ class RangeFetch:
                 self._body.resume()
 
 
-class _BodyReader(Protocol):
+class _BodyReader(NetworkProtocol):
     """
     Hands a body's bytes to its lane; ``ended`` fires with whether all of ``start`` to ``end``
     came.

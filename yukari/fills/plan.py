@@ -109,6 +109,11 @@ class Plan:
             self.claims.discard(claim)
             self.taken.remove(claim.cursor, claim.end)
 
+    def forget(self, span: Span) -> None:
+        """Arrived or covered bytes are there no more: they are free again."""
+        self.covered.remove(span.start, span.end)
+        self.taken.remove(span.start, span.end)
+
     def cover(self, span: Span) -> None:
         """Arrived bytes are on the spool."""
         self.covered.add(span.start, span.end)

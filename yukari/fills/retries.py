@@ -55,6 +55,11 @@ class RetryState:
         """Whether bytes come."""
         return self._progress_at is not None and not self._failures
 
+    @property
+    def have_brought(self) -> bool:
+        """Whether bytes have come at some time."""
+        return self._progress_at is not None
+
     # what happens
 
     def begin_anew(self) -> None:

@@ -1,7 +1,7 @@
 """
-Who works where: the connections upstream, shared by all fills.
+Who works where: the connections upstream, shared by all downloads.
 
-A connection goes to the longest-waiting reader of any fill, then to work ahead
+A connection goes to the longest-waiting reader of any blob, then to work ahead
 in the blobs that have readers, then in those that have none, in turn over the
 blobs: small layers are never stuck behind a large one.
 """
@@ -9,9 +9,10 @@ blobs: small layers are never stuck behind a large one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Optional
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
@@ -19,21 +20,32 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
+from yukari.fills.download import KEPT_WAITING, Download
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.fill import KEPT_WAITING, Fill, State
-from yukari.fills.reader import FillReader
+from yukari.fills.window import Window
 from yukari.net.budget import ConnectionBudget, Priority
 from yukari.net.throttle import Line
 
 log = Logger()
 
 TICK = 0.5
-"""Seconds between two looks at silent connections and hopeless fills."""
+"""Seconds between two looks at silent connections and hopeless downloads."""
 OPEN_AHEAD = 128
 """Fills without readers that may have their spools open at once."""
 HELD = 32 * 1024 * 1024
 """Received bytes of all fills together that may wait to be written; beyond it connections pause."""
 LEAST_HELD = 512 * 1024
+CROWD = 128
+"""Places at which a blob's readers wait beyond which other blobs' readers go first."""
+
+
+@frozen
+class Assignment:
+    """The next request: for which blob, from which byte, and who needs it."""
+
+    download: Download
+    start: int
+    priority: Priority
 
 
 @define(eq=False)
@@ -45,20 +57,23 @@ class FetchScheduler:
     in_all: int
     held: int = HELD
     line: Optional[Line] = None
-    """What bounds how fast blobs come from upstream, where it is bounded."""
-    fills: dict[Fill, None] = field(factory=dict, init=False)
+    """What bounds how fast blobs come from upstream, if that is bounded."""
+    window: Window = field(factory=Window)
+    """The memory for blobs that no disk keeps."""
+    fills: dict[Download, None] = field(factory=dict, init=False)
     """Those that are open or wait to be."""
     _own_budget: ConnectionBudget = field(init=False)
     """What requests to hosts that have none of their own take their turns from."""
-    _waiting: dict[FillReader, None] = field(factory=dict, init=False)
-    _with_readers: dict[Fill, None] = field(factory=dict, init=False)
-    _without_readers: dict[Fill, None] = field(factory=dict, init=False)
-    _queued: dict[Fill, None] = field(factory=dict, init=False)
-    _open: dict[Fill, None] = field(factory=dict, init=False)
-    _closed: bool = field(default=False, init=False)
+    _budgets: set[ConnectionBudget] = field(factory=set, init=False)
+    """All that turns have been taken from."""
+    _with_readers: dict[Download, None] = field(factory=dict, init=False)
+    _without_readers: dict[Download, None] = field(factory=dict, init=False)
+    _queued: dict[Download, None] = field(factory=dict, init=False)
+    _open: dict[Download, None] = field(factory=dict, init=False)
+    is_closed: bool = field(default=False, init=False)
     _assigning: bool = field(default=False, init=False)
-    _resting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
-    _kept_waiting: dict[Fill, IDelayedCall] = field(factory=dict, init=False)
+    _resting: dict[Download, IDelayedCall] = field(factory=dict, init=False)
+    _kept_waiting: dict[Download, IDelayedCall] = field(factory=dict, init=False)
     _loop: LoopingCall = field(init=False)
     _ticked_at: float = field(default=0.0, init=False)
 
@@ -66,49 +81,58 @@ class FetchScheduler:
         self._loop = LoopingCall(self._tick)
         self._loop.clock = self._clock
         self._own_budget = ConnectionBudget(self.in_all)
-        self._own_budget.watch(self._assign)
+        self._watch(self._own_budget)
 
-    # what fills and their readers do
+    # what downloads do
 
-    def enlist(self, fill: Fill) -> None:
-        """A fill wants to be worked on."""
-        if self._closed:
+    def submit(self, download: Download) -> None:
+        """A blob wants to be worked on."""
+        if self.is_closed:
             return
-        self.fills[fill] = None
-        self._queued[fill] = None
+        self.fills[download] = None
+        self._queued[download] = None
         if not self._loop.running:
             self._ticked_at = self._clock.seconds()
             self._loop.start(TICK, now=False)
-        if fill.readers:
-            self._open_one(fill)
+        if download.is_read:
+            self._open_one(download)
         else:
             self._open_queued()
 
-    def wanted(self, fill: Fill) -> None:
-        """A fill has readers, or has none any more."""
-        if fill not in self.fills:
+    def readers_changed(self, download: Download) -> None:
+        """A blob has readers, or has none any more."""
+        if download not in self.fills:
             return
-        if fill in self._queued:
-            if fill.readers and not self._closed:
-                self._open_one(fill)
-        elif fill in self._without_readers or fill in self._with_readers:
-            self._without_readers.pop(fill, None)
-            self._with_readers.pop(fill, None)
-            self.offer(fill)
+        if download in self._queued:
+            if download.is_read and not self.is_closed:
+                self._open_one(download)
+        elif download in self._open:
+            queue = self._with_readers if download.is_read else self._without_readers
+            other = self._without_readers if download.is_read else self._with_readers
+            if download in other:
+                del other[download]
+                queue[download] = None
+                self._assign()
 
-    def offer(self, fill: Fill) -> None:
-        """A fill may have bytes to fetch."""
-        if fill in self._open:
-            (self._with_readers if fill.readers else self._without_readers).setdefault(fill)
+    def runnable(self, download: Download) -> None:
+        """A blob may have bytes to fetch."""
+        if download in self._open:
+            queue = self._with_readers if download.is_read else self._without_readers
+            queue.setdefault(download)
+            self._assign()
+
+    def reader_waits(self, download: Download) -> None:
+        """A reader needs a byte that is not here."""
+        if download in self._open and download.lane_cap() > len(download.lanes):
             self._assign()
 
     def close(self) -> None:
-        """Nobody is sent to work any more."""
-        self._closed = True
+        """Begin no request any more."""
+        self.is_closed = True
         self._queued.clear()
 
-    def dismiss(self, fill: Fill) -> None:
-        """A fill needs nobody any more."""
+    def remove(self, download: Download) -> None:
+        """A blob needs no connection any more."""
         for where in (
             self.fills,
             self._queued,
@@ -116,168 +140,197 @@ class FetchScheduler:
             self._with_readers,
             self._without_readers,
         ):
-            where.pop(fill, None)
+            where.pop(download, None)
         for timers in (self._resting, self._kept_waiting):
-            if fill in timers:
-                timers.pop(fill).cancel()
+            if download in timers:
+                timers.pop(download).cancel()
         if not self.fills and self._loop.running:
             self._loop.stop()
         self._open_queued()
-
-    def reader_waits(self, reader: FillReader) -> None:
-        """A reader needs a byte that is not here."""
-        self._waiting[reader] = None
-        if self._may_begin(reader.fill, self._clock.seconds()):
-            self._assign()
-
-    def reader_waits_no_more(self, reader: FillReader) -> None:
-        """It has the byte, or has gone."""
-        self._waiting.pop(reader, None)
 
     def share(self) -> int:
         """Received, unwritten bytes that one fill may hold before its connections pause."""
         return max(min(LEAST_HELD, self.held), self.held // max(1, len(self._open)))
 
-    # the work
+    # opening
 
     def _open_queued(self) -> None:
         """Open what has its turn: all that have readers are open already."""
-        while self._queued and len(self._open) < OPEN_AHEAD and not self._closed:
+        while self._queued and len(self._open) < OPEN_AHEAD and not self.is_closed:
             self._open_one(next(iter(self._queued)))
 
-    def _open_one(self, fill: Fill) -> None:
-        self._queued.pop(fill, None)
-        self._open[fill] = None
-        opened = Deferred.fromCoroutine(fill.open())
-        opened.addErrback(self._bug, fill)
-        opened.addCallback(self._opened, fill)
+    def _open_one(self, download: Download) -> None:
+        self._queued.pop(download, None)
+        self._open[download] = None
+        opened = Deferred.fromCoroutine(download.open())
+        opened.addErrback(self._bug, download)
+        opened.addCallback(lambda _: self.runnable(download))
 
-    def _opened(self, _: None, fill: Fill) -> None:
-        self.offer(fill)
+    def _bug(self, failure: Failure, download: Download) -> None:
+        log.failure("{digest}: opening", failure, digest=str(download.digest))
+        download.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
 
-    def _bug(self, failure: Failure, fill: Fill) -> None:
-        log.failure("{digest}: opening", failure, digest=str(fill.digest))
-        fill.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
+    # assigning
 
-    def _next(self, now: float) -> Optional[tuple[Fill, int, Priority]]:
-        for fill in self._with_readers:
+    def _budget(self, download: Download) -> ConnectionBudget:
+        budget = download.source.pace.budget
+        if budget is None:
+            return self._own_budget
+        if budget not in self._budgets:
+            self._watch(budget)
+        return budget
+
+    def _watch(self, budget: ConnectionBudget) -> None:
+        self._budgets.add(budget)
+        budget.watch(self._assign)
+
+    def _may_begin(self, download: Download, priority: Priority) -> bool:
+        return (
+            len(download.lanes) < download.lane_cap()
+            and download.tries.not_before <= self._clock.seconds()
+            and self._budget(download).may_take(download.source.pace.limit, priority)
+        )
+
+    def _next(self) -> Optional[Assignment]:
+        """What the next free connection should do, as things stand; None for nothing."""
+        return self._for_readers() or self._ahead()
+
+    def _for_readers(self) -> Optional[Assignment]:
+        first: Optional[Download] = None
+        best: tuple[bool, bool, int] = (True, True, 0)
+        for download in self._waited_for():
+            since = download.coverage.waits_since
+            assert since is not None
             # Until its first connection has an answer no reader of the blob can have another.
-            if fill.waiting and not fill.lanes and self._may_begin(fill, now):
-                wanted = fill.plan.wanted(next(iter(fill.waiting)).position)
-                if wanted is not None:
-                    return fill, wanted, Priority.READER
+            rank = bool(download.lanes), download.coverage.crowd > CROWD, since
+            if first is not None and rank >= best:
+                continue
+            if not self._may_begin(download, Priority.READER):
+                continue
+            if download.coverage.next_wanted() is not None:
+                first, best = download, rank
+        if first is None:
+            return None
+        start = first.coverage.next_wanted()
+        assert start is not None
+        return Assignment(first, start, Priority.READER)
+
+    def _waited_for(self) -> Iterable[Download]:
+        return [each for each in self._open if each.coverage.waits_since is not None]
+
+    def _ahead(self) -> Optional[Assignment]:
         kept: Counter[ConnectionBudget] = Counter()
-        for reader in self._waiting:
-            fill = reader.fill
-            if self._may_begin(fill, now):
-                wanted = fill.plan.wanted(reader.position)
-                if wanted is not None:
-                    return fill, wanted, Priority.READER
-            elif fill.awaits_an_answer:
-                kept[self._budget(fill)] += 1
+        for download in self._waited_for():
+            if download.awaits_an_answer:
+                kept[self._budget(download)] += download.coverage.crowd
         for queue, priority in (
             (self._with_readers, Priority.AHEAD),
             (self._without_readers, Priority.UPKEEP),
         ):
             if queue is self._without_readers and self._line_is_taken():
                 break
-            for fill in list(queue):
-                budget = self._budget(fill)
+            for download in list(queue):
+                budget = self._budget(download)
                 if budget.used + kept[budget] >= budget.most:
                     continue
-                if not budget.may_take(fill.source.pace.limit, priority):
+                if not budget.may_take(download.source.pace.limit, priority):
                     continue
-                del queue[fill]
-                front = fill.plan.front() if self._may_begin(fill, now, priority) else None
+                del queue[download]
+                front = download.front() if self._may_begin(download, priority) else None
                 if front is not None:
-                    queue[fill] = None
-                    return fill, front, priority
+                    queue[download] = None
+                    return Assignment(download, front, priority)
         return None
-
-    def _budget(self, fill: Fill) -> ConnectionBudget:
-        budget = fill.source.pace.budget
-        if budget is None:
-            return self._own_budget
-        budget.watch(self._assign)
-        return budget
 
     def _line_is_taken(self) -> bool:
         """
-        Whether a bounded line has nothing left for fills without readers, or these have half of
-        all connections: the other half is for readers who come while the line is slow.
+        Whether a bounded line has nothing left for blobs without readers, or these have half of all
+        connections: the other half is for readers who come while the line is slow.
         """
         if self.line is None:
             return False
-        unread = sum(len(fill.lanes) for fill in self._open if not fill.readers)
+        unread = sum(len(each.lanes) for each in self._open if not each.is_read)
         return self.line.is_short or unread >= max(1, self.in_all // 2)
 
-    def _may_begin(self, fill: Fill, now: float, priority: Priority = Priority.READER) -> bool:
-        return (
-            fill.state is State.FILLING
-            and len(fill.lanes) < fill.lane_cap()
-            and fill.tries.not_before <= now
-            and self._budget(fill).may_take(fill.source.pace.limit, priority)
-        )
-
     def _assign(self) -> None:
-        if self._assigning:
+        if self._assigning or self.is_closed:
+            return
+        if all(budget.used >= budget.most for budget in self._budgets):
             return
         self._assigning = True
         try:
-            while (found := self._next(self._clock.seconds())) is not None:
-                self._begin(*found)
+            while (assignment := self._next()) is not None:
+                self._begin(assignment)
         finally:
             self._assigning = False
 
-    def _begin(self, fill: Fill, start: int, priority: Priority) -> None:
-        pace, cap = fill.source.pace, fill.lane_cap()
-        waiting = Counter(each for each, _ in {(r.fill, r.position) for r in self._waiting})
-        crowding = max(waiting[fill] / cap, sum(waiting.values()) / self.in_all)
-        soon = sum(min(count, self.per_blob) for count in waiting.values())
-        if fill.is_kept_waiting() and pace.rate() is None:
-            length = pace.length_unheard(fill.plan.free)
-        else:
-            length = pace.length(fill.plan.free, cap, crowding, at_once=min(soon, self.in_all))
-        turn = self._budget(fill).take(pace.limit, priority)
+    def _begin(self, assignment: Assignment) -> None:
+        download = assignment.download
+        pace, cap = download.source.pace, download.lane_cap()
+        crowds = {each: each.coverage.crowd for each in self._open}
+        crowding = max(crowds[download] / cap, sum(crowds.values()) / self.in_all)
+        soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
+        claim = download.claim(assignment.start, pace, crowding, min(soon, self.in_all))
+        if claim is None:
+            return
+        turn = self._budget(download).take(pace.limit, assignment.priority)
         assert turn is not None
-        lane = RangeFetch(fill, fill.plan.claim(start, length), turn, self._clock)
-        fill.add_lane(lane)
-        if cap == 1 and fill not in self._kept_waiting:
-            later = self._clock.callLater(KEPT_WAITING, self._was_kept_waiting, fill)
-            self._kept_waiting[fill] = later
-        Deferred.fromCoroutine(lane.run()).addBoth(self._lane_ended, lane)
+        lane = RangeFetch(download, claim, turn, self._clock)
+        download.add_lane(lane)
+        if cap == 1 and download not in self._kept_waiting:
+            later = self._clock.callLater(KEPT_WAITING, self._was_kept_waiting, download)
+            self._kept_waiting[download] = later
+        ended = Deferred.fromCoroutine(lane.run())
+        ended.addBoth(self._lane_ended, download, lane)
 
-    def _was_kept_waiting(self, fill: Fill) -> None:
-        del self._kept_waiting[fill]
-        self.offer(fill)
+    def _was_kept_waiting(self, download: Download) -> None:
+        del self._kept_waiting[download]
+        self.runnable(download)
 
-    def _lane_ended(self, result: object, lane: RangeFetch) -> None:
-        fill = lane.fill
-        fill.lane_ended(lane, result if isinstance(result, Failure) else None)
+    def _lane_ended(self, result: object, download: Download, lane: RangeFetch) -> None:
+        download.lane_ended(lane, result if isinstance(result, Failure) else None)
         lane.turn.release()
-        rest = fill.tries.not_before - self._clock.seconds()
+        rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
-            self.offer(fill)
-        elif fill in self._open and fill not in self._resting:
-            self._resting[fill] = self._clock.callLater(rest, self._rested, fill)
+            self.runnable(download)
+        elif download in self._open and download not in self._resting:
+            self._resting[download] = self._clock.callLater(rest, self._rested, download)
         self._assign()
 
-    def _rested(self, fill: Fill) -> None:
-        del self._resting[fill]
-        rest = fill.tries.not_before - self._clock.seconds()
+    def _rested(self, download: Download) -> None:
+        del self._resting[download]
+        rest = download.tries.not_before - self._clock.seconds()
         if rest > 0:
-            self._resting[fill] = self._clock.callLater(rest, self._rested, fill)
+            self._resting[download] = self._clock.callLater(rest, self._rested, download)
         else:
-            self.offer(fill)
+            self.runnable(download)
+
+    # time
 
     def _tick(self) -> None:
         now = self._clock.seconds()
         late, self._ticked_at = now - self._ticked_at - TICK, now
         if late > TICK:
             # Nothing was read meanwhile: what has come lies in the sockets.
-            for fill in self._open:
-                fill.was_held_up(late)
-        for fill in list(self._open):
-            fill.tick(now)
+            for download in self._open:
+                download.was_held_up(late)
+        for download in list(self._open):
+            download.tick(now)
+        self._make_way(now)
         if self.line is not None:
             self._assign()
+
+    def _make_way(self, now: float) -> None:
+        """
+        If readers wait and no turn is free, take some from blobs that bring next to nothing: first
+        from those that nobody reads.
+        """
+        for waiting in self._waited_for():
+            budget = self._budget(waiting)
+            if waiting.lanes or waiting.lane_cap() == 0 or budget.used < budget.most:
+                continue
+            others = [each for each in self._open if each.lanes and self._budget(each) is budget]
+            for other in sorted(others, key=lambda each: each.is_read):
+                if other.drop_slow_lanes(now):
+                    break
+            break

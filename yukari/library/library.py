@@ -21,8 +21,10 @@ from twisted.python.failure import Failure
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError, blob_unknown, name_invalid
-from yukari.fills.fill import HASH_STEP, Fill, FillKeeper, State
+from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
+from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.manifest import Descriptor, Manifest
 from yukari.metrics import Metrics

@@ -22,17 +22,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from yukari.config.networks import Networks
-from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid, upstream_unreachable
-from yukari.fills.fill import HASH_STEP, Fill
+from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
+from yukari.fills.fill import Fill
+from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.library import Elsewhere, Library
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.net.throttle import Lines
-from yukari.sending.relay import Relay
 from yukari.sending.send import send
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone
 from yukari.sending.workers import Helpers
-from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span
 from yukari.storage.readable import Readable, SpoolLost
 from yukari.web import clients
@@ -285,22 +284,35 @@ class _Blob:
         )
 
     async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
-        """The disk has no room for it: from upstream straight to this client."""
-        request = self._request
-        request.result = "relay"
-        whole = self._digest if so_far is not None or len(span) == fill.size else None
-        relay = Relay(fill.source, span, self._registry.clock, whole, so_far)
+        """The disk has no room for it: by way of the memory."""
+        request, registry = self._request, self._registry
+        if self._readable is not None:
+            self._readable.close()
+        whole = so_far is not None or len(span) == fill.size
+        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far)
+        self._readable = reader
+        request.result = reader.result
+        await reader.ready(span.start)
         try:
-            if not request.startedWriting:
-                await relay.begin()
-            await relay.run(request, self._join())
-        except SourceRefused as error:
-            raise error.error from None
-        except SourceFailed as error:
-            if error.busy:
-                wait = None if error.retry_after is None else round(error.retry_after)
-                raise RegistryError("TOOMANYREQUESTS", str(error), 429, wait) from None
-            raise upstream_unreachable(f"upstream does not send this blob: {error}") from None
+            await send(
+                request,
+                reader,
+                span,
+                registry.clock,
+                registry.in_thread,
+                registry.helpers,
+                self._join(),
+            )
+        except Broken as broken:
+            log.warn(
+                "{digest}: broken off: {error}",
+                digest=self._digest,
+                error=str(broken.error),
+                request=request.id,
+            )
+            if not request.gone:
+                request.channel.forceAbortClient()
+            return
         request.finish()
 
 

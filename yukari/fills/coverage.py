@@ -1,0 +1,178 @@
+"""
+What stands between those who read a blob and those who fetch it.
+
+Readers know which bytes are there, and wait for others; fetches know which
+bytes are wanted, and tell when they are there. Neither knows the other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Optional, Protocol
+
+from attrs import define, field
+
+from yukari.fills.plan import Claim, Plan
+from yukari.spans import Span
+from yukari.storage.ports import Spool
+
+_turns = count()
+"""The order in which readers of any blob began to wait."""
+
+
+class Waiter(Protocol):
+    """A reader as its coverage knows it."""
+
+    @property
+    def position(self) -> int:
+        """The byte that it needs next."""
+
+    def wake(self) -> None:
+        """More may be there."""
+
+    def broke(self, error: Exception) -> None:
+        """The blob is not to be had, or not this way."""
+
+
+@define(eq=False)
+class Coverage:
+    """
+    The bytes of one blob that are there, and who waits for which.
+
+    ``readers_changed`` is called when a reader comes or leaves, ``wanted`` when one begins to wait.
+    """
+
+    plan: Plan
+    _limit: Callable[[], int]
+    """How far one may read who cannot check the blob."""
+    _flows: Callable[[], bool]
+    _readers_changed: Callable[[], None]
+    _wanted: Callable[[], None]
+    spool: Optional[Spool] = None
+    """What readers read from, if it is a file."""
+    error: Optional[Exception] = None
+    """Why there will be no more bytes for now."""
+    readers: dict[Waiter, None] = field(factory=dict, init=False)
+    _at: dict[int, dict[Waiter, None]] = field(factory=dict, init=False)
+    _positions: list[int] = field(factory=list, init=False)
+    """Those at which readers wait, in order."""
+    _unserved: dict[int, int] = field(factory=dict, init=False)
+    """Those that nobody fetches, as far as known, with their turns; longest waiting first."""
+
+    # for readers
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether bytes come, so that a reply may be begun before its first byte is here."""
+        return self._flows()
+
+    def available(self, position: int, *, whole: bool) -> int:
+        """Where the bytes end that are there from ``position``."""
+        end = self.plan.covered.until(position)
+        return min(end, self._limit()) if whole else end
+
+    def joined(self, reader: Waiter) -> None:
+        self.readers[reader] = None
+        self._readers_changed()
+
+    def left(self, reader: Waiter) -> None:
+        self.readers.pop(reader, None)
+        self._readers_changed()
+
+    def waits(self, reader: Waiter) -> None:
+        """It waits for the byte at its position."""
+        position = reader.position
+        if position not in self._at:
+            self._at[position] = {}
+            insort(self._positions, position)
+            self._unserved[position] = next(_turns)
+        self._at[position][reader] = None
+        self._wanted()
+
+    def waits_no_more(self, reader: Waiter) -> None:
+        position = reader.position
+        waiting = self._at.get(position)
+        if waiting is None:
+            return
+        waiting.pop(reader, None)
+        if not waiting:
+            del self._at[position]
+            del self._positions[bisect_left(self._positions, position)]
+            self._unserved.pop(position, None)
+
+    # for whoever owns the blob
+
+    def begin_anew(self, plan: Plan) -> None:
+        """The blob is fetched again; what is there now is in ``plan``."""
+        self.plan = plan
+        for position in self._positions:
+            self._unserved.setdefault(position, next(_turns))
+
+    def wake_all(self) -> None:
+        """Something may have changed for everybody."""
+        self._wake(list(self._positions))
+
+    def break_readers(self, error: Exception) -> None:
+        """Tell all readers that it is not to be had."""
+        for reader in list(self.readers):
+            reader.broke(error)
+
+    # for fetches
+
+    @property
+    def crowd(self) -> int:
+        """At how many places readers wait."""
+        return len(self._positions)
+
+    @property
+    def waits_since(self) -> Optional[int]:
+        """The turn of whoever has waited longest for a byte that nobody fetches."""
+        return next(iter(self._unserved.values()), None)
+
+    def next_wanted(self) -> Optional[int]:
+        """The first byte to fetch for whoever has waited longest; None if all are being served."""
+        for position in list(self._unserved):
+            wanted = self.plan.wanted(position)
+            if wanted is not None:
+                return wanted
+            del self._unserved[position]
+        return None
+
+    def waiting_at(self, position: int) -> list[Waiter]:
+        """Those who wait for the byte at ``position``."""
+        return list(self._at.get(position, ()))
+
+    def released(self, claim: Claim) -> None:
+        """A claim's fetch has ended: what did not come must be fetched by another."""
+        first, last = claim.cursor, claim.end
+        self.plan.release(claim)
+        if first < last:
+            again = {
+                position: next(_turns)
+                for position in self._within(first, last)
+                if position not in self._unserved
+            }
+            self._unserved = again | self._unserved
+
+    def is_waited_for(self, claim: Claim) -> bool:
+        """Whether a reader waits for one of the claim's bytes that have not come."""
+        at = bisect_left(self._positions, claim.cursor)
+        return at < len(self._positions) and self._positions[at] < claim.end
+
+    def covered(self, spans: Sequence[Span]) -> None:
+        """Bytes are there."""
+        for span in spans:
+            self.plan.cover(span)
+        for span in spans:
+            self._wake(self._within(span.start, span.end))
+
+    def _within(self, start: int, end: int) -> list[int]:
+        first = bisect_left(self._positions, start)
+        return self._positions[first : bisect_left(self._positions, end, first)]
+
+    def _wake(self, positions: list[int]) -> None:
+        for position in positions:
+            for reader in list(self._at.get(position, ())):
+                reader.wake()

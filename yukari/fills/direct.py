@@ -1,0 +1,54 @@
+"""A blob's way into the store past a disk that has no room for it, as its fill sees it."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from yukari.names import Digest
+from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.storage.ports import DirectUpload, WrongDigest
+
+log = Logger()
+
+
+@define(eq=False)
+class DirectTransfer:
+    """One `DirectUpload`, and what became of it."""
+
+    _digest: Digest
+    upload: DirectUpload
+    wrong: Optional[Digest] = field(default=None, init=False)
+    """What came instead of the blob."""
+    refused: Optional[Exception] = field(default=None, init=False)
+    """Why upstream will not give the blob."""
+    _running: Optional[Deferred[bool]] = field(default=None, init=False)
+
+    def run(self) -> Deferred[bool]:
+        """Bring it; fires with whether it is stored, and fails only when it is cancelled."""
+        self._running = Deferred.fromCoroutine(self._run())
+        return self._running
+
+    async def _run(self) -> bool:
+        try:
+            await self.upload.run()
+            return True
+        except SourceRefused as refused:
+            self.refused = refused.error
+        except WrongDigest as wrong:
+            self.wrong = wrong.found
+        except (SourceFailed, OSError) as failed:
+            log.warn("{digest}: not stored: {error}", digest=str(self._digest), error=str(failed))
+        except CancelledError:
+            raise
+        except Exception:
+            log.failure("{digest}: not stored", digest=str(self._digest))
+        return False
+
+    def stop(self) -> None:
+        """End it for now."""
+        if self._running is not None:
+            self._running.cancel()

@@ -1,0 +1,284 @@
+"""
+The requests for one blob: how many at once, what becomes of those that fail, and when to give up.
+
+Where the bytes go is for the owner to say: `yukari.fills.fill` keeps them on the
+disk, `yukari.fills.direct` in memory for a while.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.errors import RegistryError
+from yukari.fills.coverage import Coverage
+from yukari.fills.fetcher import RangeFetch
+from yukari.fills.plan import Claim
+from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
+from yukari.metrics import Metrics
+from yukari.names import Digest
+from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.sources.pace import STOCK_PARTS, HostPace
+
+log = Logger()
+
+KEPT_WAITING = 0.4
+"""
+Seconds without an answer after which a host is taken to be slow to answer, and not merely to be far
+away: connecting to two hosts over TLS takes ten round trips.
+"""
+FLOOR = 1024
+"""Bytes a second that a connection must bring while another blob's reader waits for a turn."""
+FLOOR_SECONDS = 5.0
+"""Seconds over which that is measured."""
+
+
+@define(eq=False, kw_only=True)
+class Download:
+    """One blob of ``size`` bytes on its way from ``source``, by requests that ``crew`` begins."""
+
+    digest: Digest
+    size: int
+    source: BlobSource
+    crew: Any
+    _clock: IReactorTime
+    _metrics: Metrics = field(factory=Metrics)
+    coverage: Coverage = field(init=False)
+    tries: RetryState = field(factory=RetryState, init=False)
+    lanes: dict[RangeFetch, float] = field(factory=dict, init=False)
+    """The requests under way, each with when it began."""
+    streaming: bool = field(default=False, init=False)
+    """Upstream ignores Range: one connection brings everything."""
+    upstream_bytes: int = field(default=0, init=False)
+    retries: int = field(default=0, init=False)
+    most_lanes: int = field(default=0, init=False)
+    _cap: int = field(init=False)
+    """How many requests at once it may have, of those the scheduler allows for one blob."""
+
+    def __attrs_post_init__(self) -> None:
+        self._cap = self.crew.per_blob
+        self.coverage = self._new_coverage()
+
+    # for the owner to say
+
+    def _new_coverage(self) -> Coverage:
+        raise NotImplementedError
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether bytes are wanted at all just now."""
+        raise NotImplementedError
+
+    @property
+    def is_full(self) -> bool:
+        """Whether connections must pause until bytes have left the memory."""
+        raise NotImplementedError
+
+    def front(self) -> Optional[int]:
+        """The byte that work ahead would fetch next; None for no such work."""
+        raise NotImplementedError
+
+    def _keep(self, offset: int, data: bytes) -> None:
+        """New bytes of the blob."""
+        raise NotImplementedError
+
+    def give_up(self, error: RegistryError) -> None:
+        """It is not to be had for now."""
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        """Get ready to take bytes; the scheduler calls this when it is the blob's turn."""
+        raise NotImplementedError
+
+    # for the scheduler
+
+    def lane_cap(self) -> int:
+        """How many requests it may have just now."""
+        if not self.takes_bytes or self.streaming:
+            return 0
+        if self.source.ranges and not self.tries.are_failing:
+            return self._cap
+        return min(self._cap, STOCK_PARTS) if self.is_kept_waiting() else 1
+
+    def is_kept_waiting(self) -> bool:
+        """
+        Whether its first request has no answer for so long that it is asked for in large parts
+        meanwhile, as a stock client does.
+        """
+        if self.tries.are_failing or self.source.ranges or not self.lanes:
+            return False
+        pace = self.source.pace
+        if pace.round_trip is not None and not pace.ranges:
+            return False  # It ignores Range: each of its replies would be the whole blob.
+        first, began = next(iter(self.lanes.items()))
+        return not first.answered and self._clock.seconds() - began >= KEPT_WAITING
+
+    @property
+    def awaits_an_answer(self) -> bool:
+        """Whether it can use more connections once the one at work has its answer."""
+        if not self.lanes or self.tries.are_failing:
+            return False
+        return self.lane_cap() == 1 < self._cap
+
+    def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
+        """How many bytes its next request should ask for."""
+        free = self.coverage.plan.free
+        if self.is_kept_waiting() and pace.rate() is None:
+            return pace.length_unheard(free)
+        return pace.length(free, self.lane_cap(), crowding, at_once=at_once)
+
+    def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
+        """The bytes from ``start`` that its next request should ask for; None for none now."""
+        return self.coverage.plan.claim(start, self.length(pace, crowding, at_once))
+
+    def _release(self, claim: Claim) -> None:
+        """A claim's request has ended."""
+        self.coverage.released(claim)
+
+    def add_lane(self, lane: RangeFetch) -> None:
+        """A request begins."""
+        now = self._clock.seconds()
+        self.tries.begin(now)
+        self.lanes[lane] = now
+        self.most_lanes = max(self.most_lanes, len(self.lanes))
+        if self.is_full:
+            lane.pause()
+
+    def lane_ended(self, lane: RangeFetch, failure: Optional[Failure]) -> None:
+        """A request ended, well or not."""
+        began = self.lanes.pop(lane, 0.0)
+        self._release(lane.claim)
+        if self.streaming and not self.lanes:
+            self.streaming = False
+        if not self.takes_bytes:
+            return
+        if failure is None:
+            self.tries.succeeded()
+            self._cap = min(self.crew.per_blob, self._cap + 1)
+            return
+        error = failure.value
+        if lane.was_too_slow:
+            return
+        if isinstance(error, SourceRefused):
+            if error.error.code == "SIZE_INVALID" and self.tries.have_brought:
+                # The size was right until now: what came is a portal's page, or an error as 200.
+                self._failed(SourceFailed(str(error)), lane, began)
+                return
+            self.give_up(error.error)
+        elif isinstance(error, SourceFailed):
+            self._failed(error, lane, began)
+        else:
+            log.failure("{digest}: a connection ended", failure, digest=str(self.digest))
+            self._failed(SourceFailed("an internal error"), lane, began)
+
+    def _failed(self, error: SourceFailed, lane: RangeFetch, began: float) -> None:
+        self.retries += 1
+        self._metrics.retried()
+        log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
+        now = self._clock.seconds()
+        delay = self.tries.failed(error, now, began=began, brought=lane.new > 0)
+        if delay > PATIENCE:
+            self.give_up(self.tries.reason())
+
+    def tick(self, now: float) -> None:
+        """Twice a second: drop silent connections, give up what is hopeless."""
+        if not self.takes_bytes:
+            return
+        silent = [lane for lane in self.lanes if self._is_silent(lane, now)]
+        if silent:
+            self.tries.fell_silent()
+        for lane in silent:
+            lane.drop(f"silent for {now - lane.heard_at:.0f} s", silent=True)
+        if self.tries.are_hopeless(now):
+            self.give_up(self.tries.reason())
+
+    def drop_slow_lanes(self, now: float) -> bool:
+        """
+        Another blob's reader waits for a turn: drop half of the requests that bring next to
+        nothing, slowest first, and make do with fewer. Returns whether there were any.
+        """
+        rates = {lane: lane.rate_of_late(now, FLOOR_SECONDS) for lane in self.lanes}
+        slow = [lane for lane, rate in rates.items() if rate is not None and rate < FLOOR]
+        slow = sorted(slow, key=lambda lane: rates[lane] or 0.0)
+        self._cap = max(1, min(self._cap, len(self.lanes) - (len(slow) + 1) // 2))
+        dropped = slow[: max(0, len(self.lanes) - self._cap)]
+        for lane in dropped:
+            lane.drop("too slow while others wait", slow=True)
+        return bool(dropped)
+
+    def was_held_up(self, seconds: float) -> None:
+        """This process did nothing for so long, which was not its connections' silence."""
+        now = self._clock.seconds()
+        for lane in self.lanes:
+            lane.heard_at = min(now, lane.heard_at + seconds)
+
+    def _is_silent(self, lane: RangeFetch, now: float) -> bool:
+        if lane.held:
+            lane.heard_at = now
+        quiet = now - lane.heard_at
+        if lane.paused or quiet < SILENCE_WAITED_FOR:
+            return False
+        waited_for = self.coverage.is_waited_for(lane.claim)
+        borne = self.tries.longest_silence(waited_for=waited_for)
+        if not lane.answered:
+            borne = max(borne, self.source.pace.answers_within)
+        return quiet >= borne
+
+    # for requests
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody reads the blob."""
+        return bool(self.coverage.readers)
+
+    def answered(self, lane: RangeFetch, answer: Answer) -> None:
+        """A reply's header is here."""
+        if answer.asked:
+            self.crew.runnable(self)
+            return
+        answer.pace.ranges = False
+        # It comes from its first byte: what was asked for is nobody's.
+        self._release(lane.claim)
+        if self.streaming:
+            lane.drop("one connection brings it all")
+        self.streaming = True
+
+    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+        """Bytes of the blob came in; returns how many of them were new."""
+        self.upstream_bytes += len(data)
+        if not self.takes_bytes:
+            return 0
+        new, plan = 0, self.coverage.plan
+        if asked:
+            span = plan.arrived(lane.claim, len(data))
+            if span is not None:
+                new = len(span)
+                self._keep(span.start, data[:new] if new < len(data) else data)
+        else:
+            for span in plan.admit(offset, offset + len(data)):
+                new += len(span)
+                self._keep(span.start, data[span.start - offset : span.end - offset])
+        if new and self.tries.came(self._clock.seconds()):
+            self.coverage.wake_all()
+            self.crew.runnable(self)
+        if self.is_full:
+            for other in list(self.lanes):
+                other.pause()
+        return new
+
+    # for the owner
+
+    def drop_lanes(self, why: str) -> None:
+        """Close all connections."""
+        for lane in list(self.lanes):
+            lane.drop(why)
+
+    def resume_lanes(self) -> None:
+        """There may be room again."""
+        if not self.is_full:
+            for lane in list(self.lanes):
+                lane.resume()

@@ -1,0 +1,138 @@
+"""Bytes of blobs that pass through the memory, for as long as somebody may still want them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable
+
+from attrs import define, field
+
+from yukari.spans import Span, SpanSet
+
+MOST = 64 * 1024 * 1024
+"""Bytes of all blobs together, those included that have been asked for."""
+PIECE = 64 * 1024
+"""Bytes up to which what comes is joined to what came before it."""
+
+
+@define(eq=False)
+class Pieces:
+    """The bytes of one blob that are in the window, in pieces as they came."""
+
+    awaited: Callable[[], SpanSet]
+    """The bytes that readers are about to need."""
+    places: Callable[[], int]
+    """At how many places, far from each other, the blob is read."""
+    forgot: Callable[[Span], None]
+    """Told of bytes that have been dropped to make room."""
+    reserved: int = 0
+    """Bytes that have been asked for and have not come."""
+    _starts: list[int] = field(factory=list, init=False)
+    _at: dict[int, bytes] = field(factory=dict, init=False)
+
+    def put(self, start: int, data: bytes) -> int:
+        """Keep ``data``; returns where the piece begins that it is now a part of."""
+        before = bisect_right(self._starts, start) - 1
+        if before >= 0:
+            first = self._starts[before]
+            joined = self._at[first]
+            if first + len(joined) == start and len(joined) < PIECE:
+                self._at[first] = joined + data
+                return first
+        insort(self._starts, start)
+        self._at[start] = data
+        return start
+
+    def span(self, start: int) -> Span:
+        """The piece that begins there."""
+        return Span(start, start + len(self._at[start]))
+
+    def remove(self, start: int) -> Span:
+        """Drop the piece that begins there."""
+        span = self.span(start)
+        del self._at[start]
+        del self._starts[bisect_right(self._starts, start) - 1]
+        return span
+
+    def read(self, start: int, count: int) -> list[bytes]:
+        """The bytes from ``start`` that are here without a gap, at most ``count``."""
+        found: list[bytes] = []
+        at = bisect_right(self._starts, start) - 1
+        while count > 0 and 0 <= at < len(self._starts):
+            first = self._starts[at]
+            data = self._at[first]
+            if not first <= start < first + len(data):
+                break
+            part = data[start - first : start - first + count]
+            found.append(part)
+            start, count, at = start + len(part), count - len(part), at + 1
+        return found
+
+
+@define(eq=False)
+class Window:
+    """
+    At most ``most`` bytes in memory or asked for. When there is no room, the oldest bytes are
+    dropped that no reader is about to need.
+    """
+
+    most: int = MOST
+    used: int = field(default=0, init=False)
+    """Bytes that are here or asked for."""
+    _blobs: dict[Pieces, None] = field(factory=dict, init=False)
+    _ages: dict[tuple[Pieces, int], None] = field(factory=dict, init=False)
+    """Every piece, oldest first."""
+
+    def share(self) -> int:
+        """How many bytes may be asked for at once for each place that is read."""
+        places = sum(pieces.places() for pieces in self._blobs)
+        return max(PIECE, self.most // 2 // max(1, places))
+
+    def join(self, pieces: Pieces) -> None:
+        """Another blob passes through."""
+        self._blobs[pieces] = None
+
+    def leave(self, pieces: Pieces) -> None:
+        """Nobody reads that blob any more."""
+        self.release(pieces, pieces.reserved)
+        for each, start in [key for key in self._ages if key[0] is pieces]:
+            self._drop(each, start)
+        self._blobs.pop(pieces, None)
+
+    def reserve(self, pieces: Pieces, count: int) -> int:
+        """Make room for up to ``count`` bytes; returns for how many there is some."""
+        self.make_room(count)
+        count = max(0, min(count, self.most - self.used))
+        self.used += count
+        pieces.reserved += count
+        return count
+
+    def release(self, pieces: Pieces, count: int) -> None:
+        """Reserved bytes will not come."""
+        count = min(count, pieces.reserved)
+        pieces.reserved -= count
+        self.used -= count
+
+    def put(self, pieces: Pieces, start: int, data: bytes) -> None:
+        """Bytes have come."""
+        self.release(pieces, len(data))
+        self.used += len(data)
+        self._ages[pieces, pieces.put(start, data)] = None
+
+    def make_room(self, count: int = 1) -> bool:
+        """Drop what nobody is about to need; returns whether there is room for ``count`` bytes."""
+        if self.most - self.used < count:
+            awaited = {pieces: pieces.awaited() for pieces in self._blobs}
+            for pieces, start in list(self._ages):
+                span = pieces.span(start)
+                if awaited[pieces].gap(span.start, span.end) == span:
+                    pieces.forgot(self._drop(pieces, start))
+                    if self.most - self.used >= count:
+                        break
+        return self.most - self.used >= count
+
+    def _drop(self, pieces: Pieces, start: int) -> Span:
+        del self._ages[pieces, start]
+        dropped = pieces.remove(start)
+        self.used -= len(dropped)
+        return dropped
