@@ -151,8 +151,8 @@ def _give_up_after(seconds: float) -> None:
 
     def give_up() -> None:
         log.error(
-            "the disk is still busy {seconds} s after all else has ended: ended without it; what is"
-            " on its way is taken up at the next start",
+            "the disk is still busy {seconds} s after everything else has stopped: exiting without"
+            " it; fills continue at the next start",
             seconds=seconds,
         )
         os._exit(1)

@@ -452,7 +452,7 @@ class EnvironmentTests(ProcessCase):
         pulled = await pull(reactor, daemon.url, MODEL, SMALL16)
         self.assert_whole(pulled, upstream.models[MODEL])
         await daemon.stop()
-        said = "ignored, for it is not understood: HTTP_PROXY 'socks4://***@proxy.example:1080'"
+        said = "ignored, because it cannot be read: HTTP_PROXY 'socks4://***@proxy.example:1080'"
         self.assertEqual(daemon.text.count("WARN"), 1)
         self.assertIn(said, daemon.text)
         self.assertNotIn("secret", daemon.text)

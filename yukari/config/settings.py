@@ -86,8 +86,8 @@ class Settings:
         _LISTENING,
         parse_file,
         None,
-        "A file of users and bcrypt hashes, as ``htpasswd -B`` writes it. Requests for what is for"
-        " admins then need one of these users.",
+        "A file of users and bcrypt hashes, as ``htpasswd -B`` writes it. ``/metrics`` and"
+        " ``/fills`` then ask for one of these users.",
         default_shown="none",
     )
     """An absolute path."""
@@ -152,10 +152,10 @@ class Settings:
         _UPSTREAM,
         SigningKey.parse,
         None,
-        "A private key's file, such as ``~/.ollama/id_ed25519``, that is registered upstream: for"
-        " private models, which neither this cache's own key nor an unsigned request opens.",
-        details="An ed25519 key as ssh-keygen writes it, without a passphrase. What only this key"
-        " opens is refused to clients unless ``PRIVATE_MODELS`` is ``everyone``.",
+        "The file of a private key that is registered upstream, such as ``~/.ollama/id_ed25519``,"
+        " for private models. Public ones do not need it.",
+        details="An ed25519 key as ssh-keygen writes it, without a passphrase. Models that only"
+        " this key opens are refused to clients unless ``PRIVATE_MODELS`` is ``everyone``.",
         default_shown="none",
     )
     private_models: str = declare(
@@ -164,7 +164,7 @@ class Settings:
         "none",
         "Who may pull models that only ``UPSTREAM_KEY`` opens: ``none``, or ``everyone`` who may"
         " pull from this cache.",
-        details="What has been stored is served to all, whatever this says later.",
+        details="Stored models are served to everyone who may pull, even if this is changed.",
     )
     """``none`` or ``everyone``."""
     upstream_connections: Connections = declare(
@@ -299,7 +299,7 @@ class Settings:
         _RUNNING,
         parse_level,
         "ERROR",
-        "The least severe that is logged: ``DEBUG``, ``INFO``, ``WARN`` or ``ERROR``.",
+        "The least severe level that is logged: ``DEBUG``, ``INFO``, ``WARN`` or ``ERROR``.",
     )
     """One of `twisted.logger.LogLevel`."""
     log_format: str = declare(

@@ -98,18 +98,18 @@ class PrometheusMetrics(Metrics):
         self._requests = make(
             Counter,
             "requests",
-            "Replies, by what was asked for, how, and how it went.",
+            "Finished replies, by kind of request, method, status and result.",
             *("kind", "method", "status", "result"),
         )
         self._first_byte = make(
             Histogram,
             "first_byte_seconds",
-            "From a request to the beginning of its reply.",
+            "Seconds from a request to the first byte of its reply, by kind.",
             "kind",
             buckets=_SECONDS,
         )
         self._client_bytes = make(
-            Counter, "client_bytes", "Bytes of body sent to clients, counted when a reply ends."
+            Counter, "client_bytes", "Bytes of bodies sent to clients, counted when a reply ends."
         )
         self._upstream_bytes = make(
             Counter, "upstream_bytes", "Bytes of blobs received from upstream."
@@ -122,29 +122,29 @@ class PrometheusMetrics(Metrics):
         self._stored = {
             what: make(Gauge, f"stored_{what}", help)
             for what, help in {
-                "models": "Tagged manifests stored; NaN until they were counted.",
-                "blobs": "Blobs stored; NaN until they were counted.",
-                "bytes": "Bytes of the blobs stored; NaN until they were counted.",
+                "models": "Tagged manifests stored; NaN until counted.",
+                "blobs": "Blobs stored; NaN until counted.",
+                "bytes": "Bytes of stored blobs; NaN until counted.",
             }.items()
         }
-        self._fills = make(Gauge, "fills", "Blobs on their way, by state.", "state")
-        self._started = make(Counter, "fills_started", "Blobs that began to come.")
-        self._completed = make(Counter, "fills_completed", "Blobs that came whole and right.")
-        self._failed = make(Counter, "fills_failed", "Times that a blob was given up for now.")
+        self._fills = make(Gauge, "fills", "Blobs being fetched, by state.", "state")
+        self._started = make(Counter, "fills_started", "Blobs whose fetching began.")
+        self._completed = make(Counter, "fills_completed", "Blobs fetched, verified and stored.")
+        self._failed = make(Counter, "fills_failed", "Times that a fill was suspended.")
         self._fill_seconds = make(
             Histogram,
             "fill_seconds",
-            "How long a blob that came whole and right was on its way.",
+            "Seconds from the start of a fill to its stored blob.",
             buckets=_FILL_SECONDS,
         )
         self._retries = make(
-            Counter, "fill_retries", "Requests for parts of blobs that failed and were made again."
+            Counter, "fill_retries", "Requests for parts of blobs that failed and were repeated."
         )
         self._mismatches = make(
-            Counter, "digest_mismatches", "Blobs that came with another digest than they should."
+            Counter, "digest_mismatches", "Blobs that arrived with a wrong digest."
         )
         self._circuit = make(
-            Gauge, "upstream_circuit_open", "1 while upstream is taken to be down."
+            Gauge, "upstream_circuit_open", "1 while upstream is assumed to be down."
         )
         self._revalidations = make(
             Counter, "revalidations", "Checks of stored manifests, by result.", "result"
@@ -152,7 +152,7 @@ class PrometheusMetrics(Metrics):
         self._lag = make(
             Histogram,
             "reactor_lag_seconds",
-            "How late the reactor calls what is due, seen twice a second.",
+            "Seconds that the reactor is late, measured twice a second.",
             buckets=_SECONDS,
         )
         for result in ("same", "replaced", "failed"):

@@ -124,7 +124,7 @@ class YukariService(Service):
         )
         if self._proxies.ignored:
             log.warn(
-                "ignored, for it is not understood: {ignored}",
+                "ignored, because it cannot be read: {ignored}",
                 ignored="; ".join(self._proxies.ignored),
                 banner=True,
             )

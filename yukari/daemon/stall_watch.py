@@ -43,7 +43,7 @@ class TurnWatch:
     def start(self) -> None:
         """Watch, from the next turn on."""
         if not hasattr(self._reactor, "_poller"):
-            log.warn("this reactor's turns cannot be watched")
+            log.warn("LONG_TURNS: this reactor's turns cannot be watched")
             return
         self._poller, self._reactor._poller = self._reactor._poller, self
         arguments = (threading.get_ident(),)
@@ -59,7 +59,8 @@ class TurnWatch:
         """Note that the reactor has finished a turn, then wait for the next one as it would."""
         if self._began is not None and (held := time.monotonic() - self._began) > self._most:
             log.warn(
-                "the reactor was held {held_ms:.0f} ms, {cpu_ms:.0f} ms of them at work: {where}",
+                "the reactor was blocked for {held_ms:.0f} ms, {cpu_ms:.0f} ms of them on the CPU:"
+                " {where}",
                 held_ms=1000 * held,
                 cpu_ms=1000 * (time.thread_time() - self._began_cpu),
                 where=self._where or "not seen where",

@@ -68,4 +68,4 @@ class Notifier:
                 wire.setblocking(False)
                 wire.sendto(what.encode(), address)
         except OSError as error:
-            log.warn("systemd cannot be told {what}: {error}", what=what, error=error)
+            log.warn("cannot notify systemd of {what}: {error}", what=what, error=error)

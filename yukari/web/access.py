@@ -22,7 +22,7 @@ async def check_admin(request: Any) -> None:
     ADMIN_AUTH_FILE if there is one.
     """
     if request.requestHeaders.hasHeader(b"origin"):
-        raise RegistryError("DENIED", "this is not for other sites' pages in a browser", 403)
+        raise RegistryError("DENIED", "pages of other sites may not ask for this", 403)
     if not request.site.is_admins:
         _check_local(request)
     passwords = request.site.passwords

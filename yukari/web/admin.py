@@ -41,7 +41,7 @@ class Front(ReadOnly):
             f" from {self._upstream}\n\n"
             "To pull through it, put its address before the model's name:\n\n"
             f"    ollama pull {insecure}{host}/library/llama3.2:latest\n\n"
-            "/healthz tells that it lives.\n"
+            "/healthz says whether it is alive.\n"
         )
         reply(request, 200, "text/plain; charset=utf-8", page.encode())
 
