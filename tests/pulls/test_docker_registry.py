@@ -19,10 +19,12 @@ from attrs import define
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory, ProxyServer
+from twisted.web.server import Site
 
 from tests.clients import pull as pull_model
 from tests.emulator import MANIFEST, Model, generated
 from tests.processes import Process, ProcessCase
+from tests.pulls.token_realm import SERVICE, TokenRealm
 from tests.running import MODEL, SMALL16
 
 reactor: Any = _reactor
@@ -35,6 +37,15 @@ CONFIGURATION = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {directory}/stored}}}}
 http: {{addr: "127.0.0.1:0"}}
+"""
+
+TOKENS = """
+auth:
+  token:
+    realm: http://127.0.0.1:{port}/token
+    service: {name}
+    issuer: {name}
+    rootcertbundle: {directory}/root.pem
 """
 
 
@@ -80,11 +91,11 @@ class DockerRegistryTests(ProcessCase):
     if not REGISTRY:
         skip = "no docker-registry on PATH"
 
-    async def registry(self) -> DockerRegistry:
-        """A new, empty one."""
-        directory = self.directory()
+    async def registry(self, directory: str = "", more: str = "") -> DockerRegistry:
+        """One with what is stored in a directory, or a new one; ``more`` of configuration."""
+        directory = directory or self.directory()
         with open(f"{directory}/config.yml", "w") as file:
-            file.write(CONFIGURATION.format(directory=directory))
+            file.write(CONFIGURATION.format(directory=directory) + more)
         made = DockerRegistry()
         self.spawn(REGISTRY, "serve", f"{directory}/config.yml", process=made)
         await made.until(lambda: made.port)
@@ -118,6 +129,24 @@ class DockerRegistryTests(ProcessCase):
     async def put(self, url: str, media_type: str, body: bytes) -> None:
         reply = await self.http().open("PUT", url, {"Content-Type": media_type}, body)
         self.assertEqual(reply.status, 201, await reply.body())
+
+    async def test_one_that_wants_a_token_of_everybody(self) -> None:
+        directory, realm = self.directory(), TokenRealm()
+        layers = [b"".join(generated(size, seed)) for seed, size in enumerate((600_000, 7000))]
+        manifest = await self.push(await self.registry(directory), *layers)
+        with open(f"{directory}/root.pem", "wb") as file:
+            file.write(realm.certificate)
+        port = reactor.listenTCP(0, Site(realm), interface="127.0.0.1")
+        self.addCleanup(lambda: maybeDeferred(port.stopListening))
+        registry = await self.registry(
+            directory,
+            TOKENS.format(directory=directory, port=port.getHost().port, name=SERVICE),
+        )
+        daemon = await self.yukari(f"http://127.0.0.1:{registry.port}")
+        pulled = await pull_model(reactor, daemon.url, MODEL, SMALL16, directory=os.getcwd())
+        self.assertEqual(pulled.manifest, manifest)
+        self.assertTrue(pulled.ok)
+        self.assertEqual(realm.asked, ["repository:library/m:pull"])
 
     async def test_cold_then_warm_then_without_it(self) -> None:
         registry = await self.registry()
