@@ -353,6 +353,12 @@ class OciTests(AuthorizerCase):
             self.assert_manifest(world)
             self.assertEqual(len(world.news()), 1)
 
+    def test_a_realm_that_breaks_at_a_signature(self) -> None:
+        world = self.oci()
+        by_realm = world.by_realm
+        world.by_realm = lambda e: (500, {}, b"") if signer_of(e) else by_realm(e)
+        self.assert_manifest(world)
+
     def test_a_token_for_everybody_may_be_given_to_a_signature_too(self) -> None:
         world = self.oci()
         world.by_realm = world.gives

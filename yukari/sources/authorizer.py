@@ -139,6 +139,7 @@ class _Errand:
     _failure: Optional[Exception] = field(default=None, init=False)
     """Why a way could not be tried to its end."""
     _realm_failed: bool = field(default=False, init=False)
+    """Whether the realm does not answer, and is not asked any more."""
 
     async def run(self) -> IResponse:
         clock, known = self._authorizer.clock, self._authorizer.ways.known(self._place)
@@ -240,7 +241,9 @@ class _Errand:
             return None
         except (RealmFailed, KeyUnusable) as error:
             self._failure = error
-            self._realm_failed = isinstance(error, RealmFailed)
+            # A realm may break at a signature and still give tokens without one.
+            answered = isinstance(error, RealmFailed) and (error.status or 0) >= 500
+            self._realm_failed = isinstance(error, RealmFailed) and not answered
             return None
 
     async def _with_token(self, key: Optional[SigningKey]) -> Optional[IResponse]:
