@@ -163,7 +163,7 @@ class Daemon:
 
     async def idle(self) -> None:
         """Returns when nothing is on its way any more."""
-        await until(lambda: not self.library.fills and not self.library._ensuring)
+        await until(lambda: self.library.is_idle)
 
 
 class RunningCase(TestCase):

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from tests.emulator import Emulator, Fault, Model
 from tests.running import MODEL, Daemon, Hurried, RunningCase, reactor, stored_at, until
-from yukari.library import library
+from yukari.library import manifests
 
 ALWAYS_DUE = {"manifest_lifetime": "1ms", "invalidator_period": "50ms"}
 
@@ -60,7 +60,7 @@ class RevalidationTests(FreshnessCase):
 
     async def test_what_was_checked_lately_is_not_asked_about(self) -> None:
         upstream, daemon = await self.stored(manifest_lifetime="1h", invalidator_period="10ms")
-        looked = daemon.service.parts.revalidator._loop
+        looked = daemon.library.revalidator._loop
         await until(lambda: looked._runAtStart is not None)
         for _ in range(3):
             await self.successor(daemon)
@@ -68,7 +68,7 @@ class RevalidationTests(FreshnessCase):
 
     async def successor(self, daemon: Daemon) -> None:
         """Returns when a look that began after now has ended."""
-        revalidator = daemon.service.parts.revalidator
+        revalidator = daemon.library.revalidator
         now = revalidator._looking
         await until(lambda: revalidator._looking is not now)
 
@@ -248,7 +248,7 @@ class UpstreamErrorTests(FreshnessCase):
         return reply.status, json.loads(body)["errors"][0], reply
 
     async def test_no_such_model_is_remembered_for_a_few_seconds_only(self) -> None:
-        self.patch(library, "UNKNOWN_FOR", 3600.0)
+        self.patch(manifests, "UNKNOWN_FOR", 3600.0)
         upstream, clock = await self.upstream(), Leaping(1.0)
         daemon = await self.daemon(upstream, clock=clock)
         for _ in range(5):
@@ -256,7 +256,7 @@ class UpstreamErrorTests(FreshnessCase):
             self.assertEqual((status, error["code"]), (404, "MANIFEST_UNKNOWN"))
         self.assertEqual(upstream.counters.requests["manifest GET"], 1)
         upstream.add_model("library/x:latest", [10])
-        clock.ahead = library.UNKNOWN_FOR
+        clock.ahead = manifests.UNKNOWN_FOR
         reply, _ = await self.ask(f"{daemon.url}/v2/library/x/manifests/latest")
         self.assertEqual(reply.status, 200)
 
@@ -330,7 +330,7 @@ class OutageTests(FreshnessCase):
         self.addCleanup(hole.close)
         where = f"http://127.0.0.1:{hole.getsockname()[1]}"
         daemon, model = await self._started(where)
-        revalidator = daemon.service.parts.revalidator
+        revalidator = daemon.library.revalidator
         await until(lambda: revalidator._checking)
         self.assert_whole(await self.pull(daemon), model)
         self.assertTrue(revalidator._checking)

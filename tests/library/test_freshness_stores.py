@@ -113,8 +113,8 @@ class Suite(FreshnessSuite):
         upstream.counters.clear()
         daemon = await self.fresh(upstream, invalidator_period="10ms")
         for _ in range(3):
-            looking = daemon.service.parts.revalidator._looking
-            await until(lambda now=looking: daemon.service.parts.revalidator._looking is not now)
+            looking = daemon.library.revalidator._looking
+            await until(lambda now=looking: daemon.library.revalidator._looking is not now)
         self.assertEqual(dict(upstream.counters.requests), {})
 
     async def test_a_pull_refreshes(self) -> None:
@@ -185,7 +185,7 @@ class Replicas(InBucket):
         for days, (first, second) in (30, (one, two)), (60, (two, one)):
             upstream.counters.clear()
             for each in first, second:
-                revalidator, before = each.service.parts.revalidator, self.checks(each)
+                revalidator, before = each.library.revalidator, self.checks(each)
                 revalidator._now = lambda later=days * 86400: time.time() + later
                 await revalidator.look()
                 expected = len(names) if each is first else 0
@@ -194,7 +194,7 @@ class Replicas(InBucket):
 
     async def looked(self, daemon: Daemon) -> None:
         """Returns when it has had the look of its start."""
-        revalidator = daemon.service.parts.revalidator
+        revalidator = daemon.library.revalidator
         await until(lambda: (looking := revalidator._looking) is not None and looking.called)
 
     async def test_a_pull_asks_nothing_that_another_replica_has_just_asked(self) -> None:
@@ -212,7 +212,7 @@ class Replicas(InBucket):
             self.assertEqual(found.checked_at, long_ago)
         for each in one, two:
             await self.manifest(each)
-            await until(lambda each=each: not each.service.parts.revalidator._checking)
+            await until(lambda each=each: not each.library.revalidator._checking)
         self.assertEqual(upstream.counters.requests["manifest HEAD"], 1)
 
     async def test_what_one_has_replaced_the_other_serves_when_it_looks(self) -> None:

@@ -12,11 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
 from yukari.errors import RegistryError, manifest_unknown
+from yukari.fills import manager
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
-from yukari.library import library
-from yukari.library.library import UNKNOWN_FOR, Library
+from yukari.library.library import Library
+from yukari.library.manifests import UNKNOWN_FOR
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import SourceRefused
@@ -149,7 +150,7 @@ class LibraryTests(SynchronousTestCase):
         return digest
 
     def test_few_that_gave_up_are_kept_open_and_the_others_go_on_where_they_stood(self) -> None:
-        self.patch(library, "MOST_RESTING", 2)
+        self.patch(manager, "MAX_RESTING", 2)
         digests = [self.given_up(number) for number in range(4)]
         self.assertEqual(set(self.library.fills), set(digests[2:]))
         source = self.upstream.sources[digests[0]]
@@ -162,11 +163,11 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(sent, 1)
 
     def test_one_that_gave_up_too_often_is_let_go_with_what_came(self) -> None:
-        self.patch(library, "RETRIES", 1)
+        self.patch(manager, "MAX_RETRIES", 1)
         digest = self.given_up(1)
-        self.clock.advance(library.RETRY_FIRST)
+        self.clock.advance(manager.RETRY_FIRST)
         self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
-        self.assertEqual((self.library.fills, self.library._retries), ({}, {}))
+        self.assertEqual((self.library.fills, self.library.filling._retries), ({}, {}))
         (spool,) = self.successResultOf(Deferred.fromCoroutine(self.store.spools()))
         self.assertEqual(spool.covered().total, 1000)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -198,6 +199,7 @@ class LibraryTests(SynchronousTestCase):
         self.patch(MemoryStore, "forget_blob", slowly)
         self.patch(openblobs, "KEEP", 60.0)
         asked = [Deferred.fromCoroutine(self.library.blob(NAME, digest)) for _ in range(2)]
+        self.upstream.waiting.pop().callback(1000)
         removal.callback(None)
         for each in asked:
             self.successResultOf(each)
@@ -248,10 +250,25 @@ class LibraryTests(SynchronousTestCase):
         digest = Digest.of(body)
         self.upstream.bodies[digest] = body
         self.learn(manifest_of(body))
-        gone = RegistryError("BLOB_UNKNOWN", "no such blob", 404)
-        self.upstream.sources[digest].open[0].refuse(SourceRefused(gone))
+        away = RegistryError("UNAVAILABLE", "upstream is away", 502)
+        self.upstream.sources[digest].open[0].refuse(SourceRefused(away))
         self.assertIs(self.library.fills[digest].state, State.SUSPENDED)
         self.clock.advance(31)
+        self.fill_all()
+        self.assertEqual(self.has(digest), 1000)
+
+    def test_a_blob_that_upstream_does_not_have_is_not_asked_for_until_somebody_asks(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        gone = RegistryError("BLOB_UNKNOWN", "no such blob", 404)
+        source = self.upstream.sources[digest]
+        source.open[0].refuse(SourceRefused(gone))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(len(source.asked), 1)
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        found.start()
         self.fill_all()
         self.assertEqual(self.has(digest), 1000)
 
@@ -265,7 +282,8 @@ class LibraryTests(SynchronousTestCase):
         first.send(1000)
         self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
         self.library = self.new_library()
-        self.successResultOf(Deferred.fromCoroutine(self.library.start()))
+        self.successResultOf(Deferred.fromCoroutine(self.library.restore()))
+        self.library.resume()
         self.assertEqual(self.library.fills[digest].coverage.plan.covered.total, 1000)
         self.fill_all()
         self.assertEqual(self.has(digest), 300_000)
@@ -273,14 +291,18 @@ class LibraryTests(SynchronousTestCase):
     def test_to_bring_a_manifest_whole_is_to_wait_for_its_blobs(self) -> None:
         body = content_of(1000)
         self.upstream.bodies[Digest.of(body)] = body
-        bringing = Deferred.fromCoroutine(self.library.ensure_stored(NAME, manifest_of(body)))
+        bringing = Deferred.fromCoroutine(
+            self.library.prefetch.ensure_stored(NAME, manifest_of(body))
+        )
         self.assertNoResult(bringing)
         self.fill_all()
         self.successResultOf(bringing)
 
     def test_to_stop_a_fill_is_the_end_of_waiting_for_it(self) -> None:
         body = content_of(1000)
-        bringing = Deferred.fromCoroutine(self.library.ensure_stored(NAME, manifest_of(body)))
+        bringing = Deferred.fromCoroutine(
+            self.library.prefetch.ensure_stored(NAME, manifest_of(body))
+        )
         stopping = self.library.stop_fill(Digest.of(body))
         assert stopping is not None
         self.successResultOf(stopping)

@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +15,15 @@ from tests.library.test_library import manifest_of
 from tests.storage.strategies import result_of
 from yukari.config.patterns import ModelRules
 from yukari.errors import upstream_unreachable
-from yukari.library.revalidator import AT_ONCE, BROUGHT_AT_ONCE, FIRST_LATE, PAGE, Revalidator
+from yukari.library.agents import UserAgents
+from yukari.library.revalidator import (
+    AT_ONCE,
+    BROUGHT_AT_ONCE,
+    FIRST_LATE,
+    PAGE,
+    Freshness,
+    Revalidator,
+)
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Tag
 from yukari.sources.circuit import Circuit
@@ -81,12 +89,8 @@ class Registry:
 
 @define(eq=False)
 class Shelf:
-    """As much of a library as the revalidator needs; blobs come when the test says so."""
+    """As much of a `Prefetch` as the revalidator needs; blobs come when the test says so."""
 
-    store: MemoryStore
-    upstream: Registry
-    user_agent: str = "ollama"
-    rules: ModelRules = field(factory=lambda: ModelRules("registry.invalid"))
     bringing: list[Deferred[None]] = field(factory=list)
 
     async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
@@ -114,17 +118,17 @@ class RevalidatorCase(SynchronousTestCase):
         result_of(self.store.put_manifest(named(number), LATEST, OLD, checked_at))
 
     def daemon(self, seed: int = 0, **keywords: Any) -> Revalidator:
+        freshness = Freshness(HOUR, self.lifetime, 0.0)
         made = Revalidator(
-            library=Shelf(self.store, self.upstream),  # type: ignore[arg-type]
+            store=self.store,
+            upstream=self.upstream,  # type: ignore[arg-type]
+            prefetch=Shelf(),  # type: ignore[arg-type]
+            agents=UserAgents(),
+            rules=ModelRules("registry.invalid"),
             clock=self.clock,
-            **{
-                "period": HOUR,
-                "lifetime": self.lifetime,
-                "refresh_after": 0.0,
-                "now": self.clock.seconds,
-                "random": Random(seed),
-                **keywords,
-            },
+            freshness=evolve(freshness, **keywords),
+            now=self.clock.seconds,
+            random=Random(seed),
         )
         self.addCleanup(lambda: result_of(made.stop()))
         return made
@@ -217,7 +221,7 @@ class UpdateTests(RevalidatorCase):
             self.upstream.asked.clear()
             moved_asked = [named(number) for number in range(moved)]
             self.upstream.asked += [(0.0, name) for name in moved_asked]
-        self.assertEqual(len(daemon._library.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
+        self.assertEqual(len(daemon._prefetch.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
 
     def test_each_new_version_that_is_whole_lets_another_come(self) -> None:
         moved = 2 * BROUGHT_AT_ONCE
@@ -226,7 +230,7 @@ class UpdateTests(RevalidatorCase):
         daemon = self.daemon()
         daemon.start()
         self.run_for(10)
-        shelf: Any = daemon._library
+        shelf: Any = daemon._prefetch
         for number in range(moved):
             self.assertEqual(len(shelf.bringing), min(moved, BROUGHT_AT_ONCE + number))
             shelf.bringing[number].callback(None)
@@ -240,7 +244,7 @@ class UpdateTests(RevalidatorCase):
         daemon = self.daemon()
         daemon.start()
         self.run_for(10)
-        shelf: Any = daemon._library
+        shelf: Any = daemon._prefetch
         self.run_for(DAY)
         shelf.bringing[0].callback(None)
         self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, NEW)
@@ -250,7 +254,7 @@ class UpdateTests(RevalidatorCase):
         self.stored(1, 2 * self.lifetime)
         self.upstream.has = {named(0): NEW}
         daemon = self.daemon(period=60.0)
-        shelf: Any = daemon._library
+        shelf: Any = daemon._prefetch
         daemon.start()
         tries = []
         for _ in range(round(DAY / 60)):
@@ -271,7 +275,7 @@ class UpdateTests(RevalidatorCase):
         self.run_for(10)
         result_of(daemon.stop())
         self.run_for(HOUR)
-        shelf: Any = daemon._library
+        shelf: Any = daemon._prefetch
         self.assertEqual(len(shelf.bringing), BROUGHT_AT_ONCE)
         self.assertEqual(daemon._bringing, {})
 

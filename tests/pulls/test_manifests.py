@@ -221,7 +221,7 @@ class RefusalTests(ManifestCase):
         await self.assert_pulled_after(upstream, daemon)
 
     async def test_what_is_no_manifest_is_502_and_is_not_stored(self) -> None:
-        for body in (b"", b"{}", b"null", b"[" * 100_000, b'{"schemaVersion":2,"layers":[]}'):
+        for body in (b"", b"{}", b"null", b"[" * 100_000, b'{"schemaVersion":1,"layers":[]}'):
             upstream, daemon = await self.both()
             right = upstream.models[MODEL].manifest_bytes
             upstream.set_manifest(MODEL, body)

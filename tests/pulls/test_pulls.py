@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from typing import Any, Optional
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -15,7 +13,6 @@ from tests.running import (
     SMALL16,
     SMALL64,
     SMALL_TRANSFER,
-    Daemon,
     RunningCase,
     until,
     until_sent,
@@ -176,52 +173,51 @@ class ManyClientsTests(RunningCase):
 
 
 class SlowLookTests(RunningCase):
-    """A look at the disk that takes so long that the blob has come when it ends."""
+    """A look at the disk that takes long, while others ask for the same blob."""
 
-    running: Daemon
-
-    def hold_look(self, number: int) -> Deferred[str]:
+    async def held_look(self) -> tuple[Deferred[str], Deferred[None]]:
         """
-        The look of this number that does not find a blob ends when the blob is stored.
-
-        Fires with the digest when that look has begun.
+        The first look that does not find a blob ends when the second Deferred fires; the first
+        fires with the digest when it has begun.
         """
         held: Deferred[str] = Deferred()
-        seen: Counter[Digest] = Counter()
+        release: Deferred[None] = Deferred()
         look = DirectoryStore.blob_size
 
         async def slow(store: DirectoryStore, digest: Digest) -> Optional[int]:
             found = await look(store, digest)
-            seen[digest] += 1
-            if found is None and seen[digest] == number and not held.called:
+            if found is None and not held.called:
                 held.callback(str(digest))
-                path = os.path.join(store.path, "blobs", digest.file_name)
-                await until(lambda: os.path.exists(path))
-                await until(lambda: digest not in self.running.library.fills)
+                await release
             return found
 
         self.patch(DirectoryStore, "blob_size", slow)
-        return held
+        return held, release
 
     async def test_of_a_prefetch_fetches_nothing_twice(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3000")
-        self.running = daemon = await self.daemon(upstream)
-        held = self.hold_look(1)
+        daemon = await self.daemon(upstream)
+        held, release = await self.held_look()
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         await held
-        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        pulling = self.begin(self.pull(daemon))
+        await until(lambda: True)
+        release.callback(None)
+        self.assert_whole(await pulling, upstream.models[MODEL])
         await daemon.idle()
         self.assert_sent_once(upstream, upstream.models[MODEL])
 
     async def test_of_a_request_fetches_nothing_twice(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3000")
-        self.running = daemon = await self.daemon(upstream)
+        daemon = await self.daemon(upstream)
         digest, size = upstream.models[MODEL].layers[0]
         url = f"{daemon.url}/v2/library/m/blobs/{digest}"
-        held = self.hold_look(2)
+        held, release = await self.held_look()
         both = [self.begin(self.ask(url))]
         await held
         both.append(self.begin(self.ask(url)))
+        await until(lambda: True)
+        release.callback(None)
         for _, body in await gatherResults(both):
             self.assertEqual(len(body), size)
         await daemon.idle()

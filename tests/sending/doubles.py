@@ -21,7 +21,7 @@ from yukari.config.networks import Networks
 from yukari.config.patterns import ModelRules
 from yukari.errors import blob_unknown, manifest_unknown
 from yukari.fills.fill import Fill
-from yukari.library.library import Found
+from yukari.library.manifests import Found
 from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sending.workers import Helpers
@@ -160,10 +160,14 @@ class Shelf:
         except KeyError:
             raise blob_unknown(digest) from None
 
+    @property
+    def catalog(self) -> Shelf:
+        return self
+
     async def tags(self, name: ModelName) -> list[Tag]:
         return [Tag("latest")]
 
-    async def catalog(self, last: str, most: int) -> list[ModelName]:
+    async def models(self, last: str, most: int) -> list[ModelName]:
         return [NAME]
 
 

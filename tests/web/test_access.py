@@ -132,7 +132,7 @@ class ModelsTests(RunningCase):
                 reply, body = await self.ask(url)
                 self.assertEqual(reply.status, 403, path)
                 self.assertIn(rule, json.loads(body)["errors"][0]["message"])
-            revalidator = daemon.service.parts.revalidator
+            revalidator = daemon.library.revalidator
             for _ in range(3):
                 look = revalidator._looking
                 await until(lambda: revalidator._looking is not look)  # noqa: B023
@@ -146,7 +146,7 @@ class ModelsTests(RunningCase):
         upstream, daemon = await self.under_way()
         daemon = await self.restarted(daemon, upstream, models_deny="library/m")
         self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
-        self.assertFalse(daemon.library._crew.fills)
+        self.assertFalse(daemon.library.filling._scheduler.fills)
         daemon = await self.restarted(daemon, upstream)
         await daemon.idle()
         self.assert_stored(daemon, upstream.models[MODEL])

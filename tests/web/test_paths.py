@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.sending.doubles import Growing, Shelf, Talk
 from tests.strategies import blob_digests, model_names, references
 from yukari.fills.fill import Fill
-from yukari.library.library import Found
+from yukari.library.manifests import Found
 from yukari.names import Digest, ModelName, Reference
 from yukari.storage.readable import Readable
 

@@ -21,7 +21,7 @@ from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
-from yukari.library.revalidator import Revalidator
+from yukari.library.revalidator import Freshness
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
 from yukari.net.throttle import Line, Lines
@@ -59,7 +59,6 @@ class Parts:
     connections: Connections
     library: Library
     usage: UsageCounter
-    revalidator: Revalidator
     drain: Drain
     passwords: Optional[Passwords]
     site: RegistrySite
@@ -103,6 +102,12 @@ def assemble(
             ),
         )
         upstream = Upstream(registry)
+    usage = UsageCounter(store, reactor)
+    freshness = None
+    if not settings.offline:
+        freshness = Freshness(
+            settings.invalidator_period, settings.manifest_lifetime, settings.revalidate_after
+        )
     library = Library(
         store=store,
         upstream=upstream,
@@ -115,14 +120,11 @@ def assemble(
             settings.models_allow,
             settings.models_deny or Patterns(),
         ),
+        freshness=freshness,
+        stored=usage.changed,
+        redirects=_redirects(settings),
     )
-    if settings.storage == TIGRIS:
-        from yukari.s3.presign import redirects
-
-        library.redirects = partial(redirects, settings.redirect)
-    usage = UsageCounter(store, reactor)
-    library.stored = usage.changed
-    metrics.watch(library.count_fills, lambda: upstream.circuit_open, lambda: usage.holdings)
+    metrics.watch(library.filling.count, lambda: upstream.circuit_open, lambda: usage.holdings)
     drain = Drain(reactor)
     root = make_root(
         library,
@@ -150,14 +152,6 @@ def assemble(
         )
         for is_admins in (False, True)
     )
-    revalidator = Revalidator(
-        library=library,
-        clock=reactor,
-        period=settings.invalidator_period,
-        lifetime=settings.manifest_lifetime,
-        refresh_after=settings.revalidate_after,
-        metrics=metrics,
-    )
     return Parts(
         metrics=metrics,
         disk_threads=disk_threads,
@@ -167,7 +161,6 @@ def assemble(
         connections=connections,
         library=library,
         usage=usage,
-        revalidator=revalidator,
         drain=drain,
         passwords=passwords,
         site=site,
@@ -200,6 +193,15 @@ def own_key_path(settings: Settings) -> str:
         assert settings.spool_dir is not None
         return os.path.join(settings.spool_dir, "id_ed25519")
     return os.path.join(settings.storage, "yukari", "id_ed25519")
+
+
+def _redirects(settings: Settings) -> Callable[[str, str], bool]:
+    """Whether a client that came by a Host header may be sent to a presigned URL."""
+    if settings.storage != TIGRIS:
+        return lambda *_: False
+    from yukari.s3.presign import redirects
+
+    return partial(redirects, settings.redirect)
 
 
 def _read_passwords(reactor: Any, settings: Settings, in_thread: Threads) -> Optional[Passwords]:

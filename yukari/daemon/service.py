@@ -101,10 +101,6 @@ class YukariService(Service):
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)
             self._reactor.callWhenRunning(self._turns.start)
-        if not self._settings.offline:
-            parts.library.pulled = parts.revalidator.pulled
-            parts.library.is_stale = parts.revalidator.is_stale
-            parts.revalidator.start()
         self._log_banner()
         self._reactor.callWhenRunning(self._notifier.ready)
 
@@ -159,7 +155,8 @@ class YukariService(Service):
 
     async def _stop(self) -> None:
         parts = self.parts
-        await parts.revalidator.stop()
+        if parts.library.revalidator is not None:
+            await parts.library.revalidator.stop()
         await parts.drain.pause(self._settings.shutdown_delay)
         self._limiter.stop()
         ports = self.ports + self.admin_ports

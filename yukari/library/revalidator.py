@@ -19,22 +19,27 @@ from functools import partial
 from itertools import islice
 from math import inf
 from random import Random
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from zlib import crc32
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
-from yukari.library.library import Library
+from yukari.library.agents import UserAgents
+from yukari.library.prefetch import Prefetch
 from yukari.manifest import Manifest
 from yukari.metrics import Metrics
 from yukari.names import ModelName, Tag
-from yukari.storage.ports import NoRoom, StoredManifest
+from yukari.sources.offline import Offline
+from yukari.sources.upstream import Upstream
+from yukari.storage.ports import NoRoom, Store, StoredManifest
+from yukari.tasks import backoff
 
 log = Logger()
 
@@ -70,15 +75,29 @@ class _Failed:
     again_at: float
 
 
+@frozen
+class Freshness:
+    """How often upstream is asked about what is stored; all in seconds."""
+
+    period: float
+    """From one look for manifests that are due to the next."""
+    lifetime: float
+    """After which a manifest is due for a check."""
+    refresh_after: float
+    """After which a pull is a reason to check; 0 if it never is."""
+
+
 @define(eq=False)
 class Revalidator:
-    """Times are in seconds; ``refresh_after`` 0 means that pulls check nothing."""
+    """Asks upstream about stored manifests, and replaces those that have a newer version."""
 
-    _library: Library
+    _store: Store
+    _upstream: Union[Upstream, Offline]
+    _prefetch: Prefetch
+    _agents: UserAgents
+    _rules: ModelRules
     _clock: IReactorTime
-    _period: float
-    _lifetime: float
-    _refresh_after: float
+    _freshness: Freshness
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _random: Random = field(factory=Random)
@@ -102,7 +121,7 @@ class Revalidator:
 
     def start(self) -> None:
         """Look soon, and again every period; a look that takes longer delays the next."""
-        self._loop.start(self._period, now=True)
+        self._loop.start(self._freshness.period, now=True)
 
     async def stop(self) -> None:
         """Look no more; a check under way is given up, and nothing of it is stored."""
@@ -114,7 +133,7 @@ class Revalidator:
                 running.cancel()
 
     def _look_once(self) -> Deferred[None]:
-        late = self._random.random() * JITTER * self._period
+        late = self._random.random() * JITTER * self._freshness.period
         if self._looking is None:
             late = min(late, self._random.random() * FIRST_LATE)
         self._looking = Deferred.fromCoroutine(self.look(late))
@@ -137,7 +156,7 @@ class Revalidator:
         await deferLater(self._clock, late)
         after: Optional[Key] = None
         while not self._stopped:
-            page = await self._library.store.manifests(after, PAGE)
+            page = await self._store.manifests(after, PAGE)
             if not page:
                 return
             after = page[-1].name, page[-1].tag
@@ -145,18 +164,18 @@ class Revalidator:
                 (entry.name, entry.tag)
                 for entry in page
                 if self._is_due((entry.name, entry.tag), entry.checked_at)
-                and self._library.rules.allow(entry.name)
+                and self._rules.allow(entry.name)
             ]
             self._random.shuffle(due)
             keys = iter(due)
-            if self._library.upstream.circuit_open:
+            if self._upstream.circuit_open:
                 # One alone finds out whether upstream is back.
                 await self._ask_about(islice(keys, 1))
             await gatherResults(
                 [Deferred.fromCoroutine(self._ask_about(keys)) for _ in range(AT_ONCE)],
                 consumeErrors=True,
             )
-            if due and self._library.upstream.circuit_open:
+            if due and self._upstream.circuit_open:
                 return
             # One page a turn of the reactor.
             await deferLater(self._clock, 0)
@@ -167,12 +186,14 @@ class Revalidator:
             if self._stopped:
                 return
             await self._check(key, partial(self._is_due, key))
-            if self._library.upstream.circuit_open:
+            if self._upstream.circuit_open:
                 return
             await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
-        lifetimes = self._age(checked_at) / self._lifetime if self._lifetime else 1.0
+        lifetimes = (
+            self._age(checked_at) / self._freshness.lifetime if self._freshness.lifetime else 1.0
+        )
         if lifetimes < 1 - JITTER:
             return False
         part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
@@ -191,15 +212,15 @@ class Revalidator:
         key = name, tag
 
         def is_due(checked_at: float) -> bool:
-            return self._age(checked_at) >= self._refresh_after and self._may_try(key)
+            return self._age(checked_at) >= self._freshness.refresh_after and self._may_try(key)
 
-        if self._refresh_after and not self._stopped and is_due(stored.checked_at):
+        if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
 
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
-        untold = (name, tag) in self._failed or self._library.upstream.circuit_open
-        return untold and self._age(stored.checked_at) >= self._lifetime
+        untold = (name, tag) in self._failed or self._upstream.circuit_open
+        return untold and self._age(stored.checked_at) >= self._freshness.lifetime
 
     def _age(self, checked_at: float) -> float:
         age = self._now() - checked_at
@@ -226,7 +247,8 @@ class Revalidator:
             return
         self._metrics.revalidated("failed")
         times = self._failed[key].times + 1 if key in self._failed else 1
-        wait = min(self._lifetime, max(RETRY_FIRST, self._period) * 2 ** min(times - 1, 20))
+        first = max(RETRY_FIRST, self._freshness.period)
+        wait = backoff(times, first, self._freshness.lifetime)
         self._failed[key] = _Failed(times, self._clock.seconds() + wait)
         name, tag = map(str, key)
         if failure.check(RegistryError, OSError, NoRoom):
@@ -242,19 +264,18 @@ class Revalidator:
     async def _check_now(self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]) -> None:
         if self._stopped:
             return
-        library = self._library
-        stored = await library.store.get_manifest(name, tag, anew=True)
+        stored = await self._store.get_manifest(name, tag, anew=True)
         if stored is None or not is_due(stored.checked_at):
             self._failed.pop((name, tag), None)
             return  # Removed by an operator, or checked by another daemon.
-        agent, asked_at = library.user_agent, self._now()
-        there = await library.upstream.manifest_digest(name, tag, agent)
+        agent, asked_at = self._agents.of(name, tag), self._now()
+        there = await self._upstream.manifest_digest(name, tag, agent)
         fresh: Optional[Manifest] = None
         if there is None or there != stored.manifest.digest:
-            fresh = await library.upstream.manifest(name, tag, agent)
+            fresh = await self._upstream.manifest(name, tag, agent)
             there = fresh.digest
         if there == stored.manifest.digest:
-            await library.store.touch_manifest(name, tag, there, self._now())
+            await self._store.touch_manifest(name, tag, there, self._now())
             self._failed.pop((name, tag), None)
             self._metrics.revalidated("same")
             return
@@ -277,9 +298,9 @@ class Revalidator:
     ) -> None:
         if self._stopped:
             return
-        await self._library.ensure_stored(name, fresh)
+        await self._prefetch.ensure_stored(name, fresh)
         # As of when upstream was asked: another daemon may have been told of a newer one since.
-        await self._library.store.put_manifest(name, tag, fresh, asked_at)
+        await self._store.put_manifest(name, tag, fresh, asked_at)
         self._failed.pop((name, tag), None)
         self._metrics.revalidated("replaced")
         digest = str(fresh.digest)

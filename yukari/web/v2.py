@@ -12,49 +12,26 @@ GET and HEAD only: a cache, not a place to push to.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Optional
 
-from attrs import define, evolve, field
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from yukari.config.networks import Networks
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
-from yukari.fills.fill import Fill
-from yukari.fills.spooler import HASH_STEP
-from yukari.fills.verifier import Verifier
-from yukari.library.library import Elsewhere, Library
-from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.library.library import Library
+from yukari.names import InvalidName, ModelName, Reference, parse_reference
 from yukari.net.throttle import Lines
-from yukari.sending.send import send
-from yukari.sending.stall import Broken, InThread, Join, ReaderGone
+from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
-from yukari.spans import Span
-from yukari.storage.readable import Readable, SpoolLost
 from yukari.web import clients
 from yukari.web.admin import Fills, Front, Health
+from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
-from yukari.web.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
+from yukari.web.ranges import etag, names_digest
 from yukari.web.replies import ReadOnly, digest_in, reply, reply_json, text_header
-
-log = Logger()
-
-
-@define(eq=False)
-class Registry:
-    """What the ``/v2/`` leaf needs to answer."""
-
-    library: Library
-    clock: IReactorTime
-    in_thread: InThread
-    helpers: Helpers
-    allow: Optional[Networks] = None
-    """Who may pull; None for everybody."""
-    client_lines: Optional[Lines] = None
-    """What bounds how fast each client, by its address, gets blobs; None for nothing."""
 
 
 class V2(ReadOnly):
@@ -78,7 +55,7 @@ class V2(ReadOnly):
             return
         if parts == ["_catalog"]:
             page = Page.asked_by(request)
-            names = await self._registry.library.catalog(page.last, page.most + 1)
+            names = await self._registry.library.catalog.models(page.last, page.most + 1)
             reply_json(request, 200, {"repositories": page.cut(list(map(str, names)), request)})
             return
         if len(parts) != 4:
@@ -96,10 +73,12 @@ class V2(ReadOnly):
         if kind == "manifests":
             await self._manifest(request, name, _reference(last))
         elif kind == "blobs":
-            await _Blob(self._registry, request, name, digest_in([last.encode("latin-1")])).reply()
+            await BlobRequest(
+                self._registry, request, name, digest_in([last.encode("latin-1")])
+            ).reply()
         elif kind == "tags" and last == "list":
             page = Page.asked_by(request)
-            tags = [str(tag) for tag in await self._registry.library.tags(name)]
+            tags = [str(tag) for tag in await self._registry.library.catalog.tags(name)]
             behind = [tag for tag in tags if tag > page.last]
             reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
         else:
@@ -143,177 +122,6 @@ def _reference(text: str) -> Reference:
         return parse_reference(text)
     except InvalidName as error:
         raise RegistryError("TAG_INVALID", str(error), 400) from None
-
-
-@define(eq=False)
-class _Blob:
-    """One request for a blob."""
-
-    _registry: Registry
-    _request: Any
-    _name: ModelName
-    _digest: Digest
-    _readable: Optional[Readable] = field(default=None, init=False)
-
-    async def reply(self) -> None:
-        """Answer it."""
-        request, library = self._request, self._registry.library
-        if request.method == b"HEAD":
-            size = await library.blob_size(self._name, self._digest)
-            if self._headers(size) is not None:
-                request.finish()
-            return
-        found = await library.blob(self._name, self._digest, clients.host(request))
-        if isinstance(found, Elsewhere):
-            request.result = "redirect"
-            request.setHeader(b"location", found.url.encode("ascii"))
-            reply(request, 307, "text/plain; charset=utf-8", b"")
-            return
-        try:
-            wanted = self._headers(found.size)
-            if wanted is None:
-                return
-            start, end = wanted
-            if start < end:
-                await self._send(found, Span(start, end))
-            else:
-                request.finish()
-        finally:
-            if self._readable is not None:
-                self._readable.close()
-            elif not isinstance(found, Fill):
-                found.close()
-
-    def _headers(self, size: int) -> Optional[tuple[int, int]]:
-        """The bytes to send, from and up to, with the headers set; None where the reply is made."""
-        request = self._request
-        request.setHeader(b"content-type", b"application/octet-stream")
-        request.setHeader(b"accept-ranges", b"bytes")
-        request.setHeader(b"docker-content-digest", str(self._digest).encode())
-        request.setHeader(b"etag", etag(self._digest).encode())
-        if names_digest(text_header(request, b"if-none-match"), self._digest):
-            request.setResponseCode(304)
-            request.finish()
-            return None
-        wanted = text_header(request, b"range")
-        if not range_applies(text_header(request, b"if-range"), self._digest):
-            wanted = None
-        try:
-            span = parse_range(wanted, size) if request.method == b"GET" else None
-        except NotSatisfiable:
-            request.setHeader(b"content-range", f"bytes */{size}".encode())
-            raise RegistryError(
-                "RANGE_INVALID", f"the blob has {size} bytes, the range lies outside", 416
-            ) from None
-        if span is None:
-            # Classic clients read Location on a 200 too, and fail without (simonfrey#3).
-            request.setHeader(b"location", request.path)
-            request.setHeader(b"content-length", str(size).encode())
-            return 0, size
-        request.setResponseCode(206)
-        request.setHeader(b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode())
-        request.setHeader(b"content-length", str(len(span)).encode())
-        return span.start, span.end
-
-    async def _send(self, found: Any, span: Span) -> None:
-        request, registry = self._request, self._registry
-        if isinstance(found, Fill):
-            whole = len(span) == found.size
-            readable: Readable = found.open_reader(span.start, whole=whole)
-            self._readable = readable
-            try:
-                await readable.ready(span.start)
-            except SpoolLost:
-                await self._relay(found, span)
-                return
-        else:
-            readable = self._readable = found
-        request.result = readable.result
-        try:
-            sent = await send(
-                request,
-                readable,
-                span,
-                registry.clock,
-                registry.in_thread,
-                registry.helpers,
-                self._join(),
-            )
-        except Broken as broken:
-            self._count(broken.sent)
-            if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
-                so_far = None
-                if len(span) == found.size:
-                    so_far = await self._hash(readable, broken.sent)
-                await self._relay(found, Span(span.start + broken.sent, span.end), so_far)
-                return
-            if isinstance(broken.error, OSError):
-                self._damaged(broken.error)
-            if not request.gone:
-                request.channel.forceAbortClient()
-            return
-        except ReaderGone as gone:
-            self._count(gone.sent)
-            raise
-        self._count(sent)
-        request.finish()
-
-    def _join(self) -> Optional[Join]:
-        lines = self._registry.client_lines
-        return None if lines is None else partial(lines.join, clients.address(self._request))
-
-    async def _hash(self, readable: Readable, end: int) -> Any:
-        """The sha256 of what a reader of the whole has had from the spool."""
-        verifier = Verifier(readable)
-        while verifier.position < end:
-            step = min(end, verifier.position + HASH_STEP)
-            await self._registry.in_thread(verifier.advance, step)
-        return verifier.hash
-
-    def _count(self, sent: int) -> None:
-        # What went through `Request.write` is counted there.
-        self._request.sent_directly = max(0, sent - self._request.sentLength)
-
-    def _damaged(self, error: OSError) -> None:
-        self._registry.library.invalidate_open_files()
-        log.error(
-            "{digest}: reading failed: {error}",
-            digest=self._digest,
-            error=str(error),
-            request=self._request.id,
-        )
-
-    async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
-        """The disk has no room for it: by way of the memory."""
-        request, registry = self._request, self._registry
-        if self._readable is not None:
-            self._readable.close()
-        whole = so_far is not None or len(span) == fill.size
-        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far)
-        self._readable = reader
-        request.result = reader.result
-        await reader.ready(span.start)
-        try:
-            await send(
-                request,
-                reader,
-                span,
-                registry.clock,
-                registry.in_thread,
-                registry.helpers,
-                self._join(),
-            )
-        except Broken as broken:
-            log.warn(
-                "{digest}: broken off: {error}",
-                digest=self._digest,
-                error=str(broken.error),
-                request=request.id,
-            )
-            if not request.gone:
-                request.channel.forceAbortClient()
-            return
-        request.finish()
 
 
 def make_root(

@@ -67,7 +67,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
     async def prefetched(self, daemon: Daemon) -> None:
         """Ask for the manifest and no blob, and wait until all is stored."""
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
-        await until(lambda: not daemon.library._ensuring)
+        await until(lambda: not len(daemon.library.prefetch.running))
         await daemon.idle()
 
     async def test_a_model_is_stored_whole_and_each_byte_fetched_once(self) -> None:
@@ -178,8 +178,8 @@ class SmallDiskTests(AgainstServer, RunningCase):
         upstream.faults.add(Fault("store GET", "flip", digest=digest, at=size // 2, times=1))
         daemon = await self.bucket_daemon(upstream)
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
-        await until(lambda: daemon.library._retries)
-        (fill,) = daemon.library._retries
+        await until(lambda: daemon.library.filling._retries)
+        (fill,) = daemon.library.filling._retries
         self.assertIsNone(await self.client.head_object(f"blobs/{digest}"))
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         fill.start()

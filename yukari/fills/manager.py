@@ -1,0 +1,232 @@
+"""The fills: at most one for each digest, what they ask of the store, and when they are retried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, Protocol
+
+from attrs import define, field
+from cachetools import LRUCache
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from yukari.config.patterns import ModelRules
+from yukari.errors import RegistryError
+from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.machine import State
+from yukari.fills.scheduler import FetchScheduler
+from yukari.metrics import Metrics
+from yukari.names import Digest, ModelName
+from yukari.sources.base import BlobSource
+from yukari.sources.chain import Fallback
+from yukari.storage.ports import DirectUpload, Spool, Store
+from yukari.tasks import Waiters, backoff
+
+RETRY_FIRST = 30.0
+RETRY_LONGEST = 3600.0
+"""Seconds until a fill that gave up is retried by itself: the first time, and at most."""
+MAX_RETRIES = 12
+"""How often a fill is retried before it waits for somebody to ask for its blob."""
+MAX_RESTING = 200
+"""Fills that gave up halfway and will be retried: each keeps two files open."""
+MAX_REFUSED = 50_000
+"""Blobs for which the reason why they cannot be had is remembered."""
+
+
+class Sources(Protocol):
+    """Where blobs come from."""
+
+    def blob(self, digest: Digest, size: int, *repositories: ModelName) -> BlobSource:
+        """Return the source of a blob of ``size`` bytes that these repositories have."""
+
+
+@define(eq=False)
+class FillManager(FillKeeper):
+    """The blobs on their way."""
+
+    _store: Store
+    _sources: Sources
+    _scheduler: FetchScheduler
+    _in_thread: Callable[..., Deferred[Any]]
+    _clock: IReactorTime
+    _metrics: Metrics
+    _stored: Callable[[], None]
+    """Called whenever a blob was stored."""
+    fills: dict[Digest, Fill] = field(factory=dict, init=False)
+    refused: LRUCache[Digest, RegistryError] = field(
+        factory=lambda: LRUCache(MAX_REFUSED), init=False
+    )
+    """Why blobs cannot be had that nobody fetches any more; forgotten when a fill begins."""
+    _leaving: dict[Digest, Waiters] = field(factory=dict, init=False)
+    """Fills that are being stopped, whose spools are still open."""
+    _ends: dict[Fill, Waiters] = field(factory=dict, init=False)
+    _retries: dict[Fill, tuple[int, IDelayedCall]] = field(factory=dict, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    # start and stop
+
+    async def restore(self) -> None:
+        """Find what was on its way when the last process ended; needs no threads."""
+        for spool in await self._store.spools():
+            empty = spool.size > 0 and not spool.covered().total
+            if empty or await self._store.blob_size(spool.digest) is not None:
+                await self._in_thread(spool.discard)
+                continue
+            self._make(spool.digest, spool.size, spool.repositories, spool)
+        for blob in await self._store.unfinished():
+            self._make(blob.digest, blob.size, (blob.repository,))
+
+    def resume(self, rules: ModelRules) -> None:
+        """Start what `restore` found, unless ``rules`` allow none of its models."""
+        for fill in list(self.fills.values()):
+            names = (fill.name,) if fill.spool is None else fill.spool.repositories
+            if any(map(rules.allow, names)):
+                fill.start()
+
+    async def stop(self) -> None:
+        """Stop all fills, so that the next process restores them."""
+        self._stopping = True
+        self._scheduler.close()
+        for _, timer in self._retries.values():
+            timer.cancel()
+        self._retries.clear()
+        await DeferredList([Deferred.fromCoroutine(fill.stop()) for fill in self.fills.values()])
+        self.fills.clear()
+
+    # fills
+
+    def begin(self, digest: Digest, size: int, name: ModelName) -> Fill:
+        """Return the blob's fill, a new one if it has none; it fetches once it is started."""
+        fill = self.fills.get(digest)
+        if fill is None:
+            return self._make(digest, size, (name,))
+        fill.also_in(name)
+        return fill
+
+    def _make(
+        self, digest: Digest, size: int, names: Iterable[ModelName], spool: Optional[Spool] = None
+    ) -> Fill:
+        names = tuple(names)
+        source: BlobSource = self._sources.blob(digest, size, *names)
+        kept = self._store.source(digest, size)
+        fill = Fill(
+            digest=digest,
+            size=size,
+            source=source if kept is None else Fallback(kept, source, spool is not None),
+            crew=self._scheduler,
+            keeper=self,
+            in_thread=self._in_thread,
+            clock=self._clock,
+            name=names[0],
+            spool=spool,
+            metrics=self._metrics,
+        )
+        self._metrics.fill_began()
+        self.refused.pop(digest, None)
+        self.fills[digest] = fill
+        return fill
+
+    def count(self, state: str) -> int:
+        """Return how many fills are in the `State` of that value."""
+        return sum(1 for fill in self.fills.values() if fill.state.value == state)
+
+    def cancel(self, digest: Digest, error: RegistryError) -> Optional[Deferred[None]]:
+        """Stop a blob's fill and throw away what came of it; None if there is no such fill."""
+        fill = self.fills.get(digest)
+        return None if fill is None else self.discard(fill, error)
+
+    async def end_of(self, fill: Fill) -> None:
+        """Return when the fill has ended, well or not; at once if nobody works on it."""
+        if self.fills.get(fill.digest) is fill and fill.state is not State.SUSPENDED:
+            await self._ends.setdefault(fill, Waiters()).wait()
+
+    def discard(self, fill: Fill, error: RegistryError) -> Deferred[None]:
+        """Stop a fill and throw away what came of it."""
+        self._tell_end(fill)
+        return self._leave(fill, Deferred.fromCoroutine(fill.discard(error)))
+
+    def _let_go(self, fill: Fill) -> None:
+        """Retry it no more; the next who asks for it, or the next start, goes on from there."""
+        self._leave(fill, Deferred.fromCoroutine(fill.stop()))
+
+    def _leave(self, fill: Fill, stopping: Deferred[None]) -> Deferred[None]:
+        self.fills.pop(fill.digest, None)
+        self._forget_retry(fill)
+        if not stopping.called:
+            left = self._leaving[fill.digest] = Waiters()
+            stopping.addBoth(self._left, fill, left)
+        return stopping
+
+    def _left(self, result: Any, fill: Fill, left: Waiters) -> Any:
+        if self._leaving.get(fill.digest) is left:
+            del self._leaving[fill.digest]
+        left.fire()
+        return result
+
+    # what fills ask
+
+    async def open_spool(self, fill: Fill) -> Spool:
+        while (leaving := self._leaving.get(fill.digest)) is not None:
+            await leaving.wait()
+        return await self._store.new_spool(fill.digest, fill.size, fill.name)
+
+    async def publish(self, fill: Fill) -> None:
+        assert fill.spool is not None
+        await self._store.publish(fill.spool)
+
+    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
+        if await self._store.blob_size(fill.digest) is not None:
+            return None
+        return self._store.straight(fill.digest, fill.size, fill.name, fill.source)
+
+    def ended(self, fill: Fill) -> None:
+        self._tell_end(fill)
+        if self._stopping or self.fills.get(fill.digest) is not fill:
+            return
+        seconds = self._clock.seconds() - fill.progress.began_at
+        self._metrics.fill_ended(seconds, well=fill.state is State.DONE)
+        if fill.state is State.DONE:
+            del self.fills[fill.digest]
+            self._forget_retry(fill)
+            self._stored()
+        elif isinstance(fill.error, RegistryError) and fill.error.code == "SIZE_INVALID":
+            self.refused[fill.digest] = fill.error
+            self.discard(fill, fill.error)
+        elif fill.state is State.SUSPENDED:
+            self._retry_later(fill)
+
+    def _tell_end(self, fill: Fill) -> None:
+        if fill in self._ends:
+            self._ends.pop(fill).fire()
+
+    def _forget_retry(self, fill: Fill) -> None:
+        if fill in self._retries:
+            timer = self._retries.pop(fill)[1]
+            if timer.active():
+                timer.cancel()
+
+    def _retry_later(self, fill: Fill) -> None:
+        tried = self._retries[fill][0] if fill in self._retries else 0
+        self._forget_retry(fill)
+        error = fill.error
+        told = error if isinstance(error, RegistryError) else None
+        # What upstream does not have is asked for again when somebody asks for it here.
+        if tried >= MAX_RETRIES or (told is not None and told.status == 404):
+            if told is not None:
+                self.refused[fill.digest] = told
+            self._let_go(fill)
+            return
+        wait = max(backoff(tried + 1, RETRY_FIRST, RETRY_LONGEST), fill.rests_for())
+        self._retries[fill] = tried + 1, self._clock.callLater(wait, fill.start)
+        resting = [
+            each
+            for each in self._retries
+            if each.state is State.SUSPENDED and each.spool is not None
+        ]
+        if len(resting) > MAX_RESTING:
+            self._let_go(resting[0])
+
+
+def has_bytes(fill: Fill) -> bool:
+    """Whether some of the blob has arrived, which confirms its size."""
+    return fill.upstream_bytes > 0 or fill.coverage.plan.covered.total > 0

@@ -1,0 +1,39 @@
+"""The User-Agents by which clients asked for each model, to ask by when no client waits."""
+
+from __future__ import annotations
+
+import re
+
+from attrs import define, field
+from cachetools import LRUCache
+
+from yukari.names import ModelName, Tag
+
+MAX_TAGS = 50_000
+"""Tags whose client is remembered."""
+
+_OLLAMA = re.compile(r"ollama/v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
+
+
+def version(user_agent: str) -> tuple[int, ...]:
+    """Return the version in an Ollama's User-Agent, () if it has none: the higher is the newer."""
+    found = _OLLAMA.match(user_agent)
+    return () if found is None else tuple(int(part or 0) for part in found.groups())
+
+
+@define(eq=False)
+class UserAgents:
+    """Of each tag the newest Ollama's User-Agent that was seen since the start."""
+
+    _newest: LRUCache[tuple[ModelName, Tag], str] = field(
+        factory=lambda: LRUCache(MAX_TAGS), init=False
+    )
+
+    def seen(self, name: ModelName, tag: Tag, user_agent: str) -> None:
+        """Note that a client got this tag."""
+        if user_agent.startswith("ollama/") and version(user_agent) >= version(self.of(name, tag)):
+            self._newest[name, tag] = user_agent
+
+    def of(self, name: ModelName, tag: Tag) -> str:
+        """Return the User-Agent to ask by, "" if none was seen."""
+        return self._newest.get((name, tag), "")

@@ -1,0 +1,289 @@
+"""
+The blobs: each digest that is asked for has one owner, whether it is stored, on its way or absent.
+
+A size belongs to a model: a manifest that is wrong about a blob must not spoil it for the models
+whose manifests are right. If sizes differ, upstream is asked; if a stored blob is in doubt and
+upstream does not confirm its size, its digest decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, Union
+
+from attrs import define, field, frozen
+from cachetools import LRUCache
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.errors import RegistryError, blob_unknown
+from yukari.fills.fill import Fill
+from yukari.fills.manager import FillManager, has_bytes
+from yukari.fills.spooler import HASH_STEP
+from yukari.fills.verifier import Verifier
+from yukari.manifest import Descriptor
+from yukari.names import Digest, ModelName
+from yukari.sources.offline import Offline
+from yukari.sources.upstream import Upstream
+from yukari.storage.open_files import OpenBlobs
+from yukari.storage.ports import BlobFile, Store
+from yukari.storage.readable import Readable, StoredBlob
+from yukari.tasks import Coalescer
+
+log = Logger()
+
+MAX_ENTRIES = 50_000
+"""Blobs of which something is remembered."""
+MAX_CLAIMS = 16
+"""Models that are remembered for one blob."""
+
+
+@frozen
+class Elsewhere:
+    """A blob that the client gets from the store itself, at a URL that works for hours."""
+
+    url: str
+
+
+@define(eq=False)
+class BlobEntry:
+    """What is known of one digest; sizes are in bytes."""
+
+    digest: Digest
+    claims: dict[ModelName, int] = field(factory=dict)
+    """The size, by the model whose manifest says so."""
+    size: Optional[int] = None
+    """The size that upstream, or the digest of the stored bytes, has confirmed."""
+
+    def learn(self, name: ModelName, size: int) -> None:
+        """Note what a manifest of ``name`` says."""
+        self.claims.pop(name, None)
+        self.claims[name] = size
+        if len(self.claims) > MAX_CLAIMS:
+            del self.claims[next(iter(self.claims))]
+
+    def agreed(self, name: ModelName) -> Optional[int]:
+        """Return the size if it is beyond doubt: confirmed, or the same in all manifests."""
+        if self.size is not None:
+            return self.size
+        claimed = self.claims.get(name)
+        return claimed if set(self.claims.values()) == {claimed} else None
+
+
+@define(eq=False)
+class Blobs:
+    """All blobs, wherever they are."""
+
+    _store: Store
+    _upstream: Union[Upstream, Offline]
+    _fills: FillManager
+    _in_thread: Callable[..., Deferred[Any]]
+    _clock: IReactorTime
+    _redirects: Callable[[str, str], bool]
+    """Whether a client that came by a Host header may be sent to a presigned URL."""
+    removed: int = field(default=0, init=False)
+    """How many stored blobs were removed or lost: what was known of the others may be wrong."""
+    _opened: OpenBlobs = field(init=False)
+    _entries: LRUCache[Digest, BlobEntry] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
+    _once: Coalescer = field(factory=Coalescer, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._opened = OpenBlobs(self._store.open_blob, self._clock)
+
+    def stop(self) -> None:
+        """Close the files that are kept open, and end checks of stored blobs."""
+        self._stopping = True
+        self._opened.close()
+
+    def learn(self, name: ModelName, blobs: Iterable[Descriptor]) -> None:
+        """Remember the sizes of blobs as a manifest of ``name`` has them."""
+        for blob in blobs:
+            self._entry(blob.digest).learn(name, blob.size)
+
+    def _entry(self, digest: Digest) -> BlobEntry:
+        entry = self._entries.get(digest)
+        if entry is None:
+            entry = self._entries[digest] = BlobEntry(digest)
+        return entry
+
+    # what clients ask
+
+    async def size(self, name: ModelName, digest: Digest) -> int:
+        """Return a blob's size in bytes without fetching it. `RegistryError`."""
+        if digest not in self._fills.fills:
+            stored = await self.stored_size(name, digest)
+            if stored is not None:
+                return stored
+        return await self._size_to_fetch(name, self._entry(digest))
+
+    async def open(
+        self, name: ModelName, digest: Digest, host: str = ""
+    ) -> Union[Readable, Fill, Elsewhere]:
+        """
+        Open a blob for one reader.
+
+        Returns it opened if it is stored here, where the client finds it if it is stored for all
+        to read, or else the fill that brings it, which gives out readers. ``host`` is the client's
+        Host header. `RegistryError` if there is none of these.
+        """
+        stored = await self._open_stored(name, digest)
+        if stored is not None:
+            return stored
+        found = await self.fetch(name, digest)
+        if isinstance(found, Fill):
+            return found
+        if self._store.source(digest, found) is None:
+            stored = await self._open_stored(name, digest)
+            if stored is None:
+                raise blob_unknown(digest)
+            return stored
+        url = await self._store.presigned(digest)
+        if url is not None and self._redirects(url, host):
+            return Elsewhere(url)
+        return self._fills.begin(digest, found, name)
+
+    async def _open_stored(self, name: ModelName, digest: Digest) -> Optional[StoredBlob]:
+        """Open a blob that is stored here; None if it is not, or turns out to be damaged."""
+        if digest in self._fills.fills:
+            return None
+        try:
+            file = await self._opened.open(digest)
+        except OSError as error:
+            message = f"this cache cannot read blob {digest}: {error.strerror}"
+            raise RegistryError("UNAVAILABLE", message, 503) from None
+        if file is None:
+            return None
+        kept: Optional[BlobFile] = file
+        try:
+            if not await self._is_sound(name, digest, file.size):
+                return None
+            kept = None
+            return StoredBlob(file)
+        finally:
+            if kept is not None:
+                kept.close()
+
+    # what is stored
+
+    async def stored_size(self, name: ModelName, digest: Digest) -> Optional[int]:
+        """Return the size of a stored blob; None if it is not stored or is damaged."""
+        size = self._opened.size(digest)
+        if size is None:
+            size = await self._store.blob_size(digest)
+        return size if size is not None and await self._is_sound(name, digest, size) else None
+
+    async def _is_sound(self, name: ModelName, digest: Digest, stored: int) -> bool:
+        """
+        Whether a blob of which ``stored`` bytes are stored is whole; a damaged one is removed.
+
+        A size that is not the manifest's is reason for doubt, no more: the manifest may be wrong.
+        """
+        entry = self._entry(digest)
+        expected = entry.claims.get(name) if entry.size is None else entry.size
+        if expected is None or expected == stored:
+            return True
+        return await self._once.run(("check", digest), self._check, name, entry, stored)
+
+    async def _check(self, name: ModelName, entry: BlobEntry, stored: int) -> bool:
+        if entry.size is None:
+            try:
+                size = await self._upstream.blob_size(name, entry.digest)
+            except RegistryError:
+                size = None
+            if size == stored:
+                entry.size = stored
+                return True
+        whole = await self._is_whole(entry.digest)
+        if whole:
+            entry.size = stored
+        elif whole is False:
+            log.error(
+                "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
+                digest=str(entry.digest),
+                found=stored,
+                size=entry.size or entry.claims.get(name),
+            )
+            await self._store.forget_blob(entry.digest)
+            self.invalidate()
+        return whole is not False
+
+    async def _is_whole(self, digest: Digest) -> Optional[bool]:
+        """Whether the stored bytes have their digest; None if they cannot be read now."""
+        try:
+            file = await self._store.open_blob(digest)
+        except OSError:
+            return None
+        if file is None:
+            return False
+        verifier = Verifier(file)
+        try:
+            while verifier.position < file.size:
+                if self._stopping:
+                    return None
+                step = min(file.size, verifier.position + HASH_STEP)
+                await self._in_thread(verifier.advance, step)
+        except OSError:
+            return None
+        finally:
+            verifier.close()
+        return verifier.digest() == digest
+
+    def invalidate(self) -> None:
+        """Forget what is open and what was found stored: a stored blob is damaged or was lost."""
+        self.removed += 1
+        self._opened.close()
+
+    # what is absent
+
+    async def fetch(self, name: ModelName, digest: Digest) -> Union[Fill, int]:
+        """
+        Return the blob's fill, begun if need be, or the blob's size if it is stored.
+
+        A new fill is not started. `RegistryError`.
+        """
+        entry = self._entry(digest)
+        size = self._known_size(name, entry)
+        if size is None:
+            stored = await self.stored_size(name, digest)
+            if stored is not None and digest not in self._fills.fills:
+                return stored
+            size = await self._size_to_fetch(name, entry)
+        return await self._once.run(("begin", digest), self._begin, name, digest, size)
+
+    async def _begin(self, name: ModelName, digest: Digest, size: int) -> Union[Fill, int]:
+        """
+        Look into the store and begin the fill of what is not there.
+
+        One at a time for each digest: between the look and the new fill no other fill can begin,
+        and so none can end that the look has missed.
+        """
+        fill = self._fills.fills.get(digest)
+        if fill is not None and fill.size != size and not has_bytes(fill):
+            error = RegistryError("SIZE_INVALID", f"blob {digest} has {size} bytes upstream", 502)
+            await self._fills.discard(fill, error)
+            fill = None
+        if fill is None:
+            stored = await self.stored_size(name, digest)
+            if stored is not None:
+                return stored
+        return self._fills.begin(digest, size, name)
+
+    def _known_size(self, name: ModelName, entry: BlobEntry) -> Optional[int]:
+        """The size of a blob that is on its way or absent; None if upstream has to be asked."""
+        fill = self._fills.fills.get(entry.digest)
+        if fill is not None and has_bytes(fill):
+            return fill.size
+        refused = self._fills.refused.get(entry.digest)
+        if entry.size is None and refused is not None and refused.code == "SIZE_INVALID":
+            return None
+        return entry.agreed(name)
+
+    async def _size_to_fetch(self, name: ModelName, entry: BlobEntry) -> int:
+        size = self._known_size(name, entry)
+        if size is None:
+            key = ("size", name, entry.digest)
+            size = await self._once.run(key, self._upstream.blob_size, name, entry.digest)
+            entry.size = size
+        return size

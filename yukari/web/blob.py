@@ -1,0 +1,215 @@
+"""One request for a blob: the whole or a range, from the store, its fill, or a relay."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.config.networks import Networks
+from yukari.errors import RegistryError
+from yukari.fills.fill import Fill
+from yukari.fills.spooler import HASH_STEP
+from yukari.fills.verifier import Verifier
+from yukari.library.blobs import Elsewhere
+from yukari.library.library import Library
+from yukari.names import Digest, ModelName
+from yukari.net.throttle import Lines
+from yukari.sending.send import send
+from yukari.sending.stall import Broken, InThread, Join, ReaderGone
+from yukari.sending.workers import Helpers
+from yukari.spans import Span
+from yukari.storage.readable import Readable, SpoolLost
+from yukari.web import clients
+from yukari.web.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
+from yukari.web.replies import reply, text_header
+
+log = Logger()
+
+
+@define(eq=False)
+class Registry:
+    """What the ``/v2/`` leaf needs to answer."""
+
+    library: Library
+    clock: IReactorTime
+    in_thread: InThread
+    helpers: Helpers
+    allow: Optional[Networks] = None
+    """Who may pull; None for everybody."""
+    client_lines: Optional[Lines] = None
+    """What bounds how fast each client, by its address, gets blobs; None for nothing."""
+
+
+@define(eq=False)
+class BlobRequest:
+    """One request for a blob."""
+
+    _registry: Registry
+    _request: Any
+    _name: ModelName
+    _digest: Digest
+    _readable: Optional[Readable] = field(default=None, init=False)
+
+    async def reply(self) -> None:
+        """Answer it."""
+        request, library = self._request, self._registry.library
+        if request.method == b"HEAD":
+            size = await library.blob_size(self._name, self._digest)
+            if self._headers(size) is not None:
+                request.finish()
+            return
+        found = await library.blob(self._name, self._digest, clients.host(request))
+        if isinstance(found, Elsewhere):
+            request.result = "redirect"
+            request.setHeader(b"location", found.url.encode("ascii"))
+            reply(request, 307, "text/plain; charset=utf-8", b"")
+            return
+        try:
+            wanted = self._headers(found.size)
+            if wanted is None:
+                return
+            start, end = wanted
+            if start < end:
+                await self._send(found, Span(start, end))
+            else:
+                request.finish()
+        finally:
+            if self._readable is not None:
+                self._readable.close()
+            elif not isinstance(found, Fill):
+                found.close()
+
+    def _headers(self, size: int) -> Optional[tuple[int, int]]:
+        """The bytes to send, from and up to, with the headers set; None if the reply is made."""
+        request = self._request
+        request.setHeader(b"content-type", b"application/octet-stream")
+        request.setHeader(b"accept-ranges", b"bytes")
+        request.setHeader(b"docker-content-digest", str(self._digest).encode())
+        request.setHeader(b"etag", etag(self._digest).encode())
+        if names_digest(text_header(request, b"if-none-match"), self._digest):
+            request.setResponseCode(304)
+            request.finish()
+            return None
+        wanted = text_header(request, b"range")
+        if not range_applies(text_header(request, b"if-range"), self._digest):
+            wanted = None
+        try:
+            span = parse_range(wanted, size) if request.method == b"GET" else None
+        except NotSatisfiable:
+            request.setHeader(b"content-range", f"bytes */{size}".encode())
+            raise RegistryError(
+                "RANGE_INVALID", f"the blob has {size} bytes, the range lies outside", 416
+            ) from None
+        if span is None:
+            # Classic clients read Location on a 200 too, and fail without (simonfrey#3).
+            request.setHeader(b"location", request.path)
+            request.setHeader(b"content-length", str(size).encode())
+            return 0, size
+        request.setResponseCode(206)
+        request.setHeader(b"content-range", f"bytes {span.start}-{span.end - 1}/{size}".encode())
+        request.setHeader(b"content-length", str(len(span)).encode())
+        return span.start, span.end
+
+    async def _send(self, found: Any, span: Span) -> None:
+        request, registry = self._request, self._registry
+        if isinstance(found, Fill):
+            whole = len(span) == found.size
+            readable: Readable = found.open_reader(span.start, whole=whole)
+            self._readable = readable
+            try:
+                await readable.ready(span.start)
+            except SpoolLost:
+                await self._relay(found, span)
+                return
+        else:
+            readable = self._readable = found
+        request.result = readable.result
+        try:
+            sent = await send(
+                request,
+                readable,
+                span,
+                registry.clock,
+                registry.in_thread,
+                registry.helpers,
+                self._join(),
+            )
+        except Broken as broken:
+            self._count(broken.sent)
+            if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
+                so_far = None
+                if len(span) == found.size:
+                    so_far = await self._hash(readable, broken.sent)
+                await self._relay(found, Span(span.start + broken.sent, span.end), so_far)
+                return
+            if isinstance(broken.error, OSError):
+                self._damaged(broken.error)
+            if not request.gone:
+                request.channel.forceAbortClient()
+            return
+        except ReaderGone as gone:
+            self._count(gone.sent)
+            raise
+        self._count(sent)
+        request.finish()
+
+    def _join(self) -> Optional[Join]:
+        lines = self._registry.client_lines
+        return None if lines is None else partial(lines.join, clients.address(self._request))
+
+    async def _hash(self, readable: Readable, end: int) -> Any:
+        """The sha256 of what a reader of the whole has had from the spool."""
+        verifier = Verifier(readable)
+        while verifier.position < end:
+            step = min(end, verifier.position + HASH_STEP)
+            await self._registry.in_thread(verifier.advance, step)
+        return verifier.hash
+
+    def _count(self, sent: int) -> None:
+        # What went through `Request.write` is counted there.
+        self._request.sent_directly = max(0, sent - self._request.sentLength)
+
+    def _damaged(self, error: OSError) -> None:
+        self._registry.library.invalidate_open_files()
+        log.error(
+            "{digest}: reading failed: {error}",
+            digest=self._digest,
+            error=str(error),
+            request=self._request.id,
+        )
+
+    async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
+        """The disk has no room for it: by way of the memory."""
+        request, registry = self._request, self._registry
+        if self._readable is not None:
+            self._readable.close()
+        whole = so_far is not None or len(span) == fill.size
+        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far)
+        self._readable = reader
+        request.result = reader.result
+        await reader.ready(span.start)
+        try:
+            await send(
+                request,
+                reader,
+                span,
+                registry.clock,
+                registry.in_thread,
+                registry.helpers,
+                self._join(),
+            )
+        except Broken as broken:
+            log.warn(
+                "{digest}: broken off: {error}",
+                digest=self._digest,
+                error=str(broken.error),
+                request=request.id,
+            )
+            if not request.gone:
+                request.channel.forceAbortClient()
+            return
+        request.finish()
