@@ -38,7 +38,7 @@ from yukari.names import Digest, ModelName, Tag
 from yukari.spans import Span
 from yukari.storage.disk import atomic as durable
 from yukari.storage.disk import files as blobfile
-from yukari.storage.disk import listing, lock
+from yukari.storage.disk import listing, lock, migration, reading
 from yukari.storage.disk import manifests as manifestfiles
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk import store as directory
@@ -53,7 +53,10 @@ from yukari.storage.ports import (
 )
 
 HOST = "registry.example:5000"
-MODULES = (blobfile, directory, durable, listing, lock, manifestfiles, spoolfile)
+MODULES = (
+    *(blobfile, directory, durable, listing, lock, manifestfiles),
+    *(migration, reading, spoolfile),
+)
 NOTHING = FreeSpace(bytes=0)
 
 
@@ -317,7 +320,7 @@ class DirectoryStoreTests(SynchronousTestCase):
     def test_a_damaged_manifest_counts_as_not_stored_and_is_told_of_once(self) -> None:
         store = self.started()
         told: list[Any] = []
-        self.patch(manifestfiles.ManifestFiles, "_log", Told(told))
+        self.patch(reading.ManifestReader, "_log", Told(told))
         for number, body in enumerate((b"", b"<html>", OLD.body[:-5], b'{"error": "no"}')):
             tag = Tag(f"t{number}")
             path = self.seed(body, tag.name)
@@ -629,8 +632,8 @@ def _descriptors() -> int:
     return len(os.listdir("/dev/fd"))
 
 
-class CrashTests(SynchronousTestCase):
-    """A process that is killed in any step of what it does leaves the old or the new."""
+class AtEveryStep(SynchronousTestCase):
+    """Processes that are killed in any step of what they do."""
 
     def at_every_step(
         self,
@@ -669,6 +672,10 @@ class CrashTests(SynchronousTestCase):
             result_of(store.stop())
             steps += 1
         self.assertGreater(steps, 5)
+
+
+class CrashTests(AtEveryStep):
+    """A kill leaves the old or the new."""
 
     def test_in_the_replacement_of_a_manifest(self) -> None:
         seen = set()

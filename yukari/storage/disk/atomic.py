@@ -93,11 +93,12 @@ def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
     sync_directory(os.path.dirname(target))
 
 
-def replace_link(target: str, to: str, mtime: int, through: str) -> bool:
+def replace_link(target: str, to: str, mtime: int, through: str, *, durable: bool = True) -> bool:
     """
     Put a symbolic link to ``to`` at ``target`` with ``mtime`` in nanoseconds, in one step.
 
-    As `replace_file`; False if the file system has no such links.
+    As `replace_file`; False if the file system has no such links. What is not ``durable`` may be
+    lost in a power cut.
     """
     made = temporary(through)
     try:
@@ -112,7 +113,8 @@ def replace_link(target: str, to: str, mtime: int, through: str) -> bool:
     except OSError:
         remove(made)
         raise
-    sync_directory(os.path.dirname(target))
+    if durable:
+        sync_directory(os.path.dirname(target))
     return True
 
 

@@ -24,9 +24,10 @@ from collections.abc import Callable
 from typing import Any, Optional, cast
 
 from attrs import Attribute, define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
@@ -43,6 +44,7 @@ from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
+from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms, put_back
 from yukari.storage.manifest_cache import ManifestCache
@@ -92,6 +94,8 @@ class DirectoryStore(DiskWork):
     _statvfs: Statvfs = os.statvfs
     _cache: ManifestCache[Loaded] = field(init=False)
     _files: ManifestFiles = field(init=False)
+    _migration: Migration = field(init=False)
+    _migrating: Deferred[None] = field(factory=lambda: succeed(None), init=False)
     _changes: int = field(default=0, init=False)
     """How often a manifest was put or touched."""
     _room: Room = field(init=False)
@@ -106,7 +110,10 @@ class DirectoryStore(DiskWork):
         own = self._own("spool")
         self.spool_dir = os.path.abspath(self.spool_dir) if self.spool_dir else own
         self._cache = ManifestCache(self._clock)
-        self._files = ManifestFiles(Layout(self.path, self.upstream_host), self._own("tmp"))
+        layout = Layout(self.path, self.upstream_host)
+        older = self._own("manifests", self.upstream_host)
+        self._files = ManifestFiles(layout, self._own("tmp"), older)
+        self._migration = Migration(self._own("manifests"), self._files)
         self._room = Room(self.spool_dir, self.min_free, self._statvfs)
 
     def describe(self) -> str:
@@ -114,11 +121,30 @@ class DirectoryStore(DiskWork):
 
     async def start(self) -> None:
         await self._run(self._take_hold)
+        if await self._run(lambda: self._migration.needed):
+            self._migrating = Deferred.fromCoroutine(self._migrate())
+            self._migrating.addErrback(self._not_migrated)
+        else:
+            self._files.older = None
+
+    async def _migrate(self) -> None:
+        while await self._run(self._migration.step):
+            pass
+        self._files.older = None
+
+    def _not_migrated(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.warn(
+                "{path}: not all manifests were moved to blobs; the next start goes on: {error}",
+                path=self._migration.old,
+                error=failure.getErrorMessage(),
+            )
 
     def interrupt(self) -> None:
         pass
 
     async def stop(self) -> None:
+        self._migrating.cancel()
         await self._disk_work_ended()
         self._let_go()
 
@@ -250,7 +276,11 @@ class DirectoryStore(DiskWork):
         return os.path.join(self.path, "yukari", *names)
 
     def _blob_path(self, digest: Digest) -> str:
-        return os.path.join(self.path, "blobs", digest.file_name)
+        return self._files.layout.blob(digest)
+
+    def _blob_paths(self, digest: Digest) -> tuple[str, ...]:
+        """Where it may be: early versions of Ollama wrote ``sha256:HEX``."""
+        return self._blob_path(digest), os.path.join(self._files.layout.blobs, str(digest))
 
     def _take_hold(self) -> None:
         assert self.spool_dir is not None
@@ -320,15 +350,16 @@ class DirectoryStore(DiskWork):
         return self._files.store(name, reference, manifest, checked_at, variant)
 
     def _blob_size(self, digest: Digest) -> Optional[int]:
-        try:
-            found = os.stat(self._blob_path(digest))
-        except OSError as error:
-            self._unreadable(digest, error)
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            self._unreadable(digest, OSError(errno.EINVAL, "not a regular file"))
-            return None
-        return found.st_size
+        for path in self._blob_paths(digest):
+            try:
+                found = os.stat(path)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+            except OSError as error:
+                self._unreadable(path, error)
+            else:
+                return found.st_size
+        return None
 
     def _count(self) -> Holdings:
         blobs = total = 0
@@ -340,29 +371,26 @@ class DirectoryStore(DiskWork):
         return Holdings(self._files.listing.count(), blobs, total)
 
     def _open_blob(self, digest: Digest) -> Optional[FileBlob]:
-        try:
-            return FileBlob.at(self._blob_path(digest))
-        except OSError as error:
-            self._unreadable(digest, error)
-            if error.errno in (*_ABSENT, errno.EINVAL, errno.EISDIR):
-                return None
-            raise
+        for path in self._blob_paths(digest):
+            try:
+                return FileBlob.at(path)
+            except OSError as error:
+                self._unreadable(path, error)
+                if error.errno not in (*_ABSENT, errno.EINVAL, errno.EISDIR):
+                    raise
+        return None
 
-    def _unreadable(self, digest: Digest, error: OSError) -> None:
+    def _unreadable(self, path: str, error: OSError) -> None:
         if error.errno not in _ABSENT:
-            self._log.warn(
-                "{path} counts as not stored: {error}",
-                path=self._blob_path(digest),
-                error=error.strerror,
-            )
+            self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
 
     def _forget_blob(self, digest: Digest) -> None:
-        path = self._blob_path(digest)
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            return
-        self._log.warn("{path} was damaged and is removed", path=path)
+        for path in self._blob_paths(digest):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            self._log.warn("{path} was damaged and is removed", path=path)
 
     # in a disk thread: spools
 

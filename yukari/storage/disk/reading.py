@@ -1,0 +1,221 @@
+"""
+Manifests read from the two trees that `Layout` describes.
+
+All of it blocks: for a disk thread, several at once. What cannot be read, or is no
+manifest, counts as not stored; it is logged once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Optional
+
+from attrs import define, field, frozen
+from twisted.logger import Logger
+
+from yukari.manifest import (
+    DOCKER_MANIFEST,
+    MANIFEST_LIST,
+    MAX_BYTES,
+    OCI_MANIFEST,
+    AnyManifest,
+    Descriptor,
+    InvalidManifest,
+    Manifest,
+    parse_manifest,
+)
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage.disk.atomic import ABSENT
+from yukari.storage.disk.layout import Layout, is_model, tag_path
+from yukari.storage.ports import NEVER_CHECKED, StoredManifest
+from yukari.storage.variants import Variants
+
+_NAMED_BY_ANCHORS = (DOCKER_MANIFEST, OCI_MANIFEST, MANIFEST_LIST)
+"""Media types of the layers by which Ollama 0.40 names manifests in ``manifests``."""
+
+Stamp = Optional[tuple[int, int, int]]
+"""What changes when a file does; None if it is not there."""
+Watched = dict[tuple[str, bool], Stamp]
+"""Files that an answer depends on, and whether a link counts as what it links to."""
+
+
+@frozen
+class File:
+    """A manifest's file as it was read."""
+
+    path: str
+    manifest: AnyManifest
+    checked_at: float
+
+    @property
+    def stored(self) -> StoredManifest:
+        return StoredManifest(self.manifest, self.checked_at)
+
+
+@define
+class Found:
+    """The files of a tag and what they mean."""
+
+    plain: Optional[File] = None
+    linked: Optional[File] = None
+    variants: Variants = field(factory=Variants)
+
+
+@define(eq=False)
+class ManifestReader:
+    """Reads the manifests of one registry."""
+
+    layout: Layout
+    _told: set[tuple[str, str]] = field(factory=set, init=False)
+    _lock: Lock = field(factory=Lock, init=False)
+
+    _log = Logger()
+
+    def find(self, name: ModelName, tag: Tag, watched: Optional[Watched] = None) -> Found:
+        """Return what a tag stands for; every file that it depends on is put into ``watched``."""
+        watched = {} if watched is None else watched
+        found = Found()
+        if not is_model(name, tag.name):
+            return found
+        for directory in self.layout.linked:
+            found.linked = self._linked(tag_path(directory, name, tag), watched)
+            if found.linked is not None:
+                break
+        files = (self.read(path, watched) for path in self.plain_paths(name, tag))
+        file = next((each for each in files if each and isinstance(each.manifest, Manifest)), None)
+        plain, listed, runnable = None, None, None
+        if found.linked is not None:
+            listed = found.linked.stored
+            runnable = self._runnable(listed.manifest, watched)
+        if file is not None and not is_anchor(file.manifest):
+            found.plain, plain = file, file.stored
+        elif file is not None and runnable is None:
+            for each in self._anchored(file.manifest, watched):
+                if isinstance(each, Manifest):
+                    runnable = runnable or each
+                elif listed is None:
+                    listed = StoredManifest(each, file.checked_at)
+        if listed is not None and listed.checked_at == NEVER_CHECKED:
+            # It mirrors the plain one, for Ollama 0.40.
+            listed = None
+            if plain is not None:
+                runnable = None
+        found.variants = Variants(plain, listed, runnable)
+        return found
+
+    def _runnable(self, found: AnyManifest, watched: Watched) -> Optional[Manifest]:
+        """The manifest that a client gets which does not accept lists, if it is stored."""
+        if isinstance(found, Manifest):
+            return found
+        for child in found.by_preference():
+            if child.inline is not None:
+                return child.inline
+            file = self.blob(child.digest, watched)
+            if file is not None and isinstance(file.manifest, Manifest):
+                return file.manifest
+        return None
+
+    def _anchored(self, anchor: AnyManifest, watched: Watched) -> Iterable[AnyManifest]:
+        """The manifests that are stored of those that Ollama 0.40 names in ``manifests``."""
+        for layer in _layers(anchor):
+            if layer.media_type in _NAMED_BY_ANCHORS:
+                file = self.blob(layer.digest, watched)
+                if file is not None:
+                    yield file.manifest
+
+    def plain_paths(self, name: ModelName, tag: Tag) -> list[str]:
+        """Return where the plain manifest of a tag may be."""
+        return [tag_path(directory, name, tag) for directory in self.layout.plain]
+
+    # one file
+
+    def _linked(self, path: str, watched: Watched) -> Optional[File]:
+        """The manifest that an entry of ``manifests-v2`` stands for."""
+        watched[path, False] = stamp_of(path, False)
+        try:
+            target = os.readlink(path)
+        except OSError:
+            return self.read(path, watched)
+        digest = self.layout.blob_linked(path, target)
+        if digest is None:
+            self.tell(path, f"it links to {target}: expected a blob")
+            return None
+        file = self.blob(digest, watched)
+        stamp = watched[path, False]
+        return file and stamp and File(path, file.manifest, stamp[0] / 1e9)
+
+    def blob(self, digest: Digest, watched: Watched) -> Optional[File]:
+        """The manifest in a blob; most blobs are none, and are not told of."""
+        file = self.read(self.layout.blob(digest), watched, lambda path, why: None)
+        if file is not None and file.manifest.digest != digest:
+            self.tell(file.path, f"its bytes are {file.manifest.digest}")
+            return None
+        return file
+
+    def read(
+        self,
+        path: str,
+        watched: Watched,
+        tell: Optional[Callable[[str, str], None]] = None,
+    ) -> Optional[File]:
+        """Read the manifest or list in a file; None, and ``tell`` is called, if it has none."""
+        watched[path, True] = None
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                found = os.fstat(descriptor)
+                watched[path, True] = _stamp(found)
+                if not stat.S_ISREG(found.st_mode):
+                    raise InvalidManifest("not a regular file")
+                if found.st_size > MAX_BYTES:
+                    raise InvalidManifest(f"{found.st_size} bytes: expected at most {MAX_BYTES}")
+                body = _all_of(descriptor)
+            finally:
+                os.close(descriptor)
+            return File(path, parse_manifest(body), found.st_mtime_ns / 1e9)
+        except (OSError, InvalidManifest) as error:
+            if not isinstance(error, OSError) or error.errno not in ABSENT:
+                (tell or self.tell)(path, str(error))
+            return None
+
+    def tell(self, path: str, why: str) -> None:
+        """Warn, once for each file and reason."""
+        with self._lock:
+            if (path, why) in self._told:
+                return
+            if len(self._told) >= 1000:
+                self._told.clear()
+            self._told.add((path, why))
+        self._log.warn("{path} counts as not stored: {why}", path=path, why=why)
+
+
+def _layers(found: AnyManifest) -> tuple[Descriptor, ...]:
+    return found.blobs if isinstance(found, Manifest) else ()
+
+
+def is_anchor(found: AnyManifest) -> bool:
+    """Whether Ollama 0.40 made it of a manifest, for older versions; no registry has it."""
+    return any(layer.media_type in _NAMED_BY_ANCHORS for layer in _layers(found))
+
+
+def stamp_of(path: str, follow: bool) -> Stamp:
+    """Return the stamp of a file, of what a link leads to if ``follow``."""
+    try:
+        return _stamp(os.stat(path) if follow else os.lstat(path))
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _all_of(descriptor: int) -> bytes:
+    """A file's bytes; a few beyond a manifest's limit at most."""
+    body = bytearray()
+    while len(body) <= MAX_BYTES and (piece := os.read(descriptor, 1 << 20)):
+        body += piece
+    return bytes(body)
