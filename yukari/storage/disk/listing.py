@@ -122,12 +122,15 @@ class TagListing:
     def _listed(self, path: str) -> Sequence[str]:
         """The names in a directory, in order."""
         try:
-            changed = os.stat(path).st_ctime_ns
             with self._lock:
                 known = self._names.get(path)
-                if known is not None and known[0] == changed:
-                    self._names.move_to_end(path)
-                    return known[1]
+            if known is not None and known[0] == os.stat(path).st_ctime_ns:
+                return known[1]
+            names = sorted(os.listdir(path))
+            if len(names) < _LARGE:
+                return names
+            # Its time comes first: what changes after that is seen the next time.
+            changed = os.stat(path).st_ctime_ns
             settled = time.time_ns() - changed > _SETTLED
             names = sorted(os.listdir(path))
         except OSError as error:
@@ -136,7 +139,7 @@ class TagListing:
             return ()
         with self._lock:
             self._names.pop(path, None)
-            if settled and len(names) >= _LARGE:
+            if settled:
                 self._names[path] = changed, names
                 while len(self._names) > _REMEMBERED:
                     self._names.popitem(last=False)

@@ -236,7 +236,7 @@ class ManifestFiles:
     ) -> None:
         target = tag_path(self.layout.linked[0], name, tag)
         directory = os.path.dirname(target)
-        make_directories(directory)
+        make_directories(directory, durable=durable)
         to = os.path.relpath(self.layout.blob(manifest.digest), directory)
         checked = _nanoseconds(checked_at)
         if not replace_link(target, to, checked, self.made, durable=durable):
