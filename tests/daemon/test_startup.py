@@ -175,7 +175,8 @@ class StartTests(StartCase):
         daemon.signal("TERM")
         self.assertEqual(await daemon.ended, 0)
         self.assertNotIn("Traceback", daemon.text)
-        self.assertEqual(os.listdir(os.path.join(storage, "blobs")), [])
+        manifest = upstream.models[MODEL].digest.replace(":", "-")
+        self.assertEqual(os.listdir(os.path.join(storage, "blobs")), [manifest])
 
     async def test_a_clock_that_is_set_back_holds_up_nothing(self) -> None:
         daemon, home = YukariProcess(), self.directory()

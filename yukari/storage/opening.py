@@ -44,5 +44,6 @@ def open_store(
         clock=reactor,
         spool_dir=settings.spool_dir,
         min_free=settings.min_free,
+        offline=settings.offline,
     )
     return store, None

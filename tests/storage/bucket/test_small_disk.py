@@ -169,7 +169,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         await self.assert_in_bucket(model)
         store = self.store(daemon)
         left = [name for name in os.listdir(store.spool_dir) if name.startswith("sha256-")]
-        self.assertEqual((left, store._room.reserved), ([], 0))
+        self.assertEqual((left, store._spools.room.reserved), ([], 0))
 
     async def test_wrong_bytes_are_not_stored_and_fetched_again_later(self) -> None:
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")

@@ -58,12 +58,12 @@ from yukari.storage.bucket.upload import (
     note_path,
     part_size,
 )
-from yukari.storage.disk.atomic import make_directories, remove
+from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.files import FileBlob
-from yukari.storage.disk.lock import DirectoryLock
-from yukari.storage.disk.space import Room, Statvfs
-from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms, put_back
+from yukari.storage.disk.space import Statvfs
+from yukari.storage.disk.spool import SpoolFile, put_back
+from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
 from yukari.storage.known import Known
 from yukari.storage.manifest_cache import Key
 from yukari.storage.ports import (
@@ -104,8 +104,8 @@ class TigrisStore(DiskWork):
     spool_max: Optional[int] = None
     _statvfs: Statvfs = os.statvfs
     tier: Tier = field(init=False)
-    _room: Room = field(init=False)
-    _lock: DirectoryLock = field(init=False)
+    _spools: SpoolDir = field(init=False)
+    _owned: OwnedDirectories = field(init=False)
     _sizes: Known[int] = field(factory=Known, init=False)
     """Of blobs that the bucket has."""
     _media_types: Known[str] = field(factory=Known, init=False)
@@ -132,8 +132,7 @@ class TigrisStore(DiskWork):
 
     def __attrs_post_init__(self) -> None:
         self.tier = Tier(os.path.join(self.spool_dir, "tier"), self.spool_max)
-        self._room = Room(self.spool_dir, self.min_free, self._statvfs)
-        self._lock = DirectoryLock(os.path.join(self.spool_dir, "yukari-spool.lock"))
+        self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
         self._contact = Contact(self.client, self._clock)
         self._listing = BucketListing(self.client, self._clock)
         self._manifests = BucketManifests(
@@ -146,6 +145,9 @@ class TigrisStore(DiskWork):
             self._learn,
             self._listing.changed,
         )
+        made, late = os.path.join(self.spool_dir, "tmp"), self._manifests.late.directory
+        directories = self.spool_dir, self.tier.path, made, late
+        self._owned = OwnedDirectories(directories, (self._spools.lock,))
 
     @property
     def reachable(self) -> bool:
@@ -497,16 +499,9 @@ class TigrisStore(DiskWork):
     # in a disk thread
 
     def _take_hold(self) -> list[tuple[Key, StoredManifest]]:
-        made = os.path.join(self.spool_dir, "tmp")
         try:
-            for directory in (self.spool_dir, self.tier.path, made, self._manifests.late.directory):
-                make_directories(directory)
-            self._lock.take()
-            for name in os.listdir(made):
-                remove(os.path.join(made, name))
-            probe = os.path.join(self.tier.path, ".yukari-start")
-            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
-            os.unlink(probe)
+            self._owned.take()
+            clear(os.path.join(self.spool_dir, "tmp"))
             self.tier.scan()
             return self._manifests.late.read()
         except OSError as error:
@@ -515,16 +510,10 @@ class TigrisStore(DiskWork):
             raise StoreUnusable(f"SPOOL_DIR {self.spool_dir}: {where}: {why}") from None
 
     def _let_go(self) -> None:
-        self._lock.release()
+        self._owned.release()
 
     def _reopen_spools(self) -> tuple[list[SpoolFile], dict[Digest, Note]]:
-        spools = []
-        for digest in digests_in(self.spool_dir):
-            spool = SpoolFile.reopen(self.spool_dir, digest)
-            if spool is not None:
-                room, budget = self._room.hold(spool.missing), self.tier.budget.hold(spool.size)
-                spool.take_room(room, budget)
-                spools.append(spool)
+        spools = self._spools.reopen(self.tier.budget.hold)
         notes = {}
         for entry in os.listdir(self.spool_dir):
             if entry.endswith(NOTE):
@@ -538,9 +527,9 @@ class TigrisStore(DiskWork):
     def _new_spool(
         self, digest: Digest, size: int, repository: ModelName, media_type: str
     ) -> tuple[SpoolFile, Note]:
-        self.tier.make_way(size, self._room)
-        rooms = self._room, self.tier.budget
-        spool = open_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        self._owned.restore()
+        self.tier.make_way(size, self._spools.room)
+        spool = self._spools.new(digest, size, repository, self.tier.budget)
         path = note_path(self.spool_dir, digest)
         left = Note.read(path)
         note = Note(media_type, left.upload_id, left.part_size)
@@ -553,6 +542,7 @@ class TigrisStore(DiskWork):
 
     def _into_tier(self, spool: SpoolFile) -> None:
         try:
+            self._owned.restore()
             self.tier.take(spool.digest, spool.size, spool.path)
         except OSError as error:
             self._log.warn("{digest} leaves the disk: {error}", digest=spool.digest, error=error)

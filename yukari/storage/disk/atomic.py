@@ -11,17 +11,12 @@ import itertools
 import os
 from contextlib import suppress
 
-from twisted.logger import Logger
+from yukari.storage.disk.tolerance import link, set_times, sync_directory, sync_file
 
-_log = Logger()
 _count = itertools.count()
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Answers which mean that there is no such file."""
-_NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""The same of those that have no symbolic links."""
-_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""What file systems answer that cannot fsync a directory."""
 
 
 def write_all(descriptor: int, body: bytes) -> None:
@@ -36,37 +31,20 @@ def temporary(directory: str) -> str:
     return os.path.join(directory, f"{os.getpid()}-{next(_count)}")
 
 
-def sync_directory(path: str) -> None:
-    """
-    Make the renames in a directory outlast a power cut.
-
-    A failure is logged, not raised: the rename itself is done by then.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            _log.warn("cannot fsync {path}: {error}", path=path, error=error.strerror)
-
-
-def make_directories(path: str) -> None:
-    """Create ``path`` and what is missing above it, open to readers whatever the umask."""
+def make_directories(path: str, *, durable: bool = True) -> None:
+    """Create ``path`` and what is missing above it, with the umask's mode."""
     if os.path.isdir(path):
         return
     above = os.path.dirname(path)
-    make_directories(above)
+    make_directories(above, durable=durable)
     try:
         os.mkdir(path)
     except FileExistsError:
         if not os.path.isdir(path):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
         return
-    os.chmod(path, 0o755)
-    sync_directory(above)
+    if durable:
+        sync_directory(above)
 
 
 def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
@@ -78,12 +56,11 @@ def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
     """
     made = temporary(through)
     try:
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             write_all(descriptor, body)
-            os.utime(descriptor, ns=(mtime, mtime))
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
+            set_times(descriptor, mtime, through)
+            sync_file(descriptor, made)
         finally:
             os.close(descriptor)
         os.rename(made, target)
@@ -101,15 +78,15 @@ def replace_link(target: str, to: str, mtime: int, through: str, *, durable: boo
     lost in a power cut.
     """
     made = temporary(through)
+    if not link(to, made):
+        return False
     try:
-        os.symlink(to, made)
-    except OSError as error:
-        if error.errno in _NO_LINKS:
-            return False
-        raise
-    try:
-        os.utime(made, ns=(mtime, mtime), follow_symlinks=False)
-        os.rename(made, target)
+        if set_times(made, mtime, through) or mtime:
+            os.rename(made, target)
+        else:
+            # With the time of now it would count as checked; who does without it finds no old one.
+            remove(made)
+            remove(target)
     except OSError:
         remove(made)
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 from typing import Optional
 
@@ -70,7 +71,8 @@ class Tier:
         path = self._path(digest)
         try:
             found = FileBlob.at(path)
-            os.utime(path)
+            with suppress(OSError):
+                os.utime(path)
         except OSError as error:
             self._log.warn("{path} is gone: {error}", path=path, error=error.strerror)
             self._forget(digest)

@@ -20,9 +20,13 @@ from typing import Optional
 from attrs import field, frozen
 
 from yukari.names import Digest, InvalidName, ModelName, Tag
+from yukari.storage.ports import NEVER_CHECKED
 
 _OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
 """The default registry's host, as Ollama up to 0.39 and as 0.40 writes it."""
+_DOS_EPOCH = 315_532_800.0
+"""The earliest time on vfat and exfat, in seconds of the epoch."""
+_TIME_ZONES = 86_400.0
 _SHADOW = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"sha256[-:][0-9a-f]{64}")
 
@@ -30,6 +34,13 @@ _BLOB = re.compile(r"sha256[-:][0-9a-f]{64}")
 def is_model(name: ModelName, tag: str) -> bool:
     """Whether this may be a model; a conversion by Ollama 0.40 leaves shadows that are none."""
     return not (str(name) == "library/llamacpp" and _SHADOW.fullmatch(tag))
+
+
+def checked_at(found: os.stat_result) -> float:
+    """Return when a manifest was checked, by its file's mtime."""
+    seconds = found.st_mtime_ns / 1e9
+    never = seconds <= 0 or abs(seconds - _DOS_EPOCH) <= _TIME_ZONES
+    return NEVER_CHECKED if never else seconds
 
 
 def is_blob(file_name: str) -> bool:

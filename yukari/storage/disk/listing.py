@@ -17,7 +17,7 @@ from attrs import define, field
 
 from yukari.names import InvalidName, ModelName, Tag
 from yukari.storage.disk.atomic import ABSENT
-from yukari.storage.disk.layout import Layout, is_model, tag_path
+from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
 
 _LARGE = 256
@@ -57,11 +57,11 @@ class TagListing:
         entries: list[ManifestEntry] = []
         for name in self._models(after[0] if after else None):
             first = after[1].name if after and name == after[0] else ""
-            for tag, checked_at in self._tagged(name, first):
+            for tag, at in self._tagged(name, first):
                 if len(entries) >= most:
                     return entries
                 if after is None or (name, tag) > after:
-                    entries.append(ManifestEntry(name, tag, checked_at))
+                    entries.append(ManifestEntry(name, tag, at))
         return entries
 
     def _models(self, first: Optional[ModelName]) -> Iterator[ModelName]:
@@ -96,7 +96,7 @@ class TagListing:
                 continue
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
                 found = True
-                yield plain.st_mtime_ns / 1e9
+                yield checked_at(plain)
         for directory in self._layout.linked:
             path = tag_path(directory, name, tag)
             try:
@@ -109,7 +109,7 @@ class TagListing:
             if (found and stat.S_ISLNK(linked.st_mode)) or (
                 stat.S_ISREG(linked.st_mode) and linked.st_size
             ):
-                yield linked.st_mtime_ns / 1e9
+                yield checked_at(linked)
 
     def _union(self, *parts: str, first: str) -> Iterator[str]:
         """The names that are in any of the layout's directories, in order from ``first`` on."""

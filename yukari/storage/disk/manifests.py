@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from threading import Lock
 from typing import Optional
 
@@ -25,7 +26,8 @@ from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.storage.disk.atomic import make_directories, replace_file, replace_link
 from yukari.storage.disk.layout import Layout, tag_path
 from yukari.storage.disk.listing import TagListing
-from yukari.storage.disk.reading import Found, ManifestReader, Watched, is_anchor, stamp_of
+from yukari.storage.disk.reading import File, Found, ManifestReader, Watched, is_anchor, stamp_of
+from yukari.storage.disk.tolerance import REFUSED
 from yukari.storage.manifest_cache import cost_of
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
 from yukari.storage.variants import differ
@@ -181,8 +183,7 @@ class ManifestFiles:
             manifest = stored.manifest
             file = found.plain if variant is Variant.PLAIN else found.linked
             if file is not None and file.manifest.digest == digest:
-                checked = _nanoseconds(checked_at)
-                os.utime(file.path, ns=(checked, checked), follow_symlinks=False)
+                self._set_time(file, name, tag, checked_at, variant)
             elif variant is Variant.LIST:
                 self._store_blob(manifest, checked_at, old=True)
                 self._write_link(name, tag, manifest, checked_at)
@@ -192,6 +193,21 @@ class ManifestFiles:
                 self._keep_plain(name, tag, found.variants.answer(Variant.PLAIN), found)
             elif found.linked is not None and found.variants.listed is None:
                 self._mirror(name, tag, manifest, found)
+
+    def _set_time(
+        self, file: File, name: ModelName, tag: Tag, checked_at: float, variant: Variant
+    ) -> None:
+        checked = _nanoseconds(checked_at)
+        try:
+            os.utime(file.path, ns=(checked, checked), follow_symlinks=False)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in REFUSED:
+                raise
+            # It is another user's, or the file system sets no times: a new file has its own.
+            if variant is Variant.LIST:
+                self._write_link(name, tag, file.manifest, checked_at)
+            elif isinstance(file.manifest, Manifest):
+                self._write_plain(name, tag, file.manifest, checked_at)
 
     def link(self, name: ModelName, tag: Tag) -> None:
         """Have Ollama 0.40 find a plain manifest that it has no link to yet."""
@@ -247,10 +263,10 @@ class ManifestFiles:
         checked = _nanoseconds(checked_at)
         found = self._reader.blob(manifest.digest, {})
         if found is None:
-            make_directories(os.path.dirname(path))
             replace_file(path, manifest.body, checked, self.made)
         elif not old:
-            os.utime(path, ns=(checked, checked))
+            with suppress(OSError):
+                os.utime(path, ns=(checked, checked))
 
     def _changing(self, name: ModelName, tag: Tag) -> Lock:
         return self._tag_locks[hash((name, tag)) % len(self._tag_locks)]

@@ -29,7 +29,7 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, ModelName, Tag
 from yukari.storage.disk.atomic import ABSENT
-from yukari.storage.disk.layout import Layout, is_model, tag_path
+from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
 from yukari.storage.variants import Variants
 
@@ -144,8 +144,10 @@ class ManifestReader:
             self.tell(path, f"it links to {target}: expected a blob")
             return None
         file = self.blob(digest, watched)
-        stamp = watched[path, False]
-        return file and stamp and File(path, file.manifest, stamp[0] / 1e9)
+        try:
+            return file and File(path, file.manifest, checked_at(os.lstat(path)))
+        except OSError:
+            return None
 
     def blob(self, digest: Digest, watched: Watched) -> Optional[File]:
         """The manifest in a blob; most blobs are none, and are not told of."""
@@ -175,7 +177,7 @@ class ManifestReader:
                 body = _all_of(descriptor)
             finally:
                 os.close(descriptor)
-            return File(path, parse_manifest(body), found.st_mtime_ns / 1e9)
+            return File(path, parse_manifest(body), checked_at(found))
         except (OSError, InvalidManifest) as error:
             if not isinstance(error, OSError) or error.errno not in ABSENT:
                 (tell or self.tell)(path, str(error))

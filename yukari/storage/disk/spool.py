@@ -29,6 +29,7 @@ from yukari.spans import SpanSet
 from yukari.storage.disk.atomic import remove, write_all
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.space import Reservation, Room
+from yukari.storage.disk.tolerance import sync_file
 from yukari.storage.ports import NoRoom
 
 DATA = ".spool"
@@ -155,7 +156,7 @@ class SpoolFile:
         remove(base + COVER)
         remove(base + DATA)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        data = Share.of(os.open(base + DATA, flags, 0o644))
+        data = Share.of(os.open(base + DATA, flags, 0o666))
         try:
             with data.used() as number:
                 os.ftruncate(number, size)
@@ -297,13 +298,12 @@ class SpoolFile:
     # publishing: the store's side
 
     def seal(self) -> None:
-        """Make the bytes durable and readable to all; ValueError where some are missing."""
+        """Make the bytes durable; ValueError where some are missing."""
         with self._lock, self._data.used() as number:
             self._own()
             if self.missing:
                 raise ValueError(f"{self.missing} bytes of {self.digest} are missing")
-            os.fchmod(number, 0o644)
-            os.fsync(number)
+            sync_file(number, self.path)
 
     def published(self) -> None:
         """The bytes are stored as a blob: remove what is left of the two files."""
@@ -363,7 +363,7 @@ class SpoolFile:
         lines = [json.dumps(header), *(f"+ {span.start} {span.end}" for span in self._cover), ""]
         text = "\n".join(lines).encode("ascii")
         path, made = self._base + COVER, self._base + COVER_MADE
-        number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
         try:
             write_all(number, text)
             os.rename(made, path)

@@ -21,7 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from typing import Any, Optional, cast
+from typing import Any, Optional, TypeVar
 
 from attrs import Attribute, define, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -33,20 +33,16 @@ from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
-from yukari.storage.disk.atomic import (
-    make_directories,
-    remove,
-    sync_directory,
-    temporary,
-    write_all,
-)
+from yukari.storage.disk.atomic import remove, temporary, write_all
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
-from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms, put_back
+from yukari.storage.disk.spool import SpoolFile, put_back
+from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
+from yukari.storage.disk.tolerance import sync_directory, sync_file
 from yukari.storage.manifest_cache import ManifestCache
 from yukari.storage.ports import (
     BlobFile,
@@ -60,8 +56,11 @@ from yukari.storage.ports import (
 from yukari.storage.variants import check_put
 from yukari.threads import DiskWork, InThread
 
+T = TypeVar("T")
+
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _BLOCK = 1024 * 1024
 
 
@@ -92,35 +91,46 @@ class DirectoryStore(DiskWork):
     spool_dir: Optional[str] = None
     min_free: FreeSpace = FreeSpace(percent=5.0)
     _statvfs: Statvfs = os.statvfs
+    offline: bool = False
+    """Whether nothing will be stored, so that the directory may be read-only."""
+    _read_only: bool = field(default=False, init=False)
     _cache: ManifestCache[Loaded] = field(init=False)
     _files: ManifestFiles = field(init=False)
     _migration: Migration = field(init=False)
     _migrating: Deferred[None] = field(factory=lambda: succeed(None), init=False)
     _changes: int = field(default=0, init=False)
     """How often a manifest was put or touched."""
-    _room: Room = field(init=False)
+    _spools: SpoolDir = field(init=False)
+    _owned: OwnedDirectories = field(init=False)
+    _missed: bool = field(default=False, init=False)
+    """Whether the last `check` found a directory gone."""
     _landing: Optional[Room] = field(default=None, init=False)
     """The room for blobs where spools are on another file system."""
-    _locks: list[DirectoryLock] = field(factory=list, init=False)
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
 
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        own = self._own("spool")
-        self.spool_dir = os.path.abspath(self.spool_dir) if self.spool_dir else own
+        self.spool_dir = os.path.abspath(self.spool_dir or self._own("spool"))
         self._cache = ManifestCache(self._clock)
         layout = Layout(self.path, self.upstream_host)
         older = self._own("manifests", self.upstream_host)
         self._files = ManifestFiles(layout, self._own("tmp"), older)
         self._migration = Migration(self._own("manifests"), self._files)
-        self._room = Room(self.spool_dir, self.min_free, self._statvfs)
+        self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
+        locks = [DirectoryLock(self.path, self._own("lock"))]
+        if os.path.realpath(self.spool_dir) != os.path.realpath(self.path):
+            locks.append(self._spools.lock)
+        trees = [os.path.join(self.path, each) for each in ("blobs", "manifests", "manifests-v2")]
+        self._owned = OwnedDirectories((*trees, self._own("tmp"), self.spool_dir), tuple(locks))
 
     def describe(self) -> str:
         return f"directory {self.path}"
 
     async def start(self) -> None:
         await self._run(self._take_hold)
+        if self._read_only:
+            return
         if await self._run(lambda: self._migration.needed):
             self._migrating = Deferred.fromCoroutine(self._migrate())
             self._migrating.addErrback(self._not_migrated)
@@ -192,6 +202,7 @@ class DirectoryStore(DiskWork):
     ) -> None:
         check_put(reference, manifest, variant)
         also = await self._run(
+            self._write,
             self._put_manifest,
             *(name, reference, manifest, checked_at, variant),
             ended=self._changed(name, reference, manifest.digest),
@@ -207,6 +218,7 @@ class DirectoryStore(DiskWork):
         variant: Variant = Variant.PLAIN,
     ) -> None:
         await self._run(
+            self._write,
             self._files.touch,
             *(name, tag, digest, checked_at, variant),
             ended=self._changed(name, tag),
@@ -240,11 +252,14 @@ class DirectoryStore(DiskWork):
     # spools
 
     async def spools(self) -> list[Spool]:
-        return await self._run(self._reopen_spools, undo=_close_all)
+        spools = await self._run(self._reopen_spools, undo=_close_all)
+        return list(spools)
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         return await self._run(
-            self._new_spool, digest, size, repository, undo=lambda made: self._run(put_back, made)
+            self._write,
+            *(self._new_spool, digest, size, repository),
+            undo=lambda made: self._run(put_back, made),
         )
 
     def straight(
@@ -256,7 +271,7 @@ class DirectoryStore(DiskWork):
         return []
 
     async def publish(self, spool: Spool) -> None:
-        for name, tag in await self._run(self._publish, cast(SpoolFile, spool)):
+        for name, tag in await self._run(self._write, self._publish, spool):
             self._changed(name, tag)()
 
     # in the reactor's thread
@@ -283,58 +298,63 @@ class DirectoryStore(DiskWork):
         return self._blob_path(digest), os.path.join(self._files.layout.blobs, str(digest))
 
     def _take_hold(self) -> None:
-        assert self.spool_dir is not None
-        blobs = os.path.join(self.path, "blobs")
-        manifests = os.path.join(self.path, "manifests")
-        linked = os.path.join(self.path, "manifests-v2")
         try:
-            for directory in (blobs, manifests, linked, self._own("tmp")):
-                make_directories(directory)
-            self._lock(self._own("lock"))
-            make_directories(self.spool_dir)
-            if self.spool_dir != self._own("spool"):
-                self._lock(os.path.join(self.spool_dir, "yukari-spool.lock"))
-            for name in os.listdir(self._own("tmp")):
-                remove(self._own("tmp", name))
-            for directory in (blobs, manifests, linked, self.spool_dir):
-                _try_writing(os.path.join(directory, ".yukari-start"))
-            for directory in (blobs, manifests, linked):
-                if os.stat(directory).st_dev != os.stat(self._own("tmp")).st_dev:
+            self._owned.take()
+            clear(self._own("tmp"))
+            *trees, made, spools = self._owned.directories
+            for directory in trees:
+                if os.stat(directory).st_dev != os.stat(made).st_dev:
                     raise StoreUnusable(
-                        f"{self.path}: {directory} and {self._own('tmp')} are on different file"
+                        f"{self.path}: {directory} and {made} are on different file"
                         " systems: what is stored here must be on one"
                     )
-            if os.stat(self.spool_dir).st_dev != os.stat(blobs).st_dev:
-                self._landing = Room(blobs, self.min_free, self._statvfs)
+            if os.stat(spools).st_dev != os.stat(made).st_dev:
+                self._landing = Room(self._files.layout.blobs, self.min_free, self._statvfs)
         except (OSError, StoreUnusable) as error:
             self._let_go()
             if isinstance(error, StoreUnusable):
                 raise
+            if self.offline and error.errno in _UNWRITABLE and os.path.isdir(self.path):
+                self._read_only = True
+                self._log.info("{path} cannot be written: it is only served", path=self.path)
+                return
             where, why = error.filename or self.path, error.strerror or error
             raise StoreUnusable(f"cannot store in {self.path}: {where}: {why}") from None
 
     def _look(self) -> None:
-        assert self.spool_dir is not None
-        for path in (
-            os.path.join(self.path, "blobs"),
-            os.path.join(self.path, "manifests"),
-            self.spool_dir,
-        ):
+        if self._read_only:
+            os.listdir(self.path)
+            return
+        for path in self._owned.directories:
             try:
                 with os.scandir(path):
                     pass
             except OSError as error:
+                if error.errno == errno.ENOENT and self._missed:
+                    # It is not just being moved: who waits for readiness would wait for ever.
+                    self._owned.restore()
+                    continue
+                self._missed = error.errno == errno.ENOENT
                 raise StoreUnusable(f"{path}: {error.strerror}") from None
             if not os.access(path, os.W_OK | os.X_OK):
                 raise StoreUnusable(f"{path}: cannot be written")
-
-    def _lock(self, path: str) -> None:
-        self._locks.append(DirectoryLock(path))
-        self._locks[-1].take()
+        self._missed = False
 
     def _let_go(self) -> None:
-        while self._locks:
-            self._locks.pop().release()
+        self._owned.release()
+
+    def _write(self, work: Callable[..., T], *args: Any) -> T:
+        """Do what writes; directories that an operator removed meanwhile are made again."""
+        if self._read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.path)
+        self._owned.restore()
+        try:
+            return work(*args)
+        except FileNotFoundError:
+            # They may have gone just now.
+            if not self._owned.restore():
+                raise
+            return work(*args)
 
     # in a disk thread: manifests and blobs
 
@@ -346,7 +366,7 @@ class DirectoryStore(DiskWork):
         checked_at: float,
         variant: Variant,
     ) -> list[Tag]:
-        (self._landing or self._room).check(2 * len(manifest.body) + _BLOCK)
+        (self._landing or self._spools.room).check(2 * len(manifest.body) + _BLOCK)
         return self._files.store(name, reference, manifest, checked_at, variant)
 
     def _blob_size(self, digest: Digest) -> Optional[int]:
@@ -394,21 +414,15 @@ class DirectoryStore(DiskWork):
 
     # in a disk thread: spools
 
-    def _reopen_spools(self) -> list[Spool]:
-        assert self.spool_dir is not None
-        spools: list[Spool] = []
-        for digest in digests_in(self.spool_dir):
-            spool = SpoolFile.reopen(self.spool_dir, digest)
-            if spool is not None:
-                landing = self._landing.hold(spool.size) if self._landing else None
-                spool.take_room(self._room.hold(spool.missing), landing)
-                spools.append(spool)
-        return spools
+    def _reopen_spools(self) -> list[SpoolFile]:
+        if self._read_only:
+            return []
+        landing = self._landing
+        return self._spools.reopen(lambda size: None if landing is None else landing.hold(size))
 
     def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
-        assert self.spool_dir is not None
-        rooms = [self._room] if self._landing is None else [self._room, self._landing]
-        return open_in_rooms(SpoolFile, self.spool_dir, digest, size, repository, *rooms)
+        landing = () if self._landing is None else (self._landing,)
+        return self._spools.new(digest, size, repository, *landing)
 
     def _publish(self, spool: SpoolFile) -> list[tuple[ModelName, Tag]]:
         spool.seal()
@@ -416,7 +430,9 @@ class DirectoryStore(DiskWork):
         try:
             os.rename(spool.path, target)
         except OSError as error:
-            if error.errno != errno.EXDEV:
+            # Where an operator removed the spool, its bytes are there while it is open.
+            removed = error.errno == errno.ENOENT and not os.path.exists(spool.path)
+            if error.errno != errno.EXDEV and not removed:
                 raise
             self._copy(spool, target)
         sync_directory(os.path.dirname(target))
@@ -428,12 +444,11 @@ class DirectoryStore(DiskWork):
         made = temporary(self._own("tmp"))
         source = spool.open()
         try:
-            number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 for offset in range(0, spool.size, _BLOCK):
                     write_all(number, source.read(offset, _BLOCK))
-                os.fchmod(number, 0o644)
-                os.fsync(number)
+                sync_file(number, made)
                 if os.fstat(number).st_size != spool.size:
                     raise OSError(errno.EIO, "the spool was cut", spool.path)
             finally:
@@ -451,12 +466,6 @@ def _close(blob: Optional[BlobFile]) -> None:
         blob.close()
 
 
-def _close_all(spools: list[Spool]) -> None:
+def _close_all(spools: list[SpoolFile]) -> None:
     for spool in spools:
         spool.close()
-
-
-def _try_writing(path: str) -> None:
-    """OSError where nothing can be created beside ``path``."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    os.unlink(path)

@@ -1,0 +1,133 @@
+"""
+The directory of a daemon's spools, whatever the store behind it.
+
+It is owned by one daemon, and made again where it vanishes while that runs. All of it blocks: for
+a disk thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from threading import Lock
+from typing import Optional
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from yukari.config.units import FreeSpace
+from yukari.names import Digest, ModelName
+from yukari.storage.disk.atomic import make_directories, remove
+from yukari.storage.disk.lock import DirectoryLock
+from yukari.storage.disk.space import Reservation, Room, Statvfs
+from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms
+from yukari.storage.ports import StoreUnusable
+
+
+@define(eq=False)
+class OwnedDirectories:
+    """``directories`` that a daemon needs, with ``locks`` of those that it owns."""
+
+    directories: tuple[str, ...]
+    locks: tuple[DirectoryLock, ...]
+    _lock: Lock = field(factory=Lock, init=False)
+
+    _log = Logger()
+
+    def take(self) -> None:
+        """Make what is missing and own it; OSError, `StoreUnusable`."""
+        try:
+            for directory in self.directories:
+                make_directories(directory)
+            for lock in self.locks:
+                lock.take()
+            for directory in self.directories:
+                _try_writing(directory)
+        except BaseException:
+            self.release()
+            raise
+
+    def restore(self) -> bool:
+        """Make directories again that vanished; whether any had. OSError."""
+        if all(map(os.path.isdir, self.directories)) and all(
+            os.path.exists(lock.file) for lock in self.locks
+        ):
+            return False
+        with self._lock:
+            gone = [each for each in self.directories if not os.path.isdir(each)]
+            for directory in gone:
+                make_directories(directory)
+            for lock in self.locks:
+                try:
+                    lock.renew()
+                except StoreUnusable as error:
+                    raise OSError(errno.EBUSY, str(error), lock.directory) from None
+        if gone:
+            self._log.warn(
+                "{gone}: gone and made again; what was in there is fetched when it is asked for",
+                gone=", ".join(gone),
+            )
+        return bool(gone)
+
+    def release(self) -> None:
+        """Let others have them; harmless when repeated."""
+        for lock in self.locks:
+            lock.release()
+
+
+@define(eq=False)
+class SpoolDir:
+    """Spools in ``path``; ``min_free`` of its file system stays free."""
+
+    path: str
+    min_free: FreeSpace
+    _statvfs: Statvfs = os.statvfs
+    room: Room = field(init=False)
+    lock: DirectoryLock = field(init=False)
+
+    _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.room = Room(self.path, self.min_free, self._statvfs)
+        self.lock = DirectoryLock(self.path, os.path.join(self.path, "yukari-spool.lock"))
+
+    def reopen(self, hold: Callable[[int], Optional[Reservation]]) -> list[SpoolFile]:
+        """
+        Open every spool that an earlier process left; `hold` reserves a blob's size elsewhere.
+
+        One that names no repository stays closed: nobody knows where to fetch the rest of it until
+        somebody asks for the blob.
+        """
+        spools = []
+        for digest in digests_in(self.path):
+            spool = SpoolFile.reopen(self.path, digest)
+            if spool is None:
+                continue
+            if not spool.repositories:
+                self._log.warn(
+                    "spool {digest} names no repository: it waits until the blob is asked for",
+                    digest=str(digest),
+                )
+                spool.close()
+                continue
+            spool.take_room(self.room.hold(spool.missing), hold(spool.size))
+            spools.append(spool)
+        return spools
+
+    def new(self, digest: Digest, size: int, repository: ModelName, *rooms: Room) -> SpoolFile:
+        """Open a spool with its room reserved here and in ``rooms``; `NoRoom`, OSError."""
+        return open_in_rooms(SpoolFile, self.path, digest, size, repository, self.room, *rooms)
+
+
+def clear(directory: str) -> None:
+    """Remove the files in a directory of files in the making."""
+    for name in os.listdir(directory):
+        remove(os.path.join(directory, name))
+
+
+def _try_writing(directory: str) -> None:
+    """OSError if nothing can be created in a directory."""
+    path = os.path.join(directory, ".yukari-start")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    os.unlink(path)
