@@ -12,7 +12,7 @@ from tests.running import until
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
 from tests.s3.proxy import SLOW_DOWN, Cut, Lose, Proxy, Stall, reply
 from tests.s3.servers import CEPH
-from yukari.s3 import client as client_module
+from yukari.s3 import requests as requests_module
 from yukari.s3.body import FileBody
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
@@ -188,7 +188,7 @@ class FaultTests(AgainstServer):
     async def setUp(self) -> None:
         await super().setUp()
         assert self.server is not None
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         self.proxy = Proxy(reactor, self.server.port)
         endpoint = await self.proxy.start()
         self.addCleanup(self.proxy.stop)
@@ -223,7 +223,7 @@ class FaultTests(AgainstServer):
 
     async def test_a_stalled_reply_is_given_up_and_asked_for_again(self) -> None:
         await self.direct.put_object("k", b"x" * 100_000, "a/b")
-        self.patch(client_module, "SILENT", 0.5)
+        self.patch(requests_module, "SILENT", 0.5)
         self.patch(S3Client._body, "__defaults__", (1 << 24, 0.5))
         self.proxy.faults.extend([Stall(5000)])
         got = await self.client.get_whole("k")

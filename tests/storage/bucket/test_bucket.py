@@ -13,7 +13,7 @@ from tests.emulator import Emulator, Model
 from tests.processes import YukariProcess, reactor
 from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
-from yukari.s3 import client as client_module
+from yukari.s3 import requests as requests_module
 from yukari.s3.replies import Part, Upload
 from yukari.storage.bucket import upload
 
@@ -161,7 +161,7 @@ class OneBucketTests(BucketCase):
     async def test_s3_goes_away_in_the_middle_and_comes_back(self) -> None:
         self.patch(upload, "FIRST_WAIT", 0.1)
         self.patch(upload, "LONGEST_WAIT", 0.5)
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy = await self.proxied()
         upstream, model = await self.model(line=15e6)
         daemon = await self.daemon(upstream)

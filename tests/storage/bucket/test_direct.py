@@ -21,7 +21,7 @@ from tests.storage.contract import NAME
 from yukari.config.units import FreeSpace
 from yukari.errors import blob_unknown
 from yukari.names import Digest, ModelName
-from yukari.s3 import client as client_module
+from yukari.s3 import requests as requests_module
 from yukari.s3.client import S3Client
 from yukari.sources import sequential as inorder
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
@@ -151,7 +151,7 @@ class StraightTests(AgainstServer):
         await super().setUp()
         self.patch(inorder, "FIRST_WAIT", 0.01)
         self.patch(straight, "FIRST_WAIT", 0.01)
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
 
     async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
         keywords = {"spool_dir": self.mktemp(), "min_free": FreeSpace(percent=100.0), **keywords}

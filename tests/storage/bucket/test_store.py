@@ -22,7 +22,7 @@ from yukari.config.units import FreeSpace
 from yukari.manifest import Manifest
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Tag
-from yukari.s3 import client as client_module
+from yukari.s3 import requests as requests_module
 from yukari.s3.body import BytesBody
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Keys
@@ -540,7 +540,7 @@ class BucketTests(Stores):
         self.assertEqual(await self.objects(), {f"blobs/{LARGE_DIGEST}": len(LARGE)})
 
     async def test_one_that_s3_does_not_abort_keeps_none_of_the_others_back(self) -> None:
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started()
         digests = [Digest.of(b"%d" % number) for number in range(4)]
@@ -555,7 +555,7 @@ class BucketTests(Stores):
         await again.spools()
         for stuck in digests[0], digests[2]:
             proxy.only = b"DELETE /" + f"{self.bucket}/blobs/sha256%3A{stuck.hex}".encode()
-            proxy.faults.extend([reply(500)] * client_module.ATTEMPTS * 2)
+            proxy.faults.extend([reply(500)] * requests_module.ATTEMPTS * 2)
             await again.sweep()
             proxy.faults.clear()
             left = [each.key for each in await self.client.list_multipart_uploads()]
@@ -566,7 +566,7 @@ class BucketTests(Stores):
 
     async def test_an_s3_that_fails_in_the_middle_is_waited_for(self) -> None:
         self.patch(upload, "FIRST_WAIT", 0.05)
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         proxy.faults.extend([reply(503, SLOW_DOWN)] * 11)
@@ -607,7 +607,7 @@ class BucketTests(Stores):
     # S3 down, or set up wrong
 
     async def test_while_s3_is_down_nothing_is_stored_but_nothing_breaks(self) -> None:
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)
@@ -622,7 +622,7 @@ class BucketTests(Stores):
         await proxy.start()
 
     async def test_a_manifest_that_s3_cannot_take_now_is_served_and_put_later(self) -> None:
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         self.patch(lateputs, "AGAIN", (0.05, 0.2))
         proxy, client = await self.through_proxy()
         store, other = await self.started(client), await self.started()
@@ -641,7 +641,7 @@ class BucketTests(Stores):
         self.assertEqual(await fresh.get_manifest(OTHER, LATEST), StoredManifest(NEW, 3000.0))
 
     async def test_a_manifest_that_s3_cannot_take_outlives_the_process(self) -> None:
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         await proxy.stop()
@@ -671,7 +671,7 @@ class BucketTests(Stores):
 
     async def test_the_check_waits_for_an_s3_that_is_busy(self) -> None:
         self.patch(contact, "CHECK_AGAIN", (0.01, 0.02))
-        self.patch(client_module, "FIRST_WAIT", 0.01)
+        self.patch(requests_module, "FIRST_WAIT", 0.01)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         proxy.faults.extend([reply(503, SLOW_DOWN)] * 9)
