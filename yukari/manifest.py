@@ -128,7 +128,11 @@ def parse_manifest(body: bytes) -> AnyManifest:
         return ManifestList(body, Digest.of(body), media_type, _children(content))
     if "manifests" in content:
         raise InvalidManifest(f"a list of the type {media_type}: expected {MANIFEST_LIST}")
-    return Manifest(body, Digest.of(body), media_type, *_blobs(content))
+    blobs, config = _blobs(content)
+    if not blobs:
+        # Nobody can run it, and it must not take the place of a model that can be run.
+        raise InvalidManifest("it names no blob")
+    return Manifest(body, Digest.of(body), media_type, blobs, config)
 
 
 def _shown(found: Any) -> str:

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from tests import tinyproxy
 from tests.authority import Authority, tls_front
 from tests.clients import pull
-from tests.emulator import Emulator
+from tests.emulator import Emulator, Model
 from tests.processes import ProcessCase, YukariProcess
 from tests.running import LOOK, MODEL, SMALL16, reactor
 from tests.s3.against import AgainstServer
@@ -63,9 +63,10 @@ class DaemonTests(AgainstServer, ProcessCase):
             **{**MOTO.environment(), **aws},
         )
 
-    async def until_stored(self, count: int) -> None:
-        """Returns when the bucket has so many objects."""
-        while len((await self.client.list_objects()).objects) < count:
+    async def until_stored(self, model: Model) -> None:
+        """Return when the bucket has all of the model's blobs."""
+        wanted = {f"blobs/{digest}" for digest, _ in model.blobs}
+        while wanted - {row.key for row in (await self.client.list_objects("blobs/")).objects}:
             await deferLater(reactor, LOOK)
 
     async def cold_and_warm(self, **aws: str) -> Tinyproxy:
@@ -76,7 +77,7 @@ class DaemonTests(AgainstServer, ProcessCase):
         disk = self.directory()
         daemon = await self.by(proxy, upstream, disk, **aws)
         self.assert_whole(await pull(reactor, daemon.url, MODEL, SMALL16), model)
-        await self.until_stored(len(model.blobs) + 2)  # the manifest by its tag and its digest
+        await self.until_stored(model)
         await daemon.stop()
         shutil.rmtree(disk)
         os.mkdir(disk)
