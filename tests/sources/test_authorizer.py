@@ -284,6 +284,17 @@ class UnsignedTests(AuthorizerCase):
             self.assert_manifest(world, name)
             self.assertEqual(len(world.news()), 1)
 
+    def test_a_404_to_an_unsigned_request_is_no_sign_that_unsigned_ones_are_let_in(self) -> None:
+        world = self.world()
+        self.assert_manifest(world)
+        world.valid = lambda _, e: "/a/o/" not in e.url
+        world.content = lambda e: (404, {}, b"") if "/a/o/" in e.url else (200, {}, BODY)
+        self.assertEqual(self.error(world, ModelName("a", "o")).status, 404)
+        world.news()
+        self.assert_manifest(world)
+        self.assertEqual(agent_of(world.internet.exchanges[-1]), CLIENT)
+        self.assertEqual(world.news(), asked("m"))
+
     def test_after_a_while_the_signature_is_tried_again(self) -> None:
         world = self.world()
         world.by_realm = lambda _: (403, {}, b"")

@@ -184,15 +184,18 @@ class _Errand:
         """Something that is no refusal."""
         if way is Way.PLAIN and response.code < 400:
             self._authorizer.ways.remember_open(self._place)
+        if way is Way.OWN_NAME and response.code == 404:
+            # Some registries say so of what is private, to whoever does not sign.
+            return response
+        if way is Way.OPERATOR_KEY:
+            if response.code >= 400:
+                return response
+            if not self._authorizer.keys.private_for_everyone:
+                discard(response, self._authorizer.clock)
+                raise only_by_key(self._place.name)
         if way is not Way.PLAIN and response.code < 500 and response.code != 429:
             assert self._challenge is not None
-            keys = self._authorizer.keys
-            if way is Way.OPERATOR_KEY and not keys.private_for_everyone:
-                if response.code < 400:
-                    discard(response, self._authorizer.clock)
-                    raise only_by_key(self._place.name)
-            else:
-                self._authorizer.ways.remember(self._place, way, self._challenge)
+            self._authorizer.ways.remember(self._place, way, self._challenge)
         return response
 
     def _is_left(self, way: Way) -> bool:
