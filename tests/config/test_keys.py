@@ -41,7 +41,7 @@ class KeyTests(SynchronousTestCase):
             self.assertNotIn(line, shown)
         self.assertNotIn("Private", shown)
 
-    def test_what_is_no_usable_key_is_said_in_one_line_without_its_contents(self) -> None:
+    def test_an_unusable_key_is_a_one_line_error_without_its_contents(self) -> None:
         def written(key: object, encryption: object, form: object = PrivateFormat.OpenSSH) -> bytes:
             return key.private_bytes(Encoding.PEM, form, encryption)  # type: ignore[attr-defined,no-any-return]
 
@@ -62,7 +62,7 @@ class KeyTests(SynchronousTestCase):
             self.assertTrue(str(caught.exception).startswith("expected "), caught.exception)
             self.assertNotIn("secret", str(caught.exception))
 
-    def test_a_passphrase_is_named_as_what_is_wrong(self) -> None:
+    def test_error_names_the_passphrase(self) -> None:
         try:
             text = Ed25519PrivateKey.generate().private_bytes(
                 Encoding.PEM, PrivateFormat.OpenSSH, BestAvailableEncryption(b"x")
@@ -73,7 +73,7 @@ class KeyTests(SynchronousTestCase):
             SigningKey.parse(self.kept(text))
         self.assertEqual(str(caught.exception), "expected a key without a passphrase")
 
-    def test_a_file_that_is_not_there_is_said(self) -> None:
+    def test_a_missing_file_is_an_error(self) -> None:
         with self.assertRaises(ValueError) as caught:
             SigningKey.parse("/nowhere/key")
         self.assertIn("No such file", str(caught.exception))

@@ -23,9 +23,7 @@ class NetworksTests(SynchronousTestCase):
         self.assertNotIn(None, Networks.parse("0.0.0.0/0,::/0"))
 
     @given(st.ip_addresses(v=4), st.integers(0, 32))
-    def test_an_ipv4_address_is_itself_however_ipv6_carries_it(
-        self, address: object, length: int
-    ) -> None:
+    def test_ipv4_inside_ipv6_is_the_same_address(self, address: object, length: int) -> None:
         carried = parse_address(f"::ffff:{address}")
         self.assertEqual(carried, address)
         bits = int(ip_address(str(address))) >> (32 - length) << (32 - length)
@@ -35,7 +33,7 @@ class NetworksTests(SynchronousTestCase):
             self.assertIn(carried, Networks.parse(text))
         self.assertEqual(Networks.parse(network), Networks.parse(mapped))
 
-    def test_what_is_no_network_is_named(self) -> None:
+    def test_error_names_the_entry_that_is_no_network(self) -> None:
         for text, named in (
             ("10.0.0.0/8,10.1/16", "'10.1/16' is not"),
             ("10.0.0.1/8", "'10.0.0.1/8' is not (its address has bits beyond its length)"),

@@ -25,7 +25,7 @@ def rules(allowed: str = "", denied: str = "") -> ModelRules:
 
 
 class PatternTests(SynchronousTestCase):
-    def test_patterns_are_a_shells_in_each_part(self) -> None:
+    def test_each_part_is_a_shell_pattern(self) -> None:
         for pattern, matched in {
             "library/*": [LLAMA],
             "*/llama*": [LLAMA, HERS],
@@ -50,11 +50,11 @@ class PatternTests(SynchronousTestCase):
         self.assertIsNone(patterns.match("localhost", LLAMA))
 
     @given(model_names())
-    def test_a_capital_dodges_no_rule(self, name: ModelName) -> None:
+    def test_capitals_do_not_evade_a_rule(self, name: ModelName) -> None:
         dodging = ModelName(name.namespace.swapcase(), name.model.swapcase())
         self.assertFalse(rules(denied=str(name)).allow(dodging))
 
-    def test_what_no_name_could_match_is_refused(self) -> None:
+    def test_a_pattern_that_no_name_can_match_is_refused(self) -> None:
         for text in ("", ",", "llama*", "library/llama3:7b", "a/b/c/d", "lib rary/ä", "a//b", "/a"):
             error = self.assertRaises(ValueError, Patterns.parse, text)
             self.assertTrue(str(error).startswith("expected "), error)

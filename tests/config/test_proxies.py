@@ -35,24 +35,24 @@ class ProxyTests(SynchronousTestCase):
         }.items():
             self.assertEqual(Proxy.parse(text), proxy)
 
-    def test_it_is_named_by_its_host_and_port_alone(self) -> None:
+    def test_error_names_a_proxy_by_host_and_port_only(self) -> None:
         proxy = Proxy.parse("http://me:secret@[2001:db8::1]:8080")
         self.assertEqual(str(proxy), "[2001:db8::1]:8080")
         self.assertNotIn(proxy.authorization or "", repr(proxy))
 
     @given(USER_TEXT, USER_TEXT)
-    def test_any_user_and_password_go_percent_encoded(self, user: str, password: str) -> None:
+    def test_user_and_password_may_be_percent_encoded(self, user: str, password: str) -> None:
         assume(":" not in user and "\x7f" not in user + password)
         proxy = Proxy.parse(f"http://{quote(user, '')}:{quote(password, '')}@proxy.example:3128")
         scheme, _, told = (proxy.authorization or "").partition(" ")
         self.assertEqual((scheme, b64decode(told).decode()), ("Basic", f"{user}:{password}"))
         self.assertEqual((proxy.host, proxy.port), ("proxy.example", 3128))
 
-    def test_a_password_may_hold_an_at_sign_as_it_is(self) -> None:
+    def test_a_password_may_contain_a_plain_at_sign(self) -> None:
         proxy = Proxy.parse("http://me:p@ss@proxy.example:3128")
         self.assertEqual(b64decode((proxy.authorization or "")[6:]), b"me:p@ss")
 
-    def test_nothing_else(self) -> None:
+    def test_other_urls_are_refused(self) -> None:
         for text in (
             *("socks4://p:1", "socks5://:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
             f"socks5://u:{'p' * 256}@p:1",
@@ -64,7 +64,7 @@ class ProxyTests(SynchronousTestCase):
                 Proxy.parse(text)
 
     @given(USER_TEXT, USER_TEXT, st.sampled_from(("", "http://", "socks5://", "://")))
-    def test_no_complaint_has_the_credentials(self, user: str, word: str, scheme: str) -> None:
+    def test_no_error_repeats_the_credentials(self, user: str, word: str, scheme: str) -> None:
         password = f"hunter2{word}"
         said = self.ignored(f"{scheme}{user}:{password}@proxy.example:99999")
         self.assertNotIn("hunter2", said)
@@ -72,7 +72,7 @@ class ProxyTests(SynchronousTestCase):
         self.assertIn("***@proxy.example:99999': expected ", said)
 
     @given(st.sampled_from(("", "http://", "socks5://")), st.sampled_from(("", "x", "/", "a://")))
-    def test_nor_if_the_host_was_left_out(self, scheme: str, word: str) -> None:
+    def test_no_error_repeats_them_if_the_host_is_missing(self, scheme: str, word: str) -> None:
         for text in (f"me:{word}hunter2", f"me:{word}@{word}:hunter2", f"me:{word}hunter2@"):
             self.assertNotIn("hunter2", self.ignored(f"{scheme}{text}"))
 
@@ -97,7 +97,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(self.of(all_proxy="a:3"), ("a:3", "a:3"))
         self.assertEqual(self.of(https_proxy="s:2", all_proxy="a:3"), ("a:3", "s:2"))
 
-    def test_capitals_do_and_small_letters_win(self) -> None:
+    def test_capitals_work_and_small_letters_win(self) -> None:
         self.assertEqual(self.of(HTTP_PROXY="h:1", HTTPS_PROXY="s:2"), ("h:1", "s:2"))
         self.assertEqual(self.of(ALL_PROXY="a:3"), ("a:3", "a:3"))
         self.assertEqual(self.of(HTTPS_PROXY="s:2", https_proxy="t:4"), ("", "t:4"))
@@ -109,7 +109,7 @@ class ReadTests(SynchronousTestCase):
             self.assertIsNone(proxies.proxy("https", (host, 443)))
         self.assertEqual(str(proxies.proxy("https", ("c.example", 443))), "p:1")
 
-    def test_loopback_too_goes_by_the_proxy_unless_it_is_named(self) -> None:
+    def test_loopback_goes_through_the_proxy_unless_exempt(self) -> None:
         proxies = Proxies.read({"all_proxy": "p:1"})
         for host in ("localhost", "127.0.0.1", "::1"):
             self.assertIsNotNone(proxies.proxy("http", (host, 80)))
@@ -134,13 +134,13 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual((proxies.http, proxies.https), (Proxy("a", 1, "socks5"), Proxy("s", 2)))
         self.assertEqual(proxies.ignored, ())
 
-    def test_no_proxy_alone_is_not_for_us(self) -> None:
+    def test_no_proxy_without_a_proxy_is_not_read(self) -> None:
         self.assertEqual(Proxies.read({"NO_PROXY": "!"}), Proxies())
 
     @given(st.text(st.characters(exclude_categories=("Cs",))), st.text())
     @example("\0", "[")
     @example("http://[", "::1/129,[::1")
-    def test_whatever_the_variables_have_the_start_goes_on(self, proxy: str, exempt: str) -> None:
+    def test_no_value_of_the_variables_stops_the_start(self, proxy: str, exempt: str) -> None:
         for each in (proxy, "p:1"):
             proxies = Proxies.read({"HTTPS_PROXY": each, "NO_PROXY": exempt})
             for warning in proxies.ignored:
@@ -157,16 +157,16 @@ class ExemptTests(SynchronousTestCase):
         for place in places:
             self.assertFalse(Exempt.parse(entry).covers(*place), (entry, place))
 
-    def test_a_domain_is_itself_and_all_below_it(self) -> None:
+    def test_a_domain_matches_itself_and_its_subdomains(self) -> None:
         for entry in ("example.com", ".example.com", "*.example.com", "Example.COM."):
             self.assert_covers(entry, ("example.com", 1), ("a.b.example.com", 2))
             self.assert_covers(entry, ("EXAMPLE.com.", 1))
             self.assert_not(entry, ("notexample.com", 1), ("com", 1), ("example.com.org", 1))
 
-    def test_a_star_is_everything(self) -> None:
+    def test_a_star_matches_every_host(self) -> None:
         self.assert_covers("*", ("example.com", 1), ("10.0.0.1", 2), ("::1", 3))
 
-    def test_a_port_is_that_one_alone(self) -> None:
+    def test_a_port_matches_only_that_port(self) -> None:
         for entry, host in (
             ("example.com:8443", "a.example.com"),
             ("10.0.0.1:8443", "10.0.0.1"),
@@ -181,7 +181,9 @@ class ExemptTests(SynchronousTestCase):
         self.assert_not("10.0.0.1", ("10.0.0.10", 443), ("a.10.0.0.1", 443), ("::1", 443))
 
     @given(st.ip_addresses(), st.integers(0, 32), st.ip_addresses())
-    def test_a_network_is_the_addresses_in_it(self, base: object, bits: int, other: object) -> None:
+    def test_a_network_matches_the_addresses_in_it(
+        self, base: object, bits: int, other: object
+    ) -> None:
         entry = f"{base}/{bits}"
         self.assert_covers(entry, (str(base), 443))
         network = ip_network(entry, strict=False)
@@ -190,7 +192,7 @@ class ExemptTests(SynchronousTestCase):
         self.assertEqual(Exempt.parse(entry).covers(str(other), 443), inside)
         self.assert_not(entry, ("example.com", 443))
 
-    def test_each_programs_own_ways_to_write_it(self) -> None:
+    def test_forms_of_other_programs_are_read(self) -> None:
         """Windows, Java, Docker, Go and people's: what a start used to end with."""
         for text, exempt, proxied in (
             ("192.168.*", ("192.168.1.2",), ("192.169.1.2", "192.168.example.com")),
@@ -219,12 +221,12 @@ class ExemptTests(SynchronousTestCase):
             for host in proxied:
                 self.assertIsNotNone(proxies.proxy("https", (host, 443)), (text, host))
 
-    def test_a_pattern_takes_no_longer_for_a_host_that_was_made_for_it(self) -> None:
+    def test_a_hostile_host_does_not_slow_a_pattern_down(self) -> None:
         """A redirect may lead to any host; a regular expression that backtracks would hang."""
         for pattern in ("1*1*1*1*1*2", "a*a*a*a*a*a*b"):
             self.assert_not(pattern, (pattern[0] * 250, 443))
 
-    def test_what_names_no_host_is_refused(self) -> None:
+    def test_an_entry_that_names_no_host_is_refused(self) -> None:
         for text in (
             *("10.0.0.0/33", "10.0.0.256", "a:0", "a:65536", "a:b", "a/b", "", "x!y", "$no_proxy"),
             *("[a]", "[::1", "::1:g", ".", "*.", "a..b", "192.168", "a?b", "u@h"),

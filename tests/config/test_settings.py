@@ -77,17 +77,17 @@ def read(flags: object = None, **environment: str) -> dict[str, object]:
 
 
 class ReadTests(SynchronousTestCase):
-    def test_nothing_set_is_the_defaults(self) -> None:
+    def test_settings_have_defaults(self) -> None:
         self.assertEqual(read(), DEFAULTS)
 
     def test_empty_variables_count_as_unset(self) -> None:
         self.assertEqual(read(**{row.environment: "" for row in SETTINGS}), DEFAULTS)
         self.assertEqual(read(**{row.environment: "  " for row in SETTINGS}), DEFAULTS)
 
-    def test_flags_of_none_were_not_given(self) -> None:
+    def test_a_flag_of_none_counts_as_not_given(self) -> None:
         self.assertEqual(read({row.flag: None for row in SETTINGS}), DEFAULTS)
 
-    def test_everything_by_the_environment(self) -> None:
+    def test_every_setting_is_read_from_the_environment(self) -> None:
         roots = os.path.abspath(Authority(self.mktemp()).path)
         key = os.path.abspath(self.mktemp())
         Path(key).write_bytes(SigningKey.make()[1])
@@ -186,13 +186,13 @@ class ReadTests(SynchronousTestCase):
             },
         )
 
-    def test_a_row_says_its_variable_and_its_default(self) -> None:
+    def test_help_has_the_variable_and_the_default(self) -> None:
         for row in SETTINGS:
             self.assertIn(f"({row.environment}) [default: ", row.described)
             self.assertNotIn("None", row.described)
             self.assertTrue(row.described.isascii())
 
-    def test_roots_that_openssl_would_not_find_are_said(self) -> None:
+    def test_missing_root_certificates_are_an_error(self) -> None:
         self.assertEqual(read(SSL_CERT_FILE="/dev/null"), DEFAULTS)
         with self.assertRaises(SettingError) as caught:
             read(SSL_CERT_FILE="/nowhere/roots.pem")
@@ -202,7 +202,7 @@ class ReadTests(SynchronousTestCase):
             " No such file or directory",
         )
 
-    def test_what_is_no_file_is_not_waited_for(self) -> None:
+    def test_a_fifo_is_refused_without_waiting(self) -> None:
         place = self.mktemp()
         os.mkdir(place)
         fifo = os.path.join(place, "x.pem")
@@ -220,7 +220,7 @@ class ReadTests(SynchronousTestCase):
                 read(**{name: value})
             self.assertIn(f"expected a file, this is {what}", str(caught.exception))
 
-    def test_what_is_wrong_is_one_line_that_names_it_as_it_was_given(self) -> None:
+    def test_error_is_one_line_with_the_setting_as_given(self) -> None:
         wrong = {
             "bind": "nonsense",
             "admin_bind": "nonsense",
@@ -264,7 +264,7 @@ class ReadTests(SynchronousTestCase):
                 error = self.assertRaises(SettingError, read, flags, **environment)
                 self.assertEqual(str(error).partition(": expected ")[0], f"{name} {value!a}")
 
-    def test_of_several_only_the_wrong_one_is_named(self) -> None:
+    def test_error_names_only_the_wrong_one_of_several_values(self) -> None:
         error = self.assertRaises(SettingError, read, BIND=":1 here :2")
         self.assertTrue(str(error).startswith("BIND 'here': expected HOST:PORT"), error)
 
@@ -294,11 +294,11 @@ class ReadTests(SynchronousTestCase):
 
 
 class DirectoryTests(SynchronousTestCase):
-    def test_the_cache_home_is_xdgs_where_that_is_absolute(self) -> None:
+    def test_an_absolute_xdg_cache_home_is_used(self) -> None:
         self.assertEqual(read(XDG_CACHE_HOME="/c")["storage"], "/c/yukari")
         self.assertEqual(read(XDG_CACHE_HOME="c")["storage"], "/home/x/.cache/yukari")
 
-    def test_without_home_it_is_the_users(self) -> None:
+    def test_without_home_the_users_home_is_used(self) -> None:
         import pwd
 
         home = pwd.getpwuid(os.getuid()).pw_dir
@@ -306,7 +306,7 @@ class DirectoryTests(SynchronousTestCase):
             Settings.read({}, {}).storage, os.path.join(os.path.abspath(home), ".cache/yukari")
         )
 
-    def test_without_any_home_it_has_to_be_said(self) -> None:
+    def test_without_any_home_storage_must_be_set(self) -> None:
         self.patch(os, "getuid", lambda: 2**31 - 7)
         error = self.assertRaises(SettingError, Settings.read, {}, {})
         self.assertEqual(
@@ -330,19 +330,19 @@ class DirectoryTests(SynchronousTestCase):
                 made, {**DEFAULTS, "tigris_bucket": "b", "storage": TIGRIS, "spool_dir": spool}
             )
 
-    def test_a_directory_that_is_named_wins_over_the_bucket(self) -> None:
+    def test_a_named_directory_wins_over_the_bucket(self) -> None:
         self.assertEqual(read(TIGRIS_BUCKET="b", STORAGE="/d")["storage"], "/d")
 
-    def test_tigris_may_be_asked_for_without_naming_a_bucket(self) -> None:
+    def test_tigris_has_a_default_bucket(self) -> None:
         made = read({"storage": "tigris"})
         self.assertEqual((made["storage"], made["tigris_bucket"]), (TIGRIS, "yukari"))
 
-    def test_a_directory_called_tigris_is_within_reach(self) -> None:
+    def test_a_directory_called_tigris_can_be_named(self) -> None:
         self.assertEqual(read(STORAGE="./tigris")["storage"], str(Path.cwd() / "tigris"))
 
 
 class BindTests(SynchronousTestCase):
-    def test_places_to_listen(self) -> None:
+    def test_addresses_to_listen_on_become_endpoints(self) -> None:
         for text, descriptions in {
             ":9200": (
                 "tcp:9200:backlog=4096:interface=\\:\\:",
@@ -370,7 +370,7 @@ class BindTests(SynchronousTestCase):
         }.items():
             self.assertEqual(Bind.parse(text), Bind(text, descriptions))
 
-    def test_what_cannot_be_listened_on_is_refused(self) -> None:
+    def test_impossible_addresses_are_refused(self) -> None:
         for text in (
             "", ":", "nonsense", "9200", "host:", "host:http", ":65536", ":-1", "::1:80", "::",
             "[::1]", "[nope]:80", "[]:80", "http://host:80", "-x:80", "a..b:80", "h/x:80", "tcp:",
@@ -404,7 +404,7 @@ class BindTests(SynchronousTestCase):
 
 
 class UpstreamTests(SynchronousTestCase):
-    def test_urls_are_brought_into_one_form(self) -> None:
+    def test_urls_are_normalised(self) -> None:
         for text, url, host in (
             ("https://registry.ollama.ai/", "https://registry.ollama.ai/", "registry.ollama.ai"),
             ("HTTPS://Registry.Ollama.AI", "https://registry.ollama.ai/", "registry.ollama.ai"),
@@ -419,7 +419,7 @@ class UpstreamTests(SynchronousTestCase):
             upstream = RegistryUrl.parse(text)
             self.assertEqual((upstream.url, upstream.host), (url, host))
 
-    def test_what_is_no_registrys_url_is_refused(self) -> None:
+    def test_other_urls_are_no_registry(self) -> None:
         for text in (
             "", "registry.ollama.ai", "ftp://h/", "https://", "https:///x", "http://u@h/",
             "http://u:p@h/", "http://h/?q", "http://h/#f", "http://h:0/", "http://h:65536/",

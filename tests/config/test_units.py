@@ -35,7 +35,7 @@ NANOSECONDS = {
 
 
 class DurationTests(SynchronousTestCase):
-    def test_durations_as_go_writes_them(self) -> None:
+    def test_durations_of_go_are_read(self) -> None:
         for text, seconds in {
             "0": 0.0,
             "+0": 0.0,
@@ -59,22 +59,22 @@ class DurationTests(SynchronousTestCase):
         }.items():
             self.assertEqual(parse_duration(text), seconds, text)
 
-    def test_what_go_refuses_is_refused(self) -> None:
+    def test_durations_that_go_refuses_are_refused(self) -> None:
         for text in (
             "", " ", "-", "+", ".", "s", ".s", "3000", "1d", "1h 30m", " 1h", "1h\n", "1H", "--1s",
             "1e3s", "\u0661s", "9223372036854775808ns", "3000000h", "9" * 5000 + "h", "1s-1s",
         ):  # fmt: skip
             self.assertRaises(InvalidDuration, parse_duration, text)
 
-    def test_a_number_alone_is_told_about_units(self) -> None:
+    def test_error_for_a_bare_number_names_the_units(self) -> None:
         error = self.assertRaises(InvalidDuration, parse_duration, "30")
         self.assertIn("with a unit: ns, us, ms, s, m or h", str(error))
 
-    def test_below_zero_only_where_it_is_allowed(self) -> None:
+    def test_negative_durations_are_read_only_if_allowed(self) -> None:
         self.assertRaises(InvalidDuration, parse_duration, "-5m")
         self.assertEqual(parse_duration("-5m", signed=True), -300.0)
 
-    def test_zero_is_not_above_zero(self) -> None:
+    def test_a_positive_duration_is_not_zero(self) -> None:
         for text in ("0", "0s", "-0"):
             self.assertRaises(InvalidDuration, parse_positive_duration, text)
         self.assertEqual(parse_positive_duration("1s"), 1.0)
@@ -102,7 +102,7 @@ class DurationTests(SynchronousTestCase):
 
 
 class BytesTests(SynchronousTestCase):
-    def test_thousands_and_1024s(self) -> None:
+    def test_sizes_in_thousands_and_in_1024s_are_read(self) -> None:
         for text, count in {
             "0": 0,
             "123": 123,
@@ -121,7 +121,7 @@ class BytesTests(SynchronousTestCase):
         }.items():
             self.assertEqual(parse_bytes(text), count, text)
 
-    def test_what_is_no_size_is_refused(self) -> None:
+    def test_other_texts_are_no_size(self) -> None:
         for text in ("", "GB", "-1", "1iB", "10XB", "1e9", "10GB ", "5%", "8192PiB", "9" * 5000):
             self.assertRaises(InvalidSize, parse_bytes, text)
 
@@ -145,7 +145,7 @@ class BytesTests(SynchronousTestCase):
 
 
 class RateTests(SynchronousTestCase):
-    def test_bytes_and_bits_a_second(self) -> None:
+    def test_rates_in_bytes_and_bits_are_read(self) -> None:
         for text, rate in {
             "200MB/s": 200_000_000,
             "1.5GB/s": 1_500_000_000,
@@ -158,7 +158,7 @@ class RateTests(SynchronousTestCase):
         }.items():
             self.assertEqual(parse_rate(text), rate, text)
 
-    def test_what_is_no_rate_is_refused(self) -> None:
+    def test_other_texts_are_no_rate(self) -> None:
         for text in (
             *("", "0", "0/s", "200MB", "200", "/s", "MB/s", "-1MB/s", "63kB/s", "500kbit/s"),
             *("100Mbps", "1Mbit", "1ibit/s", "200MB/s/s", "200MB/m", "9EB/s", "1" * 200 + "/s"),
@@ -185,11 +185,11 @@ class FreeSpaceTests(SynchronousTestCase):
         self.assertEqual(FreeSpace.parse("10GiB"), FreeSpace(bytes=10 * 2**30))
         self.assertEqual(FreeSpace.parse("10GiB").of(1000), 10 * 2**30)
 
-    def test_what_is_neither_is_refused(self) -> None:
+    def test_free_space_is_bytes_or_a_percentage(self) -> None:
         for text in ("", "%", "101%", "-1%", "5 percent", "5%%", "1" * 5000 + "%"):
             self.assertRaises(InvalidSize, FreeSpace.parse, text)
 
-    def test_it_is_one_or_the_other(self) -> None:
+    def test_free_space_cannot_be_both(self) -> None:
         self.assertRaises(ValueError, FreeSpace)
         self.assertRaises(ValueError, FreeSpace, 1, 1.0)
 
@@ -205,14 +205,14 @@ class FreeSpaceTests(SynchronousTestCase):
 
 
 class ConnectionsTests(SynchronousTestCase):
-    def test_for_a_blob_and_in_all(self) -> None:
+    def test_bounds_for_a_blob_and_in_all_are_read(self) -> None:
         self.assertEqual(Connections.parse("32/64"), Connections(32, 64))
 
-    def test_one_number_is_a_blobs_and_twice_that_in_all(self) -> None:
+    def test_one_number_is_for_a_blob_and_twice_that_in_all(self) -> None:
         self.assertEqual(Connections.parse("4"), Connections(4, 8))
         self.assertEqual(Connections.parse("1000"), Connections(1000, 1000))
 
-    def test_bounds_that_cannot_be_are_refused(self) -> None:
+    def test_impossible_bounds_are_refused(self) -> None:
         for text in ("", "0", "0/1", "4/2", "1/1001", "-1/2", "1/", "/1", "1/2/3", "1 / 2", "x"):
             self.assertRaises(InvalidConnections, Connections.parse, text)
 

@@ -103,15 +103,15 @@ class SighupTests(Files):
         self.assertEqual(await downloading, digest)
         self.assertEqual(await daemon.stop(), 0)
 
-    async def test_a_renewed_certificate_is_shown_while_a_download_goes_on(self) -> None:
+    async def test_a_renewed_certificate_does_not_disturb_a_download(self) -> None:
         await self.renewed_in_the_middle(
             f"ssl:0:privateKey={self.key}:certKey={self.certificate}:interface=127.0.0.1"
         )
 
-    async def test_so_it_is_where_they_lie_in_a_directory(self) -> None:
+    async def test_certificates_in_a_directory_are_renewed(self) -> None:
         await self.renewed_in_the_middle(f"tls:{self.place}:0")
 
-    async def test_one_that_is_broken_leaves_the_old_one(self) -> None:
+    async def test_a_broken_certificate_leaves_the_old_one(self) -> None:
         daemon, port = await self.tls_daemon(
             "http://127.0.0.1:9/", f"ssl:0:privateKey={self.key}:certKey={self.certificate}"
         )

@@ -80,19 +80,19 @@ class JsonTests(SynchronousTestCase):
         )
 
     @given(blob_digests())
-    def test_values_of_ours_are_written_as_everywhere(self, digest: Digest) -> None:
+    def test_our_values_are_written_as_text(self, digest: Digest) -> None:
         made = self.parsed(digest=digest, model=ModelName("a", "b"), tag=Tag("c"))
         self.assertEqual((made["digest"], made["model"], made["tag"]), (str(digest), "a/b", "c"))
 
     def test_other_objects_are_left_out(self) -> None:
         self.assertEqual(self.parsed(request=object(), parts=[1], log_source=1), self.parsed())
 
-    def test_a_failure_tells_its_error_and_where_it_was(self) -> None:
+    def test_a_failure_has_its_error_and_traceback(self) -> None:
         made = self.parsed(log_failure=failure())
         self.assertEqual(made["error"], "KeyError: 'no such thing'")
         self.assertIn("test_logs.py", made["traceback"])
 
-    def test_an_event_of_the_old_kind_is_understood(self) -> None:
+    def test_a_legacy_event_is_written(self) -> None:
         seen: list[Any] = []
         publisher = legacy.LogPublisher()
         new = LogPublisher(seen.append)
@@ -116,7 +116,7 @@ class JsonTests(SynchronousTestCase):
 
 
 class ConsoleTests(SynchronousTestCase):
-    def test_a_line_is_when_how_grave_and_what(self) -> None:
+    def test_a_line_has_time_level_and_message(self) -> None:
         self.assertRegex(console_line(EVENT), r"^2023-11-1\d \d\d:\d\d:20 INFO  got it$")
 
     def test_further_lines_are_indented(self) -> None:
@@ -129,7 +129,7 @@ class ConsoleTests(SynchronousTestCase):
         self.assertEqual(console_line(event), "Yukari\n  listens")
 
     @given(st.text())
-    def test_nothing_gets_through_that_would_steer_a_terminal(self, text: str) -> None:
+    def test_control_characters_are_escaped(self, text: str) -> None:
         line = console_line({**EVENT, "what": text})
         self.assertTrue(line.replace("\n", "").isprintable())
 
@@ -142,7 +142,7 @@ class ObserverTests(SynchronousTestCase):
             watch({**EVENT, **event})
         return [json.loads(line)["msg"] for line in stream.getvalue().splitlines()]
 
-    def test_only_what_is_grave_enough_is_written(self) -> None:
+    def test_events_below_the_level_are_not_written(self) -> None:
         levels = [LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical]
         events = [{"log_level": level, "what": level.name} for level in levels]
         for at, level in enumerate(levels[:4]):
@@ -153,13 +153,13 @@ class ObserverTests(SynchronousTestCase):
     def test_a_banner_is_written_whatever_the_level(self) -> None:
         self.assertEqual(self.messages(LogLevel.error, {"banner": True}, {}), ["got it"])
 
-    def test_what_twisted_says_of_itself_is_for_debugging(self) -> None:
+    def test_twisteds_own_messages_count_as_debug(self) -> None:
         chatter = {"log_namespace": "twisted.web.server.Site"}
         old = {"log_namespace": "log_legacy"}
         self.assertEqual(self.messages(LogLevel.info, chatter, old), [])
         self.assertEqual(len(self.messages(LogLevel.debug, chatter, old)), 2)
 
-    def test_what_twisted_warns_of_is_not_hidden(self) -> None:
+    def test_twisteds_warnings_are_shown(self) -> None:
         event = {"log_namespace": "twisted.x", "log_level": LogLevel.warn}
         self.assertEqual(self.messages(LogLevel.warn, event), ["got it"])
 
@@ -191,18 +191,18 @@ class InstallTests(SynchronousTestCase):
         install(application, LogLevel.info, "json", twistd)
         Logger("yukari.test", observer=application.getComponent(ILogObserver)).info("hello")
 
-    def test_in_the_foreground_it_goes_to_stderr(self) -> None:
+    def test_foreground_logs_to_stderr(self) -> None:
         self.logged({"nodaemon": 1, "logfile": None})
         self.assertEqual(json.loads(self.err.getvalue())["msg"], "hello")
 
-    def test_to_twistds_log_file_where_there_is_one(self) -> None:
+    def test_log_goes_to_twistds_log_file(self) -> None:
         name = self.mktemp()
         self.logged({"nodaemon": 1, "logfile": name})
         with open(name) as file:
             self.assertEqual(json.loads(file.read())["msg"], "hello")
         self.assertEqual(self.err.getvalue(), "")
 
-    def test_a_daemons_goes_to_twistd_log(self) -> None:
+    def test_a_daemon_logs_to_twistd_log(self) -> None:
         where = self.mktemp()
         os.mkdir(where)
         self.addCleanup(os.chdir, os.getcwd())
@@ -211,7 +211,7 @@ class InstallTests(SynchronousTestCase):
         with open("twistd.log") as file:
             self.assertEqual(json.loads(file.read())["msg"], "hello")
 
-    def test_to_stdout_where_that_is_asked_for(self) -> None:
+    def test_log_goes_to_stdout_on_request(self) -> None:
         out = StringIO()
         self.patch(sys, "stdout", out)
         self.logged({"nodaemon": 1, "logfile": "-"})
@@ -221,7 +221,7 @@ class InstallTests(SynchronousTestCase):
         self.patch(sys, "stderr", None)
         self.logged({"nodaemon": 1})
 
-    def test_syslog_and_a_logger_of_the_operators_are_left_to_twistd(self) -> None:
+    def test_syslog_and_logger_options_are_left_to_twistd(self) -> None:
         for twistd in ({"syslog": 1}, {"logger": object()}):
             application = Application("yukari")
             install(application, LogLevel.info, "json", twistd)
@@ -238,13 +238,13 @@ class InstallTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    def test_an_end_is_one_plain_line_and_status_1(self) -> None:
+    def test_a_failed_start_is_one_line_and_status_1(self) -> None:
         err = StringIO()
         self.patch(sys, "__stderr__", err)
         ended = self.assertRaises(SystemExit, end, "port 9200 is\nin use")
         self.assertEqual((ended.code, err.getvalue()), (1, "yukari: port 9200 is in use\n"))
 
-    def test_it_is_not_said_twice_on_stderr_but_is_in_a_log_file(self) -> None:
+    def test_the_line_is_once_on_stderr_and_in_the_log_file(self) -> None:
         event = {**EVENT, "log_level": LogLevel.error, "on_stderr": True}
         err, file = StringIO(), StringIO()
         self.patch(sys, "__stderr__", err)

@@ -87,7 +87,7 @@ class PrometheusTests(SynchronousTestCase):
         self.clock = Clock()
         self.metrics = PrometheusMetrics(self.clock)
 
-    def test_it_counts_all_that_the_null_object_lets_pass(self) -> None:
+    def test_every_event_of_the_null_object_is_counted(self) -> None:
         names = [name for name in vars(Metrics) if not name.startswith("_")]
         self.assertEqual([name for name in names if name not in vars(PrometheusMetrics)], [])
 
@@ -125,7 +125,7 @@ class PrometheusTests(SynchronousTestCase):
         self.assertEqual(value(text, "reactor_lag_seconds_sum"), 2.25)
         self.assertFalse(self.clock.getDelayedCalls())
 
-    def test_each_has_numbers_of_its_own(self) -> None:
+    def test_two_registries_do_not_share_counts(self) -> None:
         self.metrics.received(5)
         self.assertEqual(value(PrometheusMetrics(self.clock).text(), "upstream_bytes_total"), 0)
 
@@ -205,7 +205,7 @@ class DaemonTests(RunningCase):
         self.assertEqual(value(text, "upstream_bytes_total"), model.size)
         self.assertGreaterEqual(value(text, "fill_retries_total") or 0, 1)
 
-    async def test_what_comes_as_one_stream_counts_too(self) -> None:
+    async def test_a_sequential_stream_is_counted(self) -> None:
         upstream = await self.upstream(f"{MODEL}=600KB", ignore_range=True)
         daemon = await self.daemon(upstream)
         await self.pull(daemon)
@@ -213,7 +213,7 @@ class DaemonTests(RunningCase):
         text = await self.scraped(daemon)
         self.assertEqual(value(text, "upstream_bytes_total"), upstream.models[MODEL].size)
 
-    async def test_what_is_relayed_counts_too(self) -> None:
+    async def test_relayed_bytes_are_counted(self) -> None:
         upstream = await self.upstream(f"{MODEL}=600KB")
         daemon = await self.daemon(upstream, min_free="100%")
         model = upstream.models[MODEL]
@@ -245,7 +245,7 @@ class DaemonTests(RunningCase):
         error = {"kind": "manifest", "method": "GET", "status": "404", "result": "error"}
         self.assertEqual(value(text, "requests_total", **error), 1)
 
-    async def test_checks_of_what_is_stored(self) -> None:
+    async def test_checks_of_stored_manifests_are_counted(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3000", "library/n:latest=100")
         daemon = await self.daemon(upstream, manifest_lifetime="0", invalidator_period="50ms")
         await self.pull(daemon)
@@ -260,7 +260,7 @@ class DaemonTests(RunningCase):
         await upstream.down()
         await until(lambda: checked("failed") >= 1)
 
-    async def test_what_is_past_its_lifetime_and_cannot_be_checked_is_stale(self) -> None:
+    async def test_an_expired_manifest_that_cannot_be_checked_is_stale(self) -> None:
         upstream = await self.upstream()
         daemon = await self.daemon(upstream, manifest_lifetime="1ms", invalidator_period="10ms")
         counted = daemon.service.parts.metrics
@@ -278,7 +278,7 @@ class DaemonTests(RunningCase):
         await self.pull(daemon)
         self.assertEqual((replied("miss"), replied("hit"), replied("stale")), (1, 1, 1))
 
-    async def test_what_is_stored_is_counted_behind_the_pulls(self) -> None:
+    async def test_stored_models_are_counted_after_the_pulls(self) -> None:
         self.patch(stock, "REST", 0.01)
         upstream = await self.upstream(f"{MODEL}=300KB,70000,10")
         daemon = await self.daemon(upstream)
@@ -292,7 +292,7 @@ class DaemonTests(RunningCase):
         self.assertEqual(value(text, "stored_models"), 1)
         self.assertEqual(value(text, "stored_blobs"), len(model.blobs) + 1)
 
-    async def test_upstream_that_is_down_opens_the_circuit(self) -> None:
+    async def test_an_unreachable_upstream_opens_the_circuit(self) -> None:
         upstream = await self.upstream()
         daemon = await self.daemon(upstream)
         await upstream.down()
@@ -311,7 +311,7 @@ class AdminTests(RunningCase):
 
     PROXIED = {"X-Forwarded-For": "192.0.2.1"}
 
-    async def test_what_a_proxy_passes_on_is_not_this_machines(self) -> None:
+    async def test_a_proxied_request_does_not_count_as_local(self) -> None:
         daemon = await self.daemon(await self.upstream())
         for method, path in (
             ("GET", "/metrics"),
@@ -323,7 +323,7 @@ class AdminTests(RunningCase):
             self.assertEqual(reply.status, 403)
             self.assertIn(b"ADMIN_BIND", body)
 
-    async def test_whoever_reaches_the_admins_port_may(self) -> None:
+    async def test_metrics_are_open_on_the_admin_port(self) -> None:
         daemon = await self.daemon(await self.upstream(), admin_bind="127.0.0.1:0")
         (port,) = daemon.service.admin_ports
         admin = f"http://127.0.0.1:{port.getHost().port}"

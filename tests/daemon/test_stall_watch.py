@@ -51,7 +51,7 @@ class TurnWatchTests(SynchronousTestCase):
         self.addCleanup(watch.stop)
         return watch
 
-    def test_a_long_turn_is_told_with_where_it_was_held(self) -> None:
+    def test_a_long_turn_is_logged_with_its_place(self) -> None:
         watch = self.watching(0.01)
         self.reactor._poller.poll(1.5, 10)
         dawdle(lambda: watch._where)
@@ -62,14 +62,14 @@ class TurnWatchTests(SynchronousTestCase):
         self.assertGreater(event["held_ms"], 10)
         self.assertLess(event["cpu_ms"], event["held_ms"])
 
-    def test_waiting_is_no_turn_and_a_short_one_is_not_told(self) -> None:
+    def test_waiting_and_short_turns_are_not_logged(self) -> None:
         self.watching(3600.0)
         for _ in range(3):
             self.assertEqual(self.reactor._poller.poll(1.5, 10), [(7, 1)])
         self.assertEqual(self.told, [])
         self.assertEqual(self.poller.asked, [(1.5, 10)] * 3)
 
-    def test_what_else_the_reactor_asks_of_its_poller_goes_through(self) -> None:
+    def test_other_calls_of_the_poller_pass_through(self) -> None:
         self.watching(3600.0)
         self.assertEqual(self.reactor._poller.modify(3, 4), (3, 4))
 

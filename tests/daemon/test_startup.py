@@ -58,7 +58,7 @@ class RefusalTests(StartCase):
         with open(path, "w"):
             return path
 
-    async def test_a_port_in_use(self) -> None:
+    async def test_a_port_in_use_ends_the_start(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             bind = f"127.0.0.1:{taken.getsockname()[1]}"
             said = await self.complaint(f"--bind={bind}")
@@ -71,13 +71,13 @@ class RefusalTests(StartCase):
             said = await self.complaint(f"--bind={bind}")
         self.assertIn(f"yukari: BIND {bind}: cannot listen there: ", said)
 
-    async def test_a_directory_that_cannot_be_made(self) -> None:
+    async def test_an_unusable_directory_ends_the_start(self) -> None:
         storage = os.path.join(self.not_a_directory(), "models")
         said = await self.complaint(f"--storage={storage}")
         self.assertIn(f"yukari: cannot store in {storage}: ", said)
         self.assertIn("Not a directory", said)
 
-    async def test_passwords_that_are_in_no_file(self) -> None:
+    async def test_a_missing_password_file_ends_the_start(self) -> None:
         place = self.directory()
         fifo = os.path.join(place, "fifo")
         os.mkfifo(fifo)
@@ -85,16 +85,16 @@ class RefusalTests(StartCase):
             said = await self.complaint(f"--admin-auth-file={path}")
             self.assertIn(f"ADMIN_AUTH_FILE '{path}': expected a file, this is {what}", said)
 
-    async def test_a_spool_directory_that_cannot_be_made(self) -> None:
+    async def test_an_unusable_spool_directory_ends_the_start(self) -> None:
         spool = os.path.join(self.not_a_directory(), "spool")
         said = await self.complaint(f"--spool-dir={spool}")
         self.assertIn("Not a directory", said)
 
-    async def test_a_home_that_cannot_be_used(self) -> None:
+    async def test_an_unusable_home_ends_the_start(self) -> None:
         said = await self.complaint(HOME=self.not_a_directory())
         self.assertIn("Not a directory", said)
 
-    async def test_a_directory_that_another_daemon_has(self) -> None:
+    async def test_a_directory_of_another_daemon_ends_the_start(self) -> None:
         storage = self.directory()
         first = await self.yukari(NOWHERE, storage=storage)
         said = await self.complaint(f"--storage={storage}")
@@ -103,11 +103,11 @@ class RefusalTests(StartCase):
         await first.stop()
         await self.yukari(NOWHERE, storage=storage)
 
-    async def test_an_upstream_that_is_no_url(self) -> None:
+    async def test_an_upstream_that_is_no_url_ends_the_start(self) -> None:
         said = await self.complaint("--upstream-registry=registry.ollama.ai")
         self.assertIn("yukari: --upstream-registry 'registry.ollama.ai': expected an http", said)
 
-    async def test_twistd_says_it_too_and_leaves_no_pid_file(self) -> None:
+    async def test_twistd_reports_a_failed_start_and_leaves_no_pid_file(self) -> None:
         storage = os.path.join(self.not_a_directory(), "models")
         directory = self.directory()
         for daemonize in ("--nodaemon",), ("--logfile", f"{directory}/log"):
@@ -137,7 +137,7 @@ class StartTests(StartCase):
         reply, body = await self.ask(f"{daemon.url}/healthz")
         self.assertEqual((reply.status, body), (200, b"OK\n"))
 
-    async def test_either_way_with_defaults_and_a_quiet_log(self) -> None:
+    async def test_both_commands_start_with_defaults_and_a_quiet_log(self) -> None:
         for code, first in ((MAIN, ()), (TWISTD, ("-n", "yukari"))):
             daemon, home = YukariProcess(), self.directory()
             self.start(
@@ -165,7 +165,7 @@ class StartTests(StartCase):
         self.assertEqual(await daemon.ended, 0)
         self.assertNotIn("Traceback", daemon.text)
 
-    async def test_it_ends_while_blobs_are_on_their_way(self) -> None:
+    async def test_daemon_stops_while_blobs_are_being_fetched(self) -> None:
         upstream = await self.upstream(f"{MODEL}=5MB", line=100_000)
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
@@ -178,7 +178,7 @@ class StartTests(StartCase):
         manifest = upstream.models[MODEL].digest.replace(":", "-")
         self.assertEqual(os.listdir(os.path.join(storage, "blobs")), [manifest])
 
-    async def test_a_clock_that_is_set_back_holds_up_nothing(self) -> None:
+    async def test_a_clock_set_back_delays_nothing(self) -> None:
         daemon, home = YukariProcess(), self.directory()
         self.spawn(
             *(sys.executable, "-c", CLOCK + MAIN, "--bind=127.0.0.1:0", "--shutdown-delay=1s"),
@@ -195,10 +195,10 @@ class StartTests(StartCase):
             pass
         self.assertEqual(await daemon.ended, 0)
 
-    async def test_without_the_upstream_it_starts(self) -> None:
+    async def test_daemon_starts_without_upstream(self) -> None:
         await self.serves(await self.yukari(NOWHERE))
 
-    async def test_several_places_to_listen(self) -> None:
+    async def test_daemon_listens_on_several_addresses(self) -> None:
         short = tempfile.mkdtemp()  # A socket's path has a hundred characters at most.
         self.addCleanup(shutil.rmtree, short)
         path = os.path.join(short, "socket")
@@ -210,14 +210,14 @@ class StartTests(StartCase):
         self.assertEqual(unix, path)
         self.assertTrue(os.path.exists(path))
 
-    async def test_an_endpoint_without_an_interface_is_both_families(self) -> None:
+    async def test_an_endpoint_without_interface_listens_on_both_families(self) -> None:
         daemon = await self.yukari(NOWHERE, "--admin-bind=tcp:0", bind="tcp:port=0")
         number = daemon.host.rpartition(":")[2]
         for host in ("127.0.0.1", "[::1]"):
             reply, _ = await self.ask(f"http://{host}:{number}/healthz")
             self.assertEqual(reply.status, 200)
 
-    async def test_twistds_daemon(self) -> None:
+    async def test_twistd_starts_a_background_daemon(self) -> None:
         directory = self.directory()
         starting = Process()
         self.start(

@@ -96,7 +96,7 @@ class StoppingTests(ProcessCase):
             self.assertEqual(reply.status, 200)
         return reply
 
-    async def test_a_slow_download_of_what_is_on_its_way_ends_well(self) -> None:
+    async def test_a_slow_download_of_a_fill_finishes(self) -> None:
         upstream = await self.upstream(f"{MODEL}=60MB", line=20_000_000)
         digest, size = upstream.models[MODEL].blobs[0]
         storage = self.directory()
@@ -115,7 +115,7 @@ class StoppingTests(ProcessCase):
         self.assertNotIn("Traceback", daemon.text)
         self.assertEqual(upstream.counters.sent_by_digest[digest], size)
 
-    async def test_a_slow_reader_of_what_is_stored_gets_all_of_it(self) -> None:
+    async def test_a_slow_reader_of_a_stored_blob_finishes(self) -> None:
         upstream = await self.upstream(f"{MODEL}=60MB")
         model = upstream.models[MODEL]
         digest, _ = model.blobs[0]
@@ -132,7 +132,7 @@ class StoppingTests(ProcessCase):
         self.assertEqual(await reading, (digest, b""))
         self.assertEqual(await daemon.ended, 0)
 
-    async def test_whoever_has_just_connected_may_still_ask(self) -> None:
+    async def test_a_new_connection_may_still_send_its_request(self) -> None:
         daemon = await self.patient()
         await self.ready(daemon)
         host, _, port = daemon.host.rpartition(":")
@@ -191,14 +191,14 @@ class StoppingTests(ProcessCase):
         self.assertNotIn("Traceback", daemon.text)
         return daemon.text
 
-    async def test_a_disk_that_is_stuck_holds_up_no_end(self) -> None:
+    async def test_a_stuck_disk_does_not_prevent_the_exit(self) -> None:
         said = await self.ends_with_a_disk_that_is_stuck("0.5, 600", 1)
         self.assertIn("0.5 s", said)
 
-    async def test_nor_one_that_is_hurried(self) -> None:
+    async def test_a_stuck_disk_does_not_prevent_a_hurried_exit(self) -> None:
         await self.ends_with_a_disk_that_is_stuck("600, 0.5", 2)
 
-    async def test_nobody_waits_for_who_only_keeps_a_connection(self) -> None:
+    async def test_idle_connections_do_not_delay_the_exit(self) -> None:
         upstream = await self.upstream(f"{MODEL}=5MB", line=100_000)
         daemon = await self.yukari(upstream.url, "--grace=1h")
         reply = await self.http().open("GET", f"{daemon.url}/v2/library/m/manifests/latest", {})
@@ -244,13 +244,13 @@ class StoppingTests(ProcessCase):
                 return
             await deferLater(reactor, 0.01, lambda: None)
 
-    async def test_the_grace_is_a_bound_and_what_came_is_kept(self) -> None:
+    async def test_grace_bounds_the_wait_and_received_bytes_are_kept(self) -> None:
         self.assertGreaterEqual(await self.ends_with_a_reader("--grace=1s"), 1)
 
     async def test_a_second_sigterm_ends_it_at_once(self) -> None:
         await self.ends_with_a_reader("--grace=1h", signals=2)
 
-    async def test_a_second_ctrl_c_too(self) -> None:
+    async def test_a_second_ctrl_c_ends_it_at_once(self) -> None:
         upstream = await self.upstream(f"{MODEL}=30MB", line=1_000_000)
         daemon = await self.yukari(upstream.url)
         await self.begun(daemon, upstream.models[MODEL].blobs[0][0])
@@ -264,7 +264,7 @@ class StoppingTests(ProcessCase):
         reply, body = await self.ask(f"{daemon.url}/readyz")
         return reply.status, json.loads(body)["reasons"]
 
-    async def test_it_says_so_before_the_port_closes(self) -> None:
+    async def test_readiness_fails_before_the_port_closes(self) -> None:
         upstream = await self.upstream()
         daemon = await self.yukari(upstream.url, "--shutdown-delay=60s")
         self.assertEqual(await self.ready(daemon), (200, {}))
@@ -280,7 +280,7 @@ class StoppingTests(ProcessCase):
         daemon.signal("TERM")
         self.assertEqual(await daemon.ended, 0)
 
-    async def test_a_store_that_is_gone_is_a_reason(self) -> None:
+    async def test_a_missing_store_makes_the_daemon_unready(self) -> None:
         storage = self.directory()
         daemon = await self.yukari("http://127.0.0.1:9/", storage=storage)
         os.rename(os.path.join(storage, "blobs"), os.path.join(storage, "elsewhere"))

@@ -65,7 +65,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(self.told.read(), ["STOPPING=1\nEXTEND_TIMEOUT_USEC=90500000"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_signs_of_life_come_twice_in_what_systemd_waits_for(self) -> None:
+    def test_keep_alives_are_sent_at_half_the_timeout(self) -> None:
         notifier = self.notifier(WATCHDOG_USEC="20000000", WATCHDOG_PID=str(PROCESS))
         notifier.ready()
         self.assertEqual(self.told.read(), ["READY=1", "WATCHDOG=1"])
@@ -83,27 +83,29 @@ class NotifierTests(SynchronousTestCase):
             self.notifier(NOTIFY_SOCKET=f"@{name}").ready()
             self.assertEqual(told.read(), ["READY=1"])
 
-    def test_nobody_who_listens_is_no_error(self) -> None:
+    def test_a_socket_without_listener_is_no_error(self) -> None:
         self.notifier(NOTIFY_SOCKET="").ready()
         self.told.close()
         self.notifier(WATCHDOG_USEC="1000000").ready()
         self.clock.advance(0.5)
 
     @given(st.integers(1, 2**62), st.integers(1, 2**22), st.integers(1, 2**22))
-    def test_the_period_is_for_one_process(self, wait: int, ours: int, named: int) -> None:
+    def test_the_watchdog_is_for_the_process_it_names(
+        self, wait: int, ours: int, named: int
+    ) -> None:
         environment = {"WATCHDOG_USEC": str(wait), "WATCHDOG_PID": str(named)}
         self.assertEqual(watchdog_period(environment, named), wait / 2e6)
         if ours != named:
             self.assertIsNone(watchdog_period(environment, ours))
 
     @given(st.text().filter(lambda text: not text.strip("0").isdecimal()))
-    def test_what_is_no_number_above_0_is_no_watchdog(self, text: str) -> None:
+    def test_a_timeout_that_is_no_positive_number_is_no_watchdog(self, text: str) -> None:
         self.assertIsNone(watchdog_period({"WATCHDOG_USEC": text}, PROCESS))
 
 
 @skipIf(not ACTIVATE, "no systemd-socket-activate on PATH")
 class ActivationTests(ProcessCase):
-    async def test_the_first_who_connects_starts_it(self) -> None:
+    async def test_the_first_connection_starts_the_daemon(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             where = f"127.0.0.1:{free.getsockname()[1]}"
         daemon = YukariProcess()
@@ -151,7 +153,7 @@ class ServiceTests(ProcessCase):
         await made.until(lambda: made.banner)
         return made
 
-    async def test_who_connects_during_a_restart_is_not_refused(self) -> None:
+    async def test_connections_during_a_restart_are_not_refused(self) -> None:
         upstream = await self.upstream(f"{MODEL}=2MB", line=1_000_000)
         storage = self.directory()
         digest, size = upstream.models[MODEL].blobs[0]
@@ -171,7 +173,7 @@ class ServiceTests(ProcessCase):
             for asked in meanwhile, afterwards:
                 self.assertEqual((await asked)[0].status, 200)
 
-    async def test_it_says_when_it_is_ready_alive_and_stopping(self) -> None:
+    async def test_daemon_notifies_that_it_is_ready_alive_and_stopping(self) -> None:
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
         with Told(os.path.join(directory, "notify")) as told:
@@ -221,10 +223,10 @@ class UnitTests(SynchronousTestCase):
                     Settings.read({}, {"HOME": "/", name: value})
         self.assertGreater(len(given), 10)
 
-    def test_none_of_the_examples_lines_is_in_force(self) -> None:
+    def test_every_line_of_the_example_is_commented_out(self) -> None:
         self.assertEqual(re.findall("^[^#\n]", self.read("yukari.env"), re.MULTILINE), [])
 
-    def test_the_unit_has_longer_to_stop_than_the_daemon_wants(self) -> None:
+    def test_the_units_timeout_exceeds_the_daemons_longest_stop(self) -> None:
         stop = re.search("^TimeoutStopSec=([0-9]+)$", self.read("yukari.service"), re.MULTILINE)
         assert stop is not None
         settings = Settings.read({}, {"HOME": "/"})

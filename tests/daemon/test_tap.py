@@ -29,7 +29,7 @@ class Queue:
 
 
 class HangupTests(SynchronousTestCase):
-    def test_however_many_come_there_is_one_reload_under_way(self) -> None:
+    def test_several_hangups_cause_one_reload(self) -> None:
         """Else a storm of them would leave the reactor no time for anything else."""
         queue, reloads = Queue(), []
         hangups = Hangups(queue, [lambda: reloads.append("one"), lambda: reloads.append("two")])
@@ -64,7 +64,7 @@ class OptionsTests(SynchronousTestCase):
         self.err.seek(0)
         return said
 
-    def test_each_flag_is_there_and_nothing_is_set_that_was_not_given(self) -> None:
+    def test_every_flag_exists_and_is_unset_by_default(self) -> None:
         given = dict.fromkeys(row.flag for row in SETTINGS if not row.several and not row.switch)
         self.assertEqual(dict(self.parse()), given)
         self.assertEqual(
@@ -78,7 +78,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual([bind.text for bind in settings.bind], [":1", ":2", ":3"])
         self.assertEqual((settings.slog_level, settings.storage), (LogLevel.info, "/tmp/y"))
 
-    def test_what_is_wrong_ends_in_one_line(self) -> None:
+    def test_a_wrong_value_ends_in_one_line(self) -> None:
         for args, begins in (
             (("--bind", "nonsense"), "yukari: --bind 'nonsense': expected HOST:PORT"),
             (("--min-free", "lots"), "yukari: --min-free 'lots': expected bytes"),
@@ -98,7 +98,7 @@ class OptionsTests(SynchronousTestCase):
             " or 240h\n",
         )
 
-    def test_help_tells_of_each_setting_its_variable_and_default(self) -> None:
+    def test_help_has_every_setting_with_variable_and_default(self) -> None:
         ended = self.assertRaises(SystemExit, self.parse, "--help")
         said = " ".join(self.out.getvalue().split())
         self.assertFalse(ended.code)

@@ -76,7 +76,7 @@ class PacedTests(SynchronousTestCase):
         other.took(round(seconds * RATE))
         other.end()
 
-    def test_all_of_it_comes_and_its_end(self) -> None:
+    def test_the_whole_body_and_its_end_arrive(self) -> None:
         self.paced.deliverBody(self.taking)
         self.body.protocol.dataReceived(b"abc")
         self.body.protocol.dataReceived(b"def")
@@ -86,7 +86,7 @@ class PacedTests(SynchronousTestCase):
         self.assertTrue(self.line.is_idle)
         self.assertFalse(self.clock.getDelayedCalls())
 
-    def test_it_rests_while_the_line_is_taken(self) -> None:
+    def test_reading_pauses_while_others_use_the_line(self) -> None:
         self.owe(2.0)
         self.paced.deliverBody(self.taking)
         self.assertTrue(self.body.transport.paused)
@@ -97,7 +97,7 @@ class PacedTests(SynchronousTestCase):
         self.assertFalse(self.body.transport.paused)
         self.assertFalse(self.paced.held)
 
-    def test_what_it_took_too_much_it_waits_for(self) -> None:
+    def test_an_overdraft_is_waited_for(self) -> None:
         self.paced.deliverBody(self.taking)
         self.body.protocol.dataReceived(bytes(3 * RATE))
         self.assertEqual(len(self.taking.came), 3 * RATE)
@@ -105,7 +105,7 @@ class PacedTests(SynchronousTestCase):
         self.clock.pump([0.01] * 500)
         self.assertFalse(self.body.transport.paused)
 
-    def test_it_rests_while_either_wants_it_to(self) -> None:
+    def test_reading_pauses_while_line_or_receiver_wants_it(self) -> None:
         self.owe(2.0)
         self.paced.deliverBody(self.taking)
         self.taking.pause()
@@ -121,7 +121,7 @@ class PacedTests(SynchronousTestCase):
         self.paced.deliverBody(Taking(paused=True))
         self.assertTrue(self.body.transport.paused)
 
-    def test_one_that_is_dropped_while_it_is_held_waits_for_no_turn(self) -> None:
+    def test_a_dropped_body_gives_up_its_place_in_line(self) -> None:
         self.owe(2.0)
         self.paced.deliverBody(self.taking)
         self.taking.stop()

@@ -56,7 +56,7 @@ class SocksTests(SynchronousTestCase):
         st.sampled_from((b"\1" + bytes(6), b"\4" + bytes(18), b"\3\4some\0\0")),
         st.sampled_from((b"", b"more")),
     )
-    def test_however_the_answers_are_cut_it_opens(
+    def test_answers_in_any_pieces_open_the_connection(
         self, cuts: list[int], bound: bytes, more: bytes
     ) -> None:
         """Bytes behind the reply belong to what goes through; none may be lost."""
@@ -88,21 +88,21 @@ class SocksTests(SynchronousTestCase):
                 tried.answer(answer)
             self.assertEqual(self.failure(tried), f"the proxy proxy.example:1080 {words}")
 
-    def test_a_password_that_is_wanted_and_not_there_is_said(self) -> None:
+    def test_a_missing_password_is_reported(self) -> None:
         tried = asked()
         tried.answer(b"\5\2")
         self.assertIn("wants another authentication", self.failure(tried))
 
     @given(st.binary(max_size=300))
     @example(b"\5\0\5\0\0\3")
-    def test_any_other_answer_opens_nothing(self, answer: bytes) -> None:
+    def test_other_answers_do_not_open_the_connection(self, answer: bytes) -> None:
         tried = asked()
         tried.reached.protocol.dataReceived(b"\5\0\5\1" + answer)
         tried.reached.protocol.connectionLost(connectionDone)
         said = str(self.failureResultOf(tried.opened, ProxyFailed).value)
         self.assertTrue(said.startswith("the proxy proxy.example:1080 "), said)
 
-    def test_silence_ends_at_every_step(self) -> None:
+    def test_silence_is_timed_out_at_every_step(self) -> None:
         for answers in ((), (b"\5",), (b"\5\0",), (b"\5\0", b"\5\0\0\1\0")):
             tried = asked()
             for answer in answers:

@@ -108,9 +108,7 @@ class LineTests(SynchronousTestCase):
         self.assertLess(max(socket.longest for socket in sockets), 3 * turn)
 
     @given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 10**6), st.floats(0, 1))))
-    def test_whatever_they_take_whoever_is_held_is_let_go(
-        self, steps: list[tuple[int, int, float]]
-    ) -> None:
+    def test_a_held_taker_is_always_released(self, steps: list[tuple[int, int, float]]) -> None:
         clock = Clock()
         line = Line(1_000_000, clock)
         sockets = [Socket(clock, line, 1) for _ in range(6)]
@@ -127,19 +125,19 @@ class LineTests(SynchronousTestCase):
             socket.taker.end()
         self.assertFalse(clock.getDelayedCalls())
 
-    def test_who_takes_too_much_at_once_waits_longer(self) -> None:
+    def test_a_large_take_is_followed_by_a_longer_wait(self) -> None:
         line = Line(1_000_000, self.clock)
         large, small = Socket(self.clock, line, 500_000), Socket(self.clock, line, 10_000)
         run(self.clock, 60.0, large, small)
         self.assertLess(abs(large.took - small.took), 1_500_000)
 
-    def test_what_one_does_not_use_is_the_others(self) -> None:
+    def test_unused_shares_go_to_others(self) -> None:
         line = Line(1_000_000, self.clock)
         busy, *_ = self.sockets(line, 10)
         run(self.clock, 10.0, busy)
         self.assertGreater(busy.took, 9_000_000)
 
-    def test_who_yields_gets_only_what_is_left_and_yet_does_not_die(self) -> None:
+    def test_a_yielding_taker_gets_the_rest_and_does_not_starve(self) -> None:
         line = Line(1_000_000, self.clock)
         busy, ahead = self.sockets(line, 4), self.sockets(line, 4, yields=True)
         run(self.clock, 40.0, *busy, *ahead)
@@ -154,7 +152,7 @@ class LineTests(SynchronousTestCase):
         run(self.clock, 10.0, *ahead)
         self.assertGreater(sum(each.took for each in ahead) - sum(before), 9_000_000)
 
-    def test_who_yields_no_more_has_its_turn_at_once(self) -> None:
+    def test_a_taker_that_stops_yielding_gets_its_turn_at_once(self) -> None:
         line = Line(1_000_000, self.clock)
         busy, ahead = self.sockets(line, 4), self.sockets(line, 1, yields=True)
         run(self.clock, 5.0, *busy, *ahead)
@@ -163,7 +161,7 @@ class LineTests(SynchronousTestCase):
         run(self.clock, 10.0, *busy, *ahead)
         self.assertGreater(ahead[0].took - before, 10_000_000 / 5 * 0.8)
 
-    def test_what_is_left_of_a_share_is_given_back(self) -> None:
+    def test_the_rest_of_a_share_is_given_back(self) -> None:
         line = Line(1_000_000, self.clock)
         for _ in range(100):
             (one,) = self.sockets(line, 1)
@@ -213,7 +211,7 @@ class LinesTests(SynchronousTestCase):
         run(clock, 10.0, *sockets)
         self.assertLess(max(socket.longest for socket in sockets), 1.0)
 
-    def test_a_client_that_comes_again_still_owes_what_it_took(self) -> None:
+    def test_a_returning_client_still_has_its_debt(self) -> None:
         clock = Clock()
         lines = Lines(1_000_000, clock)
         taker = lines.join("a", lambda: None, lambda: None)
@@ -222,7 +220,7 @@ class LinesTests(SynchronousTestCase):
         lines.join("b", lambda: None, lambda: None)
         self.assertTrue(lines.join("a", lambda: None, lambda: None).held)
 
-    def test_who_has_gone_is_forgotten(self) -> None:
+    def test_a_client_without_debt_is_forgotten(self) -> None:
         clock = Clock()
         lines = Lines(1_000_000, clock)
         for number in range(1000):

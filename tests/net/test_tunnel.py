@@ -23,7 +23,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertTrue(asked.aborted)
         return str(self.failureResultOf(asked.opened, ProxyFailed).value)
 
-    def test_what_is_asked(self) -> None:
+    def test_connect_names_the_target_and_the_credentials(self) -> None:
         asked = Asked(Proxy.parse("http://me:secret@proxy.example:3128"))
         lines = asked.reached.transport.value().split(b"\r\n")
         self.assertEqual(lines[0], b"CONNECT registry.example:443 HTTP/1.1")
@@ -32,7 +32,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertEqual(lines[-2:], [b"", b""])
 
     @given(st.lists(st.integers(1, len(HEAD) + 4), max_size=6), st.sampled_from((b"", b"more")))
-    def test_however_the_answer_is_cut_it_opens(self, cuts: list[int], more: bytes) -> None:
+    def test_an_answer_in_any_pieces_opens_the_tunnel(self, cuts: list[int], more: bytes) -> None:
         asked, answer = Asked(), HEAD + more
         edges = [0, *sorted(cuts), len(answer)]
         for start, end in zip(edges, edges[1:]):
@@ -46,7 +46,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertTrue(inner.closed)
 
     @given(st.binary(max_size=200))
-    def test_no_other_answer_opens_it(self, answer: bytes) -> None:
+    def test_other_answers_do_not_open_the_tunnel(self, answer: bytes) -> None:
         asked = Asked()
         asked.reached.protocol.dataReceived(answer)
         asked.reached.protocol.connectionLost(connectionDone)
@@ -54,7 +54,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertTrue(said.startswith("the proxy proxy.example:3128 "), said)
         self.assertTrue(said.isascii() and said.isprintable(), said)
 
-    def test_a_refusal_is_the_status_and_its_words(self) -> None:
+    def test_a_refusal_has_the_proxys_status_and_phrase(self) -> None:
         for head, words in (
             (b"HTTP/1.1 407 Proxy Authentication Required", "407 Proxy Authentication Required"),
             (b"HTTP/1.0 403", "403"),
@@ -65,12 +65,12 @@ class TunnelTests(SynchronousTestCase):
             asked.reached.protocol.dataReceived(head + b"\r\n\r\n")
             self.assertEqual(self.failure(asked), f"the proxy proxy.example:3128 refused: {words}")
 
-    def test_a_head_without_end_is_no_answer(self) -> None:
+    def test_an_endless_header_is_refused(self) -> None:
         asked = Asked()
         asked.reached.protocol.dataReceived(b"HTTP/1.1 200 OK\r\n" + b"a" * LONGEST_HEAD)
         self.assertIn("does not answer as an HTTP proxy", self.failure(asked))
 
-    def test_silence_ends(self) -> None:
+    def test_silence_is_timed_out(self) -> None:
         asked = Asked()
         asked.clock.advance(ANSWER_WITHIN - 0.1)
         self.assertNoResult(asked.opened)
@@ -78,7 +78,7 @@ class TunnelTests(SynchronousTestCase):
         asked.clock.advance(0.2)
         self.assertEqual(self.failure(asked), "the proxy proxy.example:3128 is silent")
 
-    def test_who_waits_no_more_drops_the_connection(self) -> None:
+    def test_cancelling_drops_the_connection(self) -> None:
         asked = Asked()
         asked.opened.cancel()
         self.failureResultOf(asked.opened, CancelledError)

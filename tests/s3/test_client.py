@@ -38,7 +38,7 @@ class ClientTests(AgainstServer):
 
         return make
 
-    async def test_an_object_is_put_told_of_got_and_deleted(self) -> None:
+    async def test_an_object_is_put_read_and_deleted(self) -> None:
         key = "blobs/sha256:" + "a" * 64
         etag = await self.client.put_object(key, b"0123456789", "a/b", metadata={"checked-at": "1"})
         self.assertEqual(etag, md5(b"0123456789").hexdigest())
@@ -55,7 +55,7 @@ class ClientTests(AgainstServer):
         self.assertIsNone(await self.client.head_object(key))
         self.assertIsNone(await self.client.get_object(key))
 
-    async def test_a_span_is_got_and_no_more(self) -> None:
+    async def test_only_the_requested_span_is_read(self) -> None:
         await self.client.put_object("k", b"0123456789", "a/b")
         got = await self.client.get_object("k", Span(3, 6))
         assert got is not None
@@ -64,7 +64,7 @@ class ClientTests(AgainstServer):
         error = await self.failing(self.client.get_object("k", Span(20, 30)))
         self.assertEqual(error.status, 416)
 
-    async def test_conditional_puts(self) -> None:
+    async def test_conditional_puts_hold_their_condition(self) -> None:
         first = await self.client.put_object("k", b"1", "a/b", only_new=True)
         assert first is not None
         self.assertIsNone(await self.client.put_object("k", b"2", "a/b", only_new=True))
@@ -74,7 +74,7 @@ class ClientTests(AgainstServer):
         self.assertIsNotNone(await self.client.put_object("k", b"5", "a/b", only_over=second))
         self.assertIsNone(await self.client.put_object("absent", b"6", "a/b", only_over=first))
 
-    async def test_a_conditional_put_that_is_answered_late_is_not_taken_for_refused(self) -> None:
+    async def test_a_late_reply_to_a_conditional_put_is_no_refusal(self) -> None:
         assert self.server is not None
         early, late = [
             (key, await self.client.put_object(key, b"1", "a/b")) for key in ("early", "late")
@@ -150,11 +150,11 @@ class ClientTests(AgainstServer):
         response = await self.client._agent.request(b"GET", url.encode())
         self.assertEqual((response.code, await readBody(response)), (200, b"0123456789"))
 
-    async def test_keys_that_end_within_the_hour_sign_no_url(self) -> None:
+    async def test_keys_that_expire_within_the_hour_sign_no_url(self) -> None:
         self.client._credentials.given = Keys("a", "b", "c", 0.0)  # type: ignore[attr-defined]
         self.assertIsNone(await self.client.presign_get("k"))
 
-    async def test_a_bucket_that_is_not_there(self) -> None:
+    async def test_a_missing_bucket_is_reported(self) -> None:
         assert self.server is not None
         absent = self.client_at(self.server.endpoint(), bucket="absent")
         self.assertFalse(await absent.head_bucket())
@@ -164,7 +164,7 @@ class ClientTests(AgainstServer):
         error = await self.failing(absent.put_object("k", b"", "a/b", only_new=True))
         self.assertEqual(error.code, "NoSuchBucket")
 
-    async def test_wrong_keys(self) -> None:
+    async def test_wrong_keys_are_reported(self) -> None:
         if self.server is not CEPH:
             return  # moto takes any
         for keys, code in (
@@ -175,7 +175,7 @@ class ClientTests(AgainstServer):
             error = await self.failing(client.get_bucket())
             self.assertEqual((error.code, error.wrong_setting), (code, True))
 
-    async def test_many_calls_at_once(self) -> None:
+    async def test_many_concurrent_calls_succeed(self) -> None:
         calls = [
             Deferred.fromCoroutine(self.client.put_object(f"k{number}", b"x", "a/b"))
             for number in range(100)
@@ -203,7 +203,7 @@ class FaultTests(AgainstServer):
         assert head is not None
         self.assertEqual(len(self.proxy.requests), 4)
 
-    async def test_a_server_that_stays_busy_is_an_error_that_passes(self) -> None:
+    async def test_a_busy_server_ends_in_a_passing_error(self) -> None:
         self.proxy.faults.extend([reply(503, SLOW_DOWN)] * 4)
         error = None
         try:
@@ -255,7 +255,7 @@ class FaultTests(AgainstServer):
         self.assertEqual((len(sent), etag), (3, md5(bytes(600_000)).hexdigest()))
         await self.client.abort_multipart_upload("k", upload)
 
-    async def test_an_error_behind_a_200_is_one(self) -> None:
+    async def test_an_error_in_the_body_of_a_200_is_raised(self) -> None:
         upload = await self.client.init_multipart_upload("k", "a/b")
         body = b"<?xml version='1.0'?>\n\n" + SLOW_DOWN.partition(b"?>")[2]
         self.proxy.faults.extend([reply(200, body)] * 9)
@@ -267,7 +267,7 @@ class FaultTests(AgainstServer):
             self.fail("it did not fail")
         await self.direct.abort_multipart_upload("k", upload)
 
-    async def test_nobody_there(self) -> None:
+    async def test_an_unreachable_server_is_reported(self) -> None:
         await self.proxy.port.stopListening()
         try:
             await self.client.head_object("k")

@@ -39,7 +39,7 @@ def of(found: Any, in_thread: Any = maybeDeferred) -> Credentials:
 
 
 class CredentialsTests(SynchronousTestCase):
-    def test_keys_that_never_end_are_looked_up_once(self) -> None:
+    def test_keys_without_expiry_are_looked_up_once(self) -> None:
         looked = of(StaticCredentials("a", "s"))
         for _ in range(3):
             keys = result_of(looked.keys())
@@ -47,12 +47,12 @@ class CredentialsTests(SynchronousTestCase):
         self.assertEqual(looked._session.walked, 1)
         self.assertNotIn("'s'", repr(keys))
 
-    def test_a_token_of_which_nobody_says_when_it_ends_signs_no_urls(self) -> None:
+    def test_a_token_with_unknown_expiry_signs_no_urls(self) -> None:
         left = result_of(of(StaticCredentials("a", "s", "t")).keys()).left
         assert left is not None
         self.assertLessEqual(left, 0.0)
 
-    def test_keys_that_end_are_renewed_in_the_thread(self) -> None:
+    def test_expiring_keys_are_renewed_in_the_thread(self) -> None:
         renewed = []
 
         def renew() -> dict[str, str]:
@@ -74,14 +74,14 @@ class CredentialsTests(SynchronousTestCase):
         self.patch(credentials, "LOOKED_AT_EVERY", -1.0)
         self.assertEqual(result_of(looked.keys()).access, "a1")
 
-    def test_none_is_an_error_that_says_what_to_set(self) -> None:
+    def test_missing_credentials_are_an_error_that_names_the_variables(self) -> None:
         with self.assertRaises(S3Error) as caught:
             result_of(of(None).keys())
         self.assertEqual(caught.exception.code, NO_CREDENTIALS)
         self.assertTrue(caught.exception.wrong_setting)
         self.assertIn("AWS_ACCESS_KEY_ID", str(caught.exception))
 
-    def test_one_look_for_all_who_wait(self) -> None:
+    def test_concurrent_callers_share_one_look(self) -> None:
         work: list[Any] = []
         held: Deferred[Any] = Deferred()
 
@@ -107,7 +107,7 @@ class OpeningTests(SynchronousTestCase):
 
         return open_bucket(reactor, "models", environment, maybeDeferred, **keywords)
 
-    def test_clients_see_the_bucket_where_they_are_told_to(self) -> None:
+    def test_presigned_urls_use_the_presign_endpoint(self) -> None:
         ours = {"AWS_ENDPOINT_URL_S3": "http://minio:9000"}
         opened = self.opened(ours, presign_endpoint="https://s3.example.com")
         self.assertEqual(opened.client.describe(), "http://minio:9000/models")
@@ -116,7 +116,7 @@ class OpeningTests(SynchronousTestCase):
         url = opened.seen.presign(keys, "blobs/sha256:ab", 3600)
         self.assertTrue(url.startswith("https://models.s3.example.com/blobs/sha256%3Aab?"))
 
-    def test_a_bundle_that_is_none_is_named(self) -> None:
+    def test_error_names_an_unusable_ca_bundle(self) -> None:
         path = self.mktemp()
         for content in (None, b"nothing", b"-----BEGIN CERTIFICATE-----\nxx\n"):
             if content is not None:
@@ -126,7 +126,7 @@ class OpeningTests(SynchronousTestCase):
                 self.opened({"AWS_CA_BUNDLE": path})
             self.assertIn("AWS_CA_BUNDLE", str(caught.exception))
 
-    def test_an_empty_bundle_is_none(self) -> None:
+    def test_an_empty_ca_bundle_counts_as_unset(self) -> None:
         for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
             for blank in ("", " "):
                 self.patch(os, "environ", {**os.environ, name: blank})

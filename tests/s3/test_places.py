@@ -28,15 +28,15 @@ schemes = st.sampled_from(["http", "https"])
 
 
 class PlaceTests(SynchronousTestCase):
-    def test_nothing_set_is_tigris(self) -> None:
+    def test_the_default_endpoint_is_tigris(self) -> None:
         place = Place.of("yukari", {})
         self.assertEqual(place, Place("https://t3.storage.dev", "auto", "yukari", False))
 
-    def test_inside_fly_it_is_the_nearer_one(self) -> None:
+    def test_inside_fly_the_nearer_endpoint_is_used(self) -> None:
         place = Place.of("yukari", {"FLY_APP_NAME": "x"})
         self.assertEqual(place.endpoint, "https://fly.storage.tigris.dev")
 
-    def test_the_variables_of_aws(self) -> None:
+    def test_variables_of_aws_are_read(self) -> None:
         environment = {
             "AWS_ENDPOINT_URL": "http://other:1",
             "AWS_ENDPOINT_URL_S3": "http://Minio:9000/",
@@ -49,7 +49,7 @@ class PlaceTests(SynchronousTestCase):
         del environment["AWS_ENDPOINT_URL_S3"]
         self.assertEqual(Place.of("b", environment).endpoint, "http://other:1")
 
-    def test_what_cannot_be_an_endpoint(self) -> None:
+    def test_impossible_endpoints_are_refused(self) -> None:
         for text in ("minio:9000", "ftp://x", "http://", "http://u:secret@h", "http://h/p", "//x"):
             with self.assertRaises(InvalidPlace) as caught:
                 Place.of("b", {"AWS_ENDPOINT_URL_S3": text})
@@ -68,7 +68,7 @@ class PlaceTests(SynchronousTestCase):
 
 class RedirectTests(SynchronousTestCase):
     @given(st.sampled_from(["auto", "on", "off"]), schemes, names, ports, names, ports)
-    def test_the_rules(
+    def test_redirect_modes_follow_the_table(
         self, mode: str, scheme: str, name: str, port: str, host: str, host_port: str
     ) -> None:
         found = redirects(mode, f"{scheme}://{name}{port}/b/k?X=1", f"{host.upper()}{host_port}")
@@ -80,14 +80,14 @@ class RedirectTests(SynchronousTestCase):
             self.assertEqual(found, scheme == "https" and is_public(name))
 
     @given(schemes, names, ports, ports)
-    def test_never_to_the_name_that_the_client_came_by(
+    def test_no_redirect_to_the_name_that_the_client_used(
         self, scheme: str, name: str, port: str, other: str
     ) -> None:
         for mode in ("auto", "on", "off"):
             self.assertFalse(redirects(mode, f"{scheme}://{name}{port}/", f"{name}{other}"))
 
     @given(public_names, private_names)
-    def test_what_is_public(self, public: str, private: str) -> None:
+    def test_public_names_are_recognised(self, public: str, private: str) -> None:
         self.assertTrue(is_public(public))
         self.assertFalse(is_public(private))
 
@@ -97,7 +97,7 @@ class RedirectTests(SynchronousTestCase):
         self.assertFalse(redirects("off", "https://a.example/", text))
 
     @given(st.floats(-1e9, 1e9))
-    def test_a_url_dies_before_what_signs_it_and_lasts_an_hour(self, left: float) -> None:
+    def test_a_url_expires_before_its_keys_and_lasts_an_hour(self, left: float) -> None:
         found = presign_lifetime(left)
         if left < SHORTEST:
             self.assertIsNone(found)
@@ -105,7 +105,7 @@ class RedirectTests(SynchronousTestCase):
             assert found is not None
             self.assertTrue(SHORTEST <= found <= left and found <= LONGEST)
 
-    def test_keys_that_never_end(self) -> None:
+    def test_keys_without_end_sign_the_longest_url(self) -> None:
         self.assertEqual(presign_lifetime(None), LONGEST)
 
 

@@ -18,9 +18,7 @@ TIMES = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.
 
 class TimestampTests(SynchronousTestCase):
     @given(TIMES, st.sampled_from(WRITTEN), st.integers(0, 6))
-    def test_they_are_read_as_botocore_reads_them(
-        self, when: datetime, written: str, digits: int
-    ) -> None:
+    def test_times_are_read_as_by_botocore(self, when: datetime, written: str, digits: int) -> None:
         text = when.strftime(written)
         if "." in text:
             text = f"{text[: text.index('.') + 1 + digits].rstrip('.')}Z"
@@ -28,7 +26,7 @@ class TimestampTests(SynchronousTestCase):
         self.assertEqual(found, parse_timestamp(text))
         self.assertEqual(found.utcoffset(), timedelta(0))
 
-    def test_what_is_none_is_refused(self) -> None:
+    def test_texts_that_are_no_time_are_refused(self) -> None:
         for text in ("", "yesterday", "2026-13-01T00:00:00Z"):
             with self.assertRaises(ValueError):
                 _timestamp(text)

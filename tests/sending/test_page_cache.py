@@ -30,7 +30,7 @@ class ColdFileTests(SocketCase):
 
         self.patch(sendfile, "in_memory", cold)
 
-    async def test_it_is_read_ahead_in_a_thread_and_comes_whole(self) -> None:
+    async def test_a_cold_file_is_read_ahead_in_a_thread_and_arrives_whole(self) -> None:
         blob = Growing(noise(LOOK_AHEAD + 3 * MIB))
         peer = await self.peer()
         peer.ask(self.shelf.put(blob))
@@ -42,7 +42,7 @@ class ColdFileTests(SocketCase):
         self.assertEqual(max(count for _, count in blob.reads), READ)
         await until(lambda: blob.closes)
 
-    async def test_a_little_one_too(self) -> None:
+    async def test_a_small_cold_file_arrives_whole(self) -> None:
         def nowhere(*_: Any) -> int:
             raise BlockingIOError
 
@@ -85,12 +85,12 @@ class LookTests(SynchronousTestCase):
         os.fsync(made.fileno())
         return made
 
-    def test_what_was_just_written_is(self) -> None:
+    def test_a_file_just_written_is_in_memory(self) -> None:
         made = self.file(3 * MIB)
         self.assertTrue(in_memory(made.fileno(), 0, 3 * MIB))
 
     @skipUnless(hasattr(os, "RWF_NOWAIT"), "the system does not tell")
-    def test_a_byte_that_would_block_says_no_and_an_error_leaves_it_to_sendfile(self) -> None:
+    def test_a_blocking_byte_means_not_in_memory_and_an_error_does_not(self) -> None:
         for error, found in ((BlockingIOError(), False), (OSError("not supported"), True)):
 
             def preadv(*_: Any, error: OSError = error) -> int:

@@ -165,7 +165,7 @@ class TakesHalf:
 class TurnTests(SynchronousTestCase):
     """Who comes next when a turn of the reactor has sent all that it may."""
 
-    def test_whoever_has_got_nothing_yet_comes_first_then_who_has_waited_longest(self) -> None:
+    def test_new_readers_are_served_first_then_the_longest_waiting(self) -> None:
         line, clock = Turn(), Clock()
         called: list[str] = []
         for name, begun in (("a", True), ("b", True), ("new", False), ("c", True)):
@@ -181,7 +181,7 @@ class TurnTests(SynchronousTestCase):
 class FileTests(SocketCase):
     """Plain sockets, where the bytes go by ``sendfile``."""
 
-    async def test_a_blob_comes_whole_and_behind_its_headers(self) -> None:
+    async def test_a_blob_arrives_whole_after_its_headers(self) -> None:
         blob = Growing(noise(3 * MIB))
         peer = await self.peer()
         peer.ask(self.shelf.put(blob))
@@ -191,7 +191,7 @@ class FileTests(SocketCase):
         self.assertEqual((reply.status, reply.body), (200, blob.content))
         self.assertEqual((blob.closes, blob.reads), (1, []))
 
-    async def test_a_little_one_leaves_with_its_headers(self) -> None:
+    async def test_a_small_blob_leaves_with_its_headers(self) -> None:
         peer = await self.peer()
         for size, by_sendfile in ((0, False), (LITTLE, False), (LITTLE + 1, True)):
             self.calls = 0
@@ -205,7 +205,7 @@ class FileTests(SocketCase):
         """Whether a reply with a body of so many bytes is there."""
         return len(peer.got.partition(b"\r\n\r\n")[2]) == size and b"\r\n\r\n" in peer.got
 
-    async def test_however_many_read_a_turn_of_the_reactor_sends_no_more(self) -> None:
+    async def test_a_turn_of_the_reactor_sends_a_bounded_number_of_bytes(self) -> None:
         self.patch(turn, "A_TURN", 256 * 1024)
         self.patch(FileSender, "turn", Turn(256 * 1024))
         blobs = [Growing(noise(MIB + at)) for at in range(24)]
@@ -229,7 +229,7 @@ class FileTests(SocketCase):
             self.assertEqual([reply.body for reply in peer.replies()], [blob.content])
         self.assertLessEqual(max(turns), 2 * turn.A_TURN + turn.AT_ONCE_LEAST)
 
-    async def test_segments_are_whole_while_bytes_leave_and_nothing_is_held_back_while_none_do(
+    async def test_a_socket_is_corked_only_while_bytes_leave(
         self,
     ) -> None:
         seen = self.options_when_sending(socket.TCP_CORK)
@@ -242,7 +242,7 @@ class FileTests(SocketCase):
         await until(lambda: blob.closes)
         self.assertEqual((set(seen), self.option(socket.TCP_CORK)), ({1}, 0))
 
-    async def test_with_so_little_unsent_that_a_cork_would_stop_it_there_is_none(self) -> None:
+    async def test_a_small_unsent_bound_is_not_corked(self) -> None:
         """Either is decided anew for each reply: a connection of a crowd's outlives the crowd."""
         corked = self.options_when_sending(socket.TCP_CORK)
         peer = await self.peer()
@@ -271,7 +271,7 @@ class FileTests(SocketCase):
         self.patch(os, "sendfile", watched)
         return seen
 
-    async def test_what_waits_in_the_system_for_a_slow_reader_is_bounded(self) -> None:
+    async def test_unsent_bytes_of_a_slow_reader_are_bounded(self) -> None:
         self.patch(sendfile, "UNSENT", 64 * 1024)
         blob = Growing(noise(16 * MIB))
         peer = await self.peer(room=4096)
@@ -294,7 +294,7 @@ class FileTests(SocketCase):
             await until(lambda: peer.got.endswith(b"OK\n"))
         self.assertEqual(len(self.channels), 1)
 
-    async def test_requests_that_come_together_are_answered_in_their_order(self) -> None:
+    async def test_pipelined_requests_are_answered_in_order(self) -> None:
         blobs = [Growing(bytes([at]) * (at * 5000 + 1)) for at in range(20)]
         paths = [self.shelf.put(blob) for blob in blobs]
         peer = await self.peer()
@@ -325,7 +325,7 @@ class FileTests(SocketCase):
         await until(lambda: self.channels[0].requests[0].path != b"/v2/library/m/manifests/latest")
         return peer
 
-    async def test_a_connection_that_was_paused_before_a_blob_goes_on_after_it(self) -> None:
+    async def test_a_connection_paused_before_a_blob_resumes_after_it(self) -> None:
         blob = Growing(noise(100_000))
         peer = await self.paused_before_a_blob(blob, *[f"/healthz?{'x' * 1000}"] * 30)
         peer.transport.resumeProducing()
@@ -334,7 +334,7 @@ class FileTests(SocketCase):
         await until(lambda: peer.got.endswith(b"\r\n\r\n{}"))
         self.assertEqual(peer.got.count(b"OK\n"), 30)
 
-    async def test_what_a_client_sends_ahead_of_a_blobs_end_is_bounded(self) -> None:
+    async def test_bytes_that_a_client_sends_ahead_are_bounded(self) -> None:
         blob = Growing(noise(100_000), here=10)
         peer = await self.paused_before_a_blob(blob)
         peer.transport.resumeProducing()
@@ -362,7 +362,7 @@ class FileTests(SocketCase):
         await until(lambda: peer.got.endswith(b"OK\n"))
         self.assertEqual(peer.replies()[0].body, blob.content)
 
-    async def test_a_range_of_a_blob_that_comes(self) -> None:
+    async def test_a_range_of_a_fill_arrives(self) -> None:
         blob = Growing(noise(MIB), here=1000)
         peer = await self.peer()
         peer.ask(self.shelf.put(blob), headers="Range: bytes=500-900000\r\n")
@@ -442,7 +442,7 @@ class FileTests(SocketCase):
         blob.grow(MIB)
         self.assertEqual((blob.closes, self.clock.getDelayedCalls()), (1, []))
 
-    async def test_a_file_that_is_shorter_than_it_was_drops_the_connection(self) -> None:
+    async def test_a_truncated_file_drops_the_connection(self) -> None:
         blob = Growing(noise(MIB))
         path = self.shelf.put(blob)
         blob.cut(5000)
@@ -466,7 +466,7 @@ class FileTests(SocketCase):
         self.assertEqual(blob.closes, 1)
         self.assertEqual(bytes(peer.got)[-5000:], blob.content[:5000])
 
-    async def test_what_was_sent_is_counted(self) -> None:
+    async def test_sent_bytes_are_counted(self) -> None:
         blob = Growing(noise(MIB))
         peer = await self.peer()
         path = self.shelf.put(blob)
@@ -496,7 +496,7 @@ class TlsTests(SocketCase):
         self.parts(peer)
         return peer
 
-    async def test_a_blob_comes_whole_at_the_clients_pace(self) -> None:
+    async def test_a_blob_arrives_whole_at_the_clients_pace(self) -> None:
         blob = Growing(noise(8 * MIB), in_file=False)
         peer = await self.secure_peer()
         peer.ask(self.shelf.put(blob), "/healthz")
@@ -517,7 +517,7 @@ class ReadTests(SynchronousTestCase):
         talk.ask(talk.shelf.put(blob), *headers)
         return talk
 
-    def test_a_blob_comes_whole_in_blocks(self) -> None:
+    def test_a_blob_arrives_whole_in_blocks(self) -> None:
         blob = Growing(noise(2 * READ + 10), in_file=False)
         talk = self.talk(blob)
         self.assertEqual(talk.replies()[0].body, blob.content)
@@ -531,7 +531,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(blob.closes, 1)
 
     @given(st.data())
-    def test_whatever_is_there_when_a_range_comes_whole(self, data: st.DataObject) -> None:
+    def test_a_range_arrives_whole_whatever_is_covered(self, data: st.DataObject) -> None:
         size = data.draw(st.integers(1, 3 * READ))
         start = data.draw(st.integers(0, size - 1))
         end = data.draw(st.integers(start + 1, size))
@@ -544,7 +544,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual((reply.status, reply.body), (206, blob.content[start:end]))
         self.assertEqual((blob.closes, blob.waiters), (1, 0))
 
-    def test_a_reader_that_is_slow_is_read_for_as_slowly(self) -> None:
+    def test_reading_is_as_slow_as_the_reader(self) -> None:
         blob = Growing(noise(10 * READ), here=0, in_file=False)
         talk = self.talk(blob)
         talk.wire.full = True
@@ -644,7 +644,7 @@ class RelayTests(SynchronousTestCase):
         while any(not asked.transport.paused for asked in scene.source.open):
             scene.feed()
 
-    def test_a_blob_comes_whole_in_growing_pieces(self) -> None:
+    def test_a_relayed_blob_arrives_whole_in_growing_pieces(self) -> None:
         talk, scene = self.scene(5 * MIB)
         self.pour(scene)
         (reply,) = talk.replies()
@@ -654,7 +654,7 @@ class RelayTests(SynchronousTestCase):
         self.assertLess(len(lengths), 8)
         self.assertEqual(sum(map(len, scene.source.sent)), 5 * MIB)
 
-    def test_a_range_comes_and_nothing_else_is_asked_for(self) -> None:
+    def test_only_the_requested_range_is_fetched(self) -> None:
         talk, scene = self.scene(MIB, "Range: bytes=1000-200999")
         self.pour(scene)
         (reply,) = talk.replies()
@@ -672,14 +672,14 @@ class RelayTests(SynchronousTestCase):
         self.assertTrue(asked.transport.stopped)
         self.assertEqual(len(scene.source.asked), 1)
 
-    def test_what_it_was_is_in_the_log(self) -> None:
+    def test_a_relay_is_named_in_the_log(self) -> None:
         with capturedLogs() as events:
             talk, scene = self.scene(100_000)
             self.pour(scene)
         (line,) = [event for event in events if "status" in event]
         self.assertEqual((line["result"], line["bytes"], line["left"]), ("relay", 100_000, False))
 
-    def test_a_client_that_is_slow_has_little_in_memory(self) -> None:
+    def test_a_slow_client_keeps_little_in_memory(self) -> None:
         talk, scene = self.scene(5 * MIB)
         talk.wire.full = True
         window = scene.crew.window
@@ -727,7 +727,7 @@ class RelayTests(SynchronousTestCase):
         self.pour(scene)
         self.assertEqual(talk.replies()[0].body, scene.content)
 
-    def test_a_cut_goes_on_at_the_byte(self) -> None:
+    def test_a_cut_connection_resumes_at_its_byte(self) -> None:
         talk, scene = self.scene(200_000)
         for _ in range(20):
             for asked in scene.source.open:
@@ -765,7 +765,7 @@ class RelayTests(SynchronousTestCase):
         self.assertIn(b"does not answer", reply.body)
         self.assertEqual(scene.source.open, [])
 
-    def test_what_upstream_refuses_is_what_the_client_is_told(self) -> None:
+    def test_upstreams_refusal_reaches_the_client(self) -> None:
         for error, status in (
             (SourceRefused(blob_unknown("x")), 404),
             (SourceFailed("upstream answered 500"), 502),
@@ -781,7 +781,7 @@ class RelayTests(SynchronousTestCase):
                 {"location", "etag", "content-range", "docker-content-digest"} & {*reply.headers}
             )
 
-    def test_a_client_that_leaves_takes_its_request_upstream_with_it(self) -> None:
+    def test_a_client_that_leaves_cancels_its_upstream_request(self) -> None:
         def before_the_answer(scene: Scene) -> None:
             pass
 
@@ -803,7 +803,7 @@ class RelayTests(SynchronousTestCase):
             self.assertEqual([event["left"] for event in events], [True])
             self.assertEqual(talk.clock.getDelayedCalls(), [])
 
-    def test_a_client_that_leaves_at_once_has_cost_little(self) -> None:
+    def test_a_client_that_leaves_at_once_costs_little(self) -> None:
         talk, scene = self.scene(50 * MIB)
         scene.source.open[0].answer()
         talk.wire.leave()

@@ -101,7 +101,7 @@ class QueueTests(TestCase):
         self.disk.work()
         self.assertEqual((self.successResultOf(sent), self.into.recv(9)), (4, b"3456"))
 
-    def test_all_have_left(self) -> None:
+    def test_helpers_survive_that_all_readers_leave(self) -> None:
         first = self.helpers.send(self.piece)
         waiting = [self.helpers.send(lambda: None) for _ in range(self.MANY)]
         self.disk.work()
@@ -109,7 +109,7 @@ class QueueTests(TestCase):
         self.assertEqual({self.successResultOf(each) for each in waiting}, {0})
         self.assert_helps()
 
-    def test_no_descriptors_are_left(self) -> None:
+    def test_running_out_of_descriptors_sends_nothing(self) -> None:
         first = self.helpers.send(self.piece)
         waiting = [self.helpers.send(self.piece) for _ in range(self.MANY)]
         dup, calls = os.dup, itertools.count()
@@ -145,7 +145,7 @@ class SlowHelperTests(Crowd):
         await until(lambda: len(self.helping.waiting) == 2)
         return peers
 
-    async def test_no_more_pieces_are_under_way_than_there_are_helpers(self) -> None:
+    async def test_pieces_in_progress_are_bounded_by_the_helpers(self) -> None:
         blobs = [Growing(noise(4 * MIB + at)) for at in range(5)]
         peers = await self.waiting_crowd(*blobs)
         while not all(blob.closes for blob in blobs):
@@ -154,7 +154,7 @@ class SlowHelperTests(Crowd):
             await until(lambda: self.helping.waiting or all(blob.closes for blob in blobs))
         await self.whole(peers, *blobs)
 
-    async def test_what_a_helper_sends_for_one_who_has_left_reaches_nobody_else(self) -> None:
+    async def test_a_helpers_bytes_never_reach_another_client(self) -> None:
         """Descriptors' numbers are given anew at once: a helper has some of its own."""
         blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
         peers = await self.waiting_crowd(*blobs)
@@ -177,7 +177,7 @@ class SlowHelperTests(Crowd):
         for each in numbers:
             self.assertRaises(OSError, os.fstat, each)
 
-    async def test_a_file_that_breaks_in_a_helpers_hands_drops_its_reader_alone(self) -> None:
+    async def test_a_file_that_breaks_in_a_helper_drops_only_its_reader(self) -> None:
         blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
         peers = await self.waiting_crowd(*blobs)
         real, broken = os.sendfile, [OSError(errno.EIO, "Input/output error")]
