@@ -55,7 +55,7 @@ def _plain(key: Any) -> bytes:
 
 
 def self_signed(name: str) -> tuple[bytes, bytes]:
-    """A new key, and a certificate of a host or an address that nobody vouches for, in PEM."""
+    """Return a new key and a self-signed certificate of a host or an address, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     made = _valid(_name(name), _name(name), key).add_extension(_names(name), False)
     return _plain(key), made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
@@ -117,7 +117,9 @@ class _Forwarding(ProxyFactory):
 
 
 def tls_front(case: RunningCase, url: str, pem: bytes, *, host: str = "127.0.0.1") -> str:
-    """Listen by TLS, with this key and certificate, for what an http URL leads to: its own URL."""
+    """
+    Listen by TLS with this key and certificate, pass on to an http URL, and return the https URL.
+    """
     to_host, to_port = url.removeprefix("http://").split(":")
     forwarding = _Forwarding(to_host, int(to_port))
     context = PrivateCertificate.loadPEM(pem).options()

@@ -32,7 +32,7 @@ class Ollama(Process):
 
     @property
     def address(self) -> str:
-        """Where it listens, "" as long as it does not."""
+        """Its address, "" while it does not listen."""
         found = re.search(rb"Listening on ([0-9.:]+)", self.err)
         return found[1].decode() if found else ""
 
@@ -46,7 +46,7 @@ class Ollama(Process):
         }
 
     def manifest(self, host: str, model: str) -> bytes:
-        """The manifest's file of ``NAMESPACE/MODEL:TAG`` that came from ``host``."""
+        """Return the manifest's file of ``NAMESPACE/MODEL:TAG`` from ``host``."""
         path = os.path.join(self.models, "manifests", host, *re.split("[/:]", model))
         with open(path, "rb") as file:
             return file.read()
@@ -68,12 +68,12 @@ class Ollama(Process):
 
     @property
     def models(self) -> str:
-        """Where it stores."""
+        """Its store."""
         return os.path.join(self.home, ".ollama", "models")
 
 
 class OllamaCase(ProcessCase):
-    """Tests that a stock Ollama takes part in; skipped where there is none."""
+    """Tests that need a stock Ollama; skipped without one."""
 
     if not OLLAMA:
         skip = "no stock Ollama: none on PATH, and YUKARI_TEST_OLLAMA does not name one"
@@ -86,11 +86,11 @@ class OllamaCase(ProcessCase):
         return made
 
     def run_by(self, ollama: Ollama, *arguments: str) -> Process:
-        """A command of Ollama's, under way."""
+        """A running command of Ollama's."""
         return self.spawn(OLLAMA, *arguments, environment=ollama.environment)
 
     def begin_pull(self, ollama: Ollama, host: str, model: str) -> Process:
-        """``ollama pull`` from ``HOST:PORT``, under way."""
+        """Start ``ollama pull`` from ``HOST:PORT``."""
         return self.run_by(ollama, "pull", "--insecure", f"{host}/{model}")
 
     async def pull_by(self, ollama: Ollama, host: str, model: str = MODEL) -> None:
@@ -99,7 +99,7 @@ class OllamaCase(ProcessCase):
         self.assertEqual(await pulling.ended, 0, pulling.text)
 
     async def refused(self, ollama: Ollama, host: str, model: str = MODEL) -> str:
-        """What the user reads of a pull that must fail."""
+        """Return the error that the user sees of a pull that must fail."""
         pulling = self.begin_pull(ollama, host, model)
         self.assertEqual(await pulling.ended, 1, pulling.text)
         return pulling.text.strip().splitlines()[-1]
@@ -113,6 +113,6 @@ class OllamaCase(ProcessCase):
                 self.assertEqual(f"sha256:{sha256(file.read()).hexdigest()}", digest)
 
     async def idle(self, daemon: YukariProcess) -> None:
-        """Returns when nothing is on its way any more."""
+        """Return when nothing is being fetched any more."""
         while json.loads((await self.ask(f"{daemon.url}/fills"))[1])["fills"]:
             await deferLater(reactor, 0.02, lambda: None)

@@ -35,7 +35,7 @@ reactor: Any = _reactor
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MAIN = "from yukari.cli.main import main; main()"
-"""What the console script ``yukari`` does; nothing need be installed to be tested."""
+"""The console script ``yukari``; tests need no installation."""
 
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
 
@@ -155,18 +155,18 @@ class YukariProcess(Process):
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged, the lines that are whole."""
+        """Return the complete lines of its log."""
         whole = self.err[: self.err.rfind(b"\n") + 1].splitlines()
         return [json.loads(line) for line in whole if line.startswith(b"{")]
 
     @property
     def banner(self) -> Optional[dict[str, Any]]:
-        """The line that says where it listens."""
+        """Return the line that says where it listens."""
         return next((line for line in self.lines if " listens on " in line["msg"]), None)
 
     @property
     def host(self) -> str:
-        """Host and port, as they stand before a model's name."""
+        """Return host and port as they stand before a model's name."""
         banner = self.banner
         assert banner is not None
         return str(banner["where"])
@@ -212,7 +212,10 @@ class ProcessCase(RunningCase):
         storage: Optional[str] = None,
         **environment: str,
     ) -> YukariProcess:
-        """The daemon, listening; with a store of its own unless ``storage`` is given."""
+        """
+        Start a daemon and wait until it listens; it has a store of its own unless ``storage`` is
+        given.
+        """
         made = YukariProcess()
         self.spawn(
             *(sys.executable, "-c", MAIN, "--log-format=json", "--min-free=0"),

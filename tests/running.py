@@ -54,7 +54,7 @@ SMALL_TRANSFER = TRANSFER.scaled(backoff=0.01)
 SMALL3 = CLASSIC3.scaled(part_min=50_000, backoff=0.01)
 SMALL_LISTS = LISTS.scaled(part_min=50_000, backoff=0.01)
 GENERATIONS = (SMALL64, SMALL3, SMALL16, SMALL_TRANSFER, SMALL_LISTS)
-"""Of every generation one client, for blobs of a few hundred kilobytes."""
+"""One client of each generation, for blobs of a few hundred kilobytes."""
 
 LOOK = 0.005
 """Seconds between two looks at what a test waits for."""
@@ -78,7 +78,7 @@ class _HurriedCall:
 
 
 class Hurried:
-    """The test's reactor, but its clock runs so many times as fast as ours."""
+    """The test's reactor with a clock that runs so many times as fast."""
 
     def __init__(self, times: float) -> None:
         self._times = times
@@ -101,7 +101,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 async def until_sent(upstream: Emulator, count: float) -> None:
-    """Returns when upstream has sent so many bytes of blobs."""
+    """Return when upstream has sent so many bytes of blobs."""
     await until(lambda: upstream.counters.sent >= count)
 
 
@@ -115,7 +115,7 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """Its URL, without a slash at the end."""
         address = self.service.ports[0].getHost()
         return f"http://{address.host}:{address.port}"  # type: ignore[attr-defined]
 
@@ -124,7 +124,7 @@ class Daemon:
         return self.service.parts.library
 
     def fill(self, digest: str) -> Optional[Fill]:
-        """The blob's fill, None where none is under way."""
+        """Return the blob's fill, None if there is none."""
         return self.library.fills.get(Digest.parse(digest))
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ class Daemon:
         site.buildProtocol = watched  # type: ignore[method-assign]
 
     async def idle(self) -> None:
-        """Returns when nothing is on its way any more."""
+        """Return when nothing is being fetched any more."""
         await until(lambda: self.library.is_idle)
 
 
@@ -170,10 +170,10 @@ class RunningCase(TestCase):
     """Tests of the whole daemon."""
 
     timeout = 180
-    """Seconds; a bound for what hangs, and nothing that a busy machine comes near."""
+    """Seconds; a bound on what hangs, far above what a busy machine needs."""
 
     async def upstream(self, *models: str, **settings: Any) -> Emulator:
-        """An emulated registry with these models; of one with three layers where none is given."""
+        """Start an emulated registry with these models, or with one of three layers."""
         made = await Emulator.start(
             reactor, models or [f"{MODEL}=400KB,3000,10"], directory=os.getcwd(), **settings
         )
@@ -181,7 +181,9 @@ class RunningCase(TestCase):
         return made
 
     def settings(self, upstream: Emulator, **flags: Any) -> Settings:
-        """A daemon's settings: flags with _ for -; a store of its own unless one is given."""
+        """
+        Return a daemon's settings: flags with _ for -; a store of its own unless one is given.
+        """
         given = {
             "bind": "127.0.0.1:0",
             "upstream_registry": upstream.url,
@@ -222,7 +224,7 @@ class RunningCase(TestCase):
         return pulled
 
     async def failing(self, pulling: Awaitable[Pulled]) -> str:
-        """What the user is told by a pull that must fail."""
+        """Return the error that the user sees of a pull that must fail."""
         try:
             await pulling
         except PullFailed as failed:
@@ -230,7 +232,7 @@ class RunningCase(TestCase):
         self.fail("the pull went through")
 
     async def under_way(self) -> tuple[Emulator, Daemon]:
-        """A daemon through which a model is pulled, with some of it here and much still to come."""
+        """Start a daemon and a pull, with some bytes stored and many still to fetch."""
         upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
         daemon = await self.daemon(upstream)
         self.begin(self.pull(daemon)).addErrback(lambda _: None)
@@ -250,7 +252,7 @@ class RunningCase(TestCase):
     async def ask(
         self, url: str, headers: Optional[dict[str, str]] = None, method: str = "GET"
     ) -> tuple[Reply, bytes]:
-        """One request on a connection of its own: the reply and its whole body."""
+        """Send one request on a connection of its own; return the reply and its whole body."""
         http = Http(reactor)
         try:
             reply = await http.open(method, url, headers or {})

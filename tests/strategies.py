@@ -20,7 +20,7 @@ def blob_digests() -> st.SearchStrategy[Digest]:
 
 
 def name_parts() -> st.SearchStrategy[str]:
-    """What a namespace, a model or a tag may be: 1 to 80 characters, capitals too."""
+    """Valid namespaces, models and tags: 1 to 80 characters, capitals too."""
     rest = st.text(ascii_letters + digits + "._-", max_size=79)
     return st.tuples(st.sampled_from(ascii_letters + digits + "_"), rest).map("".join)
 
@@ -36,7 +36,7 @@ def tags() -> st.SearchStrategy[Tag]:
 
 
 def references() -> st.SearchStrategy[Reference]:
-    """What may stand behind ``manifests/``."""
+    """Valid references: what may follow ``manifests/``."""
     return st.one_of(tags(), blob_digests())
 
 

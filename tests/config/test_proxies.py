@@ -1,4 +1,4 @@
-"""Which proxy a connection goes by: the environment's variables."""
+"""The proxy of a connection, by the environment's variables."""
 
 from __future__ import annotations
 

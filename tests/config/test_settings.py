@@ -1,4 +1,4 @@
-"""Settings: flags over environment over defaults, and one line for what is wrong."""
+"""Settings: flags win over the environment, that over defaults; an error is one line."""
 
 import os
 from pathlib import Path

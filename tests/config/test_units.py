@@ -1,4 +1,4 @@
-"""Units: what people write, and what it comes to."""
+"""Units: texts that people write, and their values."""
 
 from fractions import Fraction
 

@@ -116,7 +116,7 @@ class SighupTests(Files):
             "http://127.0.0.1:9/", f"ssl:0:privateKey={self.key}:certKey={self.certificate}"
         )
         old = self.stored
-        renew(self.key, os.path.join(self.place, "another.pem"))  # the key fits no more
+        renew(self.key, os.path.join(self.place, "another.pem"))  # the key does not fit any more
         daemon.signal("HUP")
         await daemon.until(lambda: any("not reloaded" in line["msg"] for line in daemon.lines))
         self.assertEqual(await deferToThread(shown, port), old)

@@ -1,4 +1,4 @@
-"""What ``/metrics`` says agrees with what the emulated upstream and the clients counted."""
+"""``/metrics`` agrees with the counts of the emulated upstream and of the clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 
 def value(text: bytes, name: str, **labels: str) -> Optional[float]:
-    """One sample's value, None where there is no such sample."""
+    """Return one sample's value, None if there is no such sample."""
     return samples(text).get((f"yukari_{name}", frozenset(labels.items())))
 
 
@@ -81,7 +81,7 @@ class KindTests(SynchronousTestCase):
 
 
 class PrometheusTests(SynchronousTestCase):
-    """What can be seen without a daemon."""
+    """Metrics without a daemon."""
 
     def setUp(self) -> None:
         self.clock = Clock()

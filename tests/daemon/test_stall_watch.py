@@ -1,4 +1,4 @@
-"""What holds the reactor too long is told."""
+"""Whatever blocks the reactor too long is logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yukari.daemon.stall_watch import TurnWatch
 
 @define(eq=False)
 class Poller:
-    """An epoll object with nothing to tell."""
+    """An epoll object without events."""
 
     asked: list[tuple[Any, ...]] = field(factory=list)
 
@@ -32,7 +32,7 @@ class Reactor:
 
 
 def dawdle(until: Any) -> None:
-    """Holds the reactor until the watch has seen where."""
+    """Block the reactor until the watch has seen where."""
     while not until():
         time.sleep(0.001)
 

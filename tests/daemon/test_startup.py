@@ -40,10 +40,10 @@ class StartCase(ProcessCase):
 
 
 class RefusalTests(StartCase):
-    """What cannot start says so in one line, with status 1."""
+    """A start that fails says so in one line, with status 1."""
 
     async def complaint(self, *arguments: str, **environment: str) -> str:
-        """What ``yukari`` says on its way out."""
+        """Return the text of a ``yukari`` that ends."""
         refused = Process()
         self.start(MAIN, "--bind=127.0.0.1:0", *arguments, process=refused, **environment)
         self.assertEqual(await refused.ended, 1, refused.text)
@@ -130,7 +130,7 @@ class RefusalTests(StartCase):
 
 
 class StartTests(StartCase):
-    """What can start says where it is, answers, and ends when it is told to."""
+    """A daemon that starts says where it is, answers, and ends when it is told to."""
 
     async def serves(self, daemon: YukariProcess) -> None:
         await daemon.until(lambda: daemon.banner)
@@ -240,7 +240,7 @@ class StartTests(StartCase):
 
 
 def kill(number: int) -> None:
-    """A process that is no child of ours, should it still be there."""
+    """Kill a process that is not our child, if it is still there."""
     try:
         os.kill(number, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""SIGTERM: transfers under way end well, newcomers go elsewhere, the status is 0."""
+"""SIGTERM: transfers in progress finish, new clients go elsewhere, the status is 0."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def stuck(number):
     time.sleep(600)
 os.fsync = stuck
 """
-"""A daemon whose disk never answers again once a blob has come."""
+"""A daemon whose disk never answers again once a blob has arrived."""
 
 
 class Hash:
-    """A sink that keeps only what a body comes to."""
+    """A sink that keeps only the digest of a body."""
 
     def __init__(self) -> None:
         self._sha256 = sha256()
@@ -53,9 +53,9 @@ class Hash:
 
 def read_slowly(host: str, digest: str, begun: Event, on: Event) -> tuple[str, bytes]:
     """
-    The digest of a blob that a client gets, and what follows its end; for a thread.
+    Return the digest of a blob that a client reads, and what follows its end; for a thread.
 
-    It takes a little, says that it has ``begun``, and the rest when it may go ``on``.
+    It reads a little, sets ``begun``, and reads the rest once ``on`` is set.
     """
     name, _, port = host.rpartition(":")
     got = Hash()
@@ -77,7 +77,7 @@ def read_slowly(host: str, digest: str, begun: Event, on: Event) -> tuple[str, b
 
 
 class StoppingTests(ProcessCase):
-    """What an operator and the clients see of it."""
+    """Stopping, as seen by an operator and by clients."""
 
     async def refuses(self, daemon: YukariProcess) -> None:
         """Returns once a new connection is refused."""
@@ -103,7 +103,7 @@ class StoppingTests(ProcessCase):
         daemon = await self.yukari(upstream.url, storage=storage)
         reply = await self.begun(daemon, digest)
         await upstream.until(lambda: upstream.counters.sent >= size // 4)
-        upstream.settings.line = 100_000  # The rest comes when the port is closed.
+        upstream.settings.line = 100_000  # The rest arrives when the port is closed.
         daemon.signal("TERM")
         await self.refuses(daemon)
         self.assertLess(upstream.counters.sent, size // 2)
@@ -137,7 +137,7 @@ class StoppingTests(ProcessCase):
         await self.ready(daemon)
         host, _, port = daemon.host.rpartition(":")
         number = daemon.transport.pid  # type: ignore[union-attr]
-        os.kill(number, signal.SIGSTOP)  # so that all are in the socket's queue when the end comes
+        os.kill(number, signal.SIGSTOP)  # so that all are in the backlog when the stop begins
         wires = [socket.create_connection((host, int(port)), timeout=20) for _ in range(200)]
         os.kill(number, signal.SIGTERM)
         os.kill(number, signal.SIGCONT)
@@ -207,7 +207,7 @@ class StoppingTests(ProcessCase):
         self.assertEqual(await daemon.ended, 0)
 
     async def ends_with_a_reader(self, *flags: str, signals: int = 1) -> float:
-        """How long the end takes with a reader that is cut, for it cannot finish."""
+        """Return how long the stop takes with a reader that is cut because it cannot finish."""
         upstream = await self.upstream(f"{MODEL}=30MB", line=5_000_000)
         digest, size = upstream.models[MODEL].blobs[0]
         storage = self.directory()

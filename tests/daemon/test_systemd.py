@@ -1,4 +1,4 @@
-"""Under systemd: what it is told, and sockets that it holds while the daemon is away."""
+"""Under systemd: notifications, and sockets that it holds while the daemon is away."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Told(socket.socket):
         self.bind(path)
 
     def read(self) -> list[str]:
-        """What has come since it was last read."""
+        """Return what has arrived since the last call."""
         found = []
         try:
             while True:
@@ -208,7 +208,7 @@ class ServiceTests(ProcessCase):
 
 
 class UnitTests(SynchronousTestCase):
-    """What ``deploy/systemd`` has."""
+    """The files in ``deploy/systemd``."""
 
     def read(self, name: str) -> str:
         return (CHECKOUT / "deploy" / "systemd" / name).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from yukari.tap import Hangups, Options
 
 
 class Queue:
-    """Of a reactor, what another thread or a signal gives it to do."""
+    """The part of a reactor that runs calls from threads and signals."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
@@ -56,7 +56,7 @@ class OptionsTests(SynchronousTestCase):
         return options
 
     def complaint(self, *args: str) -> str:
-        """What a start that cannot be says."""
+        """Return the error of a start that fails."""
         ended = self.assertRaises(SystemExit, self.parse, *args)
         self.assertEqual((ended.code, self.out.getvalue()), (1, ""))
         said = self.err.getvalue()
@@ -123,7 +123,7 @@ class PluginTests(SynchronousTestCase):
 
 
 class ProcessTests(SynchronousTestCase):
-    """As a shell runs it; from the checkout, for nothing need be installed to be tested."""
+    """Run it as a shell does; from the checkout, so that tests need no installation."""
 
     def run_python(self, code: str, *args: str, **environment: str) -> tuple[int, str, str]:
         """Exit status, stdout and stderr."""

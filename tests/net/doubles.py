@@ -1,4 +1,4 @@
-"""A proxy that is reached at once, in memory."""
+"""A proxy in memory that is connected at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yukari.net.tunnel import ToProxy, Tunnel
 
 @implementer(IStreamClientEndpoint)
 class Reached:
-    """A proxy that a connection is made to at once."""
+    """A proxy to which connections succeed at once."""
 
     def __init__(self) -> None:
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 3128))
@@ -49,7 +49,7 @@ class Asked:
         return self.reached.transport.disconnected
 
     def answer(self, data: bytes) -> bytes:
-        """What is said to the proxy in return for ``data``."""
+        """Return what is written to the proxy in reply to ``data``."""
         self.reached.transport.clear()
         self.reached.protocol.dataReceived(data)
         return self.reached.transport.value()

@@ -100,9 +100,10 @@ class BudgetTests(SynchronousTestCase):
 
 def storm(bears: int, requests: int, seconds: int) -> tuple[int, int]:
     """
-    What becomes of ``requests`` that are always wanted at a host that serves ``bears`` at once and
-    refuses the others: how many it served and how many it refused in so many seconds. Each takes
-    two seconds; one that is refused is repeated a quarter of a second later.
+    Return how many requests a host served and refused in so many seconds.
+
+    ``requests`` are always wanted; the host serves ``bears`` at once and refuses the others. Each
+    takes two seconds; a refused one is repeated a quarter of a second later.
     """
     budget, limit = ConnectionBudget(requests), HostLimit()
     ends: dict[Turn, float] = {}

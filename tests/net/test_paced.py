@@ -1,4 +1,4 @@
-"""A body comes when both its taker and the line let it."""
+"""A body arrives when both its receiver and the line allow it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Body:
 
 
 class Taking(Protocol):
-    """Notes what comes, and its end."""
+    """Notes the bytes that arrive, and the end."""
 
     def __init__(self, paused: bool = False) -> None:
         self.came = b""

@@ -1,4 +1,4 @@
-"""A way through a SOCKS5 proxy: what is said, and what is made of any answer."""
+"""Connections through a SOCKS5 proxy: what is sent, and how each answer is handled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shared line gives what its rate allows, to everyone in turn, and never stands still."""
+"""A shared line keeps its rate, serves everyone in turn, and never stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Socket:
         self.running = True
 
     def turn(self, most: Optional[int] = None) -> None:
-        """What the reactor does once in its round, ``most`` bytes being ready."""
+        """Do one round of the reactor, with ``most`` bytes ready."""
         if self.running:
             now = self.clock.seconds()
             self.longest = max(self.longest, now - self.last)
@@ -101,7 +101,7 @@ class LineTests(SynchronousTestCase):
         # A socket that has 256 KiB each 5 ms is no faster.
         possible = min(rate, count * sockets[0].chunk / 0.005)
         self.assertGreater(sum(took), possible * 12.0 * 0.9)
-        # Who came first was given what one alone would have.
+        # The first taker was given the share of a single one.
         tolerated = line.share_of(1) + 3 * (line.share_of(count) + sockets[0].chunk)
         self.assertLessEqual(max(took) - min(took), tolerated + sum(took) / count * 0.1)
         turn = max(ROUND, count * LEAST / rate)

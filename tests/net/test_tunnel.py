@@ -1,4 +1,4 @@
-"""A tunnel through a proxy: what is asked, and what is made of any answer."""
+"""A tunnel through a proxy: what is sent, and how each answer is handled."""
 
 from __future__ import annotations
 

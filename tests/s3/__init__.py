@@ -13,5 +13,5 @@ def _loaded(path: str) -> Any:
     return _load(JSONFileLoader(), path)
 
 
-# What botocore says of S3 is read once, and not by each daemon that a test makes: half a second.
+# botocore's model of S3 is read once, not by each daemon that a test makes: half a second.
 JSONFileLoader.load_file = lambda _, path: _loaded(path)

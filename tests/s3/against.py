@@ -1,4 +1,4 @@
-"""What tests against a server stand on: a bucket of their own and a client of it."""
+"""The base of tests against a server: a bucket of their own and a client of it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class AgainstServer(TestCase):
         return S3Client(Signing(_session, place), given, connections.agent, reactor)
 
     async def through_proxy(self) -> tuple[Proxy, S3Client]:
-        """A proxy before the server, and a client that goes by it."""
+        """A proxy in front of the server, and a client that uses it."""
         assert self.server is not None
         proxy = Proxy(reactor, self.server.port)
         endpoint = await proxy.start()

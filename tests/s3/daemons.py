@@ -35,7 +35,7 @@ class BucketCase(AgainstServer, ProcessCase):
         self.s3_at(self.server.endpoint("127.0.0.2"))
 
     def s3_at(self, endpoint: str) -> None:
-        """Where the daemons that are started from now on find S3."""
+        """The S3 of the daemons that are started from now on."""
         aws = {
             "AWS_ACCESS_KEY_ID": KEYS.access,
             "AWS_SECRET_ACCESS_KEY": KEYS.secret,
@@ -47,14 +47,14 @@ class BucketCase(AgainstServer, ProcessCase):
         self.patch(os, "environ", {**os.environ, **aws})
 
     async def proxied(self) -> Proxy:
-        """What the daemons that are started from now on go through to S3."""
+        """The proxy to S3 of the daemons that are started from now on."""
         proxy = Proxy(reactor, self.server.port)
         self.s3_at(await proxy.start())
         self.addCleanup(proxy.stop)
         return proxy
 
     def settings(self, upstream: Emulator, **flags: Any) -> Settings:
-        """As in every test, with the bucket, and a disk of its own unless one is given."""
+        """A daemon as in every test, with the bucket, and a disk of its own unless one is given."""
         flags.setdefault("spool_dir", os.path.abspath(self.mktemp()))
         flags.setdefault("redirect", "off")
         bucket = {"storage": "tigris", "tigris_bucket": self.bucket}

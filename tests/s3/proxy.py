@@ -27,21 +27,21 @@ def reply(status: int, body: bytes = b"", *headers: bytes) -> bytes:
 
 @frozen
 class Cut:
-    """Close both ends once so many bytes of answer have gone by."""
+    """Close both ends after so many bytes of the answer."""
 
     after: int
 
 
 @frozen
 class Stall:
-    """Pass nothing of the answer on beyond so many bytes."""
+    """Pass on only so many bytes of the answer."""
 
     after: int
 
 
 @frozen
 class Lose:
-    """Pass the request on, close when the answer comes: it was done, and nobody is told."""
+    """Pass the request on, and close when the answer arrives: it was done, and nobody knows."""
 
 
 Fault = Union[bytes, Cut, Stall, Lose]
@@ -51,8 +51,8 @@ _VERBS = (b"GET ", b"PUT ", b"HEAD ", b"POST ", b"DELETE ")
 @define(eq=False)
 class Proxy(Factory):  # type: ignore[misc]
     """
-    Of each request one fault is taken, of `faults`, until there are none; ``only`` is what the
-    request's line must hold for that.
+    Each request takes one of `faults` until there are none; only requests whose first line contains
+    ``only`` do.
     """
 
     _reactor: Any
@@ -69,7 +69,7 @@ class Proxy(Factory):  # type: ignore[misc]
     _kept: Optional[socket] = field(default=None, init=False)
 
     async def start(self) -> str:
-        """Listen, where it did before if it did; its URL."""
+        """Listen, on the same port as before if there was one, and return the URL."""
         if self._kept is not None:
             self._kept.close()
         self.port = self._reactor.listenTCP(self._number, self, interface="127.0.0.1")

@@ -1,6 +1,8 @@
 """
-S3 servers to try against: moto's, and a Ceph of one node. Each is started when the first test asks
-for it and stopped when the run ends; a test is skipped where it is not installed.
+S3 servers to test against: moto's, and a Ceph of one node.
+
+Each is started when the first test asks for it and stopped when the run ends. A test is skipped if
+it is not installed.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ _ports = itertools.cycle(Random().sample(range(20_000, 32_000), 12_000))
 
 def free_port() -> int:
     """
-    A port of 127.0.0.1 that nobody had just now.
+    Return a port of 127.0.0.1 that was free just now.
 
-    It is none of those that the kernel gives to whoever connects somewhere, who might have taken it
-    before it is listened on.
+    It is outside the range from which the kernel gives ports to outgoing connections, which might
+    take it before it is listened on.
     """
     while True:
         port = next(_ports)
@@ -49,7 +51,7 @@ def free_port() -> int:
 
 
 def answers(port: int, within: float) -> bool:
-    """Whether HTTP is answered there, at all, within so many seconds."""
+    """Whether anything answers HTTP there within so many seconds."""
     until = time.monotonic() + within
     while time.monotonic() < until:
         try:
@@ -72,15 +74,15 @@ class Server:
     _failed: Optional[str] = field(default=None, init=False)
 
     def missing(self) -> Optional[str]:
-        """Why it cannot be started here, None where it can."""
+        """The reason why it cannot be started here, None if it can."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """On `port`, ended by `atexit`; raises where it does not come up."""
+        """Start it on `port`, to be ended by `atexit`; raises if it does not come up."""
         raise NotImplementedError
 
     def up(self) -> None:
-        """It has been started, or has failed, which `endpoint` says."""
+        """Start it once; `endpoint` says whether that worked."""
         if not self.port:
             self.port = free_port()
             try:
@@ -96,7 +98,7 @@ class Server:
         return f"http://{host}:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """What tells a daemon to store there, but for the bucket."""
+        """The environment of a daemon that stores there, without the bucket."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint(),
             "AWS_REGION": "us-east-1",

@@ -1,4 +1,4 @@
-"""What S3's replies say."""
+"""Replies of S3."""
 
 from __future__ import annotations
 

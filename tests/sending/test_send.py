@@ -1,4 +1,4 @@
-"""A blob's bytes on their way to a client: by ``sendfile``, by reads, straight from upstream."""
+"""A blob's bytes to a client: by ``sendfile``, by reads, straight from upstream."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class SocketCase(TestCase):
         return self.site
 
     def helpers(self) -> Helpers:
-        """None, where a test does not say otherwise."""
+        """None, unless a test sets one."""
         return Helpers(self.disk, 0)
 
     async def full(self) -> None:
@@ -121,7 +121,7 @@ class SocketCase(TestCase):
         seen = quiet = 0
         while quiet < 5:
             await deferLater(reactor, 0.006, lambda: None)
-            # Turns of the reactor count, for the clock runs on when this process does not.
+            # Counts turns of the reactor, because the clock runs on when this process does not.
             quiet = quiet + 1 if seen == self.calls and seen else 0
             seen = self.calls
 
@@ -149,7 +149,7 @@ class SocketCase(TestCase):
 
 @define(eq=False)
 class TakesHalf:
-    """What stands in a `Turn`'s line: it uses half of a turn when it is called."""
+    """A sender in a `Turn`'s line: it uses half of a turn when it is called."""
 
     name: str
     begun: bool
@@ -163,7 +163,7 @@ class TakesHalf:
 
 
 class TurnTests(SynchronousTestCase):
-    """Who comes next when a turn of the reactor has sent all that it may."""
+    """The order of senders when a turn of the reactor has sent all that it may."""
 
     def test_new_readers_are_served_first_then_the_longest_waiting(self) -> None:
         line, clock = Turn(), Clock()
@@ -179,7 +179,7 @@ class TurnTests(SynchronousTestCase):
 
 
 class FileTests(SocketCase):
-    """Plain sockets, where the bytes go by ``sendfile``."""
+    """Plain sockets, on which bytes leave by ``sendfile``."""
 
     async def test_a_blob_arrives_whole_after_its_headers(self) -> None:
         blob = Growing(noise(3 * MIB))
@@ -202,7 +202,7 @@ class FileTests(SocketCase):
             self.assertEqual(bool(self.calls), by_sendfile)
 
     def has_come(self, peer: Peer, size: int) -> bool:
-        """Whether a reply with a body of so many bytes is there."""
+        """Whether a reply with a body of so many bytes has arrived."""
         return len(peer.got.partition(b"\r\n\r\n")[2]) == size and b"\r\n\r\n" in peer.got
 
     async def test_a_turn_of_the_reactor_sends_a_bounded_number_of_bytes(self) -> None:
@@ -243,7 +243,9 @@ class FileTests(SocketCase):
         self.assertEqual((set(seen), self.option(socket.TCP_CORK)), ({1}, 0))
 
     async def test_a_small_unsent_bound_is_not_corked(self) -> None:
-        """Either is decided anew for each reply: a connection of a crowd's outlives the crowd."""
+        """
+        Both are decided for each reply: a connection may outlive the crowd that it was part of.
+        """
         corked = self.options_when_sending(socket.TCP_CORK)
         peer = await self.peer()
         for room, bound in ((10, 16), (128, 128), (127, 127), (1 << 30, 4096)):
@@ -256,12 +258,12 @@ class FileTests(SocketCase):
             self.assertEqual(self.option(socket.TCP_NOTSENT_LOWAT), bound * 1024)
 
     def option(self, option: int) -> int:
-        """Of TCP's, on the first connection."""
+        """A TCP option of the first connection."""
         connection: socket.socket = self.channels[0].transport.socket
         return connection.getsockopt(socket.IPPROTO_TCP, option)
 
     def options_when_sending(self, option: int) -> list[int]:
-        """What it was at each ``sendfile`` from now on."""
+        """Record its value at each ``sendfile`` from now on."""
         real, seen = os.sendfile, []
 
         def watched(*arguments: int) -> int:
@@ -307,7 +309,7 @@ class FileTests(SocketCase):
 
     async def paused_before_a_blob(self, blob: Growing, *more: str) -> Peer:
         """
-        A client that takes nothing asks for a large manifest, this blob and more, all at once.
+        Let a client that takes nothing ask for a large manifest, this blob and more, all at once.
 
         Returns when the manifest has filled the connection.
         """
@@ -510,7 +512,7 @@ class TlsTests(SocketCase):
 
 
 class ReadTests(SynchronousTestCase):
-    """Where there is no descriptor: read in a disk thread, a block at a time."""
+    """Without a descriptor: read in a disk thread, a block at a time."""
 
     def talk(self, blob: Growing, *headers: str) -> Talk:
         talk = Talk()

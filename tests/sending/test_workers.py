@@ -25,7 +25,7 @@ reactor: Any = _reactor
 
 
 class Crowd(SocketCase):
-    """Some who read large blobs at once."""
+    """Several readers of large blobs at once."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -38,7 +38,7 @@ class Crowd(SocketCase):
         return peers
 
     async def whole(self, peers: list[Peer], *blobs: Growing) -> None:
-        """Returns when each has all of its blob, and fails where it is not that."""
+        """Return when each has its whole blob; fail if it is not that."""
         for peer, blob in zip(peers, blobs, strict=True):
             end = blob.content[-99:]
             await until(lambda peer=peer, end=end: peer.gone or peer.got.endswith(end))
@@ -79,7 +79,7 @@ class ThreadTests(Crowd):
 
 
 class QueueTests(TestCase):
-    """Thousands that wait: an answer at once to each is no call within the one before it."""
+    """Thousands of waiting senders: answering each at once must not nest calls."""
 
     MANY = 3000
 
@@ -155,7 +155,7 @@ class SlowHelperTests(Crowd):
         await self.whole(peers, *blobs)
 
     async def test_a_helpers_bytes_never_reach_another_client(self) -> None:
-        """Descriptors' numbers are given anew at once: a helper has some of its own."""
+        """Descriptor numbers are reused at once, so a helper has copies."""
         blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
         peers = await self.waiting_crowd(*blobs)
         numbers = [
