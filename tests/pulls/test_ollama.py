@@ -13,6 +13,7 @@ from tests.authority import Authority, tls_front
 from tests.emulator import Fault
 from tests.ollama import MODEL, OllamaCase
 from tests.s3.servers import free_port
+from yukari.config.keys import SigningKey
 
 NOWHERE = "http://127.0.0.1:9/"
 
@@ -91,6 +92,36 @@ class OllamaTests(OllamaCase):
         daemon, ollama = await self.yukari(upstream.url), await self.ollama()
         said = await self.refused(ollama, daemon.host, "library/nosuch:latest")
         self.assertEqual(said, "Error: pull model manifest: file does not exist")
+
+    async def test_a_registry_that_challenges_everything(self) -> None:
+        upstream = await self.upstream(
+            f"{MODEL}=20MB,300KB", challenge="everyone", challenge_blobs=True
+        )
+        daemon, ollama = await self.yukari(upstream.url), await self.ollama()
+        await self.pull_by(ollama, daemon.host)
+        self.assert_pulled(ollama, daemon.host, upstream.models[MODEL])
+        self.assert_sent_once(upstream, upstream.models[MODEL])
+        # The client was not challenged: only the cache has signed.
+        self.assertEqual(sum(upstream.counters.signatures.values()), 1)
+
+    async def test_a_private_model_is_refused_or_given_to_everyone(self) -> None:
+        key, text = SigningKey.make()
+        path = os.path.join(self.directory(), "key")
+        with open(path, "wb") as file:
+            file.write(text)
+        upstream = await self.upstream(f"{MODEL}=300KB", private={"library/m": [key.public]})
+        ollama = await self.ollama()
+        daemon = await self.yukari(upstream.url)
+        said = await self.refused(ollama, daemon.host)
+        self.assertIn("does not exist or is private upstream", said)
+        self.assertIn("UPSTREAM_KEY", said)
+        daemon = await self.yukari(upstream.url, f"--upstream-key={path}")
+        self.assertIn("PRIVATE_MODELS=everyone", await self.refused(ollama, daemon.host))
+        daemon = await self.yukari(
+            upstream.url, f"--upstream-key={path}", "--private-models=everyone"
+        )
+        await self.pull_by(ollama, daemon.host)
+        self.assert_pulled(ollama, daemon.host, upstream.models[MODEL])
 
     async def test_who_forgets_insecure_is_told_at_once(self) -> None:
         daemon, ollama = await self.yukari(NOWHERE), await self.ollama()
