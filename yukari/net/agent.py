@@ -210,6 +210,7 @@ class Connections:
         return proxy if proxy is not None and self._endpoints.answers_itself(uri, proxy) else None
 
     def close(self) -> Deferred[None]:
-        """Close the idle ones."""
+        """Close the idle ones, and from now on each as soon as its last reply has ended."""
+        self._pool.cachedConnectionTimeout = 0
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
