@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -69,6 +70,17 @@ class ReadmeTests(SynchronousTestCase):
             self.assertEqual(flags - {row.flag for row in SETTINGS} - OTHERS_FLAGS, set(), path)
             variables = set(re.findall(r"``([A-Z][A-Z_]+)``", text))
             self.assertEqual(variables - known - OTHER_CAPITALS, set(), path)
+
+    def test_floors_are_those_that_the_linter_holds(self) -> None:
+        """Catches a module that is on no floor of the page."""
+        page = read("docs/developing.rst")
+        rows = re.findall(r"^   \* - ((?:``[a-z0-9]+``(?:, | and )?)+)$", page, re.MULTILINE)
+        documented = [re.findall(r"``([a-z0-9]+)``", row) for row in rows]
+        linted = configparser.ConfigParser()
+        linted.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+        layers = linted["importlinter:contract:floors"]["layers"].split("\n")
+        floors = [re.findall(r"[a-z0-9]+", layer) for layer in filter(None, layers)]
+        self.assertEqual(sum(documented, []), sum(floors, []))
 
     def test_every_link_leads_to_a_file(self) -> None:
         """Catches a page that was renamed or moved away."""
