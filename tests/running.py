@@ -232,11 +232,11 @@ class RunningCase(TestCase):
         self.fail("the pull went through")
 
     async def under_way(self) -> tuple[Emulator, Daemon]:
-        """Start a daemon and a pull, with some bytes stored and many still to fetch."""
+        """Start a daemon and a pull, with the config stored and many bytes still to fetch."""
         upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
         daemon = await self.daemon(upstream)
         self.begin(self.pull(daemon)).addErrback(lambda _: None)
-        await until(lambda: upstream.counters.sent > 100_000)
+        await until(lambda: upstream.counters.sent > 100_000 and len(daemon.library.fills) == 1)
         return upstream, daemon
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
