@@ -30,11 +30,17 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFEST_LIST = "application/vnd.ollama.manifest.list.v2+json"
 """The media type of a list of manifests, one for each runner."""
 
+MANIFEST_TYPES = frozenset({DOCKER_MANIFEST, OCI_MANIFEST, MANIFEST_LIST})
+"""The media types as which manifests are sent; no other is a browser to be told of."""
+
 RUNNERS = ("llamacpp", "ggml", "mlx")
 """The order in which Ollama 0.40 chooses a child of a list, but on Apple's processors."""
 
-MAX_BYTES = 16 * 1024 * 1024
-"""No manifest is larger: ten thousand layers come to two or three megabytes."""
+MAX_BYTES = 8 * 1024 * 1024
+"""No manifest is larger: twelve thousand layers, which exist, come to three megabytes."""
+
+MAX_LAYERS = 20_000
+"""No manifest, and no list with all its children, has more layers."""
 
 
 class InvalidManifest(ValueError):
@@ -108,6 +114,13 @@ AnyManifest = Union[Manifest, ManifestList]
 """What a tag or a digest of a repository stands for."""
 
 
+def manifests_in(found: AnyManifest) -> list[Manifest]:
+    """Return the manifest itself, or those children of a list that the list has inline."""
+    if isinstance(found, Manifest):
+        return [found]
+    return [child.inline for child in found.children if child.inline is not None]
+
+
 def parse_manifest(body: bytes) -> AnyManifest:
     """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
     if len(body) > MAX_BYTES:
@@ -156,6 +169,8 @@ def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[De
         layers = []
     if not isinstance(layers, list):
         raise InvalidManifest("layers: expected a list")
+    if len(layers) > MAX_LAYERS:
+        raise InvalidManifest(f"{len(layers)} layers: expected at most {MAX_LAYERS}")
     named = [_descriptor(f"layer {at}", layer) for at, layer in enumerate(layers)]
     found = content.get("config")
     config: Optional[Descriptor] = None
@@ -210,6 +225,9 @@ def _children(content: dict[str, Any]) -> tuple[Child, ...]:
     children = tuple(child for child in found if child is not None)
     if not children:
         raise InvalidManifest("it lists no manifest")
+    count = sum(len(child.inline.blobs) for child in children if child.inline is not None)
+    if count > MAX_LAYERS:
+        raise InvalidManifest(f"{count} layers: expected at most {MAX_LAYERS}")
     return children
 
 

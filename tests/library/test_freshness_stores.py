@@ -187,6 +187,7 @@ class Replicas(InBucket):
             for each in first, second:
                 revalidator, before = each.library.revalidator, self.checks(each)
                 revalidator._now = lambda later=days * 86400: time.time() + later
+                revalidator._versions._now = revalidator._now
                 await revalidator.look()
                 expected = len(names) if each is first else 0
                 self.assertEqual(self.checks(each) - before, expected)

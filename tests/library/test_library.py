@@ -18,7 +18,7 @@ from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import SourceRefused
 from yukari.storage import open_files as openblobs
@@ -54,8 +54,18 @@ class ScriptedUpstream:
         self.waiting.append(answer)
         return answer
 
-    async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
-        found: Manifest = await self._ask("manifest", name, reference, user_agent)
+    async def manifest(
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+    ) -> AnyManifest:
+        found: AnyManifest = await self._ask("manifest", name, reference, user_agent, variant)
+        return found
+
+    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+        found: Manifest = await self._ask("child", name, digest)
         return found
 
     async def blob_size(self, name: ModelName, digest: Digest) -> int:

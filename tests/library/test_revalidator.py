@@ -24,7 +24,8 @@ from yukari.library.revalidator import (
     Freshness,
     Revalidator,
 )
-from yukari.manifest import Manifest
+from yukari.library.versions import Versions
+from yukari.manifest import Manifest, Variant
 from yukari.names import Digest, ModelName, Tag
 from yukari.sources.circuit import Circuit
 from yukari.storage.memory import MemoryStore
@@ -68,7 +69,9 @@ class Registry:
     def circuit_open(self) -> bool:
         return self._circuit.is_open
 
-    async def manifest_digest(self, name: ModelName, tag: Tag, agent: str) -> Optional[Digest]:
+    async def manifest_digest(
+        self, name: ModelName, tag: Tag, agent: str, variant: Variant
+    ) -> Optional[Digest]:
         self._circuit.enter()
         self.asked.append((self.clock.seconds(), name))
         self.under_way += 1
@@ -83,7 +86,7 @@ class Registry:
         self._circuit.succeeded()
         return self.has.get(name, OLD).digest
 
-    async def manifest(self, name: ModelName, tag: Tag, agent: str) -> Manifest:
+    async def manifest(self, name: ModelName, tag: Tag, agent: str, variant: Variant) -> Manifest:
         return self.has[name]
 
 
@@ -119,11 +122,22 @@ class RevalidatorCase(SynchronousTestCase):
 
     def daemon(self, seed: int = 0, **keywords: Any) -> Revalidator:
         freshness = Freshness(HOUR, self.lifetime, 0.0)
+        shelf: Any = Shelf()
+        nothing: Any = None
+        upstream: Any = self.upstream
+        versions = Versions(
+            store=self.store,
+            upstream=upstream,
+            blobs=nothing,
+            children=nothing,
+            prefetch=shelf,
+            agents=UserAgents(),
+            now=self.clock.seconds,
+        )
         made = Revalidator(
             store=self.store,
             upstream=self.upstream,  # type: ignore[arg-type]
-            prefetch=Shelf(),  # type: ignore[arg-type]
-            agents=UserAgents(),
+            versions=versions,
             rules=ModelRules("registry.invalid"),
             clock=self.clock,
             freshness=evolve(freshness, **keywords),
@@ -221,7 +235,7 @@ class UpdateTests(RevalidatorCase):
             self.upstream.asked.clear()
             moved_asked = [named(number) for number in range(moved)]
             self.upstream.asked += [(0.0, name) for name in moved_asked]
-        self.assertEqual(len(daemon._prefetch.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
+        self.assertEqual(len(daemon._versions._prefetch.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
 
     def test_each_new_version_that_is_whole_lets_another_come(self) -> None:
         moved = 2 * BROUGHT_AT_ONCE
@@ -230,7 +244,7 @@ class UpdateTests(RevalidatorCase):
         daemon = self.daemon()
         daemon.start()
         self.run_for(10)
-        shelf: Any = daemon._prefetch
+        shelf: Any = daemon._versions._prefetch
         for number in range(moved):
             self.assertEqual(len(shelf.bringing), min(moved, BROUGHT_AT_ONCE + number))
             shelf.bringing[number].callback(None)
@@ -244,7 +258,7 @@ class UpdateTests(RevalidatorCase):
         daemon = self.daemon()
         daemon.start()
         self.run_for(10)
-        shelf: Any = daemon._prefetch
+        shelf: Any = daemon._versions._prefetch
         self.run_for(DAY)
         shelf.bringing[0].callback(None)
         self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, NEW)
@@ -254,7 +268,7 @@ class UpdateTests(RevalidatorCase):
         self.stored(1, 2 * self.lifetime)
         self.upstream.has = {named(0): NEW}
         daemon = self.daemon(period=60.0)
-        shelf: Any = daemon._prefetch
+        shelf: Any = daemon._versions._prefetch
         daemon.start()
         tries = []
         for _ in range(round(DAY / 60)):
@@ -275,7 +289,7 @@ class UpdateTests(RevalidatorCase):
         self.run_for(10)
         result_of(daemon.stop())
         self.run_for(HOUR)
-        shelf: Any = daemon._prefetch
+        shelf: Any = daemon._versions._prefetch
         self.assertEqual(len(shelf.bringing), BROUGHT_AT_ONCE)
         self.assertEqual(daemon._bringing, {})
 

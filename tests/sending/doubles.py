@@ -22,7 +22,7 @@ from yukari.config.patterns import ModelRules
 from yukari.errors import blob_unknown, manifest_unknown
 from yukari.fills.fill import Fill
 from yukari.library.manifests import Found
-from yukari.manifest import Manifest
+from yukari.manifest import Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sending.workers import Helpers
 from yukari.storage.readable import Readable
@@ -139,7 +139,13 @@ class Shelf:
         return f"/v2/{NAME}/blobs/{readable.digest}"
 
     async def manifest(
-        self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+        *,
+        prefetch: bool,
     ) -> Found:
         if self.gate is not None:
             await self.gate

@@ -29,7 +29,7 @@ from tests.sending.doubles import Wire
 from tests.strategies import manifest_body
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor
+from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, Descriptor, Variant
 from yukari.names import Digest, ModelName, Tag
 from yukari.net.bodies import BODY_WITHIN
 from yukari.net.http import HOPS, LONGEST_RETRY_AFTER, retry_after, why
@@ -211,12 +211,49 @@ class ManifestTests(UpstreamCase):
         self.assertEqual(error.status, 502)
         self.assertIn("broke off", error.message)
 
-    def test_a_body_whose_end_nothing_tells_may_be_cut_and_is_not_taken(self) -> None:
-        found = self.manifest()
-        self.internet.last.head(200)
-        self.internet.last.send(BODY)
-        self.internet.last.close()
-        self.assertEqual(self.refused(found).status, 502)
+    def test_lists_are_asked_for_by_their_type_and_only_for_clients_that_accept_them(self) -> None:
+        for variant, first in (
+            (Variant.PLAIN, DOCKER_MANIFEST),
+            (Variant.LIST, MANIFEST_LIST),
+        ):
+            self.begin(self.upstream.manifest(NAME, TAG, "ollama/0.40.0", variant))
+            accept = self.internet.last.asked[1]["accept"]
+            self.assertTrue(accept.startswith(first), accept)
+            self.assertEqual(MANIFEST_LIST in accept, variant is Variant.LIST)
+
+    def test_a_head_that_is_refused_tells_nothing_of_a_tag(self) -> None:
+        """A GET of the same tag may work, as with registries that do not know HEAD."""
+        for status in (400, 401, 403, 404, 405, 500, 501):
+            asked = self.upstream.manifest_digest(NAME, TAG, "curl/8")
+            found = self.begin(asked)
+            self.internet.last.head(status, content_length=0)
+            self.assertIsNone(self.successResultOf(found), status)
+        found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
+        self.internet.last.answer(429, b"")
+        self.assertEqual(self.refused(found).status, 429)
+
+    def test_a_child_is_a_blob_whose_bytes_are_checked(self) -> None:
+        right = Digest.of(BODY)
+        found = self.begin(self.upstream.child(NAME, right))
+        self.assertEqual(self.internet.last.asked[0], f"GET /v2/library/m/blobs/{right}")
+        self.internet.last.answer(200, BODY)
+        self.assertEqual(self.successResultOf(found).body, BODY)
+        for status, body in ((200, BODY + b" "), (200, b"{}"), (404, b""), (500, b"")):
+            found = self.begin(self.upstream.child(NAME, right))
+            self.internet.last.answer(status, body)
+            self.refused(found)
+
+    def test_a_body_without_a_length_is_taken_if_it_is_whole(self) -> None:
+        """As HTTP/1.0 sends it: a manifest cut short is no JSON."""
+        for body in (BODY, BODY[:-1], BODY[: len(BODY) // 2]):
+            found = self.manifest()
+            self.internet.last.head(200)
+            self.internet.last.send(body)
+            self.internet.last.close()
+            if body == BODY:
+                self.assertEqual(self.successResultOf(found).body, BODY)
+            else:
+                self.assertEqual(self.refused(found).status, 502)
 
     def test_a_body_that_is_too_large_is_not_read_to_its_end(self) -> None:
         self.patch(upstream, "MAX_BYTES", 1000)
@@ -463,6 +500,8 @@ class SizeTests(UpstreamCase):
         for status, expected in ((404, 404), (401, 403), (403, 403), (500, 502), (400, 502)):
             found = self.size()
             self.internet.last.head(status, content_length=0)
+            if status != 404:  # Some refuse HEAD alone.
+                self.internet.last.head(status, content_length=0)
             error = self.refused(found)
             self.assertEqual(error.status, expected)
             self.assertIn(str(DIGEST), error.message)

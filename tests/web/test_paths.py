@@ -16,6 +16,7 @@ from tests.sending.doubles import Growing, Shelf, Talk
 from tests.strategies import blob_digests, model_names, references
 from yukari.fills.fill import Fill
 from yukari.library.manifests import Found
+from yukari.manifest import Variant
 from yukari.names import Digest, ModelName, Reference
 from yukari.storage.readable import Readable
 
@@ -43,10 +44,16 @@ class Strict(Shelf):
     asked: list[object] = field(factory=list)
 
     async def manifest(
-        self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+        *,
+        prefetch: bool,
     ) -> Found:
         self.asked += [name, reference]
-        return await super().manifest(name, reference, user_agent, prefetch=prefetch)
+        return await super().manifest(name, reference, user_agent, variant, prefetch=prefetch)
 
     async def blob(self, name: ModelName, digest: Digest, host: str = "") -> Union[Readable, Fill]:
         self.asked += [name, digest]

@@ -28,7 +28,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.settings import SettingError, Settings
 from yukari.daemon.assembly import make_connections, own_key_path
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor, Manifest
+from yukari.manifest import Descriptor, Manifest, ManifestList
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, discard
@@ -193,8 +193,7 @@ class Probe:
     async def _ask_manifest(self) -> None:
         began = self._reactor.seconds()
         try:
-            asked = self._upstream.manifest(self._name, self._reference, CLIENT)
-            found = await asked
+            found = await self._runnable()
         except RegistryError as error:
             self._tell_challenge()
             raise Wrong(f"{error.status}: {error.message}", _advice(error)) from None
@@ -203,6 +202,14 @@ class Probe:
         self._manifest = found
         size = shown_size(sum(blob.size for blob in found.blobs))
         self._say("manifest", f"plain, {len(found.blobs)} blobs of {size}, after {seconds:.2f} s")
+
+    async def _runnable(self) -> Manifest:
+        """The tag's manifest; of a list its first child."""
+        found = await self._upstream.manifest(self._name, self._reference, CLIENT)
+        if not isinstance(found, ManifestList):
+            return found
+        child = found.by_preference()[0]
+        return child.inline or await self._upstream.child(self._name, child.digest)
 
     def _tell_challenge(self) -> None:
         """Whether there was a challenge, and by which way it was answered."""

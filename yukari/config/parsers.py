@@ -78,6 +78,13 @@ def parse_redirect(text: str) -> str:
     return text.lower()
 
 
+def parse_prefetch(text: str) -> str:
+    """``all``, ``asked`` or ``none``."""
+    if text.lower() not in ("all", "asked", "none"):
+        raise InvalidSetting("expected all, asked or none")
+    return text.lower()
+
+
 def parse_spool_max(text: str) -> int:
     """Bytes above 0."""
     count = parse_bytes(text)

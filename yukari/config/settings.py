@@ -27,6 +27,7 @@ from yukari.config.parsers import (
     parse_file,
     parse_level,
     parse_log_format,
+    parse_prefetch,
     parse_private_models,
     parse_redirect,
     parse_spool_max,
@@ -215,6 +216,14 @@ class Settings:
         " in the background; 0 for never.",
     )
     """0 for never."""
+    prefetch: str = declare(
+        _FRESHNESS,
+        parse_prefetch,
+        "all",
+        "Which blobs are fetched before a client asks for them: ``all`` of each manifest that is"
+        " pulled, the others of the manifest once one of them is ``asked`` for, or ``none``.",
+    )
+    """``all``, ``asked`` or ``none``."""
     storage: str = declare(
         _STORAGE,
         parse_directory,

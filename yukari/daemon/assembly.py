@@ -121,6 +121,7 @@ def assemble(
             settings.models_deny or Patterns(),
         ),
         freshness=freshness,
+        prefetching=settings.prefetch,
         stored=usage.changed,
         redirects=_redirects(settings),
     )

@@ -35,6 +35,8 @@ log = Logger()
 
 MAX_ENTRIES = 50_000
 """Blobs of which something is remembered."""
+LEAST_REDIRECTED = 16 * 1024 * 1024
+"""Bytes; clients of Ollama refuse redirects of much that is small."""
 MAX_CLAIMS = 16
 """Models that are remembered for one blob."""
 
@@ -55,6 +57,7 @@ class BlobEntry:
     """The size, by the model whose manifest says so."""
     size: Optional[int] = None
     """The size that upstream, or the digest of the stored bytes, has confirmed."""
+    is_config: bool = False
 
     def learn(self, name: ModelName, size: int) -> None:
         """Note what a manifest of ``name`` says."""
@@ -97,10 +100,18 @@ class Blobs:
         self._stopping = True
         self._opened.close()
 
-    def learn(self, name: ModelName, blobs: Iterable[Descriptor]) -> None:
-        """Remember the sizes of blobs as a manifest of ``name`` has them."""
+    def learn(
+        self, name: ModelName, blobs: Iterable[Descriptor], config: Optional[Descriptor] = None
+    ) -> None:
+        """Remember the sizes of blobs as a manifest of ``name`` has them, and its config."""
         for blob in blobs:
             self._entry(blob.digest).learn(name, blob.size)
+        if config is not None:
+            self._entry(config.digest).is_config = True
+
+    def is_known(self, digest: Digest) -> bool:
+        """Whether a manifest has named the blob, or it is on its way."""
+        return digest in self._entries or digest in self._fills.fills
 
     def _entry(self, digest: Digest) -> BlobEntry:
         entry = self._entries.get(digest)
@@ -139,9 +150,10 @@ class Blobs:
             if stored is None:
                 raise blob_unknown(digest)
             return stored
-        url = await self._store.presigned(digest)
-        if url is not None and self._redirects(url, host):
-            return Elsewhere(url)
+        if found >= LEAST_REDIRECTED and not self._entry(digest).is_config:
+            url = await self._store.presigned(digest)
+            if url is not None and self._redirects(url, host):
+                return Elsewhere(url)
         return self._fills.begin(digest, found, name)
 
     async def _open_stored(self, name: ModelName, digest: Digest) -> Optional[StoredBlob]:

@@ -18,15 +18,18 @@ from yukari.fills.scheduler import FetchScheduler
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs, Elsewhere
 from yukari.library.catalog import Catalog
+from yukari.library.children import Children
 from yukari.library.manifests import Found, Manifests
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Freshness, Revalidator
+from yukari.library.versions import Versions
+from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Reference
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import Store
-from yukari.storage.readable import Readable
+from yukari.storage.readable import Readable, StoredBlob
 
 
 @define(eq=False)
@@ -43,6 +46,8 @@ class Library:
     _metrics: Metrics = field(factory=Metrics)
     _freshness: Optional[Freshness] = None
     """None if upstream is never asked about what is stored."""
+    _prefetching: str = "all"
+    """``all``, ``asked`` or ``none``; see `Prefetch`."""
     _stored: Callable[[], None] = lambda: None
     """Called whenever something was stored."""
     _redirects: Callable[[str, str], bool] = lambda *_: False
@@ -50,6 +55,7 @@ class Library:
     rules: ModelRules = field(factory=ModelRules)
     filling: FillManager = field(init=False)
     blobs: Blobs = field(init=False)
+    children: Children = field(init=False)
     prefetch: Prefetch = field(init=False)
     manifests: Manifests = field(init=False)
     catalog: Catalog = field(init=False)
@@ -62,14 +68,17 @@ class Library:
             store, upstream, self._crew, self._in_thread, clock, self._metrics, self._stored
         )
         self.blobs = Blobs(store, upstream, self.filling, self._in_thread, clock, self._redirects)
-        self.prefetch = Prefetch(self.blobs, self.filling)
+        self.prefetch = Prefetch(self.blobs, self.filling, self._prefetching)
+        self.children = Children(store, upstream, self._now, self._stored)
         agents = UserAgents()
         if self._freshness is not None:
+            versions = Versions(
+                store, upstream, self.blobs, self.children, self.prefetch, agents, self._now
+            )
             self.revalidator = Revalidator(
                 store=store,
                 upstream=upstream,
-                prefetch=self.prefetch,
-                agents=agents,
+                versions=versions,
                 rules=self.rules,
                 clock=clock,
                 freshness=self._freshness,
@@ -80,6 +89,7 @@ class Library:
             store=store,
             upstream=upstream,
             blobs=self.blobs,
+            children=self.children,
             prefetch=self.prefetch,
             agents=agents,
             revalidator=self.revalidator,
@@ -128,22 +138,50 @@ class Library:
     # what clients ask
 
     async def manifest(
-        self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+        *,
+        prefetch: bool,
     ) -> Found:
-        """Return a manifest; with ``prefetch`` its blobs start to come. `RegistryError`."""
+        """
+        Return a manifest, or a list to clients that accept lists. `RegistryError`.
+
+        With ``prefetch`` its blobs start to come.
+        """
         self._check_running()
-        return await self.manifests.get(name, reference, user_agent, prefetch=prefetch)
+        return await self.manifests.get(name, reference, user_agent, variant, prefetch=prefetch)
 
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
-        """Return a blob's size in bytes, without fetching it. `RegistryError`."""
-        return await self.blobs.size(name, digest)
+        """
+        Return a blob's size in bytes. `RegistryError`.
+
+        It is not fetched, unless it is a list's child: lists do not tell their children's sizes.
+        """
+        child = await self._child(name, digest)
+        return await self.blobs.size(name, digest) if child is None else len(child.body)
 
     async def blob(
         self, name: ModelName, digest: Digest, host: str = ""
     ) -> Union[Readable, Fill, Elsewhere]:
         """Open a blob for a client that came by this Host header; see `Blobs.open`."""
         self._check_running()
-        return await self.blobs.open(name, digest, host)
+        manifest = await self._child(name, digest)
+        found = await self.blobs.open(name, digest, host)
+        if manifest is None and isinstance(found, StoredBlob):
+            manifest = await self.children.of_blob(name, digest, found.size)
+        if manifest is not None:
+            self.blobs.learn(name, manifest.blobs, manifest.config)
+            self.prefetch.seen(name, manifest)
+        else:
+            self.prefetch.asked(name, digest)
+        return found
+
+    async def _child(self, name: ModelName, digest: Digest) -> Optional[Manifest]:
+        """The child of a list, stored by now; None if the blob is none."""
+        return await self.children.find(name, digest, recall=not self.blobs.is_known(digest))
 
     def invalidate_open_files(self) -> None:
         """Forget what is open: a stored blob could not be read to its end."""

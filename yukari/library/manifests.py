@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Optional, Union
+from collections.abc import Callable, Coroutine
+from typing import Any, Optional, Union
 
 from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, manifest_unknown
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs
+from yukari.library.children import Children
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Revalidator
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
-from yukari.storage.ports import NoRoom, Store
+from yukari.storage.ports import NEVER_CHECKED, NoRoom, Store
+from yukari.storage.variants import differ
 from yukari.tasks import Coalescer
 
 log = Logger()
 
 UNKNOWN_FOR = 5.0
 """Seconds for which upstream's "no such model" is believed, against storms of one question."""
+ASKED_WITHIN = 5.0
+"""Seconds for which a client waits for a variant of a tag whose other variant is stored."""
+UNASKED_FOR = 60.0
+"""Seconds for which such a question is not asked again if there was no answer."""
 MAX_UNKNOWN = 1000
 MAX_LEARNED = 10_000
 
 
 @frozen
 class Found:
-    """A manifest and how it was found: ``hit``, ``stale``, or ``miss`` if upstream was asked."""
+    """
+    A manifest or a list, and how it was found: ``hit``, ``stale``, or ``miss`` if upstream was
+    asked.
+    """
 
-    manifest: Manifest
+    manifest: AnyManifest
     result: str
 
 
@@ -45,6 +55,7 @@ class Manifests:
     _store: Store
     _upstream: Union[Upstream, Offline]
     _blobs: Blobs
+    _children: Children
     _prefetch: Prefetch
     _agents: UserAgents
     _revalidator: Optional[Revalidator]
@@ -53,6 +64,8 @@ class Manifests:
     _now: Callable[[], float]
     _stored: Callable[[], None]
     """Called whenever a manifest was stored."""
+    _unasked: TTLCache[tuple[ModelName, Tag, Variant], RegistryError] = field(init=False)
+    """Variants that upstream could not be asked for."""
     _unknown: TTLCache[tuple[ModelName, Reference], RegistryError] = field(init=False)
     _learned: LRUCache[tuple[ModelName, Digest], None] = field(
         factory=lambda: LRUCache(MAX_LEARNED), init=False
@@ -62,43 +75,102 @@ class Manifests:
 
     def __attrs_post_init__(self) -> None:
         self._unknown = TTLCache(MAX_UNKNOWN, UNKNOWN_FOR, self._clock.seconds)
+        self._unasked = TTLCache(MAX_UNKNOWN, UNASKED_FOR, self._clock.seconds)
 
     async def get(
-        self, name: ModelName, reference: Reference, user_agent: str, *, prefetch: bool
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+        *,
+        prefetch: bool,
     ) -> Found:
-        """Return a manifest; with ``prefetch`` its blobs start to come. `RegistryError`."""
-        stored = await self._store.get_manifest(name, reference)
-        if stored is not None and isinstance(stored.manifest, Manifest):
-            manifest, result = stored.manifest, "hit"
-            if isinstance(reference, Tag) and self._revalidator is not None:
-                if self._revalidator.is_stale(name, reference, stored):
-                    result = "stale"
-                self._revalidator.pulled(name, reference, stored)
-        else:
-            unknown = self._unknown.get((name, reference))
-            if unknown is not None:
-                raise unknown.with_traceback(None)
-            key = name, reference, user_agent
-            manifest = await self._once.run(key, self._fetch, name, reference, user_agent)
-            result = "miss"
+        """
+        Return a manifest, or a list to clients that accept lists. `RegistryError`.
+
+        With ``prefetch`` its blobs start to come.
+        """
+        found = await self._find(name, reference, user_agent, variant)
+        manifest = found.manifest
+        if isinstance(manifest, ManifestList):
+            if variant is Variant.PLAIN:
+                raise manifest_unknown(name, reference)
+            self._children.learn(name, manifest)
         if isinstance(reference, Tag):
             self._agents.seen(name, reference, user_agent)
-        if (name, manifest.digest) not in self._learned:
-            self._learned[name, manifest.digest] = None
-            self._blobs.learn(name, manifest.blobs)
+        self._learn(name, manifest)
         if prefetch:
-            self._prefetch.start(name, manifest)
-        return Found(manifest, result)
+            self._prefetch.seen(name, manifest)
+        return found
 
-    async def _fetch(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
+    async def _find(
+        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+    ) -> Found:
+        stored = await self._store.get_manifest(name, reference, variant)
+        if stored is None:
+            return Found(await self._miss(name, reference, user_agent, variant), "miss")
+        if isinstance(reference, Digest):
+            return Found(stored.manifest, "hit")
+        if stored.checked_at == NEVER_CHECKED and self._revalidator is not None:
+            key = name, reference, user_agent, variant
+            told = await self._soon(self._once.run(key, self._ask_variant, *key, stored.manifest))
+            if told is not None:
+                return Found(told, "miss")
+        result = "hit"
+        if self._revalidator is not None:
+            if self._revalidator.is_stale(name, reference, stored):
+                result = "stale"
+            self._revalidator.pulled(name, reference, stored)
+        return Found(stored.manifest, result)
+
+    def _learn(self, name: ModelName, manifest: AnyManifest) -> None:
+        if (name, manifest.digest) in self._learned:
+            return
+        self._learned[name, manifest.digest] = None
+        for each in manifests_in(manifest):
+            self._blobs.learn(name, each.blobs, each.config)
+
+    # what is not stored
+
+    async def _miss(
+        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+    ) -> AnyManifest:
+        if isinstance(reference, Digest):
+            child = await self._children.find(name, reference)
+            if child is not None:
+                return child
+        unknown = self._unknown.get((name, reference))
+        if unknown is not None:
+            raise unknown.with_traceback(None)
+        key = name, reference, user_agent, variant
+        return await self._once.run(key, self._fetch, *key)
+
+    async def _fetch(
+        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+    ) -> AnyManifest:
         try:
-            manifest = await self._upstream.manifest(name, reference, user_agent)
+            manifest = await self._upstream.manifest(name, reference, user_agent, variant)
         except RegistryError as error:
             if error.status == 404:
                 self._unknown[name, reference] = error
             raise
+        if isinstance(manifest, ManifestList) and isinstance(reference, Tag):
+            await self._put(name, reference, manifest, Variant.LIST)
+            if variant is Variant.PLAIN:
+                manifest = await self._children.runnable(name, manifest)
+                await self._put(name, reference, manifest, Variant.PLAIN)
+            return manifest
+        await self._put(name, reference, manifest, Variant.PLAIN)
+        if variant is Variant.LIST and isinstance(reference, Tag):
+            await self._put(name, reference, manifest, Variant.LIST)
+        return manifest
+
+    async def _put(
+        self, name: ModelName, reference: Reference, manifest: AnyManifest, variant: Variant
+    ) -> None:
         try:
-            await self._store.put_manifest(name, reference, manifest, self._now())
+            await self._store.put_manifest(name, reference, manifest, self._now(), variant)
         except (OSError, NoRoom) as error:
             log.error(
                 "{name}:{reference}: manifest not stored: {error}",
@@ -107,4 +179,51 @@ class Manifests:
                 error=str(error),
             )
         self._stored()
+
+    # a variant that upstream was never asked for
+
+    async def _soon(self, asking: Coroutine[Any, Any, AnyManifest]) -> Optional[AnyManifest]:
+        """Return the answer; None if there is none, or none within `ASKED_WITHIN`."""
+        answer: Deferred[Optional[AnyManifest]] = Deferred.fromCoroutine(asking)
+        answer.addTimeout(ASKED_WITHIN, self._clock, lambda *_: None)
+        try:
+            return await answer
+        except RegistryError:
+            return None
+
+    async def _ask_variant(
+        self,
+        name: ModelName,
+        tag: Tag,
+        user_agent: str,
+        variant: Variant,
+        stored: AnyManifest,
+    ) -> AnyManifest:
+        """
+        Ask upstream for the variant of a tag of which the other one is stored.
+
+        What it says is stored, unless it is of another version: that one takes the place of the
+        stored one once its blobs are here.
+        """
+        unasked = self._unasked.get((name, tag, variant))
+        if unasked is not None:
+            raise unasked.with_traceback(None)
+        try:
+            manifest = await self._upstream.manifest(name, tag, user_agent, variant)
+            listed = manifest if isinstance(manifest, ManifestList) else None
+            if listed is not None and variant is Variant.PLAIN:
+                manifest = await self._children.runnable(name, listed)
+        except RegistryError as error:
+            self._unasked[name, tag, variant] = error
+            raise
+        other = Variant.PLAIN if variant is Variant.LIST else Variant.LIST
+        beside = await self._store.get_manifest(name, tag, other)
+        known = stored if beside is None else beside.manifest
+        is_other = differ(known, manifest) if variant is Variant.LIST else differ(manifest, known)
+        if manifest.digest == stored.digest or not is_other:
+            await self._put(name, tag, manifest, variant)
+        else:
+            await self._put(name, manifest.digest, manifest, variant)
+            assert self._revalidator is not None
+            self._revalidator.moved(name, tag)
         return manifest

@@ -13,12 +13,14 @@ from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.library.blobs import Blobs
-from yukari.manifest import Descriptor, Manifest
+from yukari.manifest import AnyManifest, Descriptor, Manifest, manifests_in
 from yukari.names import Digest, ModelName
 from yukari.tasks import Background
 
 log = Logger()
 
+MAX_ARMED = 50_000
+"""Blobs that, once asked for, bring the others of their manifest."""
 MAX_WHOLE = 10_000
 """Manifests of which it is remembered that all their blobs are stored."""
 
@@ -29,9 +31,42 @@ class Prefetch:
 
     _blobs: Blobs
     _fills: FillManager
+    _mode: str = "all"
+    """``all``; ``asked``, if a manifest alone starts nothing; or ``none``."""
     running: Background = field(factory=Background, init=False)
     _whole: LRUCache[Digest, int] = field(factory=lambda: LRUCache(MAX_WHOLE), init=False)
     """Manifests whose blobs were all found stored, with `Blobs.removed` as it was then."""
+
+    _armed: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
+        factory=lambda: LRUCache(MAX_ARMED), init=False
+    )
+    """What `asked` starts by a blob; None if the blob does not tell which of several manifests."""
+
+    def seen(self, name: ModelName, found: AnyManifest) -> None:
+        """
+        A client got a manifest, or a list.
+
+        Of a list nothing is fetched: nobody knows yet which of its children the client runs. Once
+        the client asks for a blob that only one of the inline children has, it is known.
+        """
+        if self._mode == "all" and isinstance(found, Manifest):
+            self.start(name, found)
+        elif self._mode != "none":
+            for manifest in manifests_in(found):
+                self._arm(name, manifest)
+
+    def _arm(self, name: ModelName, manifest: Manifest) -> None:
+        for blob in manifest.blobs:
+            key = name, blob.digest
+            other = self._armed.get(key, manifest)
+            same = other is not None and other.digest == manifest.digest
+            self._armed[key] = manifest if same else None
+
+    def asked(self, name: ModelName, digest: Digest) -> None:
+        """A client asks for a blob."""
+        manifest = self._armed.get((name, digest))
+        if manifest is not None:
+            self.start(name, manifest)
 
     def start(self, name: ModelName, manifest: Manifest) -> None:
         """Start to fetch those blobs of a manifest that are not stored, in the background."""

@@ -31,9 +31,7 @@ from twisted.python.failure import Failure
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
-from yukari.library.agents import UserAgents
-from yukari.library.prefetch import Prefetch
-from yukari.manifest import Manifest
+from yukari.library.versions import NewVersion, Versions
 from yukari.metrics import Metrics
 from yukari.names import ModelName, Tag
 from yukari.sources.offline import Offline
@@ -93,8 +91,7 @@ class Revalidator:
 
     _store: Store
     _upstream: Union[Upstream, Offline]
-    _prefetch: Prefetch
-    _agents: UserAgents
+    _versions: Versions
     _rules: ModelRules
     _clock: IReactorTime
     _freshness: Freshness
@@ -217,6 +214,11 @@ class Revalidator:
         if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
 
+    def moved(self, name: ModelName, tag: Tag) -> None:
+        """Upstream has another version than is stored: bring it, whenever the last check was."""
+        if not self._stopped and self._may_try((name, tag)):
+            self._check((name, tag), lambda _: True)
+
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
         untold = (name, tag) in self._failed or self._upstream.circuit_open
@@ -264,27 +266,17 @@ class Revalidator:
     async def _check_now(self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]) -> None:
         if self._stopped:
             return
-        stored = await self._store.get_manifest(name, tag, anew=True)
-        if stored is None or not is_due(stored.checked_at):
-            self._failed.pop((name, tag), None)
-            return  # Removed by an operator, or checked by another daemon.
-        agent, asked_at = self._agents.of(name, tag), self._now()
-        there = await self._upstream.manifest_digest(name, tag, agent)
-        fresh: Optional[Manifest] = None
-        if there is None or there != stored.manifest.digest:
-            fresh = await self._upstream.manifest(name, tag, agent)
-            there = fresh.digest
-        if there == stored.manifest.digest:
-            await self._store.touch_manifest(name, tag, there, self._now())
-            self._failed.pop((name, tag), None)
-            self._metrics.revalidated("same")
+        new = await self._versions.check(name, tag, is_due)
+        if new is not None and new.fresh:
+            self._replace((name, tag), new)
             return
-        assert fresh is not None
-        self._replace((name, tag), fresh, asked_at)
+        self._failed.pop((name, tag), None)
+        if new is not None:
+            self._metrics.revalidated("same")
 
-    def _replace(self, key: Key, fresh: Manifest, asked_at: float) -> None:
+    def _replace(self, key: Key, new: NewVersion) -> None:
         """Begin to bring what is new; no check waits for it."""
-        bringing = self._few_brought.run(self._replace_now, *key, fresh, asked_at)
+        bringing = self._few_brought.run(self._replace_now, key, new)
         self._bringing[key] = bringing
         bringing.addBoth(self._replaced, key)
 
@@ -293,15 +285,15 @@ class Revalidator:
         if isinstance(result, Failure):
             self._not_checked(result, key)
 
-    async def _replace_now(
-        self, name: ModelName, tag: Tag, fresh: Manifest, asked_at: float
-    ) -> None:
+    async def _replace_now(self, key: Key, new: NewVersion) -> None:
         if self._stopped:
             return
-        await self._prefetch.ensure_stored(name, fresh)
-        # As of when upstream was asked: another daemon may have been told of a newer one since.
-        await self._store.put_manifest(name, tag, fresh, asked_at)
-        self._failed.pop((name, tag), None)
+        await self._versions.replace(new)
+        self._failed.pop(key, None)
         self._metrics.revalidated("replaced")
-        digest = str(fresh.digest)
-        log.info("{name}:{tag}: now {digest}", name=str(name), tag=str(tag), digest=digest)
+        log.info(
+            "{name}:{tag}: now {digest}",
+            name=str(new.name),
+            tag=str(new.tag),
+            digest=", ".join(str(manifest.digest) for manifest in new.fresh.values()),
+        )

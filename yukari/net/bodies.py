@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 SMALL_BODY = 64 * 1024
@@ -27,10 +28,18 @@ class Body(Interface):
 
 
 class Collector(Protocol):
-    """Collects a body of at most ``limit`` bytes; ``fed`` is called whenever some of it arrives."""
+    """
+    Collects a body of at most ``limit`` bytes; ``fed`` is called whenever some of it arrives.
 
-    def __init__(self, limit: int, fed: Callable[[], None] = lambda: None) -> None:
+    ``checked`` says that its reader notices if its end is missing: then the body may be one that
+    has no length and ends when the connection is closed, as HTTP/1.0 has it.
+    """
+
+    def __init__(
+        self, limit: int, fed: Callable[[], None] = lambda: None, *, checked: bool = False
+    ) -> None:
         self._limit = limit
+        self._ends = (ResponseDone, PotentialDataLoss) if checked else (ResponseDone,)
         self._fed = fed
         self._parts: list[bytes] = []
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
@@ -50,7 +59,7 @@ class Collector(Protocol):
             self._parts.append(data)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        self._fire(b"".join(self._parts) if reason.check(ResponseDone) else reason)
+        self._fire(b"".join(self._parts) if reason.check(*self._ends) else reason)
 
     def _fire(self, result: Any) -> None:
         if not self.done.called:

@@ -9,7 +9,7 @@ from typing import NoReturn, Optional
 from attrs import define, field
 
 from yukari.errors import RegistryError
-from yukari.manifest import Manifest
+from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import Answer, SourceRefused
 from yukari.sources.pace import HostPace
@@ -26,11 +26,22 @@ class Offline:
 
     circuit_open = False
 
-    async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
+    async def manifest(
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+    ) -> AnyManifest:
         raise _missing(f"{name}:{reference}")
 
-    async def manifest_digest(self, name: ModelName, tag: Tag, user_agent: str) -> Optional[Digest]:
+    async def manifest_digest(
+        self, name: ModelName, tag: Tag, user_agent: str, variant: Variant = Variant.PLAIN
+    ) -> Optional[Digest]:
         raise _missing(f"{name}:{tag}")
+
+    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+        raise _missing(f"manifest {digest}")
 
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
         raise _missing(f"blob {digest}")

@@ -26,7 +26,17 @@ from yukari.errors import (
     upstream_silent,
     upstream_unreachable,
 )
-from yukari.manifest import DOCKER_MANIFEST, MAX_BYTES, InvalidManifest, Manifest
+from yukari.manifest import (
+    DOCKER_MANIFEST,
+    MANIFEST_LIST,
+    MAX_BYTES,
+    OCI_MANIFEST,
+    AnyManifest,
+    InvalidManifest,
+    Manifest,
+    Variant,
+    parse_manifest,
+)
 from yukari.names import Digest, InvalidName, ModelName, Reference
 from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
@@ -41,7 +51,9 @@ from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
 
-ACCEPT_MANIFEST = f"{DOCKER_MANIFEST}, application/vnd.oci.image.manifest.v1+json;q=0.9"
+_ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
+ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}
+"""The Accept header by which each variant is asked for."""
 HEADERS_WITHIN = 10.0
 """Seconds within which a manifest's or a HEAD's reply must begin."""
 
@@ -69,14 +81,21 @@ class Upstream:
 
     # manifests
 
-    async def manifest(self, name: ModelName, reference: Reference, user_agent: str) -> Manifest:
+    async def manifest(
+        self,
+        name: ModelName,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
+    ) -> AnyManifest:
         """
-        A manifest, whole and checked; `RegistryError` where there is none to be had.
+        Return a manifest or a list, whole and checked; `RegistryError` if there is none to be had.
 
         ``user_agent`` is the client's: the registry refuses models that need a newer Ollama (412).
+        ``variant`` is what is asked for; some registries send a list to everybody all the same.
         """
         url = self._registry.url_of(name, "manifests", reference)
-        response, _ = await self._ask("GET", url, user_agent or USER_AGENT)
+        response, _ = await self._ask("GET", url, user_agent or USER_AGENT, variant)
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
             text = await self._text(response)
@@ -86,7 +105,7 @@ class Upstream:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
         body = await self._body(response, MAX_BYTES)
         try:
-            manifest = Manifest.parse(body)
+            manifest = parse_manifest(body)
         except InvalidManifest as error:
             raise upstream_unreachable(f"upstream sent no manifest for {name}: {error}") from None
         expected = reference if isinstance(reference, Digest) else announced(response)
@@ -96,27 +115,58 @@ class Upstream:
             )
         return manifest
 
+    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+        """
+        Return a list's child, which upstream has among the blobs; `RegistryError`.
+
+        Lists do not tell their children's sizes, so it is fetched whole, by one request.
+        """
+        url = self._registry.url_of(name, "blobs", digest)
+        response, _ = await self._ask("GET", url, USER_AGENT)
+        if response.code != 200:
+            error = await self._refusal(response, f"manifest {digest}", name, digest)
+            raise blob_unknown(digest) if error.status == 404 else error
+        body = await self._body(response, MAX_BYTES)
+        if Digest.of(body) != digest:
+            raise upstream_unreachable(f"upstream sent wrong bytes for manifest {digest}")
+        try:
+            return Manifest.parse(body)
+        except InvalidManifest as error:
+            raise upstream_unreachable(f"upstream sent no manifest {digest}: {error}") from None
+
     async def manifest_digest(
-        self, name: ModelName, tag: Reference, user_agent: str
+        self,
+        name: ModelName,
+        tag: Reference,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
     ) -> Optional[Digest]:
         """
-        The digest of what upstream has under a tag, by HEAD; `RegistryError`.
+        Return the digest of what upstream has under a tag, by HEAD; `RegistryError`.
 
-        None where HEAD does not tell: older registries answer 405, others send no digest.
+        None if HEAD does not tell: some registries send no digest, and some answer 405, or any
+        other error, to the HEAD of what a GET brings.
         """
         url = self._registry.url_of(name, "manifests", tag)
-        response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT)
-        if response.code in (200, 405, 501):
-            discard(response, self._registry.clock)
-            return announced(response) if response.code == 200 else None
-        raise await self._refusal(response, f"{name}:{tag}", name, tag)
+        try:
+            response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT, variant)
+        except RegistryError as error:
+            if error.status == 403:
+                return None
+            raise
+        if response.code in (412, 429, LOOP_DETECTED):
+            raise await self._refusal(response, f"{name}:{tag}", name, tag)
+        discard(response, self._registry.clock)
+        return announced(response) if response.code == 200 else None
 
-    async def _ask(self, method: str, url: str, user_agent: str) -> tuple[IResponse, str]:
-        """A request by treq, redirects followed; `RegistryError` where no reply comes."""
+    async def _ask(
+        self, method: str, url: str, user_agent: str, variant: Variant = Variant.PLAIN
+    ) -> tuple[IResponse, str]:
+        """Send a request by treq and follow redirects; `RegistryError` if no reply comes."""
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
             headers = self._registry.headers(user_agent, token)
-            headers.setRawHeaders("Accept", [ACCEPT_MANIFEST])
+            headers.setRawHeaders("Accept", [ACCEPT[variant]])
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
@@ -151,7 +201,7 @@ class Upstream:
         raise down
 
     async def _body(self, response: IResponse, limit: int) -> bytes:
-        collector = Collector(limit)
+        collector = Collector(limit, checked=True)
         response.deliverBody(collector)
         try:
             return await within(BODY_WITHIN, collector.done, self._registry.clock)
@@ -208,15 +258,16 @@ class Upstream:
         url = self._registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("HEAD", url, USER_AGENT)
         length = header(response, b"content-length")
-        if response.code in (200, 405, 501):
-            discard(response, self._registry.clock)
-            if response.code == 200 and length.isdecimal() and len(length) < 20:
-                return int(length)
-            return await self._size_by_range(url, digest)
-        error = await self._refusal(response, f"blob {digest}", name, digest)
-        raise blob_unknown(digest) if error.status == 404 else error
+        if response.code in (404, 429, LOOP_DETECTED):
+            error = await self._refusal(response, f"blob {digest}", name, digest)
+            raise blob_unknown(digest) if error.status == 404 else error
+        discard(response, self._registry.clock)
+        if response.code == 200 and length.isdecimal() and len(length) < 20:
+            return int(length)
+        # Not all answer HEAD: a URL that is signed for GET does not.
+        return await self._size_by_range(url, name, digest)
 
-    async def _size_by_range(self, url: str, digest: Digest) -> int:
+    async def _size_by_range(self, url: str, name: ModelName, digest: Digest) -> int:
         try:
             asking = Deferred.fromCoroutine(self._registry.get(url, Span(0, 1)))
             response, _ = await within(HEADERS_WITHIN, asking, self._registry.clock)
@@ -226,6 +277,9 @@ class Upstream:
             raise upstream_unreachable(f"upstream {self._host}: {error}") from None
         except (TimeoutError, ConnectTimeout):
             raise upstream_silent(f"upstream {self._host} does not answer") from None
+        if response.code >= 400:
+            refusal = await self._refusal(response, f"blob {digest}", name, digest)
+            raise blob_unknown(digest) if refusal.status == 404 else refusal
         found = ContentRange.parse(header(response, b"content-range"))
         discard(response, self._registry.clock)
         if response.code == 206 and found is not None and found.total is not None:

@@ -22,11 +22,13 @@ from twisted.web.server import Request
 from yukari.config.networks import Networks
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
 from yukari.library.library import Library
+from yukari.manifest import MANIFEST_TYPES
 from yukari.names import InvalidName, ModelName, Reference, parse_reference
 from yukari.net.throttle import Lines
 from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
 from yukari.web import clients
+from yukari.web.accept import variant_accepted
 from yukari.web.admin import Fills, Front, Health
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
@@ -91,10 +93,13 @@ class V2(ReadOnly):
             raise RegistryError("DENIED", f"{address} may not pull here: it is not in ALLOW", 403)
 
     async def _manifest(self, request: Any, name: ModelName, reference: Reference) -> None:
+        request.setHeader(b"vary", b"Accept")
+        accepted = request.requestHeaders.getRawHeaders(b"accept", [])
         found = await self._registry.library.manifest(
             name,
             reference,
             text_header(request, b"user-agent") or "",
+            variant_accepted(each.decode("latin-1") for each in accepted),
             prefetch=request.method == b"GET",
         )
         manifest = found.manifest
@@ -106,7 +111,9 @@ class V2(ReadOnly):
             request.setResponseCode(304)
             request.finish()
             return
-        reply(request, 200, manifest.media_type, manifest.body)
+        named = manifest.media_type
+        shown = named if named in MANIFEST_TYPES else "application/octet-stream"
+        reply(request, 200, shown, manifest.body)
 
 
 def _text(part: bytes) -> str:

@@ -1,0 +1,114 @@
+"""The manifests that lists refer to: upstream has them among the blobs, and so do clients here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Optional, Union
+
+from attrs import define, field
+from cachetools import LRUCache
+from twisted.logger import Logger
+
+from yukari.errors import RegistryError
+from yukari.manifest import MAX_BYTES, Manifest, ManifestList, Variant
+from yukari.names import Digest, ModelName
+from yukari.sources.offline import Offline
+from yukari.sources.upstream import Upstream
+from yukari.storage.ports import NoRoom, Store
+from yukari.tasks import Coalescer
+
+log = Logger()
+
+MAX_CHILDREN = 50_000
+"""Children, and blobs that are no manifests, that are remembered."""
+MAX_RECALLED = 100
+"""Stored tags of a model in whose lists a child is looked for."""
+
+
+@define(eq=False)
+class Children:
+    """The children of all lists that were served, or that are stored for a model asked for."""
+
+    _store: Store
+    _upstream: Union[Upstream, Offline]
+    _now: Callable[[], float]
+    _stored: Callable[[], None]
+    """Called whenever a child was stored."""
+    _known: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
+        factory=lambda: LRUCache(MAX_CHILDREN), init=False
+    )
+    """Children of lists; those that a list has inline, with themselves."""
+    _recalled: LRUCache[ModelName, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
+    _blobs: LRUCache[Digest, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
+    """Stored blobs that are no manifests."""
+    _once: Coalescer = field(factory=Coalescer, init=False)
+
+    def learn(self, name: ModelName, listed: ManifestList) -> None:
+        """Note a list's children."""
+        for child in listed.children:
+            self._known[name, child.digest] = child.inline
+
+    async def find(
+        self, name: ModelName, digest: Digest, *, recall: bool = True
+    ) -> Optional[Manifest]:
+        """
+        Return the child of that digest, fetched if need be; None if no known list has it.
+
+        With ``recall`` the lists that are stored for the model count too, whoever served them.
+        `RegistryError` if it is a child and cannot be had.
+        """
+        if recall and (name, digest) not in self._known and name not in self._recalled:
+            await self._recall(name)
+        if (name, digest) not in self._known:
+            return None
+        return await self.get(name, digest)
+
+    async def get(self, name: ModelName, digest: Digest) -> Manifest:
+        """Return a list's child, from the store or from upstream. `RegistryError`."""
+        stored = await self._store.get_manifest(name, digest)
+        if stored is not None and isinstance(stored.manifest, Manifest):
+            return stored.manifest
+        return await self._once.run((name, digest), self._fetch, name, digest)
+
+    async def _fetch(self, name: ModelName, digest: Digest) -> Manifest:
+        child = self._known.get((name, digest)) or await self._upstream.child(name, digest)
+        try:
+            await self._store.put_manifest(name, digest, child, self._now())
+        except (OSError, NoRoom) as error:
+            log.error("{digest}: not stored: {error}", digest=str(digest), error=str(error))
+        self._stored()
+        return child
+
+    async def runnable(self, name: ModelName, listed: ManifestList) -> Manifest:
+        """
+        Return what a client gets of a list that does not accept lists. `RegistryError`.
+
+        It is the first child in the order of preference that can be had.
+        """
+        self.learn(name, listed)
+        failed: Optional[RegistryError] = None
+        for child in listed.by_preference():
+            try:
+                return await self.get(name, child.digest)
+            except RegistryError as error:
+                failed = failed or error
+        assert failed is not None
+        raise failed
+
+    async def of_blob(self, name: ModelName, digest: Digest, size: int) -> Optional[Manifest]:
+        """Return the manifest that a stored blob of ``size`` bytes is; None if it is none."""
+        if size > MAX_BYTES or digest in self._blobs:
+            return None
+        stored = await self._store.get_manifest(name, digest)
+        if stored is not None and isinstance(stored.manifest, Manifest):
+            return stored.manifest
+        self._blobs[digest] = None
+        return None
+
+    async def _recall(self, name: ModelName) -> None:
+        """Learn the lists that are stored for a model: an earlier process served them."""
+        self._recalled[name] = None
+        for tag in (await self._store.tags(name))[:MAX_RECALLED]:
+            stored = await self._store.get_manifest(name, tag, Variant.LIST)
+            if stored is not None and isinstance(stored.manifest, ManifestList):
+                self.learn(name, stored.manifest)

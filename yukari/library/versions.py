@@ -1,0 +1,132 @@
+"""
+Whether upstream has another version of a tag, and how it takes the place of the stored one.
+
+Each variant that upstream was asked for has a time and a digest of its own. What is new of them is
+put together, once the blobs are here that clients of the old version had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Optional, Union
+
+from attrs import define, frozen
+
+from yukari.library.agents import UserAgents
+from yukari.library.blobs import Blobs
+from yukari.library.children import Children
+from yukari.library.prefetch import Prefetch
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.names import Digest, ModelName, Tag
+from yukari.sources.offline import Offline
+from yukari.sources.upstream import Upstream
+from yukari.storage.ports import NEVER_CHECKED, Store, StoredManifest
+
+
+@frozen
+class NewVersion:
+    """What upstream has by now of those variants of a tag that changed, and what is stored."""
+
+    name: ModelName
+    tag: Tag
+    fresh: dict[Variant, AnyManifest]
+    stored: dict[Variant, StoredManifest]
+    asked_at: float
+    """When upstream was asked, in seconds of the epoch."""
+
+
+@define(eq=False)
+class Versions:
+    """Asks upstream about tags, and replaces what is stored."""
+
+    _store: Store
+    _upstream: Union[Upstream, Offline]
+    _blobs: Blobs
+    _children: Children
+    _prefetch: Prefetch
+    _agents: UserAgents
+    _now: Callable[[], float]
+
+    async def check(
+        self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]
+    ) -> Optional[NewVersion]:
+        """
+        Ask upstream about the stored variants of a tag that are due, by the time of their check.
+
+        None if none is due: the tag was removed, or checked by another daemon. If one has changed
+        the others are asked about too. `RegistryError`, OSError.
+        """
+        stored: dict[Variant, StoredManifest] = {}
+        for variant in Variant:
+            found = await self._store.get_manifest(name, tag, variant, anew=True)
+            if found is not None:
+                stored[variant] = found
+        asked = {v: each for v, each in stored.items() if each.checked_at != NEVER_CHECKED}
+        if asked:
+            stored = asked
+        due = [variant for variant, each in stored.items() if is_due(each.checked_at)]
+        if not due:
+            return None
+        new = NewVersion(name, tag, {}, stored, self._now())
+        for variant in due:
+            await self._ask(new, variant)
+        for variant in stored.keys() - due if new.fresh else ():
+            await self._ask(new, variant)
+        return new
+
+    async def _ask(self, new: NewVersion, variant: Variant) -> None:
+        """Ask about one variant; what is unchanged is noted as checked."""
+        name, tag, agent = new.name, new.tag, self._agents.of(new.name, new.tag)
+        digest = new.stored[variant].manifest.digest
+        there = await self._upstream.manifest_digest(name, tag, agent, variant)
+        if there != digest:
+            manifest = await self._upstream.manifest(name, tag, agent, variant)
+            if isinstance(manifest, ManifestList) and variant is Variant.PLAIN:
+                manifest = await self._children.runnable(name, manifest)
+            if manifest.digest != digest:
+                new.fresh[variant] = manifest
+                return
+        await self._store.touch_manifest(name, tag, digest, self._now(), variant)
+
+    async def replace(self, new: NewVersion) -> None:
+        """Put what is new in the place of what is stored, once its blobs are here."""
+        for manifest in new.fresh.values():
+            if isinstance(manifest, Manifest):
+                await self._prefetch.ensure_stored(new.name, manifest)
+            else:
+                await self._bring_children(new, manifest)
+        # As of when upstream was asked: another daemon may have been told of a newer one since.
+        for variant in Variant:
+            if variant in new.fresh:
+                await self._store.put_manifest(
+                    new.name, new.tag, new.fresh[variant], new.asked_at, variant
+                )
+
+    async def _bring_children(self, new: NewVersion, listed: ManifestList) -> None:
+        """Bring a new list's children of those runners whose old child is stored with its blobs."""
+        self._children.learn(new.name, listed)
+        before = new.stored[Variant.LIST].manifest
+        if isinstance(before, ManifestList):
+            runners = [
+                child.runner
+                for child in before.children
+                if await self._is_stored(new.name, child.inline or child.digest)
+            ]
+        else:
+            runners = [listed.by_preference()[0].runner]
+        for child in listed.children:
+            if child.runner in runners:
+                manifest = await self._children.get(new.name, child.digest)
+                await self._prefetch.ensure_stored(new.name, manifest)
+
+    async def _is_stored(self, name: ModelName, child: Union[Manifest, Digest]) -> bool:
+        """Whether a list's child is stored with all its blobs."""
+        if isinstance(child, Digest):
+            stored = await self._store.get_manifest(name, child)
+            if stored is None or not isinstance(stored.manifest, Manifest):
+                return False
+            child = stored.manifest
+        for blob in child.blobs:
+            if await self._blobs.stored_size(name, blob.digest) is None:
+                return False
+        return True
