@@ -1,4 +1,4 @@
-"""The benches still work: a smoke run, whose numbers nobody reads."""
+"""The benches run: a smoke run, whose numbers nobody reads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SmokeTests(SynchronousTestCase):
 class TableTests(SynchronousTestCase):
     """Numbers as people and programs get them."""
 
-    def test_a_table_is_a_simple_one_of_restructuredtext(self) -> None:
+    def test_a_table_is_valid_restructuredtext(self) -> None:
         table = Table("t", "A title", ["peer", "GB/s"])
         table.add("yukari", 2.349)
         table.add("nobody", None)
@@ -65,7 +65,7 @@ class TableTests(SynchronousTestCase):
             ],
         )
 
-    def test_what_is_compared_is_measured_in_turns(self) -> None:
+    def test_compared_peers_are_measured_in_turns(self) -> None:
         order: list[str] = []
 
         def measure(name: str) -> float:

@@ -13,7 +13,7 @@ from yukari.check import url_of
 
 
 class UrlTests(SynchronousTestCase):
-    def test_it_asks_where_the_daemon_listens(self) -> None:
+    def test_the_url_follows_from_bind(self) -> None:
         for bind, url in {
             "": "http://localhost:9200",
             ":80": "http://localhost:80",
@@ -27,7 +27,7 @@ class UrlTests(SynchronousTestCase):
         }.items():
             self.assertEqual(url_of({"BIND": bind}), f"{url}/healthz")
 
-    def test_a_bind_that_does_not_tell_is_named(self) -> None:
+    def test_error_names_a_bind_without_url(self) -> None:
         for bind in ("systemd:domain=INET6:index=0", "systemd:domain=INET:name=80", "unix:/run/y"):
             with self.assertRaisesRegex(ValueError, "yukari.check URL"):
                 url_of({"BIND": bind})
@@ -46,7 +46,7 @@ class CheckTests(ProcessCase):
         await check.ended
         return check
 
-    async def test_a_daemon_that_is_well_is_0(self) -> None:
+    async def test_a_healthy_daemon_is_status_0(self) -> None:
         daemon = await self.yukari("http://127.0.0.1:9/")
         for check in (
             await self.checked(BIND=daemon.host),
@@ -65,7 +65,7 @@ class CheckTests(ProcessCase):
         check = await self.checked(BIND=f"ssl:{port}:privateKey={key}:certKey={pem}")
         self.assertEqual((check.status, check.text), (0, ""))
 
-    async def test_what_is_wrong_is_1_and_a_line(self) -> None:
+    async def test_a_failure_is_status_1_and_a_line(self) -> None:
         daemon = await self.yukari("http://127.0.0.1:9/")
         unknown = await self.checked(BIND="unix:/run/yukari.sock")
         self.assertEqual((unknown.status, unknown.text.count("\n")), (1, 1))

@@ -68,7 +68,7 @@ class ManifestTests(SynchronousTestCase):
         st.lists(descriptors(), unique_by=lambda blob: blob.digest, min_size=1),
         st.sampled_from((None, 1)),
     )
-    def test_it_keeps_its_bytes_and_names_its_blobs_in_order(
+    def test_a_manifest_keeps_its_bytes_and_the_order_of_its_blobs(
         self, blobs: list[Descriptor], indent: int | None
     ) -> None:
         sent = manifest_body(blobs[:-1], blobs[-1], indent)
@@ -84,7 +84,7 @@ class ManifestTests(SynchronousTestCase):
         parsed = Manifest.parse(body(layers=[LAYER, LAYER], config=LAYER))
         self.assertEqual(parsed.blobs, (Descriptor(Digest(HEX), 3, "a/b"),))
 
-    def test_one_without_a_media_type_is_dockers(self) -> None:
+    def test_a_missing_media_type_is_dockers(self) -> None:
         self.assertEqual(Manifest.parse(body(mediaType=None)).media_type, DOCKER_MANIFEST)
 
     def test_its_own_media_type_is_kept(self) -> None:
@@ -108,7 +108,7 @@ class ManifestTests(SynchronousTestCase):
         ):
             self.assertEqual(Manifest.parse(sent).blobs, blobs)
 
-    def test_what_is_no_manifest_is_refused_with_the_reason(self) -> None:
+    def test_other_bytes_are_refused_with_the_reason(self) -> None:
         for sent, why in (
             (b"", "not JSON"),
             (b"<html>Please log in</html>", "not JSON"),

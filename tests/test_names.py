@@ -1,4 +1,4 @@
-"""Names parse to values that cannot be bad, and print as they came."""
+"""Names parse to values that cannot be bad, and print as they were."""
 
 from hashlib import sha256
 
@@ -28,7 +28,7 @@ class DigestTests(SynchronousTestCase):
     @example("sha256:" + "\u0661" * 64)
     @example("sha256:../" + "a" * 61)
     @example("sha512:" + "a" * 64)
-    def test_nothing_else_is_a_digest(self, text: str) -> None:
+    def test_other_texts_are_no_digest(self, text: str) -> None:
         self.assertRaises(InvalidName, Digest.parse, text)
         self.assertRaises(InvalidName, Digest, text)
 
@@ -64,7 +64,7 @@ class ModelNameTests(SynchronousTestCase):
             self.assertNotIn("..", (name.namespace, name.model))
             self.assertEqual(text.count("/"), 1)
 
-    def test_a_complaint_is_short_whatever_was_sent(self) -> None:
+    def test_an_error_is_short_whatever_was_sent(self) -> None:
         error = self.assertRaises(InvalidName, ModelName.parse, "x" * 100_000)
         self.assertLess(len(str(error)), 200)
 
@@ -75,7 +75,7 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(parse_reference(str(reference)), reference)
 
     @given(name_parts())
-    def test_what_does_not_begin_as_a_digest_is_a_tag(self, text: str) -> None:
+    def test_a_text_that_does_not_begin_as_a_digest_is_a_tag(self, text: str) -> None:
         if not text.startswith("sha256-"):
             self.assertEqual(parse_reference(text), Tag(text))
 

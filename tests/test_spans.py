@@ -75,7 +75,7 @@ class SpanSetMachine(RuleBasedStateMachine):
 
 
 class SpanSetTests(SynchronousTestCase):
-    def test_it_is_a_set_of_integers(self) -> None:
+    def test_a_span_set_behaves_as_a_set_of_integers(self) -> None:
         run_state_machine_as_test(SpanSetMachine)
 
     @given(st.lists(spans()), st.randoms())

@@ -128,7 +128,7 @@ class SighupTests(Files):
         reply, _ = await self.ask(f"{daemon.url}/healthz")
         self.assertEqual(reply.status, 200)
 
-    async def test_without_its_terminal_it_ends_as_any_program(self) -> None:
+    async def test_a_daemon_whose_terminal_has_gone_ends(self) -> None:
         daemon = YukariProcess()
         reactor.spawnProcess(
             daemon,
@@ -149,7 +149,7 @@ class SighupTests(Files):
         transport.loseConnection()
         self.assertEqual(await daemon.ended, 0)
 
-    async def test_a_log_that_was_moved_away_is_opened_anew(self) -> None:
+    async def test_a_rotated_log_is_reopened(self) -> None:
         log = os.path.join(self.place, "log")
         daemon = Process()
         self.spawn(
@@ -182,7 +182,7 @@ class SighupTests(Files):
 class ChangeTests(Files):
     """Without a signal, by looking at the files."""
 
-    async def test_changed_files_are_read_anew(self) -> None:
+    async def test_changed_files_are_read_again(self) -> None:
         clock = Clock()
         certificates = Certificates(reactor, clock)
         endpoint = certificates.endpoint(
@@ -201,7 +201,7 @@ class ChangeTests(Files):
         certificates.stop()
         self.assertEqual(clock.getDelayedCalls(), [])
 
-    async def test_a_directory_without_any_is_refused_and_one_that_lost_them_shows_the_old(
+    async def test_a_directory_that_loses_its_certificates_keeps_the_old_ones(
         self,
     ) -> None:
         certificates = Certificates(reactor, Clock())
@@ -229,7 +229,7 @@ class ChangeTests(Files):
             self.assertIn("stays as it was", errors[0]["log_format"])
             self.assertEqual(await deferToThread(shown, port.getHost().port), old)
 
-    async def test_endpoints_in_the_clear_are_left_alone(self) -> None:
+    async def test_plain_endpoints_are_left_alone(self) -> None:
         clock = Clock()
         certificates = Certificates(reactor, clock)
         certificates.endpoint("tcp:0")

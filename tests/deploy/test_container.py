@@ -1,4 +1,4 @@
-"""What ``deploy/container`` says of the project is so; ``try-image`` there builds and runs it."""
+"""``deploy/container`` agrees with the project; ``try-image`` there builds and runs the image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ContainerTests(SynchronousTestCase):
         for entry in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]:
             self.assertIn("--hash=sha256:", entry)
 
-    def test_the_compose_files_set_what_there_is(self) -> None:
+    def test_compose_files_set_only_known_settings(self) -> None:
         names = {row.environment for row in SETTINGS}
         for name in "compose.yaml", "compose.s3.yaml":
             text = (CONTAINER / name).read_text().partition("  s3:\n")[0]
@@ -49,7 +49,7 @@ class ContainerTests(SynchronousTestCase):
                     plain = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value).strip('"')
                     Settings.read({}, {"HOME": "/", variable: plain})
 
-    def test_the_image_copies_what_setup_needs_and_nothing_is_kept_from_it(self) -> None:
+    def test_the_image_copies_every_file_that_setup_needs(self) -> None:
         dockerfile = (CONTAINER / "Dockerfile").read_text()
         copied = set()
         for line in re.findall(r"^COPY (?!--)(.*)$", dockerfile, re.MULTILINE):

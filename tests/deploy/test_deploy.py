@@ -1,4 +1,4 @@
-"""What deploy/ has for Kubernetes: what it renders, and that it names what the daemon knows."""
+"""deploy/ for Kubernetes: what it renders, and that its names exist in the daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHERS = re.compile(r"AWS_[A-Z0-9_]+|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_FILE")
 
 
 def tool(*names: str) -> str:
-    """The first of these programs that is here; where .ci/run keeps them, too."""
+    """Return the first of these programs that is installed, here or by .ci/run."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = os.pathsep.join((os.environ.get("PATH", ""), f"{cache}/yukari-ci/bin"))
     found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
@@ -38,7 +38,7 @@ def tool(*names: str) -> str:
 
 
 def run(*command: str, given: Optional[str] = None) -> str:
-    """What it writes; fails with what it says."""
+    """Return what a program writes; fail with its error."""
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
@@ -131,7 +131,7 @@ class ManifestTests(SynchronousTestCase):
 
 
 class RenderedTests(SynchronousTestCase):
-    """What a cluster gets."""
+    """The objects that a cluster gets."""
 
     def test_the_daemon_takes_its_settings(self) -> None:
         for mode in MODES:
@@ -189,24 +189,24 @@ class ChartTests(SynchronousTestCase):
     def setUp(self) -> None:
         tool("helm")
 
-    def test_it_renders_what_kustomize_does(self) -> None:
+    def test_helm_renders_the_same_as_kustomize(self) -> None:
         for mode in MODES:
             wanted = objects(kustomized(KUBERNETES / "overlays" / mode))
             del wanted["Namespace", "yukari"]  # Helm has --create-namespace.
             found = without_marks_of_helm(objects(templated(f"--set=mode={mode}")))
             self.assertEqual(found, without_marks_of_helm(wanted))
 
-    def test_it_refuses_values_that_mean_nothing(self) -> None:
+    def test_the_chart_refuses_unknown_values(self) -> None:
         for wrong in ("mode=lokal", "setings.OFFLINE=1", "settings.offline=1", "spool.max=much"):
             error = self.assertRaises(AssertionError, templated, f"--set={wrong}")
             self.assertIn(wrong.split("=")[0].split(".")[0], str(error))
 
-    def test_settings_given_win(self) -> None:
+    def test_given_settings_win(self) -> None:
         found = objects(templated("--set=mode=tigris,settings.SPOOL_MAX=5GB,settings.OFFLINE=1"))
         given = environment(found)
         self.assertEqual((given["SPOOL_MAX"], given["OFFLINE"], given["GRACE"]), ("5GB", "1", "2m"))
 
-    def test_what_can_be_left_out_or_added(self) -> None:
+    def test_optional_objects_can_be_left_out_or_added(self) -> None:
         found = objects(
             templated(
                 *("--set=ingress.enabled=false,networkPolicy.enabled=false",),
@@ -220,7 +220,7 @@ class ChartTests(SynchronousTestCase):
         self.assertEqual(claim["spec"]["storageClassName"], "fast")
         self.assertEqual(found["Service", "yukari"]["spec"]["type"], "LoadBalancer")
 
-    def test_another_release_stands_beside_it(self) -> None:
+    def test_two_releases_do_not_collide(self) -> None:
         for mode in MODES:
             found = objects(templated(f"--set=mode={mode}", release="second"))
             self.assertEqual({name for _, name in found}, {"second"})

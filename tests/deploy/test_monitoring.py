@@ -1,4 +1,4 @@
-"""Alert rules and dashboard name what the daemon tells, and a Prometheus takes them as they are."""
+"""Alert rules and dashboard use metrics that the daemon has, and Prometheus loads them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def queries() -> list[tuple[str, str]]:
 
 
 class NamesTests(SynchronousTestCase):
-    """No query of what there is not."""
+    """Every query is of something that exists."""
 
     def test_the_names_in_an_expression_are_found(self) -> None:
         self.assertEqual(
@@ -89,7 +89,7 @@ class NamesTests(SynchronousTestCase):
             {"x_total", "y", "z"},
         )
 
-    def test_every_metric_is_told_by_the_daemon(self) -> None:
+    def test_the_daemon_has_every_metric_of_the_rules(self) -> None:
         expressions = [rule["expr"] for rule in alerts()] + [text for _, text in queries()]
         seen = set().union(*map(metrics_in, expressions))
         self.assertGreater(len(seen), 15)
@@ -117,23 +117,23 @@ class NamesTests(SynchronousTestCase):
 class AlertTests(SynchronousTestCase):
     """The alert rules."""
 
-    def test_they_do_what_their_tests_say(self) -> None:
+    def test_alerts_pass_their_own_tests(self) -> None:
         run(tool("promtool"), "check", "rules", str(ALERTS))
         run(tool("promtool"), "test", "rules", str(MONITORING / "alerts.test.yaml"))
 
-    def test_each_has_a_test(self) -> None:
+    def test_every_alert_has_a_test(self) -> None:
         tests = (MONITORING / "alerts.test.yaml").read_text()
         for rule in alerts():
             self.assertIn(rule["alert"], tests)
 
-    def test_each_says_what_is_wrong_and_what_it_means(self) -> None:
+    def test_every_alert_has_a_summary_and_a_description(self) -> None:
         for rule in alerts():
             self.assertEqual(set(rule["annotations"]), {"summary", "description"}, rule["alert"])
             self.assertIn(rule["labels"]["severity"], ("warning", "critical"))
 
 
 class DashboardTests(SynchronousTestCase):
-    """What Grafana would not say but show wrongly."""
+    """Mistakes that Grafana would not report but show."""
 
     def test_panels_have_numbers_of_their_own_and_do_not_overlap(self) -> None:
         found = panels()
@@ -157,7 +157,7 @@ class DashboardTests(SynchronousTestCase):
                 self.assertEqual(target["datasource"]["uid"], "${datasource}")
                 self.assertIn('instance=~"$instance"', target["expr"])
 
-    def test_the_variables_are_there(self) -> None:
+    def test_the_dashboard_has_its_variables(self) -> None:
         found = json.loads(DASHBOARD.read_text())["templating"]["list"]
         self.assertEqual([each["name"] for each in found], ["datasource", "instance"])
 
@@ -201,11 +201,11 @@ class PrometheusTests(ProcessCase):
         return answer["data"]
 
     async def value(self, prometheus: str, expression: str) -> Optional[float]:
-        """The first sample of what it comes to now, None where that is nothing."""
+        """Return the first sample of a query, None if there is none."""
         data = await self.told(prometheus, f"query?query={quote(expression)}")
         return float(data["result"][0]["value"][1]) if data["result"] else None
 
-    async def test_every_panel_has_data_and_every_rule_is_well(self) -> None:
+    async def test_prometheus_has_data_for_every_panel_and_loads_every_rule(self) -> None:
         tool("prometheus")
         upstream = await self.upstream(f"{MODEL}=400KB,3000,10", "library/n:latest=90KB,10")
         daemon = await self.yukari(upstream.url)

@@ -82,7 +82,7 @@ class ReplicasTests(ProcessCase, AgainstServer):
         return made
 
     def program(self, name: str) -> str:
-        """Its path; the test is skipped where it is not."""
+        """Return its path; skip the test without it."""
         found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
         if found is None:
             raise SkipTest(f"{name} is not installed")
@@ -148,7 +148,7 @@ class ReplicasTests(ProcessCase, AgainstServer):
     async def test_behind_haproxy_each_blob_is_fetched_once(self) -> None:
         await self.fetched_once(self.haproxy)
 
-    async def test_a_replica_that_is_told_to_stop_interrupts_no_pull(self) -> None:
+    async def test_stopping_a_replica_interrupts_no_pull(self) -> None:
         self.program("haproxy")
         upstream = await self.registry()
         flags = "--shutdown-delay=1s", "--grace=30s"

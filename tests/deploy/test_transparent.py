@@ -52,7 +52,7 @@ class TransparentTests(ProcessCase):
             file.write(found[-1])
         return path
 
-    async def test_the_page(self) -> None:
+    async def test_the_pages_commands_work(self) -> None:
         beginnings = (
             *(
                 "mkdir -p /etc/yukari && cd",

@@ -92,7 +92,7 @@ class BudgetTests(SynchronousTestCase):
         budget, registry, store = ConnectionBudget(8), HostLimit(), HostLimit()
         turn = taken(budget, registry)
         turn.moved(store)
-        turn.answered(1.0)
+        turn.answered(1.0, began=0.0)
         self.assertEqual((registry.active, store.active, store.served), (0, 1, 1))
         turn.release()
         self.assertEqual((store.active, store.served, budget.used), (0, 0, 0))
@@ -119,7 +119,7 @@ def storm(bears: int, requests: int, seconds: int) -> tuple[int, int]:
             if taken is None:
                 break
             if len(ends) < bears:
-                taken.answered(now + 0.01)
+                taken.answered(now + 0.01, began=now)
                 ends[taken] = now + 2.0
                 served += 1
             else:
@@ -138,7 +138,7 @@ class HostLimitTests(SynchronousTestCase):
             turns.append(turn)
         self.assertEqual(len(turns), AT_FIRST)
         while turns:
-            turns.pop(0).answered(1.0)
+            turns.pop(0).answered(1.0, began=0.0)
             while (turn := budget.take(limit, Priority.UPKEEP)) is not None:
                 turns.append(turn)
         self.assertEqual(budget.used, 48)
@@ -173,7 +173,7 @@ class HostLimitTests(SynchronousTestCase):
         for now in range(1000):
             turns = [taken(budget, limit) for _ in range(20)]
             for turn in turns[1:]:
-                turn.answered(now + 0.1)
+                turn.answered(now + 0.1, began=now)
             turns[0].refused(now + 0.2, began=now)
             for turn in turns:
                 turn.release()
@@ -185,8 +185,8 @@ class HostLimitTests(SynchronousTestCase):
         limit.refused(1.0, began=0.0, definite=True)
         before = limit.bears
         for at in range(100):
-            limit.active = limit.bears
-            limit.answered(2.0 + PROBE_FIRST + at)
+            limit.active = limit.served = limit.bears
+            limit.answered(2.0 + PROBE_FIRST + at, began=1.0)
             limit.served = 0
         self.assertGreater(limit.bears, before)
 
@@ -203,7 +203,7 @@ class HostLimitTests(SynchronousTestCase):
             now += passed
             limit.active = active
             if what == "a":
-                limit.answered(now)
+                limit.answered(now, began=now - passed)
             elif what == "r":
                 limit.refused(now, began=now - passed / 2, definite=definite)
             else:
@@ -246,7 +246,7 @@ class BudgetMachine(RuleBasedStateMachine):
         turn = data.draw(st.sampled_from(self.turns))
         self.now += 1.0
         if how == "answered":
-            turn.answered(self.now)
+            turn.answered(self.now, began=self.now - 1.0)
         elif how == "moved":
             turn.moved(data.draw(st.sampled_from(self.hosts)))
         else:

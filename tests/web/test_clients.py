@@ -1,4 +1,4 @@
-"""Whose request it is, where proxies stand between."""
+"""The client of a request behind proxies."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class AddressTests(SynchronousTestCase):
     def test_a_strangers_header_is_ignored(self) -> None:
         self.assertEqual(client(STRANGER, "X-Forwarded-For: 198.51.100.1"), "192.0.2.7")
 
-    def test_a_proxy_tells_the_client(self) -> None:
+    def test_a_trusted_proxy_names_the_client(self) -> None:
         self.assertEqual(client(PROXY, "X-Forwarded-For: 198.51.100.1"), "198.51.100.1")
         self.assertEqual(client(PROXY), "10.0.0.1")
 
-    def test_what_the_client_made_up_lies_left_of_its_own_address(self) -> None:
+    def test_addresses_that_the_client_made_up_are_ignored(self) -> None:
         for forwarded in (
             ["127.0.0.1, 198.51.100.1"],
             ["10.0.0.9, 198.51.100.1, 10.0.0.8"],
@@ -44,7 +44,7 @@ class AddressTests(SynchronousTestCase):
             headers = [f"X-Forwarded-For: {each}" for each in forwarded]
             self.assertEqual(client(PROXY, *headers), "198.51.100.1", forwarded)
 
-    def test_ports_and_brackets_are_put_up_with(self) -> None:
+    def test_ports_and_brackets_are_read(self) -> None:
         for text, expected in (
             ("198.51.100.1:4711", "198.51.100.1"),
             ("[2001:db8::1]:4711", "2001:db8::1"),
@@ -54,11 +54,11 @@ class AddressTests(SynchronousTestCase):
         ):
             self.assertEqual(client(PROXY, f"X-Forwarded-For: {text}"), expected)
 
-    def test_where_nobody_can_read_on_the_last_proxy_is_the_client(self) -> None:
+    def test_behind_an_unreadable_address_the_proxy_is_the_client(self) -> None:
         for text in ("unknown", "", "198.51.100.1, ?", "198.51.100.1,", "\xff"):
             self.assertEqual(client(PROXY, f"X-Forwarded-For: {text}"), "10.0.0.1", text)
 
-    def test_all_kinds_of_connections(self) -> None:
+    def test_connections_of_all_kinds_have_an_address_or_none(self) -> None:
         header = "X-Forwarded-For: 198.51.100.1"
         for peer in (
             UNIXAddress(None),
@@ -69,7 +69,7 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(client(UNIXAddress(None)), "-")
 
     @given(st.ip_addresses(), st.lists(st.ip_addresses(network="10.0.0.0/8")), st.lists(st.text()))
-    def test_the_last_address_that_is_no_proxys_is_the_clients(
+    def test_the_client_is_the_last_address_that_is_no_proxy(
         self, stranger: Any, proxies: list[Any], made_up: list[str]
     ) -> None:
         stranger = parse_address(str(stranger))
@@ -85,19 +85,19 @@ class AddressTests(SynchronousTestCase):
 
 
 class NameTests(SynchronousTestCase):
-    """What the front page tells to type."""
+    """The command that the front page shows."""
 
     def page(self, peer: Any, *headers: str) -> str:
         talk = Talk(peer=peer, site={"trusted_proxies": PROXIES})
         talk.ask("/", *headers)
         return talk.replies()[0].body.decode()
 
-    def test_a_proxys_name_and_scheme_are_the_clients(self) -> None:
+    def test_a_trusted_proxy_names_host_and_scheme(self) -> None:
         headers = "X-Forwarded-Host: models.example", "X-Forwarded-Proto: https"
         self.assertIn("ollama pull models.example/library/", self.page(PROXY, *headers))
         self.assertIn("ollama pull --insecure localhost/library/", self.page(STRANGER, *headers))
 
-    def test_a_name_that_is_none_is_ignored(self) -> None:
+    def test_a_malformed_forwarded_host_is_ignored(self) -> None:
         for name in ("a b", "", "<script>", "a/b", "\xff"):
             page = self.page(PROXY, f"X-Forwarded-Host: {name}")
             self.assertIn("ollama pull --insecure localhost/library/", page, name)

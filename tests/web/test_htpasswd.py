@@ -29,7 +29,7 @@ class ParseTests(SynchronousTestCase):
         text = b"# admins\r\n\r\nher:" + HERS + b"\r\n  he@example:" + HIS
         self.assertEqual(parse(text), {b"her": HERS, b"he@example": HIS})
 
-    def test_what_is_wrong_is_named_by_its_line_and_not_repeated(self) -> None:
+    def test_error_names_the_line_and_does_not_repeat_it(self) -> None:
         good = b"her:" + HERS + b"\n"
         for line in (
             b"he:plaintext",
@@ -82,7 +82,7 @@ class PasswordsTests(SynchronousTestCase):
         accepted: bool = self.successResultOf(accepting)
         return accepted
 
-    def test_the_right_password_of_the_right_user(self) -> None:
+    def test_only_the_users_own_password_is_accepted(self) -> None:
         self.assertTrue(self.accepts(b"her", b"secret"))
         self.assertTrue(self.accepts(b"he", b"p:w\xff"))
         for user, password in (
@@ -97,13 +97,13 @@ class PasswordsTests(SynchronousTestCase):
         ):
             self.assertFalse(self.accepts(user, password), (user, password))
 
-    def test_a_long_password_counts_with_its_first_72_bytes_as_everywhere(self) -> None:
+    def test_only_the_first_72_bytes_of_a_password_count(self) -> None:
         self.write(b"her:" + hashed(b"x" * 72))
         self.passwords.load()
         self.assertTrue(self.accepts(b"her", b"x" * 80))
         self.assertFalse(self.accepts(b"her", b"x" * 71))
 
-    def test_what_was_right_is_known_for_a_while_and_what_was_wrong_never(self) -> None:
+    def test_only_correct_passwords_are_remembered_for_a_while(self) -> None:
         for _ in range(3):
             self.assertTrue(self.accepts(b"her", b"secret"))
         self.assertEqual(self.checks, 1)
@@ -116,25 +116,25 @@ class PasswordsTests(SynchronousTestCase):
         self.assertTrue(self.accepts(b"her", b"secret"))
         self.assertEqual(self.checks, 5)
 
-    def test_a_user_that_there_is_not_costs_as_much_as_one_that_there_is(self) -> None:
+    def test_an_unknown_user_costs_a_check_too(self) -> None:
         self.accepts(b"nobody", b"secret")
         self.assertEqual(self.checks, 1)
 
-    def test_a_file_that_is_read_anew_counts_at_once(self) -> None:
+    def test_a_reloaded_file_counts_at_once(self) -> None:
         self.assertTrue(self.accepts(b"her", b"secret"))
         self.write(b"her:" + hashed(b"another"))
         self.passwords.load()
         self.assertFalse(self.accepts(b"her", b"secret"))
         self.assertTrue(self.accepts(b"her", b"another"))
 
-    def test_a_file_that_became_wrong_changes_nothing(self) -> None:
+    def test_a_broken_file_changes_nothing(self) -> None:
         self.write(b"her:secret")
         self.assertRaises(ValueError, self.passwords.load)
         os.unlink(self.path)
         self.assertRaises(OSError, self.passwords.load)
         self.assertTrue(self.accepts(b"her", b"secret"))
 
-    def test_whoever_leaves_meanwhile_frees_no_second_thread_and_waits_no_more(self) -> None:
+    def test_a_client_that_leaves_frees_no_second_thread(self) -> None:
         threads: list[Deferred[bool]] = []
 
         def in_thread(work: Any, *arguments: Any) -> Deferred[bool]:
@@ -157,7 +157,7 @@ class PasswordsTests(SynchronousTestCase):
         threads[2].callback(True)
         self.assertTrue(self.successResultOf(last))
 
-    def test_the_file_that_was_read_before_decides_nothing_any_more(self) -> None:
+    def test_a_check_against_an_older_file_does_not_count(self) -> None:
         waiting: list[Deferred[bool]] = []
 
         def in_thread(work: Any, *arguments: Any) -> Deferred[bool]:

@@ -16,7 +16,7 @@ from yukari.web.ranges import NotSatisfiable, etag, names_digest, parse_range, r
 DIGEST = Digest("ab" * 32)
 
 Parsed = Optional[Span]
-"""What `parse_range` returns; `UNSATISFIABLE` where it raises."""
+"""The result of `parse_range`, `UNSATISFIABLE` if it raises."""
 UNSATISFIABLE = "416"
 
 
@@ -58,7 +58,7 @@ def ends(size: int = 2**63) -> st.SearchStrategy[str]:
 
 class RangeTests(SynchronousTestCase):
     @given(positions(), positions(), st.integers(0, 20), st.lists(blanks(), min_size=4, max_size=4))
-    def test_a_range_is_the_bytes_it_says(
+    def test_a_range_selects_its_bytes(
         self, first: Optional[int], last: Optional[int], size: int, spaces: list[str]
     ) -> None:
         a, b, c, d = spaces
@@ -69,9 +69,7 @@ class RangeTests(SynchronousTestCase):
         self.assertEqual(parsed(text.upper(), size), expected)
 
     @given(st.integers(0, 40), st.integers(1, 20), st.integers(0, 60), st.integers(0, 60))
-    def test_leading_zeros_count_for_nothing(
-        self, first: int, size: int, some: int, more: int
-    ) -> None:
+    def test_leading_zeros_are_ignored(self, first: int, size: int, some: int, more: int) -> None:
         plain = parsed(f"bytes={first}-{first + 3}", size)
         self.assertEqual(parsed(f"bytes={'0' * some}{first}-{'0' * more}{first + 3}", size), plain)
 
@@ -113,7 +111,7 @@ class RangeTests(SynchronousTestCase):
         ):
             self.assertEqual(parsed(text, size), expected, text)
 
-    def test_what_is_not_one_range_of_bytes_counts_as_absent(self) -> None:
+    def test_other_headers_count_as_absent(self) -> None:
         for text in (
             None,
             "",
@@ -147,24 +145,24 @@ class ConditionTests(SynchronousTestCase):
         self.assertIn(range_applies(text, DIGEST), (True, False))
 
     @given(st.lists(blob_digests(), max_size=4), blob_digests(), st.sampled_from(("", "W/")))
-    def test_a_list_of_tags_names_what_is_in_it(
+    def test_a_list_of_tags_matches_each_of_them(
         self, others: list[Digest], digest: Digest, weak: str
     ) -> None:
         without = ", ".join(weak + etag(each) for each in others if each != digest)
         self.assertFalse(names_digest(without, digest))
         self.assertTrue(names_digest(f"{without}, {weak}{etag(digest)}", digest))
 
-    def test_a_star_names_everything_and_an_absent_header_nothing(self) -> None:
+    def test_a_star_matches_everything_and_an_absent_header_nothing(self) -> None:
         self.assertTrue(names_digest("*", DIGEST))
         self.assertFalse(names_digest(None, DIGEST))
         self.assertFalse(names_digest("", DIGEST))
 
-    def test_a_tag_within_a_tag_names_nothing(self) -> None:
+    def test_a_tag_within_a_tag_matches_nothing(self) -> None:
         self.assertFalse(names_digest(f'"x{etag(DIGEST)[1:]}', DIGEST))
         self.assertFalse(names_digest(str(DIGEST), DIGEST))
         self.assertFalse(names_digest('"*"', DIGEST))
 
-    def test_a_range_counts_beside_a_strong_tag_of_the_same_blob_only(self) -> None:
+    def test_a_range_applies_only_beside_a_strong_tag_of_the_blob(self) -> None:
         self.assertTrue(range_applies(None, DIGEST))
         self.assertTrue(range_applies(f" {etag(DIGEST)} ", DIGEST))
         for other in (

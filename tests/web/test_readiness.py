@@ -19,7 +19,7 @@ from yukari.web.readiness import STORE_WITHIN, Readiness
 
 
 class Bucket(MemoryStore):
-    """A store whose check comes to what the test says."""
+    """A store whose check ends as the test says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,21 +36,21 @@ class ReasonsTests(SynchronousTestCase):
         readiness = Readiness(self.store, Drain(self.clock), self.clock)
         self.reasons: Deferred[dict[str, str]] = Deferred.fromCoroutine(readiness.reasons())
 
-    def test_a_store_that_answers_is_no_reason(self) -> None:
+    def test_a_working_store_makes_the_daemon_ready(self) -> None:
         self.store.answer.callback(None)
         self.assertEqual(self.successResultOf(self.reasons), {})
 
-    def test_a_bucket_that_is_down_is_named_with_what_s3_said(self) -> None:
+    def test_an_unreachable_bucket_is_named_with_s3s_error(self) -> None:
         self.store.answer.errback(S3Error("Unreachable", 0, "http://s3:9000: connection refused"))
         self.assertIn("connection refused", self.successResultOf(self.reasons)["store"])
 
-    def test_a_store_that_does_not_answer_in_time_says_so(self) -> None:
+    def test_a_silent_store_is_reported(self) -> None:
         self.clock.advance(STORE_WITHIN)
         self.assertEqual(self.successResultOf(self.reasons), {"store": "memory does not answer"})
 
 
 class DirectoryTests(RunningCase):
-    async def test_a_directory_that_is_gone_is_named(self) -> None:
+    async def test_a_missing_directory_is_named(self) -> None:
         daemon = await self.daemon(await self.upstream())
         reply, body = await self.ask(f"{daemon.url}/readyz")
         self.assertEqual((reply.status, json.loads(body)), (200, {"ready": True, "reasons": {}}))

@@ -1,6 +1,6 @@
 """
-At the lowest log level, with everything going wrong that can: no secret is in the log, in what
-clients are told, or in what admins are.
+With every failure there is, at the lowest log level: no secret is in the log or in a reply to
+clients or admins.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def signed(upstream: Emulator) -> list[str]:
 
 
 def refusal(told: str) -> bytes:
-    """S3's, which repeats what was signed."""
+    """S3's reply, which repeats what was signed."""
     return (
         '<?xml version="1.0"?><Error><Code>SignatureDoesNotMatch</Code><Message>Another.</Message>'
         f"<StringToSign>{escape(told)}</StringToSign></Error>"
@@ -87,10 +87,10 @@ class SecretsCase(ProcessCase):
     """Daemons whose every word is looked at."""
 
     told: bytes = b""
-    """What clients and admins were told."""
+    """The replies to clients and admins."""
 
     def tattler(self) -> tuple[str, Factory]:
-        """The host and port of a server that repeats what it is told."""
+        """The host and port of a server that repeats its requests."""
         factory: Any = Factory.forProtocol(Tattling)
         factory.asked = 0
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
@@ -113,7 +113,7 @@ class SecretsCase(ProcessCase):
     async def provoke(
         self, url: str, path: str, user: Optional[str] = None, method: str = "GET"
     ) -> int:
-        """A request with all the secrets that a client can send; what it is told is kept."""
+        """Send a request with every secret that a client can send, and keep the reply."""
         headers = dict(CLIENT)
         if user is not None:
             headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
@@ -143,7 +143,7 @@ class SecretsCase(ProcessCase):
 
 
 class UpstreamTests(SecretsCase):
-    async def test_what_upstream_signs_and_clients_send(self) -> None:
+    async def test_secrets_of_upstream_and_clients_are_not_shown(self) -> None:
         users = os.path.join(self.directory(), "users")
         with open(users, "w") as file:
             hashed = bcrypt.hashpw(b"admins-password", bcrypt.gensalt(4)).decode()
@@ -182,7 +182,7 @@ class UpstreamTests(SecretsCase):
         self.assert_kept(daemon, *secrets)
 
     async def send(self, daemon: YukariProcess, request: str) -> None:
-        """A request that no client of ours would write; returns when it is in the log."""
+        """Send a request that no client of ours would send; return when it is in the log."""
         before = len(daemon.lines)
         host, port = daemon.host.split(":")
         wire: Any = await connectProtocol(TCP4ClientEndpoint(reactor, host, int(port)), Protocol())
@@ -190,7 +190,7 @@ class UpstreamTests(SecretsCase):
         await daemon.until(lambda: len(daemon.lines) > before)
         wire.transport.abortConnection()
 
-    async def test_a_proxys_password(self) -> None:
+    async def test_a_proxys_password_is_not_shown(self) -> None:
         upstream = await self.upstream()
         where, tattler = self.tattler()
         for scheme in ("http", "https"):
@@ -202,7 +202,7 @@ class UpstreamTests(SecretsCase):
             self.assertGreater(tattler.asked, asked)  # type: ignore[attr-defined]
             self.assert_kept(daemon)
 
-    async def test_settings_that_are_wrong(self) -> None:
+    async def test_wrong_settings_show_no_secret(self) -> None:
         credentials = f"{PROXY[0]}:{PROXY[1]}"
         for name, value in {
             "UPSTREAM_REGISTRY": f"https://{credentials}@registry.example/",
@@ -220,7 +220,7 @@ class UpstreamTests(SecretsCase):
             self.assertIn(name, refused.text)
             self.assert_kept(refused)
 
-    async def test_a_proxy_that_cannot_be_read(self) -> None:
+    async def test_an_unreadable_proxy_shows_no_secret(self) -> None:
         upstream = await self.upstream()
         proxy = f"ftp://{':'.join(PROXY)}@proxy.example:1/"
         daemon = await self.start(upstream.url, HTTP_PROXY=proxy)
@@ -241,10 +241,10 @@ class BucketTests(SecretsCase, AgainstServer):
             **KEYS,
         }
 
-    async def test_where_s3_serves_and_clients_are_sent_there(self) -> None:
+    async def test_redirects_to_s3_show_no_secret(self) -> None:
         upstream = await self.upstream()
         environment = self.s3(MOTO.endpoint("localhost"))
-        del environment["AWS_SESSION_TOKEN"]  # Of keys that end nobody knows when, no URL is made.
+        del environment["AWS_SESSION_TOKEN"]  # Keys with an unknown expiry sign no URL.
         first = await self.start(upstream.url, **environment)
         layer = upstream.models[MODEL].layers[0][0]
         await self.provoke_all(first.url)
@@ -259,7 +259,7 @@ class BucketTests(SecretsCase, AgainstServer):
         """The blobs that it has brought into the bucket."""
         return {line["digest"] for line in daemon.lines if line.get("percent") == 100}
 
-    async def test_where_s3_refuses_and_repeats_what_it_was_told(self) -> None:
+    async def test_a_refusal_of_s3_shows_no_secret(self) -> None:
         upstream = await self.upstream()
         where, _ = self.tattler()
         daemon = await self.start(upstream.url, **self.s3(f"http://{where}"))
@@ -267,7 +267,7 @@ class BucketTests(SecretsCase, AgainstServer):
         self.assertIn("does not take them", daemon.text)
         self.assert_kept(daemon)
 
-    async def test_where_s3_refuses_later_and_tells_all_that_was_signed(self) -> None:
+    async def test_a_later_refusal_of_s3_shows_no_secret(self) -> None:
         upstream = await self.upstream()
         proxy = Proxy(reactor, int(MOTO.endpoint().rpartition(":")[2]))
         endpoint = await proxy.start()

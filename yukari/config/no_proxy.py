@@ -1,8 +1,8 @@
 """
-NO_PROXY: the hosts that are reached without a proxy, as the many programs that read it write it.
+NO_PROXY: the hosts that are reached without a proxy, in the forms of many programs.
 
-There is no standard. Understood are the forms of curl, wget, Go, Python, Java (``|``, ``10.*``),
-Windows (``;``, ``<local>``) and Docker (paths of sockets).
+There is no standard. It reads the forms of curl, wget, Go, Python, Java (``|``, ``10.*``), Windows
+(``;``, ``<local>``) and Docker (paths of sockets).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from yukari.config.urls import HOST, InvalidSetting
 _SEPARATORS = re.compile(r"[\s,;|]+")
 _LOCAL = "<local>"
 _NO_HOST = re.compile(r"(?:[a-z]+://)?/.*|(?:unix|npipe|fd):.*|<-loopback>", re.IGNORECASE)
-"""Entries that are understood and name no host: paths of sockets, and Chromium's <-loopback>."""
+"""Entries that are accepted but name no host: paths of sockets, and Chromium's <-loopback>."""
 _ENTRY = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://)?"
     r"(?:\[(?P<v6>[^]]*)\](?P<bits>/[0-9]{1,3})?|(?P<host>[^:/@]*(?:/[0-9.]+)?))"
@@ -44,8 +44,10 @@ class Exempt:
     @classmethod
     def parse(cls, text: str) -> Exempt:
         """
-        From ``*``, ``<local>`` (names without a dot), ``example.com`` (with all below it),
-        ``192.168.*``, ``host-*``, an address, a network, a URL of one of these; `InvalidSetting`.
+        Parse an entry; `InvalidSetting`.
+
+        It is ``*``, ``<local>`` (names without a dot), ``example.com`` (with its subdomains),
+        ``192.168.*``, ``host-*``, an address, a network, or a URL of one of these.
         """
         if text.lower() == _LOCAL:
             return cls(r"[^.:]+")
@@ -65,7 +67,7 @@ class Exempt:
         return cls(_hosts(host), port=port)
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether it names this host, IPv6 without brackets, at this port."""
+        """Whether it matches this host, IPv6 without brackets, at this port."""
         if self.port is not None and self.port != port:
             return False
         name = host.lower().rstrip(".")
@@ -80,7 +82,7 @@ class Exempt:
 
 
 def parse_no_proxy(text: str) -> tuple[tuple[Exempt, ...], tuple[str, ...]]:
-    """The entries that are understood, and the text of those that are not."""
+    """Return the entries that can be read, and the text of the others."""
     exempt, strange = [], []
     for entry in _SEPARATORS.split(text):
         entry = entry.strip("\"'")
@@ -94,7 +96,7 @@ def parse_no_proxy(text: str) -> tuple[tuple[Exempt, ...], tuple[str, ...]]:
 
 
 def _network(text: str) -> Optional[Network]:
-    """An address or a network, its address perhaps short (``10/8``) or with a zone (``%eth0``)."""
+    """Parse an address or a network, perhaps short (``10/8``) or with a zone (``%eth0``)."""
     text = text.partition("%")[0] if ":" in text else text
     short = _SHORT_NETWORK.fullmatch(text)
     if short is not None:
@@ -106,7 +108,7 @@ def _network(text: str) -> Optional[Network]:
 
 
 def _hosts(text: str) -> str:
-    """A regular expression for a domain with all below it, or for a pattern with stars."""
+    """Return a regular expression for a domain and its subdomains, or for a pattern with stars."""
     if re.fullmatch(r"(?:[0-9]{1,3}\.){1,3}", text):
         text += "*"  # 192.168. is a prefix
     domain = text.removeprefix("*.").removeprefix(".").rstrip(".").lower()
@@ -124,4 +126,4 @@ def _hosts(text: str) -> str:
         raise InvalidSetting(_EXPECTED)
     # A pattern of numbers is for addresses: 10.* is not 10.example.com.
     numbers = r"(?=[0-9.]*\Z)" if re.fullmatch(r"[0-9.*]+", domain) else ""
-    return numbers + translate(domain)  # whose stars do not backtrack
+    return numbers + translate(domain)  # its stars do not backtrack

@@ -1,12 +1,11 @@
 """
-Which proxy a connection goes by, as curl's environment variables have it.
+The proxy of a connection, by the environment variables of curl.
 
 ``http_proxy``, ``https_proxy`` and ``all_proxy`` name the proxies, ``no_proxy`` the hosts that are
-reached without one; in capitals too, and if both are set, the small ones win. (curl reads no
-HTTP_PROXY in capitals because a CGI script's environment has the request's Proxy header there. A
-daemon is no CGI script, and people set it so.)
-
-These variables are not Yukari's own: what cannot be read is ignored with a warning.
+reached without one. Capitals work too; if both are set, the small letters win. (curl does not read
+HTTP_PROXY because a CGI script's environment has the request's Proxy header there. A daemon is no
+CGI script, and people set it.) These variables are not Yukari's own, so one that cannot be read is
+ignored with a warning.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ _EXPECTED = (
     "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, a user and a password before HOST"
 )
 _KINDS = {"http": "http", "https": "https", "socks5": "socks5", "socks5h": "socks5h"}
-_KINDS["socks"] = "socks5h"  # so does GNOME name any SOCKS proxy
+_KINDS["socks"] = "socks5h"  # GNOME calls any SOCKS proxy so
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 @frozen
 class Proxy:
-    """A proxy, and how it is spoken to."""
+    """A proxy, and the protocol that it speaks."""
 
     host: str
-    """A name or an address, one of IPv6 without brackets."""
+    """A name or an address, IPv6 without brackets."""
     port: int
     kind: str = "http"
     """
@@ -48,9 +47,9 @@ class Proxy:
     @classmethod
     def parse(cls, text: str) -> Proxy:
         """
-        From ``[KIND://][USER[:PASSWORD]@]HOST[:PORT]``; `InvalidSetting` repeats none of the text.
+        Parse ``[KIND://][USER[:PASSWORD]@]HOST[:PORT]``; `InvalidSetting` repeats none of the text.
 
-        The user and the password are percent-encoded. A port that is not given is the kind's.
+        User and password are percent-encoded. The default port is that of the kind.
         """
         scheme, slashes, rest = text.partition("://")
         if not slashes:
@@ -77,7 +76,7 @@ class Proxy:
 
     @property
     def authorization(self) -> Optional[str]:
-        """The value of Proxy-Authorization, for a proxy that speaks HTTP."""
+        """Return the value of Proxy-Authorization, for a proxy that speaks HTTP."""
         if self.credentials is None:
             return None
         return f"Basic {b64encode(b':'.join(self.credentials)).decode('ascii')}"
@@ -100,23 +99,23 @@ def _parse(credentials: str, kind: str) -> tuple[bytes, bytes]:
 
 @frozen
 class Proxies:
-    """By which proxy connections go, by scheme; ``exempt`` by none."""
+    """The proxies by scheme of the target, and the ``exempt`` targets."""
 
     http: Optional[Proxy] = None
     https: Optional[Proxy] = None
     exempt: tuple[Exempt, ...] = ()
     ignored: tuple[str, ...] = ()
-    """Each variable that was not understood, or not all of it, for a warning; no secrets."""
+    """The variables that could not be read, or not fully, for a warning; no secrets."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Proxies:
-        """From the variables; an empty one counts as unset."""
+        """Read the variables; an empty one counts as unset."""
         ignored: list[str] = []
         every = _proxy("all_proxy", environment, ignored)
         http = _proxy("http_proxy", environment, ignored) or every
         https = _proxy("https_proxy", environment, ignored) or every
         if http is None and https is None:
-            return cls(ignored=tuple(ignored))  # then NO_PROXY is not for us
+            return cls(ignored=tuple(ignored))  # NO_PROXY is then for other programs
         name, text = _given("no_proxy", environment)
         exempt, strange = parse_no_proxy(text)
         if strange:
@@ -127,9 +126,9 @@ class Proxies:
 
     def proxy(self, scheme: str, *places: tuple[str, int]) -> Optional[Proxy]:
         """
-        The proxy of a connection; None for none, also if one of the ``places`` is exempt.
+        Return the proxy of a connection; None if there is none or one of the ``places`` is exempt.
 
-        The ``places`` are the names of where it goes, each with its port.
+        The ``places`` are the names of the target, each with its port.
         """
         if any(each.covers(*place) for each in self.exempt for place in places):
             return None
@@ -137,7 +136,7 @@ class Proxies:
 
 
 def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """A variable as it was written, and its value, "" if it is not set."""
+    """Return the name of a variable as it was written, and its value, "" if it is not set."""
     for written in (name, name.upper()):
         if text := environment.get(written, "").strip().strip("\"'"):
             return written, text
@@ -154,9 +153,7 @@ def _proxy(name: str, environment: Mapping[str, str], ignored: list[str]) -> Opt
 
 
 def _without_secrets(text: str) -> str:
-    """
-    A proxy that cannot be read, for people: if the host was left out, the port may be a password.
-    """
+    """Describe a proxy that cannot be read: if the host is missing, the port may be a password."""
     scheme, slashes, rest = text.partition("://")
     if not slashes or ":" in scheme or "@" in scheme:
         scheme, slashes, rest = "", "", text
@@ -168,5 +165,5 @@ def _without_secrets(text: str) -> str:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """As a URL has it; IPv6 gets its brackets."""
+    """Format a host and a port as in a URL, IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

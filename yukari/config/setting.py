@@ -1,5 +1,5 @@
 """
-The declaration of one setting, and how its value is found.
+The declaration of one setting, and the reading of its value.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Setting:
 
     ``default`` is written as a user would write it, or is None if it is found out by
     `Settings.read`; then ``default_shown`` says how. ``help`` and ``details`` are
-    reStructuredText without references: ``--help`` has the first, the README's table both.
+    reStructuredText without references: ``--help`` and README.rst have the first, docs/settings.rst
+    both.
     """
 
     name: str
     group: str
-    """The heading that it stands under in ``--help`` and in the README."""
+    """The heading in ``--help`` and in docs/settings.rst."""
     parse: Callable[[str], Any]
     default: str | None
     help: str
@@ -57,7 +58,7 @@ class Setting:
 
     @property
     def shown(self) -> str:
-        """The default, for people."""
+        """The default as people read it."""
         return self.default_shown or self.default or ""
 
     @property
@@ -69,13 +70,13 @@ class Setting:
 def declare(
     group: str, parse: Callable[[str], Any], default: str | None, help: str, **more: Any
 ) -> Any:
-    """A field of `Settings`; the arguments are those of `Setting`."""
+    """Declare a field of `Settings`; the arguments are those of `Setting`."""
     row = Setting("", group, parse, default, help, **more)
     return attrs.field(metadata={Setting: row})
 
 
 def read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:
-    """A setting's parsed value, a tuple if it may have several; `SettingError`."""
+    """Return a setting's parsed value, a tuple if it may have several; `SettingError`."""
     given = list(_given(row, flags, environment))
     parsed = [_parsed(row, *each) for each in given]
     return tuple(parsed) if row.several else parsed[0] if parsed else None
@@ -84,7 +85,7 @@ def read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str
 def _given(
     row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Each value as text, with the name that it was given by."""
+    """Yield each value as text, with the name that it was given by."""
     flag, variable = flags.get(row.flag), environment.get(row.environment, "")
     if flag is not None and not (row.several and not flag):
         each = flag if isinstance(flag, Sequence) and not isinstance(flag, str) else (str(flag),)
@@ -95,7 +96,7 @@ def _given(
         named = [] if row.default is None else [(row.environment, row.default)]
     for name, text in named:
         if row.several:
-            # Spaces alone are one wrong value: let the parser say what it expects.
+            # Only spaces are one wrong value: the parser says what it expects.
             yield from ((name, part) for part in text.split() or [text])
         else:
             yield name, text.strip()

@@ -140,6 +140,13 @@ class Coverage:
             del self._unserved[position]
         return None
 
+    def next_needed(self) -> Optional[int]:
+        """The first free byte for the reader who will have to wait first; None if there is none."""
+        taken, size = self.plan.taken, self.plan.size
+        ends = ((reader.position, taken.until(reader.position)) for reader in self.readers)
+        runs = [(end - position, end) for position, end in ends if end < size]
+        return min(runs)[1] if runs else self.plan.front()
+
     def waiting_at(self, position: int) -> list[Waiter]:
         """Those who wait for the byte at ``position``."""
         return list(self._at.get(position, ()))

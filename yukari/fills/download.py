@@ -22,7 +22,7 @@ from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
-from yukari.sources.pace import STOCK_PARTS, HostPace
+from yukari.sources.pace import ANSWER_LEAST, STOCK_PARTS, HostPace
 
 log = Logger()
 
@@ -126,10 +126,11 @@ class Download:
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """How many bytes its next request should ask for."""
-        free = self.coverage.plan.free
+        free, cap = self.coverage.plan.free, pace.limit.at_most(self.lane_cap())
         if self.is_kept_waiting() and pace.rate() is None:
-            return pace.length_unheard(free)
-        return pace.length(free, self.lane_cap(), crowding, at_once=at_once)
+            parts = min(cap, pace.limit.bears) - len(self.lanes)
+            return pace.length_unheard(free, max(1, parts))
+        return pace.length(free, cap, crowding, at_once=at_once)
 
     def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
         """The bytes from ``start`` that its next request should ask for; None for none now."""
@@ -193,6 +194,9 @@ class Download:
             self.tries.fell_silent()
         for lane in silent:
             lane.drop(f"silent for {now - lane.heard_at:.0f} s", silent=True)
+            pace = self.source.pace
+            if not lane.answered and not pace.limit.is_known:
+                pace.waited_in_vain(now - lane.began_at)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
 
@@ -220,13 +224,14 @@ class Download:
         if lane.held:
             lane.heard_at = now
         quiet = now - lane.heard_at
-        if lane.paused or quiet < SILENCE_WAITED_FOR:
+        if lane.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
             return False
+        pace = self.source.pace
+        if not lane.answered and pace.limit.has_answered_since(lane.began_at):
+            return quiet >= pace.answers_within  # The host is there, and has been quicker.
         waited_for = self.coverage.is_waited_for(lane.claim)
         borne = self.tries.longest_silence(waited_for=waited_for)
-        if not lane.answered:
-            borne = max(borne, self.source.pace.answers_within)
-        return quiet >= borne
+        return quiet >= (borne if lane.answered else max(borne, pace.answers_within))
 
     # for requests
 

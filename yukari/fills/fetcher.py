@@ -51,6 +51,7 @@ class RangeFetch:
     """Bytes of body that came, wanted or not."""
     new: int = field(default=0, init=False)
     """Those of them that the fill did not have."""
+    began_at: float = field(init=False)
     heard_at: float = field(init=False)
     """When something last came, in the clock's seconds."""
     answered: bool = field(default=False, init=False)
@@ -68,7 +69,7 @@ class RangeFetch:
     """Whether no reply means that the host refuses it, and not that it was taken back."""
 
     def __attrs_post_init__(self) -> None:
-        self.heard_at = self._clock.seconds()
+        self.began_at = self.heard_at = self._clock.seconds()
         self._marks = ((self.heard_at, 0),) * 2
 
     @property
@@ -83,6 +84,7 @@ class RangeFetch:
         began = self._clock.seconds()
         pace = self.fill.source.pace
         since = pace.begin(began)
+        self.turn.sent(began)
         first = self.claim.cursor
         span = Span(first, self.claim.end)
         self._request = Deferred.fromCoroutine(self.fill.source.fetch(span))
@@ -92,7 +94,7 @@ class RangeFetch:
             self.answered = True
             self.heard_at = self._clock.seconds()
             self.turn.moved(answer.pace.limit)
-            self.turn.answered(self.heard_at)
+            self.turn.answered(self.heard_at, began=began)
             if answer.pace is not pace:
                 pace.end(self.heard_at)
                 pace = answer.pace

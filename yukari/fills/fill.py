@@ -297,6 +297,8 @@ class Fill(Download):
         return bool(self._disk.held >= self.crew.share())
 
     def front(self) -> Optional[int]:
+        if self.source.pace.is_slow_to_answer:
+            return self.coverage.next_needed()
         return self.coverage.plan.front()
 
     def _keep(self, offset: int, data: bytes) -> None:

@@ -201,7 +201,7 @@ class MemoryDownload(Download):
         return 0 if self._no_room_at is not None else Download.lane_cap(self)
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
-        places = min(self.lane_cap(), max(1, self._places()))
+        places = min(pace.limit.at_most(self.lane_cap()), max(1, self._places()))
         return pace.length(self.size, places, crowding, at_once=at_once)
 
     def front(self) -> Optional[int]:

@@ -266,18 +266,19 @@ class FetchScheduler:
 
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
-        pace, cap = download.source.pace, download.lane_cap()
+        pace = download.source.pace
+        cap, in_all = pace.limit.at_most(download.lane_cap()), pace.limit.at_most(self.in_all)
         crowds = {each: each.coverage.crowd for each in self._open}
-        crowding = max(crowds[download] / cap, sum(crowds.values()) / self.in_all)
+        crowding = max(crowds[download] / cap, sum(crowds.values()) / in_all)
         soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
-        claim = download.claim(assignment.start, pace, crowding, min(soon, self.in_all))
+        claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))
         if claim is None:
             return
         turn = self._budget(download).take(pace.limit, assignment.priority)
         assert turn is not None
         lane = RangeFetch(download, claim, turn, self._clock)
         download.add_lane(lane)
-        if cap == 1 and download not in self._kept_waiting:
+        if download.lane_cap() == 1 and download not in self._kept_waiting:
             later = self._clock.callLater(KEPT_WAITING, self._was_kept_waiting, download)
             self._kept_waiting[download] = later
         ended = Deferred.fromCoroutine(lane.run())

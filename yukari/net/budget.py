@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 AT_FIRST = 8
 """Requests at once to an unknown host for work ahead; readers who wait may have more."""
-HALF_KNOWN = 0.2
+TOO_MANY = 0.2
 """The share of refused requests, of late, from which on there are taken to be too many at once."""
 _MEMORY = 0.85
 """What the past is worth at each new outcome."""
@@ -40,21 +40,27 @@ class HostLimit:
     How many requests at once one host bears, learnt from what becomes of them.
 
     Each answered request adds one until the host has refused some; from then
-    on the number grows slowly, and each burst of refusals halves it, or leaves
-    what is being served. A host refuses by any means: 429, 503, a reset or
-    silence before the reply's header.
+    on the number grows slowly. An explicit refusal halves it; after others it is
+    what the host has served at once. A host refuses by any means: 429, 503, a
+    reset or silence before the reply's header.
     """
 
     active: int = field(default=0, init=False)
     """Requests under way."""
     served: int = field(default=0, init=False)
     """Those of them whose reply has begun."""
+    unanswered: dict[Turn, float] = field(factory=dict, init=False)
+    """The others, with when they were sent."""
     _bears: float = field(default=AT_FIRST, init=False)
-    _known_good: float = field(default=inf, init=False)
-    """Up to this number growth is fast."""
+    _is_known: bool = field(default=False, init=False)
+    """Whether it has refused some: then growth is slow."""
+    _most_served: int = field(default=0, init=False)
+    """At once, since it was last given fewer."""
     _refusals: float = field(default=0.0, init=False)
     _refused_at: float = field(default=-inf, init=False)
     _answered_at: float = field(default=-inf, init=False)
+    _pending: list[tuple[float, int]] = field(factory=list, init=False)
+    """Refusals of which it is not known yet whether others are served: when, and of how many."""
     _probe_at: float = field(default=-inf, init=False)
     _probe_wait: float = field(default=PROBE_FIRST, init=False)
 
@@ -63,47 +69,73 @@ class HostLimit:
         """How many requests it is given at once."""
         return max(1, int(self._bears))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it has been found to bear no more than `bears`."""
+        return self._is_known
+
+    def at_most(self, count: int) -> int:
+        """How many of ``count`` requests it will be given at once."""
+        return min(count, self.bears) if self._is_known else count
+
     def has_room(self, priority: Priority) -> bool:
         """Whether one more may be sent now."""
-        if priority is Priority.READER and self._refused_at == -inf:
+        if priority is Priority.READER and not self._is_known:
             return True  # A crowd is kept waiting only by a host that is known to refuse it.
         return self.active < self.bears
 
-    def answered(self, now: float) -> None:
-        """A reply has begun, at ``now`` seconds."""
+    def has_answered_since(self, then: float) -> bool:
+        """Whether a reply has begun after ``then``."""
+        return self._answered_at > then
+
+    def answered(self, now: float, *, began: float) -> None:
+        """The reply to a request that ``began`` then has begun, at ``now`` seconds."""
         self.served += 1
+        self._most_served = max(self._most_served, self.served)
         self._answered_at = now
         self._refusals *= _MEMORY
-        if self.active < self.bears - 1:
-            return  # It was not asked for as many as it bears: that says nothing of more.
-        if self._bears < self._known_good:
+        pending, self._pending = self._pending, []
+        for at, of in pending:
+            if at >= began:  # That one was refused while this one was served.
+                self._count_refusal(at, of, self.active)
+        overdue = sum(sent < began for sent in self.unanswered.values())
+        if self.active < self.bears - 1 or overdue > self.active / 2:
+            return  # It was not asked for as many as it bears, or does not answer them.
+        if not self._is_known:
             self._bears += 1
         elif now >= self._probe_at:
             self._bears += 1 / self._bears
-            if self._bears >= 2 * self._known_good:
-                self._known_good, self._probe_wait = inf, PROBE_FIRST
 
     def refused(self, now: float, *, began: float, definite: bool) -> None:
         """
         A request that ``began`` then got no reply, or one that says "too many".
 
-        ``definite`` is an explicit wish (429, Retry-After); anything else counts only if the host
-        serves others meanwhile, and if it is no rare exception.
+        ``definite`` is an explicit wish (429, Retry-After). Anything else counts only if the host
+        serves others meanwhile, for it may be down, and if it is no rare exception.
         """
         if began <= self._refused_at:
             return  # Those that were under way together count once.
-        if not definite:
-            if not self.served and self._answered_at < began:
-                return  # It may be down, which is not a matter of how many.
-            self._refusals = self._refusals * _MEMORY + (1 - _MEMORY)
-            if self._refusals < HALF_KNOWN:
-                return
+        if definite:
+            self._decrease(now, max(1.0, min(self._bears, self.active) / 2))
+        elif self.served or self._answered_at > began:
+            self._count_refusal(now, self.active, self.served)
+        else:
+            self._pending = [*self._pending[-63:], (now, self.active)]
+
+    def _count_refusal(self, now: float, of: int, accepted: int) -> None:
+        if now <= self._refused_at:
+            return
+        self._refusals = self._refusals * _MEMORY + (1 - _MEMORY)
+        if self._refusals >= TOO_MANY:
+            # What it serves it evidently bears.
+            self._decrease(now, max(1, min(of - 1, max(accepted, self._most_served))))
+
+    def _decrease(self, now: float, bears: float) -> None:
         self._refusals = 0.0
         self._refused_at = now
-        half = max(1.0, min(self._bears, self.active) / 2)
-        # What it serves it evidently bears, unless it says that this is too much as well.
-        self._known_good = half if definite else max(half, self.served)
-        self._bears = max(1.0, min(self._known_good, self.served or half))
+        self._is_known = True
+        self._most_served = self.served
+        self._bears = min(self._bears, bears)
         self._probe_at = now + self._probe_wait
         self._probe_wait = min(PROBE_LONGEST, 2 * self._probe_wait)
 
@@ -120,19 +152,27 @@ class Turn:
     def __attrs_post_init__(self) -> None:
         self._limit.active += 1
 
+    def sent(self, now: float) -> None:
+        """The request leaves."""
+        self._limit.unanswered[self] = now
+
     def moved(self, limit: HostLimit) -> None:
         """The request was redirected to another host."""
         if limit is not self._limit and not self._released:
             for each, change in ((self._limit, -1), (limit, 1)):
                 each.active += change
                 each.served += change * self._answered
+            sent = self._limit.unanswered.pop(self, None)
+            if sent is not None:
+                limit.unanswered[self] = sent
             self._limit = limit
 
-    def answered(self, now: float) -> None:
-        """The reply has begun."""
+    def answered(self, now: float, *, began: float) -> None:
+        """The reply has begun; as `HostLimit.answered`."""
         if not self._answered and not self._released:
             self._answered = True
-            self._limit.answered(now)
+            self._limit.unanswered.pop(self, None)
+            self._limit.answered(now, began=began)
 
     def refused(self, now: float, *, began: float, definite: bool = False) -> None:
         """As `HostLimit.refused`; before `release`."""
@@ -142,6 +182,7 @@ class Turn:
         """The request is over; harmless when repeated."""
         if not self._released:
             self._released = True
+            self._limit.unanswered.pop(self, None)
             self._limit.active -= 1
             self._limit.served -= self._answered
             self._budget._came_back()

@@ -53,16 +53,20 @@ SLOW_TO_ANSWER = 1.0
 """Seconds to a first byte from which on a host is asked for few long ranges."""
 LATENCIES = 6
 """A request to such a host should take so many times what its first byte takes."""
+LEAST_LATENCIES = 2
+"""As `LATENCIES`, however many wait: what it brings in a time is more than it waits for."""
 CLIENTS_WAIT = 25.0
 """
 Seconds within which each of several waiting readers gets a turn of such a host: a client gives a
 part up after 30 s.
 """
+ANSWER_LEAST = 2.0
+"""Seconds that a known host has for a first byte at least, however quick it was."""
 STOCK_PARTS = 16
 STOCK_LEAST = 8 * 1024 * 1024
 """
-As whose parts a blob is asked for while a slow host's rate is unknown: those of stock Ollama, which
-makes 16, but shorter ones of a small blob.
+While a slow host's rate is unknown a blob is asked for in parts like stock Ollama's: at most so
+many, of at least so many bytes.
 """
 LONGEST = 1024 * 1024 * 1024
 """Bytes of the longest request, to a host that is slow to answer."""
@@ -142,6 +146,10 @@ class HostPace:
         self._least_wait = min(seconds, least + 0.1 * (seconds - least))
         self._longest_wait = max(seconds, 0.98 * self._longest_wait)
 
+    def waited_in_vain(self, seconds: float) -> None:
+        """A reply's header did not come in ``seconds``: the next is waited for longer."""
+        self._longest_wait = min(FIRST_ANSWER / 2, max(self._longest_wait, seconds))
+
     @property
     def delay(self) -> float:
         """Seconds that it takes of its own before each first byte, beyond a network's."""
@@ -150,7 +158,9 @@ class HostPace:
     @property
     def answers_within(self) -> float:
         """Seconds within which a first byte is to be expected, by what it took before."""
-        return FIRST_ANSWER if self.round_trip is None else 2 * self._longest_wait + 1.0
+        if self.round_trip is None:
+            return FIRST_ANSWER
+        return max(ANSWER_LEAST, 2 * self._longest_wait + 1.0)
 
     @property
     def is_slow_to_answer(self) -> bool:
@@ -181,7 +191,7 @@ class HostPace:
         """
         latency = self.round_trip or 0.0
         if self.is_slow_to_answer and self._longest < STOCK_LEAST // GROWTH:
-            return self.length_unheard(left)
+            return self.length_unheard(left, connections)
         enough = SECONDS  # a host that nobody knows may be far
         if self.round_trip is not None:
             enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * latency)
@@ -189,7 +199,8 @@ class HostPace:
         crowding = max(crowding, 1e-9)
         turn = SECONDS_SHARED / crowding
         if self.is_slow_to_answer:
-            turn = max(turn, min(LATENCIES * latency, CLIENTS_WAIT / crowding - latency))
+            shared = CLIENTS_WAIT / crowding - latency
+            turn = max(turn, LEAST_LATENCIES * latency, min(LATENCIES * latency, shared))
         seconds = min(enough, turn)
         wanted = max(LEAST, FIRST / max(1.0, crowding))
         rate = self.rate(max(self.active + 1, connections, at_once))
@@ -200,7 +211,7 @@ class HostPace:
             wanted = max(LEAST, min(most, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
 
-    def length_unheard(self, left: int) -> int:
+    def length_unheard(self, left: int, connections: int) -> int:
         """As `length`, while the first reply is late and nothing is known of the rate."""
-        wanted = max(left / STOCK_PARTS, STOCK_LEAST)
+        wanted = max(left / connections, STOCK_LEAST)
         return int(min(wanted, LONGEST, max(LEAST, SECONDS * self.bound)))

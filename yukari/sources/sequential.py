@@ -93,6 +93,9 @@ class InOrder:
             raise
 
     async def _ask_now(self, turn: Optional[Turn]) -> _Body:
+        began = self._clock.seconds()
+        if turn is not None:
+            turn.sent(began)
         span = Span(self.position, min(self._size, self.position + LARGEST))
         fetching = Deferred.fromCoroutine(self._source.fetch(span))
         # An agent tells a cancelled request as one that failed, which would be asked again.
@@ -111,7 +114,7 @@ class InOrder:
         missing = answer.span.end - self.position
         if turn is not None:
             turn.moved(answer.pace.limit)
-            turn.answered(self._clock.seconds())
+            turn.answered(self._clock.seconds(), began=began)
         body = _Body(self, skipped, missing, self._clock, answer.paced, turn)
         answer.body.deliverBody(body)
         return body

@@ -1,0 +1,107 @@
+"""
+Pulls from hosts that are slow to answer, or serve few connections, against stock Ollama's.
+
+Simulated over the real scheduler. A stock client has sixteen parts of at least
+100 MB; what it gets in a time from upstream it must get through a cache in little
+more, and no part of it may wait longer for its next byte than it bears.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import inf
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.simulated import MB, Host, Pull
+
+RATES = ((inf, 2 * MB), (inf, 20 * MB), (2 * MB, inf), (20 * MB, 100 * MB))
+"""Of one connection and of all together."""
+SIZES = (3 * MB, 30 * MB, 300 * MB)
+BOUNDS = ((32, 64), (8, 16), (2, 2))
+"""UPSTREAM_CONNECTIONS: for one blob and in all."""
+FEW = 3
+"""Connections with which the parts of a large blob must take turns."""
+
+
+class DelayTests(SynchronousTestCase):
+    def assert_as_good(self, delay: float, allowed: float) -> int:
+        """
+        Whatever the rate, the size and the bound, a pull takes at most 1.2 times what it takes
+        directly on as many connections, and ``allowed`` seconds. Returns the number of cells.
+        """
+        cells = 0
+        for (each, line), size, (per_blob, in_all) in product(RATES, SIZES, BOUNDS):
+            host = Host(delay, each, line)
+            direct = host.direct(size, per_blob)
+            if direct > 200:
+                continue
+            cells += 1
+            pull = Pull(host, size, per_blob, in_all).run()
+            cell = f"{host}, {size} bytes, {per_blob}/{in_all}: {direct:.1f} s directly"
+            self.assertLessEqual(pull.seconds, 1.2 * direct + allowed, cell)
+            self.assertLessEqual(pull.stalled, 5.0 if per_blob > FEW else 30.0, cell)
+        return cells
+
+    def test_a_network_that_is_near_or_far(self) -> None:
+        for delay in (0.02, 0.1, 0.3):
+            # A host that nobody knows is asked for little at first: that takes a few round trips.
+            self.assertGreater(self.assert_as_good(delay, 0.2 + 5 * delay), 30)
+
+    def test_a_host_that_needs_a_second(self) -> None:
+        for delay in (0.6, 1.0):
+            self.assertGreater(self.assert_as_good(delay, 0.5), 30)
+
+    def test_a_host_that_needs_some_seconds(self) -> None:
+        for delay in (2.5, 5.0):
+            self.assertGreater(self.assert_as_good(delay, 0.5), 30)
+
+    def test_a_host_that_needs_longer_than_many_clients_wait(self) -> None:
+        for delay in (8.0, 12.0):
+            self.assertGreater(self.assert_as_good(delay, 0.5), 30)
+
+    def test_a_delay_that_is_never_the_same(self) -> None:
+        for least, more in ((0.05, 5.0), (1.0, 4.0), (2.5, 9.5)):
+            for size in SIZES:
+                host = Host(least, 20 * MB, 100 * MB, jitter=more)
+                direct = Host(least + more, 20 * MB, 100 * MB).direct(size)
+                pull = Pull(host, size).run()
+                self.assertLessEqual(pull.seconds, 1.2 * direct + 1.0, (host, size))
+                self.assertLessEqual(pull.stalled, 5.0, (host, size))
+
+    def test_a_cache_upstream_that_loads_the_whole_first(self) -> None:
+        for delay, size in product((0.05, 1.0), SIZES):
+            host = Host(delay, 20 * MB, gathers=True)
+            pull = Pull(host, size).run()
+            self.assertLessEqual(pull.seconds, 1.2 * host.direct(size) + 0.5, (host, size))
+            self.assertLessEqual(pull.stalled, 5.0, (host, size))
+
+    def test_few_requests_are_made_to_a_host_that_is_slow_to_answer(self) -> None:
+        for delay in (2.5, 5.0, 8.0, 12.0):
+            pull = Pull(Host(delay, 20 * MB, 100 * MB), 300 * MB).run()
+            self.assertLess(len(pull.scene.source.asked), 30, delay)
+
+
+class FewConnectionsTests(SynchronousTestCase):
+    """A host that serves one or two requests at once, and refuses the others in its way."""
+
+    def test_one_that_says_503_is_seldom_asked_for_more(self) -> None:
+        for bears, size in product((1, 2), (30 * MB, 90 * MB, 300 * MB)):
+            host = Host(0.05, 20 * MB, bears=bears)
+            pull = Pull(host, size).run()
+            self.assertLessEqual(pull.seconds, 1.5 * host.direct(size), (bears, size))
+            self.assertLess(pull.refused, 16, (bears, size))
+
+    def test_one_that_lets_connections_hang_costs_the_time_to_notice_it(self) -> None:
+        for bears, size in product((1, 2), (30 * MB, 90 * MB, 300 * MB)):
+            host = Host(0.05, 20 * MB, bears=bears, refuses="hang")
+            pull = Pull(host, size).run()
+            self.assertLessEqual(pull.seconds, 1.5 * host.direct(size) + 3.0, (bears, size))
+            self.assertLess(pull.refused, 16, (bears, size))
+
+    def test_what_was_learnt_serves_the_next_blob(self) -> None:
+        first = Pull(Host(0.05, 20 * MB, bears=2), 90 * MB).run()
+        second = Pull(Host(0.05, 20 * MB, bears=2), 90 * MB)
+        second.scene.source.pace_now = first.scene.source.pace_now
+        second.run()
+        self.assertLessEqual(second.refused, 2)
