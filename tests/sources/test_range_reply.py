@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.sources.base import SourceFailed
-from yukari.sources.range_reply import ContentRange, WrongSize, span_of_part, span_of_whole
+from yukari.sources.range_reply import (
+    ContentRange,
+    WrongSize,
+    check_encoding,
+    span_of_part,
+    span_of_whole,
+)
 from yukari.spans import Span
 
 SIZE = 1000
@@ -43,6 +49,33 @@ class Replies(SynchronousTestCase):
         self.assertEqual(span_of_part("bytes 100-149/*", asked, SIZE), Span(100, 150))
         for other in ("bytes 99-199/1000", "bytes 101-199/1000", "bytes 100-200/1000", ""):
             self.assertRaises(SourceFailed, span_of_part, other, asked, SIZE)
+
+    def test_a_header_is_read_as_some_servers_write_it(self) -> None:
+        asked = Span(100, 200)
+        for text in (
+            "Bytes 100-199/1000",
+            "bytes=100-199/1000",
+            "BYTES 100-199/1000",
+            "bytes: 100-199/1000",
+            " bytes  100 - 199 / 1000 ",
+            "bytes 100-199",
+        ):
+            self.assertEqual(span_of_part(text, asked, SIZE), asked, text)
+
+    def test_a_part_that_does_not_say_which_is_the_one_asked_for_if_it_is_as_long(self) -> None:
+        asked = Span(100, 200)
+        for text in ("", "100-199", "bytes */1000"):
+            self.assertEqual(span_of_part(text, asked, SIZE, 100), asked)
+            for length in (99, 101, 1000, None):
+                self.assertRaises(SourceFailed, span_of_part, text, asked, SIZE, length)
+
+    def test_an_odd_encoding_is_none_if_the_length_is_right(self) -> None:
+        for label in ("aws-chunked", "Identity", "none", "", "identity, aws-chunked", "binary"):
+            check_encoding(label, None, 100)
+        for label in ("gzip", "br", "x-odd"):
+            check_encoding(label, 100, 100)
+            self.assertRaises(SourceFailed, check_encoding, label, None, 100)
+            self.assertRaises(SourceFailed, check_encoding, label, 70, 100)
 
     def test_another_size_is_told_apart_from_another_part(self) -> None:
         error = self.assertRaises(WrongSize, span_of_part, "bytes 0-9/999", Span(0, 10), SIZE)

@@ -10,7 +10,13 @@ from attrs import frozen
 from yukari.sources.base import SourceFailed
 from yukari.spans import Span
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_CONTENT_RANGE = re.compile(
+    r"\s*bytes\s*[\s=:]\s*(\d{1,19})\s*-\s*(\d{1,19})\s*(?:/\s*(\d{1,19}|\*)\s*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""As it should be, and as some servers and proxies write it."""
+_AS_IT_IS = frozenset({"", "identity", "none", "binary", "aws-chunked"})
+"""What Content-Encoding says, in some way, of bytes that are not encoded."""
 
 
 class WrongSize(Exception):
@@ -34,7 +40,7 @@ class ContentRange:
         found = _CONTENT_RANGE.fullmatch(text)
         if found is None or int(found[1]) > int(found[2]):
             return None
-        total = None if found[3] == "*" else int(found[3])
+        total = None if found[3] in (None, "*") else int(found[3])
         return cls(Span(int(found[1]), int(found[2]) + 1), total)
 
 
@@ -45,12 +51,25 @@ def span_of_whole(length: Optional[int], size: int) -> Span:
     return Span(0, size)
 
 
-def span_of_part(content_range: str, asked: Span, size: int) -> Span:
+def check_encoding(label: str, length: Optional[int], expected: int) -> None:
     """
-    What a 206 holds: a beginning of what was asked for; `SourceFailed`, `WrongSize`.
+    Whether a body of ``length`` bytes (None for not known) with that Content-Encoding can be the
+    ``expected`` bytes themselves; `SourceFailed`. An odd label is none, for the digest decides.
+    """
+    is_odd = not {each.strip().lower() for each in label.split(",")} <= _AS_IT_IS
+    if is_odd and length != expected:
+        raise SourceFailed("upstream sent the blob compressed")
+
+
+def span_of_part(content_range: str, asked: Span, size: int, length: Optional[int] = None) -> Span:
+    """
+    What a 206 of ``length`` bytes holds: a beginning of what was asked for; `SourceFailed`,
+    `WrongSize`. If its header does not say, it is what was asked for when the length is.
     """
     found = ContentRange.parse(content_range)
     if found is None:
+        if length == len(asked):
+            return asked
         raise SourceFailed("a part came without saying which")
     if found.total is not None and found.total != size:
         raise WrongSize(str(found.total))

@@ -15,10 +15,13 @@ from yukari.net.http import header, retry_after
 from yukari.net.paced import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
-from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
+from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
 from yukari.sources.registry import Registry
 from yukari.spans import Span
 from yukari.tasks import Waiters
+
+WITHOUT_RANGE_AFTER = 4
+"""Of so many replies in a row that are of no use, the last is to a request without a Range."""
 
 
 @define(eq=False)
@@ -34,6 +37,8 @@ class UpstreamBlob:
     _repositories: list[ModelName]
     _location: Optional[str] = field(default=None, init=False)
     _at: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    """Replies in a row that were of no use."""
     _locating: Optional[Waiters] = field(default=None, init=False)
 
     @property
@@ -57,7 +62,7 @@ class UpstreamBlob:
         while True:
             if self._location is not None:
                 url = self._location
-                response, _ = await self._registry.get(url, span)
+                response, _ = await self._registry.get(url, self._asked(span))
                 if response.code in (200, 206, 416, 429) or response.code >= 500:
                     return self._answer(response, url, span)
                 discard(response, self._registry.clock)
@@ -92,7 +97,7 @@ class UpstreamBlob:
     async def _locate_in(self, asked: str, span: Span) -> Union[Answer, SourceRefused]:
         """An answer from one repository, or its refusal: another repository may not refuse."""
         try:
-            response, url = await self._registry.get(asked, span)
+            response, url = await self._registry.get(asked, self._asked(span))
         except SourceRefused as error:
             return error
         if response.code in (200, 206):
@@ -117,9 +122,13 @@ class UpstreamBlob:
         pace = self._registry.pace(url)
         try:
             found = self._span(response, span)
-        except BaseException:
+        except BaseException as error:
             discard(response, self._registry.clock)
+            if isinstance(error, SourceFailed) and not error.busy:
+                self._failures = (self._failures + 1) % WITHOUT_RANGE_AFTER
             raise
+        if self._asked(span) is not None:
+            self._failures = 0
         asked = response.code == 206 or found == span
         if response.code == 206:
             pace.ranges = True
@@ -128,6 +137,10 @@ class UpstreamBlob:
             return Answer(found, asked, pace, counted)
         paced = Paced(counted, self._registry.line)
         return Answer(found, asked, pace, paced, paced)
+
+    def _asked(self, span: Span) -> Optional[Span]:
+        """The Range to ask for, None for the whole blob: the last resort, once in a while."""
+        return None if self._failures == WITHOUT_RANGE_AFTER - 1 else span
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code in (429, 503):
@@ -138,13 +151,16 @@ class UpstreamBlob:
             raise SourceRefused(self._wrong_size("smaller"))
         if response.code not in (200, 206):
             raise SourceFailed(f"upstream answered {response.code}")
-        if header(response, b"content-encoding") not in ("", "identity"):
-            raise SourceFailed("upstream sent the blob compressed")
+        length = None if response.length is UNKNOWN_LENGTH else int(response.length)
+        encoding = header(response, b"content-encoding")
         try:
             if response.code == 206:
-                return span_of_part(header(response, b"content-range"), span, self._size)
-            length = response.length
-            return span_of_whole(None if length is UNKNOWN_LENGTH else int(length), self._size)
+                content_range = header(response, b"content-range")
+                found = span_of_part(content_range, span, self._size, length)
+                check_encoding(encoding, length, len(found))
+                return found
+            check_encoding(encoding, length, self._size)
+            return span_of_whole(length, self._size)
         except WrongSize as error:
             raise SourceRefused(self._wrong_size(error.found)) from None
 
