@@ -1,0 +1,104 @@
+"""What one blob's host or one client does is not felt by the others."""
+
+from __future__ import annotations
+
+from math import inf
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import Scene
+from tests.fills.simulated import MB
+from tests.fills.test_fill import Drinker
+from tests.fills.test_shared_line import Network
+from yukari.fills.download import FLOOR_SECONDS
+from yukari.fills.plan import Plan
+from yukari.fills.scheduler import FetchScheduler
+from yukari.net.throttle import Line
+from yukari.sources.pace import HostPace
+
+TICK = 0.1
+
+
+class StuckBlobTests(SynchronousTestCase):
+    """Blobs that come at a byte a second on each connection."""
+
+    def scenes(self, stuck: int, *, read: bool) -> tuple[Clock, list[Scene], Scene]:
+        """So many of those, after they have taken what they could, and a healthy one of 6 MB."""
+        clock, pace = Clock(), HostPace()
+        crew = FetchScheduler(clock, 32, 64)
+        scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(stuck + 1)]
+        for scene in scenes:
+            scene.crew, scene.source.pace_now = crew, pace
+            scene.fill = scene.new_fill()
+        *slow, healthy = scenes
+        network = Network(inf, 0.1, each=1.0)
+        for scene in slow:
+            scene.fill.start()
+            if read:
+                for part in range(32):
+                    Drinker(scene, part * 180_000, 6 * MB)
+        for _ in range(300):
+            self.pass_on(clock, slow, network)
+        self.assertGreaterEqual(sum(len(scene.source.open) for scene in slow), 48)
+        return clock, slow, healthy
+
+    def pass_on(self, clock: Clock, scenes: list[Scene], network: Network) -> None:
+        asked = [asked for scene in scenes for asked in scene.source.open]
+        network.pass_on(asked, clock.seconds(), TICK)
+        clock.advance(TICK)
+
+    def test_a_healthy_blob_gets_connections_soon(self) -> None:
+        for read in (True, False):
+            clock, slow, healthy = self.scenes(3, read=read)
+            slowly, quickly = Network(inf, 0.1, each=1.0), Network(inf, 0.1, each=2.0 * MB)
+            began = clock.seconds()
+            drinker = Drinker(healthy, 0, 6 * MB)
+            while not drinker.done:
+                network_slow = [asked for scene in slow for asked in scene.source.open]
+                slowly.pass_on(network_slow, clock.seconds(), TICK)
+                self.pass_on(clock, [healthy], quickly)
+                self.assertLess(clock.seconds() - began, FLOOR_SECONDS + 10.0)
+
+    def test_those_that_nobody_reads_give_way_first(self) -> None:
+        clock, slow, healthy = self.scenes(4, read=False)
+        read = slow[0]
+        for part in range(64):
+            Drinker(read, part * 90_000, 6 * MB)
+        network = Network(inf, 0.1, each=1.0)
+        for _ in range(100):
+            self.pass_on(clock, slow, network)
+        before = len(read.fill.lanes)
+        self.assertEqual(sum(len(scene.source.open) for scene in slow), 64)
+        Drinker(healthy, 0, 6 * MB)
+        while not healthy.fill.lanes:
+            self.pass_on(clock, [*slow, healthy], network)
+        self.assertEqual(len(read.fill.lanes), before)
+
+
+class CrowdTests(SynchronousTestCase):
+    def test_two_thousand_readers_of_a_byte_are_counted_as_they_come_and_go(self) -> None:
+        looks = 0
+        wanted = Plan.wanted
+
+        def counted(plan: Plan, position: int) -> object:
+            nonlocal looks
+            looks += 1
+            return wanted(plan, position)
+
+        self.patch(Plan, "wanted", counted)
+        scene = Scene(bytes(20 * MB), per_blob=32, in_all=64)
+        line = scene.crew.line = scene.source.line = Line(2.0 * MB, scene.clock, 64)
+        scene.source.pace_now = HostPace(line.rate / line.most)
+        drinkers = [Drinker(scene, at * 10_000, at * 10_000 + 1) for at in range(2000)]
+        for _ in range(2000):
+            if all(drinker.done for drinker in drinkers):
+                break
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                elif not asked.transport.paused:
+                    asked.send(line.share_of(line.most))
+            scene.clock.advance(0.01)
+        self.assertTrue(all(drinker.done for drinker in drinkers))
+        self.assertLess(looks, 20 * 2000)
