@@ -82,7 +82,8 @@ class WellTests(ProbeCase):
             f"{host} wants a token of {upstream.url}/token",
             "the realm answered 200 to a request signed",
             "signed by this cache's own key (a new key",
-            "plain, 3 blobs of 3 MB",
+            "manifest   3 blobs of 3 MB",
+            "list       none",
             upstream.models[MODEL].digest,
             "HEAD tells the same",
             f"at {store}",
@@ -125,6 +126,14 @@ class WellTests(ProbeCase):
             given: dict[str, Any] = {"models": (f"{MODEL}=3MB,3000",), **settings}
             upstream = await self.upstream(*given.pop("models"), **given)
             self.assert_well(await self.probe(upstream.url, "m"), *lines)
+
+    async def test_a_list_is_shown_with_its_runners(self) -> None:
+        for to_everybody in (False, True):
+            upstream = await self.upstream(f"{MODEL}=10", list_to_everybody=to_everybody)
+            made = upstream.add_list("library/n:latest", {"ggml": [3000], "llamacpp": [4000, 50]})
+            process = await self.probe(upstream.url, "n")
+            self.assert_well(process, f"a list for ggml, llamacpp: {made.digest}", "3 blobs of")
+            self.assertEqual("though none was asked for" in process.text, to_everybody)
 
     async def test_tls_is_shown_and_the_way_there(self) -> None:
         upstream = await self.upstream(tls=True)

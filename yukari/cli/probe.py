@@ -28,7 +28,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.settings import SettingError, Settings
 from yukari.daemon.assembly import make_connections, own_key_path
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor, Manifest, ManifestList
+from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
 from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, discard
@@ -45,6 +45,8 @@ from yukari.spans import Span
 
 CLIENT = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"
 """The User-Agent of the client that is played."""
+NEWER_CLIENT = "ollama/0.40.0 (amd64 linux) Go/go1.26.0"
+"""Of a client that accepts lists."""
 STEP_WITHIN = 60.0
 """Seconds for each step."""
 SAMPLE = 1024 * 1024
@@ -124,6 +126,7 @@ class Probe:
             ("address", self._address),
             ("TLS", self._tls),
             ("manifest", self._ask_manifest),
+            ("list", self._ask_list),
             ("digest", self._ask_digest),
             ("blobs", self._ask_blob),
         )
@@ -201,15 +204,29 @@ class Probe:
         self._tell_challenge()
         self._manifest = found
         size = shown_size(sum(blob.size for blob in found.blobs))
-        self._say("manifest", f"plain, {len(found.blobs)} blobs of {size}, after {seconds:.2f} s")
+        self._say("manifest", f"{len(found.blobs)} blobs of {size}, after {seconds:.2f} s")
 
     async def _runnable(self) -> Manifest:
         """The tag's manifest; of a list its first child."""
         found = await self._upstream.manifest(self._name, self._reference, CLIENT)
         if not isinstance(found, ManifestList):
             return found
+        self._say("", "a list came though none was asked for: the cache serves its first child")
         child = found.by_preference()[0]
         return child.inline or await self._upstream.child(self._name, child.digest)
+
+    async def _ask_list(self) -> None:
+        """What a client gets that accepts lists."""
+        asked = self._upstream.manifest(self._name, self._reference, NEWER_CLIENT, Variant.LIST)
+        try:
+            found = await asked
+        except RegistryError as error:
+            raise Wrong(f"{error.status}: {error.message}", _advice(error)) from None
+        if isinstance(found, ManifestList):
+            runners = ", ".join(child.runner or "no runner" for child in found.children)
+            self._say("list", f"Ollama 0.40 gets a list for {runners}: {found.digest}")
+        else:
+            self._say("list", "none: Ollama 0.40 gets a plain manifest too")
 
     def _tell_challenge(self) -> None:
         """Whether there was a challenge, and by which way it was answered."""
