@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -34,7 +35,7 @@ from yukari.fills.retries import SILENCE_WAITED_FOR
 from yukari.manifest import Manifest
 from yukari.names import Tag
 from yukari.sending import fairness as turn
-from yukari.sending import sendfile
+from yukari.sending import sendfile, transports
 from yukari.sending.fairness import A_TURN, Turn
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
@@ -190,6 +191,24 @@ class FileTests(SocketCase):
         (reply,) = peer.replies()
         self.assertEqual((reply.status, reply.body), (200, blob.content))
         self.assertEqual((blob.closes, blob.reads), (1, []))
+
+    async def test_a_file_system_without_sendfile_is_read(self) -> None:
+        """Every pull from such a disk would die."""
+        told: list[str] = []
+        self.patch(transports, "_warned", False)
+        self.patch(transports._log, "warn", lambda text, **_: told.append(text))
+        for number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+
+            def refused(*_: int, number: int = number) -> int:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(os, "sendfile", refused)
+            blob = Growing(noise(3 * MIB + 5))
+            peer = await self.peer()
+            peer.ask(self.shelf.put(blob))
+            await until(partial(self.has_come, peer, blob.size))
+            self.assertEqual(peer.replies()[0].body, blob.content)
+        self.assertEqual(len(told), 1)
 
     async def test_a_small_blob_leaves_with_its_headers(self) -> None:
         peer = await self.peer()
