@@ -189,7 +189,7 @@ class LibraryTests(SynchronousTestCase):
         self.learn(manifest_of(body))
         self.fill_all()
         self.assertEqual(self.has(digest), 1000)
-        self.successResultOf(Deferred.fromCoroutine(self.store.forget_blob(digest)))
+        self.successResultOf(Deferred.fromCoroutine(self.store.delete_blob(digest)))
         found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
         self.assertIsInstance(found, Fill)
 
@@ -200,13 +200,13 @@ class LibraryTests(SynchronousTestCase):
         self.learn(manifest_of(body), prefetch=False)
         self.store._blobs[digest] = bytearray(body[:10])
         removal: Deferred[None] = Deferred()
-        forget = MemoryStore.forget_blob
+        forget = MemoryStore.delete_blob
 
         async def slowly(store: MemoryStore, digest: Digest) -> None:
             await removal
             await forget(store, digest)
 
-        self.patch(MemoryStore, "forget_blob", slowly)
+        self.patch(MemoryStore, "delete_blob", slowly)
         self.patch(openblobs, "KEEP", 60.0)
         asked = [Deferred.fromCoroutine(self.library.blob(NAME, digest)) for _ in range(2)]
         self.upstream.waiting.pop().callback(1000)

@@ -33,6 +33,7 @@ from yukari.spans import Span, SpanSet
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import (
     NEVER_CHECKED,
+    BlobEntry,
     Holdings,
     ManifestEntry,
     NoRoom,
@@ -263,7 +264,7 @@ class StoreContract(_Base):
         await store.publish(await self.spool_of(store, b"another"))
         manifests = len(OLD.body) + len(NEW.body) + len(LISTED.body)
         self.assertEqual(await store.count(), Holdings(3, 5, manifests + len(BODY) + 7))
-        await store.forget_blob(DIGEST)
+        await store.delete_blob(DIGEST)
         self.assertEqual(await store.count(), Holdings(3, 4, manifests + 7))
 
     # variants of a tag
@@ -576,14 +577,32 @@ class StoreContract(_Base):
         await store.publish(await self.spool_of(store))
         reader = await store.open_blob(DIGEST)
         assert reader is not None
-        await store.forget_blob(DIGEST)
-        await store.forget_blob(DIGEST)
+        await store.delete_blob(DIGEST)
+        await store.delete_blob(DIGEST)
         self.assertEqual(reader.read(0, 2000), BODY)
         reader.close()
         self.assertIsNone(await store.blob_size(DIGEST))
         self.assertIsNone(await store.open_blob(DIGEST))
         await store.publish(await self.spool_of(store))
         self.assertEqual(await self.bytes_of(store, DIGEST), BODY)
+
+    async def test_blobs_are_listed_in_pages_and_in_order(self) -> None:
+        store = await self.started()
+        self.assertEqual(await store.blobs(), [])
+        await store.put_manifest(NAME, LATEST, OLD, 1000.0)
+        bodies = [b"%d" % number for number in range(5)]
+        for body in bodies:
+            await store.publish(await self.spool_of(store, body))
+        await self.spool_of(store, b"on its way")
+        wanted = sorted(BlobEntry(Digest.of(body), len(body)) for body in (*bodies, OLD.body))
+        for most in (1, 2, 6, 7):
+            listed: list[BlobEntry] = []
+            while page := await store.blobs(listed[-1].digest if listed else None, most):
+                self.assertLessEqual(len(page), most)
+                listed += page
+            self.assertEqual(listed, wanted)
+        await store.delete_blob(wanted[0].digest)
+        self.assertEqual(await store.blobs(), wanted[1:])
 
     async def test_without_room_there_is_no_spool(self) -> None:
         store = await self.started(room=3 * len(BODY))
@@ -730,7 +749,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(body=bodies)
     def forget(self, body: bytes) -> None:
-        result_of(self.store.forget_blob(Digest.of(body)))
+        result_of(self.store.delete_blob(Digest.of(body)))
         self.blobs.pop(Digest.of(body), None)
 
     @rule()

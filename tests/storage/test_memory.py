@@ -34,7 +34,7 @@ class MemoryStoreTests(SynchronousTestCase):
         result_of(store.publish(spool))
         with self.assertRaises(NoRoom):
             result_of(store.new_spool(DIGEST, 1, NAME))
-        result_of(store.forget_blob(DIGEST))
+        result_of(store.delete_blob(DIGEST))
         result_of(store.new_spool(DIGEST, 1, NAME))
 
     def test_there_is_no_descriptor(self) -> None:

@@ -19,7 +19,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName
 from yukari.sources.base import BlobSource
 from yukari.sources.chain import Fallback
-from yukari.storage.ports import DirectUpload, Spool, Store
+from yukari.storage.ports import DirectUpload, DirectUploads, RemoteBlobs, Spool, Store
 from yukari.tasks import Waiters, backoff
 
 RETRY_FIRST = 30.0
@@ -73,8 +73,9 @@ class FillManager(FillKeeper):
                 await self._in_thread(spool.discard)
                 continue
             self._make(spool.digest, spool.size, spool.repositories, spool)
-        for blob in await self._store.unfinished():
-            self._make(blob.digest, blob.size, (blob.repository,))
+        if isinstance(self._store, DirectUploads):
+            for blob in await self._store.unfinished():
+                self._make(blob.digest, blob.size, (blob.repository,))
 
     def resume(self, rules: ModelRules) -> None:
         """Start what `restore` found, unless ``rules`` allow none of its models."""
@@ -108,7 +109,8 @@ class FillManager(FillKeeper):
     ) -> Fill:
         names = tuple(names)
         source: BlobSource = self._sources.blob(digest, size, *names)
-        kept = self._store.source(digest, size)
+        store = self._store
+        kept = store.source(digest, size) if isinstance(store, RemoteBlobs) else None
         fill = Fill(
             digest=digest,
             size=size,
@@ -175,9 +177,10 @@ class FillManager(FillKeeper):
         await self._store.publish(fill.spool)
 
     async def straight(self, fill: Fill) -> Optional[DirectUpload]:
-        if await self._store.blob_size(fill.digest) is not None:
+        store = self._store
+        if not isinstance(store, DirectUploads) or await store.blob_size(fill.digest) is not None:
             return None
-        return self._store.straight(fill.digest, fill.size, fill.name, fill.source)
+        return store.straight(fill.digest, fill.size, fill.name, fill.source)
 
     def ended(self, fill: Fill) -> None:
         self._tell_end(fill)

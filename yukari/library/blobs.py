@@ -27,7 +27,7 @@ from yukari.names import Digest, ModelName
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.open_files import OpenBlobs
-from yukari.storage.ports import BlobFile, Store
+from yukari.storage.ports import BlobFile, RemoteBlobs, Store
 from yukari.storage.readable import Readable, StoredBlob
 from yukari.tasks import Coalescer
 
@@ -145,7 +145,7 @@ class Blobs:
         found = await self.fetch(name, digest)
         if isinstance(found, Fill):
             return found
-        if self._store.source(digest, found) is None:
+        if not isinstance(self._store, RemoteBlobs):
             stored = await self._open_stored(name, digest)
             if stored is None:
                 raise blob_unknown(digest)
@@ -217,7 +217,7 @@ class Blobs:
                 found=stored,
                 size=entry.size or entry.claims.get(name),
             )
-            await self._store.forget_blob(entry.digest)
+            await self._store.delete_blob(entry.digest)
             self.invalidate()
         return whole is not False
 

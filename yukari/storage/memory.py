@@ -23,17 +23,16 @@ from yukari.manifest import (
     parse_manifest,
 )
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
 from yukari.storage.ports import (
     NEVER_CHECKED,
+    BlobEntry,
     BlobFile,
     Holdings,
     ManifestEntry,
     NoRoom,
     Spool,
     StoredManifest,
-    Unfinished,
 )
 from yukari.storage.variants import Variants, check_put
 
@@ -157,10 +156,9 @@ class MemoryStore:
         pass
 
     async def count(self) -> Holdings:
-        bodies = {digest: len(body) for digest, body in self._blobs.items()}
-        bodies |= {digest: len(each.manifest.body) for digest, each in self._by_digest.items()}
+        sizes = self._sizes()
         models = sum(len(tags) for tags in self._tags.values())
-        return Holdings(models, blobs=len(bodies), bytes=sum(bodies.values()))
+        return Holdings(models, blobs=len(sizes), bytes=sum(sizes.values()))
 
     # manifests
 
@@ -272,13 +270,17 @@ class MemoryStore:
             return bytearray(self._by_digest[digest].manifest.body)
         return self._blobs.get(digest)
 
-    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
-        return None
+    async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
+        entries = sorted(BlobEntry(digest, size) for digest, size in self._sizes().items())
+        return [each for each in entries if after is None or each.digest > after][:most]
 
-    async def presigned(self, digest: Digest) -> Optional[str]:
-        return None
+    def _sizes(self) -> dict[Digest, int]:
+        sizes = {digest: len(body) for digest, body in self._blobs.items()}
+        return sizes | {
+            digest: len(stored.manifest.body) for digest, stored in self._by_digest.items()
+        }
 
-    async def forget_blob(self, digest: Digest) -> None:
+    async def delete_blob(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)
         self._by_digest.pop(digest, None)
 
@@ -295,14 +297,6 @@ class MemoryStore:
         self._reserve(size)
         made = self._spools[digest] = _Lying(digest, (repository,), bytearray(size))
         return MemorySpool(self, made)
-
-    def straight(
-        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
-    ) -> None:
-        return None
-
-    async def unfinished(self) -> list[Unfinished]:
-        return []
 
     async def publish(self, spool: Spool) -> None:
         ready = cast(MemorySpool, spool)

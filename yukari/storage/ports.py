@@ -15,7 +15,7 @@ reactor; `Spool` and `BlobFile` say which of theirs belong in a disk thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, Protocol
+from typing import Optional, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -67,6 +67,14 @@ class ManifestEntry:
     name: ModelName
     tag: Tag
     checked_at: float
+
+
+@frozen(order=True)
+class BlobEntry:
+    """A row of a listing: a whole blob and its size in bytes."""
+
+    digest: Digest
+    size: int
 
 
 @frozen
@@ -182,43 +190,8 @@ class DirectUpload(Protocol):
         """It is not wanted any more: once `run` is cancelled, no later process brings it."""
 
 
-class Store(Protocol):
-    """Manifests, blobs and spools."""
-
-    def describe(self) -> str:
-        """Where it stores, for a person: ``directory /var/cache/yukari``."""
-
-    async def start(self) -> None:
-        """Take hold of it; `StoreUnusable` where that cannot be."""
-
-    def interrupt(self) -> None:
-        """
-        The process is about to stop: `publish` that waits for a network ends, with OSError.
-
-        Harmless where nothing waits; everything else goes on until `stop`.
-        """
-
-    async def stop(self) -> None:
-        """Let go of it; every call that was under way has ended by then."""
-
-    async def check(self) -> None:
-        """
-        Return where it can be read and written now; `StoreUnusable` or OSError say why not.
-
-        Cheap enough to be asked every second; being full is no reason.
-        """
-
-    async def count(self) -> Holdings:
-        """
-        What it holds, found by looking at every name in it; OSError where that cannot be.
-
-        Manifests count among the blobs too.
-
-        Not for every second: 100,000 blobs take some tenths of a second on a disk, and in a bucket
-        a hundred requests.
-        """
-
-    # manifests
+class ManifestStore(Protocol):
+    """Manifests by name and by digest."""
 
     async def get_manifest(
         self,
@@ -292,7 +265,9 @@ class Store(Protocol):
         damaged when it is got may be listed.
         """
 
-    # blobs
+
+class BlobStore(Protocol):
+    """Whole blobs by digest."""
 
     async def blob_size(self, digest: Digest) -> Optional[int]:
         """The size of a whole blob in bytes, None where it is not stored."""
@@ -304,20 +279,19 @@ class Store(Protocol):
         OSError where it is there and cannot be read.
         """
 
-    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
-        """
-        Where a fill finds a blob that is stored and that `open_blob` does not have here: one that
-        `blob_size` knows, or that another daemon stores while it comes.
+    async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
+        """Up to ``most`` of all blobs in the order of their digests, from behind ``after``."""
 
-        None where `open_blob` is all there is.
+    async def delete_blob(self, digest: Digest) -> None:
         """
+        Remove a stored blob; who has it open reads on.
 
-    async def presigned(self, digest: Digest) -> Optional[str]:
-        """
-        A URL at which anybody finds such a blob for hours; None where there can be none.
+        Harmless if it is not stored; OSError if it cannot be removed.
         """
 
-    # spools
+
+class SpoolStore(Protocol):
+    """Blobs on their way."""
 
     async def spools(self) -> list[Spool]:
         """
@@ -334,6 +308,73 @@ class Store(Protocol):
         `NoRoom`, OSError. The caller never asks for a digest whose spool is open.
         """
 
+    async def publish(self, spool: Spool) -> None:
+        """
+        Make a whole, verified spool the stored blob, durably, then let its sidecar go.
+
+        The spool can still be opened until it is closed, and `Spool.discard` only closes it by
+        then. OSError leaves the spool as it was; bytes that are missing are a ValueError. Takes
+        as long as a network does, where one is between; `interrupt` ends that.
+        """
+
+
+class Store(ManifestStore, BlobStore, SpoolStore, Protocol):
+    """Manifests, blobs and spools in one place."""
+
+    def describe(self) -> str:
+        """Where it stores, for a person: ``directory /var/cache/yukari``."""
+
+    async def start(self) -> None:
+        """Take hold of it; `StoreUnusable` where that cannot be."""
+
+    def interrupt(self) -> None:
+        """
+        The process is about to stop: `publish` that waits for a network ends, with OSError.
+
+        Harmless where nothing waits; everything else goes on until `stop`.
+        """
+
+    async def stop(self) -> None:
+        """Let go of it; every call that was under way has ended by then."""
+
+    async def check(self) -> None:
+        """
+        Return where it can be read and written now; `StoreUnusable` or OSError say why not.
+
+        Cheap enough to be asked every second; being full is no reason.
+        """
+
+    async def count(self) -> Holdings:
+        """
+        What it holds, found by looking at every name in it; OSError where that cannot be.
+
+        Manifests count among the blobs too.
+
+        Not for every second: 100,000 blobs take some tenths of a second on a disk, and in a bucket
+        a hundred requests.
+        """
+
+
+@runtime_checkable
+class RemoteBlobs(Protocol):
+    """What a `Store` can do besides if its blobs are elsewhere than on this disk."""
+
+    def source(self, digest: Digest, size: int) -> KeptSource:
+        """
+        Where a fill finds a blob that is stored and that `open_blob` does not have here: one that
+        `blob_size` knows, or that another daemon stores while it comes.
+        """
+
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        """
+        A URL at which anybody finds such a blob for hours; None where there can be none.
+        """
+
+
+@runtime_checkable
+class DirectUploads(Protocol):
+    """What a `Store` can do besides if blobs need not go by this disk."""
+
     def straight(
         self, digest: Digest, size: int, repository: ModelName, source: BlobSource
     ) -> Optional[DirectUpload]:
@@ -346,20 +387,4 @@ class Store(Protocol):
         Blobs that were on their way by `straight` when an earlier process ended; each begins anew.
 
         Called once, after `spools`.
-        """
-
-    async def publish(self, spool: Spool) -> None:
-        """
-        Make a whole, verified spool the stored blob, durably, then let its sidecar go.
-
-        The spool can still be opened until it is closed, and `Spool.discard` only closes it by
-        then. OSError leaves the spool as it was; bytes that are missing are a ValueError. Takes
-        as long as a network does, where one is between; `interrupt` ends that.
-        """
-
-    async def forget_blob(self, digest: Digest) -> None:
-        """
-        Remove a stored blob that is found to be damaged, so that it can be filled again.
-
-        Harmless where it is not stored; OSError where it cannot be removed.
         """

@@ -210,7 +210,7 @@ class FromOllama40Tests(Directories):
         self.assertEqual(blob.read(0, 2000), BODY)
         blob.close()
         self.assertIsNone(result_of(store.blob_size(OLD.digest)))
-        result_of(store.forget_blob(DIGEST))
+        result_of(store.delete_blob(DIGEST))
         self.assertIsNone(result_of(store.blob_size(DIGEST)))
 
     def test_either_name_of_the_default_registry_is_read_in_either_tree(self) -> None:

@@ -37,8 +37,8 @@ from yukari.config.units import FreeSpace
 from yukari.names import Digest, ModelName, Tag
 from yukari.spans import Span
 from yukari.storage.disk import atomic as durable
+from yukari.storage.disk import blobs, listing, lock, migration, reading, spool_dir, tolerance
 from yukari.storage.disk import files as blobfile
-from yukari.storage.disk import listing, lock, migration, reading, spool_dir, tolerance
 from yukari.storage.disk import manifests as manifestfiles
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk import store as directory
@@ -54,7 +54,7 @@ from yukari.storage.ports import (
 
 HOST = "registry.example:5000"
 MODULES = (
-    *(blobfile, directory, durable, listing, lock, manifestfiles),
+    *(blobfile, blobs, directory, durable, listing, lock, manifestfiles),
     *(migration, reading, spool_dir, spoolfile, tolerance),
 )
 NOTHING = FreeSpace(bytes=0)

@@ -28,6 +28,7 @@ import errno
 import os
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Optional, TypeVar
 
 from attrs import define, evolve, field
@@ -67,6 +68,7 @@ from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
 from yukari.storage.known import Known
 from yukari.storage.manifest_cache import Key
 from yukari.storage.ports import (
+    BlobEntry,
     BlobFile,
     Holdings,
     ManifestEntry,
@@ -303,7 +305,21 @@ class TigrisStore(DiskWork):
             self._contact.complain(error)
             return None
 
-    async def forget_blob(self, digest: Digest) -> None:
+    async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
+        page = await self._listed(
+            self.client.list_objects(
+                "blobs/sha256:",
+                after="" if after is None else _blob_key(after),
+                most=min(most, LISTED_AT_ONCE),
+            )
+        )
+        entries = []
+        for row in page.objects:
+            with suppress(InvalidName):
+                entries.append(BlobEntry(Digest.parse(row.key.removeprefix("blobs/")), row.size))
+        return entries
+
+    async def delete_blob(self, digest: Digest) -> None:
         self._forget_size(digest)
         await self._run(self.tier.remove, digest)
         await self.client.delete_object(_blob_key(digest))

@@ -11,7 +11,7 @@ The embedded default: a directory, laid out as Ollama lays out its own.
     yukari/tmp/                            files in the making; emptied at the start
 
 So an existing ``OLLAMA_MODELS`` directory works as a store at once, and a store can be copied to
-one. Nothing is ever removed but damaged blobs (`forget_blob`) and what lies in ``yukari/``.
+one. Nothing is ever removed but damaged blobs (`delete_blob`) and what lies in ``yukari/``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
 
@@ -32,26 +31,24 @@ from twisted.python.failure import Failure
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.sources.base import BlobSource, KeptSource
-from yukari.storage.disk.atomic import remove, temporary, write_all
-from yukari.storage.disk.files import FileBlob
-from yukari.storage.disk.layout import Layout, is_blob
+from yukari.storage.disk.blobs import BlobFiles, copy_spool
+from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, put_back
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
-from yukari.storage.disk.tolerance import sync_directory, sync_file
+from yukari.storage.disk.tolerance import sync_directory
 from yukari.storage.manifest_cache import ManifestCache
 from yukari.storage.ports import (
+    BlobEntry,
     BlobFile,
     Holdings,
     ManifestEntry,
     Spool,
     StoredManifest,
     StoreUnusable,
-    Unfinished,
 )
 from yukari.storage.variants import check_put
 from yukari.threads import DiskWork, InThread
@@ -59,7 +56,6 @@ from yukari.threads import DiskWork, InThread
 T = TypeVar("T")
 
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9._:%\[\]-]{0,254}")
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _BLOCK = 1024 * 1024
 
@@ -96,6 +92,7 @@ class DirectoryStore(DiskWork):
     _read_only: bool = field(default=False, init=False)
     _cache: ManifestCache[Loaded] = field(init=False)
     _files: ManifestFiles = field(init=False)
+    _blobs: BlobFiles = field(init=False)
     _migration: Migration = field(init=False)
     _migrating: Deferred[None] = field(factory=lambda: succeed(None), init=False)
     _changes: int = field(default=0, init=False)
@@ -116,6 +113,7 @@ class DirectoryStore(DiskWork):
         layout = Layout(self.path, self.upstream_host)
         older = self._own("manifests", self.upstream_host)
         self._files = ManifestFiles(layout, self._own("tmp"), older)
+        self._blobs = BlobFiles(layout)
         self._migration = Migration(self._own("manifests"), self._files)
         self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
         locks = [DirectoryLock(self.path, self._own("lock"))]
@@ -235,19 +233,16 @@ class DirectoryStore(DiskWork):
     # blobs
 
     async def blob_size(self, digest: Digest) -> Optional[int]:
-        return await self._run(self._blob_size, digest)
+        return await self._run(self._blobs.size, digest)
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
-        return await self._run(self._open_blob, digest, undo=_close)
+        return await self._run(self._blobs.open, digest, undo=_close)
 
-    def source(self, digest: Digest, size: int) -> Optional[KeptSource]:
-        return None
+    async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
+        return await self._run(self._blobs.page, after, most)
 
-    async def presigned(self, digest: Digest) -> Optional[str]:
-        return None
-
-    async def forget_blob(self, digest: Digest) -> None:
-        await self._run(self._forget_blob, digest)
+    async def delete_blob(self, digest: Digest) -> None:
+        await self._run(self._blobs.delete, digest)
 
     # spools
 
@@ -261,14 +256,6 @@ class DirectoryStore(DiskWork):
             *(self._new_spool, digest, size, repository),
             undo=lambda made: self._run(put_back, made),
         )
-
-    def straight(
-        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
-    ) -> None:
-        return None
-
-    async def unfinished(self) -> list[Unfinished]:
-        return []
 
     async def publish(self, spool: Spool) -> None:
         for name, tag in await self._run(self._write, self._publish, spool):
@@ -289,13 +276,6 @@ class DirectoryStore(DiskWork):
 
     def _own(self, *names: str) -> str:
         return os.path.join(self.path, "yukari", *names)
-
-    def _blob_path(self, digest: Digest) -> str:
-        return self._files.layout.blob(digest)
-
-    def _blob_paths(self, digest: Digest) -> tuple[str, ...]:
-        """Where it may be: early versions of Ollama wrote ``sha256:HEX``."""
-        return self._blob_path(digest), os.path.join(self._files.layout.blobs, str(digest))
 
     def _take_hold(self) -> None:
         try:
@@ -369,48 +349,8 @@ class DirectoryStore(DiskWork):
         (self._landing or self._spools.room).check(2 * len(manifest.body) + _BLOCK)
         return self._files.store(name, reference, manifest, checked_at, variant)
 
-    def _blob_size(self, digest: Digest) -> Optional[int]:
-        for path in self._blob_paths(digest):
-            try:
-                found = os.stat(path)
-                if not stat.S_ISREG(found.st_mode):
-                    raise OSError(errno.EINVAL, "not a regular file")
-            except OSError as error:
-                self._unreadable(path, error)
-            else:
-                return found.st_size
-        return None
-
     def _count(self) -> Holdings:
-        blobs = total = 0
-        with os.scandir(os.path.join(self.path, "blobs")) as entries:
-            for entry in entries:
-                if is_blob(entry.name) and entry.is_file():
-                    blobs += 1
-                    total += entry.stat().st_size
-        return Holdings(self._files.listing.count(), blobs, total)
-
-    def _open_blob(self, digest: Digest) -> Optional[FileBlob]:
-        for path in self._blob_paths(digest):
-            try:
-                return FileBlob.at(path)
-            except OSError as error:
-                self._unreadable(path, error)
-                if error.errno not in (*_ABSENT, errno.EINVAL, errno.EISDIR):
-                    raise
-        return None
-
-    def _unreadable(self, path: str, error: OSError) -> None:
-        if error.errno not in _ABSENT:
-            self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
-
-    def _forget_blob(self, digest: Digest) -> None:
-        for path in self._blob_paths(digest):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
-            self._log.warn("{path} was damaged and is removed", path=path)
+        return Holdings(self._files.listing.count(), *self._blobs.count())
 
     # in a disk thread: spools
 
@@ -426,7 +366,7 @@ class DirectoryStore(DiskWork):
 
     def _publish(self, spool: SpoolFile) -> list[tuple[ModelName, Tag]]:
         spool.seal()
-        target = self._blob_path(spool.digest)
+        target = self._files.layout.blob(spool.digest)
         try:
             os.rename(spool.path, target)
         except OSError as error:
@@ -434,31 +374,10 @@ class DirectoryStore(DiskWork):
             removed = error.errno == errno.ENOENT and not os.path.exists(spool.path)
             if error.errno != errno.EXDEV and not removed:
                 raise
-            self._copy(spool, target)
+            copy_spool(spool, target, self._own("tmp"))
         sync_directory(os.path.dirname(target))
         spool.published()
         return self._files.published(spool.digest, spool.size, spool.repositories)
-
-    def _copy(self, spool: SpoolFile, target: str) -> None:
-        """Publish from another file system: OSError leaves ``target`` as it was."""
-        made = temporary(self._own("tmp"))
-        source = spool.open()
-        try:
-            number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                for offset in range(0, spool.size, _BLOCK):
-                    write_all(number, source.read(offset, _BLOCK))
-                sync_file(number, made)
-                if os.fstat(number).st_size != spool.size:
-                    raise OSError(errno.EIO, "the spool was cut", spool.path)
-            finally:
-                os.close(number)
-            os.rename(made, target)
-        except OSError:
-            remove(made)
-            raise
-        finally:
-            source.close()
 
 
 def _close(blob: Optional[BlobFile]) -> None:

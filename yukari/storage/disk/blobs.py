@@ -1,0 +1,121 @@
+"""Whole blobs as files. All of it blocks: for a disk thread, several at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Optional
+
+from attrs import define
+from twisted.logger import Logger
+
+from yukari.names import Digest
+from yukari.storage.disk.atomic import ABSENT, remove, temporary, write_all
+from yukari.storage.disk.files import FileBlob
+from yukari.storage.disk.layout import Layout, is_blob
+from yukari.storage.disk.spool import SpoolFile
+from yukari.storage.disk.tolerance import sync_file
+from yukari.storage.ports import BlobEntry
+
+_BLOCK = 1024 * 1024
+
+
+@define(eq=False)
+class BlobFiles:
+    """The blobs of a `Layout`."""
+
+    _layout: Layout
+
+    _log = Logger()
+
+    def size(self, digest: Digest) -> Optional[int]:
+        """Return a blob's size in bytes; None if it is not stored."""
+        for path in self._paths(digest):
+            try:
+                found = os.stat(path)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+            except OSError as error:
+                self._unreadable(path, error)
+            else:
+                return found.st_size
+        return None
+
+    def open(self, digest: Digest) -> Optional[FileBlob]:
+        """Open a blob; None if it is not stored. OSError if it cannot be read."""
+        for path in self._paths(digest):
+            try:
+                return FileBlob.at(path)
+            except OSError as error:
+                self._unreadable(path, error)
+                if error.errno not in (*ABSENT, errno.EINVAL, errno.EISDIR):
+                    raise
+        return None
+
+    def delete(self, digest: Digest) -> None:
+        """Remove a blob; harmless if it is not stored. OSError."""
+        for path in self._paths(digest):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            self._log.info("{path} is removed", path=path)
+
+    def page(self, after: Optional[Digest], most: int) -> list[BlobEntry]:
+        """Return a page of all blobs, as `BlobStore.blobs` does."""
+        digests = {Digest.parse(name) for name in os.listdir(self._layout.blobs) if is_blob(name)}
+        entries: list[BlobEntry] = []
+        for digest in sorted(each for each in digests if after is None or each > after):
+            size = self.size(digest)
+            if size is not None:
+                entries.append(BlobEntry(digest, size))
+                if len(entries) == most:
+                    break
+        return entries
+
+    def count(self) -> tuple[int, int]:
+        """Return how many blobs there are, and their bytes."""
+        blobs = total = 0
+        with os.scandir(self._layout.blobs) as entries:
+            for entry in entries:
+                if is_blob(entry.name) and entry.is_file():
+                    blobs += 1
+                    total += entry.stat().st_size
+        return blobs, total
+
+    def _paths(self, digest: Digest) -> tuple[str, ...]:
+        """Where a blob may be: early versions of Ollama wrote ``sha256:HEX``."""
+        return self._layout.blob(digest), os.path.join(self._layout.blobs, str(digest))
+
+    def _unreadable(self, path: str, error: OSError) -> None:
+        # Some file systems have no name with a colon and call it invalid.
+        if error.errno in ABSENT or (error.errno == errno.EINVAL and ":" in path):
+            return
+        self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
+
+
+def copy_spool(spool: SpoolFile, target: str, through: str) -> None:
+    """
+    Put a spool's bytes at ``target``, from another file system or from a file that was removed.
+
+    They go through a file in the directory ``through``. OSError leaves ``target`` as it was.
+    """
+    made = temporary(through)
+    source = spool.open()
+    try:
+        number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            for offset in range(0, spool.size, _BLOCK):
+                write_all(number, source.read(offset, _BLOCK))
+            sync_file(number, made)
+            if os.fstat(number).st_size != spool.size:
+                raise OSError(errno.EIO, "the spool was cut", spool.path)
+        finally:
+            os.close(number)
+        os.rename(made, target)
+    except OSError:
+        remove(made)
+        raise
+    finally:
+        source.close()
