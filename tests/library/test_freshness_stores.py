@@ -213,7 +213,9 @@ class Replicas(InBucket):
             self.assertEqual(found.checked_at, long_ago)
         for each in one, two:
             await self.manifest(each)
-            await until(lambda each=each: not each.library.revalidator._checking)
+            await until(
+                lambda each=each: not each.library.revalidator._checking and each.library.is_idle
+            )
         self.assertEqual(upstream.counters.requests["manifest HEAD"], 1)
 
     async def test_what_one_has_replaced_the_other_serves_when_it_looks(self) -> None:
@@ -228,6 +230,7 @@ class Replicas(InBucket):
         assert found is not None
         self.assertEqual(found.manifest.body, new.manifest_bytes)
         self.assertEqual(await self.manifest(one), new.manifest_bytes)
+        await until(lambda: one.library.is_idle and two.library.is_idle)
 
 
 class ReplicasOnMotoTests(Replicas):
