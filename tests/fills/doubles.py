@@ -14,7 +14,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
-from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.fill import Fill
+from yukari.fills.keeper import FillKeeper
 from yukari.fills.scheduler import HELD, FetchScheduler
 from yukari.names import Digest, ModelName
 from yukari.net.paced import Paced
@@ -192,7 +193,7 @@ class ScriptedDisk:
 
 
 @define(eq=False, slots=False)
-class Keeper(FillKeeper):
+class Keeper(FillKeeper[Fill]):
     """A library of one fill, over a store in memory."""
 
     store: MemoryStore = field(factory=MemoryStore)

@@ -30,7 +30,8 @@ from tests.fills.doubles import Scene, ScriptedDisk
 from tests.running import until
 from tests.sending.doubles import NAME, Growing, Shelf, Talk, parse_replies
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.fill import Fill
+from yukari.fills.keeper import FillKeeper
 from yukari.fills.retries import SILENCE_WAITED_FOR
 from yukari.manifest import Manifest
 from yukari.names import Tag
@@ -635,7 +636,7 @@ class ReadTests(SynchronousTestCase):
             self.assertTrue(talk.wire.value().endswith(blob.content[:10]))
 
 
-class Full(FillKeeper):
+class Full(FillKeeper[Fill]):
     """A keeper whose disk takes nothing."""
 
     async def open_spool(self, fill: Any) -> Any:

@@ -15,6 +15,18 @@ from yukari.storage.ports import DirectUpload, WrongDigest
 log = Logger()
 
 
+def log_no_room(digest: Digest, error: Exception, *, direct: bool, again: bool) -> None:
+    """Say once why a blob has no spool, and what follows: whether the store is sent it directly."""
+    say = log.debug if again else log.error if isinstance(error, OSError) else log.warn
+    message = "{digest}: cannot be stored on this disk: {error}"
+    if direct:
+        message = (
+            "{digest}: {error}: it goes straight into the bucket, as fast as that takes it,"
+            " and clients get it from upstream meanwhile"
+        )
+    say(message, digest=str(digest), error=str(error))
+
+
 @define(eq=False)
 class DirectTransfer:
     """One `DirectUpload`, and what became of it."""

@@ -2,19 +2,16 @@
 A blob on its way: one fill a digest, whoever asks for it and however often.
 
 It belongs to the library and not to a request: no reader's leaving stops it.
-The scheduler lends it connections; what they bring is gathered, written to a
-spool in a disk thread, hashed along its prefix, and published when the digest
-is right. Readers wait for the byte they need next and read the spool at their
-own pace. Its states are in `yukari.fills.machine`.
-
-If the disk has no room for a spool, or fails while one is written, readers get
-the blob by way of the memory (`yukari.fills.memory`), and a store that is not on
-this disk is sent it without a spool.
+What the scheduler's connections bring is written to a spool, hashed along its
+prefix, and published when the digest is right; readers read the spool at their
+own pace. If the disk cannot take it, readers get it by way of the memory
+(`yukari.fills.memory`), and a store elsewhere without a spool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
@@ -24,14 +21,15 @@ from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.coverage import Coverage
-from yukari.fills.direct import DirectTransfer
+from yukari.fills.direct import DirectTransfer, log_no_room
 from yukari.fills.download import Download
+from yukari.fills.keeper import FillKeeper
 from yukari.fills.machine import Effect, Event, State, follow
 from yukari.fills.memory import MemoryDownload
 from yukari.fills.plan import Plan
 from yukari.fills.progress import Progress
+from yukari.fills.publication import Publication
 from yukari.fills.reader import FillReader
-from yukari.fills.retries import LONGEST_BACKOFF
 from yukari.fills.spooler import Spooler
 from yukari.fills.status import FillStatus
 from yukari.fills.tail import UnverifiedTail
@@ -39,40 +37,23 @@ from yukari.names import ModelName
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 from yukari.storage.readable import SpoolLost
+from yukari.tasks import Waiters
 
 log = Logger()
 
+STATUS = "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go"
+STORED = "{digest}: {size} bytes in {seconds} s, {rate} MB/s"
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 DISK_RESTS = 10.0
 """Seconds for which a disk that failed is not tried again for the same blob."""
 
 
-class FillKeeper:
-    """What a fill asks of its surroundings; the library answers."""
-
-    async def open_spool(self, fill: Fill) -> Spool:
-        """The blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
-        raise NotImplementedError
-
-    async def publish(self, fill: Fill) -> None:
-        """Make the verified spool the stored blob; OSError leaves it as it was."""
-        raise NotImplementedError
-
-    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
-        """How the blob can be stored without a spool; None if it cannot, or is stored."""
-        raise NotImplementedError
-
-    def ended(self, fill: Fill) -> None:
-        """The fill is `DONE` or `SUSPENDED`; ``fill.error`` says why, if it failed."""
-        raise NotImplementedError
-
-
 @define(eq=False, kw_only=True)
 class Fill(Download):
     """A download that is kept on the disk."""
 
-    _keeper: FillKeeper
+    _keeper: FillKeeper[Fill]
     _in_thread: Callable[..., Deferred[Any]]
     name: ModelName
     """The model by which it was first asked for."""
@@ -83,8 +64,8 @@ class Fill(Download):
     progress: Progress = field(init=False)
     _tail: UnverifiedTail = field(init=False)
     _disk: Spooler = field(init=False)
-    _retry_publishing: Optional[Deferred[None]] = field(default=None, init=False)
-    _opening: Optional[Deferred[None]] = field(default=None, init=False)
+    _publication: Optional[Publication] = field(default=None, init=False)
+    _opening: Optional[Waiters] = field(default=None, init=False)
     _write_error: Optional[OSError] = field(default=None, init=False)
     """Why the spool could not be written; `open` handles it."""
     _disk_rests_until: float = field(default=0.0, init=False)
@@ -198,15 +179,7 @@ class Fill(Download):
     def in_memory(self) -> MemoryDownload:
         """The same blob by way of the memory, for those whose spool is lost."""
         if self._in_memory is None:
-            self._in_memory = MemoryDownload(
-                digest=self.digest,
-                size=self.size,
-                source=self.source,
-                crew=self.crew,
-                clock=self._clock,
-                metrics=self._metrics,
-                window=self.crew.window,
-            )
+            self._in_memory = MemoryDownload.of(self)
         return self._in_memory
 
     async def stop(self) -> None:
@@ -221,12 +194,10 @@ class Fill(Download):
         if self._transfer is not None:
             self._transfer.stop()
         await self._disk.finish_writing()
-        if self._retry_publishing is not None:
-            self._retry_publishing.callback(None)
+        if self._publication is not None:
+            self._publication.stop()
         if self._opening is not None:
-            opened: Deferred[None] = Deferred()
-            self._opening.chainDeferred(opened)
-            await opened
+            await self._opening.wait()
         await self._disk.rest()
         self._disk.close()
 
@@ -246,7 +217,7 @@ class Fill(Download):
         """Take the spool in hand."""
         if self._opening is not None or self.state is not State.QUEUED:
             return
-        opening = self._opening = Deferred()
+        opening = self._opening = Waiters()
         try:
             if not await self._open_spool():
                 return
@@ -262,7 +233,7 @@ class Fill(Download):
             return
         finally:
             self._opening = None
-            opening.callback(None)
+            opening.fire()
         self._no_room_logged = False
         self._on(Event.OPENED)
 
@@ -309,9 +280,7 @@ class Fill(Download):
         if self.takes_bytes:
             self.progress.note(now, self.upstream_bytes)
             if self.lanes and self.progress.is_to_be_told(now):
-                log.info(
-                    "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go", **self.facts()
-                )
+                log.info(STATUS, **self.facts())
 
     def _written(self, spans: Sequence[Span]) -> None:
         self.coverage.covered(spans)
@@ -350,41 +319,28 @@ class Fill(Download):
     async def _publish(self, found: object) -> None:
         self._tail.stop()
         if found != self.digest:
-            self._log_wrong(found)
+            self._was_wrong(found)
             wrong = upstream_unreachable("upstream sent wrong bytes for this blob; try again")
             await self._start_over(wrong)
             return
         self._tail.give()
         self.coverage.wake_all()
         self.crew.remove(self)
-        while True:
-            try:
-                await self._keeper.publish(self)
-                break
-            except FileNotFoundError:
-                await self._start_over(SpoolLost("somebody removed the spool's file"))
-                return
-            except OSError as error:
-                if self._stopped:
-                    return
-                log.error(
-                    "{digest}: cannot be published: {error}",
-                    digest=str(self.digest),
-                    error=str(error),
-                )
-                if await self._stopped_within(LONGEST_BACKOFF):
-                    return
-        self._log_stored()
-        self._on(Event.STORED)
+        publish = partial(self._keeper.publish, self)
+        publication = self._publication = Publication(self.digest, self._clock, publish)
+        if self._stopped:
+            publication.stop()
+        try:
+            if await publication.run():
+                log.info(STORED, **self.facts(done=True))
+                self._on(Event.STORED)
+        except FileNotFoundError:
+            await self._start_over(SpoolLost("somebody removed the spool's file"))
 
-    async def _stopped_within(self, seconds: float) -> bool:
-        again = self._retry_publishing = Deferred()
-        timer = self._clock.callLater(seconds, again.callback, None)
-        await again
-        if timer.active():
-            timer.cancel()
-        self._retry_publishing = None
-        return self._stopped
+    def _was_wrong(self, found: object) -> None:
+        self._metrics.mismatched()
+        message = "{digest}: upstream sent {found}: thrown away, attempt {attempt}"
+        log.error(message, digest=str(self.digest), found=str(found), attempt=self.attempt)
 
     async def _start_over(self, error: Exception) -> None:
         """Throw away what came, tell the readers, and fetch it again, up to `ATTEMPTS` times."""
@@ -416,19 +372,10 @@ class Fill(Download):
         log.warn("{digest}: {error}", digest=str(self.digest), error=str(error))
         self._on(Event.FAILED, error)
 
-    # past the disk
-
     def _go_without_spool(self, error: Exception, upload: Optional[DirectUpload]) -> None:
         """No room: readers are relayed, and the blob is stored another way, if there is one."""
-        say = log.error if isinstance(error, OSError) else log.warn
-        say, self._no_room_logged = (log.debug if self._no_room_logged else say), True
-        message = "{digest}: cannot be stored on this disk: {error}"
-        if upload is not None:
-            message = (
-                "{digest}: {error}: it goes straight into the bucket, as fast as that takes it,"
-                " and clients get it from upstream meanwhile"
-            )
-        say(message, digest=str(self.digest), error=str(error))
+        log_no_room(self.digest, error, direct=upload is not None, again=self._no_room_logged)
+        self._no_room_logged = True
         if upload is not None:
             self._transfer = DirectTransfer(self.digest, upload)
         self._on(Event.FAILED if upload is None else Event.NO_ROOM, SpoolLost(str(error)))
@@ -438,44 +385,15 @@ class Fill(Download):
         assert transfer is not None
         self.upstream_bytes += transfer.upload.came
         if transfer.wrong is not None:
-            self._log_wrong(transfer.wrong)
+            self._was_wrong(transfer.wrong)
         if stored:
-            self._log_stored()
+            log.info(STORED, **self.facts(done=True))
             self._on(Event.STORED)
         else:
             self._on(Event.FAILED, transfer.refused or self.error)
 
-    # what people see
-
-    def _log_stored(self) -> None:
-        log.info("{digest}: {size} bytes in {seconds} s, {rate} MB/s", **self.facts(done=True))
-
-    def _log_wrong(self, found: object) -> None:
-        self._metrics.mismatched()
-        log.error(
-            "{digest}: upstream sent {found}: thrown away, attempt {attempt}",
-            digest=str(self.digest),
-            found=str(found),
-            attempt=self.attempt,
-        )
-
     def facts(self, *, done: bool = False) -> dict[str, Any]:
         """How far it is; see `FillStatus.as_json`."""
-        now = self._clock.seconds()
-        received, covered = self.upstream_bytes, self.coverage.plan.covered.total
-        if self._transfer is not None:
-            upload = self._transfer.upload
-            received, covered = received + upload.came, upload.sent
-        return FillStatus(
-            self.digest,
-            self.name,
-            self.state.value,
-            self.size,
-            covered,
-            self.progress.rate(now, received, of_late=not done),
-            now - self.progress.began_at,
-            len(self.coverage.readers),
-            self.most_lanes if done else len(self.lanes),
-            self.retries,
-            received,
-        ).as_json()
+        upload = None if self._transfer is None else self._transfer.upload
+        state, now = self.state.value, self._clock.seconds()
+        return FillStatus.of(self, self.name, state, self.progress, upload, now, done).as_json()

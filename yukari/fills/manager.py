@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
-from yukari.fills.fill import Fill, FillKeeper
+from yukari.fills.fill import Fill
+from yukari.fills.keeper import FillKeeper
 from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
 from yukari.metrics import Metrics
@@ -41,7 +42,7 @@ class Sources(Protocol):
 
 
 @define(eq=False)
-class FillManager(FillKeeper):
+class FillManager(FillKeeper[Fill]):
     """The blobs on their way."""
 
     _store: Store

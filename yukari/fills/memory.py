@@ -97,6 +97,19 @@ class MemoryDownload(Download):
     _no_room_at: Optional[float] = field(default=None, init=False)
     """When there was no room for what a reader waits for."""
 
+    @classmethod
+    def of(cls, download: Download) -> MemoryDownload:
+        """The same blob by way of the memory."""
+        return cls(
+            digest=download.digest,
+            size=download.size,
+            source=download.source,
+            crew=download.crew,
+            clock=download._clock,
+            metrics=download._metrics,
+            window=download.crew.window,
+        )
+
     def _new_coverage(self) -> Coverage:
         self.pieces = Pieces(self._awaited, self._places, self._forgot)
         return Coverage(

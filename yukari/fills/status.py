@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from attrs import frozen
 
+from yukari.fills.download import Download
+from yukari.fills.progress import Progress
 from yukari.names import Digest, ModelName
+from yukari.storage.ports import DirectUpload
 
 
 @frozen
@@ -24,6 +27,35 @@ class FillStatus:
     connections: int
     retries: int
     upstream_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        download: Download,
+        model: ModelName,
+        state: str,
+        progress: Progress,
+        upload: Optional[DirectUpload],
+        now: float,
+        done: bool,
+    ) -> FillStatus:
+        """That of a fill in ``state``; ``done`` asks for the whole of it, and not for of late."""
+        received, covered = download.upstream_bytes, download.coverage.plan.covered.total
+        if upload is not None:
+            received, covered = received + upload.came, upload.sent
+        return cls(
+            download.digest,
+            model,
+            state,
+            download.size,
+            covered,
+            progress.rate(now, received, of_late=not done),
+            now - progress.began_at,
+            len(download.coverage.readers),
+            download.most_lanes if done else len(download.lanes),
+            download.retries,
+            received,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For the log and for ``/fills``: bytes, seconds, MB/s (10**6)."""
