@@ -296,8 +296,10 @@ class Talk:
         self.channel.makeConnection(self.wire)
 
     def say(self, data: bytes) -> None:
-        """These bytes come from the client."""
+        """These bytes come from the client, and the reactor turns until all are read."""
         self.channel.dataReceived(data)
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+            self.clock.advance(0)
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> None:
         """A request on the same connection as any before."""

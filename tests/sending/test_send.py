@@ -45,6 +45,7 @@ from yukari.sending.workers import Helpers
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import NoRoom
+from yukari.web.channel import HALF_CLOSES_WITHIN
 from yukari.web.site import RegistrySite
 from yukari.web.v2 import make_root
 
@@ -344,7 +345,8 @@ class FileTests(SocketCase):
         if more:
             await until(lambda: self.channels[0].transport not in reactor.getReaders())
         self.shelf.gate.callback(None)
-        await until(lambda: self.channels[0].requests[0].path != b"/v2/library/m/manifests/latest")
+        await until(lambda: not self.channels[0].requests)
+        self.assertFalse(blob.waiters)
         return peer
 
     async def test_a_connection_paused_before_a_blob_resumes_after_it(self) -> None:
@@ -363,7 +365,7 @@ class FileTests(SocketCase):
         await until(lambda: blob.waiters)
         channel = self.channels[0]
         peer.transport.write(bytes(6 * MIB))
-        held = lambda: sum(map(len, channel._dataBuffer))  # noqa: E731
+        held = lambda: len(channel._buffer)  # noqa: E731
         await until(lambda: channel.transport not in reactor.getReaders() or held() > MIB)
         self.assertLess(held(), 300_000)
         blob.grow(100_000)
@@ -458,6 +460,7 @@ class FileTests(SocketCase):
         peer = await self.peer()
         peer.ask(self.shelf.put(blob))
         await until(lambda: blob.waiters)
+        self.clock.advance(HALF_CLOSES_WITHIN + 0.1)
         peer.transport.loseConnection()
         await until(lambda: blob.closes)
         self.assertEqual(blob.waiters, 0)

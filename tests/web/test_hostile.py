@@ -256,10 +256,11 @@ class SpeechTests(HostileCase):
                 (b"GET %s HTTP/1.0\r\n\r\n" % path, 200, len(self.content)),
                 (b"HEAD %s HTTP/1.0\r\n\r\n" % path, 200, len(self.content)),
                 (b"GET %s HTTP/1.0\r\nRange: bytes=1-3\r\n\r\n" % path, 206, 3),
-                (b"GET %s HTTP/1.1\r\nConnection: close\r\n\r\n" % path, 200, len(self.content)),
+                (b"GET %s HTTP/1.1\r\nConnection: close\r\n\r\n" % path, 400, 0),
                 (b"GET %s HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n" % path, 200, None),
-                (b"GET http://other%s HTTP/1.0\r\n\r\n" % path, 404, None),
-                (b"GET http://other:99999999999/ HTTP/1.0\r\n\r\n", 404, None),
+                (b"GET http://other%s HTTP/1.0\r\n\r\n" % path, 200, len(self.content)),
+                (b"GET http://other:1/nothing HTTP/1.0\r\n\r\n", 404, None),
+                (b"GET http://a b/ HTTP/1.0\r\n\r\n", 400, 0),
                 (b"GET //etc/passwd HTTP/1.0\r\n\r\n", 404, None),
                 (b"GET * HTTP/1.0\r\n\r\n", 405, None),
                 (b"CONNECT other:443 HTTP/1.0\r\n\r\n", 405, None),
@@ -279,24 +280,25 @@ class SpeechTests(HostileCase):
     async def test_fifty_requests_at_once_are_answered_in_their_order(self) -> None:
         def ask(target: Target) -> None:
             asked, expected = [], []
+            end = "\r\nHost: h\r\n"
             size = len(self.content)
             for at in range(50):
                 start = at * 7919 % size
                 kind = at % 5
                 if kind == 0:
-                    asked.append(f"GET {self.blob} HTTP/1.1\r\nRange: bytes={start}-\r\n\r\n")
+                    asked.append(f"GET {self.blob} HTTP/1.1{end}Range: bytes={start}-\r\n\r\n")
                     expected.append((206, self.content[start:]))
                 elif kind == 1:
-                    asked.append(f"HEAD {self.blob} HTTP/1.1\r\n\r\n")
+                    asked.append(f"HEAD {self.blob} HTTP/1.1{end}\r\n")
                     expected.append((200, b""))
                 elif kind == 2:
-                    asked.append("GET /v2/library/m/manifests/latest HTTP/1.1\r\n\r\n")
+                    asked.append(f"GET /v2/library/m/manifests/latest HTTP/1.1{end}\r\n")
                     expected.append((200, self.model.manifest_bytes))
                 elif kind == 3:
-                    asked.append(f"GET {self.blob} HTTP/1.1\r\nRange: bytes={size}-\r\n\r\n")
+                    asked.append(f"GET {self.blob} HTTP/1.1{end}Range: bytes={size}-\r\n\r\n")
                     expected.append((416, None))
                 else:
-                    asked.append(f"GET {self.blob} HTTP/1.1\r\nIf-None-Match: *\r\n\r\n")
+                    asked.append(f"GET {self.blob} HTTP/1.1{end}If-None-Match: *\r\n\r\n")
                     expected.append((304, b""))
             got = target.say("".join(asked).encode(), LAST)
             replies = parse_replies(got, *(line.split()[0] for line in asked))

@@ -43,6 +43,7 @@ class EdgeTests(SynchronousTestCase):
         talk.ask(talk.shelf.put(blob))
         talk.say(TOO_LONG)
         blob.grow(1000)
+        talk.clock.advance(0)
         self.assertEqual([reply.status for reply in talk.replies()], [200, 431])
         self.assertEqual(talk.replies()[0].body, bytes(1000))
 

@@ -71,6 +71,13 @@ def parse_endpoint(text: str) -> str:
     return url.url.rstrip("/")
 
 
+def parse_count(text: str) -> int:
+    """A whole number above 0."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise InvalidSetting("expected a whole number above 0")
+    return int(text)
+
+
 def parse_redirect(text: str) -> str:
     """``auto``, ``on`` or ``off``."""
     if text.lower() not in ("auto", "on", "off"):

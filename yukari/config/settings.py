@@ -22,6 +22,7 @@ from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.parsers import (
     parse_bucket,
+    parse_count,
     parse_directory,
     parse_endpoint,
     parse_file,
@@ -168,6 +169,12 @@ class Settings:
         details="Stored models are served to everyone who may pull, even if this is changed.",
     )
     """``none`` or ``everyone``."""
+    upstream_timeout: float = declare(
+        _UPSTREAM,
+        parse_positive_duration,
+        "30s",
+        "How long upstream may take to begin a reply, a duration above 0.",
+    )
     upstream_connections: Connections = declare(
         _UPSTREAM,
         Connections.parse,
@@ -292,6 +299,26 @@ class Settings:
         default_shown="as fast as it takes them",
     )
     """Bytes a second; None for no bound."""
+    client_connections: int | None = declare(
+        _SENDING,
+        parse_count,
+        None,
+        "The most connections of one client, by its address; more are answered 429. Trusted"
+        " proxies and Unix sockets have no bound.",
+        details="An old Ollama opens 64, and many machines behind one NAT are one client.",
+        default_shown="4096, at most three quarters of what the limit of open files leaves room"
+        " for",
+    )
+    """None for what the limit of open files decides."""
+    idle_timeout: float = declare(
+        _SENDING,
+        parse_positive_duration,
+        "620s",
+        "How long a client's connection may be idle between two requests, a duration above 0.",
+        details="More than the idle time of the load balancer in front, or it may send a request"
+        " on a connection that is being closed. When descriptors run short, idle connections are"
+        " closed sooner.",
+    )
     shutdown_delay: float = declare(
         _RUNNING,
         parse_duration,

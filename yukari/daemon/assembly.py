@@ -17,6 +17,8 @@ from yukari.config.networks import NOBODY
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.config.proxies import Proxies
 from yukari.config.settings import TIGRIS, Settings
+from yukari.daemon.connection_limit import most_of_one_client, room_for
+from yukari.daemon.listening import open_files_limit
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
@@ -37,6 +39,7 @@ from yukari.storage.ports import Store
 from yukari.storage.usage import UsageCounter
 from yukari.threads import DISK_THREADS, Threads
 from yukari.web.admin import Numbers, Ready
+from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.htpasswd import Passwords
 from yukari.web.readiness import Readiness
@@ -139,6 +142,9 @@ def assemble(
     root.putChild(b"readyz", Ready(Readiness(store, drain, reactor)))
     root.putChild(b"metrics", Numbers(metrics.text))
     passwords = _read_passwords(reactor, settings, disk_threads)
+    trusted = settings.trusted_proxies or NOBODY
+    room = room_for(open_files_limit(), bounds.in_all)
+    client_limit = ClientLimit(settings.client_connections or most_of_one_client(room), trusted)
     site, admin_site = (
         RegistrySite(
             root,
@@ -148,8 +154,10 @@ def assemble(
             is_admins=is_admins,
             pseudonym=pseudonym,
             passwords=passwords,
-            trusted_proxies=settings.trusted_proxies or NOBODY,
+            trusted_proxies=trusted,
             log_requests=settings.slog_level <= LogLevel.info,
+            client_limit=None if is_admins else client_limit,
+            idle=settings.idle_timeout,
         )
         for is_admins in (False, True)
     )

@@ -22,6 +22,8 @@ KEPT_BACK = 256
 """
 Descriptors that are not for clients, beside those for upstream: blobs, spools, S3, what Python has.
 """
+CLIENT_CONNECTIONS = 4096
+"""The most connections of one client: 64 machines behind one NAT, each an old Ollama with 64."""
 ACCEPTS = 64
 """Connections that are accepted in one turn of the reactor at most, some 5 ms."""
 LOOK_EVERY = 0.25
@@ -33,6 +35,11 @@ SAY_EVERY = 600.0
 def room_for(open_files: int, upstream: int) -> int:
     """How many clients' connections that many descriptors leave room for; half of few."""
     return max(open_files - upstream - KEPT_BACK, open_files // 2)
+
+
+def most_of_one_client(room: int) -> int:
+    """How many connections one client may have unless a setting says so; some are for others."""
+    return min(CLIENT_CONNECTIONS, max(1, room * 3 // 4))
 
 
 @define(eq=False)
@@ -79,7 +86,7 @@ class ConnectionLimiter:
     def _room(self) -> int:
         room = self.most - self._drain.count()
         if room <= 0:
-            self._drain.close_unused()
+            self._drain.close_unused(self._at_once)
         return room
 
     def _shut(self) -> None:

@@ -9,6 +9,7 @@ connected and not asked yet, its first request may be under way, has a moment.
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import Any, Optional
 
 from attrs import define, field
@@ -71,11 +72,11 @@ class Drain:
         """All connections."""
         return len(self._channels)
 
-    def close_unused(self) -> None:
-        """Close those that wait for their next request."""
-        for channel in list(self._channels):
-            if channel.asked and not channel.requests:
-                channel.loseConnection()
+    def close_unused(self, most: int) -> None:
+        """Close up to ``most`` of those that wait for their next request, longest quiet first."""
+        unused = (channel for channel in self._channels if channel.is_unused())
+        for channel in nsmallest(most, unused, key=lambda channel: channel.quiet_since):
+            channel.loseConnection()
 
     async def pause(self, seconds: float) -> None:
         """Say from now on that the daemon stops; returns after ``seconds`` or when hurried."""

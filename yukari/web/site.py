@@ -1,5 +1,5 @@
 """
-HTTP's own edges: what is refused before any resource sees it, and the log line of each request.
+The site: what it knows of every request, and the line that each leaves in the log.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any, Optional
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -19,6 +18,8 @@ from yukari.config.networks import NOBODY, Networks
 from yukari.metrics import Metrics
 from yukari.sending.transports import flush, plain_socket
 from yukari.web import clients
+from yukari.web.channel import SAFE_HEADERS, TOO_LARGE, RegistryChannel
+from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.htpasswd import Passwords
 
@@ -26,10 +27,8 @@ log = Logger()
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read and ignored; no request here has one."""
-TLS_HANDSHAKE = b"\x16"
-"""What a connection begins with whose other end takes this for an https server."""
-IDLE = 60
-"""Seconds that a connection may be silent between and inside requests."""
+IDLE = 620.0
+"""Seconds that a connection may be silent between requests: more than the usual balancers' 600."""
 
 
 class _Nowhere:
@@ -85,6 +84,8 @@ class RegistryRequest(Request):
             return
         self._begin()
         self.setHeader(b"x-request-id", self.id.encode())
+        for name, value in SAFE_HEADERS:
+            self.setHeader(name, value)
         self.notifyFinish().addBoth(self._log_end)
         super().process()
 
@@ -153,86 +154,15 @@ class RegistryRequest(Request):
         )
 
 
-TOO_LARGE = 413, b"Content Too Large"
-
-
-class RegistryChannel(HTTPChannel):
-    """
-    Says 431 to a header line that is too long, where Twisted would hang up.
-
-    And 400 to TLS, where Twisted would wait for the line's end: clients try
-    https first, and say or do something sensible only once they are answered.
-    """
-
-    site: Any
-    transport: Any
-    requests: list[RegistryRequest]
-    refused: bool = False
-    """Whether the last request was, and nothing more is read."""
-    asked: bool = False
-    """Whether it has brought a request."""
-    _heard: bool = False
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.site.drain.joined(self)
-
-    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
-        super().connectionLost(reason)
-        self.site.drain.left(self)
-
-    def loseConnection(self) -> None:
-        super().loseConnection()
-        self.site.drain.closes(self)
-
-    def checkPersistence(self, request: Any, version: bytes) -> bool:
-        self.asked = True
-        if self.site.drain.stopping:
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            return False
-        return bool(super().checkPersistence(request, version))
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._heard and data.startswith(TLS_HANDSHAKE):
-            self.refuse((400, b"Bad Request"))
-            return
-        self._heard = True
-        super().dataReceived(data)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse((431, b"Request Header Fields Too Large"))
-
-    def _send100Continue(self) -> None:
-        # Twisted asks for the body of what is refused, too.
-        if not self.refused:
-            super()._send100Continue()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # Twisted's own way to say 400, which leaves no trace in a log.
-        self.refuse((400, b"Bad Request"))
-
-    def refuse(self, why: tuple[int, bytes]) -> None:
-        """Answer the request that is being read with a bare status, and hang up."""
-        if self.refused:
-            return
-        self.refused = True
-        request = self.requests[-1] if self.requests else RegistryRequest(self)
-        # Twisted has these two from the request's first line to its end.
-        method, uri = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
-        request.refused(why[0], method, uri)
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Length: 0\r\nConnection: close\r\nX-Request-Id: %b\r\n\r\n"
-            % (*why, request.id.encode())
-        )
-        self.loseConnection()
-
-
 class RegistrySite(Site):
     """
-    The site of a resource tree; ``clock`` is that of the log's seconds, ``drain`` has its
-    connections. Whoever reaches one that ``is_admins`` may do what else only this machine may.
-    A request whose Via has the ``pseudonym`` is the cache's own. What ``trusted_proxies`` say of
-    whom they pass on is believed. Admins have one of ``passwords``, where there are any.
+    The site of a resource tree.
+
+    ``clock`` is that of deadlines and of the log's seconds, ``drain`` has the connections and
+    ``client_limit`` bounds each client's. A site that ``is_admins`` lets its clients do what else
+    only this machine may, given one of ``passwords`` if there are any. A request whose Via has the
+    ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed whom they ask for. ``idle``
+    is in seconds, as `IDLE`.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -251,8 +181,10 @@ class RegistrySite(Site):
         trusted_proxies: Networks = NOBODY,
         passwords: Optional[Passwords] = None,
         log_requests: bool = True,
+        client_limit: Optional[ClientLimit] = None,
+        idle: float = IDLE,
     ) -> None:
-        super().__init__(resource, requestFactory=RegistryRequest, timeout=IDLE)
+        super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
         self.drain = drain or Drain(clock)
         self.metrics = metrics or Metrics()
@@ -261,6 +193,7 @@ class RegistrySite(Site):
         self.trusted_proxies = trusted_proxies
         self.passwords = passwords
         self.log_requests = log_requests
+        self.clients = client_limit or ClientLimit()
 
     def log(self, request: Any) -> None:
         """Nothing: a request logs itself, and does so while the port is closing too."""

@@ -1,0 +1,370 @@
+"""A client's connection: what it may hold, how long it may take, and how it may ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.running import until
+from tests.sending.doubles import NAME, Growing, Talk
+from tests.sending.test_send import MIB, SocketCase, noise
+from yukari.config.networks import Networks
+from yukari.manifest import Manifest
+from yukari.names import Tag
+from yukari.web.channel import (
+    BODY_WITHIN,
+    CLOSED_WITHIN,
+    HALF_CLOSES_WITHIN,
+    HEADER_WITHIN,
+    QUIET,
+    READ_AHEAD,
+)
+from yukari.web.client_limit import ClientLimit
+from yukari.web.drain import Drain
+from yukari.web.site import IDLE
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class TargetTests(SynchronousTestCase):
+    """Request targets and hosts."""
+
+    def status(self, *lines: bytes) -> int:
+        talk = Talk()
+        talk.say(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
+        (reply,) = talk.replies()
+        return reply.status
+
+    def test_a_request_has_one_host(self) -> None:
+        get = b"GET /healthz HTTP/1.1"
+        for hosts, status in (
+            ((), 400),
+            ((b"Host: a", b"Host: a"), 400),
+            ((b"Host: a", b"Host: b"), 400),
+            ((b"Host: a b",), 400),
+            ((b"Host: a/b",), 400),
+            ((b"Host: a,b@c",), 400),
+            ((b"Host: a:b",), 400),
+            ((b"Host: \xff",), 400),
+            ((b"Host: [::1]:9200",), 200),
+            ((b"Host: my_cache.example:",), 200),
+            ((b"Host:",), 200),
+        ):
+            self.assertEqual(self.status(get, *hosts), status, hosts)
+        self.assertEqual(self.status(b"GET /healthz HTTP/1.0"), 200)
+        self.assertEqual(self.status(b"GET /healthz HTTP/1.0", b"Host: a", b"Host: b"), 400)
+
+    def test_an_absolute_target_is_its_path_and_its_host(self) -> None:
+        """RFC 9112 has every server accept it; what Host says is ignored then."""
+        for target, path, host in (
+            (b"http://cache.example/healthz", b"/healthz", b"cache.example"),
+            (b"HTTPS://cache.example:9200/healthz?a", b"/healthz", b"cache.example:9200"),
+            (b"http://me:secret@[::1]:80/healthz", b"/healthz", b"[::1]:80"),
+            (b"http://cache.example", b"/", b"cache.example"),
+            (b"http://cache.example?x", b"/", b"cache.example"),
+        ):
+            talk = Talk()
+            seen: list[Any] = []
+            process = talk.channel.requestFactory.process
+            self.patch(
+                talk.channel.requestFactory,
+                "process",
+                lambda request, seen=seen, process=process: (
+                    seen.append(request),
+                    process(request),
+                ),
+            )
+            talk.say(b"GET %b HTTP/1.1\r\nHost: other\r\n\r\n" % target)
+            self.assertEqual(talk.replies()[0].status, 200)
+            (request,) = seen
+            self.assertEqual((request.path, request.getHeader(b"host")), (path, host))
+
+    def test_an_absolute_target_without_a_host_is_refused(self) -> None:
+        for target in (b"http:///healthz", b"http://a b/", b"http://[::1/", b"http://a:b/"):
+            self.assertIn(self.status(b"GET %b HTTP/1.1" % target, b"Host: h"), (400, 404), target)
+
+    def test_no_reply_can_be_run_by_a_browser(self) -> None:
+        for said in (HEALTH, b"GET /nothing HTTP/1.0\r\n\r\n", b"nonsense\r\n\r\n"):
+            talk = Talk()
+            talk.say(said)
+            (reply,) = talk.replies()
+            self.assertEqual(reply.headers["x-content-type-options"], "nosniff")
+            self.assertEqual(
+                reply.headers["content-security-policy"], "sandbox; default-src 'none'"
+            )
+
+
+class DeadlineTests(SynchronousTestCase):
+    """A header and a body have their time, however busily they come."""
+
+    def drip(self, talk: Talk, drops: bytes, seconds: float) -> None:
+        """A byte every so often, for so long as the connection is open."""
+        for drop in drops:
+            if talk.wire.disconnecting or not talk.wire.connected:
+                return
+            talk.say(bytes([drop]))
+            talk.clock.advance(seconds)
+
+    def statuses(self, talk: Talk) -> list[int]:
+        talk.clock.advance(0)
+        self.assertFalse(talk.wire.connected)
+        return [reply.status for reply in talk.replies()]
+
+    def test_a_header_a_byte_at_a_time_is_408(self) -> None:
+        for before in (b"", HEALTH, HEALTH * 2 + b"\r\n"):
+            talk = Talk()
+            talk.say(before) if before else None
+            self.drip(talk, b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 100, HEADER_WITHIN / 20)
+            self.assertEqual(self.statuses(talk), [200] * before.count(b"GET") + [408])
+            self.assertLess(talk.clock.seconds(), HEADER_WITHIN * 1.2)
+
+    def test_a_body_a_byte_at_a_time_is_408(self) -> None:
+        talk = Talk()
+        talk.say(b"GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+        self.drip(talk, b"x" * 100, BODY_WITHIN / 20)
+        self.assertEqual(self.statuses(talk), [408])
+
+    def test_a_connection_that_brings_nothing_is_closed_without_a_word(self) -> None:
+        talk = Talk()
+        talk.clock.advance(HEADER_WITHIN)
+        self.assertEqual(self.statuses(talk), [])
+
+    def test_between_requests_there_is_the_idle_time(self) -> None:
+        talk = Talk()
+        for _ in range(3):
+            talk.say(HEALTH)
+            talk.clock.advance(IDLE - 1)
+        self.assertEqual(len(talk.replies()), 3)
+        talk.clock.advance(2)
+        self.assertEqual(self.statuses(talk), [200] * 3)
+
+    def test_a_reply_may_take_any_time(self) -> None:
+        talk = Talk()
+        blob = Growing(b"abc", here=1, in_file=False)
+        talk.ask(talk.shelf.put(blob))
+        for _ in range(10):
+            talk.clock.advance(IDLE)
+        blob.grow(3)
+        self.assertEqual(talk.replies()[0].body, b"abc")
+
+    def test_one_that_takes_nothing_is_cut_after_its_goodbye(self) -> None:
+        """Twisted would wait for the client to read the rest, for ever."""
+        talk = Talk()
+        talk.wire.loseConnection = lambda: setattr(talk.wire, "disconnecting", True)  # type: ignore[method-assign]
+        talk.say(b"nonsense\r\n\r\n")
+        talk.clock.advance(CLOSED_WITHIN - 1)
+        self.assertFalse(talk.wire.aborted)
+        talk.clock.advance(1)
+        self.assertTrue(talk.wire.aborted)
+        talk.clock.advance(0)
+        self.assertEqual(talk.clock.getDelayedCalls(), [])
+
+
+class PipelineTests(SynchronousTestCase):
+    """What is sent ahead waits for the reply before it."""
+
+    def test_no_request_is_begun_while_a_reply_waits_to_be_read(self) -> None:
+        """Else one client that reads nothing has the daemon hold all that it has asked for."""
+        talk = Talk()
+        body = b'{"schemaVersion": 2, "layers": [{"digest": "sha256:%s", "size": 1}], "x": "%s"}'
+        talk.shelf.manifests[NAME, Tag("latest")] = Manifest.parse(
+            body % (b"ab" * 32, b"x" * 70_000)
+        )
+        talk.wire.full = True
+        talk.say(b"GET /v2/library/m/manifests/latest HTTP/1.1\r\nHost: h\r\n\r\n" * 200)
+        for taken in range(1, 20):
+            self.assertEqual(talk.wire.value().count(b"HTTP/1.1 200"), taken)
+            talk.wire.take()
+            talk.clock.advance(0)
+
+    @given(st.lists(st.integers(1, 60_000), max_size=5), st.integers(1, 3000))
+    def test_what_is_sent_ahead_is_bounded_and_lost_never(
+        self, pieces: list[int], count: int
+    ) -> None:
+        """A client that minds the pause has all its requests answered, in any pieces."""
+        talk = Talk()
+        talk.shelf.gate = None
+        sent = HEALTH * count
+        edges = sorted({0, *(piece for piece in pieces if piece < len(sent)), len(sent)})
+        for start, end in zip(edges, edges[1:]):
+            talk.say(sent[start:end])
+        self.assertEqual([reply.status for reply in talk.replies()], [200] * count)
+        self.assertEqual(talk.wire.producerState, "producing")
+
+    def test_a_client_that_sends_more_than_is_read_ahead_is_not_read(self) -> None:
+        talk = Talk()
+        blob = Growing(b"abc", here=1, in_file=False)
+        talk.ask(talk.shelf.put(blob))
+        talk.say(HEALTH * (READ_AHEAD // len(HEALTH)))
+        self.assertEqual(talk.wire.producerState, "producing")
+        talk.say(HEALTH)
+        self.assertEqual(talk.wire.producerState, "paused")
+        blob.grow(3)
+        while talk.channel._turn is not None:
+            talk.clock.advance(0)
+        self.assertEqual(talk.wire.producerState, "producing")
+        self.assertEqual(talk.replies()[-1].body, b"OK\n")
+
+    def test_a_body_between_requests_is_not_taken_for_one(self) -> None:
+        talk = Talk()
+        with_body = b"GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(HEALTH)
+        talk.say((with_body + HEALTH) * 10 + HEALTH)
+        self.assertEqual(len(talk.replies()), 11)
+
+
+class TurnTests(SocketCase):
+    """What a client sends ahead, over real sockets."""
+
+    async def test_thousands_of_requests_on_one_connection_are_in_nobodys_way(self) -> None:
+        """Each has a turn of the reactor, in which others are answered too."""
+        greedy, others = await self.peer(), [await self.peer() for _ in range(20)]
+        greedy.transport.write(HEALTH * 3000)
+        await until(lambda: greedy.got)
+        for other in others:
+            before = greedy.got.count(b"OK\n")
+            other.ask("/healthz")
+            await until(lambda other=other: other.got)
+            self.assertLess(greedy.got.count(b"OK\n") - before, 500)
+        await until(lambda: greedy.got.count(b"OK\n") == 3000)
+
+
+class LimitTests(SynchronousTestCase):
+    """CLIENT_CONNECTIONS."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+
+    def talks(self, limit: ClientLimit, *peers: Any) -> list[Talk]:
+        drain = Drain(self.clock)
+        site = {"client_limit": limit, "drain": drain}
+        return [Talk(clock=self.clock, peer=peer, site=site) for peer in peers]
+
+    def statuses(self, talks: list[Talk]) -> list[int]:
+        for talk in talks:
+            if talk.wire.connected:
+                talk.say(HEALTH)
+        return [talk.replies()[0].status if talk.replies() else 0 for talk in talks]
+
+    def test_one_client_has_so_many_and_the_next_has_as_many(self) -> None:
+        mine, theirs = (IPv4Address("TCP", f"192.0.2.{at}", 1) for at in (1, 2))
+        with capturedLogs() as events:
+            talks = self.talks(ClientLimit(2), mine, mine, mine, theirs, mine)
+            self.assertEqual(self.statuses(talks), [200, 200, 429, 200, 429])
+        warned = [event for event in events if event["log_level"].name == "warn"]
+        self.assertEqual(len(warned), 1)
+        self.assertEqual(warned[0]["client"], "192.0.2.1")
+
+    def test_an_idle_one_makes_room_for_a_new_one(self) -> None:
+        mine = IPv4Address("TCP", "192.0.2.1", 1)
+        limit = ClientLimit(2)
+        first = self.talks(limit, mine, mine)
+        self.assertEqual(self.statuses(first), [200, 200])
+        self.clock.advance(QUIET)
+        (third,) = self.talks(limit, mine)
+        self.assertEqual(self.statuses([third]), [200])
+        self.clock.advance(0)
+        self.assertEqual([talk.wire.connected for talk in first], [False, True])
+
+    def test_those_that_are_gone_do_not_count(self) -> None:
+        mine = IPv4Address("TCP", "192.0.2.1", 1)
+        limit = ClientLimit(1)
+        for _ in range(5):
+            (talk,) = self.talks(limit, mine)
+            self.assertEqual(self.statuses([talk]), [200])
+            talk.wire.leave()
+        self.assertEqual(limit._channels, {})
+
+    def test_trusted_proxies_and_sockets_have_no_bound(self) -> None:
+        for peer in (IPv4Address("TCP", "10.0.0.1", 1), UNIXAddress(None)):
+            talks = self.talks(ClientLimit(1, Networks.parse("10.0.0.0/8")), *[peer] * 5)
+            self.assertEqual(self.statuses(talks), [200] * 5)
+
+    def test_one_too_many_that_says_nothing_is_closed_soon(self) -> None:
+        mine = IPv4Address("TCP", "192.0.2.1", 1)
+        talks = self.talks(ClientLimit(1), mine, mine)
+        self.clock.advance(QUIET)
+        self.clock.advance(0)
+        self.assertEqual([talk.wire.connected for talk in talks], [True, False])
+
+
+class RoomTests(SynchronousTestCase):
+    """Which connections go first when there is no room for more."""
+
+    def test_the_longest_quiet_go_first_and_no_more_than_are_needed(self) -> None:
+        clock = Clock()
+        drain = Drain(clock)
+        talks = [Talk(clock=clock, site={"drain": drain}) for _ in range(4)]
+        blob = Growing(b"abc", here=1, in_file=False)
+        talks[0].ask(talks[0].shelf.put(blob))
+        for talk in (talks[2], talks[1], talks[3]):
+            clock.advance(QUIET * 2)
+            talk.say(HEALTH)
+        drain.close_unused(1)
+        clock.advance(0)
+        self.assertEqual([talk.wire.connected for talk in talks], [True, True, False, True])
+        drain.close_unused(5)
+        clock.advance(0)
+        self.assertEqual([talk.wire.connected for talk in talks], [True, False, False, True])
+
+    def test_a_header_that_drips_is_no_reason_to_stay(self) -> None:
+        talk = Talk()
+        talk.say(b"GET / HT")
+        talk.channel.site.drain.close_unused(1)
+        self.assertFalse(talk.wire.disconnecting)
+        talk.clock.advance(QUIET)
+        talk.channel.site.drain.close_unused(1)
+        self.assertTrue(talk.wire.disconnecting)
+
+
+class HalfCloseTests(SocketCase):
+    """A client that says behind its request that it has no more to say."""
+
+    async def said(self, *requests: bytes, seconds: float = 0.0) -> bytes:
+        """All that comes back to a client that half-closes so long after it asked."""
+        peer = await self.peer()
+        peer.transport.write(b"".join(requests))
+        if seconds:
+            await until(lambda: self.channels[-1].requests)
+            self.clock.advance(seconds)
+        peer.transport.loseWriteConnection()
+        await until(lambda: peer.gone)
+        return bytes(peer.got)
+
+    async def test_it_gets_its_reply(self) -> None:
+        got = await self.said(HEALTH)
+        self.assertTrue(got.endswith(b"OK\n"), got)
+
+    async def test_it_gets_all_its_replies(self) -> None:
+        got = await self.said(HEALTH * 50)
+        self.assertEqual(got.count(b"OK\n"), 50)
+
+    async def test_it_gets_a_large_blob_whole(self) -> None:
+        blob = Growing(noise(8 * MIB))
+        path = self.shelf.put(blob)
+        got = await self.said(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        self.assertTrue(got.endswith(blob.content))
+
+    async def test_half_a_request_gets_nothing(self) -> None:
+        self.assertEqual(await self.said(b"GET /healthz HT"), b"")
+
+    async def test_one_that_closes_later_has_left(self) -> None:
+        """Whoever gives up waiting is not waited for: a reader's place is somebody else's."""
+        blob = Growing(noise(1000), here=10)
+        path = self.shelf.put(blob)
+        request = f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        await self.said(request, seconds=HALF_CLOSES_WITHIN + 1)
+        await until(lambda: blob.closes)
+        self.assertEqual(blob.waiters, 0)
+
+    async def test_between_requests_it_is_closed(self) -> None:
+        peer = await self.peer()
+        peer.transport.write(HEALTH)
+        await until(lambda: peer.got.endswith(b"OK\n"))
+        peer.transport.loseWriteConnection()
+        await until(lambda: peer.gone)

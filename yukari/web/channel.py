@@ -1,0 +1,303 @@
+"""
+A client's connection: what is refused before any request is made of it, and what it may hold.
+
+Twisted's channel begins every request that a client has sent ahead, however many replies wait to be
+read, has no deadline for a header that comes a byte at a time, and knows neither half-closed
+connections nor absolute-form request targets. This one does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
+from twisted.protocols.basic import LineReceiver
+from twisted.web.http import HTTPChannel
+from zope.interface import implementer
+
+from yukari.config.networks import Address, parse_address
+
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of a connection whose client takes this for an https server."""
+READ_AHEAD = 16 * 1024
+"""Bytes of requests sent ahead beyond which the connection is not read; one read may be 64 KiB."""
+HEADER_WITHIN = 30.0
+"""Seconds for a whole request's header, the first one's from the connection on."""
+BODY_WITHIN = 30.0
+"""Seconds for a whole request's body, which is ignored."""
+CLOSED_WITHIN = 60.0
+"""Seconds that a client has to take what was written before the connection was closed."""
+HALF_CLOSES_WITHIN = 2.0
+"""
+Seconds behind a request in which the end of what a client sends is not the end of the client. One
+that closes later has given up waiting; the two cannot be told apart otherwise.
+"""
+QUIET = 1.0
+"""Seconds of silence after which a connection without a request may be closed to make room."""
+
+BAD_REQUEST = 400, b"Bad Request"
+REQUEST_TIMEOUT = 408, b"Request Timeout"
+TOO_LARGE = 413, b"Content Too Large"
+TOO_MANY = 429, b"Too Many Requests"
+HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
+
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"  # RFC 3986, section 3.2.2
+)
+_ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
+
+SAFE_HEADERS = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
+)
+"""Of every reply: whatever a model says it is, no browser runs it as a page of this host."""
+
+
+@implementer(IHalfCloseableProtocol)
+class RegistryChannel(HTTPChannel):
+    """
+    Begins a request when the one before it has been answered and its reply has been taken.
+
+    Refuses with a status where Twisted would hang up: a header line that is too long, too slow a
+    header. And TLS with 400, where Twisted would wait for the line's end: clients try https first,
+    and say or do something sensible only once they are answered.
+    """
+
+    site: Any
+    transport: Any
+    requests: list[Any]
+    refused: bool = False
+    """Whether the last request was, and nothing more is read."""
+    asked: bool = False
+    """Whether it has brought a request."""
+    address: Optional[Address] = None
+    """Who connected; None for a Unix socket."""
+    _heard: bool = False
+    _too_many: bool = False
+    _half_closed: bool = False
+    _quiet_since: float = 0.0
+    _begun_at: float = 0.0
+    _deadline: Optional[IDelayedCall] = None
+    _turn: Optional[IDelayedCall] = None
+
+    # the connection's beginning and end
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        host = getattr(self.transport.getPeer(), "host", None)
+        self.address = None if host is None else parse_address(host)
+        self._quiet_since = self.site.clock.seconds()
+        self.site.drain.joined(self)
+        self._too_many = not self.site.clients.joined(self, self.address)
+        self._expect(QUIET if self._too_many else HEADER_WITHIN)
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        self._expect(None)
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        super().connectionLost(reason)
+        self.site.drain.left(self)
+        self.site.clients.left(self, self.address)
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self._expect(None)
+        self.setTimeout(None)
+        if self._abortingCall is None:
+            self._abortingCall = self.callLater(CLOSED_WITHIN, self.forceAbortClient)
+        self.site.drain.closes(self)
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more; it may still read."""
+        if self._half_closed:
+            return
+        self._half_closed = True
+        if not self._handlingRequest:
+            self._close_if_read()
+        elif self.site.clock.seconds() - self._begun_at > HALF_CLOSES_WITHIN:
+            self.transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Never: this side is not closed alone."""
+
+    def is_unused(self) -> bool:
+        """Whether it can be closed to make room: no request is on it, and it is quiet."""
+        quiet = self.site.clock.seconds() - self._quiet_since >= QUIET
+        return quiet and not self._handlingRequest
+
+    @property
+    def quiet_since(self) -> float:
+        """When it was last heard or answered, by the site's clock."""
+        return self._quiet_since
+
+    # what is read, and when
+
+    def dataReceived(self, data: bytes) -> None:
+        self._quiet_since = self.site.clock.seconds()
+        if not self._heard and data.startswith(TLS_HANDSHAKE):
+            self.refuse(BAD_REQUEST)
+        elif self._too_many:
+            self.refuse(TOO_MANY)
+        elif not self.refused:
+            self._heard = True
+            self.resetTimeout()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Read a request; what is behind it waits in ``_buffer``."""
+        LineReceiver.dataReceived(self, data)
+        if self._busyReceiving or self.refused or self.transport.disconnecting:
+            return
+        self._regulate()
+        if self._deadline is None and not self.paused and (self.requests or self._buffer):
+            self._expect(HEADER_WITHIN)
+        if self._half_closed and not self._handlingRequest:
+            self._close_if_read()
+
+    def _regulate(self) -> None:
+        """Read the connection, unless there is more than enough of it already."""
+        waits = self._waitingForTransport and not self._handlingRequest
+        if waits or len(self._buffer) > READ_AHEAD:
+            self._networkProducer.pauseProducing()
+        elif not self._half_closed:
+            self._networkProducer.resumeProducing()
+
+    def allHeadersReceived(self) -> None:
+        self._expect(BODY_WITHIN)
+        if self._find_host(self.requests[-1]):
+            super().allHeadersReceived()
+        else:
+            self.refuse(BAD_REQUEST)
+
+    def _find_host(self, request: Any) -> bool:
+        """Make the target a path and the host the one asked for; False if they are ambiguous."""
+        hosts = request.requestHeaders.getRawHeaders(b"host", [])
+        if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+            return False
+        if not hosts and self._version == b"HTTP/1.1":
+            return False
+        absolute = _ABSOLUTE.fullmatch(self._path)
+        if absolute is not None:
+            # RFC 9112, section 3.2.2: what Host says is ignored then.
+            host, path = absolute.groups()
+            if not _HOST.fullmatch(host):
+                return False
+            request.requestHeaders.setRawHeaders(b"host", [host])
+            self._path = path if path.startswith(b"/") else b"/" + path
+        return True
+
+    def allContentReceived(self) -> None:
+        self._expect(None)
+        self.paused = True  # until the reply has been taken
+        if self.refused:
+            return
+        self._begun_at = self.site.clock.seconds()
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """A reply is complete. What was sent ahead waits for another turn of the reactor."""
+        if request is not self.requests[0]:
+            raise TypeError("only the first request can be done")
+        del self.requests[0]
+        if not self.persistent:
+            self.loseConnection()
+            return
+        self._handlingRequest = False
+        self._quiet_since = self.site.clock.seconds()
+        self.setTimeout(self._savedTimeOut)
+        self._buffer = b"".join(self._dataBuffer) + self._buffer
+        self._dataBuffer.clear()
+        self.line_mode = 1
+        self._next_later()
+
+    def resumeProducing(self) -> None:
+        """The client has taken what was written."""
+        self._waitingForTransport = False
+        if self._requestProducer is not None:
+            self._requestProducer.resumeProducing()
+        if not self._handlingRequest:
+            self._next_later()
+
+    def _next_later(self) -> None:
+        if self._waitingForTransport or self._turn is not None:
+            self._regulate()
+        elif self._buffer:
+            self._turn = self.callLater(0, self._next)
+        else:
+            self.paused = False
+            self._regulate()
+            if self._half_closed:
+                self._close_if_read()
+
+    def _next(self) -> None:
+        self._turn = None
+        if not self._waitingForTransport and not self._handlingRequest:
+            self.paused = False
+            self._read(b"")
+
+    def _close_if_read(self) -> None:
+        """Close a half-closed connection, unless there is a request of it left to begin."""
+        if not self.paused:
+            self.loseConnection()
+
+    # deadlines
+
+    def _expect(self, seconds: Optional[float]) -> None:
+        """What is being read has to be complete in so many seconds; None when nothing is."""
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+        if seconds is not None and not self.refused and not self.transport.disconnecting:
+            self._deadline = self.site.clock.callLater(seconds, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self.requests or self._buffer:
+            self.refuse(REQUEST_TIMEOUT)
+        else:
+            self.loseConnection()  # it has said nothing that could be answered
+
+    # what is refused
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        self.asked = True
+        if self.site.drain.stopping:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(HEADERS_TOO_LARGE)
+
+    def _send100Continue(self) -> None:
+        # Twisted asks for the body of what is refused, too.
+        if not self.refused:
+            super()._send100Continue()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted's own way to say 400, which leaves no trace in a log.
+        self.refuse(BAD_REQUEST)
+
+    def refuse(self, why: tuple[int, bytes]) -> None:
+        """Answer the request that is being read with a bare status, and hang up."""
+        if self.refused:
+            return
+        self.refused = True
+        request: Any = self.requests[-1] if self.requests else self.requestFactory(self)
+        # Twisted has these two from the request's first line to its end.
+        method, uri = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
+        request.refused(why[0], method, uri)
+        headers = [
+            (b"Content-Length", b"0"),
+            (b"Connection", b"close"),
+            (b"X-Request-Id", request.id.encode()),
+            *SAFE_HEADERS,
+        ]
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\n" % why
+            + b"".join(b"%b: %b\r\n" % header for header in headers)
+            + b"\r\n"
+        )
+        self.loseConnection()
