@@ -37,7 +37,7 @@ from yukari.net.throttle import Line
 from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.registry import Registry
-from yukari.sources.upstream import HEADERS_WITHIN, Upstream, error_text
+from yukari.sources.upstream import Upstream, error_text
 from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
 from yukari.spans import Span
 
@@ -129,6 +129,10 @@ class _Endpoint:
         self.internet.exchanges.append(Exchange(self.uri.toBytes().decode(), wire))
         wire.protocol.makeConnection(wire)
         return succeed(wire.protocol)
+
+
+HEADERS_WITHIN = 30.0
+"""Seconds that a reply's headers may take unless a setting says so."""
 
 
 class Kept(Protocol):

@@ -310,7 +310,7 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual([talk.wire.connected for talk in talks], [True, True, False, True])
         drain.close_unused(5)
         clock.advance(0)
-        self.assertEqual([talk.wire.connected for talk in talks], [True, False, False, True])
+        self.assertEqual([talk.wire.connected for talk in talks], [True, False, False, False])
 
     def test_a_header_that_drips_is_no_reason_to_stay(self) -> None:
         talk = Talk()

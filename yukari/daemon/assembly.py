@@ -103,6 +103,7 @@ def assemble(
                 settings.upstream_key,
                 settings.private_models == "everyone",
             ),
+            settings.upstream_timeout,
         )
         upstream = Upstream(registry)
     usage = UsageCounter(store, reactor)

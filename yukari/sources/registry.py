@@ -51,6 +51,8 @@ class Registry:
     """What blobs' requests take their turns from, whatever host they are redirected to."""
     keys: Keys = field(factory=Keys)
     """What answers the registry's challenges."""
+    headers_within: float = 30.0
+    """Seconds within which a manifest's or a HEAD's reply must begin."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)

@@ -54,8 +54,6 @@ from yukari.spans import Span
 _ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
 ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}
 """The Accept header by which each variant is asked for."""
-HEADERS_WITHIN = 10.0
-"""Seconds within which a manifest's or a HEAD's reply must begin."""
 
 
 @define(eq=False)
@@ -170,7 +168,7 @@ class Upstream:
             sent = self._treq.request(
                 method, url, headers=headers, allow_redirects=False, unbuffered=True
             )
-            return await within(HEADERS_WITHIN, sent, self._registry.clock)
+            return await within(self._registry.headers_within, sent, self._registry.clock)
 
         self._circuit.enter()
         try:
@@ -270,7 +268,7 @@ class Upstream:
     async def _size_by_range(self, url: str, name: ModelName, digest: Digest) -> int:
         try:
             asking = Deferred.fromCoroutine(self._registry.get(url, Span(0, 1)))
-            response, _ = await within(HEADERS_WITHIN, asking, self._registry.clock)
+            response, _ = await within(self._registry.headers_within, asking, self._registry.clock)
         except SourceRefused as error:
             raise error.error from None
         except SourceFailed as error:

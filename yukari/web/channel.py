@@ -34,7 +34,7 @@ Seconds behind a request in which the end of what a client sends is not the end 
 that closes later has given up waiting; the two cannot be told apart otherwise.
 """
 QUIET = 1.0
-"""Seconds of silence after which a connection without a request may be closed to make room."""
+"""Seconds of silence in which a request has to begin or go on, if there is no room for others."""
 
 BAD_REQUEST = 400, b"Bad Request"
 REQUEST_TIMEOUT = 408, b"Request Timeout"
@@ -123,9 +123,11 @@ class RegistryChannel(HTTPChannel):
         """Never: this side is not closed alone."""
 
     def is_unused(self) -> bool:
-        """Whether it can be closed to make room: no request is on it, and it is quiet."""
-        quiet = self.site.clock.seconds() - self._quiet_since >= QUIET
-        return quiet and not self._handlingRequest
+        """Whether it can be closed to make room: it waits for a request, or one does not come."""
+        if self._handlingRequest:
+            return False
+        between = self.asked and not self.requests and not self._buffer
+        return between or self.site.clock.seconds() - self._quiet_since >= QUIET
 
     @property
     def quiet_since(self) -> float:
