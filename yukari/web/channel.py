@@ -76,6 +76,7 @@ class RegistryChannel(HTTPChannel):
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
+    _gone: bool = False
     _quiet_since: float = 0.0
     _begun_at: float = 0.0
     _deadline: Optional[IDelayedCall] = None
@@ -93,6 +94,7 @@ class RegistryChannel(HTTPChannel):
         self._expect(QUIET if self._too_many else HEADER_WITHIN)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        self._gone = True
         self._expect(None)
         if self._turn is not None:
             self._turn.cancel()
@@ -105,9 +107,16 @@ class RegistryChannel(HTTPChannel):
         super().loseConnection()
         self._expect(None)
         self.setTimeout(None)
-        if self._abortingCall is None:
+        if self._abortingCall is None and not self._gone:
             self._abortingCall = self.callLater(CLOSED_WITHIN, self.forceAbortClient)
         self.site.drain.closes(self)
+
+    def forceAbortClient(self) -> None:
+        """Drop the connection with what has not been sent."""
+        aborting: Any = self._abortingCall
+        if aborting is not None and aborting.active():
+            aborting.cancel()
+        super().forceAbortClient()
 
     def readConnectionLost(self) -> None:
         """The client sends no more; it may still read."""
@@ -251,7 +260,9 @@ class RegistryChannel(HTTPChannel):
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
-        if seconds is not None and not self.refused and not self.transport.disconnecting:
+        if seconds is not None and not (
+            self._gone or self.refused or self.transport.disconnecting
+        ):
             self._deadline = self.site.clock.callLater(seconds, self._late)
 
     def _late(self) -> None:
