@@ -260,9 +260,7 @@ class RegistryChannel(HTTPChannel):
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
-        if seconds is not None and not (
-            self._gone or self.refused or self.transport.disconnecting
-        ):
+        if seconds is not None and not (self._gone or self.refused or self.transport.disconnecting):
             self._deadline = self.site.clock.callLater(seconds, self._late)
 
     def _late(self) -> None:
