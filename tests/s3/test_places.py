@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.s3.location import InvalidPlace, Place, is_public
 from yukari.s3.presign import LONGEST, SHORTEST, host_of, presign_lifetime, redirects
-from yukari.storage.bucket.upload import MOST_PARTS, SMALL, part_size
+from yukari.spans import SpanSet
+from yukari.storage.bucket.multipart import MOST_PARTS, SMALL, Parts, part_size
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 private_names = st.one_of(
@@ -110,6 +111,24 @@ class RedirectTests(SynchronousTestCase):
 
 
 class PartTests(SynchronousTestCase):
+    @given(st.integers(SMALL, 10 * SMALL), st.data())
+    def test_parts_are_ready_once_all_their_bytes_are_covered(
+        self, size: int, data: st.DataObject
+    ) -> None:
+        parts = Parts(size, SMALL)
+        spans = [parts.span(number) for number in range(parts.count)]
+        self.assertEqual((spans[0].start, spans[-1].end), (0, size))
+        ends = data.draw(st.lists(st.integers(0, size), max_size=6))
+        covered, taken = SpanSet(), SpanSet()
+        for start, end in zip(ends[::2], ends[1::2]):
+            if start < end:
+                covered.add(start, end)
+        ready = [n for n, span in enumerate(spans) if covered.until(span.start) >= span.end]
+        for number in ready:
+            self.assertEqual(parts.first_ready(covered, taken), number)
+            taken.add(number, number + 1)
+        self.assertIsNone(parts.first_ready(covered, taken))
+
     @given(st.integers(1, 5 * 2**40))
     def test_parts_are_few_and_large_enough(self, size: int) -> None:
         part = part_size(size)

@@ -30,8 +30,8 @@ from yukari.spans import Span
 from yukari.storage.bucket import direct as straight
 from yukari.storage.bucket import store as tigris
 from yukari.storage.bucket.direct import IN_MEMORY, StraightUpload
+from yukari.storage.bucket.multipart import NOTE, SMALL, Note, note_path, part_size
 from yukari.storage.bucket.store import TigrisStore
-from yukari.storage.bucket.upload import NOTE, SMALL, Note, note_path, part_size
 from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import NoRoom, Unfinished, WrongDigest
 

@@ -34,8 +34,8 @@ from yukari.storage.bucket import listing as bucketlisting
 from yukari.storage.bucket import pending as lateputs
 from yukari.storage.bucket import store as tigris
 from yukari.storage.bucket import upload
+from yukari.storage.bucket.multipart import Note, note_path, part_size
 from yukari.storage.bucket.store import TigrisStore
-from yukari.storage.bucket.upload import part_size
 from yukari.storage.ports import (
     ManifestEntry,
     NoRoom,
@@ -547,8 +547,8 @@ class BucketTests(Stores):
         for digest in digests:
             begun = await self.client.init_multipart_upload(f"blobs/{digest}", "a/b")
             if digest in digests[:2]:
-                note = upload.Note("a/b", begun, part_size(1))
-                note.write(upload.note_path(store.spool_dir, digest), store.spool_dir)
+                note = Note("a/b", begun, part_size(1))
+                note.write(note_path(store.spool_dir, digest), store.spool_dir)
         await store.stop()
         self.patch(tigris, "ORPHANED_AFTER", -60.0)
         again = await self.started(client, spool_dir=store.spool_dir)

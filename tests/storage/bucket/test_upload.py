@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, ScriptedDisk
 from yukari.names import Digest
 from yukari.s3.errors import S3Error
-from yukari.storage.bucket.upload import LONGEST_WAIT, SMALL, BlobUpload, Note, note_path
+from yukari.storage.bucket.multipart import SMALL, Note, note_path
+from yukari.storage.bucket.upload import LONGEST_WAIT, BlobUpload
 from yukari.storage.disk.spool import SpoolFile
 
 PARTS = 6

@@ -34,17 +34,8 @@ from yukari.s3.errors import S3Error
 from yukari.sources.base import BlobSource
 from yukari.sources.sequential import InOrder
 from yukari.spans import Span
-from yukari.storage.bucket.upload import (
-    FIRST_WAIT,
-    LONGEST_WAIT,
-    RIVAL_EVERY,
-    SMALL,
-    Made,
-    Note,
-    part_size,
-    put_in_one,
-    send_part,
-)
+from yukari.storage.bucket.multipart import SMALL, Made, Note, part_size, put_in_one, send_part
+from yukari.storage.bucket.upload import FIRST_WAIT, LONGEST_WAIT, RIVAL_EVERY
 from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import WrongDigest
 from yukari.threads import InThread

@@ -49,16 +49,9 @@ from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.listing import LISTED_AT_ONCE, BucketListing
 from yukari.storage.bucket.manifests import SMALL_MANIFEST, BucketManifests
+from yukari.storage.bucket.multipart import NOTE, OCTETS, SMALL, Note, note_path, part_size
 from yukari.storage.bucket.source import BucketBlob
-from yukari.storage.bucket.upload import (
-    NOTE,
-    OCTETS,
-    SMALL,
-    BlobUpload,
-    Note,
-    note_path,
-    part_size,
-)
+from yukari.storage.bucket.upload import BlobUpload
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.files import FileBlob

@@ -1,26 +1,21 @@
 """
-A blob on its way into S3, from the spool that it is coming into.
+The upload of a blob into S3, from the spool that is being filled.
 
-Parts go up as soon as the spool covers them, in any order; the object appears
-only when `BlobUpload.finish` completes it, for a blob whose digest is right. A
-note beside the spool tells the next process what was begun, so that a killed
-one's parts are used again. However long S3 takes, nobody who reads the spool
-waits for it.
+Parts are uploaded as soon as the spool covers them, in any order. The object appears only when
+`BlobUpload.finish` completes it, for a blob whose digest is right. A note beside the spool names
+the upload, so that the next process uses a killed one's parts. Readers of the spool never wait for
+S3.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import os
 import random
-import time
 from collections.abc import Callable
 from functools import partial
-from hashlib import md5
 from typing import Any, Optional
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -32,15 +27,19 @@ from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Part
 from yukari.spans import Span, SpanSet
-from yukari.storage.disk.atomic import remove, replace_file
+from yukari.storage.bucket.multipart import (
+    SMALL,
+    Note,
+    Parts,
+    md5_of,
+    put_in_one,
+    send_part,
+)
+from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
 from yukari.threads import InThread
 
-SMALL = 8 * 1024 * 1024
-"""A blob of fewer bytes goes up in one piece; no part but the last has fewer."""
-MOST_PARTS = 10_000
-"""S3's bound."""
 AT_ONCE = 4
 """Parts of one blob on their way."""
 LOOK_EVERY = 0.25
@@ -50,99 +49,6 @@ LONGEST_WAIT = 60.0
 """Seconds that an upload waits after S3 has failed, doubling from the first to the longest."""
 RIVAL_EVERY = 5.0
 """Seconds between two looks whether another daemon has completed the object: a HEAD each."""
-OCTETS = "application/octet-stream"
-NOTE = ".upload"
-_MD5_LENGTH = 32
-_BLOCK = 1024 * 1024
-
-
-def part_size(size: int) -> int:
-    """Bytes of all parts but the last, for a blob of ``size``: whole MiB, at most 10,000 parts."""
-    mib = 1024 * 1024
-    least = -(-size // MOST_PARTS)
-    return max(SMALL, -(-least // mib) * mib)
-
-
-@frozen
-class Note:
-    """
-    What lies beside a spool: its media type, and the upload that was begun for it, if any.
-
-    For a blob that goes up without a spool, its size and a repository that has it too; else 0 and
-    "".
-    """
-
-    media_type: str = OCTETS
-    upload_id: str = ""
-    part_size: int = 0
-    size: int = 0
-    repository: str = ""
-
-    @classmethod
-    def read(cls, path: str) -> Note:
-        """What is there; an empty note where nothing is that can be read. Blocks."""
-        try:
-            with open(path, "rb") as file:
-                found = json.loads(file.read(65536))
-            read = cls(
-                str(found["media_type"]),
-                str(found["upload_id"]),
-                int(found["part_size"]),
-                max(0, int(found.get("size", 0))),
-                str(found.get("repository", "")),
-            )
-            return read if read.media_type.isascii() and read.media_type.isprintable() else cls()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return cls()
-
-    def write(self, path: str, through: str) -> None:
-        """In one step, through a file in the directory ``through``. Blocks; OSError."""
-        replace_file(path, json.dumps(asdict(self)).encode(), time.time_ns(), through)
-
-
-def md5_of(file: FileBlob, span: Span) -> str:
-    """Blocks."""
-    hashed = md5(usedforsecurity=False)
-    for offset in range(span.start, span.end, _BLOCK):
-        hashed.update(file.read(offset, min(_BLOCK, span.end - offset)))
-    return hashed.hexdigest()
-
-
-def differs(etag: str, found: str) -> bool:
-    """Whether an ETag tells of other bytes; one that is no MD5 (SSE-KMS) tells nothing."""
-    return len(etag) == _MD5_LENGTH and "-" not in etag and etag.lower() != found
-
-
-Made = Callable[[Callable[[], None]], FileBody]
-"""Makes a body, anew for each attempt, from what it is to call for each piece handed on."""
-
-
-async def send_part(client: S3Client, key: str, upload_id: str, number: int, make: Made) -> str:
-    """Send a part (from 1 on): its ETag. `S3Error` where other bytes arrived."""
-    bodies: list[FileBody] = []
-
-    def body(heard: Callable[[], None]) -> FileBody:
-        bodies.append(make(heard))
-        return bodies[-1]
-
-    etag = await client.upload_part(key, upload_id, number, body)
-    if differs(etag, bodies[-1].md5):
-        raise S3Error("BadDigest", 0, f"part {number} arrived with other bytes")
-    return etag
-
-
-async def put_in_one(client: S3Client, key: str, media_type: str, make: Made) -> None:
-    """Store a small object. `S3Error` where other bytes arrived; then it is removed."""
-    bodies: list[FileBody] = []
-
-    def body(heard: Callable[[], None]) -> FileBody:
-        bodies.append(make(heard))
-        return bodies[-1]
-
-    etag = await client.put_file(key, media_type, body)
-    if differs(etag, bodies[-1].md5):
-        await client.delete_object(key)
-        raise S3Error("BadDigest", 0, "it arrived with other bytes")
 
 
 @define(eq=False)
@@ -164,8 +70,7 @@ class BlobUpload:
     resumed: bool = False
     """An earlier process began the spool."""
     _size: int = field(init=False)
-    _part: int = field(init=False)
-    _count: int = field(init=False)
+    _parts: Parts = field(init=False)
     _file: FileBlob = field(init=False)
     _done: dict[int, str] = field(factory=dict, init=False)
     """The ETags of the parts that are up, by number, from 0 here."""
@@ -192,8 +97,7 @@ class BlobUpload:
 
     def __attrs_post_init__(self) -> None:
         self._size = self.spool.size
-        self._part = part_size(self._size)
-        self._count = -(-self._size // self._part)
+        self._parts = Parts.of(self._size)
         self._file = self.spool.open()
         self._looks_at = self._clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
 
@@ -229,7 +133,10 @@ class BlobUpload:
             self._looks_at = now + RIVAL_EVERY
             looking = self._in_background(self._look_for_rival())
             self._looking = None if looking.called else looking
-        while len(self._going) < AT_ONCE and (number := self._next()) is not None:
+        while (
+            len(self._going) < AT_ONCE
+            and (number := self._parts.first_ready(self.spool.covered(), self._taken)) is not None
+        ):
             if not self._upload_id:
                 beginning = self._in_background(self._begin())
                 self._beginning = None if beginning.called else beginning
@@ -264,27 +171,14 @@ class BlobUpload:
             self._beaten(self)
             await self.abandon()
 
-    def _next(self) -> Optional[int]:
-        """The first part that is covered and neither up nor on its way."""
-        for span in self.spool.covered():
-            first = -(-span.start // self._part)
-            last = self._count if span.end == self._size else span.end // self._part
-            if first < last and (gap := self._taken.gap(first, last)) is not None:
-                return gap.start
-        return None
-
-    def _span(self, number: int) -> Span:
-        start = number * self._part
-        return Span(start, min(self._size, start + self._part))
-
     async def _begin(self) -> None:
         """Have an upload: the one that an earlier process began, or a new one."""
         try:
-            if self.note.upload_id and self.note.part_size == self._part:
+            if self.note.upload_id and self.note.part_size == self._parts.part_size:
                 await self._adopt(self.note.upload_id)
             if not self._upload_id:
                 begun = await self._client.init_multipart_upload(self.key, self.note.media_type)
-                self.note = Note(self.note.media_type, begun, self._part)
+                self.note = Note(self.note.media_type, begun, self._parts.part_size)
                 await self._in_thread(self.note.write, self._note_path, self._through)
                 self._upload_id = begun
         except OSError as error:
@@ -308,20 +202,20 @@ class BlobUpload:
             "{digest}: {count} of {all} parts were in S3 already",
             digest=str(self.digest),
             count=len(self._done),
-            all=self._count,
+            all=self._parts.count,
         )
 
     async def _is_ours(self, part: Part, covered: SpanSet) -> bool:
         number = part.number - 1
-        if not 0 <= number < self._count:
+        if not 0 <= number < self._parts.count:
             return False
-        span = self._span(number)
+        span = self._parts.span(number)
         if part.size != len(span) or covered.until(span.start) < span.end:
             return False
         return bool(part.etag.lower() == await self._in_thread(md5_of, self._file, span))
 
     async def _send(self, number: int) -> None:
-        span, upload_id = self._span(number), self._upload_id
+        span, upload_id = self._parts.span(number), self._upload_id
         made = partial(FileBody, self._file.read, span, self._in_thread)
         try:
             etag = await send_part(self._client, self.key, upload_id, number + 1, made)
@@ -394,7 +288,7 @@ class BlobUpload:
                     return
                 if self._size < SMALL:
                     await self._put_whole()
-                elif len(self._done) < self._count:
+                elif len(self._done) < self._parts.count:
                     self.look()
                     await self._sleep(RIVAL_EVERY)
                 else:
@@ -456,7 +350,7 @@ class BlobUpload:
     async def _abandon(self) -> None:
         self.stop()
         upload_id = self._upload_id or self.note.upload_id
-        if upload_id and len(self._done) < self._count or self._upload_id:
+        if upload_id and len(self._done) < self._parts.count or self._upload_id:
             try:
                 await self._client.abort_multipart_upload(self.key, upload_id)
             except S3Error as error:
@@ -505,8 +399,3 @@ class BlobUpload:
                 self._log.failure("{digest}: uploading", result, digest=str(self.digest))
 
         return task.addBoth(settle)
-
-
-def note_path(directory: str, digest: Digest) -> str:
-    """Where the note of a spool in ``directory`` lies."""
-    return os.path.join(directory, digest.file_name + NOTE)
