@@ -25,6 +25,7 @@ from yukari import __version__
 from yukari.config.proxies import Proxies
 from yukari.config.settings import SETTINGS, SettingError, Settings
 from yukari.daemon.logs import LoggedService
+from yukari.daemon.pidfile import remove_stale
 from yukari.fatal import end
 
 log = Logger()
@@ -82,12 +83,15 @@ class Options(usage.Options):
             end(f"{args[0]!a}: expected options only, see yukari --help")
 
     def postOptions(self) -> None:
-        """Read the settings and the proxies."""
+        """Read the settings and the proxies, before twistd looks at its pid file."""
         try:
             self.settings = Settings.read(self, os.environ)
         except SettingError as error:
             end(error)
         self.proxies = Proxies.read(os.environ)
+        twistd: Any = self.parent or {}
+        if twistd.get("pidfile"):
+            remove_stale(twistd["pidfile"])
 
 
 def _add_handlers() -> None:
@@ -212,7 +216,10 @@ class Hangups(Service):
     def _reload(self) -> None:
         self._due = False
         for each in self._reloads:
-            each()
+            try:
+                each()
+            except Exception:
+                log.failure("reloading on SIGHUP")  # the others are not to suffer from it
 
 
 def _is_terminal() -> bool:

@@ -10,11 +10,13 @@ from io import StringIO
 from twisted.application.service import IServiceMaker
 from twisted.logger import LogLevel
 from twisted.plugin import IPlugin
+from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import MAIN, bare_environment
 from yukari import __version__
 from yukari.config.settings import SETTINGS
+from yukari.daemon.pidfile import remove_stale
 from yukari.tap import Hangups, Options
 
 
@@ -111,6 +113,54 @@ class OptionsTests(SynchronousTestCase):
         ended = self.assertRaises(SystemExit, self.parse, "--version")
         self.assertFalse(ended.code)
         self.assertEqual(self.out.getvalue(), f"yukari {__version__}\n")
+
+
+class PidFileTests(SynchronousTestCase):
+    def left(self, content: str) -> bool:
+        """Whether a pid file with this content is left alone."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(content)
+        remove_stale(path)
+        return os.path.exists(path)
+
+    def test_a_stale_file_is_removed_whoever_has_its_number_now(self) -> None:
+        """twistd itself refuses to start while any process has that number."""
+        other = subprocess.Popen(["sleep", "60"])
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        for content in (str(other.pid), str(os.getpid()), "", "garbage", "-1"):
+            self.assertFalse(self.left(content), content)
+
+    def test_the_file_of_a_daemon_is_left_alone(self) -> None:
+        code = "import sys; sys.stdin.read()  # twistd yukari"
+        daemon = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+        self.addCleanup(daemon.wait)
+        assert daemon.stdin is not None
+        self.addCleanup(daemon.stdin.close)
+        self.assertTrue(self.left(str(daemon.pid)))
+
+    def test_it_is_done_before_twistd_looks(self) -> None:
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        options = ServerOptions()
+        options.parseOptions(["--pidfile", path, "yukari", "--storage", "/tmp/y"])
+        self.assertFalse(os.path.exists(path))
+        remove_stale(path)  # one that is not there
+
+    def test_a_failed_reload_does_not_prevent_the_next(self) -> None:
+        """A log that cannot be reopened kept the certificates from being read."""
+        queue, reloads = Queue(), []
+
+        def fails() -> None:
+            raise OSError("the disk is away")
+
+        hangups = Hangups(queue, [fails, lambda: reloads.append("two")])
+        hangups.told(signal.SIGHUP, None)
+        queue.calls.pop()()
+        self.assertEqual(reloads, ["two"])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
 
 class PluginTests(SynchronousTestCase):

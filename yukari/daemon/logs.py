@@ -24,9 +24,9 @@ from twisted.internet import interfaces
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from yukari.daemon.logfile import LogFile
 from yukari.fatal import Ended
 from yukari.names import Digest, ModelName, Tag
 
@@ -166,7 +166,10 @@ def open_stream(twistd: Mapping[str, Any]) -> Stream:
         return sys.stdout
     if not name and not daemon:
         return cast("Stream | None", sys.stderr) or open(os.devnull, "w")  # stderr may be closed
-    file = LogFile.fromFullPath(name or "twistd.log")
+    try:
+        file = LogFile(name or "twistd.log")
+    except OSError as error:
+        raise SystemExit(f"yukari: --logfile={name}: {error.strerror}") from None
     usr1 = getattr(signal, "SIGUSR1", None)
     if usr1 is not None and not signal.getsignal(usr1):  # SIG_DFL is 0
 
@@ -176,7 +179,7 @@ def open_stream(twistd: Mapping[str, Any]) -> Stream:
             interfaces.IReactorFromThreads(reactor).callFromThread(file.rotate)
 
         signal.signal(usr1, rotate)
-    return cast(Stream, file)
+    return file
 
 
 def install(
