@@ -442,6 +442,25 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.assertEqual(again._spools.room.reserved, 0)
         spool.close()
 
+    def test_a_spool_that_names_no_repository_waits_until_it_is_asked_for(self) -> None:
+        """It ended the start with a traceback."""
+        store = self.started()
+        spool = result_of(store.new_spool(DIGEST, len(BODY), NAME))
+        spool.write([(0, [BODY[:1000]])])
+        spool.close()
+        result_of(store.stop())
+        path = self.at("yukari", "spool", DIGEST.file_name + ".cover")
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text.replace(f'"{NAME}"', ""))
+        again = self.started()
+        self.assertEqual(result_of(again.spools()), [])
+        found = result_of(again.new_spool(DIGEST, len(BODY), OTHER))
+        self.addCleanup(found.close)
+        self.assertEqual(found.repositories, (OTHER,))
+        self.assertEqual(found.covered().total, 1000)
+
     def test_a_disk_that_is_full_at_once_is_no_room(self) -> None:
         store = self.started()
 

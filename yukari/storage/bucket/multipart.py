@@ -98,7 +98,9 @@ class Note:
                 str(found.get("repository", "")),
             )
             return read if read.media_type.isascii() and read.media_type.isprintable() else cls()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return cls()
+        except (RecursionError, OverflowError):  # JSON nested too deep, or a number without end
             return cls()
 
     def write(self, path: str, through: str) -> None:

@@ -13,7 +13,6 @@ power cut the blob's digest tells.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import stat
@@ -24,8 +23,9 @@ from typing import Optional, TypeVar
 from attrs import define, field
 from twisted.logger import Logger
 
-from yukari.names import Digest, InvalidName, ModelName
+from yukari.names import Digest, ModelName
 from yukari.spans import SpanSet
+from yukari.storage.disk import sidecar
 from yukari.storage.disk.atomic import remove, write_all
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.space import Reservation, Room
@@ -37,9 +37,6 @@ COVER = ".cover"
 COVER_MADE = ".cover.new"
 """A sidecar that is being rewritten."""
 
-_VERSION = 1
-_COVERED = re.compile(rb"\+ ([0-9]{1,19}) ([0-9]{1,19})")
-_REPOSITORY = re.compile(rb"r ([!-~]{1,200})")
 _LINES = 4096
 """The sidecar is rewritten when it has grown by this many lines and by twice its spans."""
 
@@ -49,10 +46,6 @@ _SPOOL = re.compile(
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _AT_ONCE = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
-
-
-class _Damaged(Exception):
-    """A sidecar that tells nothing; the text says why."""
 
 
 def _write_at(number: int, offset: int, buffers: Sequence[bytes]) -> int:
@@ -70,40 +63,6 @@ def _write_at(number: int, offset: int, buffers: Sequence[bytes]) -> int:
         if count:
             left[at] = left[at][count:]
     return offset
-
-
-def _parse(text: bytes, digest: Digest) -> tuple[int, list[ModelName], SpanSet]:
-    """Size, repositories and coverage of a sidecar; a bad or torn line ends the reading."""
-    first, *lines = text.split(b"\n")[:-1] or [b""]
-    try:
-        header = json.loads(first)
-        if header["version"] != _VERSION:
-            raise _Damaged(f"version {header['version']!r}")
-        if Digest.parse(header["digest"]) != digest:
-            raise _Damaged("another blob's digest")
-        size = header["size"]
-        if type(size) is not int or size < 0:
-            raise _Damaged(f"size {size!r}")
-        repositories = [ModelName.parse(name) for name in header["repositories"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _Damaged(f"first line: {error}") from None
-    cover = SpanSet()
-    for line in lines:
-        if found := _COVERED.fullmatch(line):
-            start, end = int(found[1]), int(found[2])
-            if start >= end:
-                break
-            cover.add(start, min(end, size))
-        elif found := _REPOSITORY.fullmatch(line):
-            try:
-                name = ModelName.parse(found[1].decode("ascii"))
-            except InvalidName:
-                break
-            if name not in repositories:
-                repositories.append(name)
-        else:
-            break
-    return size, repositories, cover
 
 
 @define(eq=False)
@@ -182,22 +141,22 @@ class SpoolFile:
             data = Share.of(os.open(base + DATA, os.O_RDWR | os.O_NONBLOCK))
             with data.used() as number:
                 found = os.fstat(number)
-            sidecar = os.open(base + COVER, os.O_RDONLY | os.O_NONBLOCK)
+            number = os.open(base + COVER, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 text = bytearray()
-                while piece := os.read(sidecar, 1 << 20):
+                while piece := os.read(number, 1 << 20):
                     text += piece
             finally:
-                os.close(sidecar)
-            size, repositories, cover = _parse(bytes(text), digest)
+                os.close(number)
+            size, repositories, cover = sidecar.decode(bytes(text), digest)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-                raise _Damaged(f"{found.st_size} bytes of data: expected {size}")
+                raise sidecar.Damaged(f"{found.st_size} bytes of data: expected {size}")
             made = cls(base, digest, size, tuple(repositories), data, cover)
             made._rewrite()
-        except (OSError, _Damaged) as error:
+        except (OSError, sidecar.Damaged) as error:
             if data is not None:
                 data.close()
-            lost = isinstance(error, (_Damaged, FileNotFoundError))
+            lost = isinstance(error, (sidecar.Damaged, FileNotFoundError))
             if lost:
                 remove(base + COVER)
                 remove(base + DATA)
@@ -354,14 +313,7 @@ class SpoolFile:
 
     def _rewrite(self) -> None:
         """Replace the sidecar, in one step, by the shortest that tells the same."""
-        header = {
-            "version": _VERSION,
-            "digest": str(self.digest),
-            "size": self.size,
-            "repositories": [str(name) for name in self.repositories],
-        }
-        lines = [json.dumps(header), *(f"+ {span.start} {span.end}" for span in self._cover), ""]
-        text = "\n".join(lines).encode("ascii")
+        text = sidecar.encode(self.digest, self.size, self.repositories, self._cover)
         path, made = self._base + COVER, self._base + COVER_MADE
         number = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
         try:

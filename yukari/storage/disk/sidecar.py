@@ -1,0 +1,64 @@
+"""The text beside a spool that tells which bytes are there; see `yukari.storage.disk.spool`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from yukari.names import Digest, InvalidName, ModelName
+from yukari.spans import SpanSet
+
+_VERSION = 1
+_COVERED = re.compile(rb"\+ ([0-9]{1,19}) ([0-9]{1,19})")
+_REPOSITORY = re.compile(rb"r ([!-~]{1,200})")
+
+
+class Damaged(Exception):
+    """A sidecar that tells nothing; the text says why."""
+
+
+def encode(digest: Digest, size: int, repositories: Iterable[ModelName], cover: SpanSet) -> bytes:
+    """Return the shortest text that tells this."""
+    header = {
+        "version": _VERSION,
+        "digest": str(digest),
+        "size": size,
+        "repositories": [str(name) for name in repositories],
+    }
+    lines = [json.dumps(header), *(f"+ {span.start} {span.end}" for span in cover), ""]
+    return "\n".join(lines).encode("ascii")
+
+
+def decode(text: bytes, digest: Digest) -> tuple[int, list[ModelName], SpanSet]:
+    """Size, repositories and coverage of a sidecar; a bad or torn line ends the reading."""
+    first, *lines = text.split(b"\n")[:-1] or [b""]
+    try:
+        header = json.loads(first)
+        if header["version"] != _VERSION:
+            raise Damaged(f"version {header['version']!r}")
+        if Digest.parse(header["digest"]) != digest:
+            raise Damaged("another blob's digest")
+        size = header["size"]
+        if type(size) is not int or size < 0:
+            raise Damaged(f"size {size!r}")
+        repositories = [ModelName.parse(name) for name in header["repositories"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"first line: {error}") from None
+    cover = SpanSet()
+    for line in lines:
+        if found := _COVERED.fullmatch(line):
+            start, end = int(found[1]), int(found[2])
+            if start >= end:
+                break
+            cover.add(start, min(end, size))
+        elif found := _REPOSITORY.fullmatch(line):
+            try:
+                name = ModelName.parse(found[1].decode("ascii"))
+            except InvalidName:
+                break
+            if name not in repositories:
+                repositories.append(name)
+        else:
+            break
+    return size, repositories, cover
