@@ -179,6 +179,47 @@ class SighupTests(Files):
         self.assertEqual(await daemon.stop(), 0)
 
 
+def suites(port: int, offered: str, version: ssl.TLSVersion) -> str:
+    """The suite that is agreed on with a client that offers these, "" for none; for a thread."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers(f"{offered}:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    try:
+        with (
+            socket.create_connection(("localhost", port), timeout=20) as wire,
+            context.wrap_socket(wire, server_hostname="cache.test") as secured,
+        ):
+            return secured.cipher()[0]  # type: ignore[index]
+    except (ssl.SSLError, ConnectionError):
+        return ""
+
+
+class SuiteTests(Files):
+    async def test_only_forward_secret_authenticated_encryption_is_spoken(self) -> None:
+        old, new = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+        binds = (
+            f"ssl:0:interface=127.0.0.1:privateKey={self.key}:certKey={self.certificate}",
+            f"tls:{self.place}:0:interface=127.0.0.1",
+        )
+        for description in binds:
+            certificates = Certificates(reactor, Clock())
+            endpoint: Any = certificates.endpoint(description)
+            port = await endpoint.listen(Factory.forProtocol(Echo))
+            self.addCleanup(port.stopListening)
+            number = port.getHost().port
+            for offered, version, agreed in (
+                ("ECDHE+AESGCM", old, True),
+                ("ECDHE+CHACHA20", old, True),
+                ("ECDHE+AES:!AESGCM:!AESCCM", old, False),
+                ("AES128-GCM-SHA256:AES256-SHA", old, False),
+                ("ALL", new, True),
+                ("ALL", ssl.TLSVersion.TLSv1_1, False),
+            ):
+                found = await deferToThread(suites, number, offered, version)
+                self.assertEqual(bool(found), agreed, (description, offered, version, found))
+
+
 class ChangeTests(Files):
     """Without a signal, by looking at the files."""
 

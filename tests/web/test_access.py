@@ -93,6 +93,14 @@ class OwnMachineTests(SynchronousTestCase):
         self.assertEqual(self.status("a.example", is_admins=True), 200)
         self.assertEqual(self.status("a.example", peer=UNIXAddress(None)), 200)
 
+    def test_pages_of_other_sites_pull_nothing(self) -> None:
+        """An image in a page anywhere else began a whole fill."""
+        for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+            for path in ("/v2/", "/v2/_catalog"):
+                talk = Talk()
+                talk.ask(path, f"Sec-Fetch-Site: {site}")
+                self.assertEqual(talk.replies()[0].status, status, (site, path))
+
     def status(
         self,
         host: str,

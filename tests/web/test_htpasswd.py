@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Optional
 
 import bcrypt
 from hypothesis import given
@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk
-from yukari.web.htpasswd import REMEMBERED, Passwords, parse
+from yukari.errors import RegistryError
+from yukari.web.htpasswd import FREE_GUESSES, REMEMBERED, Passwords, parse
 
 
 def hashed(password: bytes) -> bytes:
@@ -60,7 +61,9 @@ class ParseTests(SynchronousTestCase):
             pass
 
 
-class PasswordsTests(SynchronousTestCase):
+class PasswordsCase(SynchronousTestCase):
+    """A file of two users."""
+
     def setUp(self) -> None:
         self.path = self.mktemp()
         self.write(b"her:" + HERS + b"\nhe:" + HIS)
@@ -82,6 +85,8 @@ class PasswordsTests(SynchronousTestCase):
         accepted: bool = self.successResultOf(accepting)
         return accepted
 
+
+class PasswordsTests(PasswordsCase):
     def test_only_the_users_own_password_is_accepted(self) -> None:
         self.assertTrue(self.accepts(b"her", b"secret"))
         self.assertTrue(self.accepts(b"he", b"p:w\xff"))
@@ -175,3 +180,64 @@ class PasswordsTests(SynchronousTestCase):
         self.passwords.load()
         waiting[1].callback(True)
         self.assertFalse(self.successResultOf(accepting))
+
+
+class GuessingTests(PasswordsCase):
+    """Guessing is slowed, and time tells nothing of who there is."""
+
+    def refused(self, user: bytes, password: bytes, address: str) -> Optional[int]:
+        """The seconds that an address has to wait; None if the password was checked."""
+        trying = Deferred.fromCoroutine(self.passwords.accept(user, password, address))
+        result: Any = None
+        trying.addErrback(lambda failure: failure.value)
+        result = self.successResultOf(trying)
+        return result.retry_after if isinstance(result, RegistryError) else None
+
+    def test_an_address_that_guesses_waits_longer_each_time(self) -> None:
+        for _ in range(FREE_GUESSES):
+            self.assertIsNone(self.refused(b"her", b"guess", "192.0.2.1"))
+        waits = []
+        for _ in range(8):
+            wait = self.refused(b"her", b"guess", "192.0.2.1")
+            assert wait is not None
+            waits.append(wait)
+            self.assertEqual(self.refused(b"her", b"secret", "192.0.2.1"), wait)
+            self.clock.advance(wait)
+            self.assertIsNone(self.refused(b"nobody", b"guess", "192.0.2.1"))
+        self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60])
+
+    def test_others_do_not_wait_and_a_right_password_ends_it(self) -> None:
+        for _ in range(FREE_GUESSES):
+            self.refused(b"her", b"guess", "192.0.2.1")
+        self.assertIsNone(self.refused(b"her", b"secret", "192.0.2.2"))
+        self.clock.advance(1)
+        self.assertIsNone(self.refused(b"he", b"p:w\xff", "192.0.2.1"))
+        for _ in range(FREE_GUESSES - 1):
+            self.assertIsNone(self.refused(b"her", b"guess", "192.0.2.1"))
+
+    def test_guesses_all_at_once_are_no_way_around_it(self) -> None:
+        tries = [
+            Deferred.fromCoroutine(self.passwords.accept(b"her", b"guess", "192.0.2.1"))
+            for _ in range(50)
+        ]
+        self.assertEqual(self.checks, FREE_GUESSES)
+        for each in tries:
+            each.addErrback(lambda _: None)
+
+    def test_whatever_a_hash_costs_each_check_does_as_much_work(self) -> None:
+        """The time of a reply told a known user, whose hash costs more or less than another's."""
+        work: list[int] = []
+
+        def checkpw(password: bytes, hashed: bytes) -> bool:
+            work[-1] += 2 ** int(hashed[4:6])
+            return False
+
+        self.patch(bcrypt, "checkpw", checkpw)
+        costs = {b"low": 4, b"middle": 6, b"high": 9}
+        salt = b"." * 22 + b"." * 31
+        self.write(b"".join(b"%b:$2b$%02d$%b\n" % (name, costs[name], salt) for name in costs))
+        self.passwords.load()
+        for user in (*costs, b"nobody"):
+            work.append(0)
+            self.assertFalse(self.accepts(user, b"guess"))
+        self.assertEqual(set(work), {2**9})

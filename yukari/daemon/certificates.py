@@ -8,16 +8,21 @@ have changed. New connections get the new certificate, open ones are not disturb
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
-from OpenSSL.SSL import Connection
+from OpenSSL.SSL import Connection, Context
+from twisted.internet import _sslverify  # whose default ciphers cannot be changed otherwise
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
     IReactorTime,
     IStreamServerEndpoint,
 )
+from twisted.internet.ssl import AcceptableCiphers
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -26,8 +31,31 @@ from yukari.config.listen import CREATORS, certificate_files, check_files, has_c
 
 log = Logger()
 
+CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
+"""The suites of TLS 1.2 that are offered: forward secrecy and authenticated encryption."""
 LOOK_EVERY = 10.0
 """Seconds between two checks whether the files have changed."""
+
+
+@contextmanager
+def _strict_ciphers() -> Iterator[None]:
+    """
+    Have the contexts that Twisted makes meanwhile offer `CIPHERS` alone, and TLS 1.3's.
+
+    An endpoint's description cannot say so, and pyOpenSSL forbids it later on.
+    """
+    usual = _sslverify.defaultCiphers
+    _sslverify.defaultCiphers = CIPHERS
+    try:
+        yield
+    finally:
+        _sslverify.defaultCiphers = usual
+
+
+def _look_up_only(
+    look_up: Callable[[Optional[bytes], bool], Optional[Context]], name: Optional[bytes]
+) -> Optional[Context]:
+    return look_up(name, False)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -51,7 +79,8 @@ class Renewed:
 
     def _read(self) -> tuple[Any, Any]:
         check_files(self._description)
-        endpoint: Any = serverFromString(self._reactor, self._description)
+        with _strict_ciphers():
+            endpoint: Any = serverFromString(self._reactor, self._description)
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
             creator.getContext()  # Raises if the key does not fit the certificate.
@@ -61,6 +90,9 @@ class Renewed:
                 "expected a directory of *.pem files with a key, and a certificate for it with"
                 " subjectAltName"
             )
+        if look_up is not None:
+            # Twisted reads the directory again for each name that is not in it, whoever asks.
+            creator._contextLookup = partial(_look_up_only, look_up)
         return endpoint, creator
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:

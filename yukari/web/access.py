@@ -14,6 +14,12 @@ _PASSED_ON = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
 _OWN_HOST = re.compile(rb"(?:(?i:localhost)|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 
+def check_same_site(request: Any) -> None:
+    """Raise `RegistryError` if a browser sends this for a page of another site."""
+    if request.getHeader(b"sec-fetch-site") == b"cross-site":
+        raise RegistryError("DENIED", "pages of other sites may not pull", 403)
+
+
 async def check_admin(request: Any) -> None:
     """
     Raise `RegistryError` unless an admin may have sent this request.
@@ -28,7 +34,7 @@ async def check_admin(request: Any) -> None:
     passwords = request.site.passwords
     if passwords is not None:
         user, password = request.getUser(), request.getPassword()
-        if not await passwords.accept(user, password):
+        if not await passwords.accept(user, password, clients.address(request)):
             raise RegistryError("UNAUTHORIZED", "this needs a user of ADMIN_AUTH_FILE", 401)
 
 

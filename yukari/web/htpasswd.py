@@ -6,19 +6,28 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from math import ceil
 from secrets import token_bytes
 from typing import Any
 
 import bcrypt
 from attrs import define, field
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.config.files import read_file
+from yukari.errors import RegistryError
 
 REMEMBERED = 300.0
 """Seconds for which a correct password is accepted without bcrypt, which takes some 0.2 s."""
+FREE_GUESSES = 10
+"""Wrong passwords of one address before it has to wait: 1 s, then twice as long each time."""
+LONGEST_WAIT = 60.0
+"""Seconds that an address has to wait at most."""
+MOST_ADDRESSES = 4096
+"""Addresses that are remembered as having been wrong."""
 MOST_BYTES = 1_000_000
 _LINE = re.compile(
     rb"([^:\s][^:]*):(\$2[aby]\$(?:0[4-9]|1[0-6])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31})"
@@ -47,6 +56,20 @@ def parse(text: bytes) -> dict[bytes, bytes]:
     return found
 
 
+def _cost(hashed: bytes) -> int:
+    """The power of two that bcrypt's time goes by."""
+    return int(hashed[4:6])
+
+
+def _compare(password: bytes, hashed: bytes, slowest: int) -> bool:
+    """Compare a password in the time that a hash of the cost ``slowest`` takes."""
+    good = bcrypt.checkpw(password, hashed)
+    # Each cost takes twice the time of the one before it: these add up.
+    for cost in range(_cost(hashed), slowest):
+        bcrypt.checkpw(password, b"$2b$%02d$" % cost + hashed[7:])
+    return good
+
+
 @define(eq=False)
 class Passwords:
     """The users of a file; of a correct password only a keyed hash is remembered."""
@@ -56,6 +79,10 @@ class Passwords:
     _clock: IReactorTime
     _hashes: dict[bytes, bytes] = field(factory=dict, init=False)
     _right: dict[bytes, tuple[bytes, float]] = field(factory=dict, init=False)
+    _wrong: LRUCache[Hashable, tuple[int, float]] = field(
+        factory=lambda: LRUCache(MOST_ADDRESSES), init=False
+    )
+    """By address, how often it was wrong and until when it has to wait."""
     _key: bytes = field(factory=lambda: token_bytes(32), init=False)
     _one: DeferredLock = field(factory=DeferredLock, init=False)
     """One check at a time: somebody who guesses occupies one thread, not all of them."""
@@ -70,9 +97,12 @@ class Passwords:
             self._hashes = hashes
             self._right.clear()
 
-    async def accept(self, user: bytes, password: bytes) -> bool:
+    async def accept(self, user: bytes, password: bytes, address: Hashable = None) -> bool:
         """
-        Whether this is the user's password; an unknown user is checked against a hash as well.
+        Whether this is the user's password.
+
+        It takes as long for every user, known or not, whatever the hash costs. `RegistryError` if
+        ``address`` has guessed wrong too often: it has to wait, longer each time.
         """
         if not user:
             return False
@@ -81,22 +111,52 @@ class Passwords:
         if self._clock.seconds() < until and hmac.compare_digest(right, shown):
             return True
         hashes = self._hashes
-        hashed = hashes.get(user) or next(iter(hashes.values()))
+        slowest = max(map(_cost, hashes.values()))
+        hashed = hashes.get(user) or max(hashes.values(), key=_cost)
         # bcrypt has always used 72 bytes at most; its library now refuses longer passwords.
-        good = await self._check(password[:72], hashed)
+        check = password[:72], hashed, slowest
+        good = await self._check(check, address, known=user in hashes)
         if not good or user not in hashes or hashes is not self._hashes:
             return False
         self._right[user] = shown, self._clock.seconds() + REMEMBERED
         return True
 
-    async def _check(self, password: bytes, hashed: bytes) -> bool:
+    def _check_patience(self, address: Hashable) -> None:
+        _, until = self._wrong.get(address, (0, 0.0))
+        wait = until - self._clock.seconds()
+        if wait > 0:
+            raise RegistryError(
+                "TOOMANYREQUESTS", "too many wrong passwords, try again later", 429, ceil(wait)
+            )
+
+    def _count(self, address: Hashable, good: bool) -> None:
+        """Remember how often an address was wrong; who comes by a Unix socket has none."""
+        if address is None:
+            return
+        if good:
+            self._wrong.pop(address, None)
+            return
+        times = self._wrong.get(address, (0, 0.0))[0] + 1
+        wait = min(LONGEST_WAIT, 2.0 ** (times - FREE_GUESSES)) if times >= FREE_GUESSES else 0.0
+        self._wrong[address] = times, self._clock.seconds() + wait
+
+    async def _check(
+        self, check: tuple[bytes, bytes, int], address: Hashable, *, known: bool
+    ) -> bool:
         await self._one.acquire()
+        try:
+            self._check_patience(address)
+        except RegistryError:
+            self._one.release()
+            raise
         checked: Deferred[bool] = Deferred()
         # A client that leaves does not end the thread: the next check waits for it all the same.
-        work = self._in_thread(bcrypt.checkpw, password, hashed)
-        work.addBoth(self._checked).chainDeferred(checked)
+        checking = self._in_thread(_compare, *check)
+        checking.addBoth(self._checked, address, known).chainDeferred(checked)
         return await checked
 
-    def _checked(self, result: Any) -> Any:
+    def _checked(self, result: Any, address: Hashable, known: bool) -> Any:
+        if isinstance(result, bool):
+            self._count(address, result and known)
         self._one.release()
         return result

@@ -29,6 +29,7 @@ from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
 from yukari.web import clients
 from yukari.web.accept import variant_accepted
+from yukari.web.access import check_same_site
 from yukari.web.admin import Fills, Front, Health
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
@@ -51,6 +52,7 @@ class V2(ReadOnly):
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
             raise evolve(looped(), status=LOOP_DETECTED)
         self._check_address(request)
+        check_same_site(request)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
             reply_json(request, 200, {})
