@@ -16,6 +16,7 @@ from yukari.fills import manager
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
+from yukari.library.blobs import FIRST_WORD_WITHIN, LEAST_REDIRECTED, Elsewhere
 from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
 from yukari.manifest import AnyManifest, Manifest, Variant
@@ -78,10 +79,33 @@ class ScriptedUpstream:
         return source
 
 
+@define(eq=False)
+class KeptSource(ScriptedSource):
+    """What a bucket has."""
+
+    there: bool = True
+
+
+@define(eq=False)
+class RemoteStore(MemoryStore):
+    """Has blobs of these sizes, in a bucket and not on this machine."""
+
+    sizes: dict[Digest, int] = field(factory=dict)
+
+    async def blob_size(self, digest: Digest) -> Optional[int]:
+        return self.sizes.get(digest)
+
+    def source(self, digest: Digest, size: int) -> Any:
+        return KeptSource(b"")
+
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        return f"https://s3.example.com/{digest}"
+
+
 class LibraryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.store = MemoryStore()
+        self.store: Any = MemoryStore()
         self.upstream = ScriptedUpstream()
         self.library = self.new_library()
 
@@ -93,6 +117,7 @@ class LibraryTests(SynchronousTestCase):
             in_thread=ScriptedDisk(),
             clock=self.clock,
             now=self.clock.seconds,
+            redirects=lambda *_: True,
         )
 
     def ask(self, name: ModelName = NAME, agent: str = "a", prefetch: bool = True) -> Deferred[Any]:
@@ -103,7 +128,13 @@ class LibraryTests(SynchronousTestCase):
         """A first pull of a manifest."""
         asked = self.ask(name, prefetch=prefetch)
         self.upstream.waiting.pop().callback(manifest)
-        self.successResultOf(asked)
+        self.answer_of(asked)
+
+    def answer_of(self, asked: Deferred[Any]) -> Any:
+        """A manifest whose blobs upstream says nothing about."""
+        if not asked.called:
+            self.clock.advance(FIRST_WORD_WITHIN)
+        return self.successResultOf(asked)
 
     def fill_all(self) -> None:
         """Every source answers all it is asked."""
@@ -120,7 +151,7 @@ class LibraryTests(SynchronousTestCase):
         asked = [self.ask() for _ in range(5)]
         self.assertEqual(len(self.upstream.waiting), 1)
         self.upstream.waiting[0].callback(manifest_of(b"x"))
-        self.assertEqual({self.successResultOf(each).result for each in asked}, {"miss"})
+        self.assertEqual({self.answer_of(each).result for each in asked}, {"miss"})
 
     def test_clients_of_other_versions_ask_for_themselves(self) -> None:
         first, second = self.ask(agent="ollama/0.1"), self.ask(agent="ollama/0.9")
@@ -129,20 +160,20 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(self.failureResultOf(first, RegistryError).value.status, 412)
         self.assertNoResult(second)
         new.callback(manifest_of(b"x"))
-        self.successResultOf(second)
+        self.answer_of(second)
 
     def test_one_who_leaves_takes_the_answer_from_nobody(self) -> None:
         first, second = self.ask(), self.ask()
         first.addErrback(lambda _: None)
         first.cancel()
         self.upstream.waiting[0].callback(manifest_of(b"x"))
-        self.successResultOf(second)
+        self.answer_of(second)
 
     def test_a_manifest_that_is_got_starts_its_fills_and_one_that_is_headed_none(self) -> None:
         manifest = manifest_of(b"one", b"two")
         self.learn(manifest, prefetch=False)
         self.assertEqual(self.library.fills, {})
-        self.successResultOf(self.ask())
+        self.answer_of(self.ask())
         self.assertEqual(set(self.library.fills), {blob.digest for blob in manifest.blobs})
 
     def given_up(self, number: int) -> Digest:
@@ -165,7 +196,7 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(set(self.library.fills), set(digests[2:]))
         source = self.upstream.sources[digests[0]]
         sent = len(source.sent)
-        self.successResultOf(self.ask(ModelName("library", "m0")))
+        self.answer_of(self.ask(ModelName("library", "m0")))
         self.fill_all()
         self.assertEqual(self.has(digests[0]), 3000)
         again = self.upstream.sources[digests[0]]
@@ -243,6 +274,104 @@ class LibraryTests(SynchronousTestCase):
         found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
         self.assertIsInstance(found, StoredBlob)
         self.assertEqual(self.has(digest), 1000)
+
+    def head(self, name: ModelName, digest: Digest) -> Deferred[int]:
+        return Deferred.fromCoroutine(self.library.blob_size(name, digest))
+
+    def test_a_model_that_lies_about_a_size_delays_nobody_but_itself(self) -> None:
+        """The stored blob is not read for it: upstream confirms its size."""
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        self.fill_all()
+        self.learn(manifest_of(body, sizes={body: 7}), OTHER, prefetch=False)
+        lied_to = self.head(OTHER, digest)
+        self.assertEqual(self.successResultOf(self.head(NAME, digest)), 1000)
+        self.assertNoResult(lied_to)
+        self.upstream.waiting.pop().callback(1000)
+        self.assertEqual(self.successResultOf(lied_to), 1000)
+        self.assertEqual(self.successResultOf(self.head(OTHER, digest)), 1000)
+
+    def test_of_two_sizes_of_an_absent_blob_upstream_says_which_is_right(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body, sizes={body: 7}), OTHER)
+        self.learn(manifest_of(body), NAME, prefetch=False)
+        right = self.head(NAME, digest)
+        self.upstream.waiting.pop().callback(1000)
+        self.assertEqual(self.successResultOf(right), 1000)
+        found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+        self.assertEqual(found.size, 1000)
+        found.start()
+        self.fill_all()
+        self.assertEqual(self.has(digest), 1000)
+
+    def test_only_large_blobs_are_redirected(self) -> None:
+        """Clients refuse redirects of manifests, configs and other small blobs."""
+        self.store = RemoteStore()
+        self.library = self.new_library()
+        digests = [Digest.of(body) for body in (b"small", b"large", b"config")]
+        small, large, config = digests
+        self.store.sizes = {small: LEAST_REDIRECTED - 1, large: LEAST_REDIRECTED, config: 2**30}
+        blobs = [{"digest": str(each), "size": self.store.sizes[each]} for each in digests]
+        named = {"schemaVersion": 2, "layers": blobs[:2], "config": blobs[2]}
+        self.learn(Manifest.parse(json.dumps(named).encode()), prefetch=False)
+        for digest, kind in ((small, Fill), (large, Elsewhere), (config, Fill)):
+            found = self.successResultOf(Deferred.fromCoroutine(self.library.blob(NAME, digest)))
+            self.assertIsInstance(found, kind)
+
+    def refuse(self, digest: Digest, status: int) -> None:
+        error = RegistryError("DENIED", "upstream keeps it", status)
+        self.upstream.sources[digest].open[-1].refuse(SourceRefused(error))
+
+    def test_a_blob_that_is_refused_is_the_answer_to_its_manifest(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        for status, shown in ((403, 403), (404, 502), (429, 429)):
+            self.setUp()
+            self.upstream.bodies[digest] = body
+            asked = self.ask()
+            self.upstream.waiting.pop().callback(manifest_of(body, b"other"))
+            self.assertNoResult(asked)
+            self.refuse(digest, status)
+            error = self.failureResultOf(asked, RegistryError).value
+            self.assertEqual(error.status, shown)
+            self.assertIn("upstream keeps it", error.message)
+
+    def test_a_refused_blob_is_asked_for_again_with_its_manifest_and_its_head(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(body))
+        self.refuse(digest, 404)
+        self.failureResultOf(asked, RegistryError)
+        for again in (self.ask, lambda: self.head(NAME, digest)):
+            asked = again()
+            self.assertNoResult(asked)
+            self.refuse(digest, 404)
+            self.failureResultOf(asked, RegistryError)
+        silent = self.ask()
+        self.clock.advance(FIRST_WORD_WITHIN)
+        self.failureResultOf(silent, RegistryError)
+        asked = self.ask()
+        self.fill_all()
+        self.successResultOf(asked)
+        self.assertEqual(self.successResultOf(self.head(NAME, digest)), 1000)
+
+    def test_a_manifest_whose_blobs_come_waits_for_no_more_than_their_first_bytes(self) -> None:
+        body = content_of(300_000)
+        self.upstream.bodies[Digest.of(body)] = body
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(body))
+        (first,) = self.upstream.sources[Digest.of(body)].open
+        first.answer()
+        self.assertNoResult(asked)
+        first.send(1)
+        self.successResultOf(asked)
 
     def test_a_size_that_upstream_contradicts_is_forgotten(self) -> None:
         body = content_of(1000)

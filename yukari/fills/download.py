@@ -23,6 +23,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import ANSWER_LEAST, STOCK_PARTS, HostPace
+from yukari.tasks import Waiters
 
 log = Logger()
 
@@ -54,6 +55,8 @@ class Download:
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
     upstream_bytes: int = field(default=0, init=False)
+    first_bytes: Waiters = field(factory=Waiters, init=False)
+    """Fires when bytes come, the first or the first after a failure."""
     retries: int = field(default=0, init=False)
     most_lanes: int = field(default=0, init=False)
     _cap: int = field(init=False)
@@ -269,6 +272,7 @@ class Download:
                 self._keep(span.start, data[span.start - offset : span.end - offset])
         if new and self.tries.came(self._clock.seconds()):
             self.coverage.wake_all()
+            self.first_bytes.fire()
             self.crew.runnable(self)
         if self.is_full:
             for other in list(self.lanes):

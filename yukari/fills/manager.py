@@ -143,6 +143,27 @@ class FillManager(FillKeeper[Fill]):
         if self.fills.get(fill.digest) is fill and fill.state is not State.SUSPENDED:
             await self._ends.setdefault(fill, Waiters()).wait()
 
+    def refusal(self, digest: Digest) -> Optional[RegistryError]:
+        """
+        Return why a blob cannot be had for now; None if nobody has said so.
+
+        A size that was wrong is no reason: who asks next is told by upstream which is right.
+        """
+        fill = self.fills.get(digest)
+        error: Optional[Exception] = self.refused.get(digest)
+        if fill is not None:
+            error = fill.error if fill.state is State.SUSPENDED else None
+        if isinstance(error, RegistryError) and error.code != "SIZE_INVALID":
+            return error
+        return None
+
+    async def first_word(self, fill: Fill) -> Optional[RegistryError]:
+        """Return None once upstream sends bytes of a blob, or why it will send none."""
+        starting = fill.state in (State.QUEUED, State.FILLING) and not fill.tries.are_bringing
+        if starting and self.fills.get(fill.digest) is fill:
+            await fill.first_bytes.wait()
+        return self.refusal(fill.digest)
+
     def discard(self, fill: Fill, error: RegistryError) -> Deferred[None]:
         """Stop a fill and throw away what came of it."""
         self._tell_end(fill)
@@ -184,9 +205,11 @@ class FillManager(FillKeeper[Fill]):
         return store.straight(fill.digest, fill.size, fill.name, fill.source)
 
     def ended(self, fill: Fill) -> None:
+        if not self._stopping and self.fills.get(fill.digest) is fill:
+            self._settle(fill)
         self._tell_end(fill)
-        if self._stopping or self.fills.get(fill.digest) is not fill:
-            return
+
+    def _settle(self, fill: Fill) -> None:
         seconds = self._clock.seconds() - fill.progress.began_at
         self._metrics.fill_ended(seconds, well=fill.state is State.DONE)
         if fill.state is State.DONE:
@@ -200,6 +223,7 @@ class FillManager(FillKeeper[Fill]):
             self._retry_later(fill)
 
     def _tell_end(self, fill: Fill) -> None:
+        fill.first_bytes.fire()
         if fill in self._ends:
             self._ends.pop(fill).fire()
 

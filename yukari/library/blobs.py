@@ -35,6 +35,8 @@ log = Logger()
 
 MAX_ENTRIES = 50_000
 """Blobs of which something is remembered."""
+FIRST_WORD_WITHIN = 2.0
+"""Seconds for which a request waits for upstream's first word about a blob."""
 LEAST_REDIRECTED = 16 * 1024 * 1024
 """Bytes; clients of Ollama refuse redirects of much that is small."""
 MAX_CLAIMS = 16
@@ -127,7 +129,21 @@ class Blobs:
             stored = await self.stored_size(name, digest)
             if stored is not None:
                 return stored
+        if self._fills.refusal(digest) is not None:
+            await self._check_again(name, digest)
         return await self._size_to_fetch(name, self._entry(digest))
+
+    async def _check_again(self, name: ModelName, digest: Digest) -> None:
+        """Ask for a blob again that could not be had; `RegistryError` if it still cannot."""
+        before = self._fills.refusal(digest)
+        found = await self.fetch(name, digest)
+        if isinstance(found, Fill):
+            found.start()
+            word = Deferred.fromCoroutine(self._fills.first_word(found))
+            word.addTimeout(FIRST_WORD_WITHIN, self._clock, lambda *_: before)
+            refused = await word
+            if refused is not None:
+                raise refused.with_traceback(None)
 
     async def open(
         self, name: ModelName, digest: Digest, host: str = ""

@@ -68,7 +68,7 @@ class Library:
             store, upstream, self._crew, self._in_thread, clock, self._metrics, self._stored
         )
         self.blobs = Blobs(store, upstream, self.filling, self._in_thread, clock, self._redirects)
-        self.prefetch = Prefetch(self.blobs, self.filling, self._prefetching)
+        self.prefetch = Prefetch(self.blobs, self.filling, clock, self._prefetching)
         self.children = Children(store, upstream, self._now, self._stored)
         agents = UserAgents()
         if self._freshness is not None:

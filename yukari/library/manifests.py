@@ -101,7 +101,8 @@ class Manifests:
             self._agents.seen(name, reference, user_agent)
         self._learn(name, manifest)
         if prefetch:
-            self._prefetch.seen(name, manifest)
+            is_first = found.result == "miss"
+            await self._prefetch.seen_and_checked(name, manifest, is_first=is_first)
         return found
 
     async def _find(

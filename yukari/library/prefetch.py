@@ -6,16 +6,18 @@ from typing import Optional
 
 from attrs import define, field
 from cachetools import LRUCache
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
-from yukari.library.blobs import Blobs
-from yukari.manifest import AnyManifest, Descriptor, Manifest, manifests_in
+from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
+from yukari.manifest import AnyManifest, Descriptor, Manifest, ManifestList, manifests_in
 from yukari.names import Digest, ModelName
-from yukari.tasks import Background
+from yukari.tasks import Background, Waiters
 
 log = Logger()
 
@@ -31,9 +33,12 @@ class Prefetch:
 
     _blobs: Blobs
     _fills: FillManager
+    _clock: IReactorTime
     _mode: str = "all"
     """``all``; ``asked``, if a manifest alone starts nothing; or ``none``."""
     running: Background = field(factory=Background, init=False)
+    _walks: dict[Digest, Waiters] = field(factory=dict, init=False)
+    """Manifests whose fills are being started."""
     _whole: LRUCache[Digest, int] = field(factory=lambda: LRUCache(MAX_WHOLE), init=False)
     """Manifests whose blobs were all found stored, with `Blobs.removed` as it was then."""
 
@@ -76,15 +81,26 @@ class Prefetch:
             self.running.start(manifest.digest, self._fetch_all(name, manifest), _failed)
 
     async def _fetch_all(self, name: ModelName, manifest: Manifest) -> None:
-        removed, missing = self._blobs.removed, 0
+        removed = self._blobs.removed
+        walk = self._walks[manifest.digest] = Waiters()
+        try:
+            missing = await self._walk(name, manifest)
+        finally:
+            del self._walks[manifest.digest]
+            walk.fire()
+        if not missing:
+            self._whole[manifest.digest] = removed
+
+    async def _walk(self, name: ModelName, manifest: Manifest) -> int:
+        """Start the fills of a manifest's blobs; returns how many are not stored."""
+        missing = 0
         for blob in manifest.blobs:
             try:
                 missing += await self._start_one(name, blob) is not None
             except (RegistryError, OSError) as error:
                 missing += 1
                 log.warn("{digest}: {error}", digest=str(blob.digest), error=str(error))
-        if not missing:
-            self._whole[manifest.digest] = removed
+        return missing
 
     async def _start_one(self, name: ModelName, blob: Descriptor) -> Optional[Fill]:
         """Start the fill of a blob; None if the blob is stored."""
@@ -94,6 +110,74 @@ class Prefetch:
             return None
         found.start()
         return found
+
+    async def seen_and_checked(
+        self, name: ModelName, found: AnyManifest, *, is_first: bool
+    ) -> None:
+        """
+        As `seen`, and raise a `RegistryError` if a blob of the manifest cannot be had.
+
+        Clients show the reason if the manifest is answered with it, and not if a blob is. What was
+        refused before is asked for again. Waits for upstream's first word about each blob that is
+        on its way, at most `FIRST_WORD_WITHIN`; if the manifest ``is_first`` got now, also about
+        those that `seen` has begun to look for.
+        """
+        if isinstance(found, ManifestList):
+            self.seen(name, found)
+            return
+        if self._whole.get(found.digest) == self._blobs.removed:
+            return
+        before = await self._refused(name, found)
+        self.seen(name, found)
+        asking: Deferred[Optional[RegistryError]] = Deferred.fromCoroutine(
+            self._first_words(name, found, before, is_first=is_first)
+        )
+        asking.addTimeout(
+            FIRST_WORD_WITHIN, self._clock, lambda *_: next(iter(before.values()), None)
+        )
+        refused = await asking
+        if refused is not None:
+            status = 502 if refused.status == 404 else refused.status
+            said = f"{name} cannot be pulled: {refused.message}"
+            raise RegistryError(refused.code, said, status, refused.retry_after)
+
+    async def _first_words(
+        self,
+        name: ModelName,
+        manifest: Manifest,
+        refused: dict[Descriptor, RegistryError],
+        *,
+        is_first: bool,
+    ) -> Optional[RegistryError]:
+        """Return the first refusal of a blob; None if all are stored or come."""
+        for blob in refused:
+            await self._start_one(name, blob)
+        if is_first and manifest.digest in self._walks:
+            await self._walks[manifest.digest].wait()
+        under_way = [self._fills.fills.get(blob.digest) for blob in manifest.blobs]
+        words = [
+            Deferred.fromCoroutine(self._fills.first_word(fill)).addCallback(_raise)
+            for fill in under_way
+            if fill is not None
+        ]
+        try:
+            await gatherResults(words, consumeErrors=True)
+        except FirstError as failed:
+            if isinstance(failed.subFailure.value, RegistryError):
+                return failed.subFailure.value
+            raise
+        return next(iter((await self._refused(name, manifest)).values()), None)
+
+    async def _refused(
+        self, name: ModelName, manifest: Manifest
+    ) -> dict[Descriptor, RegistryError]:
+        """The blobs of a manifest that cannot be had and are not stored, each with the reason."""
+        refused = {}
+        for blob in manifest.blobs:
+            error = self._fills.refusal(blob.digest)
+            if error is not None and await self._blobs.stored_size(name, blob.digest) is None:
+                refused[blob] = error
+        return refused
 
     async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
         """Return when all blobs of a manifest are stored; `RegistryError` if one cannot be."""
@@ -110,6 +194,11 @@ class Prefetch:
     def stop(self) -> None:
         """Start no more fills."""
         self.running.stop()
+
+
+def _raise(refused: Optional[RegistryError]) -> None:
+    if refused is not None:
+        raise refused
 
 
 def _failed(failure: Failure) -> None:
