@@ -16,6 +16,7 @@ from yukari.fills import manager
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
+from yukari.library import prefetch
 from yukari.library.blobs import FIRST_WORD_WITHIN, LEAST_REDIRECTED, Elsewhere
 from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
@@ -340,6 +341,22 @@ class LibraryTests(SynchronousTestCase):
             error = self.failureResultOf(asked, RegistryError).value
             self.assertEqual(error.status, shown)
             self.assertIn("upstream keeps it", error.message)
+
+    def test_of_a_model_whose_blobs_are_gone_upstream_few_are_asked_for(self) -> None:
+        """Each once, of thousands."""
+        self.patch(prefetch, "MAX_AHEAD", 10)
+        pulled = self.ask()
+        bodies = [str(number).encode() for number in range(100)]
+        self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        for _ in range(50):
+            for digest, source in self.upstream.sources.items():
+                if source.open:
+                    self.refuse(digest, 404)
+            self.clock.advance(60)
+        self.failureResultOf(pulled, RegistryError)
+        asked = [len(source.asked) for source in self.upstream.sources.values()]
+        self.assertLess(sum(asked), 20)
+        self.assertEqual(max(asked), 1)
 
     def test_a_refused_blob_is_asked_for_again_with_its_manifest_and_its_head(self) -> None:
         body = content_of(1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Optional
 
 from attrs import define, field
@@ -21,6 +22,8 @@ from yukari.tasks import Background, Waiters
 
 log = Logger()
 
+MAX_AHEAD = 2000
+"""Fills of one manifest that are begun before the first of them has ended."""
 MAX_ARMED = 50_000
 """Blobs that, once asked for, bring the others of their manifest."""
 MAX_WHOLE = 10_000
@@ -41,7 +44,6 @@ class Prefetch:
     """Manifests whose fills are being started."""
     _whole: LRUCache[Digest, int] = field(factory=lambda: LRUCache(MAX_WHOLE), init=False)
     """Manifests whose blobs were all found stored, with `Blobs.removed` as it was then."""
-
     _armed: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
         factory=lambda: LRUCache(MAX_ARMED), init=False
     )
@@ -54,6 +56,8 @@ class Prefetch:
         Of a list nothing is fetched: nobody knows yet which of its children the client runs. Once
         the client asks for a blob that only one of the inline children has, it is known.
         """
+        if self._whole.get(found.digest) == self._blobs.removed:
+            return
         if self._mode == "all" and isinstance(found, Manifest):
             self.start(name, found)
         elif self._mode != "none":
@@ -92,14 +96,29 @@ class Prefetch:
             self._whole[manifest.digest] = removed
 
     async def _walk(self, name: ModelName, manifest: Manifest) -> int:
-        """Start the fills of a manifest's blobs; returns how many are not stored."""
+        """
+        Start the fills of a manifest's blobs; returns how many are not stored.
+
+        It stops at the first blob that upstream does not have: nobody can pull the others alone.
+        """
         missing = 0
+        ahead: deque[Fill] = deque()
         for blob in manifest.blobs:
             try:
-                missing += await self._start_one(name, blob) is not None
+                fill = await self._start_one(name, blob)
             except (RegistryError, OSError) as error:
                 missing += 1
                 log.warn("{digest}: {error}", digest=str(blob.digest), error=str(error))
+                continue
+            if fill is not None:
+                missing += 1
+                ahead.append(fill)
+            if len(ahead) > MAX_AHEAD:
+                await self._fills.end_of(ahead[0])
+            while ahead and self._fills.fills.get(ahead[0].digest) is not ahead[0]:
+                refused = self._fills.refusal(ahead.popleft().digest)
+                if refused is not None and refused.status == 404:
+                    return missing
         return missing
 
     async def _start_one(self, name: ModelName, blob: Descriptor) -> Optional[Fill]:
