@@ -102,6 +102,16 @@ class RevalidationTests(FreshnessCase):
         new = upstream.add_model(MODEL, [1000], seed=9)
         await self.served(daemon, new)
 
+    async def test_a_registry_that_refuses_head_alone_is_asked_by_get(self) -> None:
+        """Whatever it answers: a tag that moves is noticed."""
+        for status in (400, 401, 403, 404, 500):
+            upstream = await self.upstream()
+            upstream.faults.add(Fault("manifest HEAD", "error", status=status))
+            daemon = await self.daemon(upstream, revalidate_after="0s", **ALWAYS_DUE)
+            await self.pull(daemon)
+            new = upstream.add_model(MODEL, [1000], seed=status)
+            await self.served(daemon, new)
+
     async def test_a_model_that_vanished_upstream_stays(self) -> None:
         upstream, daemon = await self.stored(**ALWAYS_DUE)
         model = upstream.models[MODEL]

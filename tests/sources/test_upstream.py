@@ -487,6 +487,15 @@ class SizeTests(UpstreamCase):
         self.clock.advance(0)
         self.assertEqual(self.internet.open, [])
 
+    def test_a_head_that_is_refused_is_followed_by_a_get(self) -> None:
+        """A URL that is signed for GET answers 403 to HEAD."""
+        for status in (400, 401, 403, 500):
+            found = self.size()
+            self.internet.last.head(307, location="https://cdn.test/x")
+            self.internet.last.head(status, content_length=0)
+            self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
+            self.assertEqual(self.successResultOf(found), 12345, status)
+
     def test_where_nothing_tells_it_is_502(self) -> None:
         for status, headers in (
             (206, {"content_range": "bytes 0-0/*"}),

@@ -21,7 +21,7 @@ log = Logger()
 
 MAX_CHILDREN = 50_000
 """Children, and blobs that are no manifests, that are remembered."""
-MAX_RECALLED = 100
+MAX_RECALLED = 20
 """Stored tags of a model in whose lists a child is looked for."""
 
 
