@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from attrs import define, field
 from cachetools import LRUCache
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from yukari.errors import RegistryError
-from yukari.manifest import MAX_BYTES, Manifest, ManifestList, Variant
+from yukari.manifest import MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, ModelName
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import NoRoom, Store
+from yukari.storage.readable import StoredBlob
 from yukari.tasks import Coalescer
 
 log = Logger()
@@ -31,6 +33,7 @@ class Children:
 
     _store: Store
     _upstream: Union[Upstream, Offline]
+    _in_thread: Callable[..., Deferred[Any]]
     _now: Callable[[], float]
     _stored: Callable[[], None]
     """Called whenever a child was stored."""
@@ -95,15 +98,14 @@ class Children:
         assert failed is not None
         raise failed
 
-    async def of_blob(self, name: ModelName, digest: Digest, size: int) -> Optional[Manifest]:
-        """Return the manifest that a stored blob of ``size`` bytes is; None if it is none."""
-        if size > MAX_BYTES or digest in self._blobs:
+    async def of_blob(self, digest: Digest, blob: StoredBlob) -> Optional[Manifest]:
+        """Return the manifest that an opened blob is; None if it is none."""
+        if blob.size > MAX_BYTES or digest in self._blobs:
             return None
-        stored = await self._store.get_manifest(name, digest)
-        if stored is not None and isinstance(stored.manifest, Manifest):
-            return stored.manifest
-        self._blobs[digest] = None
-        return None
+        manifest: Optional[Manifest] = await self._in_thread(_read_manifest, blob)
+        if manifest is None:
+            self._blobs[digest] = None
+        return manifest
 
     async def _recall(self, name: ModelName) -> None:
         """Learn the lists that are stored for a model: an earlier process served them."""
@@ -112,3 +114,13 @@ class Children:
             stored = await self._store.get_manifest(name, tag, Variant.LIST)
             if stored is not None and isinstance(stored.manifest, ManifestList):
                 self.learn(name, stored.manifest)
+
+
+def _read_manifest(blob: StoredBlob) -> Optional[Manifest]:
+    """The manifest that a blob is, None if it is none. Blocks: for a disk thread."""
+    try:
+        if blob.read(0, 1) != b"{":
+            return None
+        return Manifest.parse(blob.read(0, blob.size))
+    except (InvalidManifest, OSError):
+        return None

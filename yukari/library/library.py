@@ -69,7 +69,7 @@ class Library:
         )
         self.blobs = Blobs(store, upstream, self.filling, self._in_thread, clock, self._redirects)
         self.prefetch = Prefetch(self.blobs, self.filling, clock, self._prefetching)
-        self.children = Children(store, upstream, self._now, self._stored)
+        self.children = Children(store, upstream, self._in_thread, self._now, self._stored)
         agents = UserAgents()
         if self._freshness is not None:
             versions = Versions(
@@ -171,7 +171,7 @@ class Library:
         manifest = await self._child(name, digest)
         found = await self.blobs.open(name, digest, host)
         if manifest is None and isinstance(found, StoredBlob):
-            manifest = await self.children.of_blob(name, digest, found.size)
+            manifest = await self.children.of_blob(digest, found)
         if manifest is not None:
             self.blobs.learn(name, manifest.blobs, manifest.config)
             self.prefetch.seen(name, manifest)

@@ -15,6 +15,7 @@ from tests.running import MODEL, Daemon, RunningCase, reactor, until
 from tests.s3.against import AgainstServer, for_each_server
 from tests.s3.proxy import Cut, Proxy
 from tests.s3.servers import ACCESS, MOTO, SECRET
+from yukari.library import blobs
 from yukari.names import Digest
 from yukari.storage.bucket import store as tigris
 from yukari.storage.bucket.store import TigrisStore
@@ -117,6 +118,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         self.assert_sent_once(upstream, model)
 
     async def test_a_redirect_leads_to_what_went_straight(self) -> None:
+        self.patch(blobs, "LEAST_REDIRECTED", 5000)
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
         daemon = await self.bucket_daemon(upstream, redirect="on")
         await self.prefetched(daemon)
