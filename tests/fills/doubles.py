@@ -18,8 +18,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.keeper import FillKeeper
 from yukari.fills.scheduler import HELD, FetchScheduler
 from yukari.names import Digest, ModelName
-from yukari.net.paced import Paced
-from yukari.net.throttle import Line
+from yukari.net.throttle import Line, Paced
 from yukari.sources.base import Answer
 from yukari.sources.pace import HostPace
 from yukari.spans import Span

@@ -101,7 +101,7 @@ class PatienceTests(SynchronousTestCase):
         borne = []
         for _ in range(3):
             borne.append(tries.longest_silence(waited_for=False))
-            tries.fell_silent()
+            tries.fell_silent(midway=True)
         self.assertEqual(borne, [SILENCE, 2 * SILENCE, 4 * SILENCE])
         tries.came(100.0)
         self.assertEqual(tries.longest_silence(waited_for=False), SILENCE)

@@ -11,8 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 
 from tests.fills.doubles import Transport
-from yukari.net.paced import Paced
-from yukari.net.throttle import Line
+from yukari.net.throttle import Line, Paced
 
 RATE = 1_000_000
 

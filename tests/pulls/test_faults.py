@@ -6,6 +6,8 @@ import json
 import os
 from typing import Any, Optional
 
+from attrs import define
+
 from tests.clients import ClientError, Generation, Reply
 from tests.emulator import Emulator, Fault, Model
 from tests.running import (
@@ -363,3 +365,38 @@ class WrongByteTests(FaultCase):
         await daemon.idle()
         self.assert_stored(daemon, model)
         self.assertLessEqual(upstream.counters.sent_by_digest[digest], 2 * size)
+
+
+@define
+class Crowded(Fault):
+    """Happens to GETs of the store while it sends ``most`` bodies."""
+
+    emulator: Optional[Emulator] = None
+    most: int = 0
+
+    def meets(self, request: Any) -> bool:
+        if self.emulator is None or not super().meets(request):
+            return False
+        return self.emulator.counters.blob_requests >= self.most
+
+
+class ReluctantUpstreamTests(FaultCase):
+    """Upstreams that are slow to answer, or serve few connections at once."""
+
+    async def test_one_that_is_slow_to_answer_is_asked_for_few_long_ranges(self) -> None:
+        for seconds in (0.25, 0.8):
+            upstream = await self.upstream(f"{MODEL}=20MB", latency=seconds)
+            daemon = await self.daemon(upstream, clock=HURRIED)
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+            self.assertLess(upstream.counters.requests["store GET"], 20)
+
+    async def test_one_that_serves_two_at_once_is_seldom_asked_for_more(self) -> None:
+        for do in ("error", "drop", "silence"):
+            upstream = await self.upstream(f"{MODEL}=20MB", rate=5_000_000)
+            crowded = Crowded("store GET", do, status=503, emulator=upstream, most=2)
+            upstream.faults.add(crowded)
+            daemon = await self.daemon(upstream)
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+            self.assertGreater(crowded.happened, 0)
+            self.assertLess(crowded.happened, 40)
+            upstream.release()

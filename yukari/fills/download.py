@@ -194,7 +194,7 @@ class Download:
             return
         silent = [lane for lane in self.lanes if self._is_silent(lane, now)]
         if silent:
-            self.tries.fell_silent()
+            self.tries.fell_silent(midway=any(lane.answered for lane in silent))
         for lane in silent:
             lane.drop(f"silent for {now - lane.heard_at:.0f} s", silent=True)
             pace = self.source.pace
@@ -229,12 +229,10 @@ class Download:
         quiet = now - lane.heard_at
         if lane.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
             return False
-        pace = self.source.pace
-        if not lane.answered and pace.limit.has_answered_since(lane.began_at):
-            return quiet >= pace.answers_within  # The host is there, and has been quicker.
+        if not lane.answered:
+            return quiet >= self.source.pace.answers_within
         waited_for = self.coverage.is_waited_for(lane.claim)
-        borne = self.tries.longest_silence(waited_for=waited_for)
-        return quiet >= (borne if lane.answered else max(borne, pace.answers_within))
+        return quiet >= self.tries.longest_silence(waited_for=waited_for)
 
     # for requests
 

@@ -13,7 +13,7 @@ from twisted.web.client import ResponseDone
 
 from yukari.fills.plan import Claim
 from yukari.net.budget import Turn
-from yukari.net.paced import Paced
+from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, BlobSource, SourceFailed
 from yukari.spans import Span
 

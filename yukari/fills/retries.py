@@ -42,6 +42,8 @@ class RetryState:
     _failures: int = field(default=0, init=False)
     _failed_at: float = field(default=-1.0, init=False)
     _silences: int = field(default=0, init=False)
+    _stalls: int = field(default=0, init=False)
+    """Those of them in the middle of a reply."""
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
 
@@ -64,7 +66,7 @@ class RetryState:
 
     def begin_anew(self) -> None:
         """The blob is fetched again, from its first byte or after it was given up."""
-        self._failures = self._silences = 0
+        self._failures = self._silences = self._stalls = 0
         self._progress_at = self._tried_at = None
         self.not_before = self.asked_to_wait_until
 
@@ -77,7 +79,7 @@ class RetryState:
         """New bytes came; returns whether they are the first, or the first after a failure."""
         news = not self.are_bringing
         self._progress_at = now
-        self._failures = self._silences = 0
+        self._failures = self._silences = self._stalls = 0
         return news
 
     def succeeded(self) -> None:
@@ -106,15 +108,19 @@ class RetryState:
         self.not_before = max(self.not_before, now + delay)
         return delay
 
-    def fell_silent(self) -> None:
-        """Some were dropped for their silence; what died together counts once."""
+    def fell_silent(self, *, midway: bool) -> None:
+        """
+        Some were dropped for their silence, in the middle of a reply or before it; what died
+        together counts once.
+        """
         self._silences += 1
+        self._stalls += midway
 
     # what follows
 
     def longest_silence(self, *, waited_for: bool) -> float:
         """For how many seconds one may be silent, which a reader waits for or not."""
-        seconds: float = 2 ** min(self._silences, 4)
+        seconds: float = 2 ** min(self._stalls, 4)
         return seconds * (SILENCE_WAITED_FOR if waited_for else SILENCE)
 
     def are_hopeless(self, now: float) -> bool:

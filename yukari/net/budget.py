@@ -84,10 +84,6 @@ class HostLimit:
             return True  # A crowd is kept waiting only by a host that is known to refuse it.
         return self.active < self.bears
 
-    def has_answered_since(self, then: float) -> bool:
-        """Whether a reply has begun after ``then``."""
-        return self._answered_at > then
-
     def answered(self, now: float, *, began: float) -> None:
         """The reply to a request that ``began`` then has begun, at ``now`` seconds."""
         self.served += 1

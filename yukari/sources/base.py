@@ -13,7 +13,7 @@ from attrs import frozen
 from yukari.errors import RegistryError
 from yukari.names import ModelName
 from yukari.net.bodies import Body
-from yukari.net.paced import Paced
+from yukari.net.throttle import Paced
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
 

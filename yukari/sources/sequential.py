@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from yukari.net.budget import Priority, Turn
-from yukari.net.paced import Paced
+from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import LARGEST
 from yukari.spans import Span

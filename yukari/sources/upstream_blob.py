@@ -12,7 +12,7 @@ from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
 from yukari.names import Digest, ModelName
 from yukari.net.bodies import Counted, discard
 from yukari.net.http import header, retry_after
-from yukari.net.paced import Paced
+from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
