@@ -373,8 +373,6 @@ class BlobUpload:
         self._file.close()
         self._wake()
 
-    # inside
-
     async def _sleep(self, seconds: float, *, wakes: bool = True) -> None:
         """Until something has changed, but not longer than so."""
         asleep: Deferred[None] = Deferred()
