@@ -1,8 +1,8 @@
 """
-How many clients are let in: as many as there are descriptors for.
+A limit on clients' connections, so that descriptors are left for everything else.
 
-Without it a daemon that has run out of them could open no blob, no spool and
-no connection upstream, and Twisted would hang up on whoever connects.
+A daemon without descriptors could open no blob, no spool and no connection upstream, and Twisted
+would disconnect new clients.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from yukari.web.drain import Drain
 log = Logger()
 
 KEPT_BACK = 256
-"""
-Descriptors that are not for clients, beside those for upstream: blobs, spools, S3, what Python has.
-"""
+"""Descriptors kept for blobs, spools, S3 and Python itself, beside those for upstream."""
 CLIENT_CONNECTIONS = 4096
 """The most connections of one client: 64 machines behind one NAT, each an old Ollama with 64."""
 ACCEPTS = 64
 """Connections that are accepted in one turn of the reactor at most, some 5 ms."""
 LOOK_EVERY = 0.25
-"""Seconds between two looks whether there is room again, while there is none."""
+"""Seconds between two checks whether there is room again."""
 SAY_EVERY = 600.0
-"""Seconds that have to pass until it is said again that there is none."""
+"""Seconds between two log lines that there is no room."""
 
 
 def room_for(open_files: int, upstream: int) -> int:
-    """How many clients' connections that many descriptors leave room for; half of few."""
+    """
+    Return how many connections of clients the limit of open files allows; at least half of it.
+    """
     return max(open_files - upstream - KEPT_BACK, open_files // 2)
 
 
 def most_of_one_client(room: int) -> int:
-    """How many connections one client may have unless a setting says so; some are for others."""
+    """Return the default of a client's own limit, which leaves some connections for others."""
     return min(CLIENT_CONNECTIONS, max(1, room * 3 // 4))
 
 
 @define(eq=False)
 class ConnectionLimiter:
     """
-    Accepts at most ``most`` connections; who comes after them waits in the system's queue.
+    Accepts at most ``most`` connections; further ones wait in the system's queue.
 
-    Before anyone has to wait, connections that nobody uses are closed.
+    Before anyone has to wait, idle connections are closed.
     """
 
     most: int
@@ -59,7 +59,7 @@ class ConnectionLimiter:
     _said_at: Optional[float] = field(default=None, init=False)
 
     def guard(self, port: Any) -> None:
-        """Have a port accept as many as there is room for."""
+        """Make a port accept only as many connections as there is room for."""
         if not isinstance(port, tcp.Port):
             return
         accept = port.doRead
@@ -67,7 +67,7 @@ class ConnectionLimiter:
         def accept_some() -> None:
             room = self._room()
             if room > 0:
-                # Twisted would begin with as many as came last, often one, however many there are.
+                # Twisted would start with as many as last time, often one, however many wait.
                 port.numberAccepts = min(self._at_once, room)
                 accept()
             else:
@@ -77,7 +77,7 @@ class ConnectionLimiter:
         self._ports.append(port)
 
     def stop(self) -> None:
-        """Look no more: the ports are about to be closed, and may let in all who wait first."""
+        """Stop checking: the ports are about to close, and first accept everyone who waits."""
         self._at_once = self.most
         if self._look is not None:
             self._look.cancel()

@@ -1,10 +1,10 @@
 """
-The connections that clients have, and how they come to an end when the daemon does.
+The clients' connections, and how they end when the daemon stops.
 
-First it only says that it stops, so that load balancers look elsewhere. Then,
-the ports closed, connections without a request are closed, the others after
-their reply; and those that are left when the grace is over are cut. Who has
-connected and not asked yet, its first request may be under way, has a moment.
+At first it only reports that it stops, so that load balancers look elsewhere. Once the ports are
+closed, idle connections are closed, and the others after their reply. Those that are left after the
+grace are cut. A client that has connected but sent nothing has a moment, because its first request
+may be in transit.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from twisted.logger import Logger
 log = Logger()
 
 INSIST_AFTER = 1.0
-"""Seconds that a TLS client has to answer our goodbye before the socket closes without it."""
+"""Seconds that a TLS client has to answer our close before the socket closes without it."""
 
 FIRST_WITHIN = 1.0
-"""Seconds that a connection has to bring its first request once the ports are closed."""
+"""Seconds that a connection has to send its first request once the ports are closed."""
 
 
 @define(eq=False)
 class Drain:
-    """All connections of clients; `pause`, `close`, `cut` are its end, `hurry` shortens it."""
+    """
+    All connections of clients. `pause`, `close` and `cut` end them in that order; `hurry` shortens
+    it.
+    """
 
     _clock: IReactorTime
     stopping: bool = field(default=False, init=False)
@@ -43,11 +46,11 @@ class Drain:
     # what channels do
 
     def joined(self, channel: Any) -> None:
-        """A client has connected."""
+        """Note a new connection."""
         self._channels[channel] = None
 
     def left(self, channel: Any) -> None:
-        """A connection is gone."""
+        """Note that a connection is gone."""
         insisting = self._channels.pop(channel, None)
         if insisting is not None and insisting.active():
             insisting.cancel()
@@ -55,7 +58,7 @@ class Drain:
             self._go_on()
 
     def closes(self, channel: Any) -> None:
-        """A connection is to close once what was written to it has left."""
+        """Note that a connection closes once what was written to it has left."""
         if self._closing and channel in self._channels:
             insisting = self._channels[channel]
             if insisting is None:
@@ -65,27 +68,27 @@ class Drain:
     # what the service does
 
     def busy(self) -> int:
-        """Connections with a request under way."""
+        """Return the number of connections with a request in progress."""
         return sum(1 for channel in self._channels if channel.requests)
 
     def count(self) -> int:
-        """All connections."""
+        """Return the number of connections."""
         return len(self._channels)
 
     def close_unused(self, most: int) -> None:
-        """Close up to ``most`` of those that wait for their next request, longest quiet first."""
+        """Close up to ``most`` idle connections, the longest quiet first."""
         unused = (channel for channel in self._channels if channel.is_unused())
         for channel in nsmallest(most, unused, key=lambda channel: channel.quiet_since):
             channel.loseConnection()
 
     async def pause(self, seconds: float) -> None:
-        """Say from now on that the daemon stops; returns after ``seconds`` or when hurried."""
+        """Report from now on that the daemon stops; return after ``seconds`` or when hurried."""
         self.stopping = True
         if seconds > 0:
             await self._wait(seconds)
 
     async def close(self, grace: float) -> None:
-        """Returns when every connection has ended well, after ``grace`` seconds or when hurried."""
+        """Return when every connection has ended well, after ``grace`` seconds, or when hurried."""
         self.stopping = self._closing = True
         self._patience = self._clock.callLater(FIRST_WITHIN, self._close_silent)
         for channel in list(self._channels):
@@ -93,21 +96,21 @@ class Drain:
                 self._close(channel)
         if self._channels and grace > 0:
             log.info(
-                "stopping: {busy} requests under way may take {grace} s more",
+                "stopping: {busy} requests in progress have {grace} s to finish",
                 busy=self.busy(),
                 grace=grace,
             )
             await self._wait(grace)
 
     def cut(self) -> None:
-        """Drop what is left."""
+        """Drop the connections that are left."""
         if self._patience is not None and self._patience.active():
             self._patience.cancel()
         for channel in list(self._channels):
             channel.forceAbortClient()
 
     def hurry(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting."""
         self._hurried = True
         self._go_on()
 
@@ -123,7 +126,7 @@ class Drain:
                 self._close(channel)
 
     def _insist(self, channel: Any) -> None:
-        """A TLS client may not look at our goodbye until it has a use for the connection."""
+        """Close the socket: a TLS client may not look at our close until it uses the connection."""
         self._channels[channel] = self._clock.callLater(INSIST_AFTER, self._insist, channel)
         transport = channel.transport
         beneath = getattr(transport, "transport", None)
