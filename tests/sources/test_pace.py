@@ -142,7 +142,8 @@ class LengthTests(SynchronousTestCase):
         self.assertTrue(min(LEAST, free) <= length <= free)
         if not pace.is_slow_to_answer:
             self.assertLessEqual(length, max(LEAST, SECONDS * bound))
-            self.assertLessEqual(length, max(LEAST, SECONDS_SHARED * bound / max(crowding, 1e-9)))
+            turn = max(SECONDS_SHARED / max(crowding, 1e-9), pace.round_trip or 0.0)
+            self.assertLessEqual(length, max(LEAST, turn * bound))
 
     def test_a_host_that_nobody_knows_is_asked_for_little(self) -> None:
         self.assertEqual(HostPace().length(10**12, 1, 0), FIRST)

@@ -36,7 +36,10 @@ HELD = 32 * 1024 * 1024
 """Received bytes of all fills together that may wait to be written; beyond it connections pause."""
 LEAST_HELD = 512 * 1024
 CROWD = 128
-"""Places at which a blob's readers wait beyond which other blobs' readers go first."""
+"""
+Places at which a blob's readers wait beyond which no more are counted, and other blobs' readers go
+first: two clients of the kind that has 64 parts.
+"""
 
 
 @frozen
@@ -268,7 +271,7 @@ class FetchScheduler:
         download = assignment.download
         pace = download.source.pace
         cap, in_all = pace.limit.at_most(download.lane_cap()), pace.limit.at_most(self.in_all)
-        crowds = {each: each.coverage.crowd for each in self._open}
+        crowds = {each: min(each.coverage.crowd, CROWD) for each in self._open}
         crowding = max(crowds[download] / cap, sum(crowds.values()) / in_all)
         soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
         claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))

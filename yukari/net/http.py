@@ -84,12 +84,15 @@ def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Defe
 
 
 async def follow(
-    send: Callable[[str], Awaitable[IResponse]], url: str, clock: IReactorTime
+    send: Callable[[str], Awaitable[IResponse]],
+    url: str,
+    clock: IReactorTime,
+    moved: Callable[[str], None] = lambda url: None,
 ) -> tuple[IResponse, str]:
     """
     Send to ``url`` and follow redirects, at most `HOPS` times; `BadRedirect`.
 
-    Returns the last reply and its URL.
+    Returns the last reply and its URL; ``moved`` is told each URL that a redirect leads to.
     """
     for _ in range(HOPS):
         response = await send(url)
@@ -101,6 +104,7 @@ async def follow(
         if not _can_be_asked(url):
             host = url.split("?")[0][:80]
             raise BadRedirect(f"a redirect to {host!a}: expected an http or https URL")
+        moved(url)
     raise BadRedirect(f"more than {HOPS} redirects")
 
 

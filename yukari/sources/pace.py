@@ -35,7 +35,10 @@ What a request should take: `SECONDS`, or less where a round trip is short, for 
 steadily is hashed as it grows.
 """
 SECONDS_SHARED = 2.5
-"""Within what time every reader gets a turn where more of them wait than there are connections."""
+"""
+Within what time every reader gets a turn where more of them wait than there are connections; but
+each of these brings bytes for at least as long as it waits for the first.
+"""
 ROUND_TRIPS = 4
 """
 A request is never shorter than this many round trips' time is worth, near a blob's end either.
@@ -70,7 +73,7 @@ many, of at least so many bytes.
 """
 LONGEST = 1024 * 1024 * 1024
 """Bytes of the longest request, to a host that is slow to answer."""
-FIRST_ANSWER = 25.0
+FIRST_ANSWER = 28.0
 """
 Seconds that a host which was never heard may take to its first byte. Ollama waits 30 s for a reply,
 and is to be told why there is none.
@@ -197,7 +200,7 @@ class HostPace:
             enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * latency)
         enough = max(min(SECONDS, enough), LATENCIES * latency)
         crowding = max(crowding, 1e-9)
-        turn = SECONDS_SHARED / crowding
+        turn = max(SECONDS_SHARED / crowding, latency)
         if self.is_slow_to_answer:
             shared = CLIENTS_WAIT / crowding - latency
             turn = max(turn, LEAST_LATENCIES * latency, min(LATENCIES * latency, shared))

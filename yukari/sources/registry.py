@@ -65,9 +65,13 @@ class Registry:
         """What a client is told of something that the registry gives to none of our keys."""
         return denied(what, self.proxy, has_key=self.keys.operator is not None)
 
-    async def get(self, url: str, span: Optional[Span]) -> tuple[IResponse, str]:
+    async def get(
+        self, url: str, span: Optional[Span], moved: Callable[[str], None] = lambda url: None
+    ) -> tuple[IResponse, str]:
         """
         A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
+
+        ``moved`` is told where each redirect leads to, before that has answered.
         """
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
@@ -78,7 +82,8 @@ class Registry:
             return await self.agent.request(b"GET", url.encode("ascii"), headers)
 
         try:
-            return await follow(self.authorized(send, url, USER_AGENT), url, self.clock)
+            authorized = self.authorized(send, url, USER_AGENT)
+            return await follow(authorized, url, self.clock, moved)
         except CancelledError:
             raise
         except RegistryError as error:

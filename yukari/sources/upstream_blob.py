@@ -90,14 +90,24 @@ class UpstreamBlob:
                 if self._at >= len(self._repositories):
                     self._at = 0
                     raise refused
+        except BaseException:
+            self._location = None
+            raise
         finally:
             self._locating = None
             locating.fire()
 
+    def _moved(self, url: str) -> None:
+        """The registry points elsewhere: other requests need not wait for what that answers."""
+        self._location = url
+        if self._locating is not None:
+            self._locating.fire()
+
     async def _locate_in(self, asked: str, span: Span) -> Union[Answer, SourceRefused]:
         """An answer from one repository, or its refusal: another repository may not refuse."""
         try:
-            response, url = await self._registry.get(asked, self._asked(span))
+            asking = self._registry.get(asked, self._asked(span), self._moved)
+            response, url = await asking
         except SourceRefused as error:
             return error
         if response.code in (200, 206):
