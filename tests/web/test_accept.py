@@ -11,7 +11,7 @@ from yukari.web.accept import variant_accepted
 
 
 class AcceptTests(SynchronousTestCase):
-    def test_those_that_name_the_lists_type_get_lists(self) -> None:
+    def test_clients_that_name_the_list_type_get_lists(self) -> None:
         for headers in (
             [MANIFEST_LIST],
             [f"{MANIFEST_LIST}, {DOCKER_MANIFEST}"],
@@ -21,7 +21,7 @@ class AcceptTests(SynchronousTestCase):
         ):
             self.assertIs(variant_accepted(headers), Variant.LIST, headers)
 
-    def test_all_others_get_plain_manifests(self) -> None:
+    def test_other_clients_get_plain_manifests(self) -> None:
         for headers in (
             [],
             [""],

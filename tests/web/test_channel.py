@@ -60,7 +60,7 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual(self.status(b"GET /healthz HTTP/1.0"), 200)
         self.assertEqual(self.status(b"GET /healthz HTTP/1.0", b"Host: a", b"Host: b"), 400)
 
-    def test_an_absolute_target_is_its_path_and_its_host(self) -> None:
+    def test_an_absolute_target_has_its_own_path_and_host(self) -> None:
         """RFC 9112 has every server accept it; what Host says is ignored then."""
         for target, path, host in (
             (b"http://cache.example/healthz", b"/healthz", b"cache.example"),
@@ -101,10 +101,10 @@ class TargetTests(SynchronousTestCase):
 
 
 class DeadlineTests(SynchronousTestCase):
-    """A header and a body have their time, however busily they come."""
+    """A header and a body have a deadline, however steadily they arrive."""
 
     def drip(self, talk: Talk, drops: bytes, seconds: float) -> None:
-        """A byte every so often, for so long as the connection is open."""
+        """Send a byte every so often while the connection is open."""
         for drop in drops:
             if talk.wire.disconnecting or not talk.wire.connected:
                 return
@@ -130,12 +130,12 @@ class DeadlineTests(SynchronousTestCase):
         self.drip(talk, b"x" * 100, BODY_WITHIN / 20)
         self.assertEqual(self.statuses(talk), [408])
 
-    def test_a_connection_that_brings_nothing_is_closed_without_a_word(self) -> None:
+    def test_a_silent_connection_is_closed_without_a_reply(self) -> None:
         talk = Talk()
         talk.clock.advance(HEADER_WITHIN)
         self.assertEqual(self.statuses(talk), [])
 
-    def test_between_requests_there_is_the_idle_time(self) -> None:
+    def test_the_idle_timeout_applies_between_requests(self) -> None:
         talk = Talk()
         for _ in range(3):
             talk.say(HEALTH)
@@ -153,7 +153,7 @@ class DeadlineTests(SynchronousTestCase):
         blob.grow(3)
         self.assertEqual(talk.replies()[0].body, b"abc")
 
-    def test_one_that_takes_nothing_is_cut_after_its_goodbye(self) -> None:
+    def test_a_client_that_takes_nothing_is_cut_after_closing(self) -> None:
         """Twisted would wait for the client to read the rest, for ever."""
         talk = Talk()
         talk.wire.loseConnection = lambda: setattr(talk.wire, "disconnecting", True)  # type: ignore[method-assign]
@@ -167,7 +167,7 @@ class DeadlineTests(SynchronousTestCase):
 
 
 class PipelineTests(SynchronousTestCase):
-    """What is sent ahead waits for the reply before it."""
+    """Bytes sent ahead wait for the reply before them."""
 
     def test_no_request_is_begun_while_a_reply_waits_to_be_read(self) -> None:
         """Else one client that reads nothing has the daemon hold all that it has asked for."""
@@ -184,7 +184,7 @@ class PipelineTests(SynchronousTestCase):
             talk.clock.advance(0)
 
     @given(st.lists(st.integers(1, 60_000), max_size=5), st.integers(1, 3000))
-    def test_what_is_sent_ahead_is_bounded_and_lost_never(
+    def test_bytes_sent_ahead_are_bounded_and_never_lost(
         self, pieces: list[int], count: int
     ) -> None:
         """A client that minds the pause has all its requests answered, in any pieces."""
@@ -219,9 +219,9 @@ class PipelineTests(SynchronousTestCase):
 
 
 class TurnTests(SocketCase):
-    """What a client sends ahead, over real sockets."""
+    """Bytes that a client sends ahead, over real sockets."""
 
-    async def test_thousands_of_requests_on_one_connection_are_in_nobodys_way(self) -> None:
+    async def test_thousands_of_requests_on_one_connection_disturb_nobody(self) -> None:
         """Each has a turn of the reactor, in which others are answered too."""
         greedy, others = await self.peer(), [await self.peer() for _ in range(20)]
         greedy.transport.write(HEALTH * 3000)
@@ -251,7 +251,7 @@ class LimitTests(SynchronousTestCase):
                 talk.say(HEALTH)
         return [talk.replies()[0].status if talk.replies() else 0 for talk in talks]
 
-    def test_one_client_has_so_many_and_the_next_has_as_many(self) -> None:
+    def test_each_client_has_its_own_limit(self) -> None:
         mine, theirs = (IPv4Address("TCP", f"192.0.2.{at}", 1) for at in (1, 2))
         with capturedLogs() as events:
             talks = self.talks(ClientLimit(2), mine, mine, mine, theirs, mine)
@@ -260,7 +260,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(len(warned), 1)
         self.assertEqual(warned[0]["client"], "192.0.2.1")
 
-    def test_an_idle_one_makes_room_for_a_new_one(self) -> None:
+    def test_an_idle_connection_makes_room_for_a_new_one(self) -> None:
         mine = IPv4Address("TCP", "192.0.2.1", 1)
         limit = ClientLimit(2)
         first = self.talks(limit, mine, mine)
@@ -271,7 +271,7 @@ class LimitTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual([talk.wire.connected for talk in first], [False, True])
 
-    def test_those_that_are_gone_do_not_count(self) -> None:
+    def test_closed_connections_do_not_count(self) -> None:
         mine = IPv4Address("TCP", "192.0.2.1", 1)
         limit = ClientLimit(1)
         for _ in range(5):
@@ -285,7 +285,7 @@ class LimitTests(SynchronousTestCase):
             talks = self.talks(ClientLimit(1, Networks.parse("10.0.0.0/8")), *[peer] * 5)
             self.assertEqual(self.statuses(talks), [200] * 5)
 
-    def test_one_too_many_that_says_nothing_is_closed_soon(self) -> None:
+    def test_a_silent_connection_above_the_limit_is_closed_soon(self) -> None:
         mine = IPv4Address("TCP", "192.0.2.1", 1)
         talks = self.talks(ClientLimit(1), mine, mine)
         self.clock.advance(QUIET)
@@ -296,7 +296,7 @@ class LimitTests(SynchronousTestCase):
 class RoomTests(SynchronousTestCase):
     """Which connections go first when there is no room for more."""
 
-    def test_the_longest_quiet_go_first_and_no_more_than_are_needed(self) -> None:
+    def test_the_longest_quiet_connections_are_closed_first(self) -> None:
         clock = Clock()
         drain = Drain(clock)
         talks = [Talk(clock=clock, site={"drain": drain}) for _ in range(4)]
@@ -312,7 +312,7 @@ class RoomTests(SynchronousTestCase):
         clock.advance(0)
         self.assertEqual([talk.wire.connected for talk in talks], [True, False, False, False])
 
-    def test_a_header_that_drips_is_no_reason_to_stay(self) -> None:
+    def test_an_incomplete_header_does_not_keep_a_connection(self) -> None:
         talk = Talk()
         talk.say(b"GET / HT")
         talk.channel.site.drain.close_unused(1)
@@ -323,10 +323,10 @@ class RoomTests(SynchronousTestCase):
 
 
 class HalfCloseTests(SocketCase):
-    """A client that says behind its request that it has no more to say."""
+    """A client that half-closes after its request."""
 
     async def said(self, *requests: bytes, seconds: float = 0.0) -> bytes:
-        """All that comes back to a client that half-closes so long after it asked."""
+        """Return everything that a client gets that half-closes so long after its request."""
         peer = await self.peer()
         peer.transport.write(b"".join(requests))
         if seconds:
@@ -336,25 +336,25 @@ class HalfCloseTests(SocketCase):
         await until(lambda: peer.gone)
         return bytes(peer.got)
 
-    async def test_it_gets_its_reply(self) -> None:
+    async def test_a_half_closing_client_gets_its_reply(self) -> None:
         got = await self.said(HEALTH)
         self.assertTrue(got.endswith(b"OK\n"), got)
 
-    async def test_it_gets_all_its_replies(self) -> None:
+    async def test_a_half_closing_client_gets_all_its_replies(self) -> None:
         got = await self.said(HEALTH * 50)
         self.assertEqual(got.count(b"OK\n"), 50)
 
-    async def test_it_gets_a_large_blob_whole(self) -> None:
+    async def test_a_half_closing_client_gets_a_large_blob_whole(self) -> None:
         blob = Growing(noise(8 * MIB))
         path = self.shelf.put(blob)
         got = await self.said(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         self.assertTrue(got.endswith(blob.content))
 
-    async def test_half_a_request_gets_nothing(self) -> None:
+    async def test_half_a_request_gets_no_reply(self) -> None:
         self.assertEqual(await self.said(b"GET /healthz HT"), b"")
 
-    async def test_one_that_closes_later_has_left(self) -> None:
-        """Whoever gives up waiting is not waited for: a reader's place is somebody else's."""
+    async def test_a_client_that_half_closes_late_has_left(self) -> None:
+        """A client that has given up is not waited for: its place goes to another reader."""
         blob = Growing(noise(1000), here=10)
         path = self.shelf.put(blob)
         request = f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
@@ -362,7 +362,7 @@ class HalfCloseTests(SocketCase):
         await until(lambda: blob.closes)
         self.assertEqual(blob.waiters, 0)
 
-    async def test_between_requests_it_is_closed(self) -> None:
+    async def test_a_half_close_between_requests_closes_the_connection(self) -> None:
         peer = await self.peer()
         peer.transport.write(HEALTH)
         await until(lambda: peer.got.endswith(b"OK\n"))

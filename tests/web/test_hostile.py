@@ -1,6 +1,5 @@
 """
-The running daemon among clients that mean harm, or no good: on real sockets, in a process of its
-own.
+The running daemon among hostile or broken clients: on real sockets, in a process of its own.
 
 After each test it must still serve a pull, have logged no error, and be no larger than before.
 """
@@ -40,7 +39,7 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
 class Target:
-    """The daemon's address and process, for code that blocks: in a thread, never the reactor's."""
+    """The daemon's address and process, for blocking code in a thread."""
 
     def __init__(self, daemon: YukariProcess) -> None:
         host, port = daemon.host.rsplit(":", 1)
@@ -58,7 +57,7 @@ class Target:
         return made
 
     def say(self, *pieces: bytes) -> bytes:
-        """All that comes back, until the daemon hangs up, to what is said."""
+        """Return everything that arrives until the daemon hangs up."""
         with self.connect() as connection:
             try:
                 for piece in pieces:
@@ -74,7 +73,7 @@ class Target:
             return got
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> Reply:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own."""
         own = ("Host: localhost", "Connection: close")
         lines = [f"{method} {path} HTTP/1.1", *own, *headers, "", ""]
         (reply,) = parse_replies(self.say("\r\n".join(lines).encode("latin-1")), method)
@@ -106,7 +105,7 @@ def retransmits(connection: socket.socket) -> int:
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do ``work`` again and again in a thread of its own meanwhile."""
+    """Repeat ``work`` in a thread meanwhile."""
     ending = Event()
 
     def repeat() -> None:
@@ -172,9 +171,9 @@ class HostileCase(ProcessCase):
 
 
 class SpeechTests(HostileCase):
-    """What is no request, or hardly one."""
+    """Bytes that are no request, or hardly one."""
 
-    async def test_what_is_no_http_is_told_so(self) -> None:
+    async def test_bytes_that_are_no_http_are_refused(self) -> None:
         noise = random.Random(1)
 
         def speak(target: Target) -> None:
@@ -249,7 +248,7 @@ class SpeechTests(HostileCase):
 
         await self.attack(send, await self.target())
 
-    async def test_other_versions_and_forms_of_http(self) -> None:
+    async def test_other_versions_and_forms_of_http_are_answered(self) -> None:
         def ask(target: Target) -> None:
             path = self.blob.encode()
             for said, status, length in (
@@ -277,7 +276,7 @@ class SpeechTests(HostileCase):
 
         await self.attack(ask, await self.target())
 
-    async def test_fifty_requests_at_once_are_answered_in_their_order(self) -> None:
+    async def test_fifty_pipelined_requests_are_answered_in_order(self) -> None:
         def ask(target: Target) -> None:
             asked, expected = [], []
             end = "\r\nHost: h\r\n"
@@ -312,7 +311,7 @@ class SpeechTests(HostileCase):
 
 
 class PathTests(HostileCase):
-    """What is asked for that nobody may have, or nobody can."""
+    """Requests for what nobody may have, or nobody can."""
 
     async def test_nothing_outside_the_store_can_be_read(self) -> None:
         beside_it = self.directory()
@@ -357,7 +356,7 @@ class PathTests(HostileCase):
 
         await self.attack(climb, target)
 
-    async def test_nothing_is_beneath_what_is_no_directory(self) -> None:
+    async def test_pages_have_no_paths_below_them(self) -> None:
         def ask(target: Target) -> None:
             for path in ("/healthz", "/readyz", "/metrics"):
                 asked = (path, f"{path}/", f"{path}/x", f"{path}/x/", f"{path}//")
@@ -366,7 +365,7 @@ class PathTests(HostileCase):
 
         await self.attack(ask, await self.target())
 
-    async def test_ranges_that_make_no_sense(self) -> None:
+    async def test_impossible_ranges_are_answered(self) -> None:
         def ask(target: Target) -> None:
             size = len(self.content)
             for text, status, sent in (
@@ -402,7 +401,7 @@ class PathTests(HostileCase):
 class CrowdTests(HostileCase):
     """Many who take up room."""
 
-    async def test_silent_and_dripping_connections_are_in_nobodys_way(self) -> None:
+    async def test_silent_and_slow_connections_disturb_nobody(self) -> None:
         def crowd(target: Target) -> None:
             before = target.memory()
             with ExitStack() as all_of_them:
@@ -433,7 +432,7 @@ class CrowdTests(HostileCase):
 
         await self.attack(crowd, await self.target())
 
-    async def test_clients_that_hang_up_at_any_moment(self) -> None:
+    async def test_clients_may_hang_up_at_any_moment(self) -> None:
         def leave(target: Target) -> None:
             chance = random.Random(5)
             gone = struct.pack("ii", 1, 0)
@@ -462,7 +461,7 @@ class CrowdTests(HostileCase):
         for digest, size in self._upstream.models["library/next:latest"].blobs:
             self.assertEqual(sent[digest], size)
 
-    async def test_clients_that_never_read(self) -> None:
+    async def test_clients_that_never_read_disturb_nobody(self) -> None:
         target, path = await self.sparse_target(200 * MB)
 
         def hold(target: Target) -> None:
@@ -484,7 +483,7 @@ class CrowdTests(HostileCase):
 
         await self.attack(hold, target)
 
-    async def test_five_hundred_slow_readers_slow_no_fast_one(self) -> None:
+    async def test_five_hundred_slow_readers_do_not_slow_a_fast_one(self) -> None:
         size = 200 * MB
         target, path = await self.sparse_target(size)
         asked = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode()

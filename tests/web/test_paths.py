@@ -1,4 +1,4 @@
-"""Whatever stands in a request's path: a clear answer, and nothing but names beyond it."""
+"""Any path of a request: a clear answer, and only valid names beyond it."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ class PathTests(SynchronousTestCase):
         self.assertIn(reply.status, (200, 400, 404), path)
 
     @given(paths())
-    def test_what_is_refused_is_told_in_json_and_plain_ascii(self, path: str) -> None:
+    def test_a_refusal_is_json_in_plain_ascii(self, path: str) -> None:
         reply = self.reply(path)
         if reply.status != 200 and path.isascii():  # else Twisted has refused it with a bare 400
             (error,) = json.loads(reply.body)["errors"]
             self.assertTrue(error["message"].isascii() and error["message"].isprintable())
             self.assertLess(len(error["message"]), 400)
 
-    def test_paths_that_climb_are_refused(self) -> None:
+    def test_paths_with_dots_are_refused(self) -> None:
         for path in TRAVERSALS:
             self.assertIn(self.reply(path).status, (400, 404), path)
 
@@ -120,7 +120,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(shelf.asked, [name, digest])
         self.assertEqual([reply.status for reply in talk.replies()], [404, 400])
 
-    def test_the_address_that_a_whole_blob_names_is_the_one_that_was_asked(self) -> None:
+    def test_the_location_of_a_whole_blob_is_its_own_path(self) -> None:
         talk = Talk()
         path = talk.shelf.put(Growing(b"abc", in_file=False))
         talk.ask(f"{path}?x=1")

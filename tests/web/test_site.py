@@ -1,4 +1,4 @@
-"""What is refused before any resource sees it, and the line that each request leaves in the log."""
+"""Requests that are refused before any resource sees them, and the log line of each request."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class EdgeTests(SynchronousTestCase):
             talk.clock.advance(0)
             self.assertFalse(talk.wire.connected)
 
-    def test_a_line_that_is_too_long_behind_a_request_leaves_its_answer_alone(self) -> None:
+    def test_a_long_line_after_a_request_does_not_change_its_reply(self) -> None:
         talk = Talk()
         talk.say(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n" + TOO_LONG)
         self.assertEqual([reply.status for reply in talk.replies()], [200, 431])
 
-    def test_a_line_that_is_too_long_does_not_break_into_an_answer_under_way(self) -> None:
+    def test_a_long_line_does_not_interrupt_a_reply(self) -> None:
         talk = Talk()
         blob = Growing(bytes(1000), here=10, in_file=False)
         talk.ask(talk.shelf.put(blob))
@@ -70,7 +70,7 @@ class EdgeTests(SynchronousTestCase):
         talk.clock.advance(0)
         self.assertFalse(talk.wire.connected)
 
-    def test_a_large_body_is_refused_once_however_it_comes(self) -> None:
+    def test_a_large_body_is_refused_once(self) -> None:
         chunk = b"1000\r\n" + bytes(0x1000) + b"\r\n"
         for pieces in ([chunk] * 32, [chunk * 32 + b"0\r\n\r\n"]):
             talk = Talk()
@@ -93,7 +93,7 @@ class EdgeTests(SynchronousTestCase):
             talk.say(b"a=b&c")
             self.assertEqual([reply.status for reply in talk.replies()], [405], kind)
 
-    def test_requests_that_come_together_are_answered_in_their_order(self) -> None:
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
         talk = Talk()
         blobs = [Growing(bytes([at]) * (at + 1), in_file=False) for at in range(30)]
         paths = [talk.shelf.put(blob) for blob in blobs]
@@ -101,12 +101,12 @@ class EdgeTests(SynchronousTestCase):
         self.assertEqual([reply.body for reply in talk.replies()], [blob.content for blob in blobs])
         self.assertEqual([blob.closes for blob in blobs], [1] * 30)
 
-    def test_thousands_of_requests_at_once_are_no_recursion(self) -> None:
+    def test_thousands_of_pipelined_requests_do_not_recurse(self) -> None:
         talk = Talk()
         talk.say(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n" * 3000)
         self.assertEqual([reply.status for reply in talk.replies()], [200] * 3000)
 
-    def test_a_connection_that_says_nothing_is_closed(self) -> None:
+    def test_a_silent_connection_is_closed(self) -> None:
         for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: h\r\n", b"\r\n"):
             talk = Talk()
             talk.say(said) if said else None
@@ -123,14 +123,14 @@ class EdgeTests(SynchronousTestCase):
         blob.grow(3)
         self.assertEqual(talk.replies()[0].body, b"abc")
 
-    def test_every_reply_says_what_sent_it(self) -> None:
+    def test_every_reply_has_a_server_header(self) -> None:
         talk = Talk()
         talk.ask("/healthz")
         self.assertRegex(talk.replies()[0].headers["server"], r"^yukari/")
 
 
 class MethodTests(SynchronousTestCase):
-    def test_other_methods_are_405_with_the_methods_there_are(self) -> None:
+    def test_other_methods_are_405_with_an_allow_header(self) -> None:
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "BREW"):
             talk = Talk()
             talk.ask("/v2/library/m/manifests/latest", method=method)
@@ -149,7 +149,7 @@ class MethodTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
-    def test_an_error_that_many_are_told_keeps_none_of_them(self) -> None:
+    def test_a_shared_error_keeps_no_request_alive(self) -> None:
         talk = Talk()
         scene = Scene(bytes(100_000), clock=talk.clock)
         talk.shelf.blobs[scene.fill.digest] = scene.fill
@@ -169,7 +169,7 @@ class LogTests(SynchronousTestCase):
         """The requests that were logged."""
         return [event for event in events if event.get("log_namespace") == "yukari.web.site"]
 
-    def test_a_request_leaves_a_line_with_all_that_is_known_of_it(self) -> None:
+    def test_a_request_is_logged_with_all_its_fields(self) -> None:
         talk = Talk()
         blob = Growing(b"abcdef", here=2, in_file=False)
         path = talk.shelf.put(blob)
@@ -192,7 +192,7 @@ class LogTests(SynchronousTestCase):
         }
         self.assertEqual({key: line[key] for key in expected}, expected)
 
-    def test_a_client_that_left_is_in_the_log_with_what_it_got(self) -> None:
+    def test_a_client_that_left_is_logged_with_its_bytes(self) -> None:
         talk = Talk()
         blob = Growing(b"abcdef", here=2, in_file=False)
         with capturedLogs() as events:
@@ -201,7 +201,7 @@ class LogTests(SynchronousTestCase):
         (line,) = self.lines(events)
         self.assertEqual((line["left"], line["status"], line["bytes"]), (True, 200, 2))
 
-    def test_errors_and_empty_answers_are_in_the_log_too(self) -> None:
+    def test_errors_and_empty_replies_are_logged(self) -> None:
         talk = Talk()
         blob = Growing(b"abc", in_file=False)
         with capturedLogs() as events:
@@ -214,7 +214,7 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(told, [(*each, "-") for each in expected])
         self.assertEqual([line["bytes"] for line in self.lines(events)][2:], [0, 0])
 
-    def test_what_no_resource_saw_leaves_its_line_too(self) -> None:
+    def test_a_refused_request_is_logged(self) -> None:
         head = b"GET /a?b HTTP/1.1\r\nHost: h\r\n"
         post = b"POST /v2/ HTTP/1.1\r\nHost: h\r\n"
         large = bytes(LARGEST_BODY + 1)
@@ -253,7 +253,7 @@ class LogTests(SynchronousTestCase):
         self.assertEqual([line["request"] for line in self.lines(events)], ids)
         self.assertEqual(len({*ids, "theirs"}), 4)
 
-    def test_a_trusted_proxys_id_is_the_requests_where_it_is_sane(self) -> None:
+    def test_a_trusted_proxys_valid_request_id_is_used(self) -> None:
         site = {"trusted_proxies": Networks.parse("192.0.2.7")}
         for said, kept in (
             ("2f1c-_ab.9:/+=@", True),
@@ -292,7 +292,7 @@ class LogTests(SynchronousTestCase):
         self.assertEqual([event["log_level"].name for event in events], ["error", "info"])
         self.assertIn("cannot read its store", self.lines(events)[0]["told"])
 
-    def test_what_a_client_says_of_itself_is_cut_short(self) -> None:
+    def test_a_long_user_agent_is_cut(self) -> None:
         talk = Talk()
         with capturedLogs() as events:
             talk.ask("/healthz", "User-Agent: " + "\xff" * 5000)
