@@ -184,7 +184,7 @@ class Prefetch:
         except FirstError as failed:
             if isinstance(failed.subFailure.value, RegistryError):
                 return failed.subFailure.value
-            raise
+            failed.subFailure.raiseException()
         return next(iter((await self._refused(name, manifest)).values()), None)
 
     async def _refused(
