@@ -242,7 +242,7 @@ class BucketTests(SecretsCase, AgainstServer):
         }
 
     async def test_redirects_to_s3_show_no_secret(self) -> None:
-        upstream = await self.upstream()
+        upstream = await self.upstream(f"{MODEL}=17MB")  # Smaller ones are not redirected.
         environment = self.s3(MOTO.endpoint("localhost"))
         del environment["AWS_SESSION_TOKEN"]  # Keys with an unknown expiry sign no URL.
         first = await self.start(upstream.url, **environment)
