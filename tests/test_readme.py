@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
+from yukari.cli.main import yukari
 from yukari.config.reference import BEGIN, COMMON, END, TABLES, full_table, short_table
 from yukari.config.settings import SETTINGS
 
@@ -26,7 +27,16 @@ OTHER_CAPITALS = {
     *("DEBUG", "INFO", "WARN", "ERROR", "HOST", "OK", "OLLAMA_MODELS"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S", "AWS_REGION", "AWS_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"),
-    *("GET", "HEAD", "DELETE", "YUKARI_TEST_OLLAMA", "BENCH_CHECKOUT", "OLLAMA_VERSION"),
+    *(
+        "GET",
+        "HEAD",
+        "DELETE",
+        "OLLAMA_HOST",
+        "YUKARI_CACHE",
+        "YUKARI_TEST_OLLAMA",
+        "BENCH_CHECKOUT",
+        "OLLAMA_VERSION",
+    ),
     *("BASE", "CONNECT", "NaN"),
 }
 
@@ -67,7 +77,7 @@ class ReadmeTests(SynchronousTestCase):
         known = {row.environment for row in SETTINGS}
         for path, text in pages().items():
             flags = set(re.findall(r"(?<![-\w])--([a-z][a-z-]*)", own_commands(text)))
-            self.assertEqual(flags - {row.flag for row in SETTINGS} - OTHERS_FLAGS, set(), path)
+            self.assertEqual(flags - verbs_flags() - OTHERS_FLAGS, set(), path)
             variables = set(re.findall(r"``([A-Z][A-Z_]+)``", text))
             self.assertEqual(variables - known - OTHER_CAPITALS, set(), path)
 
@@ -108,6 +118,15 @@ class ReadmeTests(SynchronousTestCase):
         newest = re.search(r"^([0-9]+\.[0-9.]+)\b.*\n=+$", read("CHANGELOG.rst"), re.MULTILINE)
         assert newest is not None
         self.assertEqual(newest[1], __version__)
+
+
+def verbs_flags() -> set[str]:
+    """Return the flags of the daemon and of every verb of ``yukari``."""
+    found = {row.flag for row in SETTINGS}
+    for verb in yukari.commands.values():
+        for option in verb.params:
+            found |= {each[2:] for each in option.opts if each.startswith("--")}
+    return found
 
 
 def own_commands(text: str) -> str:
