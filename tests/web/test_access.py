@@ -17,6 +17,7 @@ from tests.sending.doubles import Growing, Talk
 from yukari.config.networks import Networks
 from yukari.daemon.service import YukariService
 from yukari.fatal import Ended
+from yukari.web import htpasswd
 
 OTHER = "someone/n:latest"
 PATHS = ("/v2/", "/v2/_catalog", "/v2/library/m/tags/list", "/v2/library/m/manifests/latest")
@@ -182,6 +183,7 @@ class AdminTests(RunningCase):
         return reply.status
 
     async def test_what_is_for_admins_asks_for_a_password_and_pulling_does_not(self) -> None:
+        self.patch(htpasswd, "FREE_GUESSES", 1000)
         upstream = await self.upstream()
         users = self.users()
         daemon = await self.daemon(upstream, admin_bind="127.0.0.1:0", admin_auth_file=users)
