@@ -432,6 +432,29 @@ class CrowdTests(HostileCase):
 
         await self.attack(crowd, await self.target())
 
+    async def test_what_is_asked_for_ahead_and_never_read_takes_no_memory(self) -> None:
+        """Each of these connections had the daemon hold a thousand replies: 1 GB in all."""
+
+        def ask(target: Target) -> None:
+            before = target.memory()
+            head = f"GET {self.blob} HTTP/1.1\r\nHost: h\r\nRange: bytes=0-29999\r\n\r\n"
+            request = head.encode()
+            with ExitStack() as all_of_them:
+                for _ in range(60):
+                    connection = all_of_them.enter_context(target.connect())
+                    connection.setblocking(False)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    try:
+                        connection.send(request * (65536 // len(request)))
+                    except BlockingIOError:
+                        pass
+                for _ in range(20):
+                    target.answers()
+                    self.assertEqual(target.ask(self.blob).body, self.content)
+                self.assertLess(target.memory() - before, 40 * MB)
+
+        await self.attack(ask, await self.target())
+
     async def test_clients_may_hang_up_at_any_moment(self) -> None:
         def leave(target: Target) -> None:
             chance = random.Random(5)
