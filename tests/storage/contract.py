@@ -604,6 +604,37 @@ class StoreContract(_Base):
         await store.delete_blob(wanted[0].digest)
         self.assertEqual(await store.blobs(), wanted[1:])
 
+    # what the collector does
+
+    async def test_tag_that_is_removed_is_gone_in_both_variants(self) -> None:
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, NEW, 1000.0)
+        await store.put_manifest(NAME, LATEST, LISTED, 1000.0, Variant.LIST)
+        await store.put_manifest(NAME, Tag("other"), OLD, 1000.0)
+        await store.inventory.remove_tag(NAME, LATEST)
+        await store.inventory.remove_tag(NAME, LATEST)
+        for found in (store, await self.killed(store)):
+            self.assertEqual(await self.both(found), (None, None))
+            self.assertEqual(await found.tags(NAME), [Tag("other")])
+            by_digest = await found.get_manifest(NAME, NEW.digest)
+            assert by_digest is not None
+            self.assertEqual(by_digest.manifest, NEW)
+        await store.put_manifest(NAME, LATEST, NEW, 1000.0)
+        self.assertEqual(await store.tags(NAME), [LATEST, Tag("other")])
+
+    async def test_document_outlives_the_process_and_a_save_knows_what_it_replaces(self) -> None:
+        store = await self.started()
+        self.assertIsNone(await store.inventory.load("marks.json"))
+        self.assertTrue(await store.inventory.save("marks.json", b"1", None))
+        store = await self.killed(store)
+        found = await store.inventory.load("marks.json")
+        assert found is not None
+        self.assertEqual(found[0], b"1")
+        self.assertTrue(await store.inventory.save("marks.json", b"2", found[1]))
+        found = await store.inventory.load("marks.json")
+        assert found is not None
+        self.assertEqual(found[0], b"2")
+
     async def test_without_room_there_is_no_spool(self) -> None:
         store = await self.started(room=3 * len(BODY))
         first = await self.spool_of(store, whole=False)

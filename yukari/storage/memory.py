@@ -139,6 +139,12 @@ class MemoryStore:
     _by_digest: dict[Digest, StoredManifest] = field(factory=dict, init=False)
     _blobs: dict[Digest, bytearray] = field(factory=dict, init=False)
     _spools: dict[Digest, _Lying] = field(factory=dict, init=False)
+    _documents: dict[str, tuple[bytes, str]] = field(factory=dict, init=False)
+
+    @property
+    def inventory(self) -> MemoryStore:
+        """The store itself."""
+        return self
 
     def describe(self) -> str:
         return "memory"
@@ -284,6 +290,37 @@ class MemoryStore:
         self._blobs.pop(digest, None)
         self._by_digest.pop(digest, None)
 
+    # what the collector does
+
+    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+        tags = self._tags.get(name, {})
+        tags.pop(tag, None)
+        if not tags:
+            self._tags.pop(name, None)
+
+    async def named_elsewhere(self) -> frozenset[Digest]:
+        return frozenset()
+
+    async def short_of(self, size: int) -> int:
+        return 0 if self.capacity is None else max(0, self._taken() + size - self.capacity)
+
+    async def free_space(self) -> Optional[int]:
+        return None if self.capacity is None else max(0, self.capacity - self._taken())
+
+    async def disk_size(self) -> int:
+        if self.capacity is None:
+            raise OSError("memory has no size")
+        return self.capacity
+
+    async def load(self, name: str) -> Optional[tuple[bytes, str]]:
+        return self._documents.get(name)
+
+    async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
+        if version != self._documents.get(name, (b"", None))[1]:
+            return False
+        self._documents[name] = body, f"{int(version or 0) + 1}"
+        return True
+
     # spools
 
     async def spools(self) -> list[Spool]:
@@ -307,13 +344,14 @@ class MemoryStore:
         self._settle()
 
     def _reserve(self, size: int) -> None:
-        if self.capacity is None:
-            return
+        taken = self._taken()
+        if self.capacity is not None and taken + size > self.capacity:
+            raise NoRoom(f"memory: no room for {size} bytes: {taken} of {self.capacity} taken")
+
+    def _taken(self) -> int:
         taken = sum(len(stored.manifest.body) for stored in self._by_digest.values())
         taken += sum(len(body) for body in self._blobs.values())
-        taken += sum(len(lying.body) for lying in self._spools.values())
-        if taken + size > self.capacity:
-            raise NoRoom(f"memory: no room for {size} bytes: {taken} of {self.capacity} taken")
+        return taken + sum(len(lying.body) for lying in self._spools.values())
 
 
 def _first_check(variants: Iterable[StoredManifest]) -> float:

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import field, frozen
 
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
+from yukari.storage.inventory import Inventory
 
 
 class StoreUnusable(Exception):
@@ -75,6 +76,8 @@ class BlobEntry:
 
     digest: Digest
     size: int
+    stored_at: float = field(default=0.0, eq=False)
+    """When it was stored, in seconds of the epoch; a blob that was linked here counts from then."""
 
 
 @frozen
@@ -320,6 +323,10 @@ class SpoolStore(Protocol):
 
 class Store(ManifestStore, BlobStore, SpoolStore, Protocol):
     """Manifests, blobs and spools in one place."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """What else the collector does with it."""
 
     def describe(self) -> str:
         """Where it stores, for a person: ``directory /var/cache/yukari``."""

@@ -359,6 +359,14 @@ class BucketManifests:
             raise
         self._changes += 1
 
+    async def remove(self, key: Key) -> None:
+        """Remove a tag's variant, also if it waits to be put."""
+        await self.late.drop(key)
+        await self._client.delete_object(_object_key(*key))
+        self.cache.forget(key)
+        self._changes += 1
+        self._changed()
+
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:
         if found is None:
             self.cache.forget(key)

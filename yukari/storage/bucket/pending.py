@@ -108,6 +108,11 @@ class PendingManifests:
             await self._take(key, stored)
             await self._file(key)
 
+    async def drop(self, key: Key) -> None:
+        """It is not to be put any more."""
+        if self._waiting.pop(key, None) is not None:
+            await self._file(key)
+
     async def _take(self, key: Key, stored: StoredManifest) -> None:
         self._waiting[key] = stored
         self._waiting.move_to_end(key)

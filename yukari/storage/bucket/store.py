@@ -47,6 +47,7 @@ from yukari.sources.base import BlobSource, KeptSource
 from yukari.sources.pace import HostPace
 from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
 from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.inventory import BucketInventory
 from yukari.storage.bucket.listing import LISTED_AT_ONCE, BucketListing
 from yukari.storage.bucket.manifests import SMALL_MANIFEST, BucketManifests
 from yukari.storage.bucket.multipart import NOTE, OCTETS, SMALL, Note, note_path, part_size
@@ -107,6 +108,7 @@ class TigrisStore(DiskWork):
     _contact: Contact = field(init=False)
     _listing: BucketListing = field(init=False)
     _manifests: BucketManifests = field(init=False)
+    inventory: BucketInventory = field(init=False)
     _uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
     _straight: set[StraightUpload] = field(factory=set, init=False)
     _straight_slots: DeferredSemaphore = field(
@@ -143,6 +145,7 @@ class TigrisStore(DiskWork):
         made, late = os.path.join(self.spool_dir, "tmp"), self._manifests.late.directory
         directories = self.spool_dir, self.tier.path, made, late
         self._owned = OwnedDirectories(directories, (self._spools.lock,))
+        self.inventory = BucketInventory(self.client, self._manifests)
 
     @property
     def reachable(self) -> bool:
@@ -309,7 +312,8 @@ class TigrisStore(DiskWork):
         entries = []
         for row in page.objects:
             with suppress(InvalidName):
-                entries.append(BlobEntry(Digest.parse(row.key.removeprefix("blobs/")), row.size))
+                digest = Digest.parse(row.key.removeprefix("blobs/"))
+                entries.append(BlobEntry(digest, row.size, row.modified))
         return entries
 
     async def delete_blob(self, digest: Digest) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_right
 from typing import Optional
 
-from attrs import define
+from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.names import Digest
@@ -26,11 +27,17 @@ class BlobFiles:
     """The blobs of a `Layout`."""
 
     _layout: Layout
+    _listed: list[str] = field(factory=list, init=False)
+    """The digests as of the first page of the last listing, in order."""
 
     _log = Logger()
 
     def size(self, digest: Digest) -> Optional[int]:
         """Return a blob's size in bytes; None if it is not stored."""
+        found = self._stat(digest)
+        return None if found is None else found.st_size
+
+    def _stat(self, digest: Digest) -> Optional[os.stat_result]:
         for path in self._paths(digest):
             try:
                 found = os.stat(path)
@@ -39,7 +46,7 @@ class BlobFiles:
             except OSError as error:
                 self._unreadable(path, error)
             else:
-                return found.st_size
+                return found
         return None
 
     def open(self, digest: Digest) -> Optional[FileBlob]:
@@ -64,12 +71,18 @@ class BlobFiles:
 
     def page(self, after: Optional[Digest], most: int) -> list[BlobEntry]:
         """Return a page of all blobs, as `BlobStore.blobs` does."""
-        digests = {Digest.parse(name) for name in os.listdir(self._layout.blobs) if is_blob(name)}
+        if after is None or not self._listed:
+            names = filter(is_blob, os.listdir(self._layout.blobs))
+            self._listed = sorted({name[-64:] for name in names})
         entries: list[BlobEntry] = []
-        for digest in sorted(each for each in digests if after is None or each > after):
-            size = self.size(digest)
-            if size is not None:
-                entries.append(BlobEntry(digest, size))
+        first = 0 if after is None else bisect_right(self._listed, after.hex)
+        for at in range(first, len(self._listed)):
+            digest = Digest(self._listed[at])
+            found = self._stat(digest)
+            if found is not None:
+                # A manifest's mtime is when it was checked, a link's that of what was linked.
+                stored_at = max(found.st_mtime, found.st_ctime)
+                entries.append(BlobEntry(digest, found.st_size, stored_at))
                 if len(entries) == most:
                     break
         return entries

@@ -62,7 +62,7 @@ class ManifestFiles:
     older: Optional[str] = None
     listing: TagListing = field(init=False)
     _reader: ManifestReader = field(init=False)
-    _tag_locks: tuple[Lock, ...] = field(
+    tag_locks: tuple[Lock, ...] = field(
         factory=lambda: tuple(Lock() for _ in range(16)), init=False
     )
     """Held while a tag's files are changed."""
@@ -126,7 +126,7 @@ class ManifestFiles:
         self._store_blob(manifest, checked_at)
         if isinstance(reference, Digest):
             return self.settle(name, manifest)
-        with self._changing(name, reference):
+        with self.changing(name, reference):
             found = self._reader.find(name, reference)
             if found.plain is not None:
                 self._store_blob(found.plain.manifest, found.plain.checked_at, old=True)
@@ -149,7 +149,7 @@ class ManifestFiles:
         if not isinstance(child, Manifest):
             return changed
         for tag in self.listing.tags(name):
-            with self._changing(name, tag):
+            with self.changing(name, tag):
                 found = self._reader.find(name, tag)
                 variants = found.variants
                 if variants.listed is None or variants.runnable is None:
@@ -175,7 +175,7 @@ class ManifestFiles:
         self, name: ModelName, tag: Tag, digest: Digest, checked_at: float, variant: Variant
     ) -> None:
         """Note a check of a variant, if that is still ``digest``."""
-        with self._changing(name, tag):
+        with self.changing(name, tag):
             found = self._reader.find(name, tag)
             stored = found.variants.answer(variant)
             if stored is None or stored.manifest.digest != digest:
@@ -211,7 +211,7 @@ class ManifestFiles:
 
     def link(self, name: ModelName, tag: Tag) -> None:
         """Have Ollama 0.40 find a plain manifest that it has no link to yet."""
-        with self._changing(name, tag):
+        with self.changing(name, tag):
             found = self._reader.find(name, tag)
             if found.plain is not None and found.linked is None:
                 self._store_blob(found.plain.manifest, found.plain.checked_at, old=True)
@@ -268,8 +268,8 @@ class ManifestFiles:
             with suppress(OSError):
                 os.utime(path, ns=(checked, checked))
 
-    def _changing(self, name: ModelName, tag: Tag) -> Lock:
-        return self._tag_locks[hash((name, tag)) % len(self._tag_locks)]
+    def changing(self, name: ModelName, tag: Tag) -> Lock:
+        return self.tag_locks[hash((name, tag)) % len(self.tag_locks)]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -75,12 +75,16 @@ class Room:
             self.reserved += size
         return Reservation(self, size)
 
-    def short_of(self, size: int) -> int:
-        """How many bytes are lacking for a reservation of ``size``; 0 where there is room."""
+    def free(self) -> int:
+        """How many more bytes could be reserved; below 0 if too many are taken already."""
         found = self._statvfs(self.path)
         kept = self.min_free.of(found.f_blocks * found.f_frsize)
         with self._lock:
-            return max(0, kept + self.reserved + size - found.f_bavail * found.f_frsize)
+            return found.f_bavail * found.f_frsize - kept - self.reserved
+
+    def short_of(self, size: int) -> int:
+        """How many bytes are lacking for a reservation of ``size``; 0 where there is room."""
+        return max(0, size - self.free())
 
     def check(self, size: int) -> None:
         """`NoRoom` where ``size`` bytes written at once are too many; reservations do not count."""

@@ -32,6 +32,7 @@ from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
+from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
@@ -95,6 +96,7 @@ class DirectoryStore(DiskWork):
     _blobs: BlobFiles = field(init=False)
     _migration: Migration = field(init=False)
     _migrating: Deferred[None] = field(factory=lambda: succeed(None), init=False)
+    inventory: DirectoryInventory = field(init=False)
     _changes: int = field(default=0, init=False)
     """How often a manifest was put or touched."""
     _spools: SpoolDir = field(init=False)
@@ -121,6 +123,9 @@ class DirectoryStore(DiskWork):
             locks.append(self._spools.lock)
         trees = [os.path.join(self.path, each) for each in ("blobs", "manifests", "manifests-v2")]
         self._owned = OwnedDirectories((*trees, self._own("tmp"), self.spool_dir), tuple(locks))
+        self.inventory = DirectoryInventory(
+            self._files, self._own(), self._run, self._changed, self._rooms
+        )
 
     def describe(self) -> str:
         return f"directory {self.path}"
@@ -363,6 +368,10 @@ class DirectoryStore(DiskWork):
     def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
         landing = () if self._landing is None else (self._landing,)
         return self._spools.new(digest, size, repository, *landing)
+
+    def _rooms(self) -> list[Room]:
+        """Where a spool, and then the blob, take their room."""
+        return [self._spools.room, *([] if self._landing is None else [self._landing])]
 
     def _publish(self, spool: SpoolFile) -> list[tuple[ModelName, Tag]]:
         spool.seal()

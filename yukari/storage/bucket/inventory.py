@@ -1,0 +1,52 @@
+"""What the collector sees and removes of a bucket."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import frozen
+
+from yukari.manifest import Variant
+from yukari.names import Digest, ModelName, Tag
+from yukari.s3.client import S3Client
+from yukari.storage.bucket.manifests import BucketManifests
+
+_BLOBS = "blobs/"
+
+
+@frozen(eq=False)
+class BucketInventory:
+    """`Inventory` of a bucket."""
+
+    _client: S3Client
+    _manifests: BucketManifests
+
+    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+        for variant in Variant:
+            await self._manifests.remove((name, tag, variant))
+
+    async def named_elsewhere(self) -> frozenset[Digest]:
+        return frozenset()
+
+    async def short_of(self, size: int) -> int:
+        return 0  # What the disk has no room for goes straight into the bucket.
+
+    async def free_space(self) -> Optional[int]:
+        return None
+
+    async def disk_size(self) -> int:
+        raise OSError("a bucket has no size")
+
+    async def load(self, name: str) -> Optional[tuple[bytes, str]]:
+        found = await self._client.get_whole(f"yukari/{name}")
+        return None if found is None else (found[1], found[0].etag)
+
+    async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
+        put = await self._client.put_object(
+            f"yukari/{name}",
+            body,
+            "application/json",
+            only_new=version is None,
+            only_over=version,
+        )
+        return put is not None

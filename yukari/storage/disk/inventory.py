@@ -1,0 +1,190 @@
+"""
+What the collector sees and removes of a directory.
+
+Every path that a tag may have is removed, and the removal is made durable before it returns: blobs
+go only after the tags that stand on them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Optional
+
+from attrs import define
+from twisted.internet.defer import Deferred
+
+from yukari.manifest import InvalidManifest, Manifest, parse_manifest
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage.disk.atomic import ABSENT, replace_file
+from yukari.storage.disk.layout import tag_path
+from yukari.storage.disk.manifests import ManifestFiles
+from yukari.storage.disk.space import Room
+from yukari.storage.disk.tolerance import sync_directory
+
+
+@define(eq=False)
+class DirectoryInventory:
+    """
+    `Inventory` of a directory store; ``run`` calls a function in a disk thread.
+
+    ``own`` is the directory of what is not Ollama's; ``changed`` is called once a tag's files have
+    changed.
+    """
+
+    _files: ManifestFiles
+    _own: str
+    _run: Callable[..., Deferred[Any]]
+    _changed: Callable[[ModelName, Tag], Callable[[], None]]
+    _rooms: Callable[[], list[Room]]
+    """Where a spool, and then the blob, take their room."""
+
+    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+        await self._run(self._remove_tag, name, tag, ended=self._changed(name, tag))
+
+    async def named_elsewhere(self) -> frozenset[Digest]:
+        named: frozenset[Digest] = await self._run(self._named_elsewhere)
+        return named
+
+    async def short_of(self, size: int) -> int:
+        short: list[int] = [await self._run(room.short_of, size) for room in self._rooms()]
+        return max(short)
+
+    async def free_space(self) -> Optional[int]:
+        free: list[int] = [await self._run(room.free) for room in self._rooms()]
+        return max(0, min(free))
+
+    async def disk_size(self) -> int:
+        found = await self._run(os.statvfs, self._files.layout.blobs)
+        return int(found.f_blocks * found.f_frsize)
+
+    async def load(self, name: str) -> Optional[tuple[bytes, str]]:
+        found: Optional[tuple[bytes, str]] = await self._run(self._load, name)
+        return found
+
+    async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
+        # One daemon owns the directory: nobody else changes what it has loaded.
+        path = os.path.join(self._own, name)
+        await self._run(replace_file, path, body, time.time_ns(), os.path.join(self._own, "tmp"))
+        return True
+
+    # in a disk thread
+
+    def _load(self, name: str) -> Optional[tuple[bytes, str]]:
+        try:
+            with open(os.path.join(self._own, name), "rb") as file:
+                return file.read(MAX_DOCUMENT), ""
+        except FileNotFoundError:
+            return None
+
+    def _remove_tag(self, name: ModelName, tag: Tag) -> None:
+        layout = self._files.layout
+        with self._files.changing(name, tag):
+            for directory in (*layout.linked, *layout.plain):
+                path = tag_path(directory, name, tag)
+                if _unlink(path):
+                    sync_directory(os.path.dirname(path))
+        with ExitStack() as stack:
+            # Nobody is about to put a file into what is empty now.
+            for lock in self._files.tag_locks:
+                stack.enter_context(lock)
+            for directory in (*layout.linked, *layout.plain):
+                _remove_empty(os.path.dirname(tag_path(directory, name, tag)), directory)
+
+    def _named_elsewhere(self) -> frozenset[Digest]:
+        layout = self._files.layout
+        ours = {*layout.plain, *layout.linked}
+        found: set[Digest] = set()
+        for tree in ("manifests", "manifests-v2"):
+            for host in _listed(os.path.join(layout.path, tree)):
+                if host not in ours:
+                    for path in _files_below(host):
+                        found |= self._named_by(path)
+        # What an older store has by digest, as long as it is not moved to the blobs.
+        for path in _files_below(os.path.join(self._own, "manifests")):
+            found |= self._named_by(path)
+        return frozenset(found)
+
+    def _named_by(self, path: str) -> set[Digest]:
+        """The blobs that the manifest at ``path``, and what it lists, stand on."""
+        try:
+            digests = [self._files.layout.blob_linked(path, os.readlink(path))]
+        except OSError:
+            digests = []
+        try:
+            with open(path, "rb") as file:
+                manifest = parse_manifest(file.read())
+        except FileNotFoundError:
+            return {digest for digest in digests if digest is not None}
+        except InvalidManifest as error:
+            raise OSError(errno.EINVAL, f"no manifest: {error}", path) from None
+        named = {manifest.digest, *(digest for digest in digests if digest is not None)}
+        if isinstance(manifest, Manifest):
+            layers = {blob.digest for blob in manifest.blobs}
+            # Ollama 0.40 names lists and children as layers of what older ones find.
+            return named.union(layers, *map(self._named_by_blob, layers))
+        children = {child.digest for child in manifest.children}
+        return named.union(children, *map(self._named_by_blob, children))
+
+    def _named_by_blob(self, digest: Digest) -> set[Digest]:
+        path = self._files.layout.blob(digest)
+        try:
+            if os.stat(path).st_size > MAX_CHILD:
+                return set()
+            with open(path, "rb") as file:
+                found = parse_manifest(file.read())
+        except (OSError, InvalidManifest):
+            return set()
+        if isinstance(found, Manifest):
+            return {blob.digest for blob in found.blobs}
+        return {child.digest for child in found.children}
+
+
+MAX_DOCUMENT = 64 * 1024 * 1024
+MAX_CHILD = 1024 * 1024
+"""Bytes; a larger blob is not looked at for whether it is a manifest."""
+
+
+def _unlink(path: str) -> bool:
+    """Whether there was a file to remove."""
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return False
+    return True
+
+
+def _remove_empty(directory: str, top: str) -> None:
+    """Remove a directory and those above it, up to ``top``, that have nothing in them."""
+    while directory != top:
+        try:
+            os.rmdir(directory)
+        except OSError:
+            return
+        directory = os.path.dirname(directory)
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return [os.path.join(path, name) for name in os.listdir(path)]
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return []
+
+
+def _files_below(path: str) -> Iterator[str]:
+    """Every file below a directory; OSError if one cannot be listed."""
+
+    def failed(error: OSError) -> None:
+        if error.errno not in ABSENT:
+            raise error
+
+    for directory, _, names in os.walk(path, onerror=failed):
+        for name in names:
+            yield os.path.join(directory, name)

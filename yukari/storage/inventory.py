@@ -1,0 +1,50 @@
+"""What the collector sees, keeps and removes of a store; see `Inventory`."""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol
+
+from yukari.names import Digest, ModelName, Tag
+
+
+class Inventory(Protocol):
+    """
+    What the collector sees, keeps and removes of a store.
+
+    OSError if the store cannot be read or written.
+    """
+
+    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+        """
+        Remove both variants of a tag, durably; harmless if it is not stored.
+
+        What it named stays reachable by its digest.
+        """
+
+    async def named_elsewhere(self) -> frozenset[Digest]:
+        """
+        Return the blobs on which models of other registries stand, which lie here too.
+
+        OSError if a manifest of theirs cannot be read: then nothing is known of its blobs.
+        """
+
+    async def short_of(self, size: int) -> int:
+        """Return how many bytes are lacking for a new spool of ``size``; 0 if it would fit."""
+
+    async def free_space(self) -> Optional[int]:
+        """Return how many more bytes may be stored; None if nothing bounds them."""
+
+    async def disk_size(self) -> int:
+        """Return the size in bytes of the disk that all is on; OSError if there is no such."""
+
+    # small documents beside the models
+
+    async def load(self, name: str) -> Optional[tuple[bytes, str]]:
+        """Return a document and its version; None if there is none."""
+
+    async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
+        """
+        Put a document durably in the place of this version of it, or of none.
+
+        Return False, with nothing done, if another version is there by now.
+        """
