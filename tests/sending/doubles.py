@@ -21,6 +21,7 @@ from yukari.config.networks import Networks
 from yukari.config.patterns import ModelRules
 from yukari.errors import blob_unknown, manifest_unknown
 from yukari.fills.fill import Fill
+from yukari.library.in_use import InUse
 from yukari.library.manifests import Found
 from yukari.manifest import Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
@@ -132,6 +133,7 @@ class Shelf:
     rules: ModelRules = ModelRules()
     gate: Optional[Deferred[None]] = None
     """What a manifest waits for."""
+    in_use: InUse = field(factory=lambda: InUse(Clock()))
 
     def put(self, readable: Any) -> str:
         """The path of a blob's URL."""
@@ -167,7 +169,7 @@ class Shelf:
             raise blob_unknown(digest) from None
 
     @property
-    def catalog(self) -> Shelf:
+    def listing(self) -> Shelf:
         return self
 
     async def tags(self, name: ModelName) -> list[Tag]:

@@ -56,6 +56,13 @@ def parse_private_models(text: str) -> str:
     return text.lower()
 
 
+def parse_evict(text: str) -> str:
+    """``lru`` or ``never``."""
+    if text.lower() not in ("lru", "never"):
+        raise InvalidSetting("expected lru or never")
+    return text.lower()
+
+
 def parse_bucket(text: str) -> str:
     """A bucket's name, by the loosest rule among S3 stores; the store itself may be stricter."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", text):

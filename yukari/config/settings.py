@@ -25,6 +25,7 @@ from yukari.config.parsers import (
     parse_count,
     parse_directory,
     parse_endpoint,
+    parse_evict,
     parse_file,
     parse_level,
     parse_log_format,
@@ -287,6 +288,48 @@ class Settings:
         "5%",
         "Free space on the disk that storing never goes under: a percentage, or bytes such as"
         " ``10GB`` or ``10GiB``.",
+    )
+    store_max: FreeSpace | None = declare(
+        _STORAGE,
+        FreeSpace.parse,
+        None,
+        "At most so many bytes of models are stored, such as ``500GB``, or a percentage of the"
+        " disk.",
+        details="When something new needs room, what was superseded goes first, then the models"
+        " that were pulled least recently (``EVICT``). A directory's alone.",
+        default_shown="what MIN_FREE leaves",
+    )
+    evict: str | None = declare(
+        _STORAGE,
+        parse_evict,
+        None,
+        "What goes when something new needs room: ``lru``, the models that were pulled least"
+        " recently, or ``never`` anything.",
+        details="What is pinned, in use, matches ``KEEP`` or is gone upstream never goes; nor does"
+        " anything while upstream does not answer, or with ``OFFLINE``. What then has no room is"
+        " passed on to clients without being stored.",
+        default_shown="lru; never with tigris",
+    )
+    keep: Patterns | None = declare(
+        _STORAGE,
+        Patterns.parse,
+        None,
+        "Models that are never evicted, as patterns such as ``library/llama3.2,*/*-embed*``.",
+        default_shown="none",
+    )
+    superseded_lifetime: float = declare(
+        _STORAGE,
+        parse_duration,
+        "720h",
+        "How long a version of a model is kept that upstream has replaced, a duration; it goes"
+        " sooner if room is needed.",
+    )
+    evict_grace: float = declare(
+        _STORAGE,
+        parse_duration,
+        "1h",
+        "What was pulled within this duration is not evicted, nor are blobs removed that were"
+        " stored within it.",
     )
     client_rate: int | None = declare(
         _SENDING,

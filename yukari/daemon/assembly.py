@@ -22,8 +22,14 @@ from yukari.daemon.listening import open_files_limit
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
+from yukari.library.collector import Bounds
+from yukari.library.events import Events, Observer
 from yukari.library.library import Library
+from yukari.library.management import Management
+from yukari.library.pulls import Pulls
 from yukari.library.revalidator import Freshness
+from yukari.library.shown_names import ShownNames
+from yukari.names import Digest, ModelName, Tag
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
 from yukari.net.throttle import Line, Lines
@@ -42,8 +48,11 @@ from yukari.web.admin import Numbers, Ready
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.htpasswd import Passwords
+from yukari.web.importing import Imports
+from yukari.web.ollama_api import OllamaApi
 from yukari.web.readiness import Readiness
 from yukari.web.site import RegistrySite
+from yukari.web.store_api import StoreApi
 from yukari.web.v2 import make_root
 
 if TYPE_CHECKING:
@@ -62,6 +71,10 @@ class Parts:
     connections: Connections
     library: Library
     usage: UsageCounter
+    management: Management
+    pulls: Pulls
+    imports: Imports
+    catalog_thread: Threads
     drain: Drain
     passwords: Optional[Passwords]
     site: RegistrySite
@@ -112,6 +125,8 @@ def assemble(
         freshness = Freshness(
             settings.invalidator_period, settings.manifest_lifetime, settings.revalidate_after
         )
+    catalog_thread = Threads(reactor, "catalog", 1)
+    management = _management(reactor, settings, store, catalog_thread, disk_threads)
     library = Library(
         store=store,
         upstream=upstream,
@@ -126,9 +141,12 @@ def assemble(
         ),
         freshness=freshness,
         prefetching=settings.prefetch,
-        stored=usage.changed,
+        events=Events([_Changes(usage.changed)]),
+        may_check=management.marks.may_check,
         redirects=_redirects(settings),
     )
+    management.manage(library, None if settings.offline else library.is_upstream)
+    pulls = Pulls(library, management.marks.may_check)
     metrics.watch(library.filling.count, lambda: upstream.circuit_open, lambda: usage.holdings)
     drain = Drain(reactor)
     root = make_root(
@@ -139,7 +157,13 @@ def assemble(
         settings.upstream_registry.url,
         settings.allow,
         None if settings.client_rate is None else Lines(settings.client_rate, reactor),
+        management.catalog,
     )
+    names = ShownNames(settings.upstream_registry.host)
+    api = OllamaApi(management, pulls, names, reactor)
+    root.putChild(b"api", api.resource())
+    imports = Imports(management, names, reactor)
+    root.putChild(b"store", StoreApi(management, names, imports).resource())
     root.putChild(b"readyz", Ready(Readiness(store, drain, reactor)))
     root.putChild(b"metrics", Numbers(metrics.text))
     passwords = _read_passwords(reactor, settings, disk_threads)
@@ -159,6 +183,7 @@ def assemble(
             log_requests=settings.slog_level <= LogLevel.info,
             client_limit=None if is_admins else client_limit,
             idle=settings.idle_timeout,
+            uploads=imports,
         )
         for is_admins in (False, True)
     )
@@ -171,10 +196,52 @@ def assemble(
         connections=connections,
         library=library,
         usage=usage,
+        management=management,
+        pulls=pulls,
+        imports=imports,
+        catalog_thread=catalog_thread,
         drain=drain,
         passwords=passwords,
         site=site,
         admin_site=admin_site,
+    )
+
+
+@frozen(eq=False)
+class _Changes(Observer):
+    """Calls a function whenever something is stored."""
+
+    _changed: Callable[[], None]
+
+    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+        self._changed()
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        self._changed()
+
+
+def _management(
+    reactor: Any, settings: Settings, store: Store, catalog_thread: Threads, in_thread: Threads
+) -> Management:
+    """The management of the store, its catalog on this disk."""
+    in_bucket = settings.storage == TIGRIS
+    if in_bucket and (settings.store_max is not None or settings.evict == "lru"):
+        end("STORE_MAX and EVICT=lru: nothing is evicted from a bucket; unset them")
+    directory = str(settings.spool_dir) if in_bucket else os.path.join(settings.storage, "yukari")
+    return Management(
+        store=store,
+        catalog_path=os.path.join(directory, "catalog.sqlite3"),
+        catalog_thread=catalog_thread,
+        in_thread=in_thread,
+        clock=reactor,
+        bounds=Bounds(
+            settings.store_max,
+            not in_bucket and settings.evict != "never",
+            settings.keep or Patterns(),
+            settings.superseded_lifetime,
+            settings.evict_grace,
+        ),
+        registry=settings.upstream_registry.host,
     )
 
 

@@ -92,11 +92,14 @@ class YukariService(Service):
         sys.setswitchinterval(0.0005)
         parts.disk_threads.start()
         parts.send_threads.start()
+        parts.catalog_thread.start()
+        parts.imports.start()
         parts.library.resume()
         if parts.keeper is not None:
             parts.keeper.start()
         parts.metrics.start()
         parts.usage.start()
+        parts.management.start()
         self._certificates.start()
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)
@@ -170,14 +173,18 @@ class YukariService(Service):
         if self._turns is not None:
             self._turns.stop()
         try:
+            parts.pulls.stop()
+            await parts.imports.stop()
             stopping = Deferred.fromCoroutine(parts.library.stop())
             parts.store.interrupt()
             await stopping
+            await parts.management.stop()
             await parts.connections.close()
             await parts.store.stop()
             if parts.keeper is not None:
                 await parts.keeper.stop()
         finally:
             parts.send_threads.stop()
+            parts.catalog_thread.stop()
             parts.disk_threads.stop()
             self._notifier.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Optional, Protocol
 
 from attrs import define, field
@@ -41,6 +41,14 @@ class Sources(Protocol):
         """Return the source of a blob of ``size`` bytes that these repositories have."""
 
 
+OpenSpool = Callable[[], Coroutine[Any, Any, Spool]]
+Reserve = Callable[[Digest, int, OpenSpool], Coroutine[Any, Any, Spool]]
+
+
+async def _open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
+    return await open_spool()
+
+
 @define(eq=False)
 class FillManager(FillKeeper[Fill]):
     """The blobs on their way."""
@@ -51,8 +59,10 @@ class FillManager(FillKeeper[Fill]):
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime
     _metrics: Metrics
-    _stored: Callable[[], None]
-    """Called whenever a blob was stored."""
+    _stored: Callable[[Digest, int], None]
+    """Called with the digest and size of each blob that was stored."""
+    reserve: Reserve = _open_at_once
+    """Makes room for a blob, then has its spool opened."""
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
     refused: LRUCache[Digest, RegistryError] = field(
         factory=lambda: LRUCache(MAX_REFUSED), init=False
@@ -192,7 +202,11 @@ class FillManager(FillKeeper[Fill]):
     async def open_spool(self, fill: Fill) -> Spool:
         while (leaving := self._leaving.get(fill.digest)) is not None:
             await leaving.wait()
-        return await self._store.new_spool(fill.digest, fill.size, fill.name)
+        return await self.reserve(
+            fill.digest,
+            fill.size,
+            lambda: self._store.new_spool(fill.digest, fill.size, fill.name),
+        )
 
     async def publish(self, fill: Fill) -> None:
         assert fill.spool is not None
@@ -215,7 +229,7 @@ class FillManager(FillKeeper[Fill]):
         if fill.state is State.DONE:
             del self.fills[fill.digest]
             self._forget_retry(fill)
-            self._stored()
+            self._stored(fill.digest, fill.size)
         elif isinstance(fill.error, RegistryError) and fill.error.code == "SIZE_INVALID":
             self.refused[fill.digest] = fill.error
             self.discard(fill, fill.error)

@@ -22,6 +22,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager, has_bytes
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
+from yukari.library.in_use import InUse
 from yukari.manifest import Descriptor
 from yukari.names import Digest, ModelName
 from yukari.sources.offline import Offline
@@ -29,7 +30,7 @@ from yukari.sources.upstream import Upstream
 from yukari.storage.open_files import OpenBlobs
 from yukari.storage.ports import BlobFile, RemoteBlobs, Store
 from yukari.storage.readable import Readable, StoredBlob
-from yukari.tasks import Coalescer
+from yukari.tasks import Coalescer, Waiters
 
 log = Logger()
 
@@ -39,6 +40,8 @@ FIRST_WORD_WITHIN = 2.0
 """Seconds for which a request waits for upstream's first word about a blob."""
 LEAST_REDIRECTED = 16 * 1024 * 1024
 """Bytes; clients of Ollama refuse redirects of much that is small."""
+MAX_LOOKS = 3
+"""Looks for a blob that comes and goes."""
 MAX_CLAIMS = 16
 """Models that are remembered for one blob."""
 
@@ -87,11 +90,13 @@ class Blobs:
     _clock: IReactorTime
     _redirects: Callable[[str, str], bool]
     """Whether a client that came by a Host header may be sent to a presigned URL."""
+    _in_use: InUse
     removed: int = field(default=0, init=False)
     """How many stored blobs were removed or lost: what was known of the others may be wrong."""
     _opened: OpenBlobs = field(init=False)
     _entries: LRUCache[Digest, BlobEntry] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
     _once: Coalescer = field(factory=Coalescer, init=False)
+    _removing: dict[Digest, Waiters] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -155,17 +160,18 @@ class Blobs:
         to read, or else the fill that brings it, which gives out readers. ``host`` is the client's
         Host header. `RegistryError` if there is none of these.
         """
-        stored = await self._open_stored(name, digest)
-        if stored is not None:
-            return stored
-        found = await self.fetch(name, digest)
-        if isinstance(found, Fill):
-            return found
-        if not isinstance(self._store, RemoteBlobs):
+        self._in_use.ask([digest])
+        for _ in range(MAX_LOOKS):
             stored = await self._open_stored(name, digest)
-            if stored is None:
-                raise blob_unknown(digest)
-            return stored
+            if stored is not None:
+                return stored
+            found = await self.fetch(name, digest)
+            if isinstance(found, Fill):
+                return found
+            if isinstance(self._store, RemoteBlobs):
+                break
+        else:
+            raise blob_unknown(digest)
         if found >= LEAST_REDIRECTED and not self._entry(digest).is_config:
             url = await self._store.presigned(digest)
             if url is not None and self._redirects(url, host):
@@ -176,6 +182,7 @@ class Blobs:
         """Open a blob that is stored here; None if it is not, or turns out to be damaged."""
         if digest in self._fills.fills:
             return None
+        await self._removed(digest)
         try:
             file = await self._opened.open(digest)
         except OSError as error:
@@ -197,6 +204,7 @@ class Blobs:
 
     async def stored_size(self, name: ModelName, digest: Digest) -> Optional[int]:
         """Return the size of a stored blob; None if it is not stored or is damaged."""
+        await self._removed(digest)
         size = self._opened.size(digest)
         if size is None:
             size = await self._store.blob_size(digest)
@@ -257,6 +265,28 @@ class Blobs:
         finally:
             verifier.close()
         return verifier.digest() == digest
+
+    async def remove(self, digest: Digest) -> bool:
+        """
+        Remove a stored blob; False if it is on its way, and stays. OSError.
+
+        Readers that have it open keep it; those who ask for it meanwhile find it absent.
+        """
+        if digest in self._fills.fills:
+            return False
+        removing = self._removing[digest] = Waiters()
+        self.invalidate()
+        try:
+            await self._store.delete_blob(digest)
+        finally:
+            self.invalidate()
+            del self._removing[digest]
+            removing.fire()
+        return True
+
+    async def _removed(self, digest: Digest) -> None:
+        while (removing := self._removing.get(digest)) is not None:
+            await removing.wait()
 
     def invalidate(self) -> None:
         """Forget what is open and what was found stored: a stored blob is damaged or was lost."""

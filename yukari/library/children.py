@@ -35,8 +35,8 @@ class Children:
     _upstream: Union[Upstream, Offline]
     _in_thread: Callable[..., Deferred[Any]]
     _now: Callable[[], float]
-    _stored: Callable[[], None]
-    """Called whenever a child was stored."""
+    _stored: Callable[[ModelName], None]
+    """Called with the model whenever a child was stored."""
     _known: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
@@ -79,7 +79,7 @@ class Children:
             await self._store.put_manifest(name, digest, child, self._now())
         except (OSError, NoRoom) as error:
             log.error("{digest}: not stored: {error}", digest=str(digest), error=str(error))
-        self._stored()
+        self._stored(name)
         return child
 
     async def runnable(self, name: ModelName, listed: ManifestList) -> Manifest:

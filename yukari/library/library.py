@@ -17,15 +17,17 @@ from yukari.fills.manager import FillManager
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs, Elsewhere
-from yukari.library.catalog import Catalog
 from yukari.library.children import Children
+from yukari.library.events import Events
+from yukari.library.in_use import InUse
+from yukari.library.listing import Listing
 from yukari.library.manifests import Found, Manifests
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Freshness, Revalidator
 from yukari.library.versions import Versions
 from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
-from yukari.names import Digest, ModelName, Reference
+from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import Store
@@ -48,8 +50,11 @@ class Library:
     """None if upstream is never asked about what is stored."""
     _prefetching: str = "all"
     """``all``, ``asked`` or ``none``; see `Prefetch`."""
-    _stored: Callable[[], None] = lambda: None
-    """Called whenever something was stored."""
+    in_use: InUse = field(init=False)
+    events: Events = field(factory=Events)
+    """Told of what is stored and checked."""
+    _may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
+    """Whether upstream is to be asked about a stored tag."""
     _redirects: Callable[[str, str], bool] = lambda *_: False
     """Whether a client that came by a Host header may be sent to a presigned URL."""
     rules: ModelRules = field(factory=ModelRules)
@@ -58,30 +63,48 @@ class Library:
     children: Children = field(init=False)
     prefetch: Prefetch = field(init=False)
     manifests: Manifests = field(init=False)
-    catalog: Catalog = field(init=False)
+    listing: Listing = field(init=False)
+    versions: Optional[Versions] = field(default=None, init=False)
+    """None if upstream is never asked about what is stored."""
     revalidator: Optional[Revalidator] = field(default=None, init=False)
+    _agents: UserAgents = field(init=False)
     _stopping: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         store, upstream, clock = self.store, self.upstream, self._clock
+        self.in_use = InUse(clock)
         self.filling = FillManager(
-            store, upstream, self._crew, self._in_thread, clock, self._metrics, self._stored
+            store,
+            upstream,
+            self._crew,
+            self._in_thread,
+            clock,
+            self._metrics,
+            self.events.blob_stored,
         )
-        self.blobs = Blobs(store, upstream, self.filling, self._in_thread, clock, self._redirects)
-        self.prefetch = Prefetch(self.blobs, self.filling, clock, self._prefetching)
-        self.children = Children(store, upstream, self._in_thread, self._now, self._stored)
-        agents = UserAgents()
+        self.blobs = Blobs(
+            store, upstream, self.filling, self._in_thread, clock, self._redirects, self.in_use
+        )
+        self.prefetch = Prefetch(
+            self.blobs, self.filling, clock, self.in_use, self._prefetching
+        )
+        self.children = Children(
+            store, upstream, self._in_thread, self._now, self.events.child_stored
+        )
+        self._agents = agents = UserAgents()
         if self._freshness is not None:
-            versions = Versions(
+            self.versions = Versions(
                 store, upstream, self.blobs, self.children, self.prefetch, agents, self._now
             )
             self.revalidator = Revalidator(
                 store=store,
                 upstream=upstream,
-                versions=versions,
+                versions=self.versions,
                 rules=self.rules,
                 clock=clock,
                 freshness=self._freshness,
+                events=self.events,
+                may_check=self._may_check,
                 now=self._now,
                 metrics=self._metrics,
             )
@@ -95,9 +118,10 @@ class Library:
             revalidator=self.revalidator,
             clock=clock,
             now=self._now,
-            stored=self._stored,
+            in_use=self.in_use,
+            events=self.events,
         )
-        self.catalog = Catalog(store, self.rules)
+        self.listing = Listing(store, self.rules)
 
     # start and stop
 
@@ -122,6 +146,18 @@ class Library:
     def is_idle(self) -> bool:
         """Whether nothing is fetched, or about to be, without a client."""
         return not self.filling.fills and not len(self.prefetch.running)
+
+    async def is_upstream(self, name: ModelName, tag: Tag) -> bool:
+        """Ask the registry whether it has a tag. `RegistryError` if it does not say."""
+        agent = self._agents.of(name, tag)
+        try:
+            if await self.upstream.manifest_digest(name, tag, agent) is None:
+                await self.upstream.manifest(name, tag, agent)
+        except RegistryError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     # what operators ask
 

@@ -15,6 +15,8 @@ from yukari.errors import RegistryError, manifest_unknown
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs
 from yukari.library.children import Children
+from yukari.library.events import Events
+from yukari.library.in_use import InUse
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Revalidator
 from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
@@ -62,8 +64,8 @@ class Manifests:
     """None if upstream is never asked."""
     _clock: IReactorTime
     _now: Callable[[], float]
-    _stored: Callable[[], None]
-    """Called whenever a manifest was stored."""
+    _in_use: InUse
+    _events: Events
     _unasked: TTLCache[tuple[ModelName, Tag, Variant], RegistryError] = field(init=False)
     """Variants that upstream could not be asked for."""
     _unknown: TTLCache[tuple[ModelName, Reference], RegistryError] = field(init=False)
@@ -91,13 +93,18 @@ class Manifests:
 
         With ``prefetch`` its blobs start to come.
         """
+        if isinstance(reference, Tag):
+            self._in_use.ask([(name, reference)])
         found = await self._find(name, reference, user_agent, variant)
         manifest = found.manifest
         if isinstance(manifest, ManifestList):
             if variant is Variant.PLAIN:
                 raise manifest_unknown(name, reference)
             self._children.learn(name, manifest)
+        for each in manifests_in(manifest):
+            self._in_use.ask([each.digest, *(blob.digest for blob in each.blobs)])
         if isinstance(reference, Tag):
+            self._in_use.ask([(name, reference)])
             self._agents.seen(name, reference, user_agent)
         self._learn(name, manifest)
         if prefetch:
@@ -179,7 +186,8 @@ class Manifests:
                 reference=str(reference),
                 error=str(error),
             )
-        self._stored()
+        if isinstance(reference, Tag):
+            self._events.tag_stored(name, reference)
 
     # a variant that upstream was never asked for
 

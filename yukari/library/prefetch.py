@@ -16,6 +16,7 @@ from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
+from yukari.library.in_use import InUse
 from yukari.manifest import AnyManifest, Descriptor, Manifest, ManifestList, manifests_in
 from yukari.names import Digest, ModelName
 from yukari.tasks import Background, Waiters
@@ -37,6 +38,7 @@ class Prefetch:
     _blobs: Blobs
     _fills: FillManager
     _clock: IReactorTime
+    _in_use: InUse
     _mode: str = "all"
     """``all``; ``asked``, if a manifest alone starts nothing; or ``none``."""
     running: Background = field(factory=Background, init=False)
@@ -200,6 +202,10 @@ class Prefetch:
 
     async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
         """Return when all blobs of a manifest are stored; `RegistryError` if one cannot be."""
+        with self._in_use.hold([manifest.digest, *(blob.digest for blob in manifest.blobs)]):
+            await self._ensure_stored(name, manifest)
+
+    async def _ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
         started = [await self._start_one(name, blob) for blob in manifest.blobs]
         for fill in started:
             if fill is not None:

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
+from yukari.library.events import Events
 from yukari.library.versions import NewVersion, Versions
 from yukari.metrics import Metrics
 from yukari.names import ModelName, Tag
@@ -95,6 +96,9 @@ class Revalidator:
     _rules: ModelRules
     _clock: IReactorTime
     _freshness: Freshness
+    _events: Events = field(factory=Events)
+    _may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
+    """Whether upstream is to be asked about a tag."""
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _random: Random = field(factory=Random)
@@ -162,6 +166,7 @@ class Revalidator:
                 for entry in page
                 if self._is_due((entry.name, entry.tag), entry.checked_at)
                 and self._rules.allow(entry.name)
+                and self._may_check(entry.name, entry.tag)
             ]
             self._random.shuffle(due)
             keys = iter(due)
@@ -209,7 +214,8 @@ class Revalidator:
         key = name, tag
 
         def is_due(checked_at: float) -> bool:
-            return self._age(checked_at) >= self._freshness.refresh_after and self._may_try(key)
+            is_old = self._age(checked_at) >= self._freshness.refresh_after
+            return is_old and self._may_try(key) and self._may_check(*key)
 
         if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
@@ -222,7 +228,11 @@ class Revalidator:
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
         untold = (name, tag) in self._failed or self._upstream.circuit_open
-        return untold and self._age(stored.checked_at) >= self._freshness.lifetime
+        return (
+            untold
+            and self._may_check(name, tag)
+            and self._age(stored.checked_at) >= self._freshness.lifetime
+        )
 
     def _age(self, checked_at: float) -> float:
         age = self._now() - checked_at
@@ -248,6 +258,9 @@ class Revalidator:
         if self._stopped:
             return
         self._metrics.revalidated("failed")
+        error: Any = failure.value
+        if failure.check(RegistryError) and error.status == 404:
+            self._events.checked(*key, self._now(), gone=True)
         times = self._failed[key].times + 1 if key in self._failed else 1
         first = max(RETRY_FIRST, self._freshness.period)
         wait = backoff(times, first, self._freshness.lifetime)
@@ -272,6 +285,7 @@ class Revalidator:
             return
         self._failed.pop((name, tag), None)
         if new is not None:
+            self._events.checked(name, tag, self._now(), gone=False)
             self._metrics.revalidated("same")
 
     def _replace(self, key: Key, new: NewVersion) -> None:
@@ -289,6 +303,7 @@ class Revalidator:
         if self._stopped:
             return
         await self._versions.replace(new)
+        self._events.tag_stored(*key)
         self._failed.pop(key, None)
         self._metrics.revalidated("replaced")
         log.info(

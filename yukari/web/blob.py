@@ -15,6 +15,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.blobs import Elsewhere
+from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.names import Digest, ModelName
 from yukari.net.throttle import Lines
@@ -40,6 +41,8 @@ class Registry:
     helpers: Helpers
     allow: Optional[Networks] = None
     """Who may pull; None for everybody."""
+    catalog: Optional[Catalog] = None
+    """Where pulls are counted; None for nowhere."""
     client_lines: Optional[Lines] = None
     """What bounds how fast each client, by its address, gets blobs; None for nothing."""
 
@@ -56,6 +59,10 @@ class BlobRequest:
 
     async def reply(self) -> None:
         """Answer it."""
+        with self._registry.library.in_use.hold([self._digest]):
+            await self._reply()
+
+    async def _reply(self) -> None:
         request, library = self._request, self._registry.library
         if request.method == b"HEAD":
             size = await library.blob_size(self._name, self._digest)
@@ -171,6 +178,8 @@ class BlobRequest:
 
     def _count(self, sent: int) -> None:
         # What went through `Request.write` is counted there.
+        if self._registry.catalog is not None:
+            self._registry.catalog.sent(self._name, self._digest, sent)
         self._request.sent_directly = max(0, sent - self._request.sentLength)
 
     def _damaged(self, error: OSError) -> None:

@@ -21,9 +21,10 @@ from twisted.web.server import Request
 
 from yukari.config.networks import Networks
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
+from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.manifest import MANIFEST_TYPES
-from yukari.names import InvalidName, ModelName, Reference, parse_reference
+from yukari.names import InvalidName, ModelName, Reference, Tag, parse_reference
 from yukari.net.throttle import Lines
 from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
@@ -59,7 +60,7 @@ class V2(ReadOnly):
             return
         if parts == ["_catalog"]:
             page = Page.asked_by(request)
-            names = await self._registry.library.catalog.models(page.last, page.most + 1)
+            names = await self._registry.library.listing.models(page.last, page.most + 1)
             reply_json(request, 200, {"repositories": page.cut(list(map(str, names)), request)})
             return
         if len(parts) != 4:
@@ -82,7 +83,7 @@ class V2(ReadOnly):
             ).reply()
         elif kind == "tags" and last == "list":
             page = Page.asked_by(request)
-            tags = [str(tag) for tag in await self._registry.library.catalog.tags(name)]
+            tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
             behind = [tag for tag in tags if tag > page.last]
             reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
         else:
@@ -106,6 +107,9 @@ class V2(ReadOnly):
         )
         manifest = found.manifest
         request.result = found.result
+        catalog = self._registry.catalog
+        if catalog is not None and request.method == b"GET" and isinstance(reference, Tag):
+            catalog.pulled(name, reference, str(clients.address(request)))
         request.setHeader(b"docker-content-digest", str(manifest.digest).encode())
         request.setHeader(b"ollama-content-digest", manifest.digest.hex.encode())
         request.setHeader(b"etag", etag(manifest.digest).encode())
@@ -141,10 +145,12 @@ def make_root(
     upstream: str,
     allow: Optional[Networks] = None,
     client_lines: Optional[Lines] = None,
+    catalog: Optional[Catalog] = None,
 ) -> Resource:
-    """The root of the tree; for the last two see `Registry`."""
+    """The root of the tree; for the last three see `Registry`."""
     root = Front(upstream)
-    root.putChild(b"v2", V2(Registry(library, clock, in_thread, helpers, allow, client_lines)))
+    registry = Registry(library, clock, in_thread, helpers, allow, catalog, client_lines)
+    root.putChild(b"v2", V2(registry))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))
     return root

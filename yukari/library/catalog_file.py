@@ -1,0 +1,302 @@
+"""
+The catalog's SQL: one SQLite file, used by one thread.
+
+A tag has one current version and the versions that it named before. A version
+stands on blobs: its manifests' bytes, their configs and layers. How many
+versions need a blob is counted by triggers.
+
+`sqlite3.Error` from any method means that the file is to be made anew; see `catalog`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Optional
+
+from yukari.library.catalog_reads import CatalogReads, digest_of, raw
+from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
+from yukari.library.catalog_schema import make_database, open_database
+from yukari.names import Digest, ModelName, Tag
+
+
+class CatalogFile(CatalogReads):
+    """The tables; every method blocks, and all are called in one thread at a time."""
+
+    def __init__(self, path: str) -> None:
+        """Open the file, or make it anew if it is missing, damaged or of another version."""
+        self._path = path
+        self._db, self.is_new = open_database(path)
+        # `is_new`: it was made anew and knows nothing of what is stored.
+
+    def reset(self) -> None:
+        """Forget everything, the file too."""
+        self._db.close()
+        self._db = make_database(self._path)
+        self.is_new = True
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        self._db.close()
+
+    # what is stored
+
+    def put(self, found: Iterable[Indexed], now: float) -> None:
+        """Each tag names this version; what it named before is superseded as of ``now``."""
+        with self._db:
+            self._begin()
+            for each in found:
+                self._put(each, now)
+
+    def _put(self, found: Indexed, now: float) -> None:
+        version, digest = found.version, raw(found.version.digest)
+        tag = self._tag_id(version)
+        self._db.execute(
+            "UPDATE tags SET checked_at = :at, own = :own, gone_since ="
+            " CASE WHEN :at > gone_since THEN NULL ELSE gone_since END WHERE id = :tag",
+            {"tag": tag, "at": found.checked_at, "own": found.own},
+        )
+        self._db.execute(
+            "UPDATE versions SET superseded_at = ?"
+            " WHERE tag = ? AND digest != ? AND superseded_at IS NULL",
+            (now, tag, digest),
+        )
+        (number,) = self._db.execute(
+            "INSERT INTO versions (tag, digest, stored_at, used_at, details)"
+            " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET superseded_at = NULL, details = excluded.details,"
+            " used_at = max(used_at, excluded.used_at) RETURNING id",
+            (tag, digest, found.stored_at, found.stored_at, found.details),
+        ).fetchone()
+        self._need(number, version.needs)
+        self._db.executemany(
+            "UPDATE blobs SET stored = 1 WHERE digest = ?",
+            [(raw(digest),) for digest in found.manifests],
+        )
+
+    def adopt(self, found: Iterable[Version], superseded_at: float) -> None:
+        """These are superseded versions, of tags that nobody knows any more."""
+        with self._db:
+            self._begin()
+            for version in found:
+                (number,) = self._db.execute(
+                    "INSERT INTO versions"
+                    " (tag, digest, stored_at, used_at, superseded_at, details)"
+                    " VALUES (?, ?, ?, 0, ?, '{}') ON CONFLICT DO UPDATE SET digest = digest"
+                    " RETURNING id",
+                    (self._tag_id(version), raw(version.digest), superseded_at, superseded_at),
+                ).fetchone()
+                self._need(number, version.needs)
+
+    def _begin(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _tag_id(self, version: Version) -> int:
+        key = str(version.name), str(version.tag)
+        self._db.execute(
+            "INSERT INTO tags (repository, tag) VALUES (?, ?) ON CONFLICT DO NOTHING", key
+        )
+        found = self._db.execute("SELECT id FROM tags WHERE repository = ? AND tag = ?", key)
+        return int(found.fetchone()[0])
+
+    def _need(self, version: int, needs: Sequence[Need]) -> None:
+        """Let a version stand on these blobs and on no others."""
+        rows = [(raw(need.digest), need.size) for need in needs]
+        self._db.executemany(
+            "INSERT INTO blobs (digest, size) VALUES (?, ?) ON CONFLICT DO NOTHING", rows
+        )
+        find = "SELECT id FROM blobs WHERE digest = ?"
+        wanted = {self._db.execute(find, (digest,)).fetchone()[0] for digest, _ in rows}
+        had = {
+            blob
+            for (blob,) in self._db.execute("SELECT blob FROM needs WHERE version = ?", (version,))
+        }
+        self._db.executemany(
+            "DELETE FROM needs WHERE version = ? AND blob = ?",
+            [(version, blob) for blob in had - wanted],
+        )
+        self._db.executemany(
+            "INSERT INTO needs (version, blob) VALUES (?, ?)",
+            [(version, blob) for blob in wanted - had],
+        )
+
+    def remove(self, name: ModelName, tag: Tag, digest: Optional[Digest] = None) -> list[Digest]:
+        """
+        Forget a version of a tag, or the tag with all it ever named.
+
+        Return the blobs that no version stands on any more, which are still stored.
+        """
+        with self._db:
+            self._begin()
+            found = self._db.execute(
+                "SELECT v.id, v.tag FROM versions v JOIN tags t ON t.id = v.tag"
+                " WHERE t.repository = ? AND t.tag = ? AND v.digest = coalesce(?, v.digest)",
+                (str(name), str(tag), None if digest is None else raw(digest)),
+            ).fetchall()
+            blobs: dict[int, None] = {}
+            for version, _ in found:
+                rows = self._db.execute("SELECT blob FROM needs WHERE version = ?", (version,))
+                blobs.update((blob, None) for (blob,) in rows.fetchall())
+                self._db.execute("DELETE FROM needs WHERE version = ?", (version,))
+                self._db.execute("DELETE FROM versions WHERE id = ?", (version,))
+            for _, number in found[:1]:
+                if not self._db.execute(
+                    "SELECT 1 FROM versions WHERE tag = ?", (number,)
+                ).fetchone():
+                    self._db.execute("DELETE FROM clients WHERE tag = ?", (number,))
+                    self._db.execute("DELETE FROM tags WHERE id = ?", (number,))
+            unneeded = []
+            for blob in blobs:
+                unneeded += self._db.execute(
+                    "SELECT digest FROM blobs WHERE id = ? AND needed = 0 AND stored", (blob,)
+                ).fetchall()
+                self._db.execute(
+                    "DELETE FROM blobs WHERE id = ? AND needed = 0 AND NOT stored", (blob,)
+                )
+            return [digest_of(found) for (found,) in unneeded]
+
+    def blobs_stored(self, found: Iterable[tuple[Digest, int]]) -> None:
+        """Blobs are here, with so many bytes."""
+        with self._db:
+            self._begin()
+            self._db.executemany(
+                "INSERT INTO blobs (digest, size, stored) VALUES (?, ?, 1)"
+                " ON CONFLICT DO UPDATE SET stored = 1, size = excluded.size",
+                [(raw(digest), size) for digest, size in found],
+            )
+
+    def blob_removed(self, digest: Digest) -> None:
+        """A blob is not here any more."""
+        with self._db:
+            self._begin()
+            self._db.execute("UPDATE blobs SET stored = 0 WHERE digest = ?", (raw(digest),))
+            self._db.execute("DELETE FROM blobs WHERE digest = ? AND needed = 0", (raw(digest),))
+
+    # what is asked and checked
+
+    def use(
+        self,
+        pulls: Mapping[tuple[ModelName, Tag], Usage],
+        sent: Mapping[tuple[ModelName, Digest], int],
+    ) -> None:
+        """Count pulls, and the bytes of each blob that were sent as part of a model."""
+        with self._db:
+            self._begin()
+            for (name, tag), usage in pulls.items():
+                self._count_pulls(str(name), str(tag), usage)
+            for (name, digest), count in sent.items():
+                # A blob's request names no tag: it goes to the one that was pulled last.
+                self._db.execute(
+                    "UPDATE tags SET sent = sent + ? WHERE id = (SELECT t.id FROM blobs b"
+                    " JOIN needs n ON n.blob = b.id JOIN versions v ON v.id = n.version"
+                    " JOIN tags t ON t.id = v.tag WHERE b.digest = ? AND t.repository = ?"
+                    " ORDER BY t.last_pull DESC LIMIT 1)",
+                    (count, raw(digest), str(name)),
+                )
+
+    def _count_pulls(self, name: str, tag: str, usage: Usage) -> None:
+        found = self._db.execute(
+            "UPDATE tags SET pulls = pulls + :pulls,"
+            " last_pull = max(:last, coalesce(last_pull, 0)),"
+            " first_pull = min(:first, coalesce(first_pull, :first))"
+            " WHERE repository = :name AND tag = :tag RETURNING id, clients",
+            {
+                "name": name,
+                "tag": tag,
+                "pulls": usage.pulls,
+                "first": usage.first,
+                "last": usage.last,
+            },
+        ).fetchone()
+        if found is None:
+            return
+        number, clients = found
+        self._db.execute(
+            "UPDATE versions SET used_at = max(used_at, ?) WHERE tag = ? AND superseded_at IS NULL",
+            (usage.last, number),
+        )
+        for client in sorted(usage.clients)[: MAX_CLIENTS - clients]:
+            self._db.execute(
+                "INSERT INTO clients (tag, client) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (number, client),
+            )
+        self._db.execute(
+            "UPDATE tags SET clients = (SELECT count(*) FROM clients WHERE tag = id) WHERE id = ?",
+            (number,),
+        )
+
+    def checked(self, name: ModelName, tag: Tag, at: float, *, gone: bool) -> None:
+        """Upstream was asked about a tag, and has it or has it not."""
+        self._db.execute(
+            "UPDATE tags SET gone_since = coalesce(gone_since, ?) WHERE repository = ? AND tag = ?"
+            if gone
+            else "UPDATE tags SET gone_since = NULL, checked_at = ?"
+            " WHERE repository = ? AND tag = ?",
+            (at, str(name), str(tag)),
+        )
+
+    # finding again what is in the files
+
+    def changed(self, page: Iterable[tuple[ModelName, Tag, float]]) -> list[tuple[ModelName, Tag]]:
+        """Return the tags that were checked at another time than is known, or are not known."""
+        found = []
+        for name, tag, checked_at in page:
+            (known,) = self._db.execute(
+                "SELECT count(*) FROM versions v JOIN tags t ON t.id = v.tag"
+                " WHERE repository = ? AND t.tag = ? AND superseded_at IS NULL"
+                " AND abs(checked_at - ?) < 0.001",
+                (str(name), str(tag), checked_at),
+            ).fetchone()
+            if not known:
+                found.append((name, tag))
+        return found
+
+    def lacking(self, blobs: Iterable[Digest]) -> list[tuple[ModelName, Tag]]:
+        """Return the tags that stand on one of these blobs and of which no details are known."""
+        found: dict[tuple[str, str], None] = {}
+        for digest in blobs:
+            rows = self._db.execute(
+                "SELECT DISTINCT t.repository, t.tag FROM blobs b JOIN needs n ON n.blob = b.id"
+                " JOIN versions v ON v.id = n.version JOIN tags t ON t.id = v.tag"
+                " WHERE b.digest = ? AND v.superseded_at IS NULL AND v.details = '{}' LIMIT 1000",
+                (raw(digest),),
+            )
+            found.update((row, None) for row in rows)
+        return [(ModelName.parse(name), Tag(tag)) for name, tag in found]
+
+    def begin_sweep(self) -> None:
+        """Nothing has been seen yet."""
+        with self._db:
+            self._begin()
+            self._db.execute("UPDATE tags SET seen = 0 WHERE seen")
+            self._db.execute("UPDATE blobs SET seen = 0 WHERE seen")
+
+    def see_tags(self, page: Iterable[tuple[ModelName, Tag]]) -> None:
+        """These are in the files."""
+        with self._db:
+            self._begin()
+            self._db.executemany(
+                "UPDATE tags SET seen = 1 WHERE repository = ? AND tag = ?",
+                [(str(name), str(tag)) for name, tag in page],
+            )
+
+    def see_blobs(self, page: Iterable[tuple[Digest, int]]) -> None:
+        """These are in the files, with so many bytes."""
+        with self._db:
+            self._begin()
+            self._db.executemany(
+                "INSERT INTO blobs (digest, size, stored, seen) VALUES (?, ?, 1, 1)"
+                " ON CONFLICT DO UPDATE SET stored = 1, seen = 1, size = excluded.size",
+                [(raw(digest), size) for digest, size in page],
+            )
+
+    def unseen(self) -> tuple[list[tuple[ModelName, Tag]], list[Digest]]:
+        """Return the tags with a current version, and the stored blobs, that were not seen."""
+        tags = self._db.execute(
+            "SELECT repository, tag FROM tags t WHERE NOT seen AND EXISTS"
+            " (SELECT 1 FROM versions v WHERE v.tag = t.id AND superseded_at IS NULL)"
+        )
+        blobs = self._db.execute("SELECT digest FROM blobs WHERE NOT seen AND stored")
+        return (
+            [(ModelName.parse(name), Tag(tag)) for name, tag in tags],
+            [digest_of(found) for (found,) in blobs],
+        )

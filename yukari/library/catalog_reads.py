@@ -1,0 +1,145 @@
+"""What the catalog's tables tell."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Optional
+
+from yukari.library.catalog_rows import Candidate, Entry, Need, Totals, Version
+from yukari.names import Digest, ModelName, Tag
+
+_ROWS = """
+SELECT t.repository, t.tag, lower(hex(v.digest)), v.size, v.missing, v.stored_at, v.superseded_at,
+    t.checked_at, t.gone_since, t.first_pull, t.last_pull, t.pulls, t.clients, t.sent, t.own,
+    v.details
+FROM {page} JOIN versions v ON v.tag = t.id AND v.superseded_at IS {which}
+ORDER BY t.repository, t.tag, v.superseded_at
+"""
+
+
+def raw(digest: Digest) -> bytes:
+    """A digest as the tables have it."""
+    return bytes.fromhex(digest.hex)
+
+
+def digest_of(found: bytes) -> Digest:
+    """The digest that the tables have so."""
+    return Digest(found.hex())
+
+
+class CatalogReads:
+    """Questions to the tables; every one blocks."""
+
+    _db: sqlite3.Connection
+
+    def page(
+        self, after: tuple[str, str] = ("", ""), most: int = 500, *, superseded: bool = False
+    ) -> list[Entry]:
+        """
+        Return what up to ``most`` tags name, in order, from behind ``after``.
+
+        Or, if ``superseded``, what they named before.
+        """
+        page = (
+            "(SELECT * FROM tags WHERE (repository, tag) > (?, ?)"
+            " ORDER BY repository, tag LIMIT ?) t"
+        )
+        sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
+        return list(map(Entry._make, self._db.execute(sql, (*after, most))))
+
+    def find(self, name: ModelName, tag: Tag, *, superseded: bool = False) -> list[Entry]:
+        """Return what the tag names, or what it named before."""
+        page = "(SELECT * FROM tags WHERE repository = ? AND tag = ?) t"
+        sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
+        return list(map(Entry._make, self._db.execute(sql, (str(name), str(tag)))))
+
+    def whatever_case(self, name: ModelName, tag: Tag) -> Optional[tuple[ModelName, Tag]]:
+        """Return the tag that is stored under a name but for the case of its letters."""
+        found = self._db.execute(
+            "SELECT repository, t.tag FROM tags t JOIN versions v ON v.tag = t.id"
+            " WHERE superseded_at IS NULL AND repository = ? COLLATE NOCASE"
+            " AND t.tag = ? COLLATE NOCASE",
+            (str(name), str(tag)),
+        ).fetchone()
+        return None if found is None else (ModelName.parse(found[0]), Tag(found[1]))
+
+    def own_bytes(self, name: ModelName, tag: Tag) -> int:
+        """Return how many bytes no other tag's versions stand on: what removing the tag frees."""
+        (found,) = self._db.execute(
+            "SELECT total(size) FROM (SELECT b.size, b.needed, count(*) mine FROM tags t"
+            " JOIN versions v ON v.tag = t.id JOIN needs n ON n.version = v.id"
+            " JOIN blobs b ON b.id = n.blob WHERE t.repository = ? AND t.tag = ? AND b.stored"
+            " GROUP BY b.id) WHERE needed = mine",
+            (str(name), str(tag)),
+        ).fetchone()
+        return int(found)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """
+        Yield what could be evicted: superseded versions, the oldest first, then current ones, the
+        least recently pulled first.
+
+        Nothing else may be called until the caller is done with it.
+        """
+        for which in ("NOT NULL ORDER BY v.superseded_at", "NULL ORDER BY v.used_at"):
+            found = self._db.execute(
+                "SELECT v.id, t.repository, t.tag, v.digest, v.superseded_at, v.used_at,"
+                " t.gone_since IS NOT NULL, t.own FROM versions v JOIN tags t ON t.id = v.tag"
+                f" WHERE v.superseded_at IS {which}, v.id"
+            )
+            for number, name, tag, digest, superseded_at, used_at, gone, own in found:
+                blobs = self._db.execute(
+                    "SELECT b.digest, b.size, b.needed, b.stored FROM needs n"
+                    " JOIN blobs b ON b.id = n.blob WHERE n.version = ? ORDER BY b.id",
+                    (number,),
+                ).fetchall()
+                yield Candidate(
+                    Version(
+                        ModelName.parse(name),
+                        Tag(tag),
+                        digest_of(digest),
+                        tuple(Need(digest_of(blob), size) for blob, size, _, _ in blobs),
+                    ),
+                    superseded_at,
+                    used_at,
+                    bool(gone),
+                    bool(own),
+                    tuple(needed for _, _, needed, _ in blobs),
+                    tuple(bool(stored) for _, _, _, stored in blobs),
+                )
+
+    def totals(self) -> Totals:
+        """Return how much is held, and for what."""
+        tags, versions = self._db.execute(
+            "SELECT (SELECT count(*) FROM tags), (SELECT count(*) FROM versions)"
+        ).fetchone()
+        blobs, stored, shared, unneeded = self._db.execute(
+            "SELECT count(*), total(size), total(CASE WHEN needed > 1 THEN size END),"
+            " total(CASE WHEN needed = 0 THEN size END) FROM blobs WHERE stored"
+        ).fetchone()
+        (superseded,) = self._db.execute(
+            "SELECT total(size) FROM blobs b WHERE stored AND id IN"
+            " (SELECT blob FROM needs JOIN versions v ON v.id = version"
+            " WHERE superseded_at IS NOT NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM needs JOIN versions v ON v.id = version"
+            " WHERE blob = b.id AND superseded_at IS NULL)"
+        ).fetchone()
+        return Totals(
+            tags, versions, blobs, int(stored), int(shared), int(superseded), int(unneeded)
+        )
+
+    def is_needed(self, digest: Digest) -> bool:
+        """Whether a version stands on a blob."""
+        found = self._db.execute("SELECT needed FROM blobs WHERE digest = ?", (raw(digest),))
+        return bool((found.fetchone() or (0,))[0])
+
+    def unneeded(self) -> list[Digest]:
+        """Return the blobs that are here and that no version stands on."""
+        found = self._db.execute("SELECT digest FROM blobs WHERE needed = 0 AND stored")
+        return [digest_of(each) for (each,) in found]
+
+    def made_at(self) -> float:
+        """When the catalog was made, in seconds of the epoch."""
+        (found,) = self._db.execute("SELECT made_at FROM made").fetchone()
+        return float(found)

@@ -1,0 +1,127 @@
+"""
+What the catalog is told and tells.
+
+Sizes are in bytes, times in seconds of the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+from attrs import define, field, frozen
+
+from yukari.names import Digest, ModelName, Tag
+
+MAX_CLIENTS = 1000
+"""Clients of a tag that are told apart."""
+
+
+@frozen
+class Need:
+    """A blob that a version stands on; ``size`` in bytes."""
+
+    digest: Digest
+    size: int
+
+
+@frozen
+class Version:
+    """What a tag names, or named before: the digest of its manifest or list, and its blobs."""
+
+    name: ModelName
+    tag: Tag
+    digest: Digest
+    needs: tuple[Need, ...] = field(repr=False)
+    """Each once, the manifests' own bytes among them."""
+
+
+class Entry(NamedTuple):
+    """All that the catalog has of a version; sizes in bytes, times in seconds of the epoch."""
+
+    repository: str
+    tag: str
+    digest: str
+    """Of its manifest or list: 64 hex digits."""
+    size: int
+    missing: int
+    """How many of its blobs are not stored."""
+    stored_at: float
+    superseded_at: Optional[float]
+    checked_at: float
+    """When upstream last said that it has the tag."""
+    gone_since: Optional[float]
+    """When upstream first said that it has the tag no more."""
+    first_pull: Optional[float]
+    last_pull: Optional[float]
+    pulls: int
+    clients: int
+    """At most `MAX_CLIENTS`."""
+    sent: int
+    """Bytes of blobs sent to clients."""
+    own: int
+    """1 if it is a copy made here, which upstream is never asked about."""
+    details: str
+    """JSON; see `yukari.library.details`."""
+
+
+@frozen
+class Candidate:
+    """A version that could be evicted, and with it the blobs that nothing else needs."""
+
+    version: Version
+    superseded_at: Optional[float]
+    used_at: float
+    """When it was last pulled, or stored if it never was."""
+    gone: bool
+    own: bool
+    needed: tuple[int, ...]
+    """How many versions stand on each of its blobs."""
+    stored: tuple[bool, ...]
+    """Whether each of its blobs is here."""
+
+    def blobs(self) -> Iterator[tuple[Need, int, bool]]:
+        """Yield each blob, how many versions stand on it, and whether it is here."""
+        return zip(self.version.needs, self.needed, self.stored)
+
+
+@frozen
+class Indexed:
+    """A version as it is found in the store; times in seconds of the epoch."""
+
+    version: Version
+    stored_at: float
+    checked_at: float
+    own: bool
+    """Whether it is a copy made here, which upstream is never asked about."""
+    details: str
+    """JSON; see `yukari.library.details`."""
+    manifests: tuple[Digest, ...] = ()
+    """Those of its blobs that are manifests: they are stored, or nothing could be told of it."""
+
+
+@define
+class Usage:
+    """Pulls of a tag since the catalog was last told."""
+
+    pulls: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    clients: set[str] = field(factory=set)
+
+
+@frozen
+class Totals:
+    """Bytes by what they are for."""
+
+    tags: int
+    versions: int
+    blobs: int
+    stored: int
+    """Bytes of all blobs that are here."""
+    shared: int
+    """Bytes of blobs that several versions stand on."""
+    superseded: int
+    """Bytes that only superseded versions stand on."""
+    unneeded: int
+    """Bytes that no version stands on."""

@@ -1,0 +1,124 @@
+"""The catalog's tables, and how its file is opened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+VERSION = 1
+"""Of the schema; a file of another one is made anew."""
+
+_SCHEMA = """
+CREATE TABLE made (made_at REAL NOT NULL);
+INSERT INTO made VALUES ((julianday('now') - 2440587.5) * 86400.0);
+CREATE TABLE tags (
+    id INTEGER PRIMARY KEY,
+    repository TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    checked_at REAL NOT NULL DEFAULT 0,
+    gone_since REAL,
+    first_pull REAL,
+    last_pull REAL,
+    pulls INTEGER NOT NULL DEFAULT 0,
+    clients INTEGER NOT NULL DEFAULT 0,
+    sent INTEGER NOT NULL DEFAULT 0,
+    own INTEGER NOT NULL DEFAULT 0,
+    seen INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (repository, tag)
+);
+CREATE TABLE versions (
+    id INTEGER PRIMARY KEY,
+    tag INTEGER NOT NULL REFERENCES tags (id),
+    digest BLOB NOT NULL,
+    stored_at REAL NOT NULL,
+    used_at REAL NOT NULL,
+    superseded_at REAL,
+    size INTEGER NOT NULL DEFAULT 0,
+    missing INTEGER NOT NULL DEFAULT 0,
+    details TEXT NOT NULL,
+    UNIQUE (tag, digest)
+);
+CREATE UNIQUE INDEX current ON versions (tag) WHERE superseded_at IS NULL;
+CREATE INDEX used ON versions (used_at) WHERE superseded_at IS NULL;
+CREATE INDEX superseded ON versions (superseded_at) WHERE superseded_at IS NOT NULL;
+CREATE TABLE blobs (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    stored INTEGER NOT NULL DEFAULT 0,
+    needed INTEGER NOT NULL DEFAULT 0,
+    seen INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX unneeded ON blobs (id) WHERE needed = 0;
+CREATE TABLE needs (
+    version INTEGER NOT NULL,
+    blob INTEGER NOT NULL,
+    PRIMARY KEY (version, blob)
+) WITHOUT ROWID;
+CREATE INDEX needs_of_blob ON needs (blob);
+CREATE TRIGGER need AFTER INSERT ON needs BEGIN
+    UPDATE blobs SET needed = needed + 1 WHERE id = new.blob;
+    UPDATE versions SET size = versions.size + b.size, missing = missing + NOT b.stored
+        FROM blobs b WHERE b.id = new.blob AND versions.id = new.version;
+END;
+CREATE TRIGGER need_no_more AFTER DELETE ON needs BEGIN
+    UPDATE blobs SET needed = needed - 1 WHERE id = old.blob;
+    UPDATE versions SET size = versions.size - b.size, missing = missing - NOT b.stored
+        FROM blobs b WHERE b.id = old.blob AND versions.id = old.version;
+END;
+CREATE TRIGGER blob_came_or_went AFTER UPDATE OF stored ON blobs
+WHEN old.stored != new.stored BEGIN
+    UPDATE versions SET missing = missing + old.stored - new.stored
+        WHERE id IN (SELECT version FROM needs WHERE blob = new.id);
+END;
+CREATE TRIGGER size_is_another AFTER UPDATE OF size ON blobs WHEN old.size != new.size BEGIN
+    UPDATE versions SET size = size + new.size - old.size
+        WHERE id IN (SELECT version FROM needs WHERE blob = new.id);
+END;
+CREATE TABLE clients (
+    tag INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    PRIMARY KEY (tag, client)
+) WITHOUT ROWID;
+"""
+
+
+def open_database(path: str) -> tuple[sqlite3.Connection, bool]:
+    """
+    Open the file, or make it anew if it is missing, damaged or of another version.
+
+    Return also whether it was made anew. OSError, `sqlite3.Error` if it cannot be made.
+    """
+    db = None
+    try:
+        db = _connect(path)
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if version == VERSION and state == "ok":
+            return db, False
+    except sqlite3.DatabaseError:
+        pass
+    if db is not None:
+        db.close()
+    return make_database(path), True
+
+
+def make_database(path: str) -> sqlite3.Connection:
+    """Make the file anew, whatever it was."""
+    if path != ":memory:":
+        for each in (path, path + "-wal", path + "-shm"):
+            try:
+                os.unlink(each)
+            except FileNotFoundError:
+                pass
+    db = _connect(path)
+    db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    return db
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    # What is lost with the power is found again in the files.
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db

@@ -1,0 +1,379 @@
+"""
+Keeping the store within its bounds, without losing what could not be fetched again.
+
+Room for a blob is made before its spool is opened (`Collector.reserve`). What goes is chosen by
+`yukari.library.eviction`; before a model goes, upstream is asked whether it still has it.
+
+Whatever is removed goes in this order, each step durable before the next: the tag, its row in the
+catalog, the manifests, the other blobs. So a crash leaves everything, or blobs that no tag stands
+on, which the next sweep finds. Blobs that are in use stay, and so does a tag that is pulled while
+it is removed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Optional
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.config.patterns import Patterns
+from yukari.config.units import FreeSpace
+from yukari.errors import RegistryError
+from yukari.fills.manager import FillManager
+from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Version
+from yukari.library.events import Observer
+from yukari.library.eviction import Plan, Rules, Step, plan
+from yukari.library.in_use import InUse
+from yukari.library.index import Index
+from yukari.library.marks import Marks
+from yukari.library.sweeping import Sweep, Swept
+from yukari.manifest import Variant
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage.disk.space import shown
+from yukari.storage.ports import NoRoom, Spool, Store
+
+log = Logger()
+
+CHECKED_TOGETHER = 5
+"""Models that upstream is asked about at the same time before they go."""
+SIDECARS = 64 * 1024
+"""Bytes that a blob on its way takes beside its own."""
+
+
+class Unknown(Exception):
+    """Upstream does not say whether it has a model."""
+
+
+@frozen
+class Bounds:
+    """What the store may take, and how long things stay; times in seconds."""
+
+    store_max: Optional[FreeSpace] = None
+    """Bytes, or a share of the disk; None for what MIN_FREE leaves."""
+    evict: bool = True
+    keep: Patterns = Patterns()
+    superseded_lifetime: float = 720 * 3600.0
+    grace: float = 3600.0
+
+
+@frozen
+class RoomUsage:
+    """Bytes: on their way, at most stored, and free for more; None for no bound."""
+
+    on_their_way: int
+    bound: Optional[int]
+    free: Optional[int]
+
+
+@define(eq=False)
+class Collector(Observer):
+    """
+    Removes what has to go from the store.
+
+    ``is_upstream`` asks the registry whether it has a tag, `RegistryError` if it does not say; None
+    if it is never asked. ``registry`` is its host, for the patterns.
+    """
+
+    _store: Store
+    _catalog: Catalog
+    _marks: Marks
+    _index: Index
+    _fills: FillManager
+    _in_use: InUse
+    _sweep: Sweep
+    _is_upstream: Optional[Callable[[ModelName, Tag], Coroutine[Any, Any, bool]]]
+    _registry: str
+    _bounds: Bounds
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _used: Optional[int] = field(default=None, init=False)
+    """Bytes of all blobs that are stored; None until they were counted."""
+    _stored_uncounted: int = field(default=0, init=False)
+    _opening: dict[Digest, int] = field(factory=dict, init=False)
+    """Blobs that wait for room, or whose spools are being opened, with their sizes."""
+    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+    _warned: bool = field(default=False, init=False)
+
+    # what is told
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        if self._used is None:
+            self._stored_uncounted += size
+        else:
+            self._used += size
+
+    # room
+
+    async def reserve(
+        self, digest: Digest, size: int, open_spool: Callable[[], Coroutine[Any, Any, Spool]]
+    ) -> Spool:
+        """Make room for a blob, then open its spool. `NoRoom`, OSError."""
+        self._opening[digest] = size
+        try:
+            if await self._lacking(digest) > 0:
+                await self._lock.run(self._make_room, digest)
+            return await open_spool()
+        finally:
+            del self._opening[digest]
+
+    async def _make_room(self, digest: Digest) -> None:
+        lacking, size = await self._lacking(digest), self._opening[digest]
+        if lacking > 0 and self._bounds.evict:
+            await self._evict_for(size, lacking)
+        if await self._beyond_bound(digest) > 0:
+            limit = await self._limit()
+            raise NoRoom(
+                f"no room for {shown(size)}: STORE_MAX is {shown(limit or 0)},"
+                f" {shown(self._taken(digest) - size)} of it taken"
+            )
+        # Whether MIN_FREE leaves enough is decided as the spool is opened.
+
+    async def _lacking(self, digest: Digest) -> int:
+        """How many bytes have to go before a blob may come."""
+        short = await self._store.inventory.short_of(self._opening[digest])
+        return max(short, await self._beyond_bound(digest))
+
+    async def _beyond_bound(self, digest: Digest) -> int:
+        limit = await self._limit()
+        if limit is None:
+            return 0
+        if self._used is None:
+            counted = await self._store.count()
+            # What was stored while it was counted may be counted twice, until the next count.
+            self._used = counted.bytes + self._stored_uncounted
+        return self._taken(digest) - limit
+
+    def _taken(self, digest: Digest) -> int:
+        """Bytes that are stored, on their way, or wait for room no longer than this blob does."""
+        taken = (self._used or 0) + sum(
+            fill.size + SIDECARS for fill in self._fills.fills.values() if fill.spool is not None
+        )
+        for waiting, size in self._opening.items():
+            taken += size + SIDECARS
+            if waiting == digest:
+                break
+        return taken
+
+    async def _limit(self) -> Optional[int]:
+        store_max = self._bounds.store_max
+        if store_max is None:
+            return None
+        if store_max.bytes is not None:
+            return store_max.bytes
+        return store_max.of(await self._store.inventory.disk_size())
+
+    async def usage(self) -> RoomUsage:
+        """Return how much room there is. OSError."""
+        coming = [fill.size for fill in self._fills.fills.values() if fill.spool is not None]
+        return RoomUsage(sum(coming), await self._limit(), await self._store.inventory.free_space())
+
+    async def recount(self) -> None:
+        """Take the catalog's word for how much is stored. `CatalogUnusable`."""
+        await self._index.settled()
+        totals = await self._catalog.run(CatalogFile.totals)
+        self._used = totals.stored
+
+    # evicting
+
+    async def _evict_for(self, size: int, lacking: int) -> None:
+        try:
+            await self._evict(lacking, f"for a blob of {shown(size)}")
+        except (CatalogUnusable, Unknown, OSError) as error:
+            say, self._warned = (log.debug if self._warned else log.warn), True
+            say("nothing is evicted: {error}", error=str(error))
+
+    async def _evict(self, lacking: int, why: str) -> None:
+        if not self._index.looked:
+            log.info("nothing is evicted {why}: the store is still being looked through", why=why)
+            return
+        tried: set[Version] = set()
+        while lacking > 0:
+            found = await self.plan(lacking, tried)
+            if found.frees < lacking:
+                self._warn(found, lacking, why)
+                return
+            self._warned = False
+            freed = 0
+            for start in range(0, len(found.steps), CHECKED_TOGETHER):
+                if freed >= lacking:
+                    break
+                freed += await self._take(found.steps[start : start + CHECKED_TOGETHER], why)
+            tried.update(step.candidate.version for step in found.steps)
+            lacking -= freed
+
+    def _warn(self, found: Plan, lacking: int, why: str) -> None:
+        say, self._warned = (log.debug if self._warned else log.warn), True
+        reasons = sorted({kept.reason for kept in found.kept})
+        say(
+            "no room {why}: {lacking} are lacking and at most {frees} could be freed; what stays:"
+            " {reasons}. It is relayed",
+            why=why,
+            lacking=shown(lacking),
+            frees=shown(found.frees),
+            reasons="; ".join(reasons[:5]) or "nothing else is stored",
+        )
+
+    async def plan(self, need: int, without: Iterable[Version] = ()) -> Plan:
+        """
+        Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
+
+        ``without`` were tried already.
+        """
+        await self._marks.refresh()
+        await self._index.settled()
+        await self._catalog.flush()
+        tried = set(without)
+
+        # In the catalog's thread: what is asked there is only read.
+        def planned(file: CatalogFile) -> Plan:
+            candidates = (each for each in file.candidates() if each.version not in tried)
+            return plan(candidates, self._rules(), need)
+
+        return await self._catalog.run(planned)
+
+    def _rules(self) -> Rules:
+        def pinned(name: ModelName, tag: Tag) -> Optional[str]:
+            pin = self._marks.pin(name, tag)
+            return None if pin is None else pin.by
+
+        return Rules(
+            now=self._now(),
+            grace=self._bounds.grace,
+            superseded_lifetime=self._bounds.superseded_lifetime,
+            kept=lambda name: self._bounds.keep.match(self._registry, name),
+            pinned=pinned,
+            in_use=self._why_in_use,
+        )
+
+    def _why_in_use(self, version: Version) -> Optional[str]:
+        if any(need.digest in self._fills.fills for need in version.needs):
+            return "being filled"
+        if any(need.digest in self._in_use for need in version.needs):
+            return "being pulled"
+        return None
+
+    async def _take(self, steps: Iterable[Step], why: str) -> int:
+        """Let these versions go, if they may; return how many bytes that freed."""
+        steps = list(steps)
+        there = await gatherResults(
+            [Deferred.fromCoroutine(self._can_go(step)) for step in steps], consumeErrors=True
+        )
+        if all(can_go is None for can_go in there):
+            raise Unknown("upstream does not say whether it still has what would go")
+        freed = 0
+        for step, can_go in zip(steps, there):
+            version = step.candidate.version
+            if not can_go or self._why_in_use(version) is not None:
+                continue
+            if step.candidate.superseded_at is None:
+                gone = await self.remove(version.name, version.tag, version.digest)
+            else:
+                gone = await self._remove_superseded(version)
+            freed += gone
+            log.info(
+                "{name}:{tag} evicted {why}: {reason}, {bytes} freed",
+                name=str(version.name),
+                tag=str(version.tag),
+                why=why,
+                reason=step.reason,
+                bytes=shown(gone),
+            )
+        return freed
+
+    async def _can_go(self, step: Step) -> Optional[bool]:
+        """
+        Whether upstream still has a model, or it is a version that is superseded anyway.
+
+        None if upstream does not say.
+        """
+        version = step.candidate.version
+        if step.candidate.superseded_at is not None:
+            return True
+        if self._is_upstream is None:
+            return None
+        try:
+            there = await self._is_upstream(version.name, version.tag)
+        except RegistryError as error:
+            log.info(
+                "{name}:{tag} is not evicted: {error}",
+                name=str(version.name),
+                tag=str(version.tag),
+                error=str(error),
+            )
+            return None
+        await self._catalog.run(
+            CatalogFile.checked, version.name, version.tag, self._now(), gone=not there
+        )
+        return there
+
+    # removing
+
+    async def remove(self, name: ModelName, tag: Tag, digest: Optional[Digest] = None) -> int:
+        """
+        Remove a tag and what it named before; return how many bytes that freed.
+
+        With a ``digest``, only if the tag still names that, and is not pulled meanwhile.
+        `CatalogUnusable`, OSError.
+        """
+        began = self._clock.seconds()
+        variants = {each: await self._store.get_manifest(name, tag, each) for each in Variant}
+        if digest is not None:
+            if digest not in {each.manifest.digest for each in variants.values() if each}:
+                return 0
+            if self._in_use.asked_at((name, tag)) >= began:
+                return 0
+        await self._store.inventory.remove_tag(name, tag)
+        if digest is not None and self._in_use.asked_at((name, tag)) >= began:
+            # A client has got it meanwhile.
+            for variant, stored in variants.items():
+                if stored is not None and stored.checked_at:
+                    await self._store.put_manifest(
+                        name, tag, stored.manifest, stored.checked_at, variant
+                    )
+            self._index.tag_stored(name, tag)
+            return 0
+        await self._marks.forget(name, tag)
+        await self._index.settled()
+        unneeded = await self._catalog.run(CatalogFile.remove, name, tag)
+        return await self._remove_blobs(unneeded, at_once=digest is None)
+
+    async def _remove_superseded(self, version: Version) -> int:
+        unneeded = await self._catalog.run(
+            CatalogFile.remove, version.name, version.tag, version.digest
+        )
+        return await self._remove_blobs(unneeded)
+
+    async def _remove_blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
+        freed = await self._sweep.remove(unneeded, at_once=at_once)
+        self._used = None if self._used is None else self._used - freed
+        return freed
+
+    # now and then
+
+    async def collect(self) -> Swept:
+        """
+        Remove superseded versions past their lifetime, and blobs that no version stands on.
+
+        `CatalogUnusable`, OSError.
+        """
+        return await self._lock.run(self._collect)
+
+    async def _collect(self) -> Swept:
+        if self._bounds.evict:
+            expired = await self.plan(0)
+            for step in expired.steps:
+                await self._take([step], "after SUPERSEDED_LIFETIME")
+        swept = await self._sweep.run(self._bounds.grace)
+        await self.recount()
+        return swept
+
+    async def unneeded(self) -> Swept:
+        """Return what `collect` would remove of blobs that no version stands on."""
+        return await self._sweep.run(self._bounds.grace, dry=True)

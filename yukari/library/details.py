@@ -1,0 +1,189 @@
+"""
+What a model is: as its config says, its small layers, and the header of its weights.
+
+The shapes are those of Ollama's own API. Whatever is too large, absent or damaged is left out:
+details are never a reason to fail.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+from attrs import define
+from twisted.internet.defer import Deferred
+
+from yukari.library.gguf import GgufHeader, InvalidGguf, read_header
+from yukari.manifest import Descriptor, Manifest
+from yukari.names import Digest
+from yukari.storage.ports import BlobFile, Store
+
+MAX_SMALL = 1024 * 1024
+"""Bytes of a config, template, licence and the like that are read at most."""
+MAX_LAYERS = 64
+"""Small layers that are read of one model."""
+_TYPE = "application/vnd.ollama.image."
+
+
+@define(eq=False)
+class Details:
+    """Reads stored models; ``in_thread`` calls a blocking function in a disk thread."""
+
+    _store: Store
+    _in_thread: Callable[..., Deferred[Any]]
+
+    async def summary(self, manifest: Manifest) -> dict[str, Any]:
+        """Return the ``details`` of a model in a listing; OSError if its config is not readable."""
+        config = await self._config(manifest)
+        if not config:
+            return {}
+        families = config.get("model_families")
+        return {
+            "parent_model": "",
+            "format": _text(config, "model_format"),
+            "family": _text(config, "model_family"),
+            "families": families if _is_texts(families) else None,
+            "parameter_size": _text(config, "model_type"),
+            "quantization_level": _text(config, "file_type"),
+        }
+
+    async def show(self, manifest: Manifest) -> dict[str, Any]:
+        """Return what ``/api/show`` tells of a model, but for when it was modified."""
+        config = await self._config(manifest)
+        details = await self.summary(manifest)
+        shown: dict[str, Any] = {
+            "details": details,
+            "model_info": {},
+            "capabilities": _capabilities(config.get("capabilities")),
+            **{key: config[key] for key in _COPIED if isinstance(config.get(key), str)},
+        }
+        for kind, texts in (await self._texts(manifest)).items():
+            shown[kind] = _parameters(texts[-1]) if kind == "parameters" else "\n".join(texts)
+        weights = _first(manifest.blobs, f"{_TYPE}model")
+        header = None if weights is None else await self._header(weights.digest)
+        if header is not None:
+            _add_header(shown, header)
+        if not shown["capabilities"]:
+            shown["capabilities"] = _guessed(header, manifest, shown.get("template", ""))
+        return shown
+
+    async def _config(self, manifest: Manifest) -> dict[str, Any]:
+        if manifest.config is None or manifest.config.size > MAX_SMALL:
+            return {}
+        try:
+            found = json.loads(await self._read(manifest.config.digest) or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    async def _texts(self, manifest: Manifest) -> dict[str, list[str]]:
+        """The texts of a model by their kind: licences, template, system message, parameters."""
+        found: dict[str, list[str]] = {}
+        left = MAX_LAYERS
+        for blob in manifest.blobs:
+            kind = _KINDS.get(blob.media_type)
+            if kind is None or blob.size > MAX_SMALL or not left:
+                continue
+            left -= 1
+            body = await self._read(blob.digest)
+            if body is not None:
+                found.setdefault(kind, []).append(body.decode("utf-8", "replace"))
+        return found
+
+    async def _read(self, digest: Digest) -> Optional[bytes]:
+        """A small blob; None if it is not stored here."""
+        body: Optional[bytes] = await self._with(digest, lambda file: file.read(0, MAX_SMALL))
+        return body
+
+    async def _header(self, digest: Digest) -> Optional[GgufHeader]:
+        def header(file: BlobFile) -> GgufHeader:
+            return read_header(lambda start, end: file.read(start, end - start))
+
+        try:
+            found: Optional[GgufHeader] = await self._with(digest, header)
+            return found
+        except InvalidGguf:
+            return None
+
+    async def _with(self, digest: Digest, work: Callable[[BlobFile], Any]) -> Any:
+        file = await self._store.open_blob(digest)
+        if file is None:
+            return None
+        try:
+            return await self._in_thread(work, file)
+        finally:
+            file.close()
+
+
+_COPIED = ("renderer", "parser", "requires", "remote_host", "remote_model")
+"""Texts of a config that are shown as they are."""
+_KINDS = {
+    f"{_TYPE}license": "license",
+    f"{_TYPE}template": "template",
+    f"{_TYPE}system": "system",
+    f"{_TYPE}params": "parameters",
+}
+
+
+def _add_header(shown: dict[str, Any], header: GgufHeader) -> None:
+    info = dict(header.values)
+    for key in ("general.name", "tokenizer.chat_template"):
+        info.pop(key, None)
+    info.setdefault("general.parameter_count", header.parameters)
+    shown["model_info"] = info
+    details = shown["details"]
+    details.setdefault("format", "gguf")
+    if not details.get("family"):
+        details["family"] = header.architecture
+    if details.get("quantization_level") in (None, "", "unknown"):
+        details["quantization_level"] = header.quantization
+
+
+def _parameters(text: str) -> str:
+    """Parameters as Ollama shows them: a name and a value on each line."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    lines = []
+    for name, value in found.items():
+        for each in value if isinstance(value, list) else [value]:
+            lines.append(f"{name:<30} {json.dumps(each)}")
+    return "\n".join(lines)
+
+
+def _capabilities(found: Any) -> list[str]:
+    return found if _is_texts(found) else []
+
+
+def _guessed(header: Optional[GgufHeader], manifest: Manifest, template: str) -> list[str]:
+    """What a model can do by the signs that Ollama goes by."""
+    if header is None:
+        return []
+    if header.of_architecture("pooling_type") is not None:
+        return ["embedding"]
+    found = ["completion"]
+    if ".Tools" in template:
+        found.append("tools")
+    if ".Suffix" in template:
+        found.append("insert")
+    projector = _first(manifest.blobs, f"{_TYPE}projector")
+    if projector is not None or header.of_architecture("vision.block_count") is not None:
+        found.append("vision")
+    return found
+
+
+def _first(blobs: Iterable[Descriptor], media_type: str) -> Optional[Descriptor]:
+    return next((blob for blob in blobs if blob.media_type == media_type), None)
+
+
+def _text(config: dict[str, Any], key: str) -> str:
+    found = config.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def _is_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(each, str) for each in found)

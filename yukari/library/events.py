@@ -1,0 +1,46 @@
+"""What the library tells those who keep account of it."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from yukari.names import Digest, ModelName, Tag
+
+
+class Observer:
+    """One who is told; this one lets it pass. None of it may take long or raise."""
+
+    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+        """A tag names something new, or has another variant."""
+
+    def child_stored(self, name: ModelName) -> None:
+        """A manifest is stored that a list of the model's refers to."""
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        """A blob is stored, and its fill is no more."""
+
+    def checked(self, name: ModelName, tag: Tag, at: float, gone: bool) -> None:
+        """Upstream was asked about a stored tag, ``at`` in seconds of the epoch."""
+
+
+@define(eq=False)
+class Events(Observer):
+    """Tells all observers."""
+
+    observers: list[Observer] = field(factory=list)
+
+    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+        for each in self.observers:
+            each.tag_stored(name, tag)
+
+    def child_stored(self, name: ModelName) -> None:
+        for each in self.observers:
+            each.child_stored(name)
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        for each in self.observers:
+            each.blob_stored(digest, size)
+
+    def checked(self, name: ModelName, tag: Tag, at: float, gone: bool) -> None:
+        for each in self.observers:
+            each.checked(name, tag, at, gone)

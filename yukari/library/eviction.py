@@ -1,0 +1,167 @@
+"""
+Which versions go when room is needed: a pure function from what is stored to a plan.
+
+Superseded versions go first, the oldest before the others; then whole models, the least recently
+pulled first. What could not be fetched again never goes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Optional
+
+from attrs import define, field, frozen
+
+from yukari.library.catalog_rows import Candidate, Version
+from yukari.names import Digest, ModelName, Tag
+
+USELESS = 1024 * 1024
+"""A model that frees fewer bytes shares its weights with one that stays, and stays too."""
+
+
+@frozen
+class Rules:
+    """What may go; times in seconds, ``now`` of the epoch."""
+
+    now: float
+    grace: float
+    """What was pulled or stored so recently stays."""
+    superseded_lifetime: float
+    """Superseded versions go after so long, whether or not room is needed."""
+    kept: Callable[[ModelName], Optional[str]] = lambda _: None
+    """The pattern of KEEP that a model matches."""
+    pinned: Callable[[ModelName, Tag], Optional[str]] = lambda *_: None
+    """Who has pinned a tag."""
+    in_use: Callable[[Version], Optional[str]] = lambda _: None
+    """Why a version is in use just now."""
+
+
+@frozen
+class Step:
+    """A version that goes."""
+
+    candidate: Candidate
+    reason: str
+
+
+@frozen
+class Kept:
+    """A version that stays, although it would have been next."""
+
+    version: Version
+    reason: str
+
+
+MAX_KEPT = 1000
+"""Versions that stay of which a plan tells."""
+
+
+@frozen
+class Plan:
+    """What goes, in this order, and what stays instead."""
+
+    steps: tuple[Step, ...]
+    kept: tuple[Kept, ...]
+    frees: int
+    """Bytes of the blobs that nothing stands on any more once all of the steps are done."""
+
+
+def protection(candidate: Candidate, rules: Rules) -> Optional[str]:
+    """Return why a version must not go, None if it may."""
+    version = candidate.version
+    used = rules.in_use(version)
+    if used is not None:
+        return used
+    if candidate.used_at > rules.now - rules.grace:
+        return "pulled or stored within EVICT_GRACE"
+    if candidate.superseded_at is not None:
+        return None
+    pinned = rules.pinned(version.name, version.tag)
+    if pinned is not None:
+        return f"pinned by {pinned}"
+    pattern = rules.kept(version.name)
+    if pattern is not None:
+        return f"KEEP has {pattern}"
+    if candidate.own:
+        return "a copy made here: it cannot be fetched again"
+    if candidate.gone:
+        return "gone upstream: it cannot be fetched again"
+    return None
+
+
+def plan(candidates: Iterable[Candidate], rules: Rules, need: int) -> Plan:
+    """
+    Choose what goes so that ``need`` bytes become free, or as many as can.
+
+    ``candidates`` come in the order in which they would go; no more of them is looked at than is
+    needed.
+    """
+    planner = _Planner(rules, need)
+    for candidate in candidates:
+        if not planner.look(candidate):
+            break
+    planner.spare()
+    return Plan(tuple(planner.steps), tuple(planner.kept), planner.frees)
+
+
+@define(eq=False)
+class _Planner:
+    _rules: Rules
+    _need: int
+    steps: list[Step] = field(factory=list, init=False)
+    kept: list[Kept] = field(factory=list, init=False)
+    frees: int = field(default=0, init=False)
+    _going: Counter[Digest] = field(factory=Counter, init=False)
+    """How many of the versions that stand on a blob go."""
+    _changed: bool = field(default=False, init=False)
+
+    def look(self, candidate: Candidate) -> bool:
+        """Consider the next candidate; return False if no more of them is needed."""
+        reason, rules = "least recently pulled", self._rules
+        if candidate.superseded_at is not None:
+            expired = candidate.superseded_at + rules.superseded_lifetime < rules.now
+            reason = "superseded, past SUPERSEDED_LIFETIME" if expired else "superseded"
+            if not expired and self._is_enough():
+                return True
+        elif self._is_enough():
+            return False
+        why = protection(candidate, rules)
+        if why is None:
+            self._take(candidate)
+            self.steps.append(Step(candidate, reason))
+        elif len(self.kept) < MAX_KEPT:
+            self.kept.append(Kept(candidate.version, why))
+        return True
+
+    def _is_enough(self) -> bool:
+        if self.frees < self._need:
+            return False
+        self.spare()
+        return self.frees >= self._need
+
+    def _take(self, candidate: Candidate) -> None:
+        self._changed = True
+        for need, needed, stored in candidate.blobs():
+            self._going[need.digest] += 1
+            if stored and self._going[need.digest] == needed:
+                self.frees += need.size
+
+    def spare(self) -> None:
+        """Let models stay, of those that were to go, whose blobs others keep here anyway."""
+        if not self._changed:
+            return
+        self._changed = False
+        for step in list(self.steps):
+            candidate = step.candidate
+            freed = sum(
+                need.size
+                for need, needed, stored in candidate.blobs()
+                if stored and self._going[need.digest] >= needed
+            )
+            size = sum(need.size for need in candidate.version.needs)
+            if candidate.superseded_at is None and freed < min(USELESS, size // 10):
+                self._going.subtract(need.digest for need in candidate.version.needs)
+                self.frees -= freed
+                self.steps.remove(step)
+                self.kept.append(Kept(candidate.version, "others keep nearly all of it here"))

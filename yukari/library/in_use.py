@@ -1,0 +1,61 @@
+"""Which blobs and tags are in use just now, so that nothing takes them away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Union
+
+from attrs import define, field
+from cachetools import LRUCache
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.names import Digest, ModelName, Tag
+
+IN_USE_FOR = 60.0
+"""Seconds after a request for it in which a blob still counts as being pulled."""
+MAX_REMEMBERED = 100_000
+
+Key = Union[Digest, tuple[ModelName, Tag]]
+
+
+@define(eq=False)
+class InUse:
+    """What is asked for, or needed by work that goes on."""
+
+    _clock: IReactorTime
+    _asked: LRUCache[Key, float] = field(factory=lambda: LRUCache(MAX_REMEMBERED), init=False)
+    _held: Counter[Key] = field(factory=Counter, init=False)
+
+    def ask(self, keys: Iterable[Key]) -> None:
+        """These are asked for, or are about to be."""
+        now = self._clock.seconds()
+        for key in keys:
+            self._asked[key] = now
+
+    @contextmanager
+    def hold(self, keys: Iterable[Key]) -> Iterator[None]:
+        """These are needed until the context ends, and for `IN_USE_FOR` from then."""
+        held = list(keys)
+        self._held.update(held)
+        try:
+            yield
+        finally:
+            for key in held:
+                self._held[key] -= 1
+                if not self._held[key]:
+                    del self._held[key]
+            self.ask(held)
+
+    def asked_at(self, key: Key) -> float:
+        """When something was last asked for, by the clock; minus infinity for never."""
+        found: float = self._asked.get(key, float("-inf"))
+        return found
+
+    def is_held(self, key: Key) -> bool:
+        """Whether something is needed just now, and not only was a moment ago."""
+        return key in self._held
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held or self.asked_at(key) > self._clock.seconds() - IN_USE_FOR

@@ -1,0 +1,247 @@
+"""
+Keeping the catalog true to the store.
+
+What is stored is told to `Index.tag_stored` and `Index.blob_stored`, and read into the catalog in
+the background. At the start, and again every `EVERY`, a look goes through all files: it finds what
+changed while nobody told, and makes a catalog that was lost anew.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Indexed, Need, Version
+from yukari.library.details import Details
+from yukari.library.events import Observer
+from yukari.library.marks import Marks
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage.ports import Store
+from yukari.tasks import Background, backoff
+
+log = Logger()
+
+EVERY = 3600.0
+"""Seconds from one look through the store to the next."""
+PAGE = 500
+"""Blobs or tags that are looked at together."""
+BATCH = 100
+"""Tags that are written together."""
+RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
+"""Seconds after which a look that failed is taken again, doubled up to the longest."""
+ORPHANS = ModelName("unknown", "unknown"), Tag("unknown")
+"""Stands for the tag of superseded versions that nobody knows any more."""
+
+Key = tuple[ModelName, Tag]
+
+
+@define(eq=False)
+class Index(Observer):
+    """Reads the store into the catalog; ``now`` returns seconds of the epoch."""
+
+    _store: Store
+    _catalog: Catalog
+    _marks: Marks
+    _details: Details
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    looked: bool = field(default=False, init=False)
+    """Whether a look went through everything since the start: until then tags may be missing."""
+    _tags: dict[Key, None] = field(factory=dict, init=False)
+    """Tags that are to be read."""
+    _models: dict[ModelName, None] = field(factory=dict, init=False)
+    """Models all of whose tags are to be read."""
+    _checks: dict[Key, tuple[float, bool]] = field(factory=dict, init=False)
+    """Checks that the catalog is not told of yet."""
+    _blobs: dict[Digest, int] = field(factory=dict, init=False)
+    """Blobs that were stored and that the catalog is not told of yet."""
+    _running: Background = field(factory=Background, init=False)
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _failures: int = field(default=0, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Look through the store now, and every so often."""
+        self._catalog.lost = self.look_soon
+        self.look_soon()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+        self._running.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # what is told
+
+    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+        self._tags[name, tag] = None
+        self._work_soon()
+
+    def child_stored(self, name: ModelName) -> None:
+        self._models[name] = None
+        self._work_soon()
+
+    def checked(self, name: ModelName, tag: Tag, at: float, gone: bool) -> None:
+        self._checks[name, tag] = at, gone
+        self._work_soon()
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        self._blobs[digest] = size
+        self._work_soon()
+
+    def _work_soon(self) -> None:
+        if not self._stopped and "work" not in self._running:
+            self._running.start("work", self._work(), _failed)
+
+    async def _work(self) -> None:
+        while self._tags or self._models or self._blobs or self._checks:
+            try:
+                await self._work_off()
+            except (CatalogUnusable, OSError) as error:
+                # The next look through everything finds it.
+                log.warn("not in the catalog: {error}", error=str(error))
+
+    async def _work_off(self) -> None:
+        blobs, self._blobs = self._blobs, {}
+        if blobs:
+            await self._catalog.run(CatalogFile.blobs_stored, list(blobs.items()))
+            for key in await self._catalog.run(CatalogFile.lacking, list(blobs)):
+                self._tags[key] = None
+        models, self._models = self._models, {}
+        for name in models:
+            self._tags.update(((name, tag), None) for tag in await self._store.tags(name))
+        tags = list(self._tags)[:BATCH]
+        for key in tags:
+            del self._tags[key]
+        await self._read(tags)
+        checks, self._checks = self._checks, {}
+        for key, (at, gone) in checks.items():
+            await self._catalog.run(CatalogFile.checked, *key, at, gone=gone)
+
+    async def settled(self) -> None:
+        """Return when the catalog knows all that was told."""
+        while "work" in self._running:
+            waiter: Deferred[None] = Deferred()
+            self._clock.callLater(0, waiter.callback, None)
+            await waiter
+
+    # reading
+
+    async def _read(self, tags: Iterable[Key]) -> None:
+        found = [await self.read(*key) for key in tags]
+        indexed = [each for each in found if each is not None]
+        if indexed:
+            await self._catalog.run(CatalogFile.put, indexed, self._now())
+
+    async def read(self, name: ModelName, tag: Tag) -> Optional[Indexed]:
+        """Return what a tag names in the store, None if it is not stored. OSError."""
+        plain = await self._store.get_manifest(name, tag, Variant.PLAIN)
+        listed = await self._store.get_manifest(name, tag, Variant.LIST)
+        first = plain or listed
+        if first is None:
+            return None
+        manifests: dict[Digest, AnyManifest] = {}
+        for stored in (plain, listed):
+            if stored is not None:
+                manifests[stored.manifest.digest] = stored.manifest
+        if listed is not None and isinstance(listed.manifest, ManifestList):
+            for child in listed.manifest.children:
+                found = await self._store.get_manifest(name, child.digest)
+                if found is not None:
+                    manifests[child.digest] = found.manifest
+        needs = {
+            blob.digest: blob.size
+            for manifest in manifests.values()
+            if isinstance(manifest, Manifest)
+            for blob in manifest.blobs
+        }
+        bodies = {digest: len(manifest.body) for digest, manifest in manifests.items()}
+        details: dict[str, Any] = {}
+        if isinstance(first.manifest, Manifest):
+            details = await self._details.summary(first.manifest)
+        checked_at = max(stored.checked_at for stored in (plain, listed) if stored is not None)
+        needs.update(bodies)
+        return Indexed(
+            version=Version(
+                name, tag, first.manifest.digest, tuple(Need(*each) for each in needs.items())
+            ),
+            # Of what was here before the catalog, that is the best guess.
+            stored_at=min(self._now(), checked_at or self._now()),
+            checked_at=checked_at,
+            own=self._marks.is_copy(name, tag),
+            details=json.dumps(details),
+            manifests=tuple(bodies),
+        )
+
+    # looking through everything
+
+    def look_soon(self) -> None:
+        """Look through the store now, unless that is being done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._stopped and "look" not in self._running:
+            self._running.start("look", self._look_again(), _failed)
+
+    async def _look_again(self) -> None:
+        wait = EVERY
+        try:
+            await self.look()
+            self._failures = 0
+        except (CatalogUnusable, OSError) as error:
+            self._failures += 1
+            wait = backoff(self._failures, RETRY_FIRST, RETRY_LONGEST)
+            log.warn("the store was not looked through: {error}", error=str(error))
+        if not self._stopped:
+            self._timer = self._clock.callLater(wait, self._look_due)
+
+    def _look_due(self) -> None:
+        self._timer = None
+        self.look_soon()
+
+    async def look(self) -> None:
+        """Look through all blobs and tags. `CatalogUnusable`, OSError."""
+        await self._marks.refresh()
+        run = self._catalog.run
+        await run(CatalogFile.begin_sweep)
+        last: Optional[Digest] = None
+        while blobs := await self._store.blobs(last, PAGE):
+            last = blobs[-1].digest
+            await run(CatalogFile.see_blobs, [(each.digest, each.size) for each in blobs])
+        after: Optional[Key] = None
+        while tags := await self._store.manifests(after, PAGE):
+            after = tags[-1].name, tags[-1].tag
+            rows = [(each.name, each.tag, each.checked_at) for each in tags]
+            await run(CatalogFile.see_tags, [row[:2] for row in rows])
+            changed = await run(CatalogFile.changed, rows)
+            for start in range(0, len(changed), BATCH):
+                await self._read(changed[start : start + BATCH])
+        await self._forget_unseen()
+        self.looked = True
+
+    async def _forget_unseen(self) -> None:
+        tags, blobs = await self._catalog.run(CatalogFile.unseen)
+        for name, tag in tags:
+            # It may have been stored behind the look.
+            if await self._store.get_manifest(name, tag, anew=True) is None:
+                await self._catalog.run(CatalogFile.remove, name, tag)
+        for digest in blobs:
+            if await self._store.blob_size(digest) is None:
+                await self._catalog.run(CatalogFile.blob_removed, digest)
+
+
+def _failed(failure: Failure) -> None:
+    log.failure("the catalog", failure)

@@ -1,0 +1,137 @@
+"""What manages a library's store: catalog, marks, index and collector, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.collector import Bounds, Collector, Unknown
+from yukari.library.details import Details
+from yukari.library.index import Index
+from yukari.library.library import Library
+from yukari.library.marks import FRESH_FOR, Marks
+from yukari.library.sweeping import Sweep
+from yukari.names import ModelName, Tag
+from yukari.storage.ports import Store
+from yukari.tasks import Background
+from yukari.threads import InThread
+
+log = Logger()
+
+COLLECT_EVERY = 3600.0
+"""Seconds from one collection to the next."""
+COLLECT_FIRST = 300.0
+"""Seconds from the start to the first one."""
+
+
+@define(eq=False)
+class Management:
+    """
+    The management of a store; it begins with `manage`, once the library is made.
+
+    ``catalog_thread`` calls a function in one thread, always the same, ``in_thread`` in any;
+    ``now`` returns seconds of the epoch.
+    """
+
+    _store: Store
+    _catalog_path: str
+    _catalog_thread: InThread
+    _in_thread: InThread
+    _clock: IReactorTime
+    bounds: Bounds
+    _registry: str
+    """The host of the registry, for patterns."""
+    now: Callable[[], float] = time.time
+    catalog: Catalog = field(init=False)
+    marks: Marks = field(init=False)
+    details: Details = field(init=False)
+    index: Index = field(init=False)
+    library: Library = field(init=False)
+    collector: Collector = field(init=False)
+    _running: Background = field(factory=Background, init=False)
+    _loops: list[LoopingCall] = field(factory=list, init=False)
+    _starting: list[IDelayedCall] = field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.catalog = Catalog(self._catalog_path, self._catalog_thread, self._clock, self.now)
+        self.marks = Marks(self._store.inventory, self._clock, self.now)
+        self.details = Details(self._store, self._in_thread)
+        self.index = Index(
+            self._store, self.catalog, self.marks, self.details, self._clock, self.now
+        )
+
+    def manage(
+        self,
+        library: Library,
+        is_upstream: Optional[Callable[[ModelName, Tag], Coroutine[Any, Any, bool]]],
+    ) -> None:
+        """Manage the store of ``library``; for ``is_upstream`` see `Collector`."""
+        self.library = library
+        sweep = Sweep(
+            self._store, self.catalog, self.index, library.blobs, library.in_use, self.now
+        )
+        self.collector = Collector(
+            store=self._store,
+            catalog=self.catalog,
+            marks=self.marks,
+            index=self.index,
+            fills=library.filling,
+            in_use=library.in_use,
+            sweep=sweep,
+            is_upstream=is_upstream,
+            registry=self._registry,
+            bounds=self.bounds,
+            clock=self._clock,
+            now=self.now,
+        )
+        library.events.observers += [self.index, self.collector]
+        library.filling.reserve = self.collector.reserve
+
+    def start(self) -> None:
+        """Look through the store, and keep it within its bounds."""
+        self.index.start()
+        for work, period, first in (
+            (self._read_marks, FRESH_FOR, FRESH_FOR),
+            (self._collect, COLLECT_EVERY, COLLECT_FIRST),
+        ):
+            loop = LoopingCall(self._begin, work)
+            loop.clock = self._clock
+            self._loops.append(loop)
+            self._starting.append(self._clock.callLater(first, loop.start, period))
+
+    async def stop(self) -> None:
+        """Collect no more, and write what was gathered."""
+        for starting in self._starting:
+            if starting.active():
+                starting.cancel()
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        self._running.stop()
+        self.index.stop()
+        await self.catalog.stop()
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if work not in self._running:
+            self._running.start(work, work(), _failed)
+
+    async def _read_marks(self) -> None:
+        await self.marks.refresh()
+
+    async def _collect(self) -> None:
+        await self.collector.collect()
+
+
+def _failed(failure: Failure) -> None:
+    if failure.check(CatalogUnusable, Unknown, OSError):
+        log.warn("the store is not tended to: {error}", error=str(failure.value))
+    else:
+        log.failure("tending to the store", failure)

@@ -1,0 +1,141 @@
+"""
+What admins have said of tags: which are pinned, and which are copies of their own.
+
+A small document in the store, so that it outlives the catalog, and with a bucket all daemons share
+it. Another daemon's changes are seen within `FRESH_FOR`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import define, field, frozen
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.names import ModelName, Tag
+from yukari.storage.inventory import Inventory
+
+log = Logger()
+
+DOCUMENT = "marks.json"
+FRESH_FOR = 60.0
+"""Seconds after which the document is read again."""
+MAX_TRIES = 10
+
+Key = tuple[ModelName, Tag]
+
+
+@frozen
+class Pin:
+    """Who pinned a tag, and when, in seconds of the epoch."""
+
+    by: str
+    at: float
+
+
+@define(eq=False)
+class Marks:
+    """The marks; ``now`` returns the time of day in seconds of the epoch."""
+
+    _inventory: Inventory
+    _clock: IReactorTime
+    _now: Callable[[], float]
+    _pins: dict[str, Any] = field(factory=dict, init=False)
+    _copies: dict[str, Any] = field(factory=dict, init=False)
+    _version: Optional[str] = field(default=None, init=False)
+    _read_at: Optional[float] = field(default=None, init=False)
+    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+
+    # what was said, as of the last `refresh`
+
+    def pin(self, name: ModelName, tag: Tag) -> Optional[Pin]:
+        """Return who pinned a tag, None if nobody did."""
+        found = self._pins.get(_key(name, tag))
+        return None if found is None else Pin(str(found.get("by", "")), found.get("at", 0.0))
+
+    def may_check(self, name: ModelName, tag: Tag) -> bool:
+        """Whether upstream is to be asked about a tag: not while the marks were never read."""
+        return self._read_at is not None and not self.is_copy(name, tag)
+
+    def is_copy(self, name: ModelName, tag: Tag) -> bool:
+        """Whether a tag was made here, so that upstream is not asked about it."""
+        return _key(name, tag) in self._copies
+
+    # saying it
+
+    async def refresh(self) -> None:
+        """Read the document, unless that was done just now. OSError."""
+        if self._read_at is None or self._clock.seconds() - self._read_at >= FRESH_FOR:
+            await self._lock.run(self._read)
+
+    async def set_pin(self, name: ModelName, tag: Tag, by: Optional[str]) -> None:
+        """Pin a tag, or with None unpin it. OSError."""
+        pin = None if by is None else {"by": by, "at": self._now()}
+        await self._change(lambda: _put(self._pins, _key(name, tag), pin))
+
+    async def set_copy(self, name: ModelName, tag: Tag, of: Optional[str]) -> None:
+        """Note that a tag is a copy ``of`` something, or with None that it is none. OSError."""
+        if of is None and not self.is_copy(name, tag):
+            return
+        copy = None if of is None else {"of": of, "at": self._now()}
+        await self._change(lambda: _put(self._copies, _key(name, tag), copy))
+
+    async def forget(self, name: ModelName, tag: Tag) -> None:
+        """A tag was removed. OSError."""
+        key = _key(name, tag)
+        if key in self._pins or key in self._copies:
+            await self._change(lambda: _forget(key, self._pins, self._copies))
+
+    async def _change(self, change: Callable[[], object]) -> None:
+        await self._lock.run(self._change_now, change)
+
+    async def _change_now(self, change: Callable[[], object]) -> None:
+        for _ in range(MAX_TRIES):
+            await self._read()
+            change()
+            content = {"pins": self._pins, "copies": self._copies}
+            body = json.dumps(content, indent=1, sort_keys=True).encode()
+            if await self._inventory.save(DOCUMENT, body, self._version):
+                await self._read()
+                return
+        raise OSError(f"{DOCUMENT}: others change it all the time")
+
+    async def _read(self) -> None:
+        found = await self._inventory.load(DOCUMENT)
+        self._read_at = self._clock.seconds()
+        self._version = None if found is None else found[1]
+        try:
+            content = {} if found is None else json.loads(found[0])
+            self._pins = _table(content.get("pins"))
+            self._copies = _table(content.get("copies"))
+        except (ValueError, AttributeError, RecursionError) as error:
+            # To take it for empty would let what was pinned be evicted.
+            raise OSError(f"{DOCUMENT} is damaged: {error}: mend it or remove it") from None
+
+
+def _table(found: Any) -> dict[str, Any]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise ValueError("expected objects")
+    return found
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _forget(key: str, *tables: dict[str, Any]) -> None:
+    for table in tables:
+        table.pop(key, None)
+
+
+def _key(name: ModelName, tag: Tag) -> str:
+    return f"{name}:{tag}"
