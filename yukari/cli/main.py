@@ -6,6 +6,7 @@ With a verb it does what the verb says; without one, as ever, it is the daemon.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -54,10 +55,22 @@ def probe(model: str, **flags: Any) -> None:
     sys.exit(run(model, {row.flag: flags[row.name] for row in SETTINGS}))
 
 
+def with_verbs() -> click.Group:
+    """The command with all of its verbs; they are loaded only if one is asked for."""
+    from yukari.cli import store, transfer, versions
+
+    for verb in (*store.VERBS, *versions.VERBS, *transfer.VERBS):
+        yukari.add_command(verb)
+    return yukari
+
+
 def main() -> None:
-    """What the console script runs: a verb, or the daemon."""
-    if sys.argv[1:] and sys.argv[1] in yukari.commands:
-        yukari(prog_name="yukari")
+    """What the console script runs: a verb, or the daemon with its flags."""
+    first = sys.argv[1:2] or [""]
+    if "_YUKARI_COMPLETE" in os.environ or (first[0] and not first[0].startswith("-")):
+        group = with_verbs()
+        if first[0] in group.commands or "_YUKARI_COMPLETE" in os.environ:
+            group(prog_name="yukari")
     from yukari.tap import main as daemon
 
     daemon()

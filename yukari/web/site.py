@@ -5,8 +5,9 @@ The site: what it knows of every request, and the line that each leaves in the l
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from random import getrandbits
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -25,8 +26,10 @@ from yukari.web.htpasswd import Passwords
 
 log = Logger()
 
+WITH_BODIES = (b"/api/", b"/store/")
+"""The beginnings of paths at which a request's body is read; elsewhere it is thrown away."""
 LARGEST_BODY = 64 * 1024
-"""Bytes of a request's body that are read and ignored; no request here has one."""
+"""Bytes of a request's body that are read at most."""
 IDLE = 620.0
 """Seconds that a connection may be silent between requests: more than the usual balancers' 600."""
 
@@ -50,10 +53,21 @@ class _Nowhere:
         pass
 
 
+class Uploads(Protocol):
+    """Where bodies go that are read while they arrive."""
+
+    def takes(self, method: bytes, path: bytes) -> bool:
+        """Whether it is for this request's body."""
+
+    def begin(self, request: Any) -> Any:
+        """Return the file-like object that the body is written to."""
+
+
 class RegistryRequest(Request):
     """A request that counts what it sends and says at its end how it went."""
 
     channel: Any
+    content: Any
     site: Any
     result: str = "-"
     """One of `yukari.metrics.RESULTS` or, where the question does not arise, ``-``."""
@@ -68,16 +82,32 @@ class RegistryRequest(Request):
     _began: float = 0.0
     _first_byte: Optional[float] = None
     _body: int = 0
+    _is_upload: bool = False
+    imported: Any = None
+    """The import that the body goes into."""
 
     def gotLength(self, length: Optional[int]) -> None:
-        self.content = _Nowhere()
+        # Twisted has the path there from the request's first line on.
+        path = getattr(self.channel, "_path", b"")
+        uploads = self.channel.site.uploads
+        if uploads is not None and uploads.takes(getattr(self.channel, "_command", b""), path):
+            self._is_upload = True
+            self.site = self.channel.site
+            self.channel.setTimeout(None)  # It is paused as long as the disk needs.
+            self.content = uploads.begin(self)
+            return
+        self.content = BytesIO() if path.startswith(WITH_BODIES) else _Nowhere()
         if length is not None and length > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._body += len(data)
-        if self._body > LARGEST_BODY:
+        if self._is_upload:
+            self.content.write(data)
+        elif self._body > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
+        else:
+            self.content.write(data)
 
     def process(self) -> None:
         if self.channel.refused:
@@ -107,6 +137,8 @@ class RegistryRequest(Request):
 
     def connectionLost(self, reason: Any) -> None:
         self.gone = True
+        if self._is_upload:
+            self.content.finish(broken=True)
         super().connectionLost(reason)
 
     def render(self, resrc: Any) -> None:
@@ -183,6 +215,7 @@ class RegistrySite(Site):
         log_requests: bool = True,
         client_limit: Optional[ClientLimit] = None,
         idle: float = IDLE,
+        uploads: Optional[Uploads] = None,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
@@ -194,6 +227,7 @@ class RegistrySite(Site):
         self.passwords = passwords
         self.log_requests = log_requests
         self.clients = client_limit or ClientLimit()
+        self.uploads = uploads
 
     def log(self, request: Any) -> None:
         """Nothing: a request logs itself, and does so while the port is closing too."""

@@ -1,0 +1,219 @@
+"""The store is managed by stock Ollama, by PyPI's ``ollama``, and by ``yukari`` itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Optional
+
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest
+
+from tests.ollama import OLLAMA, OllamaCase
+from tests.processes import Process, ProcessCase, YukariProcess, bare_environment
+
+M, N = "library/m:latest", "user/n:7b"
+CLI = "from yukari.cli.main import main; main()"
+
+
+class VerbsCase(ProcessCase):
+    """Runs ``yukari VERB`` against a daemon."""
+
+    def verb(
+        self, daemon: YukariProcess, *arguments: str, environment: Optional[dict[str, str]] = None
+    ) -> Process:
+        """A verb, under way."""
+        given = environment or bare_environment(YUKARI_CACHE=daemon.url)
+        return self.spawn(sys.executable, "-c", CLI, *arguments, environment=given)
+
+    async def run_verb(self, daemon: YukariProcess, *arguments: str, status: int = 0) -> str:
+        """What a verb prints, which ends with this status and without a traceback."""
+        ran = self.verb(daemon, *arguments)
+        self.assertEqual(await ran.ended, status, ran.text)
+        self.assertNotIn("Traceback", ran.text)
+        return ran.text
+
+    async def listed(self, daemon: YukariProcess) -> dict[str, dict[str, Any]]:
+        lines = (await self.run_verb(daemon, "ls", "--json")).splitlines()
+        return {row["name"]: row for row in map(json.loads, lines)}
+
+
+class StockOllamaTests(OllamaCase):
+    async def stock(self, daemon: YukariProcess, *arguments: str, status: int = 0) -> str:
+        """What a command of stock Ollama prints that talks to the cache as to its server."""
+        environment = {
+            "OLLAMA_HOST": daemon.host,
+            "HOME": self.directory(),
+            "PATH": os.environ["PATH"],
+        }
+        ran = self.spawn(OLLAMA, *arguments, environment=environment)
+        self.assertEqual(await ran.ended, status, ran.text)
+        return ran.text
+
+    async def test_stock_ollama_pulls_lists_shows_copies_and_removes(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        daemon = await self.yukari(upstream.url)
+        self.assertIn("success", await self.stock(daemon, "pull", "m"))
+        self.assertIn("success", await self.stock(daemon, "pull", "user/n:7b"))
+        self.assert_sent_once(upstream, upstream.models[M], upstream.models[N])
+        listed = await self.stock(daemon, "ls")
+        self.assertIn("m:latest", listed)
+        self.assertIn(upstream.models[N].digest.removeprefix("sha256:")[:12], listed)
+        self.assertIn("quantization", await self.stock(daemon, "show", "M"))
+        self.assertIn("copied", await self.stock(daemon, "cp", "m", "m:prod"))
+        self.assertIn("deleted", await self.stock(daemon, "rm", "user/n:7b"))
+        listed = await self.stock(daemon, "ls")
+        self.assertIn("m:prod", listed)
+        self.assertNotIn("user/n", listed)
+        self.assertIn("NAME", await self.stock(daemon, "ps"))
+        self.assertIn("not found", await self.stock(daemon, "rm", "nope", status=1))
+        # What was copied is pulled like any other, without upstream.
+        await upstream.down()
+        ollama = await self.ollama()
+        await self.pull_by(ollama, daemon.host, "library/m:prod")
+
+    async def test_models_cross_an_air_gap(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        near = await self.yukari(upstream.url)
+        archive = os.path.join(self.directory(), "models.tar")
+        environment = bare_environment(YUKARI_CACHE=near.url)
+        for arguments in (("pull", "m", "user/n:7b"), ("export", "m", "user/n:7b", "-o", archive)):
+            ran = self.spawn(sys.executable, "-c", CLI, *arguments, environment=environment)
+            self.assertEqual(await ran.ended, 0, ran.text)
+        await upstream.down()
+        far = await self.yukari(upstream.url, "--offline")
+        environment = bare_environment(YUKARI_CACHE=far.url)
+        for said in ("5.3 MB stored", "0 B stored"):
+            ran = self.spawn(sys.executable, "-c", CLI, "import", archive, environment=environment)
+            self.assertEqual(await ran.ended, 0, ran.text)
+            self.assertIn(said, ran.text)
+        ollama = await self.ollama()
+        for name in (M, N):
+            await self.pull_by(ollama, far.host, name)
+            self.assert_pulled(ollama, far.host, upstream.models[name])
+
+
+class PythonClientTests(ProcessCase):
+    async def test_client_library_manages_the_cache(self) -> None:
+        try:
+            import ollama
+        except ImportError:
+            raise SkipTest("PyPI's ollama is not installed") from None
+        upstream = await self.upstream(f"{M}=3MB,300KB,11")
+        daemon = await self.yukari(upstream.url)
+
+        def use() -> None:
+            client = ollama.Client(daemon.url, trust_env=False)
+            progress = list(client.pull("m", stream=True))
+            self.assertEqual(progress[0].status, "pulling manifest")
+            self.assertEqual(progress[-1].status, "success")
+            (model,) = client.list().models
+            self.assertEqual(model.model, "m:latest")
+            self.assertEqual(model.digest, upstream.models[M].digest.removeprefix("sha256:"))
+            self.assertEqual(client.show("m").details.format, "gguf")
+            client.copy("m", "mine")
+            client.delete("m:latest")
+            self.assertEqual([each.model for each in client.list().models], ["mine:latest"])
+            self.assertEqual(client.ps().models, [])
+            for refused in (
+                lambda: client.pull("nope"),
+                lambda: client.generate("m", "hello"),
+                lambda: client.show("m"),
+                lambda: client.pull("a/b/c/d"),
+            ):
+                self.assertRaises(ollama.ResponseError, refused)
+
+        await deferToThread(use)
+
+
+class VerbsTests(VerbsCase):
+    async def test_verbs_show_and_change_what_is_stored(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        daemon = await self.yukari(upstream.url)
+        await self.run_verb(daemon, "pull", "m", "user/n:7b")
+        self.assertIn("3.3 MB", await self.run_verb(daemon, "ls"))
+        await self.run_verb(daemon, "pin", "m", "--by", "ana")
+        rows = await self.listed(daemon)
+        self.assertEqual(rows["m:latest"]["pinned"]["by"], "ana")
+        self.assertIsNone(rows["user/n:7b"]["pinned"])
+        self.assertIn("by ana", await self.run_verb(daemon, "show", "m"))
+        await self.run_verb(daemon, "unpin", "m")
+        self.assertIn("5.3 MB", await self.run_verb(daemon, "du"))
+        self.assertIn("stays", await self.run_verb(daemon, "evict", "--dry-run"))
+        self.assertIn("0 blobs", await self.run_verb(daemon, "gc"))
+        self.assertIn("ready", await self.run_verb(daemon, "status"))
+        await self.run_verb(daemon, "rm", "user/n:7b")
+        self.assertEqual(set(await self.listed(daemon)), {"m:latest"})
+        self.assertIn("3.3 MB", await self.run_verb(daemon, "du"))
+
+    async def test_newer_versions_are_told_and_brought(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB", f"{N}=2MB", "library/o:latest=5000")
+        daemon = await self.yukari(upstream.url)
+        await self.run_verb(daemon, "pull", "m", "user/n:7b", "o")
+        self.assertEqual(await self.run_verb(daemon, "outdated"), "")
+        upstream.add_model(M, (3_100_000, 300_000), seed=7)
+        upstream.delete_model(N)
+        said = await self.run_verb(daemon, "outdated", status=1)
+        self.assertIn("m:latest: newer upstream", said)
+        self.assertIn("user/n:7b: gone upstream", said)
+        self.assertNotIn("o:latest", said)
+        self.assertIn("+ ", await self.run_verb(daemon, "diff", "m", status=1))
+        self.assertIn("up to date", await self.run_verb(daemon, "update", "o"))
+        await self.run_verb(daemon, "update", "m")
+        self.assertEqual(await self.run_verb(daemon, "diff", "m"), "")
+        self.assertIn("superseded", await self.run_verb(daemon, "show", "m"))
+        self.assertIn("keeps what it has", await self.run_verb(daemon, "pull", "user/n:7b"))
+
+    async def test_file_of_models_warms_the_cache(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        daemon = await self.yukari(upstream.url)
+        path = os.path.join(self.directory(), "models.txt")
+        with open(path, "w") as file:
+            file.write("m   # ours\n\n# theirs:\nuser/n:7b\nnope\nm\n")
+        said = await self.run_verb(daemon, "warm", path, status=1)
+        self.assertIn("1 of 3 models could not be had", said)
+        self.assertEqual(set(await self.listed(daemon)), {"m:latest", "user/n:7b"})
+
+    async def test_interrupted_pull_goes_on_in_the_cache(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB", rate=1_000_000)
+        daemon = await self.yukari(upstream.url)
+        pulling = self.verb(daemon, "pull", "m")
+        await upstream.until(lambda: upstream.counters.sent > 100_000)
+        pulling.signal("INT")
+        self.assertEqual(await pulling.ended, 130, pulling.text)
+        self.assertNotIn("Traceback", pulling.text)
+        await upstream.until(lambda: upstream.counters.sent == upstream.models[M].size)
+
+    async def test_wrong_use_ends_with_one_line(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB")
+        daemon = await self.yukari(upstream.url)
+        nowhere = bare_environment(YUKARI_CACHE="http://127.0.0.1:9")
+        for arguments, status, environment in (
+            (("ls",), 1, nowhere),
+            (("ls", "--cache", "gopher://x"), 1, None),
+            (("outdated",), 2, nowhere),
+            (("rm", "nope"), 1, None),
+            (("rm", "a/b/c/d"), 1, None),
+            (("pull", "nope"), 1, None),
+            (("evict",), 2, None),
+            (("evict", "--dry-run", "much"), 2, None),
+            (("import", "/nonexistent"), 1, None),
+            (("import", os.devnull), 1, None),
+            (("export", "nope", "-o", os.devnull), 1, None),
+        ):
+            ran = self.verb(daemon, *arguments, environment=environment)
+            self.assertEqual(await ran.ended, status, (arguments, ran.text))
+            self.assertEqual(len(ran.text.splitlines()), 1, ran.text)
+
+    async def test_ollamas_directory_is_imported_and_skipped_where_it_is_stored(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        storage = self.directory()
+        near = await self.yukari(upstream.url, storage=storage)
+        await self.run_verb(near, "pull", "m", "user/n:7b")
+        far = await self.yukari(upstream.url, "--offline")
+        self.assertIn("5.3 MB stored", await self.run_verb(far, "import", storage))
+        self.assertIn("0 B stored", await self.run_verb(far, "import", storage))
+        for name in (M, N):
+            pulled = await self.pull(far, name)  # type: ignore[arg-type]
+            self.assert_whole(pulled, upstream.models[name])

@@ -1,0 +1,162 @@
+"""A running cache, as the verbs of the command line ask it. Blocks; no reactor."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, Optional, Union
+from urllib.parse import unquote, urlsplit
+
+from attrs import define, field
+
+from yukari import __version__
+
+DEFAULT = "http://localhost:9200"
+WITHIN = 300.0
+"""Seconds of silence after which the cache is given up."""
+MAX_REPLY = 64 * 1024 * 1024
+
+
+class CacheError(Exception):
+    """What went wrong, for a person; ``status`` is HTTP's, 0 if there was no reply."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@define(eq=False)
+class Cache:
+    """
+    The cache at a URL, which may have a user and password.
+
+    Its methods raise `CacheError` and nothing else.
+    """
+
+    url: str
+    _headers: dict[str, str] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
+            port = parts.port
+        except ValueError as error:
+            raise CacheError(f"{self.url}: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CacheError(f"{self.url}: expected a URL such as {DEFAULT}")
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            token = base64.b64encode(user.encode()).decode()
+            self._headers["Authorization"] = f"Basic {token}"
+        self._headers["User-Agent"] = f"yukari/{__version__}"
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self.url = f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
+
+    def ask(self, method: str, path: str, body: Optional[dict[str, Any]] = None) -> Any:
+        """Return the JSON that the cache answers, None for an empty answer."""
+        with self.open(method, path, body) as response:
+            text = self._read(response, MAX_REPLY)
+        try:
+            return json.loads(text) if text.strip() else None
+        except ValueError:
+            raise CacheError(f"{self.url}{path}: not JSON: is this a Yukari?") from None
+
+    def lines(
+        self, method: str, path: str, body: Optional[dict[str, Any]] = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the objects that the cache answers line by line."""
+        with self.open(method, path, body) as response:
+            while True:
+                line = self._read_line(response)
+                if not line:
+                    return
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    raise CacheError(f"{self.url}{path}: not JSON: {line[:80]!r}") from None
+                if "error" in found:
+                    raise CacheError(str(found["error"]))
+                yield found
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: Union[dict[str, Any], Iterator[bytes], None] = None,
+        headers: Optional[dict[str, str]] = None,
+    ) -> HTTPResponse:
+        """Send a request; return the reply if its status is 200 or so."""
+        sent: dict[str, str] = {**self._headers, **(headers or {})}
+        content: Any = body
+        if isinstance(body, dict):
+            content = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self._connection()
+        try:
+            connection.request(
+                method, path, content, sent, encode_chunked=not isinstance(body, (dict, type(None)))
+            )
+            response = connection.getresponse()
+        except BrokenPipeError:
+            # The cache has refused before it read everything, and says why.
+            response = self._refused(connection)
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from None
+        if response.status >= 400:
+            text = self._read(response, 64 * 1024)
+            raise CacheError(
+                _message(text) or f"{response.status} {response.reason}", response.status
+            )
+        return response
+
+    def _refused(self, connection: HTTPConnection) -> HTTPResponse:
+        try:
+            return connection.getresponse()
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+
+    def _connection(self) -> HTTPConnection:
+        parts = urlsplit(self.url)
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            return HTTPSConnection(host, port, timeout=WITHIN, context=context)
+        return HTTPConnection(host, port, timeout=WITHIN)
+
+    def _read(self, response: HTTPResponse, limit: int) -> bytes:
+        try:
+            return response.read(limit)
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+
+    def _read_line(self, response: HTTPResponse) -> bytes:
+        try:
+            return response.readline(MAX_REPLY)
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> CacheError:
+        if isinstance(error, (socket.timeout, TimeoutError)):
+            return CacheError(f"{self.url} does not answer")
+        if isinstance(error, ConnectionRefusedError):
+            return CacheError(
+                f"{self.url}: connection refused: is the cache running? --cache names another"
+            )
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return CacheError(f"{self.url}: {why}")
+
+
+def _message(body: bytes) -> str:
+    """The message of an error, Ollama's way or a registry's."""
+    try:
+        found = json.loads(body)
+        if isinstance(found.get("errors"), list):
+            return str(found["errors"][0]["message"])
+        return str(found["error"])
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return body.decode("utf-8", "replace").strip()[:200]

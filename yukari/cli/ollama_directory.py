@@ -1,0 +1,102 @@
+"""An Ollama's directory, of either layout, as an archive."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from yukari.library.archive import ArchiveWriter, Descriptor, Packed
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.names import Digest, ModelName, Tag
+from yukari.storage.disk.layout import Layout
+from yukari.storage.disk.manifests import ManifestFiles
+
+PAGE = 500
+
+
+def pack(path: str, file: Any) -> None:
+    """
+    Write every model whose blobs are all there into ``file``, as an archive.
+
+    `BadArchive` if a blob has another digest than its name says; OSError.
+    """
+    path = os.path.abspath(path)
+    models: list[tuple[Packed, list[Descriptor]]] = []
+    bodies: dict[Digest, bytes] = {}
+    for host in _hosts(path):
+        files = ManifestFiles(Layout(path, host), os.path.join(path, "tmp"))
+        after = None
+        while page := files.listing.page(after, PAGE):
+            after = page[-1].name, page[-1].tag
+            for entry in page:
+                found = _model(files, host, entry.name, entry.tag, bodies)
+                if found is not None:
+                    models.append(found)
+    if not models:
+        raise OSError(f"{path}: no model of an Ollama is there")
+    writer = ArchiveWriter(file)
+    writer.begin(models)
+    for _, blobs in models:
+        for blob in blobs:
+            if blob.digest in writer:
+                continue
+            if blob.digest in bodies:
+                writer.add(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
+            else:
+                with open(_blob(path, blob.digest), "rb") as stream:
+                    writer.add(blob.digest, blob.size, stream)
+    writer.end()
+
+
+def _hosts(path: str) -> list[str]:
+    """The registries of whose models there are manifests, each by one of its spellings."""
+    found: dict[str, None] = {}
+    for tree in ("manifests", "manifests-v2"):
+        try:
+            names = sorted(os.listdir(os.path.join(path, tree)))
+        except FileNotFoundError:
+            continue
+        for name in names:
+            host = name.replace("%3A", ":")
+            found["registry.ollama.ai" if host == "ollama.com" else host] = None
+    return list(found)
+
+
+def _model(
+    files: ManifestFiles, host: str, name: ModelName, tag: Tag, bodies: dict[Digest, bytes]
+) -> Any:
+    """A model with all of its blobs; None if one is not there."""
+    loaded = {variant: files.load(name, tag, variant) for variant in Variant}
+    manifests: dict[Digest, AnyManifest] = {}
+    for each in loaded.values():
+        if each is not None:
+            manifests[each.stored.manifest.digest] = each.stored.manifest
+    plain, listed = (
+        None if each is None else each.stored.manifest.digest
+        for each in (loaded[Variant.PLAIN], loaded[Variant.LIST])
+    )
+    for manifest in list(manifests.values()):
+        if isinstance(manifest, ManifestList):
+            for child in manifest.children:
+                found = files.load(name, child.digest, Variant.PLAIN)
+                if found is not None:
+                    manifests[child.digest] = found.stored.manifest
+    blobs: dict[Digest, Descriptor] = {}
+    for manifest in manifests.values():
+        bodies[manifest.digest] = manifest.body
+        blobs[manifest.digest] = Descriptor(
+            manifest.digest, len(manifest.body), manifest.media_type
+        )
+        for blob in manifest.blobs if isinstance(manifest, Manifest) else ():
+            if not os.path.exists(_blob(files.layout.path, blob.digest)):
+                return None
+            blobs[blob.digest] = Descriptor(blob.digest, blob.size, blob.media_type)
+    if not manifests:
+        return None
+    packed = Packed(f"{host}/{name}:{tag}", plain, None if listed == plain else listed)
+    return packed, list(blobs.values())
+
+
+def _blob(path: str, digest: Digest) -> str:
+    return os.path.join(path, "blobs", digest.file_name)

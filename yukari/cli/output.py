@@ -1,0 +1,87 @@
+"""How the verbs show things: sizes, times, tables and progress."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import click
+from attrs import define, field
+
+
+def size(count: Optional[int]) -> str:
+    """Bytes for a person: ``1.5 GB``."""
+    if count is None:
+        return "-"
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(amount) < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def ago(at: Optional[float], now: float) -> str:
+    """How long ago a time of the epoch was: ``3 days ago``; ``never`` for none."""
+    if not at:
+        return "never"
+    seconds = max(0.0, now - at)
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def table(rows: Sequence[Sequence[str]], *heads: str) -> None:
+    """Print columns, each as wide as it has to be."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows)] if rows else []
+    for row in [heads, *rows]:
+        if widths:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths))
+            click.echo("   ".join(cells).rstrip())
+        else:
+            click.echo("   ".join(row))
+
+
+@define(eq=False)
+class Progress:
+    """One line that says how far something is, if stderr is a terminal."""
+
+    what: str
+    _began: float = field(factory=time.monotonic, init=False)
+    _shown: float = field(default=0.0, init=False)
+    _first: Optional[int] = field(default=None, init=False)
+    _is_terminal: bool = field(factory=lambda: sys.stderr.isatty(), init=False)
+
+    def show(self, completed: int, total: int) -> None:
+        """Say it, at most ten times a second."""
+        if self._first is None:
+            self._first = completed
+        now = time.monotonic()
+        if not self._is_terminal or (now - self._shown < 0.1 and completed < total):
+            return
+        self._shown = now
+        rate = (completed - self._first) / max(now - self._began, 0.001)
+        part = completed / total if total else 1.0
+        bar = ("#" * round(part * 20)).ljust(20, "-")
+        shown = (
+            f"{self.what}  {part:4.0%} [{bar}] {size(completed)}/{size(total)}  {size(int(rate))}/s"
+        )
+        width = shutil.get_terminal_size().columns
+        click.echo("\r" + shown[: width - 1].ljust(width - 1), nl=False, err=True)
+
+    def end(self, said: str) -> None:
+        """Replace the line by what is to be remembered of it."""
+        if self._is_terminal:
+            click.echo("\r" + " " * 79 + "\r", nl=False, err=True)
+        click.echo(said)
+
+
+def total_of(progress: dict[str, Any]) -> tuple[int, int]:
+    """Sum up Ollama's lines of progress by digest: completed and total bytes."""
+    completed = sum(each[0] for each in progress.values())
+    return completed, sum(each[1] for each in progress.values())

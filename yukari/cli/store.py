@@ -1,0 +1,293 @@
+"""
+The verbs that manage what a cache stores: they talk HTTP to the daemon.
+
+Status 0 is success, 1 a failure, 2 wrong usage. `diff` and `outdated` are as diff(1): 0 for no
+difference, 1 for some, 2 for trouble. What the daemon does goes on when a verb is interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Optional
+
+import click
+
+from yukari.cli.client import DEFAULT, Cache, CacheError
+from yukari.cli.output import ago, size, table
+from yukari.config.units import InvalidUnit, parse_bytes
+
+ALL = 2**62
+"""More bytes than any store has."""
+
+
+def talks(trouble: int = 1) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb its ``--cache``, and end it with one line and this status in case of trouble."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @click.option(
+            "--cache",
+            "url",
+            default=DEFAULT,
+            envvar="YUKARI_CACHE",
+            show_envvar=True,
+            show_default=True,
+            metavar="URL",
+            help="The cache to talk to.",
+        )
+        @wraps(verb)
+        def run(url: str, *args: Any, **keywords: Any) -> None:
+            try:
+                verb(Cache(url), *args, **keywords)
+                sys.stdout.flush()
+            except CacheError as error:
+                fail(str(error), trouble)
+            except KeyboardInterrupt:
+                fail("interrupted: what the cache has begun goes on", 130)
+            except BrokenPipeError:
+                # Whoever reads the output has enough; Python would complain once more at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(trouble)
+            except OSError as error:
+                where = "" if error.filename is None else f"{error.filename}: "
+                fail(f"{where}{error.strerror or error}", trouble)
+
+        return run
+
+    return decorate
+
+
+def fail(message: str, status: int) -> None:
+    """End with one line."""
+    click.echo(f"yukari: {message}", err=True)
+    sys.exit(status)
+
+
+def models_here(context: click.Context, _: Any, incomplete: str) -> list[str]:
+    """Complete the name of a model that the cache has."""
+    try:
+        cache = Cache(context.params.get("url") or os.environ.get("YUKARI_CACHE") or DEFAULT)
+        names = [each["name"] for each in cache.lines("GET", "/store/models")]
+    except CacheError:
+        return []
+    return [name for name in names if name.startswith(incomplete)][:200]
+
+
+def model_argument(**more: Any) -> Callable[[Any], Any]:
+    """The argument MODEL, or several of them."""
+    return click.argument("model", shell_complete=models_here, **more)
+
+
+_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "name": lambda model: model["name"],
+    "size": lambda model: -model["size"],
+    "pulls": lambda model: -model["pulls"],
+    "used": lambda model: -(model["last_pull"] or 0),
+    "stored": lambda model: -model["stored_at"],
+}
+
+
+@click.command("ls")
+@click.option("--sort", type=click.Choice(sorted(_SORTS)), default="name", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object for each model, with all.")
+@click.argument("prefix", default="")
+@talks()
+def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
+    """List the models that are stored, or those whose names begin with PREFIX."""
+    models = [
+        each for each in cache.lines("GET", "/store/models") if each["name"].startswith(prefix)
+    ]
+    models.sort(key=_SORTS[sort])
+    if as_json:
+        for model in models:
+            click.echo(json.dumps(model))
+        return
+    now = time.time()
+    rows = [
+        (
+            model["name"],
+            model["digest"][:12],
+            size(model["size"]),
+            ago(model["last_pull"], now),
+            str(model["pulls"]),
+            ", ".join(_remarks(model)),
+        )
+        for model in models
+    ]
+    table(rows, "NAME", "ID", "SIZE", "PULLED", "PULLS", "")
+
+
+def _remarks(model: dict[str, Any]) -> list[str]:
+    remarks = []
+    if model["pinned"]:
+        remarks.append("pinned")
+    if model["own"]:
+        remarks.append("own copy")
+    if model["gone_since"]:
+        remarks.append("gone upstream")
+    if model["missing"]:
+        remarks.append("incomplete")
+    return remarks
+
+
+@click.command()
+@model_argument()
+@click.option("--json", "as_json", is_flag=True)
+@talks()
+def show(cache: Cache, model: str, as_json: bool) -> None:
+    """Show all that is known of a stored MODEL."""
+    facts = cache.ask("POST", "/store/model", {"model": model})
+    shown = cache.ask("POST", "/api/show", {"model": model})
+    if as_json:
+        click.echo(json.dumps({**facts, "show": shown}, indent=1))
+        return
+    now, details = time.time(), shown.get("details", {})
+    pinned, gone = facts["pinned"], facts["gone_since"]
+    rows: list[tuple[str, Optional[str]]] = [
+        ("name", facts["name"]),
+        ("digest", f"sha256:{facts['digest']}"),
+        ("family", details.get("family")),
+        ("parameters", details.get("parameter_size")),
+        ("quantization", details.get("quantization_level")),
+        ("capabilities", ", ".join(shown.get("capabilities") or [])),
+        ("size", size(facts["size"])),
+        ("own", f"{size(facts['own_bytes'])}: what removing it frees"),
+        ("shared", size(facts["shared_bytes"])),
+        ("stored", ago(facts["stored_at"], now)),
+        ("first pull", ago(facts["first_pull"], now)),
+        ("last pull", ago(facts["last_pull"], now)),
+        ("pulls", f"{facts['pulls']} by {facts['clients']} clients, {size(facts['sent'])} sent"),
+        ("checked", ago(facts["checked_at"], now)),
+        ("gone upstream", ago(gone, now) if gone else None),
+        ("pinned", f"by {pinned['by']}, {ago(pinned['at'], now)}" if pinned else None),
+        ("copy", "made here, upstream is not asked about it" if facts["own"] else None),
+        ("incomplete", f"{facts['missing']} blobs are missing" if facts["missing"] else None),
+    ]
+    rows += [
+        ("superseded", f"sha256:{each['digest']} {ago(each['superseded_at'], now)}")
+        for each in facts["superseded"]
+    ]
+    for name, value in rows:
+        if value:
+            click.echo(f"{name:<14}{value}")
+
+
+@click.command()
+@model_argument(nargs=-1, required=True)
+@talks()
+def rm(cache: Cache, model: Sequence[str]) -> None:
+    """Remove MODELs, with the blobs that no other model stands on."""
+    for each in model:
+        cache.ask("DELETE", "/api/delete", {"model": each})
+        click.echo(f"removed {each}")
+
+
+@click.command()
+@model_argument(nargs=-1, required=True)
+@click.option("--by", default="", help="Who pins it; you, if not given.")
+@talks()
+def pin(cache: Cache, model: Sequence[str], by: str) -> None:
+    """Never evict MODELs."""
+    for each in model:
+        body = {"model": each, "by": by or os.environ.get("USER") or "admin"}
+        click.echo(f"pinned {cache.ask('POST', '/store/pin', body)['pinned']}")
+
+
+@click.command()
+@model_argument(nargs=-1, required=True)
+@talks()
+def unpin(cache: Cache, model: Sequence[str]) -> None:
+    """Let MODELs be evicted again."""
+    for each in model:
+        found = cache.ask("POST", "/store/unpin", {"model": each})
+        click.echo(f"unpinned {found['unpinned']}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@talks()
+def du(cache: Cache, as_json: bool) -> None:
+    """Show what the store's bytes are for."""
+    usage = cache.ask("GET", "/store/usage")
+    if as_json:
+        click.echo(json.dumps(usage))
+        return
+    for name, key in (
+        ("stored", "stored"),
+        ("of it shared", "shared"),
+        ("of it superseded", "superseded"),
+        ("of it unneeded", "unneeded"),
+        ("on its way", "on_their_way"),
+        ("bound", "bound"),
+        ("free", "free"),
+    ):
+        click.echo(f"{name:<18}{size(usage[key]):>10}")
+    click.echo(f"{usage['models']} models, {usage['blobs']} blobs")
+    if not usage["complete"]:
+        click.echo("the store is still being looked through: the numbers grow", err=True)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@talks()
+def gc(cache: Cache, dry_run: bool) -> None:
+    """Remove the blobs that no model stands on, and superseded versions past their lifetime."""
+    swept = cache.ask("POST", "/store/collect", {"dry_run": dry_run})
+    would = "would be " if dry_run else ""
+    click.echo(f"{swept['blobs']} blobs, {size(swept['bytes'])} {would}removed")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go; the daemon evicts by itself.")
+@click.argument("need", default="", metavar="[SIZE]")
+@talks()
+def evict(cache: Cache, dry_run: bool, need: str) -> None:
+    """Say what would go next, in this order, and why not the rest; or what would go for SIZE."""
+    if not dry_run:
+        fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
+    try:
+        wanted = parse_bytes(need) if need else ALL
+    except InvalidUnit as error:
+        fail(f"{need!a}: {error}", 2)
+        return
+    plan = cache.ask("POST", "/store/evictions", {"bytes": wanted})
+    rows = [(each["name"], size(each["size"]), each["reason"]) for each in plan["goes"]]
+    rows += [
+        (each["name"], size(each["size"]), f"stays: {each['reason']}") for each in plan["stays"]
+    ]
+    table(rows, "NAME", "SIZE", "WHY")
+    click.echo(f"{size(plan['frees'])} would be freed", err=True)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@talks()
+def status(cache: Cache, as_json: bool) -> None:
+    """Show how the cache is, and what is on its way. Status 1 if it is not ready."""
+    version = cache.ask("GET", "/api/version")["version"]
+    try:
+        ready = cache.ask("GET", "/readyz")
+    except CacheError as error:
+        ready = {"ready": False, "reasons": [str(error)]}
+    usage, fills = cache.ask("GET", "/store/usage"), cache.ask("GET", "/fills")["fills"]
+    if as_json:
+        click.echo(json.dumps({"version": version, **ready, "usage": usage, "fills": fills}))
+    else:
+        well = "ready" if ready["ready"] else f"not ready: {'; '.join(map(str, ready['reasons']))}"
+        click.echo(f"yukari {version} at {cache.url}: {well}")
+        bound = usage["bound"]
+        of = "" if bound is None else f" of {size(bound)}"
+        click.echo(f"{usage['models']} models, {size(usage['stored'])}{of} stored")
+        for fill in fills:
+            click.echo(
+                f"{fill['digest'][7:19]}  {fill['model']}  {fill['state']}"
+                f"  {fill['percent']:.0f}% of {size(fill['size'])}, {fill['rate']} MB/s"
+            )
+    sys.exit(0 if ready["ready"] else 1)
+
+
+VERBS = (ls, show, rm, pin, unpin, du, gc, evict, status)

@@ -1,0 +1,231 @@
+"""The verbs of the air gap: `export` and `import`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from queue import Queue
+from threading import Thread
+from typing import Any, BinaryIO, Optional, cast
+
+import click
+from attrs import define, field
+
+from yukari.cli.client import Cache, CacheError
+from yukari.cli.output import Progress, size
+from yukari.cli.store import model_argument, talks
+from yukari.library.archive import CHUNK, ArchiveWriter, BadArchive, Descriptor, Packed
+from yukari.manifest import (
+    DOCKER_MANIFEST,
+    MANIFEST_LIST,
+    AnyManifest,
+    InvalidManifest,
+    Manifest,
+    parse_manifest,
+)
+from yukari.names import Digest
+
+_PLAIN = {"Accept": f"{DOCKER_MANIFEST}, application/vnd.oci.image.manifest.v1+json"}
+_LISTS = {"Accept": f"{MANIFEST_LIST}, {DOCKER_MANIFEST}"}
+
+
+@click.command()
+@model_argument(nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The archive; - is stdout.")
+@talks()
+def export(cache: Cache, model: Sequence[str], output: str) -> None:
+    """
+    Write stored MODELs into one file, a tar that is an OCI image layout.
+
+    Blobs that several models share are in it once. `yukari import` reads it, and tools for OCI
+    images do: skopeo inspect oci-archive:FILE
+    """
+    if output == "-":
+        _export(cache, model, sys.stdout.buffer)
+        return
+    made = f"{output}.part"
+    try:
+        with open(made, "wb") as file:
+            _export(cache, model, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(made, output)
+    except BaseException:
+        if os.path.exists(made):
+            os.unlink(made)
+        raise
+
+
+def _export(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
+    found = [_Exported.of(cache, model) for model in dict.fromkeys(models)]
+    writer = ArchiveWriter(file)
+    writer.begin([(each.packed, each.blobs) for each in found])
+    sizes = {blob.digest: blob.size for each in found for blob in each.blobs}
+    progress, written, total = Progress("exporting"), 0, sum(sizes.values())
+    for each in found:
+        for blob in each.blobs:
+            if blob.digest in writer:
+                continue
+            path = f"/v2/{each.repository}/blobs/{blob.digest}"
+            stream: Any = (
+                io.BytesIO(each.bodies[blob.digest])
+                if blob.digest in each.bodies
+                else cache.open("GET", path)
+            )
+            with stream:
+                before = written
+
+                def read(count: int, stream: Any = stream, before: int = before) -> bytes:
+                    nonlocal written
+                    body: bytes = stream.read(count)
+                    written += len(body)
+                    progress.show(written, total)
+                    return body
+
+                writer.add(blob.digest, blob.size, cast(BinaryIO, _Reading(read)))
+            progress.show(written, total)
+    writer.end()
+    if file is not sys.stdout.buffer:
+        progress.end(f"{len(found)} models, {size(total)} exported")
+
+
+@define(eq=False)
+class _Reading:
+    _read: Any
+
+    def read(self, count: int = -1) -> bytes:
+        found: bytes = self._read(count)
+        return found
+
+
+@define(eq=False)
+class _Exported:
+    """A model to write: its name, its manifests' bytes and all of its blobs."""
+
+    packed: Packed
+    repository: str
+    bodies: dict[Digest, bytes]
+    blobs: list[Descriptor] = field(factory=list)
+
+    @classmethod
+    def of(cls, cache: Cache, model: str) -> _Exported:
+        facts = cache.ask("POST", "/store/model", {"model": model})
+        repository, tag = facts["repository"], facts["tag"]
+        name = f"{facts['registry']}/{repository}:{tag}"
+        plain = _manifest(cache, repository, tag, _PLAIN)
+        listed = _manifest(cache, repository, tag, _LISTS)
+        if plain is None and listed is None:
+            raise CacheError(f"{model}: its manifest is not stored")
+        same = plain is not None and listed is not None and plain.digest == listed.digest
+        listed = None if same else listed
+        packed = Packed(
+            name,
+            None if plain is None else plain.digest,
+            None if listed is None else listed.digest,
+        )
+        manifests = [each for each in (plain, listed) if each is not None]
+        if listed is not None and not isinstance(listed, Manifest):
+            for child in listed.children:
+                found = _manifest(cache, repository, str(child.digest), _PLAIN)
+                manifests += [] if found is None else [found]
+        made = cls(packed, repository, {each.digest: each.body for each in manifests})
+        blobs: dict[Digest, Descriptor] = {}
+        for manifest in manifests:
+            body = Descriptor(manifest.digest, len(manifest.body), manifest.media_type)
+            blobs[manifest.digest] = body
+            if isinstance(manifest, Manifest):
+                for blob in manifest.blobs:
+                    blobs[blob.digest] = Descriptor(blob.digest, blob.size, blob.media_type)
+        made.blobs = list(blobs.values())
+        return made
+
+
+def _manifest(
+    cache: Cache, repository: str, reference: str, headers: dict[str, str]
+) -> Optional[AnyManifest]:
+    """A manifest, None if the cache has it not."""
+    try:
+        with cache.open("GET", f"/v2/{repository}/manifests/{reference}", None, headers) as reply:
+            return parse_manifest(reply.read())
+    except InvalidManifest as error:
+        raise CacheError(f"{repository}:{reference}: {error}") from None
+    except CacheError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+@click.command("import")
+@click.argument("file", metavar="FILE|-|DIR")
+@talks()
+def import_(cache: Cache, file: str) -> None:
+    """
+    Store the models of an archive that `yukari export` wrote, or of an Ollama's directory.
+
+    - is stdin. What is stored already is skipped: an import that broke off is simply repeated.
+    """
+    if file != "-" and os.path.isdir(file):
+        from yukari.cli.ollama_directory import pack
+
+        total, body = None, _piped(lambda pipe: pack(file, pipe))
+    elif file == "-":
+        total, body = None, _chunks(sys.stdin.buffer)
+    else:
+        total = os.path.getsize(file)
+        body = _chunks(open(file, "rb"))  # noqa: SIM115
+    progress = Progress("importing")
+
+    def counted() -> Iterator[bytes]:
+        sent = 0
+        for chunk in body:
+            yield chunk
+            sent += len(chunk)
+            progress.show(sent, max(sent, total or 0))
+
+    headers = {} if total is None else {"Content-Length": str(total)}
+    with cache.open("PUT", "/store/archive", counted(), headers) as reply:
+        found = json.loads(reply.read())
+    progress.end(
+        f"{len(found['models'])} models, {size(found['written'])} stored,"
+        f" {size(found['skipped'])} were there already"
+    )
+    for name in found["models"]:
+        click.echo(name)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _piped(write: Any) -> Iterator[bytes]:
+    """Yield what ``write`` writes into a file, which it does in a thread of its own."""
+    queue: Queue[Any] = Queue(8)
+
+    class Pipe(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            queue.put(bytes(data))
+            return len(data)
+
+    def run() -> None:
+        try:
+            write(Pipe())
+            queue.put(None)
+        except (OSError, BadArchive, InvalidManifest) as error:
+            queue.put(error)
+
+    Thread(target=run, daemon=True).start()
+    while (found := queue.get()) is not None:
+        if isinstance(found, Exception):
+            raise CacheError(str(found))
+        yield found
+
+
+VERBS = (export, import_)

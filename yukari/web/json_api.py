@@ -1,0 +1,143 @@
+"""
+An API of JSON in, JSON or lines of JSON out, for admins.
+
+Errors are ``{"error": TEXT}``, as Ollama's are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from yukari.errors import RegistryError
+from yukari.library.catalog import CatalogUnusable
+from yukari.storage.ports import NoRoom
+from yukari.web.access import check_admin
+from yukari.web.replies import answer, reply, reply_json
+
+log = Logger()
+
+Body = dict[str, Any]
+Handler = Callable[[Request, Body], Coroutine[Any, Any, None]]
+
+
+@implementer(IPushProducer)
+@define(eq=False)
+class Lines:
+    """A reply that grows piece by piece, no faster than the client takes it."""
+
+    _request: Any
+    _content_type: str = "application/x-ndjson"
+    _resumed: Optional[Deferred[None]] = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+
+    async def write(self, body: bytes) -> None:
+        """Send a piece; returns once there is room for the next."""
+        if not self._begun:
+            self._begun = True
+            self._request.setHeader(b"content-type", self._content_type.encode())
+            self._request.registerProducer(self, True)
+        self._request.write(body)
+        if self._resumed is not None:
+            await self._resumed
+
+    async def line(self, content: object) -> None:
+        """Send a line of JSON."""
+        await self.write(json.dumps(content).encode() + b"\n")
+
+    def end(self) -> None:
+        """That was all."""
+        if self._begun:
+            self._request.unregisterProducer()
+        self._request.finish()
+
+    def pauseProducing(self) -> None:
+        if self._resumed is None:
+            self._resumed = Deferred()
+
+    def resumeProducing(self) -> None:
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.callback(None)
+
+    def stopProducing(self) -> None:
+        # The request's end cancels whoever writes.
+        pass
+
+
+class JsonApi(Resource):
+    """Everything below one path, each handled by what ``routes`` has for the method and path."""
+
+    isLeaf = True
+
+    def __init__(self, routes: Mapping[tuple[bytes, bytes], Handler], unknown: str) -> None:
+        """``unknown`` is what a client is told that asks for anything else, with its path."""
+        super().__init__()
+        self._routes = routes
+        self._unknown = unknown
+
+    def render(self, request: Request) -> int:
+        answer(request, self._handle(request))
+        return NOT_DONE_YET
+
+    async def _handle(self, request: Any) -> None:
+        try:
+            await check_admin(request)
+            method = b"GET" if request.method == b"HEAD" else request.method
+            path = b"/".join(request.postpath or ())
+            handler = self._routes.get((method, path))
+            if handler is None:
+                shown = request.shown_path[:200]
+                raise RegistryError("UNSUPPORTED", f"{shown} not found: {self._unknown}", 404)
+            await handler(request, _body(request))
+        except RegistryError as error:
+            _refuse(request, error.status, error.message)
+        except (CatalogUnusable, NoRoom, OSError) as error:
+            log.error("{path}: {error}", path=request.shown_path, error=str(error))
+            _refuse(request, 503, str(error))
+
+
+def _refuse(request: Any, status: int, message: str) -> None:
+    request.told = message
+    if request.gone:
+        return
+    if request.startedWriting:
+        # As Ollama does in the middle of a stream.
+        request.write(json.dumps({"error": message}).encode() + b"\n")
+        request.unregisterProducer()
+        request.finish()
+        return
+    if status == 401:
+        request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
+    reply_json(request, status, {"error": message})
+
+
+def _body(request: Any) -> Body:
+    """A request's JSON object, {} if it has no body; `RegistryError`."""
+    if request.imported is not None:
+        return {}
+    request.content.seek(0)
+    body = request.content.read()
+    if not body.strip():
+        return {}
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RegistryError("UNSUPPORTED", f"not JSON: {error}"[:200], 400) from None
+    if not isinstance(found, dict):
+        raise RegistryError("UNSUPPORTED", "expected a JSON object", 400)
+    return found
+
+
+def reply_nothing(request: Request) -> None:
+    """A reply without content, as Ollama sends it."""
+    reply(request, 200, "text/plain; charset=utf-8", b"")

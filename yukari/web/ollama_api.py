@@ -1,0 +1,242 @@
+"""
+An Ollama server's own API, for those who manage what the cache stores.
+
+``OLLAMA_HOST=HOST:PORT ollama ls | pull | rm | show | cp | ps``, Open WebUI and the client
+libraries speak it. A cache runs no models: whatever else they ask for is not found. Shapes are
+those of https://github.com/ollama/ollama/blob/main/docs/api.md.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Optional
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.web.server import Request
+
+from yukari import __version__
+from yukari.errors import RegistryError, name_invalid
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Entry
+from yukari.library.management import Management
+from yukari.library.pulls import Pull, Pulls
+from yukari.library.shown_names import ShownNames, Wanted
+from yukari.manifest import Manifest, Variant
+from yukari.names import ModelName, Tag
+from yukari.storage.ports import StoredManifest
+from yukari.web.json_api import Body, JsonApi, Lines, reply_nothing
+from yukari.web.replies import reply_json, text_header
+
+PAGE = 1000
+"""Models that are listed at a time."""
+PROGRESS_EVERY = 0.25
+"""Seconds from one line of progress to the next."""
+
+
+@frozen(eq=False)
+class OllamaApi:
+    """Handles the API's requests."""
+
+    _management: Management
+    _pulls: Pulls
+    _names: ShownNames
+    _clock: IReactorTime
+
+    def resource(self) -> JsonApi:
+        """What is at ``/api``."""
+        return JsonApi(
+            {
+                (b"GET", b"version"): self._version,
+                (b"GET", b"tags"): self._tags,
+                (b"GET", b"ps"): self._ps,
+                (b"POST", b"show"): self._show,
+                (b"POST", b"pull"): self._pull,
+                (b"DELETE", b"delete"): self._delete,
+                (b"POST", b"copy"): self._copy,
+            },
+            "this is a cache of models, it runs none",
+        )
+
+    async def _version(self, request: Request, _: Body) -> None:
+        reply_json(request, 200, {"version": __version__})
+
+    # what is stored
+
+    async def _tags(self, request: Request, _: Body) -> None:
+        lines = Lines(request, "application/json; charset=utf-8")
+        await lines.write(b'{"models":[')
+        after, first = ("", ""), True
+
+        # In the catalog's thread: 100,000 models at once would hold the reactor.
+        def page(file: CatalogFile, after: tuple[str, str]) -> tuple[bytes, tuple[str, str], int]:
+            found = file.page(after, PAGE)
+            last = found[-1][:2] if found else after
+            return ",".join(map(self._shown, found)).encode(), last, len(found)
+
+        while True:
+            body, after, count = await self._management.catalog.run(page, after)
+            if not count:
+                break
+            await lines.write(body if first else b"," + body)
+            first = False
+        await lines.write(b"]}")
+        lines.end()
+
+    def _shown(self, entry: Entry) -> str:
+        name = self._names.show(entry.repository, entry.tag)
+        shown = {
+            "name": name,
+            "model": name,
+            "modified_at": timestamp(entry.stored_at),
+            "size": entry.size,
+            "digest": entry.digest,
+        }
+        return f'{json.dumps(shown)[:-1]}, "details": {entry.details}}}'
+
+    async def _ps(self, request: Request, _: Body) -> None:
+        models = []
+        for fill in list(self._management.library.fills.values()):
+            name = f"{self._names.show(str(fill.name), fill.digest.hex[:12])}"
+            models.append(
+                {
+                    "name": name,
+                    "model": name,
+                    "size": fill.size,
+                    "digest": fill.digest.hex,
+                    "details": {},
+                    "expires_at": timestamp(0.0),
+                    "size_vram": fill.coverage.plan.covered.total,
+                    "context_length": 0,
+                }
+            )
+        reply_json(request, 200, {"models": models})
+
+    async def _show(self, request: Request, body: Body) -> None:
+        wanted, stored = await self._stored(self._named(body))
+        manifest = stored.manifest
+        if not isinstance(manifest, Manifest):
+            raise _not_found(self._names.show(str(wanted.name), str(wanted.tag)))
+        shown = await self._management.details.show(manifest)
+        name = self._names.show(str(wanted.name), str(wanted.tag))
+        shown["modified_at"] = timestamp(stored.checked_at)
+        shown["modelfile"] = f"# This is a cache: pull the model to build on it.\nFROM {name}\n"
+        reply_json(request, 200, shown)
+
+    def _named(self, body: Body) -> Wanted:
+        return self._names.parse(body.get("model") or body.get("name"))
+
+    async def _stored(self, wanted: Wanted) -> tuple[Wanted, StoredManifest]:
+        """A stored model by its name, whatever the case of its letters; `RegistryError`."""
+        store = self._management.library.store
+        reference = wanted.digest or wanted.tag
+        stored = await store.get_manifest(wanted.name, reference)
+        if stored is not None:
+            return wanted, stored
+        found = await self._management.catalog.run(
+            CatalogFile.whatever_case, wanted.name, wanted.tag
+        )
+        if found is not None and wanted.digest is None:
+            stored = await store.get_manifest(*found)
+            if stored is not None:
+                return Wanted(*found), stored
+        raise _not_found(self._names.show(str(wanted.name), str(reference)))
+
+    # what changes it
+
+    async def _pull(self, request: Request, body: Body) -> None:
+        wanted = self._named(body)
+        if wanted.digest is not None:
+            raise name_invalid("a version is pulled by its tag")
+        agent = text_header(request, b"user-agent") or ""
+        pull = self._pulls.start(
+            wanted.name, wanted.tag, agent if agent.startswith("ollama/") else ""
+        )
+        if body.get("stream") is False:
+            if not pull.is_done:
+                await pull.ended.wait()
+            if pull.error is not None:
+                raise pull.error
+            reply_json(request, 200, {"status": "success"})
+            return
+        lines = Lines(request)
+        await lines.line({"status": "pulling manifest"})
+        await self._watch(pull, lines)
+        lines.end()
+
+    async def _watch(self, pull: Pull, lines: Lines) -> None:
+        said: dict[str, int] = {}
+        while not pull.is_done:
+            await self._progress(pull, lines, said)
+            await deferLater(self._clock, PROGRESS_EVERY)
+        if pull.error is not None:
+            raise pull.error
+        await self._progress(pull, lines, said, whole=True)
+        if pull.note is not None:
+            await lines.line({"status": pull.note, "note": True})
+        for status in ("verifying sha256 digest", "writing manifest", "success"):
+            await lines.line({"status": status})
+
+    async def _progress(
+        self, pull: Pull, lines: Lines, said: dict[str, int], *, whole: bool = False
+    ) -> None:
+        """Tell of the blobs of which more is here than was said."""
+        for blob in () if pull.manifest is None else pull.manifest.blobs:
+            digest = str(blob.digest)
+            completed = blob.size if whole else self._pulls.completed(blob)
+            if completed <= said.get(digest, -1 if whole else 0):
+                continue
+            said[digest] = completed
+            await lines.line(
+                {
+                    "status": f"pulling {blob.digest.hex[:12]}",
+                    "digest": digest,
+                    "total": blob.size,
+                    "completed": completed,
+                }
+            )
+
+    async def _delete(self, request: Request, body: Body) -> None:
+        wanted, _ = await self._stored(self._named(body))
+        if wanted.digest is not None:
+            raise name_invalid("a model is removed by its tag")
+        await self._management.collector.remove(wanted.name, wanted.tag)
+        reply_nothing(request)
+
+    async def _copy(self, request: Request, body: Body) -> None:
+        source, stored = await self._stored(self._names.parse(body.get("source")))
+        target = self._names.parse(body.get("destination"))
+        if target.digest is not None:
+            raise name_invalid("a copy is named by a tag")
+        manifest = stored.manifest
+        if not isinstance(manifest, Manifest):
+            raise _not_found(f"a manifest of {source.name}:{source.tag}")
+        await self._copy_to(target.name, target.tag, manifest, source)
+        reply_nothing(request)
+
+    async def _copy_to(self, name: ModelName, tag: Tag, manifest: Manifest, source: Wanted) -> None:
+        management, library = self._management, self._management.library
+        for blob in manifest.blobs:
+            if await library.blobs.stored_size(source.name, blob.digest) is None:
+                raise RegistryError("BLOB_UNKNOWN", f"blob {blob.digest} is not stored", 409)
+        # From here on upstream is not asked about the tag.
+        await management.marks.set_copy(name, tag, f"{source.name}@{manifest.digest}")
+        listed: Optional[StoredManifest] = None
+        if source.digest is None:
+            listed = await library.store.get_manifest(source.name, source.tag, Variant.LIST)
+        now = management.now()
+        await library.store.put_manifest(name, tag, manifest, now)
+        if listed is not None and listed.checked_at and listed.manifest != manifest:
+            await library.store.put_manifest(name, tag, listed.manifest, now, Variant.LIST)
+        library.events.tag_stored(name, tag)
+
+
+def _not_found(name: str) -> RegistryError:
+    return RegistryError("NAME_UNKNOWN", f"model '{name}' not found", 404)
+
+
+def timestamp(seconds: float) -> str:
+    """A time as Go writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")

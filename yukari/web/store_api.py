@@ -1,0 +1,237 @@
+"""
+What ``yukari`` on the command line asks of the daemon, beside Ollama's own API.
+
+::
+
+    GET  /store/models       a line of JSON for each stored tag
+    POST /store/model        {"model"}: one of them, what it named before, its own and shared bytes
+    GET  /store/usage        what the bytes are for
+    POST /store/pin          {"model", "by"}: it is never evicted
+    POST /store/unpin        {"model"}
+    POST /store/compare      {"model"}: what upstream has of it now
+    POST /store/evictions    {"bytes"}: what would go if so many were needed
+    PUT  /store/archive      an archive of models: they are stored
+    POST /store/collect      {"dry_run"}: remove blobs that nothing stands on
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attrs import frozen
+from twisted.web.server import Request
+
+from yukari.errors import RegistryError
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Entry, Totals, Version
+from yukari.library.management import Management
+from yukari.library.shown_names import ShownNames, Wanted
+from yukari.manifest import Manifest
+from yukari.names import ModelName, Tag
+from yukari.web.importing import Imports
+from yukari.web.json_api import Body, JsonApi, Lines
+from yukari.web.ollama_api import PAGE
+from yukari.web.replies import reply_json
+
+MAX_SHOWN = 1000
+"""Versions of a plan that are told."""
+
+
+@frozen(eq=False)
+class StoreApi:
+    """Handles the requests."""
+
+    _management: Management
+    _names: ShownNames
+    _imports: Imports
+
+    def resource(self) -> JsonApi:
+        """What is at ``/store``."""
+        return JsonApi(
+            {
+                (b"GET", b"models"): self._models,
+                (b"POST", b"model"): self._model,
+                (b"GET", b"usage"): self._usage,
+                (b"POST", b"pin"): self._pin,
+                (b"POST", b"unpin"): self._unpin,
+                (b"POST", b"compare"): self._compare,
+                (b"POST", b"evictions"): self._evictions,
+                (b"POST", b"collect"): self._collect,
+                (b"PUT", b"archive"): self._imports.answer,
+            },
+            "see yukari --help",
+        )
+
+    # telling
+
+    async def _models(self, request: Request, _: Body) -> None:
+        await self._management.marks.refresh()
+        await self._management.catalog.flush()
+        lines = Lines(request)
+        after = ("", "")
+
+        def page(file: CatalogFile, after: tuple[str, str]) -> tuple[bytes, tuple[str, str], int]:
+            found = file.page(after, PAGE)
+            last = found[-1][:2] if found else after
+            return "".join(map(self._line, found)).encode(), last, len(found)
+
+        while True:
+            body, after, count = await self._management.catalog.run(page, after)
+            if not count:
+                break
+            await lines.write(body)
+        if after == ("", ""):
+            await lines.write(b"")
+        lines.end()
+
+    def _line(self, entry: Entry) -> str:
+        return f'{json.dumps(self._facts(entry))[:-1]}, "details": {entry.details}}}\n'
+
+    def _facts(self, entry: Entry) -> dict[str, Any]:
+        facts = entry._asdict()
+        del facts["details"]
+        name = self._names.show(entry.repository, entry.tag)
+        pin = self._management.marks.pin(ModelName.parse(entry.repository), Tag(entry.tag))
+        pinned = None if pin is None else {"by": pin.by, "at": pin.at}
+        return {"name": name, **facts, "own": bool(entry.own), "pinned": pinned}
+
+    async def _model(self, request: Request, body: Body) -> None:
+        wanted = self._names.parse(body.get("model"))
+        key = wanted.name, wanted.tag
+        management = self._management
+        await management.marks.refresh()
+        await management.index.settled()
+        await management.catalog.flush()
+        found = await management.catalog.run(CatalogFile.find, *key)
+        if not found:
+            raise RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
+        before = await management.catalog.run(CatalogFile.find, *key, superseded=True)
+        own = await management.catalog.run(CatalogFile.own_bytes, *key)
+        facts = {
+            **self._facts(found[0]),
+            "registry": self._names.registry,
+            "details": json.loads(found[0].details),
+            "own_bytes": own,
+            "shared_bytes": max(0, found[0].size - own),
+            "superseded": [self._facts(each) for each in before],
+        }
+        reply_json(request, 200, facts)
+
+    async def _usage(self, request: Request, _: Body) -> None:
+        management = self._management
+        await management.index.settled()
+        totals: Totals = await management.catalog.run(CatalogFile.totals)
+        usage = await management.collector.usage()
+        reply_json(
+            request,
+            200,
+            {
+                "models": totals.tags,
+                "versions": totals.versions,
+                "blobs": totals.blobs,
+                "stored": totals.stored,
+                "shared": totals.shared,
+                "superseded": totals.superseded,
+                "unneeded": totals.unneeded,
+                "on_their_way": usage.on_their_way,
+                "bound": usage.bound,
+                "free": usage.free,
+                "complete": management.index.looked,
+            },
+        )
+
+    # changing
+
+    async def _stored_tag(self, body: Body) -> Wanted:
+        wanted = self._names.parse(body.get("model"))
+        if await self._management.library.store.get_manifest(wanted.name, wanted.tag) is None:
+            raise RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
+        return wanted
+
+    async def _pin(self, request: Request, body: Body) -> None:
+        wanted = await self._stored_tag(body)
+        by = body.get("by") or "admin"
+        if not isinstance(by, str) or len(by) > 200:
+            raise RegistryError("UNSUPPORTED", "by: expected a name", 400)
+        await self._management.marks.set_pin(wanted.name, wanted.tag, by)
+        reply_json(request, 200, {"pinned": self._names.show(str(wanted.name), str(wanted.tag))})
+
+    async def _unpin(self, request: Request, body: Body) -> None:
+        wanted = self._names.parse(body.get("model"))
+        await self._management.marks.set_pin(wanted.name, wanted.tag, None)
+        reply_json(request, 200, {"unpinned": self._names.show(str(wanted.name), str(wanted.tag))})
+
+    async def _compare(self, request: Request, body: Body) -> None:
+        wanted = await self._stored_tag(body)
+        management = self._management
+        stored = await management.library.store.get_manifest(wanted.name, wanted.tag)
+        assert stored is not None
+        facts: dict[str, Any] = {"stored": str(stored.manifest.digest)}
+        if not management.marks.may_check(wanted.name, wanted.tag):
+            reply_json(request, 200, {**facts, "state": "own"})
+            return
+        try:
+            newest = await management.library.upstream.manifest(wanted.name, wanted.tag, "")
+        except RegistryError as error:
+            if error.status != 404:
+                raise
+            management.library.events.checked(wanted.name, wanted.tag, management.now(), gone=True)
+            reply_json(request, 200, {**facts, "state": "gone"})
+            return
+        facts["upstream"] = str(newest.digest)
+        facts["state"] = "same" if newest.digest == stored.manifest.digest else "newer"
+        if isinstance(newest, Manifest):
+            facts["layers"] = await self._layers(stored.manifest, newest)
+        reply_json(request, 200, facts)
+
+    async def _layers(self, stored: Any, newest: Manifest) -> list[dict[str, Any]]:
+        """The blobs that only one of two manifests has, and whether they would be fetched."""
+        before = stored.blobs if isinstance(stored, Manifest) else ()
+        old, new = ({blob.digest for blob in blobs} for blobs in (before, newest.blobs))
+        changes = [("removed", blob) for blob in before if blob.digest not in new]
+        changes += [("added", blob) for blob in newest.blobs if blob.digest not in old]
+        store = self._management.library.store
+        return [
+            {
+                "change": change,
+                "type": blob.media_type,
+                "digest": str(blob.digest),
+                "size": blob.size,
+                "here": await store.blob_size(blob.digest) is not None,
+            }
+            for change, blob in changes
+        ]
+
+    async def _evictions(self, request: Request, body: Body) -> None:
+        need = body.get("bytes", 0)
+        if not isinstance(need, int) or isinstance(need, bool) or need < 0:
+            raise RegistryError("UNSUPPORTED", "bytes: expected a number", 400)
+        plan = await self._management.collector.plan(need)
+        reply_json(
+            request,
+            200,
+            {
+                "frees": plan.frees,
+                "goes": [
+                    {**self._version(step.candidate.version), "reason": step.reason}
+                    for step in plan.steps[:MAX_SHOWN]
+                ],
+                "stays": [
+                    {**self._version(kept.version), "reason": kept.reason}
+                    for kept in plan.kept[:MAX_SHOWN]
+                ],
+            },
+        )
+
+    def _version(self, version: Version) -> dict[str, Any]:
+        return {
+            "name": self._names.show(str(version.name), str(version.tag)),
+            "digest": str(version.digest),
+            "size": sum(need.size for need in version.needs),
+        }
+
+    async def _collect(self, request: Request, body: Body) -> None:
+        collector = self._management.collector
+        swept = await (collector.unneeded() if body.get("dry_run") else collector.collect())
+        reply_json(request, 200, {"blobs": swept.blobs, "bytes": swept.bytes})
