@@ -74,7 +74,7 @@ class ReadmeTests(SynchronousTestCase):
         self.assertEqual(len(rows), 10)
 
     def test_every_flag_and_variable_exists(self) -> None:
-        known = {row.environment for row in SETTINGS}
+        known = {row.environment for row in SETTINGS} | {"YUKARI_CACHE"}
         for path, text in pages().items():
             flags = set(re.findall(r"(?<![-\w])--([a-z][a-z-]*)", own_commands(text)))
             self.assertEqual(flags - verbs_flags() - OTHERS_FLAGS, set(), path)
@@ -123,8 +123,7 @@ class ReadmeTests(SynchronousTestCase):
 def verbs_flags() -> set[str]:
     """Return the flags of the daemon and of every verb of ``yukari``."""
     found = {row.flag for row in SETTINGS}
-    group = getattr(main, "with_verbs", lambda: main.yukari)()
-    for verb in group.commands.values():
+    for verb in main.with_verbs().commands.values():
         for option in verb.params:
             found |= {each[2:] for each in option.opts if each.startswith("--")}
     return found

@@ -85,9 +85,7 @@ class Library:
         self.blobs = Blobs(
             store, upstream, self.filling, self._in_thread, clock, self._redirects, self.in_use
         )
-        self.prefetch = Prefetch(
-            self.blobs, self.filling, clock, self.in_use, self._prefetching
-        )
+        self.prefetch = Prefetch(self.blobs, self.filling, clock, self.in_use, self._prefetching)
         self.children = Children(
             store, upstream, self._in_thread, self._now, self.events.child_stored
         )

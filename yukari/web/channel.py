@@ -73,6 +73,7 @@ class RegistryChannel(HTTPChannel):
     """Whether it has brought a request."""
     address: Optional[Address] = None
     """Who connected; None for a Unix socket."""
+    _held: bool = False
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
@@ -170,10 +171,20 @@ class RegistryChannel(HTTPChannel):
     def _regulate(self) -> None:
         """Read the connection, unless there is more than enough of it already."""
         waits = self._waitingForTransport and not self._handlingRequest
-        if waits or len(self._buffer) > READ_AHEAD:
+        if waits or self._held or len(self._buffer) > READ_AHEAD:
             self._networkProducer.pauseProducing()
         elif not self._half_closed:
             self._networkProducer.resumeProducing()
+
+    def begin_upload(self) -> None:
+        """The body that begins may take as long as it takes."""
+        self._expect(None)
+        self.setTimeout(None)
+
+    def hold(self, held: bool) -> None:
+        """Read no more of an upload, or go on with it."""
+        self._held = held
+        self._regulate()
 
     def allHeadersReceived(self) -> None:
         self._expect(BODY_WITHIN)

@@ -68,7 +68,7 @@ class Imports:
     def begin(self, request: Any) -> Upload:
         """Return what the body is to be written to."""
         management, library = self._management, self._management.library
-        upload = Upload(self._reactor, request.channel.transport)
+        upload = Upload(self._reactor, request.channel.hold)
         importer = Importer(
             management.library.store,
             self._names,

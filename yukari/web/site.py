@@ -93,7 +93,7 @@ class RegistryRequest(Request):
         if uploads is not None and uploads.takes(getattr(self.channel, "_command", b""), path):
             self._is_upload = True
             self.site = self.channel.site
-            self.channel.setTimeout(None)  # It is paused as long as the disk needs.
+            self.channel.begin_upload()
             self.content = uploads.begin(self)
             return
         self.content = BytesIO() if path.startswith(WITH_BODIES) else _Nowhere()

@@ -7,6 +7,7 @@ A thread reads it as a file; the client is not read from any faster than the thr
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from threading import Condition
 from typing import Any
 
@@ -22,8 +23,8 @@ class Upload:
     """The body, written in the reactor's thread and read in another."""
 
     _reactor: IReactorFromThreads
-    _transport: Any
-    """The connection, which is paused and resumed."""
+    _hold: Callable[[bool], None]
+    """Stops reading the client, or goes on."""
     _waiting: deque[bytes] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
     _changed: Condition = field(factory=Condition, init=False)
@@ -44,7 +45,7 @@ class Upload:
             self._changed.notify_all()
             if self._size > MAX_WAITING and not self._paused:
                 self._paused = True
-                self._transport.pauseProducing()
+                self._hold(True)
         return len(data)
 
     def finish(self, broken: bool = False) -> None:
@@ -67,7 +68,7 @@ class Upload:
         with self._changed:
             resume, self._paused = self._paused, False
         if resume:
-            self._transport.resumeProducing()
+            self._hold(False)
 
     # in the thread that reads it
 
