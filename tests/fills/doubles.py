@@ -229,12 +229,12 @@ class Scene:
     disk: ScriptedDisk = field(factory=ScriptedDisk)
     keeper: Keeper = field(factory=Keeper)
     source: ScriptedSource = field(init=False)
-    crew: FetchScheduler = field(init=False)
+    scheduler: FetchScheduler = field(init=False)
     fill: Fill = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.source = ScriptedSource(self.content)
-        self.crew = FetchScheduler(self.clock, self.per_blob, self.in_all, self.held)
+        self.scheduler = FetchScheduler(self.clock, self.per_blob, self.in_all, self.held)
         self.fill = self.new_fill()
 
     def new_fill(self, spool: Optional[Spool] = None) -> Fill:
@@ -242,7 +242,7 @@ class Scene:
             digest=self.digest or Digest.of(self.content),
             size=len(self.content),
             source=self.source,
-            crew=self.crew,
+            scheduler=self.scheduler,
             keeper=self.keeper,
             in_thread=self.disk,
             clock=self.clock,

@@ -25,7 +25,7 @@ CONTENT = content_of(5000)
 
 @define(eq=False)
 class Ledger:
-    """As much of a fill as a lane sees: it keeps the bytes at their places."""
+    """As much of a fill as a fetch sees: it keeps the bytes at their places."""
 
     source: ScriptedSource = field(factory=lambda: ScriptedSource(CONTENT))
     plan: Plan = field(factory=lambda: Plan(len(CONTENT)))
@@ -34,14 +34,14 @@ class Ledger:
 
     is_read: bool = True
 
-    def answered(self, lane: RangeFetch, answer: Answer) -> None:
+    def answered(self, fetch: RangeFetch, answer: Answer) -> None:
         self.answers.append(answer)
         if not answer.asked:
-            self.plan.release(lane.claim)
+            self.plan.release(fetch.claim)
 
-    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+    def received(self, fetch: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
         if asked:
-            span = self.plan.arrived(lane.claim, len(data))
+            span = self.plan.arrived(fetch.claim, len(data))
             data = data[: 0 if span is None else len(span)]
         for at, byte in enumerate(data, offset):
             assert self.got.setdefault(at, byte) == byte
@@ -49,7 +49,7 @@ class Ledger:
         return len(data)
 
 
-class LaneCase(SynchronousTestCase):
+class FetchCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.fill = Ledger()
@@ -60,19 +60,19 @@ class LaneCase(SynchronousTestCase):
         fill: Any = self.fill
         turn = ConnectionBudget(8).take(HostLimit(), Priority.READER)
         assert turn is not None
-        lane = RangeFetch(fill, self.fill.plan.claim(start, length), turn, self.clock)
-        ended = Deferred.fromCoroutine(lane.run())
-        return lane, self.fill.source.asked[-1], ended
+        fetch = RangeFetch(fill, self.fill.plan.claim(start, length), turn, self.clock)
+        ended = Deferred.fromCoroutine(fetch.run())
+        return fetch, self.fill.source.asked[-1], ended
 
     def failed(self, ended: Deferred[None]) -> str:
         return str(self.failureResultOf(ended, SourceFailed).value)
 
 
-class LaneTests(LaneCase):
+class FetchTests(FetchCase):
     @given(st.lists(st.integers(1, 700), min_size=1, max_size=20))
     def test_a_body_in_any_pieces_lands_at_its_place(self, pieces: list[int]) -> None:
         self.setUp()
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         self.assertEqual(asked.span, Span(1000, 2000))
         asked.answer()
         for count in [*pieces, 1000]:
@@ -80,25 +80,25 @@ class LaneTests(LaneCase):
                 asked.send(count)
         self.successResultOf(ended)
         self.assertEqual(sorted(self.fill.got), list(range(1000, 2000)))
-        self.assertEqual((lane.received, lane.claim.cursor), (1000, 2000))
+        self.assertEqual((fetch.received, fetch.claim.cursor), (1000, 2000))
 
     def test_a_body_that_is_cut_leaves_the_claim_where_it_stood(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         asked.send(300)
         asked.cut()
         self.assertEqual(self.failed(ended), "the connection broke")
-        self.assertEqual((lane.claim.cursor, lane.claim.end), (1300, 2000))
+        self.assertEqual((fetch.claim.cursor, fetch.claim.end), (1300, 2000))
 
     def test_a_whole_body_that_ends_too_early_is_a_break_too(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         asked.send(300)
         asked.finish()
         self.failed(ended)
 
     def test_a_body_that_goes_on_is_cut_where_the_claim_ends(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         asked._end = 5000
         asked.send(4000)
@@ -109,16 +109,16 @@ class LaneTests(LaneCase):
         asked._protocol.dataReceived(b"x" * 100)  # what was on its way
         self.assertEqual(len(self.fill.got), 1000)
 
-    def test_what_the_source_says_is_what_the_lane_raises(self) -> None:
+    def test_what_the_source_says_is_what_the_fetch_raises(self) -> None:
         for error in (SourceFailed("busy", 5.0, busy=True), SourceRefused(blob_unknown("x"))):
-            lane, asked, ended = self.begin()
+            fetch, asked, ended = self.begin()
             asked.refuse(error)
             self.assertIs(self.failureResultOf(ended).value, error)
             self.assertEqual(self.fill.source.pace_now.active, 0)
-            self.fill.plan.release(lane.claim)
+            self.fill.plan.release(fetch.claim)
 
     def test_a_blob_from_its_first_byte_frees_the_claim(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer(ignoring_range=True)
         self.assertEqual(self.fill.plan.free, len(CONTENT))
         while asked.open:
@@ -127,87 +127,87 @@ class LaneTests(LaneCase):
         self.assertEqual(len(self.fill.got), len(CONTENT))
 
 
-class DroppedTests(LaneCase):
-    def test_a_lane_that_is_dropped_before_the_answer_takes_its_request_back(self) -> None:
-        lane, asked, ended = self.begin()
-        lane.drop("silent")
+class DroppedTests(FetchCase):
+    def test_a_fetch_that_is_dropped_before_the_answer_takes_its_request_back(self) -> None:
+        fetch, asked, ended = self.begin()
+        fetch.drop("silent")
         self.assertEqual(self.failed(ended), "silent")
         self.assertFalse(asked.open)
 
-    def test_a_lane_that_is_dropped_within_the_body_closes_it(self) -> None:
+    def test_a_fetch_that_is_dropped_within_the_body_closes_it(self) -> None:
         for paused in (False, True):
             self.setUp()
-            lane, asked, ended = self.begin()
+            fetch, asked, ended = self.begin()
             asked.answer()
             asked.send(10)
             if paused:
-                lane.pause()
-            lane.drop("silent")
-            lane.drop("once more")
+                fetch.pause()
+            fetch.drop("silent")
+            fetch.drop("once more")
             self.assertEqual(self.failed(ended), "silent")
             self.assertTrue(asked.transport.stopped)
-            lane.pause()
-            lane.resume()
+            fetch.pause()
+            fetch.resume()
 
-    def test_a_lane_that_is_dropped_by_its_own_answer_reads_nothing(self) -> None:
+    def test_a_fetch_that_is_dropped_by_its_own_answer_reads_nothing(self) -> None:
         class Dropping(Ledger):
-            def answered(self, lane: RangeFetch, answer: Answer) -> None:
-                lane.drop("enough")
+            def answered(self, fetch: RangeFetch, answer: Answer) -> None:
+                fetch.drop("enough")
 
         self.fill = Dropping()
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         if asked.open:
             asked.send(1000)
         self.assertEqual(self.failed(ended), "enough")
         self.assertTrue(asked.transport.stopped)
 
-    def test_a_lane_that_is_dropped_by_its_own_bytes_ends_once(self) -> None:
+    def test_a_fetch_that_is_dropped_by_its_own_bytes_ends_once(self) -> None:
         class Dropping(Ledger):
-            def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
-                lane.drop("enough")
+            def received(self, fetch: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+                fetch.drop("enough")
                 return len(data)
 
         self.fill = Dropping()
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         asked.send(100)
         self.assertEqual(self.failed(ended), "enough")
         self.assertTrue(asked.transport.stopped)
 
 
-class PausedTests(LaneCase):
+class PausedTests(FetchCase):
     def test_a_pause_reaches_the_connection(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
         for paused in (True, True, False, False):
-            lane.pause() if paused else lane.resume()
+            fetch.pause() if paused else fetch.resume()
             self.assertEqual(asked.transport.paused, paused)
 
-    def test_a_lane_that_was_paused_before_its_answer_reads_none_of_it(self) -> None:
-        lane, asked, ended = self.begin()
-        lane.pause()
+    def test_a_fetch_that_was_paused_before_its_answer_reads_none_of_it(self) -> None:
+        fetch, asked, ended = self.begin()
+        fetch.pause()
         asked.answer()
         self.assertTrue(asked.transport.paused)
-        lane.resume()
+        fetch.resume()
         asked.send(1000)
         self.successResultOf(ended)
 
     def test_a_pause_is_no_silence(self) -> None:
-        lane, asked, ended = self.begin()
+        fetch, asked, ended = self.begin()
         asked.answer()
-        lane.pause()
+        fetch.pause()
         self.clock.advance(100)
-        lane.resume()
-        self.assertEqual(lane.heard_at, 100)
+        fetch.resume()
+        self.assertEqual(fetch.heard_at, 100)
 
 
-class PaceTests(LaneCase):
+class PaceTests(FetchCase):
     def test_the_host_learns_from_each_request(self) -> None:
         for sent, whole in ((1000, True), (300, False), (0, False)):
             self.setUp()
             pace = self.fill.source.pace_now
-            lane, asked, ended = self.begin()
+            fetch, asked, ended = self.begin()
             self.clock.advance(0.5)
             asked.answer()
             self.assertEqual((pace.active, pace.round_trip), (1, 0.5))

@@ -302,7 +302,7 @@ class FillTests(SynchronousTestCase):
                         asked.refuse(SourceFailed("the proxy 127.0.0.1:3128: connection refused"))
                 self.assertLess(now - died_at, PATIENCE + 1)
             self.assertIs(scene.fill.state, State.SUSPENDED)
-            self.assertEqual(scene.crew.fills, {})
+            self.assertEqual(scene.scheduler.fills, {})
 
     def test_a_refusal_is_final_and_told_as_it_is(self) -> None:
         scene = self.scene()
@@ -562,7 +562,7 @@ class FillTests(SynchronousTestCase):
         scene.source.open[0].answer()
         self.assertEqual(len(scene.source.open), 2)
         small = Scene(content_of(10))
-        small.crew = scene.crew
+        small.scheduler = scene.scheduler
         small.clock = scene.clock
         small.fill = small.new_fill()
         small.fill.start()
@@ -669,8 +669,8 @@ class FillMachine(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        assert len(self.scene.source.open) <= self.scene.crew.in_all
-        assert len(self.scene.fill.lanes) <= self.scene.crew.per_blob
+        assert len(self.scene.source.open) <= self.scene.scheduler.in_all
+        assert len(self.scene.fill.fetches) <= self.scene.scheduler.per_blob
 
     def teardown(self) -> None:
         if not hasattr(self, "scene"):

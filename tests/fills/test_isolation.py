@@ -26,10 +26,10 @@ class StuckBlobTests(SynchronousTestCase):
     def scenes(self, stuck: int, *, read: bool) -> tuple[Clock, list[Scene], Scene]:
         """So many of those, after they have taken what they could, and a healthy one of 6 MB."""
         clock, pace = Clock(), HostPace()
-        crew = FetchScheduler(clock, 32, 64)
+        scheduler = FetchScheduler(clock, 32, 64)
         scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(stuck + 1)]
         for scene in scenes:
-            scene.crew, scene.source.pace_now = crew, pace
+            scene.scheduler, scene.source.pace_now = scheduler, pace
             scene.fill = scene.new_fill()
         *slow, healthy = scenes
         network = Network(inf, 0.1, each=1.0)
@@ -68,12 +68,12 @@ class StuckBlobTests(SynchronousTestCase):
         network = Network(inf, 0.1, each=1.0)
         for _ in range(100):
             self.pass_on(clock, slow, network)
-        before = len(read.fill.lanes)
+        before = len(read.fill.fetches)
         self.assertEqual(sum(len(scene.source.open) for scene in slow), 64)
         Drinker(healthy, 0, 6 * MB)
-        while not healthy.fill.lanes:
+        while not healthy.fill.fetches:
             self.pass_on(clock, [*slow, healthy], network)
-        self.assertEqual(len(read.fill.lanes), before)
+        self.assertEqual(len(read.fill.fetches), before)
 
 
 class CrowdTests(SynchronousTestCase):
@@ -88,7 +88,7 @@ class CrowdTests(SynchronousTestCase):
 
         self.patch(Plan, "wanted", counted)
         scene = Scene(bytes(20 * MB), per_blob=32, in_all=64)
-        line = scene.crew.line = scene.source.line = Line(2.0 * MB, scene.clock, 64)
+        line = scene.scheduler.line = scene.source.line = Line(2.0 * MB, scene.clock, 64)
         scene.source.pace_now = HostPace(line.rate / line.most)
         drinkers = [Drinker(scene, at * 10_000, at * 10_000 + 1) for at in range(2000)]
         for _ in range(2000):

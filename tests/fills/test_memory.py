@@ -122,7 +122,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_a_herd_costs_little_more_than_one_and_no_more_connections(self) -> None:
         scene = self.scene(16 * MIB)
-        scene.crew.window.most = 8 * MIB
+        scene.scheduler.window.most = 8 * MIB
         step = MIB
         clients = [
             Client(scene, Span(part * step, (part + 1) * step), rate=rate * 100_000)
@@ -135,7 +135,7 @@ class MemoryTests(SynchronousTestCase):
             nonlocal most
             most = max(most, len(scene.source.open))
 
-        scene.crew.window.most = 8 * MIB
+        scene.scheduler.window.most = 8 * MIB
         for _ in range(10_000):
             if all(client.done for client in clients):
                 break
@@ -144,11 +144,11 @@ class MemoryTests(SynchronousTestCase):
         self.assert_right(clients)
         self.assertLessEqual(most, scene.per_blob)
         self.assertLessEqual(sum(map(len, scene.source.sent)), 2 * 16 * MIB)
-        self.assertEqual(scene.crew.window.used, 0)
+        self.assertEqual(scene.scheduler.window.used, 0)
 
     def test_a_client_that_stands_holds_up_nobody_for_long(self) -> None:
         scene = self.scene()
-        scene.crew.window.most = MIB
+        scene.scheduler.window.most = MIB
         standing = Client(scene, Span(0, 8 * MIB), rate=1.0)
         moving = Client(scene, Span(0, 8 * MIB))
         run(scene, [moving], 4 * MIB)
@@ -160,7 +160,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_memory_is_bounded_whatever_comes(self) -> None:
         scene = self.scene()
-        scene.crew.window.most = MIB
+        scene.scheduler.window.most = MIB
         clients = [Client(scene, Span(at * MIB, 8 * MIB), rate=500_000.0) for at in range(8)]
         for _ in range(200):
             run_once(scene, clients, 16 * MIB)
@@ -171,7 +171,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_an_upstream_that_ignores_range_is_paused_for_those_who_move(self) -> None:
         scene = self.scene()
-        scene.crew.window.most = MIB
+        scene.scheduler.window.most = MIB
         slow = Client(scene, Span(0, 8 * MIB), rate=2_000_000.0)
         quick = Client(scene, Span(2 * MIB, 8 * MIB))
         quick.take()
@@ -204,7 +204,7 @@ class MemoryTests(SynchronousTestCase):
         scene.source.open[0].send(1000)
         client.close()
         self.assertEqual(scene.source.open, [])
-        self.assertEqual((scene.crew.window.used, scene.crew.fills), (0, {}))
+        self.assertEqual((scene.scheduler.window.used, scene.scheduler.fills), (0, {}))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
     def test_an_upstream_that_fails_is_told_of_and_asked_again_by_the_next(self) -> None:

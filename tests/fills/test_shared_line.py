@@ -30,7 +30,7 @@ def longest_wait(rate: int, parts: int, size: int, late: float = 0.0) -> tuple[f
     took, in seconds of the clock; clients come when the blob has been on its way ``late`` seconds.
     """
     scene = Scene(bytes(size), per_blob=32, in_all=64)
-    line = scene.crew.line = scene.source.line = Line(rate, scene.clock, 64)
+    line = scene.scheduler.line = scene.source.line = Line(rate, scene.clock, 64)
     scene.source.pace_now = HostPace(line.rate / line.most)
     scene.fill.start()
     drinkers: list[Drinker] = []
@@ -120,14 +120,14 @@ def waits_of_layers(
     after the other, ``apart`` seconds; each layer is ``seconds`` of the line, over all of them.
     """
     clock, pace = Clock(), HostPace()
-    crew = FetchScheduler(clock, 32, 64)
+    scheduler = FetchScheduler(clock, 32, 64)
     size = int(min(network.rate, 64 * network.each) * seconds / layers)
     scenes = [Scene(bytes(size + layer), clock=clock) for layer in range(layers)]
     drinkers: list[Drinker] = []
     moved: dict[Drinker, tuple[int, float]] = {}
     longest = 0.0
     for scene in scenes:
-        scene.crew, scene.source.pace_now = crew, pace
+        scene.scheduler, scene.source.pace_now = scheduler, pace
         scene.fill = scene.new_fill()
     while len(drinkers) < layers * parts or not all(drinker.done for drinker in drinkers):
         now = clock.seconds()

@@ -67,7 +67,7 @@ class Blobs(RuleBasedStateMachine):
         self.library = Library(
             store=self.store,
             upstream=upstream,
-            crew=FetchScheduler(self.clock, 4, 8),
+            scheduler=FetchScheduler(self.clock, 4, 8),
             in_thread=ScriptedDisk(),
             clock=self.clock,
             now=self.clock.seconds,

@@ -109,7 +109,7 @@ class World:
         library = Library(
             store=self.store,
             upstream=self.upstream,  # type: ignore[arg-type]
-            crew=FetchScheduler(self.clock, 4, 8),
+            scheduler=FetchScheduler(self.clock, 4, 8),
             in_thread=maybeDeferred,
             clock=self.clock,
             now=self.now,

@@ -114,7 +114,7 @@ class LibraryTests(SynchronousTestCase):
         return Library(
             store=self.store,
             upstream=self.upstream,  # type: ignore[arg-type]
-            crew=FetchScheduler(self.clock, 4, 8),
+            scheduler=FetchScheduler(self.clock, 4, 8),
             in_thread=ScriptedDisk(),
             clock=self.clock,
             now=self.clock.seconds,

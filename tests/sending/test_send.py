@@ -707,7 +707,7 @@ class RelayTests(SynchronousTestCase):
     def test_a_slow_client_keeps_little_in_memory(self) -> None:
         talk, scene = self.scene(5 * MIB)
         talk.wire.full = True
-        window = scene.crew.window
+        window = scene.scheduler.window
         window.most = MIB
         while not talk.wire.value().endswith(scene.content[-100:]):
             scene.feed()

@@ -55,9 +55,9 @@ def bring(pace: HostPace, count: int, seconds: float, whole: bool = True) -> Non
     pace.measured(count, seconds, since=since, whole=whole)
 
 
-def steady(rate: float, round_trip: float = 0.05, lanes: int = 1) -> HostPace:
+def steady(rate: float, round_trip: float = 0.05, fetches: int = 1) -> HostPace:
     """A host that gives ``rate`` bytes a second on each of its connections, known for long."""
-    pace = HostPace(active=lanes - 1)
+    pace = HostPace(active=fetches - 1)
     pace.headers_after(round_trip)
     length = FIRST
     for _ in range(20):
@@ -157,7 +157,7 @@ class LengthTests(SynchronousTestCase):
                 self.assertTrue(wanted * 0.6 < seconds <= wanted * 1.01, (round_trip, seconds))
 
     def test_a_slow_line_gives_no_one_so_much_that_others_give_up(self) -> None:
-        pace = steady(0.4 * MB, lanes=16)
+        pace = steady(0.4 * MB, fetches=16)
         self.assertLess(pace.length(10**12, 16, 4.0) / (0.4 * MB), 5.0 / 4)
 
     def test_near_the_end_the_rest_is_shared_but_not_into_crumbs(self) -> None:

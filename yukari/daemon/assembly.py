@@ -130,7 +130,7 @@ def assemble(
     library = Library(
         store=store,
         upstream=upstream,
-        crew=FetchScheduler(reactor, bounds.per_blob, bounds.in_all, line=line),
+        scheduler=FetchScheduler(reactor, bounds.per_blob, bounds.in_all, line=line),
         in_thread=disk_threads,
         clock=reactor,
         metrics=metrics,

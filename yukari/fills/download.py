@@ -7,7 +7,7 @@ disk, `yukari.fills.direct` in memory for a while.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Optional, Protocol
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -19,6 +19,7 @@ from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Claim
 from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
+from yukari.fills.window import Window
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
@@ -38,19 +39,48 @@ FLOOR_SECONDS = 5.0
 """Seconds over which that is measured."""
 
 
+class Scheduler(Protocol):
+    """What begins requests, as a download knows it."""
+
+    per_blob: int
+    """How many requests one blob may have at once."""
+    window: Window
+    """The memory for blobs that no disk keeps."""
+    is_closed: bool
+    """Whether no request is begun any more."""
+
+    def submit(self, download: Download) -> None:
+        """A blob wants to be worked on."""
+
+    def remove(self, download: Download) -> None:
+        """A blob needs no connection any more."""
+
+    def runnable(self, download: Download) -> None:
+        """A blob may have bytes to fetch."""
+
+    def readers_changed(self, download: Download) -> None:
+        """A blob has readers, or has none any more."""
+
+    def reader_waits(self, download: Download) -> None:
+        """A reader needs a byte that is not here."""
+
+    def share(self) -> int:
+        """Received, unwritten bytes that one fill may hold before its connections pause."""
+
+
 @define(eq=False, kw_only=True)
 class Download:
-    """One blob of ``size`` bytes on its way from ``source``, by requests that ``crew`` begins."""
+    """One blob of ``size`` bytes on its way from ``source``; ``scheduler`` begins its requests."""
 
     digest: Digest
     size: int
     source: BlobSource
-    crew: Any
+    scheduler: Scheduler
     _clock: IReactorTime
     _metrics: Metrics = field(factory=Metrics)
     coverage: Coverage = field(init=False)
     tries: RetryState = field(factory=RetryState, init=False)
-    lanes: dict[RangeFetch, float] = field(factory=dict, init=False)
+    fetches: dict[RangeFetch, float] = field(factory=dict, init=False)
     """The requests under way, each with when it began."""
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
@@ -58,12 +88,12 @@ class Download:
     first_bytes: Waiters = field(factory=Waiters, init=False)
     """Fires when bytes come, the first or the first after a failure."""
     retries: int = field(default=0, init=False)
-    most_lanes: int = field(default=0, init=False)
+    peak_fetches: int = field(default=0, init=False)
     _cap: int = field(init=False)
     """How many requests at once it may have, of those the scheduler allows for one blob."""
 
     def __attrs_post_init__(self) -> None:
-        self._cap = self.crew.per_blob
+        self._cap = self.scheduler.per_blob
         self.coverage = self._new_coverage()
 
     # for the owner to say
@@ -99,7 +129,7 @@ class Download:
 
     # for the scheduler
 
-    def lane_cap(self) -> int:
+    def fetch_cap(self) -> int:
         """How many requests it may have just now."""
         if not self.takes_bytes or self.streaming:
             return 0
@@ -112,26 +142,26 @@ class Download:
         Whether its first request has no answer for so long that it is asked for in large parts
         meanwhile, as a stock client does.
         """
-        if self.tries.are_failing or self.source.ranges or not self.lanes:
+        if self.tries.are_failing or self.source.ranges or not self.fetches:
             return False
         pace = self.source.pace
         if pace.round_trip is not None and not pace.ranges:
             return False  # It ignores Range: each of its replies would be the whole blob.
-        first, began = next(iter(self.lanes.items()))
+        first, began = next(iter(self.fetches.items()))
         return not first.answered and self._clock.seconds() - began >= KEPT_WAITING
 
     @property
     def awaits_an_answer(self) -> bool:
         """Whether it can use more connections once the one at work has its answer."""
-        if not self.lanes or self.tries.are_failing:
+        if not self.fetches or self.tries.are_failing:
             return False
-        return self.lane_cap() == 1 < self._cap
+        return self.fetch_cap() == 1 < self._cap
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """How many bytes its next request should ask for."""
-        free, cap = self.coverage.plan.free, pace.limit.at_most(self.lane_cap())
+        free, cap = self.coverage.plan.free, pace.limit.at_most(self.fetch_cap())
         if self.is_kept_waiting() and pace.rate() is None:
-            parts = min(cap, pace.limit.bears) - len(self.lanes)
+            parts = min(cap, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(free, max(1, parts))
         return pace.length(free, cap, crowding, at_once=at_once)
 
@@ -143,48 +173,48 @@ class Download:
         """A claim's request has ended."""
         self.coverage.released(claim)
 
-    def add_lane(self, lane: RangeFetch) -> None:
+    def add_fetch(self, fetch: RangeFetch) -> None:
         """A request begins."""
         now = self._clock.seconds()
         self.tries.begin(now)
-        self.lanes[lane] = now
-        self.most_lanes = max(self.most_lanes, len(self.lanes))
+        self.fetches[fetch] = now
+        self.peak_fetches = max(self.peak_fetches, len(self.fetches))
         if self.is_full:
-            lane.pause()
+            fetch.pause()
 
-    def lane_ended(self, lane: RangeFetch, failure: Optional[Failure]) -> None:
+    def fetch_ended(self, fetch: RangeFetch, failure: Optional[Failure]) -> None:
         """A request ended, well or not."""
-        began = self.lanes.pop(lane, 0.0)
-        self._release(lane.claim)
-        if self.streaming and not self.lanes:
+        began = self.fetches.pop(fetch, 0.0)
+        self._release(fetch.claim)
+        if self.streaming and not self.fetches:
             self.streaming = False
         if not self.takes_bytes:
             return
         if failure is None:
             self.tries.succeeded()
-            self._cap = min(self.crew.per_blob, self._cap + 1)
+            self._cap = min(self.scheduler.per_blob, self._cap + 1)
             return
         error = failure.value
-        if lane.was_too_slow:
+        if fetch.was_too_slow:
             return
         if isinstance(error, SourceRefused):
             if error.error.code == "SIZE_INVALID" and self.tries.have_brought:
                 # The size was right until now: what came is a portal's page, or an error as 200.
-                self._failed(SourceFailed(str(error)), lane, began)
+                self._failed(SourceFailed(str(error)), fetch, began)
                 return
             self.give_up(error.error)
         elif isinstance(error, SourceFailed):
-            self._failed(error, lane, began)
+            self._failed(error, fetch, began)
         else:
             log.failure("{digest}: a connection ended", failure, digest=str(self.digest))
-            self._failed(SourceFailed("an internal error"), lane, began)
+            self._failed(SourceFailed("an internal error"), fetch, began)
 
-    def _failed(self, error: SourceFailed, lane: RangeFetch, began: float) -> None:
+    def _failed(self, error: SourceFailed, fetch: RangeFetch, began: float) -> None:
         self.retries += 1
         self._metrics.retried()
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
         now = self._clock.seconds()
-        delay = self.tries.failed(error, now, began=began, brought=lane.new > 0)
+        delay = self.tries.failed(error, now, began=began, brought=fetch.new > 0)
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
 
@@ -192,46 +222,46 @@ class Download:
         """Twice a second: drop silent connections, give up what is hopeless."""
         if not self.takes_bytes:
             return
-        silent = [lane for lane in self.lanes if self._is_silent(lane, now)]
+        silent = [fetch for fetch in self.fetches if self._is_silent(fetch, now)]
         if silent:
-            self.tries.fell_silent(midway=any(lane.answered for lane in silent))
-        for lane in silent:
-            lane.drop(f"silent for {now - lane.heard_at:.0f} s", silent=True)
+            self.tries.fell_silent(midway=any(fetch.answered for fetch in silent))
+        for fetch in silent:
+            fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
             pace = self.source.pace
-            if not lane.answered and not pace.limit.is_known:
-                pace.waited_in_vain(now - lane.began_at)
+            if not fetch.answered and not pace.limit.is_known:
+                pace.waited_in_vain(now - fetch.began_at)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
 
-    def drop_slow_lanes(self, now: float) -> bool:
+    def drop_slow_fetches(self, now: float) -> bool:
         """
         Another blob's reader waits for a turn: drop half of the requests that bring next to
         nothing, slowest first, and make do with fewer. Returns whether there were any.
         """
-        rates = {lane: lane.rate_of_late(now, FLOOR_SECONDS) for lane in self.lanes}
-        slow = [lane for lane, rate in rates.items() if rate is not None and rate < FLOOR]
-        slow = sorted(slow, key=lambda lane: rates[lane] or 0.0)
-        self._cap = max(1, min(self._cap, len(self.lanes) - (len(slow) + 1) // 2))
-        dropped = slow[: max(0, len(self.lanes) - self._cap)]
-        for lane in dropped:
-            lane.drop("too slow while others wait", slow=True)
+        rates = {fetch: fetch.rate_of_late(now, FLOOR_SECONDS) for fetch in self.fetches}
+        slow = [fetch for fetch, rate in rates.items() if rate is not None and rate < FLOOR]
+        slow = sorted(slow, key=lambda fetch: rates[fetch] or 0.0)
+        self._cap = max(1, min(self._cap, len(self.fetches) - (len(slow) + 1) // 2))
+        dropped = slow[: max(0, len(self.fetches) - self._cap)]
+        for fetch in dropped:
+            fetch.drop("too slow while others wait", slow=True)
         return bool(dropped)
 
     def was_held_up(self, seconds: float) -> None:
         """This process did nothing for so long, which was not its connections' silence."""
         now = self._clock.seconds()
-        for lane in self.lanes:
-            lane.heard_at = min(now, lane.heard_at + seconds)
+        for fetch in self.fetches:
+            fetch.heard_at = min(now, fetch.heard_at + seconds)
 
-    def _is_silent(self, lane: RangeFetch, now: float) -> bool:
-        if lane.held:
-            lane.heard_at = now
-        quiet = now - lane.heard_at
-        if lane.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
+    def _is_silent(self, fetch: RangeFetch, now: float) -> bool:
+        if fetch.held:
+            fetch.heard_at = now
+        quiet = now - fetch.heard_at
+        if fetch.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
             return False
-        if not lane.answered:
+        if not fetch.answered:
             return quiet >= self.source.pace.answers_within
-        waited_for = self.coverage.is_waited_for(lane.claim)
+        waited_for = self.coverage.is_waited_for(fetch.claim)
         return quiet >= self.tries.longest_silence(waited_for=waited_for)
 
     # for requests
@@ -241,26 +271,26 @@ class Download:
         """Whether anybody reads the blob."""
         return bool(self.coverage.readers)
 
-    def answered(self, lane: RangeFetch, answer: Answer) -> None:
+    def answered(self, fetch: RangeFetch, answer: Answer) -> None:
         """A reply's header is here."""
         if answer.asked:
-            self.crew.runnable(self)
+            self.scheduler.runnable(self)
             return
         answer.pace.ranges = False
         # It comes from its first byte: what was asked for is nobody's.
-        self._release(lane.claim)
+        self._release(fetch.claim)
         if self.streaming:
-            lane.drop("one connection brings it all")
+            fetch.drop("one connection brings it all")
         self.streaming = True
 
-    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+    def received(self, fetch: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
         """Bytes of the blob came in; returns how many of them were new."""
         self.upstream_bytes += len(data)
         if not self.takes_bytes:
             return 0
         new, plan = 0, self.coverage.plan
         if asked:
-            span = plan.arrived(lane.claim, len(data))
+            span = plan.arrived(fetch.claim, len(data))
             if span is not None:
                 new = len(span)
                 self._keep(span.start, data[:new] if new < len(data) else data)
@@ -271,21 +301,21 @@ class Download:
         if new and self.tries.came(self._clock.seconds()):
             self.coverage.wake_all()
             self.first_bytes.fire()
-            self.crew.runnable(self)
+            self.scheduler.runnable(self)
         if self.is_full:
-            for other in list(self.lanes):
+            for other in list(self.fetches):
                 other.pause()
         return new
 
     # for the owner
 
-    def drop_lanes(self, why: str) -> None:
+    def drop_fetches(self, why: str) -> None:
         """Close all connections."""
-        for lane in list(self.lanes):
-            lane.drop(why)
+        for fetch in list(self.fetches):
+            fetch.drop(why)
 
-    def resume_lanes(self) -> None:
+    def resume_fetches(self) -> None:
         """There may be room again."""
         if not self.is_full:
-            for lane in list(self.lanes):
-                lane.resume()
+            for fetch in list(self.fetches):
+                fetch.resume()

@@ -28,10 +28,10 @@ class Owner(Protocol):
     def is_read(self) -> bool:
         """Whether anybody reads the blob."""
 
-    def answered(self, lane: RangeFetch, answer: Answer) -> None:
+    def answered(self, fetch: RangeFetch, answer: Answer) -> None:
         """A reply's header is here, which may hold something else than was asked for."""
 
-    def received(self, lane: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
+    def received(self, fetch: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
         """Bytes of the body came; returns how many of them were new."""
 
 
@@ -187,12 +187,12 @@ class RangeFetch:
 
 class _BodyReader(NetworkProtocol):
     """
-    Hands a body's bytes to its lane; ``ended`` fires with whether all of ``start`` to ``end``
+    Hands a body's bytes to its fetch; ``ended`` fires with whether all of ``start`` to ``end``
     came.
     """
 
-    def __init__(self, lane: RangeFetch, start: int, end: int, *, asked: bool) -> None:
-        self._lane = lane
+    def __init__(self, fetch: RangeFetch, start: int, end: int, *, asked: bool) -> None:
+        self._fetch = fetch
         self._at = start
         self._end = end
         self._asked = asked
@@ -202,14 +202,14 @@ class _BodyReader(NetworkProtocol):
     def connectionMade(self) -> None:
         if self._at >= self._end:
             self.stop()
-        elif self._lane.paused:
+        elif self._fetch.paused:
             self.pause()
 
     def dataReceived(self, data: bytes) -> None:
         if self._stopped:
             return
         room = self._end - self._at
-        self._lane.got(self._at, data[:room], asked=self._asked)
+        self._fetch.got(self._at, data[:room], asked=self._asked)
         self._at += min(len(data), room)
         if len(data) > room:
             self.stop()

@@ -94,8 +94,8 @@ class Fill(Download):
             Plan(self.size, covered),
             lambda: self._tail.limit,
             self._is_flowing,
-            lambda: self.crew.readers_changed(self),
-            lambda: self.crew.reader_waits(self),
+            lambda: self.scheduler.readers_changed(self),
+            lambda: self.scheduler.reader_waits(self),
             self.spool,
         )
 
@@ -126,11 +126,11 @@ class Fill(Download):
             self.tries.begin_anew()
             self.source.retry()
         elif effect is Effect.SUBMIT:
-            self.crew.submit(self)
+            self.scheduler.submit(self)
         elif effect is Effect.WITHDRAW:
             self._tail.stop()
-            self.crew.remove(self)
-            self.drop_lanes(f"the fill is {self.state.value}")
+            self.scheduler.remove(self)
+            self.drop_fetches(f"the fill is {self.state.value}")
         elif effect is Effect.BREAK_READERS:
             if self.error is not None:
                 self.coverage.break_readers(self.error)
@@ -189,7 +189,7 @@ class Fill(Download):
         self.coverage.error = self.error or stopping
         self._do(Effect.WITHDRAW)
         self._do(Effect.BREAK_READERS)
-        if self._in_memory is not None and self.crew.is_closed:
+        if self._in_memory is not None and self.scheduler.is_closed:
             self._in_memory.stop(stopping)
         if self._transfer is not None:
             self._transfer.stop()
@@ -265,7 +265,7 @@ class Fill(Download):
 
     @property
     def is_full(self) -> bool:
-        return bool(self._disk.held >= self.crew.share())
+        return bool(self._disk.held >= self.scheduler.share())
 
     def front(self) -> Optional[int]:
         if self.source.pace.is_slow_to_answer:
@@ -279,12 +279,12 @@ class Fill(Download):
         Download.tick(self, now)
         if self.takes_bytes:
             self.progress.note(now, self.upstream_bytes)
-            if self.lanes and self.progress.is_to_be_told(now):
+            if self.fetches and self.progress.is_to_be_told(now):
                 log.info(STATUS, **self.facts())
 
     def _written(self, spans: Sequence[Span]) -> None:
         self.coverage.covered(spans)
-        self.resume_lanes()
+        self.resume_fetches()
         plan = self.coverage.plan
         if plan.front() is None and not plan.claims:
             self._disk.flush()
@@ -325,7 +325,7 @@ class Fill(Download):
             return
         self._tail.give()
         self.coverage.wake_all()
-        self.crew.remove(self)
+        self.scheduler.remove(self)
         publish = partial(self._keeper.publish, self)
         publication = self._publication = Publication(self.digest, self._clock, publish)
         if self._stopped:

@@ -126,7 +126,7 @@ class FillManager(FillKeeper[Fill]):
             digest=digest,
             size=size,
             source=source if kept is None else Fallback(kept, source, spool is not None),
-            crew=self._scheduler,
+            scheduler=self._scheduler,
             keeper=self,
             in_thread=self._in_thread,
             clock=self._clock,

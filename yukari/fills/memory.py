@@ -104,10 +104,10 @@ class MemoryDownload(Download):
             digest=download.digest,
             size=download.size,
             source=download.source,
-            crew=download.crew,
+            scheduler=download.scheduler,
             clock=download._clock,
             metrics=download._metrics,
-            window=download.crew.window,
+            window=download.scheduler.window,
         )
 
     def _new_coverage(self) -> Coverage:
@@ -117,7 +117,7 @@ class MemoryDownload(Download):
             lambda: self.size,
             lambda: False,
             self._readers_changed,
-            lambda: self.crew.reader_waits(self),
+            lambda: self.scheduler.reader_waits(self),
         )
 
     @property
@@ -138,7 +138,7 @@ class MemoryDownload(Download):
     def stop(self, error: Exception) -> None:
         """No more bytes come."""
         self.coverage.error = error
-        self.drop_lanes("stopping")
+        self.drop_fetches("stopping")
         self.coverage.break_readers(error)
 
     def give_up(self, error: RegistryError) -> None:
@@ -148,21 +148,21 @@ class MemoryDownload(Download):
 
     def _readers_changed(self) -> None:
         if not self.is_read:
-            self.drop_lanes("nobody reads it")
+            self.drop_fetches("nobody reads it")
             self._leave_if_done()
         elif not self._is_submitted:
             self._is_submitted = True
             self.tries.begin_anew()
             self.source.retry()
             self.window.join(self.pieces)
-            self.crew.submit(self)
+            self.scheduler.submit(self)
         else:
-            self.crew.readers_changed(self)
+            self.scheduler.readers_changed(self)
 
     def _leave_if_done(self) -> None:
-        if self._is_submitted and not self.is_read and not self.lanes:
+        if self._is_submitted and not self.is_read and not self.fetches:
             self._is_submitted = False
-            self.crew.remove(self)
+            self.scheduler.remove(self)
             self.window.leave(self.pieces)
             self.coverage.begin_anew(Plan(self.size))
 
@@ -173,8 +173,8 @@ class MemoryDownload(Download):
 
     def _look_for_room(self) -> None:
         self._no_room_at = None
-        self.resume_lanes()
-        self.crew.runnable(self)
+        self.resume_fetches()
+        self.scheduler.runnable(self)
 
     def _moving(self) -> list[MemoryReader]:
         since = self.now - STANDS_AFTER
@@ -210,11 +210,11 @@ class MemoryDownload(Download):
         self._no_room_at = self.now
         return True
 
-    def lane_cap(self) -> int:
-        return 0 if self._no_room_at is not None else Download.lane_cap(self)
+    def fetch_cap(self) -> int:
+        return 0 if self._no_room_at is not None else Download.fetch_cap(self)
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
-        places = min(pace.limit.at_most(self.lane_cap()), max(1, self._places()))
+        places = min(pace.limit.at_most(self.fetch_cap()), max(1, self._places()))
         return pace.length(self.size, places, crowding, at_once=at_once)
 
     def front(self) -> Optional[int]:
@@ -243,8 +243,8 @@ class MemoryDownload(Download):
             self.window.release(self.pieces, claim.end - claim.cursor)
         Download._release(self, claim)
 
-    def lane_ended(self, lane: Any, failure: Any) -> None:
-        Download.lane_ended(self, lane, failure)
+    def fetch_ended(self, fetch: Any, failure: Any) -> None:
+        Download.fetch_ended(self, fetch, failure)
         self._leave_if_done()
 
     def tick(self, now: float) -> None:

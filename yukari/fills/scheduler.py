@@ -126,7 +126,7 @@ class FetchScheduler:
 
     def reader_waits(self, download: Download) -> None:
         """A reader needs a byte that is not here."""
-        if download in self._open and download.lane_cap() > len(download.lanes):
+        if download in self._open and download.fetch_cap() > len(download.fetches):
             self._assign()
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class FetchScheduler:
 
     def _may_begin(self, download: Download, priority: Priority) -> bool:
         return (
-            len(download.lanes) < download.lane_cap()
+            len(download.fetches) < download.fetch_cap()
             and download.tries.not_before <= self._clock.seconds()
             and self._budget(download).may_take(download.source.pace.limit, priority)
         )
@@ -205,7 +205,7 @@ class FetchScheduler:
             since = download.coverage.waits_since
             assert since is not None
             # Until its first connection has an answer no reader of the blob can have another.
-            rank = bool(download.lanes), download.coverage.crowd > CROWD, since
+            rank = bool(download.fetches), download.coverage.crowd > CROWD, since
             if first is not None and rank >= best:
                 continue
             if not self._may_begin(download, Priority.READER):
@@ -252,7 +252,7 @@ class FetchScheduler:
         """
         if self.line is None:
             return False
-        unread = sum(len(each.lanes) for each in self._open if not each.is_read)
+        unread = sum(len(each.fetches) for each in self._open if not each.is_read)
         return self.line.is_short or unread >= max(1, self.in_all // 2)
 
     def _assign(self) -> None:
@@ -270,7 +270,7 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
-        cap, in_all = pace.limit.at_most(download.lane_cap()), pace.limit.at_most(self.in_all)
+        cap, in_all = pace.limit.at_most(download.fetch_cap()), pace.limit.at_most(self.in_all)
         crowds = {each: min(each.coverage.crowd, CROWD) for each in self._open}
         crowding = max(crowds[download] / cap, sum(crowds.values()) / in_all)
         soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
@@ -279,21 +279,21 @@ class FetchScheduler:
             return
         turn = self._budget(download).take(pace.limit, assignment.priority)
         assert turn is not None
-        lane = RangeFetch(download, claim, turn, self._clock)
-        download.add_lane(lane)
-        if download.lane_cap() == 1 and download not in self._kept_waiting:
+        fetch = RangeFetch(download, claim, turn, self._clock)
+        download.add_fetch(fetch)
+        if download.fetch_cap() == 1 and download not in self._kept_waiting:
             later = self._clock.callLater(KEPT_WAITING, self._was_kept_waiting, download)
             self._kept_waiting[download] = later
-        ended = Deferred.fromCoroutine(lane.run())
-        ended.addBoth(self._lane_ended, download, lane)
+        ended = Deferred.fromCoroutine(fetch.run())
+        ended.addBoth(self._fetch_ended, download, fetch)
 
     def _was_kept_waiting(self, download: Download) -> None:
         del self._kept_waiting[download]
         self.runnable(download)
 
-    def _lane_ended(self, result: object, download: Download, lane: RangeFetch) -> None:
-        download.lane_ended(lane, result if isinstance(result, Failure) else None)
-        lane.turn.release()
+    def _fetch_ended(self, result: object, download: Download, fetch: RangeFetch) -> None:
+        download.fetch_ended(fetch, result if isinstance(result, Failure) else None)
+        fetch.turn.release()
         rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.runnable(download)
@@ -331,10 +331,10 @@ class FetchScheduler:
         """
         for waiting in self._waited_for():
             budget = self._budget(waiting)
-            if waiting.lanes or waiting.lane_cap() == 0 or budget.used < budget.most:
+            if waiting.fetches or waiting.fetch_cap() == 0 or budget.used < budget.most:
                 continue
-            others = [each for each in self._open if each.lanes and self._budget(each) is budget]
+            others = [each for each in self._open if each.fetches and self._budget(each) is budget]
             for other in sorted(others, key=lambda each: each.is_read):
-                if other.drop_slow_lanes(now):
+                if other.drop_slow_fetches(now):
                     break
             break

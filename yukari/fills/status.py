@@ -52,7 +52,7 @@ class FillStatus:
             progress.rate(now, received, of_late=not done),
             now - progress.began_at,
             len(download.coverage.readers),
-            download.most_lanes if done else len(download.lanes),
+            download.peak_fetches if done else len(download.fetches),
             download.retries,
             received,
         )

@@ -40,7 +40,7 @@ class Library:
 
     store: Store
     upstream: Union[Upstream, Offline]
-    _crew: FetchScheduler
+    _scheduler: FetchScheduler
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
@@ -76,7 +76,7 @@ class Library:
         self.filling = FillManager(
             store,
             upstream,
-            self._crew,
+            self._scheduler,
             self._in_thread,
             clock,
             self._metrics,
