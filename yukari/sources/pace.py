@@ -93,6 +93,8 @@ class HostPace:
     bound: float = inf
     budget: Optional[ConnectionBudget] = None
     """What requests to it take their turns from; None for the scheduler's own."""
+    patience: float = FIRST_ANSWER
+    """Seconds that its first reply may take to its first byte."""
     limit: HostLimit = field(factory=HostLimit)
     """How many requests at once it bears."""
     active: int = 0
@@ -151,7 +153,7 @@ class HostPace:
 
     def waited_in_vain(self, seconds: float) -> None:
         """A reply's header did not come in ``seconds``: the next is waited for longer."""
-        self._longest_wait = min(FIRST_ANSWER / 2, max(self._longest_wait, seconds))
+        self._longest_wait = min(self.patience / 2, max(self._longest_wait, seconds))
 
     @property
     def delay(self) -> float:
@@ -162,7 +164,7 @@ class HostPace:
     def answers_within(self) -> float:
         """Seconds within which a first byte is to be expected, by what it took before."""
         if self.round_trip is None:
-            return FIRST_ANSWER
+            return max(ANSWER_LEAST, self.patience)
         return max(ANSWER_LEAST, 2 * self._longest_wait + 1.0)
 
     @property

@@ -29,6 +29,9 @@ from yukari.sources.tokens import RealmFailed, Tokens
 from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
 
+TOLD_BEFORE = 2.0
+"""Seconds by which a blob's request is given up sooner than a client gives up its own."""
+
 
 @define(eq=False)
 class Registry:
@@ -52,7 +55,7 @@ class Registry:
     keys: Keys = field(factory=Keys)
     """What answers the registry's challenges."""
     headers_within: float = 30.0
-    """Seconds within which a manifest's or a HEAD's reply must begin."""
+    """Seconds within which a reply must begin; a blob's until its host is known."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
@@ -110,7 +113,7 @@ class Registry:
 
     def _unknown(self) -> HostPace:
         bound = inf if self.line is None else self.line.rate / self.line.most
-        return HostPace(bound, self.budget)
+        return HostPace(bound, self.budget, patience=self.headers_within - TOLD_BEFORE)
 
     def authorized(
         self, send: Send, url: str, user_agent: str

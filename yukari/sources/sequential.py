@@ -85,15 +85,17 @@ class InOrder:
         turn = None
         if pace.budget is not None:
             turn = await pace.budget.wait(pace.limit, Priority.AHEAD)
+        began = self._clock.seconds()
         try:
-            return await self._ask_now(turn)
-        except BaseException:
+            return await self._ask_now(turn, began)
+        except BaseException as error:
             if turn is not None:
+                if isinstance(error, SourceFailed) and not error.moved:
+                    turn.refused(self._clock.seconds(), began=began, definite=error.busy)
                 turn.release()
             raise
 
-    async def _ask_now(self, turn: Optional[Turn]) -> _Body:
-        began = self._clock.seconds()
+    async def _ask_now(self, turn: Optional[Turn], began: float) -> _Body:
         if turn is not None:
             turn.sent(began)
         span = Span(self.position, min(self._size, self.position + LARGEST))
@@ -102,7 +104,9 @@ class InOrder:
         asking: Deferred[Answer] = Deferred(lambda each: each.errback(CancelledError()))
         fetching.addBoth(lambda result: None if asking.called else asking.callback(result))
         asking.addTimeout(
-            SILENCE, self._clock, lambda *_: Failure(SourceFailed("no answer in time"))
+            max(SILENCE, self._source.pace.answers_within),
+            self._clock,
+            lambda *_: Failure(SourceFailed("no answer in time")),
         )
         try:
             answer = await asking
@@ -110,6 +114,7 @@ class InOrder:
             fetching.cancel()
         if answer.paced is not None:
             answer.paced.yields = lambda: True  # No client waits for it.
+        answer.pace.headers_after(self._clock.seconds() - began)
         skipped = self.position - answer.span.start
         missing = answer.span.end - self.position
         if turn is not None:
