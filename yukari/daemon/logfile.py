@@ -23,10 +23,10 @@ RETRY_EVERY = 1.0
 @define(eq=False)
 class LogFile:
     """
-    A file that is appended to, so that whoever truncates it (copytruncate) leaves no hole in it.
+    A file that is appended to, so that truncating it (copytruncate) leaves no hole.
 
-    `reopen` follows a file that was moved away. If that fails, what is logged goes on where it went
-    before, and it is tried again. `OSError` if the file cannot be opened at first.
+    `reopen` follows a file that was moved away. If that fails, logging continues to the old file,
+    and it is tried again. `OSError` if the file cannot be opened at first.
     """
 
     path: str
@@ -64,15 +64,15 @@ class LogFile:
                 data = data[written:]
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no line is held back."""
 
     def reopen(self) -> None:
-        """Open the file that has the name now, for whoever has moved the old one away."""
+        """Open the file that has the name now, after rotation."""
         with self._lock:
             self._reopen()
 
     def rotate(self) -> None:
-        """Make it NAME.1, that NAME.2 and so on, and begin a new one."""
+        """Rename it to NAME.1, that to NAME.2 and so on, and begin a new one."""
         with self._lock:
             self._rotate()
 

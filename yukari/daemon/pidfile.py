@@ -15,11 +15,11 @@ from twisted.logger import Logger
 log = Logger()
 
 _OURS = (b"twistd", b"yukari")
-"""What is in the command line of every process that may have written the file."""
+"""A part of the command line of every process that may have written the file."""
 
 
 def remove_stale(path: str) -> None:
-    """Remove a pid file that names no number, this process, or one that runs something else."""
+    """Remove a pid file that names no number, this process, or another program."""
     try:
         with open(path, "rb") as file:
             content = file.read(64).strip()
@@ -30,12 +30,12 @@ def remove_stale(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        return  # twistd says what is wrong with it
+        return  # twistd reports what is wrong with it
     log.warn("{path}: removed, it names no daemon", path=path)
 
 
 def _is_ours(number: int) -> bool:
-    """Whether a process may be the daemon; also if that cannot be found out."""
+    """Whether a process may be the daemon; True if that cannot be found out."""
     if number == os.getpid():
         return False
     try:

@@ -1,8 +1,8 @@
 """
-How connections leave the process.
+Connections that leave the process.
 
-A reply's body comes in large pieces: what a read costs in Python is paid per
-piece, and a busy upstream has far more than Twisted's 64 KiB ready each time.
+A reply's body is read in large pieces: Python's cost is per read, and a busy upstream has far more
+than Twisted's 64 KiB ready each time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Place = tuple[str, int]
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class _LargeReads:
-    """Connects as ``endpoint`` does and makes the connection read so many bytes at once."""
+    """Connects as ``endpoint`` does, and makes the connection read so many bytes at once."""
 
     _endpoint: IStreamClientEndpoint
     _read: int
@@ -59,7 +59,7 @@ class _LargeReads:
     def _connected(self, protocol: IProtocol) -> IProtocol:
         transport: Any = protocol.transport  # type: ignore[attr-defined]
         while (beneath := getattr(transport, "transport", None)) is not None:
-            transport = beneath  # TLS has the socket beneath it
+            transport = beneath  # TLS has the socket below it
         transport.bufferSize = self._read
         return protocol
 
@@ -67,7 +67,7 @@ class _LargeReads:
 @implementer(IAgentEndpointFactory)
 @define
 class _Endpoints:
-    """Who connects to where, and by which proxy."""
+    """The endpoints of connections: directly, or through a proxy."""
 
     _reactor: Any
     _policy: IPolicyForHTTPS
@@ -95,11 +95,11 @@ class _Endpoints:
         return _LargeReads(endpoint, self.read)
 
     def proxy(self, uri: URI) -> Optional[Proxy]:
-        """The proxy that a URL's connection goes by; what NO_PROXY has may be either name of it."""
+        """Return the proxy of a URL's connection; NO_PROXY may have either of its names."""
         return self._proxies.proxy(uri.scheme.decode("ascii"), _place(uri), self._goes_to(uri))
 
     def answers_itself(self, uri: URI, proxy: Proxy) -> bool:
-        """Whether the proxy is given the whole URL and fetches it, and no tunnel is made."""
+        """Whether the proxy fetches the whole URL itself, without a tunnel."""
         in_the_clear = uri.scheme == b"http" and _place(uri) not in self._elsewhere
         return in_the_clear and not proxy.is_socks
 
@@ -125,7 +125,7 @@ def _place(uri: URI) -> Place:
 @implementer(IAgent)
 @define(eq=False)
 class _Agent:
-    """Requests, those that a proxy answers for others among them."""
+    """Sends requests, directly or through a proxy."""
 
     _reactor: Any
     _endpoints: _Endpoints
@@ -170,9 +170,9 @@ class Connections:
     """
     An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.
 
-    ``policy`` says whose certificates are trusted, None for the system's. ``elsewhere`` has other
-    addresses for some of the hosts and ports that URLs name. ``proxies`` are gone by to them all.
-    ``read`` is how many bytes a socket is read at once.
+    ``policy`` has the trusted certificates, None for the system's. ``elsewhere`` has other
+    addresses for some of the hosts and ports in URLs. ``proxies`` apply to all of them. ``read`` is
+    the bytes of one read from a socket.
     """
 
     _reactor: Any
@@ -196,21 +196,21 @@ class Connections:
         self.agent = _Agent(self._reactor, self._endpoints, self._pool)
 
     def proxy(self, url: str) -> Optional[Proxy]:
-        """The proxy that requests for a URL go by, None for none."""
+        """Return the proxy of requests for a URL, None for none."""
         return self._endpoints.proxy(URI.fromBytes(url.encode("ascii")))
 
     def endpoint(self, url: str) -> IStreamClientEndpoint:
-        """What connects to a URL's host, by its proxy and by TLS where there are any."""
+        """Return the endpoint of a URL's host, through its proxy and TLS if any."""
         return self._endpoints.endpointForURI(URI.fromBytes(url.encode("ascii")))
 
     def answered_by(self, url: str) -> Optional[Proxy]:
-        """The proxy whose own answers to requests for a URL look like its host's; None for none."""
+        """Return the proxy whose own replies look like those of a URL's host; None for none."""
         uri = URI.fromBytes(url.encode("ascii"))
         proxy = self._endpoints.proxy(uri)
         return proxy if proxy is not None and self._endpoints.answers_itself(uri, proxy) else None
 
     def close(self) -> Deferred[None]:
-        """Close the idle ones, and from now on each as soon as its last reply has ended."""
+        """Close the idle connections now, and each other one when its last reply has ended."""
         self._pool.cachedConnectionTimeout = 0
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed

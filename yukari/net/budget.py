@@ -1,8 +1,8 @@
 """
-How many requests may be under way at once: in all, and to each host as many as it bears.
+A budget of concurrent requests: in all, and for each host as many as it bears.
 
-A request takes a `Turn` before it is sent and gives it back when its reply has
-been read. Readers who wait come first, then work ahead, then upkeep.
+A request takes a `Turn` before it is sent and returns it when its reply has been read. Waiting
+readers come first, then work ahead, then upkeep.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from twisted.internet.defer import Deferred
 AT_FIRST = 8
 """Requests at once to an unknown host for work ahead; readers who wait may have more."""
 TOO_MANY = 0.2
-"""The share of refused requests, of late, from which on there are taken to be too many at once."""
+"""The share of recent requests that were refused, above which there are too many at once."""
 _MEMORY = 0.85
-"""What the past is worth at each new outcome."""
+"""The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0
 PROBE_LONGEST = 600.0
-"""Seconds after a refusal until one more request at once is tried; doubled each time it fails."""
+"""
+Seconds after a refusal until one more concurrent request is tried; doubled each time it fails.
+"""
 
 
 class Priority(enum.IntEnum):
@@ -46,9 +48,9 @@ class HostLimit:
     """
 
     active: int = field(default=0, init=False)
-    """Requests under way."""
+    """Requests in progress."""
     served: int = field(default=0, init=False)
-    """Those of them whose reply has begun."""
+    """Requests in progress whose reply has begun."""
     unanswered: dict[Turn, float] = field(factory=dict, init=False)
     """The others, with when they were sent."""
     _bears: float = field(default=AT_FIRST, init=False)
@@ -66,7 +68,7 @@ class HostLimit:
 
     @property
     def bears(self) -> int:
-        """How many requests it is given at once."""
+        """Return how many concurrent requests it is given."""
         return max(1, int(self._bears))
 
     @property
@@ -81,7 +83,7 @@ class HostLimit:
     def has_room(self, priority: Priority) -> bool:
         """Whether one more may be sent now."""
         if priority is Priority.READER and not self._is_known:
-            return True  # A crowd is kept waiting only by a host that is known to refuse it.
+            return True  # Only a host that is known to refuse a crowd makes it wait.
         return self.active < self.bears
 
     def answered(self, now: float, *, began: float) -> None:
@@ -110,7 +112,7 @@ class HostLimit:
         serves others meanwhile, for it may be down, and if it is no rare exception.
         """
         if began <= self._refused_at:
-            return  # Those that were under way together count once.
+            return  # Requests that were in progress together count once.
         if definite:
             self._decrease(now, max(1.0, min(self._bears, self.active) / 2))
         elif self.served or self._answered_at > began:
@@ -123,7 +125,7 @@ class HostLimit:
             return
         self._refusals = self._refusals * _MEMORY + (1 - _MEMORY)
         if self._refusals >= TOO_MANY:
-            # What it serves it evidently bears.
+            # It evidently bears what it serves.
             self._decrease(now, max(1, min(of - 1, max(accepted, self._most_served))))
 
     def _decrease(self, now: float, bears: float) -> None:
@@ -138,7 +140,7 @@ class HostLimit:
 
 @define(eq=False)
 class Turn:
-    """The right to have one request under way; `release` gives it back."""
+    """The right to have one request in progress; `release` returns it."""
 
     _budget: ConnectionBudget
     _limit: HostLimit
@@ -149,11 +151,11 @@ class Turn:
         self._limit.active += 1
 
     def sent(self, now: float) -> None:
-        """The request leaves."""
+        """Note that the request is sent."""
         self._limit.unanswered[self] = now
 
     def moved(self, limit: HostLimit) -> None:
-        """The request was redirected to another host."""
+        """Note that the request was redirected to another host."""
         if limit is not self._limit and not self._released:
             for each, change in ((self._limit, -1), (limit, 1)):
                 each.active += change
@@ -175,7 +177,7 @@ class Turn:
         self._limit.refused(now, began=began, definite=definite)
 
     def release(self) -> None:
-        """The request is over; harmless when repeated."""
+        """Return the turn; harmless when repeated."""
         if not self._released:
             self._released = True
             self._limit.unanswered.pop(self, None)
@@ -186,7 +188,7 @@ class Turn:
 
 @define(eq=False)
 class ConnectionBudget:
-    """At most ``most`` requests at once; some of them are kept for readers."""
+    """At most ``most`` concurrent requests; some of them are kept for readers."""
 
     most: int
     used: int = field(default=0, init=False)
@@ -197,7 +199,7 @@ class ConnectionBudget:
         self._queues = {priority: {} for priority in Priority}
 
     def watch(self, freed: Callable[[], None]) -> None:
-        """Call ``freed`` whenever a turn has come back that no waiting reader takes."""
+        """Call ``freed`` whenever a turn has been returned that no waiting reader takes."""
         if freed not in self._watchers:
             self._watchers.append(freed)
 
@@ -211,11 +213,11 @@ class ConnectionBudget:
         )
 
     def take(self, limit: HostLimit, priority: Priority) -> Optional[Turn]:
-        """A turn now, None if there is none or others have waited for it."""
+        """Return a turn now, None if there is none or others have waited for it."""
         return self._given(limit) if self.may_take(limit, priority) else None
 
     def wait(self, limit: HostLimit, priority: Priority) -> Deferred[Turn]:
-        """A turn as soon as there is one; cancelling gives up waiting."""
+        """Return a turn as soon as there is one; cancelling stops the waiting."""
         turn = self.take(limit, priority)
         waiting: Deferred[Turn] = Deferred(lambda given_up: self._forget(given_up))
         if turn is None:

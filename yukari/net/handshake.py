@@ -1,4 +1,4 @@
-"""What a TLS connection shows of the other end."""
+"""The TLS version and the certificate of the other end of a connection."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Handshake:
 
     version: str
     issuer: str
-    """Who has signed the certificate: organisation and name."""
+    """The issuer of the certificate: organisation and name."""
     expires: datetime
 
 
 @implementer(IHandshakeListener)
 class _Look(Protocol):
-    """Ends the connection as soon as its handshake is over."""
+    """Closes the connection as soon as its handshake is complete."""
 
     def __init__(self) -> None:
         self.done: Deferred[Handshake] = Deferred(lambda _: self._abort())
@@ -57,7 +57,7 @@ class _Look(Protocol):
 
 
 async def shake_hands(endpoint: IStreamClientEndpoint) -> Handshake:
-    """Connect to an endpoint that speaks TLS, and no further; whatever connecting raises."""
+    """Connect to an endpoint that speaks TLS, and close; raises what connecting raises."""
     look = _Look()
     await connectProtocol(endpoint, look)
     return await look.done

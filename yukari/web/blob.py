@@ -33,18 +33,18 @@ log = Logger()
 
 @define(eq=False)
 class Registry:
-    """What the ``/v2/`` leaf needs to answer."""
+    """What the ``/v2/`` leaf needs to reply."""
 
     library: Library
     clock: IReactorTime
     in_thread: InThread
     helpers: Helpers
     allow: Optional[Networks] = None
-    """Who may pull; None for everybody."""
+    """The networks that may pull; None for everybody."""
     catalog: Optional[Catalog] = None
-    """Where pulls are counted; None for nowhere."""
+    """Counts pulls; None to count none."""
     client_lines: Optional[Lines] = None
-    """What bounds how fast each client, by its address, gets blobs; None for nothing."""
+    """Bounds each client's rate of blobs, by its address; None for no bound."""
 
 
 @define(eq=False)
@@ -58,7 +58,7 @@ class BlobRequest:
     _readable: Optional[Readable] = field(default=None, init=False)
 
     async def reply(self) -> None:
-        """Answer it."""
+        """Reply."""
         with self._registry.library.in_use.hold([self._digest]):
             await self._reply()
 
@@ -91,7 +91,9 @@ class BlobRequest:
                 found.close()
 
     def _headers(self, size: int) -> Optional[tuple[int, int]]:
-        """The bytes to send, from and up to, with the headers set; None if the reply is made."""
+        """
+        Set the headers and return the bytes to send, start and end; None if the reply is complete.
+        """
         request = self._request
         request.setHeader(b"content-type", b"application/octet-stream")
         request.setHeader(b"accept-ranges", b"bytes")
@@ -169,7 +171,7 @@ class BlobRequest:
         return None if lines is None else partial(lines.join, clients.address(self._request))
 
     async def _hash(self, readable: Readable, end: int) -> Any:
-        """The sha256 of what a reader of the whole has had from the spool."""
+        """Return the sha256 of what a reader of the whole blob has read from the spool."""
         verifier = Verifier(readable)
         while verifier.position < end:
             step = min(end, verifier.position + HASH_STEP)
@@ -177,7 +179,7 @@ class BlobRequest:
         return verifier.hash
 
     def _count(self, sent: int) -> None:
-        # What went through `Request.write` is counted there.
+        # Bytes that went through `Request.write` are counted there.
         if self._registry.catalog is not None:
             self._registry.catalog.sent(self._name, self._digest, sent)
         self._request.sent_directly = max(0, sent - self._request.sentLength)
@@ -192,7 +194,7 @@ class BlobRequest:
         )
 
     async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
-        """The disk has no room for it: by way of the memory."""
+        """Send the bytes through memory: the disk has no room for the blob."""
         request, registry = self._request, self._registry
         if self._readable is not None:
             self._readable.close()

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from yukari.config.networks import Address, parse_address
 
 TLS_HANDSHAKE = b"\x16"
-"""The first byte of a connection whose client takes this for an https server."""
+"""The first byte from a client that takes this for an https server."""
 READ_AHEAD = 16 * 1024
 """Bytes of requests sent ahead beyond which the connection is not read; one read may be 64 KiB."""
 HEADER_WITHIN = 30.0
@@ -30,11 +30,11 @@ CLOSED_WITHIN = 60.0
 """Seconds that a client has to take what was written before the connection was closed."""
 HALF_CLOSES_WITHIN = 2.0
 """
-Seconds behind a request in which the end of what a client sends is not the end of the client. One
-that closes later has given up waiting; the two cannot be told apart otherwise.
+Seconds after a request in which a client's half-close does not mean that it has left. One that
+closes later has given up waiting; the two cannot be told apart otherwise.
 """
 QUIET = 1.0
-"""Seconds of silence in which a request has to begin or go on, if there is no room for others."""
+"""Seconds of silence that are allowed before or inside a request if there is no room for others."""
 
 BAD_REQUEST = 400, b"Bad Request"
 REQUEST_TIMEOUT = 408, b"Request Timeout"
@@ -51,7 +51,9 @@ SAFE_HEADERS = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
 )
-"""Of every reply: whatever a model says it is, no browser runs it as a page of this host."""
+"""
+Headers of every reply: whatever a model says it is, no browser runs it as a page of this host.
+"""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -68,11 +70,11 @@ class RegistryChannel(HTTPChannel):
     transport: Any
     requests: list[Any]
     refused: bool = False
-    """Whether the last request was, and nothing more is read."""
+    """Whether the last request was refused, and nothing more is read."""
     asked: bool = False
-    """Whether it has brought a request."""
+    """Whether it has sent a request."""
     address: Optional[Address] = None
-    """Who connected; None for a Unix socket."""
+    """The client's address; None for a Unix socket."""
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
@@ -133,7 +135,7 @@ class RegistryChannel(HTTPChannel):
         """Never: this side is not closed alone."""
 
     def is_unused(self) -> bool:
-        """Whether it can be closed to make room: it waits for a request, or one does not come."""
+        """Whether it can be closed to make room: it is idle, or its request does not arrive."""
         if self._handlingRequest:
             return False
         between = self.asked and not self.requests and not self._buffer
@@ -141,7 +143,7 @@ class RegistryChannel(HTTPChannel):
 
     @property
     def quiet_since(self) -> float:
-        """When it was last heard or answered, by the site's clock."""
+        """When it was last read or answered, by the site's clock."""
         return self._quiet_since
 
     # what is read, and when
@@ -158,7 +160,7 @@ class RegistryChannel(HTTPChannel):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """Read a request; what is behind it waits in ``_buffer``."""
+        """Read a request; what follows it waits in ``_buffer``."""
         LineReceiver.dataReceived(self, data)
         if self._busyReceiving or self.refused or self.transport.disconnecting:
             return
@@ -169,7 +171,7 @@ class RegistryChannel(HTTPChannel):
             self._close_if_read()
 
     def _regulate(self) -> None:
-        """Read the connection, unless there is more than enough of it already."""
+        """Read the connection, unless more than enough of it is buffered."""
         waits = self._waitingForTransport and not self._handlingRequest
         if waits or self._held or len(self._buffer) > READ_AHEAD:
             self._networkProducer.pauseProducing()
@@ -177,12 +179,12 @@ class RegistryChannel(HTTPChannel):
             self._networkProducer.resumeProducing()
 
     def begin_upload(self) -> None:
-        """The body that begins may take as long as it takes."""
+        """Set no deadline for the body that begins."""
         self._expect(None)
         self.setTimeout(None)
 
     def hold(self, held: bool) -> None:
-        """Read no more of an upload, or go on with it."""
+        """Pause or resume reading an upload."""
         self._held = held
         self._regulate()
 
@@ -219,7 +221,9 @@ class RegistryChannel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """A reply is complete. What was sent ahead waits for another turn of the reactor."""
+        """
+        Note that a reply is complete. Requests sent ahead wait for another turn of the reactor.
+        """
         if request is not self.requests[0]:
             raise TypeError("only the first request can be done")
         del self.requests[0]
@@ -267,7 +271,7 @@ class RegistryChannel(HTTPChannel):
     # deadlines
 
     def _expect(self, seconds: Optional[float]) -> None:
-        """What is being read has to be complete in so many seconds; None when nothing is."""
+        """Set a deadline in seconds for what is being read; None if nothing is."""
         deadline, self._deadline = self._deadline, None
         if deadline is not None and deadline.active():
             deadline.cancel()
@@ -279,7 +283,7 @@ class RegistryChannel(HTTPChannel):
         if self.requests or self._buffer:
             self.refuse(REQUEST_TIMEOUT)
         else:
-            self.loseConnection()  # it has said nothing that could be answered
+            self.loseConnection()  # it has sent nothing that could be answered
 
     # what is refused
 
@@ -294,16 +298,16 @@ class RegistryChannel(HTTPChannel):
         self.refuse(HEADERS_TOO_LARGE)
 
     def _send100Continue(self) -> None:
-        # Twisted asks for the body of what is refused, too.
+        # Twisted asks for the body of a refused request as well.
         if not self.refused:
             super()._send100Continue()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        # Twisted's own way to say 400, which leaves no trace in a log.
+        # Twisted's own 400 leaves no trace in a log.
         self.refuse(BAD_REQUEST)
 
     def refuse(self, why: tuple[int, bytes]) -> None:
-        """Answer the request that is being read with a bare status, and hang up."""
+        """Answer the request that is being read with a bare status, and close."""
         if self.refused:
             return
         self.refused = True

@@ -1,8 +1,8 @@
 """
-How many connections one client may have.
+A limit on the connections of one client.
 
-A client is an address; behind a NAT it is many machines. A proxy that is trusted to name its
-clients has as many connections as it likes, and so has a Unix socket.
+A client is an address; behind a NAT it is many machines. A trusted proxy names its clients itself,
+so it has no limit, and neither has a Unix socket.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ClientLimit:
 
     def joined(self, channel: Any, address: Optional[Address]) -> bool:
         """
-        Count a new connection; whether it may be served.
+        Count a new connection, and return whether it may be served.
 
         Before one is refused, an unused one of the same client is closed in its place.
         """
@@ -57,7 +57,7 @@ class ClientLimit:
         return False
 
     def left(self, channel: Any, address: Optional[Address]) -> None:
-        """A connection has ended, or is about to; harmless when repeated."""
+        """Note that a connection has ended or is about to; harmless when repeated."""
         channels = self._channels.get(address) if address is not None else None
         if channels is not None:
             channels.pop(channel, None)
