@@ -46,6 +46,7 @@ class Coalescer:
     """One piece of work for all who ask for it at the same time, by a key."""
 
     _running: dict[Hashable, Waiters] = field(factory=dict, init=False)
+    _work: dict[Hashable, Deferred[Any]] = field(factory=dict, init=False)
 
     async def run(
         self, key: Hashable, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
@@ -62,12 +63,21 @@ class Coalescer:
             return shared
         self._running[key] = waiters = Waiters()
         answer = waiters.wait()
-        Deferred.fromCoroutine(work(*arguments)).addBoth(self._settle, key)
+        running = Deferred.fromCoroutine(work(*arguments))
+        if not running.called:
+            self._work[key] = running
+        running.addBoth(self._settle, key)
         result: T = await answer
         return result
 
     def _settle(self, result: Any, key: Hashable) -> None:
+        self._work.pop(key, None)
         self._running.pop(key).fire(result)
+
+    def stop(self) -> None:
+        """Cancel all work that is running."""
+        for work in list(self._work.values()):
+            work.cancel()
 
 
 @define(eq=False)

@@ -9,7 +9,7 @@ from twisted.internet.defer import gatherResults
 
 from tests.clients import LISTS, Pulled, Reply
 from tests.emulator import LIST, MANIFEST, Emulator, Fault, ManifestList, Model
-from tests.running import MODEL, SMALL16, Daemon, RunningCase, until
+from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase, until
 
 SMALL_LISTS = LISTS.scaled(part_min=50_000, backoff=0.01)
 BOTH = f"{LIST}, {MANIFEST}"
@@ -217,15 +217,37 @@ class ReplyTests(ListCase):
             self.assertEqual(body, upstream.models[MODEL].manifest_bytes)
         self.assertEqual(upstream.counters.answers["manifest GET 200"], 1)
 
-    async def test_a_list_client_is_not_held_up_by_a_silent_upstream_twice(self) -> None:
-        upstream, daemon = await self.listed(revalidate_after="0s")
-        plain = self.list_of(upstream).plain
+    async def test_clients_are_held_up_by_a_silent_upstream_once(self) -> None:
+        upstream = await self.upstream()
+        upstream.add_list(MODEL, RUNNERS)
+        daemon = await self.daemon(upstream, revalidate_after="0s", clock=Hurried(20))
         await self.manifest(daemon, MANIFEST)
-        upstream.faults.add(Fault("manifest", "error", status=500))
+        upstream.faults.add(Fault("manifest", "silence"))
         for _ in range(3):
             _, body = await self.manifest(daemon, BOTH)
-            self.assertEqual(body, plain.manifest_bytes)
-        self.assertEqual(upstream.counters.answers["manifest GET 500"], 1)
+            self.assertEqual(body, self.list_of(upstream).plain.manifest_bytes)
+            await upstream.stalled(1)
+        self.assertEqual(len(daemon.library.manifests._unasked), 1)
+
+    async def test_the_list_is_served_once_upstream_is_back(self) -> None:
+        upstream, daemon = await self.listed()
+        listed = self.list_of(upstream)
+        await self.manifest(daemon, MANIFEST)
+        await upstream.down()
+        _, body = await self.manifest(daemon, BOTH)
+        self.assertEqual(body, listed.plain.manifest_bytes)
+        upstream.up()
+        while body != listed.manifest_bytes:
+            _, body = await self.manifest(daemon, BOTH)
+
+    async def test_a_media_type_of_another_kind_is_shown_to_no_browser(self) -> None:
+        upstream, daemon = await self.listed()
+        html = self.list_of(upstream).plain.manifest_bytes.replace(MANIFEST.encode(), b"text/html")
+        upstream.add_model("library/html:latest", [10])
+        upstream.set_manifest("library/html:latest", html)
+        reply, body = await self.ask(f"{daemon.url}/v2/library/html/manifests/latest")
+        self.assertEqual(body, html)
+        self.assertEqual(reply.headers["content-type"], "application/octet-stream")
 
 
 class VersionTests(ListCase):

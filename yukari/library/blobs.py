@@ -96,6 +96,9 @@ class Blobs:
     _opened: OpenBlobs = field(init=False)
     _entries: LRUCache[Digest, BlobEntry] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
     _once: Coalescer = field(factory=Coalescer, init=False)
+    """Looks into the store; they end by themselves when the cache stops."""
+    _asking: Coalescer = field(factory=Coalescer, init=False)
+    """Questions to upstream."""
     _removing: dict[Digest, Waiters] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
@@ -103,8 +106,9 @@ class Blobs:
         self._opened = OpenBlobs(self._store.open_blob, self._clock)
 
     def stop(self) -> None:
-        """Close the files that are kept open, and end checks of stored blobs."""
+        """Close the files that are kept open, and give up checks and questions upstream."""
         self._stopping = True
+        self._asking.stop()
         self._opened.close()
 
     def learn(
@@ -342,6 +346,6 @@ class Blobs:
         size = self._known_size(name, entry)
         if size is None:
             key = ("size", name, entry.digest)
-            size = await self._once.run(key, self._upstream.blob_size, name, entry.digest)
+            size = await self._asking.run(key, self._upstream.blob_size, name, entry.digest)
             entry.size = size
         return size

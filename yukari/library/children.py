@@ -46,6 +46,10 @@ class Children:
     """Stored blobs that are no manifests."""
     _once: Coalescer = field(factory=Coalescer, init=False)
 
+    def stop(self) -> None:
+        """Give up what upstream is being asked."""
+        self._once.stop()
+
     def learn(self, name: ModelName, listed: ManifestList) -> None:
         """Note a list's children."""
         for child in listed.children:

@@ -137,6 +137,8 @@ class Library:
         """Stop what is on its way, so that the next start restores it."""
         self._stopping = True
         self.prefetch.stop()
+        self.manifests.stop()
+        self.children.stop()
         self.blobs.stop()
         await self.filling.stop()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Optional, Union
+from collections.abc import Callable
+from typing import Optional, Union
 
 from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
@@ -34,7 +34,7 @@ UNKNOWN_FOR = 5.0
 ASKED_WITHIN = 5.0
 """Seconds for which a client waits for a variant of a tag whose other variant is stored."""
 UNASKED_FOR = 60.0
-"""Seconds for which such a question is not asked again if there was no answer."""
+"""Seconds for which no other client waits so, if one has waited in vain."""
 MAX_UNKNOWN = 1000
 MAX_LEARNED = 10_000
 
@@ -66,8 +66,8 @@ class Manifests:
     _now: Callable[[], float]
     _in_use: InUse
     _events: Events
-    _unasked: TTLCache[tuple[ModelName, Tag, Variant], RegistryError] = field(init=False)
-    """Variants that upstream could not be asked for."""
+    _unasked: TTLCache[tuple[ModelName, Tag, Variant], None] = field(init=False)
+    """Variants for which a client has waited in vain."""
     _unknown: TTLCache[tuple[ModelName, Reference], RegistryError] = field(init=False)
     _learned: LRUCache[tuple[ModelName, Digest], None] = field(
         factory=lambda: LRUCache(MAX_LEARNED), init=False
@@ -78,6 +78,10 @@ class Manifests:
     def __attrs_post_init__(self) -> None:
         self._unknown = TTLCache(MAX_UNKNOWN, UNKNOWN_FOR, self._clock.seconds)
         self._unasked = TTLCache(MAX_UNKNOWN, UNASKED_FOR, self._clock.seconds)
+
+    def stop(self) -> None:
+        """Give up what upstream is being asked."""
+        self._once.stop()
 
     async def get(
         self,
@@ -121,8 +125,7 @@ class Manifests:
         if isinstance(reference, Digest):
             return Found(stored.manifest, "hit")
         if stored.checked_at == NEVER_CHECKED and self._revalidator is not None:
-            key = name, reference, user_agent, variant
-            told = await self._soon(self._once.run(key, self._ask_variant, *key, stored.manifest))
+            told = await self._ask_soon(name, reference, user_agent, variant, stored.manifest)
             if told is not None:
                 return Found(told, "miss")
         result = "hit"
@@ -191,10 +194,26 @@ class Manifests:
 
     # a variant that upstream was never asked for
 
-    async def _soon(self, asking: Coroutine[Any, Any, AnyManifest]) -> Optional[AnyManifest]:
-        """Return the answer; None if there is none, or none within `ASKED_WITHIN`."""
-        answer: Deferred[Optional[AnyManifest]] = Deferred.fromCoroutine(asking)
-        answer.addTimeout(ASKED_WITHIN, self._clock, lambda *_: None)
+    async def _ask_soon(
+        self,
+        name: ModelName,
+        tag: Tag,
+        user_agent: str,
+        variant: Variant,
+        stored: AnyManifest,
+    ) -> Optional[AnyManifest]:
+        """Return what upstream says; None if it says nothing, or not within `ASKED_WITHIN`."""
+        if (name, tag, variant) in self._unasked:
+            return None
+        key = name, tag, user_agent, variant
+        answer: Deferred[Optional[AnyManifest]] = Deferred.fromCoroutine(
+            self._once.run(key, self._ask_variant, *key, stored)
+        )
+
+        def in_vain(*_: object) -> None:
+            self._unasked[name, tag, variant] = None
+
+        answer.addTimeout(ASKED_WITHIN, self._clock, in_vain)
         try:
             return await answer
         except RegistryError:
@@ -214,17 +233,9 @@ class Manifests:
         What it says is stored, unless it is of another version: that one takes the place of the
         stored one once its blobs are here.
         """
-        unasked = self._unasked.get((name, tag, variant))
-        if unasked is not None:
-            raise unasked.with_traceback(None)
-        try:
-            manifest = await self._upstream.manifest(name, tag, user_agent, variant)
-            listed = manifest if isinstance(manifest, ManifestList) else None
-            if listed is not None and variant is Variant.PLAIN:
-                manifest = await self._children.runnable(name, listed)
-        except RegistryError as error:
-            self._unasked[name, tag, variant] = error
-            raise
+        manifest = await self._upstream.manifest(name, tag, user_agent, variant)
+        if isinstance(manifest, ManifestList) and variant is Variant.PLAIN:
+            manifest = await self._children.runnable(name, manifest)
         other = Variant.PLAIN if variant is Variant.LIST else Variant.LIST
         beside = await self._store.get_manifest(name, tag, other)
         known = stored if beside is None else beside.manifest
