@@ -15,6 +15,7 @@ from yukari.fills.download import FLOOR_SECONDS
 from yukari.fills.plan import Plan
 from yukari.fills.scheduler import FetchScheduler
 from yukari.net.throttle import Line
+from yukari.sources.base import SourceFailed
 from yukari.sources.pace import HostPace
 
 TICK = 0.1
@@ -59,6 +60,24 @@ class StuckBlobTests(SynchronousTestCase):
                 slowly.pass_on(network_slow, clock.seconds(), TICK)
                 self.pass_on(clock, [healthy], quickly)
                 self.assertLess(clock.seconds() - began, FLOOR_SECONDS + 10.0)
+
+    def test_nor_is_it_kept_out_where_the_host_bears_two_at_once(self) -> None:
+        clock, slow, healthy = self.scenes(3, read=True)
+        limit = healthy.source.pace_now.limit
+        limit.refused(clock.seconds(), began=clock.seconds() - 0.1, definite=True)
+        limit._bears = 2
+        for scene in slow:
+            for asked in scene.source.open[1:]:
+                asked.cut() if asked.answered else asked.refuse(SourceFailed("reset"))
+        self.assertGreaterEqual(limit.active, 2)
+        slowly, quickly = Network(inf, 0.1, each=1.0), Network(inf, 0.1, each=2.0 * MB)
+        began = clock.seconds()
+        drinker = Drinker(healthy, 0, 6 * MB)
+        while not drinker.done:
+            stuck = [asked for scene in slow for asked in scene.source.open]
+            slowly.pass_on(stuck, clock.seconds(), TICK)
+            self.pass_on(clock, [healthy], quickly)
+            self.assertLess(clock.seconds() - began, 4 * FLOOR_SECONDS + 10.0)
 
     def test_those_that_nobody_reads_give_way_first(self) -> None:
         clock, slow, healthy = self.scenes(4, read=False)

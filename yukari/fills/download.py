@@ -37,6 +37,8 @@ FLOOR = 1024
 """Bytes a second that a connection must bring while another blob's reader waits for a turn."""
 FLOOR_SECONDS = 5.0
 """Seconds over which that is measured."""
+FLOOR_RESTS = 10.0
+"""Seconds for which a blob rests that has given up its last connection so."""
 
 
 class Scheduler(Protocol):
@@ -233,16 +235,23 @@ class Download:
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
 
-    def drop_slow_fetches(self, now: float) -> bool:
+    def drop_slow_fetches(self, now: float, *, last: bool) -> bool:
         """
         Another blob's reader waits for a turn: drop half of the requests that bring next to
-        nothing, slowest first, and make do with fewer. Returns whether there were any.
+        nothing, slowest first, and make do with fewer. ``last`` drops the only one, too, and rests
+        a while. Returns whether there were any.
         """
         rates = {fetch: fetch.rate_of_late(now, FLOOR_SECONDS) for fetch in self.fetches}
         slow = [fetch for fetch, rate in rates.items() if rate is not None and rate < FLOOR]
-        slow = sorted(slow, key=lambda fetch: rates[fetch] or 0.0)
+        if not slow:
+            return False
+        slow.sort(key=lambda fetch: rates[fetch] or 0.0)
         self._cap = max(1, min(self._cap, len(self.fetches) - (len(slow) + 1) // 2))
-        dropped = slow[: max(0, len(self.fetches) - self._cap)]
+        kept = self._cap
+        if last and len(self.fetches) == 1:
+            self.tries.not_before = max(self.tries.not_before, now + FLOOR_RESTS)
+            kept = 0
+        dropped = slow[: max(0, len(self.fetches) - kept)]
         for fetch in dropped:
             fetch.drop("too slow while others wait", slow=True)
         return bool(dropped)

@@ -331,10 +331,13 @@ class FetchScheduler:
         """
         for waiting in self._waited_for():
             budget = self._budget(waiting)
-            if waiting.fetches or waiting.fetch_cap() == 0 or budget.used < budget.most:
+            if waiting.fetches or waiting.fetch_cap() == 0:
+                continue
+            if budget.may_take(waiting.source.pace.limit, Priority.READER):
                 continue
             others = [each for each in self._open if each.fetches and self._budget(each) is budget]
-            for other in sorted(others, key=lambda each: each.is_read):
-                if other.drop_slow_fetches(now):
+            others.sort(key=lambda each: each.is_read)
+            for last in (False, True):
+                if any(other.drop_slow_fetches(now, last=last) for other in others):
                     break
             break
