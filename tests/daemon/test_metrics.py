@@ -94,7 +94,10 @@ class PrometheusTests(SynchronousTestCase):
     def test_every_number_is_there_from_the_start(self) -> None:
         holdings: list[Optional[Holdings]] = [None]
         self.metrics.watch(
-            lambda state: 3 if state == "filling" else 0, lambda: True, lambda: holdings[0]
+            lambda state: 3 if state == "filling" else 0,
+            lambda: True,
+            lambda: 16,
+            lambda: holdings[0],
         )
         self.assertTrue(math.isnan(value(self.metrics.text(), "stored_blobs") or 0))
         holdings[0] = Holdings(models=1, blobs=2, bytes=30)
@@ -109,6 +112,7 @@ class PrometheusTests(SynchronousTestCase):
             self.assertEqual(value(text, "revalidations_total", result=result), 0)
         self.assertEqual(value(text, "fills", state="filling"), 3)
         self.assertEqual(value(text, "upstream_circuit_open"), 1)
+        self.assertEqual(value(text, "upstream_connections_allowed"), 16)
         for direction in ("to", "from"):
             self.assertEqual(value(text, "store_bytes_total", direction=direction), 0)
         for what, count in {"models": 1, "blobs": 2, "bytes": 30}.items():

@@ -99,6 +99,7 @@ def assemble(
         line = Line(settings.upstream_rate, reactor, bounds.in_all)
     connections = make_connections(reactor, settings, proxies, line)
     upstream: Union[Offline, Upstream]
+    allowed: Callable[[], int] = int
     if settings.offline:
         upstream = Offline()
     else:
@@ -119,6 +120,7 @@ def assemble(
             settings.upstream_timeout,
         )
         upstream = Upstream(registry)
+        allowed = partial(registry.allowed, bounds.in_all)
     usage = UsageCounter(store, reactor)
     freshness = None
     if not settings.offline:
@@ -147,7 +149,9 @@ def assemble(
     )
     management.manage(library, None if settings.offline else library.is_upstream)
     pulls = Pulls(library, management.marks.may_check)
-    metrics.watch(library.filling.count, lambda: upstream.circuit_open, lambda: usage.holdings)
+    metrics.watch(
+        library.filling.count, lambda: upstream.circuit_open, allowed, lambda: usage.holdings
+    )
     drain = Drain(reactor)
     root = make_root(
         library,

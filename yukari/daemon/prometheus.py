@@ -86,6 +86,7 @@ class PrometheusMetrics(Metrics):
     _retries: Counter = field(init=False)
     _mismatches: Counter = field(init=False)
     _circuit: Gauge = field(init=False)
+    _allowed: Gauge = field(init=False)
     _revalidations: Counter = field(init=False)
     _lag: Histogram = field(init=False)
 
@@ -146,6 +147,11 @@ class PrometheusMetrics(Metrics):
         self._circuit = make(
             Gauge, "upstream_circuit_open", "1 while upstream is assumed to be down."
         )
+        self._allowed = make(
+            Gauge,
+            "upstream_connections_allowed",
+            "Requests for blobs that the most reluctant host upstream gets at once.",
+        )
         self._revalidations = make(
             Counter, "revalidations", "Checks of stored manifests, by result.", "result"
         )
@@ -164,11 +170,12 @@ class PrometheusMetrics(Metrics):
         self,
         fills: Callable[[str], int],
         circuit_open: Callable[[], bool],
+        allowed: Callable[[], int],
         holdings: Callable[[], Optional[Holdings]],
     ) -> None:
         """
-        Set the callbacks for the number of fills in each state, for the upstream circuit, and for
-        what is stored (None if not counted yet).
+        Set the callbacks for the number of fills in each state, for the upstream circuit, for how
+        many requests a host is allowed, and for what is stored (None if not counted yet).
         """
 
         def stored(what: str) -> float:
@@ -180,6 +187,7 @@ class PrometheusMetrics(Metrics):
         for state in STATES:
             self._fills.labels(state).set_function(partial(fills, state))
         self._circuit.set_function(circuit_open)
+        self._allowed.set_function(allowed)
 
     def start(self) -> None:
         """Start measuring the reactor's lag."""

@@ -106,6 +106,10 @@ class Registry:
         self._likely = urlsplit(url).netloc
         return self._paces.setdefault(self._likely, self._unknown())
 
+    def allowed(self, most: int) -> int:
+        """How many of ``most`` requests at once the host gets that bears the fewest."""
+        return min((pace.limit.at_most(most) for pace in self._paces.values()), default=most)
+
     def likely_pace(self) -> HostPace:
         """What was measured of the host that blobs came from last."""
         likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
