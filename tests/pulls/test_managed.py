@@ -206,6 +206,36 @@ class VerbsTests(VerbsCase):
             self.assertEqual(await ran.ended, status, (arguments, ran.text))
             self.assertEqual(len(ran.text.splitlines()), 1, ran.text)
 
+    async def test_models_are_imported_without_a_daemon_and_linked_where_they_can_be(self) -> None:
+        upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
+        storage, target = self.directory(), self.directory()
+        near = await self.yukari(upstream.url, storage=storage)
+        await self.run_verb(near, "pull", "m", "user/n:7b")
+        archive = os.path.join(self.directory(), "models.tar")
+        await self.run_verb(near, "export", "user/n:7b", "-o", archive)
+        into = "--storage", target
+        environment = bare_environment(UPSTREAM_REGISTRY=upstream.url, MIN_FREE="0")
+        for source, said in (
+            (archive, "2.0 MB stored"),
+            (storage, "3.3 MB stored"),
+            (storage, "0 B"),
+        ):
+            ran = self.verb(near, "import", source, *into, environment=environment)
+            self.assertEqual(await ran.ended, 0, ran.text)
+            self.assertIn(said, ran.text)
+        layer = upstream.models[M].layers[0][0].replace(":", "-")
+        self.assertTrue(
+            os.path.samefile(*(os.path.join(each, "blobs", layer) for each in (storage, target)))
+        )
+        far = await self.yukari(upstream.url, "--offline", storage=target)
+        for name in (M, N):
+            pulled = await self.pull(far, name)  # type: ignore[arg-type]
+            self.assert_whole(pulled, upstream.models[name])
+        # What a daemon has open is its own.
+        ran = self.verb(near, "import", archive, *into, environment=environment)
+        self.assertEqual(await ran.ended, 1, ran.text)
+        self.assertEqual(len(ran.text.splitlines()), 1, ran.text)
+
     async def test_ollamas_directory_is_imported_and_skipped_where_it_is_stored(self) -> None:
         upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
         storage = self.directory()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Union
 
-from yukari.library.archive import ArchiveWriter, Descriptor, Packed
+from yukari.library.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, ModelName, Tag
 from yukari.storage.disk.layout import Layout
@@ -15,12 +16,51 @@ from yukari.storage.disk.manifests import ManifestFiles
 PAGE = 500
 
 
-def pack(path: str, file: Any) -> None:
+def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
     """
-    Write every model whose blobs are all there into ``file``, as an archive.
+    Yield what `read_archive` yields of an archive: every model whose blobs are all there.
 
     `BadArchive` if a blob has another digest than its name says; OSError.
     """
+    models, bodies = _models(path)
+    yield Index(tuple(packed for packed, _ in models))
+    seen: set[Digest] = set()
+    for _, blobs in models:
+        for blob in blobs:
+            if blob.digest in seen:
+                continue
+            seen.add(blob.digest)
+            if blob.digest in bodies:
+                yield Blob(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
+                continue
+            file = _blob(os.path.abspath(path), blob.digest)
+            with open(file, "rb") as stream:
+                yield Blob(blob.digest, os.fstat(stream.fileno()).st_size, stream, file)
+
+
+def pack(path: str, file: Any) -> None:
+    """
+    Write the same models into ``file``, as an archive.
+
+    `BadArchive` if a blob has another digest than its name says; OSError.
+    """
+    models, bodies = _models(path)
+    writer = ArchiveWriter(file)
+    writer.begin(models)
+    for _, blobs in models:
+        for blob in blobs:
+            if blob.digest in writer:
+                continue
+            if blob.digest in bodies:
+                writer.add(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
+            else:
+                with open(_blob(os.path.abspath(path), blob.digest), "rb") as stream:
+                    writer.add(blob.digest, blob.size, stream)
+    writer.end()
+
+
+def _models(path: str) -> tuple[list[tuple[Packed, list[Descriptor]]], dict[Digest, bytes]]:
+    """Every model with all of its blobs, and the bytes of their manifests."""
     path = os.path.abspath(path)
     models: list[tuple[Packed, list[Descriptor]]] = []
     bodies: dict[Digest, bytes] = {}
@@ -35,18 +75,7 @@ def pack(path: str, file: Any) -> None:
                     models.append(found)
     if not models:
         raise OSError(f"{path}: no model of an Ollama is there")
-    writer = ArchiveWriter(file)
-    writer.begin(models)
-    for _, blobs in models:
-        for blob in blobs:
-            if blob.digest in writer:
-                continue
-            if blob.digest in bodies:
-                writer.add(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
-            else:
-                with open(_blob(path, blob.digest), "rb") as stream:
-                    writer.add(blob.digest, blob.size, stream)
-    writer.end()
+    return models, bodies
 
 
 def _hosts(path: str) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from queue import Queue
 from threading import Thread
 from typing import Any, BinaryIO, Optional, cast
@@ -17,7 +18,14 @@ from attrs import define, field
 from yukari.cli.client import Cache, CacheError
 from yukari.cli.output import Progress, size
 from yukari.cli.store import model_argument, talks
-from yukari.library.archive import CHUNK, ArchiveWriter, BadArchive, Descriptor, Packed
+from yukari.library.archive import (
+    CHUNK,
+    ArchiveWriter,
+    BadArchive,
+    Descriptor,
+    Packed,
+    read_archive,
+)
 from yukari.manifest import (
     DOCKER_MANIFEST,
     MANIFEST_LIST,
@@ -160,13 +168,57 @@ def _manifest(
 
 @click.command("import")
 @click.argument("file", metavar="FILE|-|DIR")
+@click.option(
+    "--storage",
+    metavar="DIR",
+    help="Store there by itself; no daemon may have it open. Other settings are read from the"
+    " environment, as the daemon does.",
+)
 @talks()
-def import_(cache: Cache, file: str) -> None:
+def import_(cache: Cache, file: str, storage: Optional[str]) -> None:
     """
     Store the models of an archive that `yukari export` wrote, or of an Ollama's directory.
 
-    - is stdin. What is stored already is skipped: an import that broke off is simply repeated.
+    - is stdin. What is stored already is skipped: an import that broke off is simply repeated. With
+    --storage blobs of an Ollama's directory on the same file system are linked, not copied.
     """
+    progress = Progress("importing")
+    if storage is None:
+        found = _import_by(cache, file, progress)
+    else:
+        found = _import_into(storage, file, progress)
+    progress.end(
+        f"{len(found['models'])} models, {size(found['written'])} stored,"
+        f" {size(found['skipped'])} were there already"
+    )
+    for name in found["models"]:
+        click.echo(name)
+
+
+def _import_into(storage: str, file: str, progress: Progress) -> Any:
+    from yukari.cli.direct import DirectImport
+    from yukari.cli.ollama_directory import read_directory
+
+    read = 0
+
+    def count(length: int) -> None:
+        nonlocal read
+        read += length
+        progress.show(read, max(read, total))
+
+    total = 0
+    with ExitStack() as stack:
+        if file != "-" and os.path.isdir(file):
+            archive = read_directory(file)
+        elif file == "-":
+            archive = read_archive(sys.stdin.buffer)
+        else:
+            total = os.path.getsize(file)
+            archive = read_archive(stack.enter_context(open(file, "rb")))
+        return DirectImport.of({"storage": storage}, archive, count).run()
+
+
+def _import_by(cache: Cache, file: str, progress: Progress) -> Any:
     if file != "-" and os.path.isdir(file):
         from yukari.cli.ollama_directory import pack
 
@@ -176,7 +228,6 @@ def import_(cache: Cache, file: str) -> None:
     else:
         total = os.path.getsize(file)
         body = _chunks(open(file, "rb"))  # noqa: SIM115
-    progress = Progress("importing")
 
     def counted() -> Iterator[bytes]:
         sent = 0
@@ -187,13 +238,7 @@ def import_(cache: Cache, file: str) -> None:
 
     headers = {} if total is None else {"Content-Length": str(total)}
     with cache.open("PUT", "/store/archive", counted(), headers) as reply:
-        found = json.loads(reply.read())
-    progress.end(
-        f"{len(found['models'])} models, {size(found['written'])} stored,"
-        f" {size(found['skipped'])} were there already"
-    )
-    for name in found["models"]:
-        click.echo(name)
+        return json.loads(reply.read())
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -245,6 +245,8 @@ class Blob:
     size: int
     """As the tar's header has it."""
     _stream: Any
+    path: Optional[str] = None
+    """The file with exactly these bytes, if there is one on this machine."""
     _hash: Any = field(factory=hashlib.sha256, init=False)
     _left: int = field(init=False)
 

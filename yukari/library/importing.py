@@ -42,8 +42,8 @@ class Importer:
     """
     Imports one archive into ``store``.
 
-    ``reactor`` is the running one; ``skips`` says which blobs come another way, ``stored`` is told
-    of each tag, and ``progress`` of the bytes that were read, from any thread.
+    ``reactor`` is the running one; ``skips`` says which blobs come another way, and ``progress`` is
+    told of the bytes that were read, from any thread.
     """
 
     _store: Store
@@ -54,6 +54,8 @@ class Importer:
     _skips: Callable[[Digest], bool] = lambda _: False
     _blob_stored: Callable[[Digest, int], None] = lambda *_: None
     _tag_stored: Stored = lambda *_: None
+    _link: Optional[Callable[[str, Digest], bool]] = None
+    """Has the store share a file with somebody else; False if it cannot. Blocks."""
     progress: Callable[[int], None] = lambda _: None
     _held: ExitStack = field(factory=ExitStack, init=False)
     models: list[str] = field(factory=list, init=False)
@@ -100,6 +102,15 @@ class Importer:
         if self._call(self._is_stored, blob.digest):
             self.skipped += blob.size
             return  # Its bytes are passed by unread.
+        if blob.path is not None and self._link is not None:
+            for chunk in blob.chunks():
+                self.progress(len(chunk))
+            if self._link(blob.path, blob.digest):
+                self.written += blob.size
+                return
+            with open(blob.path, "rb") as file:
+                self._take_blob(Blob(blob.digest, blob.size, file))
+            return
         spool: Optional[Spool] = None
         try:
             if not self._skips(blob.digest):

@@ -8,6 +8,7 @@ go only after the tags that stand on them.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from twisted.internet.defer import Deferred
 
 from yukari.manifest import InvalidManifest, Manifest, parse_manifest
 from yukari.names import Digest, ModelName, Tag
-from yukari.storage.disk.atomic import ABSENT, replace_file
+from yukari.storage.disk.atomic import ABSENT, remove, replace_file, temporary
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.space import Room
@@ -69,6 +70,26 @@ class DirectoryInventory:
         # One daemon owns the directory: nobody else changes what it has loaded.
         path = os.path.join(self._own, name)
         await self._run(replace_file, path, body, time.time_ns(), os.path.join(self._own, "tmp"))
+        return True
+
+    def link(self, path: str, digest: Digest) -> bool:
+        """
+        Have a file that was made elsewhere as a blob, without a copy; blocks.
+
+        By a hard link, or by sharing its bytes where the file system can. False if neither goes.
+        """
+        made = temporary(os.path.join(self._own, "tmp"))
+        try:
+            try:
+                os.link(path, made)
+            except OSError:
+                _clone(path, made)
+            target = self._files.layout.blob(digest)
+            os.rename(made, target)
+        except OSError:
+            remove(made)
+            return False
+        sync_directory(os.path.dirname(target))
         return True
 
     # in a disk thread
@@ -143,9 +164,16 @@ class DirectoryInventory:
         return {child.digest for child in found.children}
 
 
+_FICLONE = 0x40049409
 MAX_DOCUMENT = 64 * 1024 * 1024
 MAX_CHILD = 1024 * 1024
 """Bytes; a larger blob is not looked at for whether it is a manifest."""
+
+
+def _clone(path: str, target: str) -> None:
+    """Make a file that shares another one's bytes (ioctl_ficlone(2)); OSError if it cannot be."""
+    with open(path, "rb") as source, open(target, "xb") as made:
+        fcntl.ioctl(made.fileno(), _FICLONE, source.fileno())
 
 
 def _unlink(path: str) -> bool:
