@@ -29,12 +29,12 @@ from yukari.config.units import FreeSpace
 from yukari.errors import manifest_unknown, upstream_unreachable
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.collector import SIDECARS, Bounds
+from yukari.library.collector import SIDECARS, Bounds, Unknown
 from yukari.library.library import Library
 from yukari.library.management import Management
 from yukari.manifest import Manifest, Variant
 from yukari.names import Digest, ModelName, Tag
-from yukari.storage.disk import inventory
+from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import NoRoom
@@ -362,19 +362,22 @@ class CollectorMachine(RuleBasedStateMachine):
         self.directory = tempfile.mkdtemp()
         self.world = World(os.path.join(self.directory, "store"))
         self.world.start()
-        self.os = inventory.os
+        self.os: Any = inventory.os
         self.whole: set[str] = set()
         """Models that were stored, whole, and that only an eviction may take."""
-        self.kept: set[str] = set()
-        """Of these, the ones that nothing may take but an admin."""
+        self.pinned: set[str] = set()
         for model in "abcdef":
             self.world.publish(model, weights(model), b"licence", b"for " + model.encode() * 2)
 
-    @rule(model=models)
-    def pull(self, model: str) -> None:
-        there = not self.world.upstream.down and name_of(model) in self.world.upstream.tags
-        if (there or self.world.stored(model)) and self.world.pull(model):
-            self.whole.add(model)
+    @rule(wanted=st.lists(models, min_size=1, max_size=6, unique=True))
+    def pull(self, wanted: list[str]) -> None:
+        for model in wanted:
+            there = not self.world.upstream.down and name_of(model) in self.world.upstream.tags
+            if (there or self.world.stored(model)) and self.world.pull(model):
+                self.whole.add(model)
+            self.world.clock.advance(1.1 * HOUR)
+            self.stored_models_are_whole()
+            self.bound_holds()
 
     @rule(model=models, version=st.integers(0, 3))
     def move(self, model: str, version: int) -> None:
@@ -384,11 +387,13 @@ class CollectorMachine(RuleBasedStateMachine):
     def refresh(self, model: str) -> None:
         self.world.refresh(model)
 
-    @rule(model=models)
-    def delete_upstream(self, model: str) -> None:
+    @rule(model=models, then=st.lists(models, max_size=6, unique=True))
+    def delete_upstream(self, model: str, then: list[str]) -> None:
+        self.pull([model])
         self.world.upstream.tags.pop(name_of(model), None)
+        self.pull(then)
 
-    @rule(down=st.booleans())
+    @rule(down=st.sampled_from([False, False, True]))
     def upstream_answers(self, down: bool) -> None:
         self.world.upstream.down = down
 
@@ -397,13 +402,13 @@ class CollectorMachine(RuleBasedStateMachine):
         if self.world.is_whole(model):
             marks = self.world.management.marks
             result_of(marks.set_pin(name_of(model), LATEST, "me"))
-            self.kept.add(model)
+            self.pinned.add(model)
 
     @rule(model=models)
     def remove(self, model: str) -> None:
         result_of(self.world.management.collector.remove(name_of(model), LATEST))
         self.whole.discard(model)
-        self.kept.discard(model)
+        self.pinned.discard(model)
 
     @rule(hours=st.sampled_from([0.01, 1.1, 30, 721]))
     def wait(self, hours: float) -> None:
@@ -415,25 +420,25 @@ class CollectorMachine(RuleBasedStateMachine):
         self.world.collect()
         self.assert_no_garbage()
 
-    @rule(steps=st.integers(0, 12), model=models, by_hand=st.booleans())
+    @rule(steps=st.integers(0, 8), model=models, by_hand=st.booleans())
     def killed(self, steps: int, model: str, by_hand: bool) -> None:
         """The process dies while it removes something."""
         dying: Any = DyingOs(steps)
-        inventory.os = dying
+        inventory.os = blobs.os = dying
         collector = self.world.management.collector
         try:
             if by_hand:
                 result_of(collector.remove(name_of(model), LATEST))
             else:
-                result_of(collector._evict(SIZE, "in a test"))
-        except Killed:
+                result_of(collector._evict(2 * SIZE, "in a test"))
+        except (Killed, Unknown):
             pass
         finally:
-            inventory.os = self.os
+            inventory.os = blobs.os = self.os
             dying.bury()
         if by_hand and self.world.stored(model) is None:
             self.whole.discard(model)
-            self.kept.discard(model)
+            self.pinned.discard(model)
         self.world.kill()
         self.world.start()
 
@@ -463,7 +468,9 @@ class CollectorMachine(RuleBasedStateMachine):
             return
         for model in list(self.whole):
             if self.world.stored(model) is None:
-                assert model not in self.kept, f"{model} is gone"
+                assert model not in self.pinned, f"{model} was pinned and is gone"
+                there = name_of(model) in self.world.upstream.tags
+                assert there, f"{model} is gone here and upstream"
                 self.whole.discard(model)
             else:
                 assert self.world.is_whole(model), f"{model} has lost blobs"
