@@ -5,6 +5,7 @@ connection in memory.
 
 from __future__ import annotations
 
+import random
 import tempfile
 from typing import Any, Optional, Union
 
@@ -31,6 +32,11 @@ from yukari.web.site import RegistrySite
 from yukari.web.v2 import make_root
 
 NAME = ModelName("library", "m")
+
+
+def noise(size: int) -> bytes:
+    """Bytes that differ by their place."""
+    return random.Random(size).randbytes(size)
 
 
 @define(eq=False)
