@@ -208,7 +208,8 @@ class ManifestStore(Protocol):
         Return what is stored under a tag or a digest; None if nothing that parses is.
 
         A digest names one manifest or list, whatever the variant and whichever the repository; a
-        blob that was published and is one counts too. For a tag the answer depends on the variant:
+        blob that was published and is one counts too. Its ``checked_at`` is any time at which it
+        was put. For a tag the answer depends on the variant:
 
         - `Variant.PLAIN`: a `Manifest`, never a list. If only a list is stored: the first of its
           children, in the order of preference, whose bytes are stored, as never checked.
