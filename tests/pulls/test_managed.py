@@ -135,7 +135,7 @@ class VerbsTests(VerbsCase):
         self.assertIn("3.3 MB", await self.run_verb(daemon, "ls"))
         await self.run_verb(daemon, "pin", "m", "--by", "ana")
         rows = await self.listed(daemon)
-        self.assertEqual(rows["m:latest"]["pinned"]["by"], "ana")
+        self.assertEqual(rows["m:latest"]["pinned"], "ana")
         self.assertIsNone(rows["user/n:7b"]["pinned"])
         self.assertIn("by ana", await self.run_verb(daemon, "show", "m"))
         await self.run_verb(daemon, "unpin", "m")

@@ -82,6 +82,15 @@ class Cache:
                     raise CacheError(str(found["error"]))
                 yield found
 
+    def models(self) -> list[dict[str, Any]]:
+        """Return all that the cache has of its models, in the order of their names."""
+        columns: list[str] = []
+        models: list[dict[str, Any]] = []
+        for line in self.lines("GET", "/store/models"):
+            columns = line.get("columns", columns)
+            models += [dict(zip(columns, row)) for row in line.get("rows", ())]
+        return models
+
     def open(
         self,
         method: str,

@@ -38,13 +38,10 @@ def ago(at: Optional[float], now: float) -> str:
 
 def table(rows: Sequence[Sequence[str]], *heads: str) -> None:
     """Print columns, each as wide as it has to be."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows)] if rows else []
-    for row in [heads, *rows]:
-        if widths:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths))
-            click.echo("   ".join(cells).rstrip())
-        else:
-            click.echo("   ".join(row))
+    lines = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    form = "   ".join(f"{{:<{width}}}" for width in widths)
+    click.echo("\n".join(form.format(*line).rstrip() for line in lines))
 
 
 @define(eq=False)

@@ -71,7 +71,7 @@ def models_here(context: click.Context, _: Any, incomplete: str) -> list[str]:
     """Complete the name of a model that the cache has."""
     try:
         cache = Cache(context.params.get("url") or os.environ.get("YUKARI_CACHE") or DEFAULT)
-        names = [each["name"] for each in cache.lines("GET", "/store/models")]
+        names = [each["name"] for each in cache.models()]
     except CacheError:
         return []
     return [name for name in names if name.startswith(incomplete)][:200]
@@ -98,13 +98,12 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @talks()
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
     """List the models that are stored, or those whose names begin with PREFIX."""
-    models = [
-        each for each in cache.lines("GET", "/store/models") if each["name"].startswith(prefix)
-    ]
+    models = [each for each in cache.models() if each["name"].startswith(prefix)]
     models.sort(key=_SORTS[sort])
     if as_json:
         for model in models:
-            click.echo(json.dumps(model))
+            shown = {**model, "own": bool(model["own"]), "details": json.loads(model["details"])}
+            click.echo(json.dumps(shown))
         return
     now = time.time()
     rows = [

@@ -23,7 +23,7 @@ ASKED_TOGETHER = 4
 @talks(trouble=2)
 def outdated(cache: Cache, as_json: bool) -> None:
     """List the stored models of which upstream has a newer version, or none any more."""
-    names = [each["name"] for each in cache.lines("GET", "/store/models")]
+    names = [each["name"] for each in cache.models()]
     found = False
     with ThreadPoolExecutor(ASKED_TOGETHER) as pool:
         for name, state in zip(names, pool.map(lambda name: _compared(cache, name), names)):

@@ -244,6 +244,7 @@ def _management(
             settings.keep or Patterns(),
             settings.superseded_lifetime,
             settings.evict_grace,
+            shared=in_bucket,
         ),
         registry=settings.upstream_registry.host,
     )

@@ -61,6 +61,8 @@ class Bounds:
     keep: Patterns = Patterns()
     superseded_lifetime: float = 720 * 3600.0
     grace: float = 3600.0
+    shared: bool = False
+    """Whether other daemons store there too: what they have stored lately is not known here."""
 
 
 @frozen
@@ -342,6 +344,8 @@ class Collector(Observer):
         await self._marks.forget(name, tag)
         await self._index.settled()
         unneeded = await self._catalog.run(CatalogFile.remove, name, tag)
+        if self._bounds.shared:
+            return 0  # Another daemon's model may stand on them: `collect` looks first.
         return await self._remove_blobs(unneeded, at_once=digest is None)
 
     async def _remove_superseded(self, version: Version) -> int:
@@ -366,11 +370,14 @@ class Collector(Observer):
         return await self._lock.run(self._collect)
 
     async def _collect(self) -> Swept:
+        if self._bounds.shared:
+            await self._index.look()
         if self._bounds.evict:
             expired = await self.plan(0)
             for step in expired.steps:
                 await self._take([step], "after SUPERSEDED_LIFETIME")
-        swept = await self._sweep.run(self._bounds.grace)
+        # Of a shared store each daemon knows only the versions that it has replaced itself.
+        swept = await self._sweep.run(self._bounds.grace, adopt=not self._bounds.shared)
         await self.recount()
         return swept
 

@@ -148,8 +148,9 @@ class Index(Observer):
 
     async def read(self, name: ModelName, tag: Tag) -> Optional[Indexed]:
         """Return what a tag names in the store, None if it is not stored. OSError."""
-        plain = await self._store.get_manifest(name, tag, Variant.PLAIN)
-        listed = await self._store.get_manifest(name, tag, Variant.LIST)
+        # Read anew, so that 100,000 of them do not drive what clients ask for out of the cache.
+        plain = await self._store.get_manifest(name, tag, Variant.PLAIN, anew=True)
+        listed = await self._store.get_manifest(name, tag, Variant.LIST, anew=True)
         first = plain or listed
         if first is None:
             return None
@@ -159,7 +160,7 @@ class Index(Observer):
                 manifests[stored.manifest.digest] = stored.manifest
         if listed is not None and isinstance(listed.manifest, ManifestList):
             for child in listed.manifest.children:
-                found = await self._store.get_manifest(name, child.digest)
+                found = await self._store.get_manifest(name, child.digest, anew=True)
                 if found is not None:
                     manifests[child.digest] = found.manifest
         needs = {

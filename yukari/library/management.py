@@ -98,10 +98,10 @@ class Management:
     def start(self) -> None:
         """Look through the store, and keep it within its bounds."""
         self.index.start()
-        for work, period, first in (
-            (self._read_marks, FRESH_FOR, FRESH_FOR),
-            (self._collect, COLLECT_EVERY, COLLECT_FIRST),
-        ):
+        works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
+        if not self.bounds.shared:
+            works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
+        for work, period, first in works:
             loop = LoopingCall(self._begin, work)
             loop.clock = self._clock
             self._loops.append(loop)

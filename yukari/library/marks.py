@@ -57,6 +57,10 @@ class Marks:
         found = self._pins.get(_key(name, tag))
         return None if found is None else Pin(str(found.get("by", "")), found.get("at", 0.0))
 
+    def pinned(self) -> dict[str, str]:
+        """Return who pinned which tags, by ``NAMESPACE/MODEL:TAG``."""
+        return {key: str(pin.get("by", "")) for key, pin in self._pins.items()}
+
     def may_check(self, name: ModelName, tag: Tag) -> bool:
         """Whether upstream is to be asked about a tag: not while the marks were never read."""
         return self._read_at is not None and not self.is_copy(name, tag)
