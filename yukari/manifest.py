@@ -8,7 +8,9 @@ Since Ollama 0.40 a tag can stand for a list of manifests, one for each runner
 (`ManifestList`). Which of the two a client understands is its `Variant`.
 
 Fields are read as leniently as Ollama reads them (Go's ``encoding/json``):
-absent and null are the same, and unknown ones are ignored.
+absent and null are the same, names may have either case, and unknown ones are
+ignored. What Ollama does not look at (the schema's version, a layer's size)
+may be anything of its kind.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 from enum import Enum
 from typing import Any, Optional, Union
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from yukari.names import Digest, InvalidName
 
@@ -42,6 +44,18 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_LAYERS = 20_000
 """No manifest, and no list with all its children, has more layers."""
 
+SIZE_UNKNOWN = 0
+"""The size of a blob of which a manifest does not tell it; an empty blob's is asked for, too."""
+
+_FIELDS = {
+    name.lower(): name
+    for name in (
+        ("schemaVersion", "mediaType", "config", "layers", "manifests")
+        + ("digest", "size", "runner", "format")
+    )
+}
+"""The fields that are read, by their names in lower case."""
+
 
 class InvalidManifest(ValueError):
     """Bytes that are no manifest; the text says why."""
@@ -58,7 +72,7 @@ class Variant(Enum):
 
 @frozen
 class Descriptor:
-    """One blob as a manifest names it; ``size`` in bytes."""
+    """One blob as a manifest names it; ``size`` in bytes, or `SIZE_UNKNOWN`."""
 
     digest: Digest
     size: int
@@ -126,7 +140,7 @@ def parse_manifest(body: bytes) -> AnyManifest:
     if len(body) > MAX_BYTES:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
     try:
-        content = json.loads(body)
+        content = json.loads(body, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -134,18 +148,27 @@ def parse_manifest(body: bytes) -> AnyManifest:
     if not content.keys() & {"schemaVersion", "layers", "config", "manifests"}:
         raise InvalidManifest("it has neither schemaVersion nor layers, config or manifests")
     version = content.get("schemaVersion")
-    if version not in (None, 2) or version is True:
-        raise InvalidManifest(f"schemaVersion {_shown(version)}: expected 2")
+    if version is not None and not _is_integer(version):
+        raise InvalidManifest(f"schemaVersion {_shown(version)}: expected a number")
     media_type = _media_type("mediaType", content, DOCKER_MANIFEST)
     if media_type == MANIFEST_LIST:
         return ManifestList(body, Digest.of(body), media_type, _children(content))
-    if "manifests" in content:
-        raise InvalidManifest(f"a list of the type {media_type}: expected {MANIFEST_LIST}")
     blobs, config = _blobs(content)
+    if not blobs and content.get("manifests"):
+        raise InvalidManifest(f"a list of the type {media_type}: expected {MANIFEST_LIST}")
     if not blobs:
         # Nobody can run it, and it must not take the place of a model that can be run.
         raise InvalidManifest("it names no blob")
     return Manifest(body, Digest.of(body), media_type, blobs, config)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's fields, by the names that are read here."""
+    return {_FIELDS.get(name.lower(), name): value for name, value in pairs}
+
+
+def _is_integer(found: Any) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and -(2**63) <= found < 2**63
 
 
 def _shown(found: Any) -> str:
@@ -180,8 +203,9 @@ def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[De
         named.append(config)
     once: dict[Digest, Descriptor] = {}
     for blob in named:
-        if once.setdefault(blob.digest, blob).size != blob.size:
-            raise InvalidManifest(f"blob {blob.digest} has two sizes")
+        known = once.setdefault(blob.digest, blob)
+        if known.size != blob.size:
+            once[blob.digest] = evolve(known, size=SIZE_UNKNOWN)
     return tuple(once.values()), config and once[config.digest]
 
 
@@ -210,10 +234,12 @@ def _descriptor(where: str, found: Any) -> Descriptor:
     if not digest:
         raise InvalidManifest(f"{where}: expected a digest")
     size = found.get("size")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
+    if size is None:
+        size = SIZE_UNKNOWN
+    elif not _is_integer(size):
         raise InvalidManifest(f"{where}: size {_shown(size)}: expected a count of bytes")
     media_type = _media_type(f"{where}: mediaType", found, "application/octet-stream")
-    return Descriptor(_parsed_digest(where, digest), size, media_type)
+    return Descriptor(_parsed_digest(where, digest), max(SIZE_UNKNOWN, size), media_type)
 
 
 def _children(content: dict[str, Any]) -> tuple[Child, ...]:

@@ -20,7 +20,7 @@ from yukari.library import prefetch
 from yukari.library.blobs import FIRST_WORD_WITHIN, LEAST_REDIRECTED, Elsewhere
 from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
-from yukari.manifest import AnyManifest, Manifest, Variant
+from yukari.manifest import SIZE_UNKNOWN, AnyManifest, Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import SourceRefused
 from yukari.storage import open_files as openblobs
@@ -190,6 +190,18 @@ class LibraryTests(SynchronousTestCase):
         asked.cut()
         self.library.fills[digest].give_up(RegistryError("UNAVAILABLE", "busy", 502))
         return digest
+
+    def test_a_blob_whose_size_its_manifest_does_not_tell_is_asked_for_and_fetched(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(body, sizes={body: SIZE_UNKNOWN}))
+        self.assertEqual(self.upstream.asked[-1], ("size", NAME, digest))
+        self.upstream.waiting.pop().callback(1000)
+        self.answer_of(asked)
+        self.fill_all()
+        self.assertEqual(self.has(digest), 1000)
 
     def test_few_that_gave_up_are_kept_open_and_the_others_go_on_where_they_stood(self) -> None:
         self.patch(manager, "MAX_RESTING", 2)

@@ -23,7 +23,7 @@ from yukari.fills.manager import FillManager, has_bytes
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.in_use import InUse
-from yukari.manifest import Descriptor
+from yukari.manifest import SIZE_UNKNOWN, Descriptor
 from yukari.names import Digest, ModelName
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
@@ -116,7 +116,9 @@ class Blobs:
     ) -> None:
         """Remember the sizes of blobs as a manifest of ``name`` has them, and its config."""
         for blob in blobs:
-            self._entry(blob.digest).learn(name, blob.size)
+            entry = self._entry(blob.digest)
+            if blob.size != SIZE_UNKNOWN:
+                entry.learn(name, blob.size)
         if config is not None:
             self._entry(config.digest).is_config = True
 

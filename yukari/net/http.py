@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Optional, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
@@ -25,6 +25,8 @@ LONGEST_RETRY_AFTER = 3600.0
 
 T = TypeVar("T")
 
+_IN_URLS = "!#$%&'()*+,/:;=?@[]~"
+"""The marks that a URL may have (RFC 3986); a ``%`` begins what is encoded already."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -96,7 +98,7 @@ async def follow(
     """
     for _ in range(HOPS):
         response = await send(url)
-        location = header(response, b"location")
+        location = _location(response)
         if response.code not in _REDIRECTS or not location:
             return response, url
         discard(response, clock)
@@ -108,12 +110,17 @@ async def follow(
     raise BadRedirect(f"more than {HOPS} redirects")
 
 
+def _location(response: IResponse) -> str:
+    """
+    Where a redirect leads, "" if it does not say. What no URL may have (a space, UTF-8) is
+    percent-encoded, as clients do.
+    """
+    values = response.headers.getRawHeaders(b"location")
+    return quote(values[0].strip(), safe=_IN_URLS) if values else ""
+
+
 def _can_be_asked(url: str) -> bool:
     parts = urlsplit(url)
+    host = parts.hostname or ""
     # Reading ``port`` raises ValueError if it is not a port number.
-    return (
-        parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and parts.port != 0
-        and url.isascii()
-    )
+    return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and "%" not in host

@@ -15,8 +15,10 @@ _CONTENT_RANGE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 """As it should be, and as some servers and proxies write it."""
-_AS_IT_IS = frozenset({"", "identity", "none", "binary", "aws-chunked"})
-"""What Content-Encoding says, in some way, of bytes that are not encoded."""
+WHOLE = frozenset({200, 203})
+"""The statuses of a reply that holds all of a thing; 203 is a proxy's."""
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
+"""What Content-Encoding says of bytes that are compressed; all else that it says is a label."""
 
 
 class WrongSize(Exception):
@@ -54,10 +56,11 @@ def span_of_whole(length: Optional[int], size: int) -> Span:
 def check_encoding(label: str, length: Optional[int], expected: int) -> None:
     """
     Whether a body of ``length`` bytes (None for not known) with that Content-Encoding can be the
-    ``expected`` bytes themselves; `SourceFailed`. An odd label is none, for the digest decides.
+    ``expected`` bytes themselves; `SourceFailed`. If the length is right they are, for the digest
+    decides.
     """
-    is_odd = not {each.strip().lower() for each in label.split(",")} <= _AS_IT_IS
-    if is_odd and length != expected:
+    labels = {each.strip().lower() for each in label.split(",")}
+    if labels & _COMPRESSIONS and length != expected:
         raise SourceFailed("upstream sent the blob compressed")
 
 

@@ -44,7 +44,7 @@ from yukari.sources.authorizer import failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuit
 from yukari.sources.own_key import KeyUnusable
-from yukari.sources.range_reply import ContentRange
+from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
@@ -99,7 +99,7 @@ class Upstream:
             text = await self._text(response)
             said = text or f"upstream {self._host} refuses {name}:{reference}"
             raise RegistryError("UNSUPPORTED", said, 400)
-        if response.code != 200:
+        if response.code not in WHOLE:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
         body = await self._body(response, MAX_BYTES)
         try:
@@ -121,7 +121,7 @@ class Upstream:
         """
         url = self._registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("GET", url, USER_AGENT)
-        if response.code != 200:
+        if response.code not in WHOLE:
             error = await self._refusal(response, f"manifest {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
         body = await self._body(response, MAX_BYTES)
@@ -155,7 +155,7 @@ class Upstream:
         if response.code in (412, 429, LOOP_DETECTED):
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
         discard(response, self._registry.clock)
-        return announced(response) if response.code == 200 else None
+        return announced(response) if response.code in WHOLE else None
 
     async def _ask(
         self, method: str, url: str, user_agent: str, variant: Variant = Variant.PLAIN
@@ -222,7 +222,7 @@ class Upstream:
     async def _refusal(
         self, response: IResponse, what: str, name: ModelName, reference: Reference
     ) -> RegistryError:
-        """What a client is told of a reply that is not 200."""
+        """What a client is told of a reply that is an error."""
         code = response.code
         if code in (412, 429):
             wait = retry_after(response, self._registry.now())
@@ -260,7 +260,7 @@ class Upstream:
             error = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
         discard(response, self._registry.clock)
-        if response.code == 200 and length.isdecimal() and len(length) < 20:
+        if response.code in WHOLE and length.isdecimal() and len(length) < 20:
             return int(length)
         # Not all answer HEAD: a URL that is signed for GET does not.
         return await self._size_by_range(url, name, digest)
@@ -282,7 +282,7 @@ class Upstream:
         discard(response, self._registry.clock)
         if response.code == 206 and found is not None and found.total is not None:
             return found.total
-        if response.code == 200 and response.length is not UNKNOWN_LENGTH:
+        if response.code in WHOLE and response.length is not UNKNOWN_LENGTH:
             return int(response.length)
         raise upstream_unreachable(f"upstream {self._host} does not tell the size of {digest}")
 

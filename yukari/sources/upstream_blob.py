@@ -15,7 +15,7 @@ from yukari.net.http import header, retry_after
 from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
-from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
+from yukari.sources.range_reply import WHOLE, WrongSize, check_encoding, span_of_part, span_of_whole
 from yukari.sources.registry import Registry
 from yukari.spans import Span
 from yukari.tasks import Waiters
@@ -63,7 +63,7 @@ class UpstreamBlob:
             if self._location is not None:
                 url = self._location
                 response, _ = await self._registry.get(url, self._asked(span))
-                if response.code in (200, 206, 416, 429) or response.code >= 500:
+                if response.code in {*WHOLE, 206, 416, 429} or response.code >= 500:
                     return self._answer(response, url, span)
                 discard(response, self._registry.clock)
                 if self._location == url:
@@ -110,7 +110,7 @@ class UpstreamBlob:
             response, url = await asking
         except SourceRefused as error:
             return error
-        if response.code in (200, 206):
+        if response.code in {*WHOLE, 206}:
             answer = self._answer(response, url, span)
             self._location = url
             return answer
@@ -159,7 +159,7 @@ class UpstreamBlob:
             raise SourceFailed(f"upstream answered {response.code}", wait, busy=busy)
         if response.code == 416:
             raise SourceRefused(self._wrong_size("smaller"))
-        if response.code not in (200, 206):
+        if response.code not in {*WHOLE, 206}:
             raise SourceFailed(f"upstream answered {response.code}")
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
         encoding = header(response, b"content-encoding")
