@@ -163,7 +163,7 @@ class ServiceTests(ProcessCase):
                 reply = await self.http().open("GET", f"{first.url}/v2/library/m/{path}", {})
                 self.assertEqual(reply.status, 200)
             first.signal("TERM")
-            await first.until(lambda: "under way" in first.text)
+            await first.until(lambda: "in progress" in first.text)
             meanwhile = self.begin(self.ask(f"{first.url}/healthz"))
             self.assertEqual(len(await reply.body()), size)
             self.assertEqual(await first.ended, 0)
