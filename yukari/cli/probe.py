@@ -20,7 +20,7 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari import __version__
 from yukari.cli.recorder import Recorder
@@ -37,7 +37,7 @@ from yukari.net.http import header, why, within
 from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import BorrowedKey
-from yukari.sources.range_reply import ContentRange
+from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.sources.ways import Way
@@ -285,25 +285,38 @@ class Probe:
             discard(response, self._reactor)
             _fail_blob(f"{host} answered {response.code}")
         self._say("blobs", where)
-        self._check_range(response, span, blob)
-        body = await self._sample(response, len(span), host)
+        count = self._check_range(response, span, blob, host)
+        body = await self._sample(response, count, host)
         seconds = max(self._reactor.seconds() - began, 1e-6)
-        if len(span) == blob.size and Digest(sha256(body).hexdigest()) != blob.digest:
+        if len(body) < count:
+            _fail_blob(f"{host} sent {len(body)} bytes of {count}")
+        if count == blob.size and Digest(sha256(body).hexdigest()) != blob.digest:
             _fail_blob(f"{host} sent other bytes than {blob.digest} has")
         rate = shown_size(len(body) / seconds)
         self._say(
             "speed", f"{rate}/s, {shown_size(len(body))} in {seconds:.2f} s on one connection"
         )
 
-    def _check_range(self, response: IResponse, span: Span, blob: Descriptor) -> None:
-        if response.code == 200:
-            self._say("Range", "ignored: blobs come by one connection, from their first byte")
-            return
-        found = ContentRange.parse(header(response, b"content-range"))
-        if found is None or found.span != span or found.total not in (None, blob.size):
+    def _check_range(self, response: IResponse, span: Span, blob: Descriptor, host: str) -> int:
+        """How many of the bytes asked for a reply has; `Wrong` if the daemon would not take it."""
+        length = None if response.length is UNKNOWN_LENGTH else int(response.length)
+        encoding = header(response, b"content-encoding")
+        try:
+            if response.code == 200:
+                check_encoding(encoding, length, blob.size)
+                span_of_whole(length, blob.size)
+                self._say("Range", "ignored: blobs come by one connection, from their first byte")
+                return len(span)
+            sent = span_of_part(header(response, b"content-range"), span, blob.size, length)
+            check_encoding(encoding, length, len(sent))
+        except WrongSize as error:
             discard(response, self._reactor)
-            _fail_blob("the reply to a Range has other bytes than were asked for")
-        self._say("Range", "honoured")
+            _fail_blob(f"{host} sent {error}: the manifest says {blob.size}")
+        except SourceFailed as error:
+            discard(response, self._reactor)
+            _fail_blob(f"{host}: {error}")
+        self._say("Range", "honoured" if sent == span else f"honoured for {len(sent)} bytes")
+        return len(sent)
 
     async def _sample(self, response: IResponse, count: int, host: str) -> bytes:
         """The first bytes of a body; the rest is not read."""

@@ -21,6 +21,10 @@ BODY_WITHIN = 30.0
 """Seconds within which the body of a manifest or an error must be complete."""
 
 
+class TooLarge(Exception):
+    """A body has more bytes than there may be."""
+
+
 class Body(Interface):
     """A body that has not been read yet: the part of `twisted.web.client.Response` that is used."""
 
@@ -53,7 +57,7 @@ class Collector(Protocol):
         self._limit -= len(data)
         if self._limit < 0:
             self._stop()
-            self._fire(Failure(ValueError("a reply larger than any should be")))
+            self._fire(Failure(TooLarge("the reply is larger than any should be")))
         else:
             self._fed()
             self._parts.append(data)
