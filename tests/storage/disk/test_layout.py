@@ -235,6 +235,7 @@ class FromOllama40Tests(Directories):
             link = self.put_link(target)
             store = self.started()
             self.assertEqual(self.both(store), [None, None])
+            self.assertEqual(result_of(store.tags(NAME)), [])
             result_of(store.stop())
             os.unlink(link)
 

@@ -101,9 +101,10 @@ class TagListing:
             path = tag_path(directory, name, tag)
             try:
                 linked = os.lstat(path)
-                # A dangling link is no model by itself.
+                # A link that dangles, or leads to no blob, is no model by itself.
                 if stat.S_ISLNK(linked.st_mode) and not found:
-                    found = stat.S_ISREG(os.stat(path).st_mode)
+                    leads = self._layout.blob_linked(path, os.readlink(path)) is not None
+                    found = leads and stat.S_ISREG(os.stat(path).st_mode)
             except OSError:
                 continue
             if (found and stat.S_ISLNK(linked.st_mode)) or (
