@@ -581,6 +581,19 @@ class OperatorsKeyTests(AuthorizerCase):
             else:
                 self.assertIn("PRIVATE_MODELS", self.error(world).message)
 
+    def test_blobs_that_are_hidden_behind_404_come_like_their_manifest(self) -> None:
+        world = self.private(everyone=True)
+        world.unsigned = lambda e: "/blobs/" in e.url or not agent_of(e).startswith("ollama")
+        world.content = lambda e: (
+            (200, {}, BODY if "/manifests/" in e.url else b"0123456789")
+            if "authorization" in e.asked[1]
+            else (404, {}, b"")
+        )
+        self.assert_manifest(world)
+        found = Deferred.fromCoroutine(self.upstream.blob(DIGEST, 10, NAME).fetch(Span(0, 10)))
+        world.run()
+        self.assertEqual(self.successResultOf(found).span, Span(0, 10))
+
     def test_what_is_nowhere_stays_404(self) -> None:
         world = self.private(everyone=True)
         world.valid = lambda *_: True
@@ -669,7 +682,25 @@ class HostileTests(AuthorizerCase):
 
             world.answer = led  # type: ignore[method-assign]
             self.assertEqual(self.error(world).status, 403)
-            self.assertEqual(len(world.asked), 2, world.asked)
+            self.assertEqual(len(world.asked), 3, world.asked)
+            self.assertEqual([*map(agent_of, world.internet.exchanges)][1:], [CLIENT, USER_AGENT])
+
+    def test_a_stranger_that_challenges_ollama_is_asked_by_another_name(self) -> None:
+        """A mirror that points to the real registry."""
+        world = self.world("https://mirror.test/", "https://registry.ollama.ai/token")
+        answer, there = world.answer, "https://registry.ollama.ai/v2/library/m/manifests/latest"
+
+        def led(exchange: Exchange) -> Answer:
+            if exchange.url.startswith("https://mirror.test/"):
+                return 307, {"location": there}, b""
+            return answer(exchange)
+
+        world.answer = led  # type: ignore[method-assign]
+        for agents in ([CLIENT, CLIENT, USER_AGENT], [CLIENT, USER_AGENT]):
+            self.assert_manifest(world)
+            self.assertEqual([*map(agent_of, world.internet.exchanges)], agents)
+            self.assertEqual(world.headers("authorization"), [])
+            world.news()
 
     def test_a_registry_that_refuses_every_token_is_asked_a_few_times_only(self) -> None:
         world = self.world(operator=SigningKey.make()[0])

@@ -15,6 +15,7 @@ from typing import Optional, Protocol
 from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
+from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
@@ -26,7 +27,7 @@ from yukari.net.http import header
 from yukari.sources.challenge import Challenge, Origin
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
-from yukari.sources.ways import USER_AGENT, WAYS, KnownWays, Place, Way
+from yukari.sources.ways import FALLBACK_FOR, MOST, USER_AGENT, WAYS, KnownWays, Place, Way
 from yukari.tasks import Waiters
 
 SETTLED_WITHIN = 30.0
@@ -65,9 +66,12 @@ class Authorizer:
     ways: KnownWays = field(init=False)
     _first: dict[tuple[Origin, str], Waiters] = field(factory=dict, init=False)
     """Who waits for what the first request of a kind finds out."""
+    _strangers: TTLCache[Optional[Origin], None] = field(init=False)
+    """Hosts that are not the registry's and challenge whoever says that it is an Ollama."""
 
     def __attrs_post_init__(self) -> None:
         self.ways = KnownWays(self.clock)
+        self._strangers = TTLCache(MOST, FALLBACK_FOR, self.clock.seconds)
 
     async def send(self, send: Send, url: str, path: str, user_agent: str) -> IResponse:
         """
@@ -80,7 +84,7 @@ class Authorizer:
         """
         place = self._place(url, path)
         if place is None:
-            return await send(url, user_agent, None)
+            return await self._send_to_stranger(send, url, user_agent)
         errand = _Errand(self, send, url, user_agent, place)
         if not self.ways.is_open_question(place):
             return await errand.run()
@@ -95,6 +99,24 @@ class Authorizer:
             return await errand.run()
         finally:
             self._first.pop(key).fire()
+
+    async def _send_to_stranger(self, send: Send, url: str, user_agent: str) -> IResponse:
+        """
+        The reply of where a redirect led to, which is shown nothing.
+
+        If it challenges Ollama, it is asked once more by who does not say that it is one.
+        """
+        origin = Origin.of(url)
+        if origin in self._strangers:
+            return await send(url, USER_AGENT, None)
+        response = await send(url, user_agent, None)
+        if response.code != 401 or user_agent == USER_AGENT or Challenge.of(response) is None:
+            return response
+        discard(response, self.clock)
+        response = await send(url, USER_AGENT, None)
+        if response.code < 400:
+            self._strangers[origin] = None
+        return response
 
     def is_registrys(self, url: str, path: str) -> bool:
         """Whether ``url`` is what is at ``path`` of the registry, on a host of its owner."""

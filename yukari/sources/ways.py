@@ -101,8 +101,10 @@ class KnownWays:
 
     def known(self, place: Place) -> Optional[Known]:
         """How requests for ``place`` get in, None if they are sent as they are."""
-        if (known := self._private.get(place)) and self._clock.seconds() < known.until:
-            return known
+        # Whoever may not pull a model may be told that it has no blobs, instead of a challenge.
+        for private in (place, evolve(place, kind="manifests")):
+            if (known := self._private.get(private)) and self._clock.seconds() < known.until:
+                return known
         # What is known of manifests is no news of blobs: those may need nothing.
         known = self._known.get((place.origin, place.kind))
         return known if known and self._clock.seconds() < known.until else None
