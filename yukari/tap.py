@@ -37,7 +37,7 @@ class Options(usage.Options):
     longdesc = (
         "A pull-through cache for Ollama model registries. Each option can also be set by the"
         " environment variable named beside it; the option wins. With a verb, yukari manages a"
-        " running cache: ls, pull, show, rm, pin, du and more, see yukari ls --help."
+        " running cache: ls, pull, show, rm, pin, du and more, see yukari help."
     )
     optParameters = [
         [row.flag, None, None, row.described]

@@ -82,11 +82,12 @@ class Cache:
                     raise CacheError(str(found["error"]))
                 yield found
 
-    def models(self) -> list[dict[str, Any]]:
-        """Return all that the cache has of its models, in the order of their names."""
+    def models(self, *wanted: str) -> list[dict[str, Any]]:
+        """Return these columns, or all, of what the cache knows of its models, in their order."""
         columns: list[str] = []
         models: list[dict[str, Any]] = []
-        for line in self.lines("GET", "/store/models"):
+        asked = f"?columns={','.join(wanted)}" if wanted else ""
+        for line in self.lines("GET", f"/store/models{asked}"):
             columns = line.get("columns", columns)
             models += [dict(zip(columns, row)) for row in line.get("rows", ())]
         return models

@@ -71,7 +71,7 @@ def models_here(context: click.Context, _: Any, incomplete: str) -> list[str]:
     """Complete the name of a model that the cache has."""
     try:
         cache = Cache(context.params.get("url") or os.environ.get("YUKARI_CACHE") or DEFAULT)
-        names = [each["name"] for each in cache.models()]
+        names = [each["name"] for each in cache.models("name", "tag")]
     except CacheError:
         return []
     return [name for name in names if name.startswith(incomplete)][:200]
@@ -91,6 +91,12 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+_SHOWN = (
+    *("name", "digest", "size", "stored_at", "last_pull", "pulls"),
+    *("pinned", "own", "gone_since", "missing"),
+)
+
+
 @click.command("ls")
 @click.option("--sort", type=click.Choice(sorted(_SORTS)), default="name", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object for each model, with all.")
@@ -98,7 +104,8 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @talks()
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
     """List the models that are stored, or those whose names begin with PREFIX."""
-    models = [each for each in cache.models() if each["name"].startswith(prefix)]
+    columns = () if as_json else _SHOWN
+    models = [each for each in cache.models(*columns) if each["name"].startswith(prefix)]
     models.sort(key=_SORTS[sort])
     if as_json:
         for model in models:
@@ -287,6 +294,3 @@ def status(cache: Cache, as_json: bool) -> None:
                 f"  {fill['percent']:.0f}% of {size(fill['size'])}, {fill['rate']} MB/s"
             )
     sys.exit(0 if ready["ready"] else 1)
-
-
-VERBS = (ls, show, rm, pin, unpin, du, gc, evict, status)

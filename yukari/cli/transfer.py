@@ -271,6 +271,3 @@ def _piped(write: Any) -> Iterator[bytes]:
         if isinstance(found, Exception):
             raise CacheError(str(found))
         yield found
-
-
-VERBS = (export, import_)

@@ -23,7 +23,7 @@ ASKED_TOGETHER = 4
 @talks(trouble=2)
 def outdated(cache: Cache, as_json: bool) -> None:
     """List the stored models of which upstream has a newer version, or none any more."""
-    names = [each["name"] for each in cache.models()]
+    names = [each["name"] for each in cache.models("name", "tag")]
     found = False
     with ThreadPoolExecutor(ASKED_TOGETHER) as pool:
         for name, state in zip(names, pool.map(lambda name: _compared(cache, name), names)):
@@ -133,6 +133,3 @@ def warm(cache: Cache, file: Any) -> None:
             click.echo(f"{model}: {error or 'here'}", err=bool(error))
     if failed:
         fail(f"{failed} of {len(models)} models could not be had", 1)
-
-
-VERBS = (outdated, diff, pull, update, warm)

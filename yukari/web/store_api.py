@@ -3,7 +3,7 @@ What ``yukari`` on the command line asks of the daemon, beside Ollama's own API.
 
 ::
 
-    GET  /store/models       lines of JSON: the columns, then rows of stored tags
+    GET  /store/models       lines of JSON: the columns, then rows of stored tags; ``?columns=A,B``
     POST /store/model        {"model"}: one of them, what it named before, its own and shared bytes
     GET  /store/usage        what the bytes are for
     POST /store/pin          {"model", "by"}: it is never evicted
@@ -17,6 +17,7 @@ What ``yukari`` on the command line asks of the daemon, beside Ollama's own API.
 from __future__ import annotations
 
 import json
+from operator import itemgetter
 from typing import Any
 
 from attrs import frozen
@@ -67,23 +68,25 @@ class StoreApi:
 
     # telling
 
-    async def _models(self, request: Request, _: Body) -> None:
+    async def _models(self, request: Any, _: Body) -> None:
         await self._management.marks.refresh()
         await self._management.catalog.flush()
         lines, after = Lines(request), ("", "")
         pinned, show = self._management.marks.pinned(), self._names.show
+        columns = _columns(request)
+        pick = itemgetter(*map(COLUMNS.index, columns))
 
         # In the catalog's thread. Lists, for 100,000 objects take twice as long on either side.
         def page(file: CatalogFile, after: tuple[str, str]) -> tuple[bytes, tuple[str, str], int]:
             found = file.page(after, PAGE)
             rows = [
-                (show(row.repository, row.tag), pinned.get(f"{row.repository}:{row.tag}"), *row)
+                pick((show(row[0], row[1]), pinned.get(f"{row[0]}:{row[1]}"), *row))
                 for row in found
             ]
             last = found[-1][:2] if found else after
             return json.dumps({"rows": rows}).encode() + b"\n", last, len(found)
 
-        await lines.line({"columns": COLUMNS})
+        await lines.line({"columns": columns})
         while True:
             body, after, count = await self._management.catalog.run(page, after)
             if not count:
@@ -238,3 +241,12 @@ class StoreApi:
         collector = self._management.collector
         swept = await (collector.unneeded() if body.get("dry_run") else collector.collect())
         reply_json(request, 200, {"blobs": swept.blobs, "bytes": swept.bytes})
+
+
+def _columns(request: Any) -> tuple[str, ...]:
+    """Which columns are asked for, two at least; `RegistryError` if there is no such."""
+    asked = request.args.get(b"columns", [b""])[0].decode("latin-1")
+    columns = tuple(asked.split(",")) if asked else COLUMNS
+    if len(columns) < 2 or not set(columns) <= set(COLUMNS):
+        raise RegistryError("UNSUPPORTED", f"columns: expected some of {','.join(COLUMNS)}", 400)
+    return columns
