@@ -27,8 +27,11 @@ from yukari.library.events import Events, Observer
 from yukari.library.library import Library
 from yukari.library.management import Management
 from yukari.library.pulls import Pulls
+from yukari.library.recent_errors import RecentErrors
 from yukari.library.revalidator import Freshness
 from yukari.library.shown_names import ShownNames
+from yukari.library.status import StatusReader
+from yukari.library.traffic import Traffic
 from yukari.names import Digest, ModelName, Tag
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
@@ -50,8 +53,13 @@ from yukari.web.drain import Drain
 from yukari.web.htpasswd import Passwords
 from yukari.web.importing import Imports
 from yukari.web.ollama_api import OllamaApi
+from yukari.web.page.base import PageParts
+from yukari.web.page.overview import Overview
+from yukari.web.page.render import Pages
+from yukari.web.page.watchers import Watchers
 from yukari.web.readiness import Readiness
 from yukari.web.site import RegistrySite
+from yukari.web.status_page import put_pages
 from yukari.web.store_api import StoreApi
 from yukari.web.v2 import make_root
 
@@ -75,6 +83,9 @@ class Parts:
     pulls: Pulls
     imports: Imports
     catalog_thread: Threads
+    traffic: Traffic
+    errors: RecentErrors
+    watchers: Watchers
     drain: Drain
     passwords: Optional[Passwords]
     site: RegistrySite
@@ -153,6 +164,21 @@ def assemble(
         library.filling.count, lambda: upstream.circuit_open, allowed, lambda: usage.holdings
     )
     drain = Drain(reactor)
+    names = ShownNames(settings.upstream_registry.host)
+    api = OllamaApi(management, pulls, names, reactor)
+    errors = RecentErrors()
+    traffic = Traffic(management.catalog, metrics.moved, reactor)
+    page_parts = PageParts(
+        pages=Pages(disk_threads),
+        status=StatusReader(management, names.registry, settings.offline, errors, traffic, reactor),
+        management=management,
+        pulls=pulls,
+        api=api,
+        names=names,
+        allow=settings.allow,
+        clock=reactor,
+    )
+    watchers = Watchers(page_parts.fills, reactor)
     root = make_root(
         library,
         reactor,
@@ -162,9 +188,9 @@ def assemble(
         settings.allow,
         None if settings.client_rate is None else Lines(settings.client_rate, reactor),
         management.catalog,
+        Overview(page_parts),
     )
-    names = ShownNames(settings.upstream_registry.host)
-    api = OllamaApi(management, pulls, names, reactor)
+    put_pages(root, page_parts, watchers)
     root.putChild(b"api", api.resource())
     imports = Imports(management, names, reactor)
     root.putChild(b"store", StoreApi(management, names, imports).resource())
@@ -188,6 +214,7 @@ def assemble(
             client_limit=None if is_admins else client_limit,
             idle=settings.idle_timeout,
             uploads=imports,
+            sent_to=traffic.sent_to,
         )
         for is_admins in (False, True)
     )
@@ -204,6 +231,9 @@ def assemble(
         pulls=pulls,
         imports=imports,
         catalog_thread=catalog_thread,
+        traffic=traffic,
+        errors=errors,
+        watchers=watchers,
         drain=drain,
         passwords=passwords,
         site=site,

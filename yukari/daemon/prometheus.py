@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from yukari import __version__
+from yukari.library.traffic import Moved
 from yukari.metrics import RESULTS, STATES, Metrics
 from yukari.storage.ports import Holdings
 
@@ -204,6 +205,14 @@ class PrometheusMetrics(Metrics):
         self._lag.observe(max(0.0, now - self._lag_due))
         # The loop keeps its beat: after a long pause it skips the calls that it has missed.
         self._lag_due += LAG_PERIOD * max(1, int((now - self._lag_due) / LAG_PERIOD) + 1)
+
+    def moved(self) -> Moved:
+        """Return how many bytes were sent to clients and received from upstream."""
+        sent, received = (
+            next(iter(counter.collect())).samples[0].value
+            for counter in (self._client_bytes, self._upstream_bytes)
+        )
+        return Moved(int(sent), int(received))
 
     def text(self) -> bytes:
         """Render all metrics in Prometheus's text format 0.0.4."""

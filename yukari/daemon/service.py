@@ -100,6 +100,8 @@ class YukariService(Service):
         parts.metrics.start()
         parts.usage.start()
         parts.management.start()
+        parts.traffic.start()
+        parts.errors.start()
         self._certificates.start()
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)
@@ -162,6 +164,7 @@ class YukariService(Service):
             await parts.library.revalidator.stop()
         await parts.drain.pause(self._settings.shutdown_delay)
         self._limiter.stop()
+        parts.watchers.stop()
         ports = self.ports + self.admin_ports
         await DeferredList([Deferred.fromCoroutine(close(port)) for port in ports])
         await parts.drain.close(self._settings.grace)
@@ -178,6 +181,7 @@ class YukariService(Service):
             stopping = Deferred.fromCoroutine(parts.library.stop())
             parts.store.interrupt()
             await stopping
+            await parts.traffic.stop()
             await parts.management.stop()
             await parts.connections.close()
             await parts.store.stop()
@@ -187,4 +191,5 @@ class YukariService(Service):
             parts.send_threads.stop()
             parts.catalog_thread.stop()
             parts.disk_threads.stop()
+            parts.errors.stop()
             self._notifier.stop()

@@ -224,6 +224,17 @@ class CatalogFile(CatalogReads):
             (number,),
         )
 
+    def add_traffic(self, rows: Iterable[tuple[int, int, int]], oldest: int) -> None:
+        """Add bytes to hours, ``(hour, sent, received)``, and forget hours before ``oldest``."""
+        with self._db:
+            self._begin()
+            self._db.executemany(
+                "INSERT INTO traffic VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET sent = sent + excluded.sent, received = received + excluded.received",
+                rows,
+            )
+            self._db.execute("DELETE FROM traffic WHERE hour < ?", (oldest,))
+
     def checked(self, name: ModelName, tag: Tag, at: float, *, gone: bool) -> None:
         """Upstream was asked about a tag, and has it or has it not."""
         self._db.execute(

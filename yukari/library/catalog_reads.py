@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from yukari.library.catalog_rows import Candidate, Entry, Need, Totals, Version
 from yukari.names import Digest, ModelName, Tag
 
-_ROWS = """
-SELECT t.repository, t.tag, lower(hex(v.digest)), v.size, v.missing, v.stored_at, v.superseded_at,
+_COLUMNS = """
+    t.repository, t.tag, lower(hex(v.digest)), v.size, v.missing, v.stored_at, v.superseded_at,
     t.checked_at, t.gone_since, t.first_pull, t.last_pull, t.pulls, t.clients, t.sent, t.own,
-    v.details
+    v.details"""
+_ROWS = (
+    f"SELECT {_COLUMNS}"
+    """
 FROM {page} JOIN versions v ON v.tag = t.id AND v.superseded_at IS {which}
 ORDER BY t.repository, t.tag, v.superseded_at
 """
+)
+_ORDERS = {
+    "name": "t.repository, t.tag",
+    "size": "v.size DESC, t.repository, t.tag",
+    "pulled": "t.last_pull DESC, t.repository, t.tag",
+}
+_SEARCHED = (
+    "t.repository || ':' || t.tag || ' ' || ifnull(v.details ->> '$.parameter_size', '')"
+    " || ' ' || ifnull(v.details ->> '$.quantization_level', '')"
+    " || ' ' || ifnull(v.details ->> '$.family', '')"
+)
+"""What a search looks at."""
+_LIKE = re.compile("[%_!]")
+"""What has a meaning in the pattern of LIKE."""
 
 
 def raw(digest: Digest) -> bytes:
@@ -53,6 +71,47 @@ class CatalogReads:
         page = "(SELECT * FROM tags WHERE repository = ? AND tag = ?) t"
         sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
         return list(map(Entry._make, self._db.execute(sql, (str(name), str(tag)))))
+
+    def search(self, words: Sequence[str], order: str = "name") -> Iterator[Entry]:
+        """
+        Yield what tags name that have all of these words, whatever their case, in this order.
+
+        Nothing else may be called until the caller is done with it.
+        """
+        where = "".join(f" AND {_SEARCHED} LIKE ? ESCAPE '!'" for _ in words)
+        found = self._db.execute(
+            f"SELECT {_COLUMNS} FROM tags t JOIN versions v ON v.tag = t.id"
+            f" WHERE v.superseded_at IS NULL{where} ORDER BY {_ORDERS[order]}",
+            ["%" + _LIKE.sub(r"!\g<0>", word) + "%" for word in words],
+        )
+        return map(Entry._make, found)
+
+    def shared_with(
+        self, name: ModelName, tag: Tag, most: int
+    ) -> dict[Digest, list[tuple[str, str]]]:
+        """
+        Return up to ``most`` other tags, as (repository, tag), that stand on each blob of a tag's.
+        """
+        found: dict[Digest, list[tuple[str, str]]] = {}
+        blobs = self._db.execute(
+            "SELECT b.id, b.digest FROM tags t JOIN versions v ON v.tag = t.id"
+            " JOIN needs n ON n.version = v.id JOIN blobs b ON b.id = n.blob"
+            " WHERE t.repository = ? AND t.tag = ? AND v.superseded_at IS NULL AND b.needed > 1",
+            (str(name), str(tag)),
+        ).fetchall()
+        for number, digest in blobs:
+            found[digest_of(digest)] = self._db.execute(
+                "SELECT DISTINCT t.repository, t.tag FROM needs n JOIN versions v"
+                " ON v.id = n.version JOIN tags t ON t.id = v.tag WHERE n.blob = ?"
+                " AND v.superseded_at IS NULL AND (t.repository != ? OR t.tag != ?) LIMIT ?",
+                (number, str(name), str(tag), most),
+            ).fetchall()
+        return found
+
+    def count_tags(self) -> int:
+        """Return how many tags are stored."""
+        (found,) = self._db.execute("SELECT count(*) FROM tags").fetchone()
+        return int(found)
 
     def whatever_case(self, name: ModelName, tag: Tag) -> Optional[tuple[ModelName, Tag]]:
         """Return the tag that is stored under a name but for the case of its letters."""
@@ -138,6 +197,10 @@ class CatalogReads:
         """Return the blobs that are here and that no version stands on."""
         found = self._db.execute("SELECT digest FROM blobs WHERE needed = 0 AND stored")
         return [digest_of(each) for (each,) in found]
+
+    def traffic(self, since: int) -> list[tuple[int, int, int]]:
+        """Return each hour, in seconds of the epoch, and the bytes sent and received in it."""
+        return self._db.execute("SELECT * FROM traffic WHERE hour >= ?", (since,)).fetchall()
 
     def made_at(self) -> float:
         """When the catalog was made, in seconds of the epoch."""

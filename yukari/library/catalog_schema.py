@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 """Of the schema; a file of another one is made anew."""
 
 _SCHEMA = """
@@ -75,6 +75,11 @@ CREATE TRIGGER size_is_another AFTER UPDATE OF size ON blobs WHEN old.size != ne
     UPDATE versions SET size = size + new.size - old.size
         WHERE id IN (SELECT version FROM needs WHERE blob = new.id);
 END;
+CREATE TABLE traffic (
+    hour INTEGER PRIMARY KEY,
+    sent INTEGER NOT NULL,
+    received INTEGER NOT NULL
+);
 CREATE TABLE clients (
     tag INTEGER NOT NULL,
     client TEXT NOT NULL,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.errors import RegistryError
@@ -19,6 +19,15 @@ FAILURES = 3
 REST_FIRST = 1.0
 REST_LONGEST = 30.0
 """Seconds between two probes, doubling from the first to the longest."""
+
+
+@frozen
+class Reachability:
+    """Whether upstream answers, else its last failure and the seconds until it is asked again."""
+
+    reachable: bool = True
+    error: Optional[str] = None
+    asked_again_in: Optional[float] = None
 
 
 @define(eq=False)
@@ -37,6 +46,14 @@ class Circuit:
     def is_open(self) -> bool:
         """Whether questions are being answered without asking."""
         return self._failures >= FAILURES
+
+    @property
+    def state(self) -> Reachability:
+        """What is known of upstream now."""
+        if not self.is_open:
+            return Reachability()
+        rest = max(0.0, self._probe_at - self._clock.seconds())
+        return Reachability(False, str(self._error), rest)
 
     def enter(self) -> None:
         """Raise the last failure where asking again is not due."""

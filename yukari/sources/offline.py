@@ -12,6 +12,7 @@ from yukari.errors import RegistryError
 from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
 from yukari.sources.base import Answer, SourceRefused
+from yukari.sources.circuit import Reachability
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
@@ -25,6 +26,7 @@ class Offline:
     """Stands where an `Upstream` does; each method says that the cache is offline."""
 
     circuit_open = False
+    state = Reachability()
 
     async def manifest(
         self,

@@ -42,7 +42,7 @@ from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
 from yukari.sources.authorizer import failed
 from yukari.sources.base import SourceFailed, SourceRefused
-from yukari.sources.circuit import Circuit
+from yukari.sources.circuit import Circuit, Reachability
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
@@ -76,6 +76,11 @@ class Upstream:
     def circuit_open(self) -> bool:
         """Whether it is taken to be down, and questions are answered without asking it."""
         return self._circuit.is_open
+
+    @property
+    def state(self) -> Reachability:
+        """What is known of it now."""
+        return self._circuit.state
 
     # manifests
 

@@ -1,12 +1,11 @@
-"""
-Authorization of the admin endpoints.
-"""
+"""Who may pull, and who may use the admin endpoints."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Optional
 
+from yukari.config.networks import Networks
 from yukari.errors import RegistryError
 from yukari.web import clients
 
@@ -20,14 +19,24 @@ def check_same_site(request: Any) -> None:
         raise RegistryError("DENIED", "pages of other sites may not pull", 403)
 
 
-async def check_admin(request: Any) -> None:
+def check_may_pull(request: Any, allow: Optional[Networks]) -> None:
+    """Raise `RegistryError` if this client is not in ALLOW."""
+    address = clients.address(request)
+    # Who may open our Unix socket is said by the socket's own permissions.
+    if allow is not None and address is not None and address not in allow:
+        raise RegistryError("DENIED", f"{address} may not pull here: it is not in ALLOW", 403)
+
+
+async def check_admin(request: Any, *, own_page: bool = False) -> None:
     """
     Raise `RegistryError` unless an admin may have sent this request.
 
     It must arrive on the admins' port or from this machine, and have a user and password of
-    ADMIN_AUTH_FILE if there is one.
+    ADMIN_AUTH_FILE if there is one. No page may have made it but, with ``own_page``, one of this
+    cache's own.
     """
-    if request.requestHeaders.hasHeader(b"origin"):
+    origin = request.requestHeaders.getRawHeaders(b"origin", [])
+    if origin and not (own_page and origin == [_own_origin(request)]):
         raise RegistryError("DENIED", "pages of other sites may not ask for this", 403)
     if not request.site.is_admins:
         _check_local(request)
@@ -36,6 +45,12 @@ async def check_admin(request: Any) -> None:
         user, password = request.getUser(), request.getPassword()
         if not await passwords.accept(user, password, clients.address(request)):
             raise RegistryError("UNAUTHORIZED", "this needs a user of ADMIN_AUTH_FILE", 401)
+
+
+def _own_origin(request: Any) -> bytes:
+    """What browsers call the site that this request was sent to."""
+    scheme = "https" if clients.is_secure(request) else "http"
+    return f"{scheme}://{clients.host(request).lower()}".encode("latin-1")
 
 
 def _check_local(request: Any) -> None:

@@ -4,7 +4,9 @@ Pages about the daemon itself: ``/``, ``/healthz``, ``/readyz``, ``/fills`` and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Optional
 
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -23,17 +25,31 @@ from yukari.web.replies import (
     reply,
     reply_error,
     reply_json,
+    text_header,
 )
+
+_HTML = re.compile(r"(?i)\b(text/html|application/xhtml\+xml)\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
+
+
+def wants_html(request: Request) -> bool:
+    """Whether a client says that it shows pages, as browsers do and curl does not."""
+    return bool(_HTML.search(text_header(request, b"accept") or ""))
 
 
 class Front(ReadOnly):
-    """The page at ``/``, for a browser: how to pull."""
+    """``/``: how to pull, in a few lines, or for browsers the ``page`` if there is one."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, page: Optional[ReadOnly] = None) -> None:
         super().__init__()
         self._upstream = upstream
+        self._page = page
 
     async def reply_to(self, request: Request) -> None:
+        if self._page is not None:
+            request.setHeader(b"vary", b"Accept")
+            if wants_html(request):
+                await self._page.reply_to(request)
+                return
         host = clients.host(request) or "this.host"
         insecure = "" if clients.is_secure(request) else "--insecure "
         page = (

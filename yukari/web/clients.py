@@ -32,6 +32,11 @@ def host(request: Any) -> str:
     return (request.getHeader(b"host") or b"").decode("latin-1")
 
 
+def is_host(text: str) -> bool:
+    """Whether this is a host's name or address, and its port if any, and nothing else."""
+    return bool(_HOST.fullmatch(text))
+
+
 def is_secure(request: Any) -> bool:
     """Whether the client speaks https."""
     said = _forwarded(request, b"proto") if _by_proxy(request) else []

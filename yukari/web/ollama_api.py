@@ -195,22 +195,30 @@ class OllamaApi:
             )
 
     async def _delete(self, request: Request, body: Body) -> None:
-        wanted, _ = await self._stored(self._named(body))
+        await self.delete(body.get("model") or body.get("name"))
+        reply_nothing(request)
+
+    async def delete(self, model: object) -> None:
+        """Remove the tag that somebody named. `RegistryError`, OSError."""
+        wanted, _ = await self._stored(self._names.parse(model))
         if wanted.digest is not None:
             raise name_invalid("a model is removed by its tag")
         await self._management.collector.remove(wanted.name, wanted.tag)
-        reply_nothing(request)
 
     async def _copy(self, request: Request, body: Body) -> None:
-        source, stored = await self._stored(self._names.parse(body.get("source")))
-        target = self._names.parse(body.get("destination"))
+        await self.copy(body.get("source"), body.get("destination"))
+        reply_nothing(request)
+
+    async def copy(self, model: object, destination: object) -> None:
+        """Copy a model to another tag, which then stays as it is. `RegistryError`, OSError."""
+        source, stored = await self._stored(self._names.parse(model))
+        target = self._names.parse(destination)
         if target.digest is not None:
             raise name_invalid("a copy is named by a tag")
         manifest = stored.manifest
         if not isinstance(manifest, Manifest):
             raise _not_found(f"a manifest of {source.name}:{source.tag}")
         await self._copy_to(target.name, target.tag, manifest, source)
-        reply_nothing(request)
 
     async def _copy_to(self, name: ModelName, tag: Tag, manifest: Manifest, source: Wanted) -> None:
         management, library = self._management, self._management.library

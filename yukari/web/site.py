@@ -5,6 +5,7 @@ The site: what it knows of every request, and the line that each leaves in the l
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 from random import getrandbits
 from typing import Any, Optional, Protocol
@@ -26,7 +27,7 @@ from yukari.web.htpasswd import Passwords
 
 log = Logger()
 
-WITH_BODIES = (b"/api/", b"/store/")
+WITH_BODIES = (b"/api/", b"/store/", b"/page/")
 """The beginnings of paths at which a request's body is read; elsewhere it is thrown away."""
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read at most."""
@@ -157,17 +158,19 @@ class RegistryRequest(Request):
             flush(transport)
 
     def _log_end(self, failure: object) -> None:
+        sent = self.sentLength + self.sent_directly
         self.site.metrics.replied(
             path=self.path,
             method=self.method,
             status=self.code,
             result=self.result,
-            sent=self.sentLength + self.sent_directly,
+            sent=sent,
             first_byte=self._first_byte,
         )
+        client = clients.address(self)
+        self.site.sent_to("-" if client is None else str(client), sent)
         if not self.site.log_requests:
             return
-        client = clients.address(self)
         log.info(
             "{method} {path} {status} {bytes} bytes in {seconds} s: {told}"
             if self.told
@@ -175,7 +178,7 @@ class RegistryRequest(Request):
             method=self.method.decode("latin-1"),
             path=self.shown_path,
             status=self.code,
-            bytes=self.sentLength + self.sent_directly,
+            bytes=sent,
             seconds=round(self.site.clock.seconds() - self._began, 4),
             result=self.result,
             told=self.told,
@@ -194,7 +197,8 @@ class RegistrySite(Site):
     ``client_limit`` bounds each client's. A site that ``is_admins`` lets its clients do what else
     only this machine may, given one of ``passwords`` if there are any. A request whose Via has the
     ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed whom they ask for. ``idle``
-    is in seconds, as `IDLE`.
+    is in seconds, as `IDLE`. ``sent_to`` is called with a client's address and how many bytes of
+    body it got.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -216,6 +220,7 @@ class RegistrySite(Site):
         client_limit: Optional[ClientLimit] = None,
         idle: float = IDLE,
         uploads: Optional[Uploads] = None,
+        sent_to: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
@@ -228,6 +233,7 @@ class RegistrySite(Site):
         self.log_requests = log_requests
         self.clients = client_limit or ClientLimit()
         self.uploads = uploads
+        self.sent_to = sent_to
 
     def log(self, request: Any) -> None:
         """Nothing: a request logs itself, and does so while the port is closing too."""

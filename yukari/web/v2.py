@@ -30,7 +30,7 @@ from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
 from yukari.web import clients
 from yukari.web.accept import variant_accepted
-from yukari.web.access import check_same_site
+from yukari.web.access import check_may_pull, check_same_site
 from yukari.web.admin import Fills, Front, Health
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
@@ -52,7 +52,7 @@ class V2(ReadOnly):
         site: Any = request.site
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
             raise evolve(looped(), status=LOOP_DETECTED)
-        self._check_address(request)
+        check_may_pull(request, self._registry.allow)
         check_same_site(request)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
@@ -88,12 +88,6 @@ class V2(ReadOnly):
             reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
-
-    def _check_address(self, request: Request) -> None:
-        allow, address = self._registry.allow, clients.address(request)
-        # Who may open our Unix socket is said by the socket's own permissions.
-        if allow is not None and address is not None and address not in allow:
-            raise RegistryError("DENIED", f"{address} may not pull here: it is not in ALLOW", 403)
 
     async def _manifest(self, request: Any, name: ModelName, reference: Reference) -> None:
         request.setHeader(b"vary", b"Accept")
@@ -146,9 +140,10 @@ def make_root(
     allow: Optional[Networks] = None,
     client_lines: Optional[Lines] = None,
     catalog: Optional[Catalog] = None,
+    page: Optional[ReadOnly] = None,
 ) -> Resource:
-    """The root of the tree; for the last three see `Registry`."""
-    root = Front(upstream)
+    """The root of the tree; for ``page`` see `Front`, for what is before it `Registry`."""
+    root = Front(upstream, page)
     registry = Registry(library, clock, in_thread, helpers, allow, catalog, client_lines)
     root.putChild(b"v2", V2(registry))
     root.putChild(b"healthz", Health())

@@ -1,0 +1,55 @@
+"""Finding stored models for people: by words, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from attrs import frozen
+
+from yukari.config.patterns import ModelRules
+from yukari.library.catalog import Catalog
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Entry
+from yukari.names import ModelName
+
+ORDERS = ("name", "size", "pulled")
+MAX_WORDS = 8
+MAX_PAGE = 200
+"""Pages that can be turned to: whoever looks further has a word to search for."""
+
+
+@frozen
+class Found:
+    """A page of models, and whether there is another one."""
+
+    entries: tuple[Entry, ...]
+    more: bool
+
+
+@frozen
+class Search:
+    """Searches the models that ``rules`` allow."""
+
+    _catalog: Catalog
+    _rules: ModelRules
+
+    async def find(self, words: str, order: str, page: int, size: int) -> Found:
+        """
+        Return the page, counted from 1, of models that have all ``words`` in their name or details.
+
+        ``order`` is one of `ORDERS`. `CatalogUnusable`.
+        """
+        start = (min(page, MAX_PAGE) - 1) * size
+
+        def find(file: CatalogFile) -> list[Entry]:
+            rows = file.search(words.split()[:MAX_WORDS], order)
+            return list(islice(self._allowed(rows), start, start + size + 1))
+
+        entries = await self._catalog.run(find)
+        return Found(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE)
+
+    def _allowed(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if self._rules.allow(ModelName.parse(entry.repository)):
+                yield entry

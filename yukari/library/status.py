@@ -1,0 +1,178 @@
+"""
+What the cache holds and does at one moment: for the page, for ``/status`` and for the CLI.
+
+Sizes are in bytes, rates in bytes a second, times in seconds of the epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import asdict, define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from yukari import __version__
+from yukari.library.catalog import CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Totals
+from yukari.library.collector import RoomUsage
+from yukari.library.management import Management
+from yukari.library.recent_errors import RecentErrors, Trouble
+from yukari.library.traffic import Traffic, TrafficReport
+from yukari.tasks import Coalescer
+
+FORMAT = 1
+"""The version of ``/status``: a field that changes its meaning, or goes, raises it."""
+TOTALS_LAST = 10.0
+"""Seconds for which the sums of a whole catalog are used again."""
+
+
+@frozen
+class UpstreamStatus:
+    """The registry that is mirrored."""
+
+    registry: str
+    """Its host."""
+    offline: bool
+    """Whether it is never asked, as OFFLINE says."""
+    reachable: bool
+    error: Optional[str]
+    """Why it was not reached last, None if it was."""
+    asked_again_in: Optional[float]
+    """Seconds."""
+    wait: float
+    """Seconds for which it wishes to be left alone (429, 503), at the most."""
+    rate: float
+    """Of all that comes from it now."""
+
+
+@frozen
+class StoreStatus:
+    """What the bytes of a store are for."""
+
+    where: str
+    complete: bool
+    """Whether everything was looked through since the start; until then models may be missing."""
+    held: Totals
+    room: RoomUsage
+
+
+@frozen
+class Status:
+    """All of it."""
+
+    at: float
+    started_at: float
+    upstream: UpstreamStatus
+    store: Optional[StoreStatus]
+    """None while the catalog cannot be read."""
+    fills: tuple[dict[str, Any], ...]
+    """As `FillStatus.as_json`."""
+    errors: tuple[Trouble, ...]
+    """The last ones, the newest first."""
+    traffic: TrafficReport
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; docs/operating.rst has every field."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "at": self.at,
+            "started_at": self.started_at,
+            "upstream": asdict(self.upstream),
+            "store": None if self.store is None else _store_json(self.store),
+            "fills": list(self.fills),
+            "traffic": self.traffic.as_json(),
+            "errors": [asdict(each) for each in self.errors],
+        }
+
+
+def _store_json(store: StoreStatus) -> dict[str, Any]:
+    held, room = store.held, store.room
+    return {
+        "where": store.where,
+        "complete": store.complete,
+        "models": held.tags,
+        "versions": held.versions,
+        "blobs": held.blobs,
+        "stored": held.stored,
+        "shared": held.shared,
+        "superseded": held.superseded,
+        "unneeded": held.unneeded,
+        "on_their_way": room.on_their_way,
+        "bound": room.bound,
+        "free": room.free,
+    }
+
+
+@define(eq=False)
+class StatusReader:
+    """Reads the status of a managed store; it does nothing until it is asked."""
+
+    _management: Management
+    _registry: str
+    _offline: bool
+    _errors: RecentErrors
+    _traffic: Traffic
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _started_at: float = field(init=False)
+    _totals: Optional[tuple[float, Totals]] = field(default=None, init=False)
+    _counting: Coalescer = field(factory=Coalescer, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._started_at = self._now()
+
+    def fills(self) -> tuple[dict[str, Any], ...]:
+        """Return the blobs on their way, those that readers wait for first."""
+        found = [fill.facts() for fill in self._management.library.fills.values()]
+        found.sort(key=lambda each: (-each["readers"], each["state"] == "suspended"))
+        return tuple(found)
+
+    def upstream(self) -> UpstreamStatus:
+        """Return what is known of upstream."""
+        library, now = self._management.library, self._clock.seconds()
+        state = library.upstream.state
+        fills = library.fills.values()
+        return UpstreamStatus(
+            self._registry,
+            self._offline,
+            state.reachable,
+            state.error,
+            state.asked_again_in,
+            max([0.0, *(fill.tries.asked_to_wait_until - now for fill in fills)]),
+            sum(fill.facts()["rate"] * 1e6 for fill in fills),
+        )
+
+    async def store(self) -> Optional[StoreStatus]:
+        """Return what the store holds, None while the catalog cannot be read."""
+        management = self._management
+        try:
+            return StoreStatus(
+                management.library.store.describe(),
+                management.index.looked,
+                await self._counting.run("totals", self._count),
+                await management.collector.usage(),
+            )
+        except (CatalogUnusable, OSError):
+            return None
+
+    async def _count(self) -> Totals:
+        now = self._clock.seconds()
+        if self._totals is None or now - self._totals[0] > TOTALS_LAST:
+            self._totals = now, await self._management.catalog.run(CatalogFile.totals)
+        return self._totals[1]
+
+    async def read(self) -> Status:
+        """Return all of it."""
+        return Status(
+            self._now(),
+            self._started_at,
+            self.upstream(),
+            await self.store(),
+            self.fills(),
+            tuple(reversed(self._errors.kept)),
+            await self._traffic.report(),
+        )

@@ -1,0 +1,164 @@
+"""
+How much went to clients and how much came from upstream, by the hour, kept in the catalog.
+
+The counters of the metrics are read once in a while, so that a reply costs nothing more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import asdict, define, field, frozen
+from cachetools import LRUCache
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+
+log = Logger()
+
+EVERY = 300.0
+"""Seconds from one look at the counters to the next."""
+HOUR = 3600
+HOURS, DAYS = 24, 30
+"""How far a report goes back."""
+MAX_CLIENTS = 1000
+"""Clients whose bytes of today are told apart; the one heard of longest ago is forgotten first."""
+SHOWN_CLIENTS = 50
+
+
+@frozen
+class Moved:
+    """Bytes sent to clients, and bytes received from upstream."""
+
+    sent: int = 0
+    received: int = 0
+
+    def plus(self, other: Moved) -> Moved:
+        """Return the sums."""
+        return Moved(self.sent + other.sent, self.received + other.received)
+
+
+@frozen
+class Span:
+    """What moved within the hour or the day that began ``at``, in seconds of the epoch."""
+
+    at: int
+    sent: int
+    received: int
+
+
+@frozen
+class ClientToday:
+    """A client's address, and the bytes that it got since midnight (UTC)."""
+
+    address: str
+    sent: int
+
+
+@frozen
+class TrafficReport:
+    """The last hours and days, the oldest first, and the clients of today, the busiest first."""
+
+    hours: tuple[Span, ...]
+    days: tuple[Span, ...]
+    clients: tuple[ClientToday, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+@define(eq=False)
+class Traffic:
+    """
+    Keeps count; ``moved`` returns what moved since the process began, ``now`` seconds of the epoch.
+    """
+
+    _catalog: Catalog
+    _moved: Callable[[], Moved]
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _unsaved: dict[int, Moved] = field(factory=dict, init=False)
+    """By the hour, in seconds of the epoch."""
+    _seen: Moved = field(factory=Moved, init=False)
+    _day: int = field(default=0, init=False)
+    _clients: LRUCache[str, int] = field(factory=lambda: LRUCache(MAX_CLIENTS), init=False)
+    _loop: Optional[LoopingCall] = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Look at the counters every so often."""
+        loop = self._loop = LoopingCall(self._save)
+        loop.clock = self._clock
+        loop.start(EVERY, now=False)
+
+    async def stop(self) -> None:
+        """Save what was counted; the catalog is still open."""
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+        await self._save()
+
+    def sent_to(self, address: str, count: int) -> None:
+        """A client got so many bytes."""
+        self._begin_day()
+        self._clients[address] = self._clients.get(address, 0) + count
+
+    def _begin_day(self) -> None:
+        day = int(self._now() // (24 * HOUR))
+        if day != self._day:
+            self._day = day
+            self._clients.clear()
+
+    def _look(self) -> None:
+        moved, seen = self._moved(), self._seen
+        new = Moved(moved.sent - seen.sent, moved.received - seen.received)
+        self._seen = moved
+        if new != Moved():
+            hour = int(self._now() // HOUR) * HOUR
+            self._unsaved[hour] = self._unsaved.get(hour, Moved()).plus(new)
+
+    async def _save(self) -> None:
+        self._look()
+        unsaved, self._unsaved = self._unsaved, {}
+        if not unsaved:
+            return
+        rows = [(hour, moved.sent, moved.received) for hour, moved in unsaved.items()]
+        oldest = int(self._now()) - (DAYS + 1) * 24 * HOUR
+        try:
+            await self._catalog.run(CatalogFile.add_traffic, rows, oldest)
+        except CatalogUnusable as error:
+            log.warn("traffic is not counted: {error}", error=str(error))
+
+    async def report(self) -> TrafficReport:
+        """Return what moved of late; hours without traffic are there too."""
+        await self._save()
+        self._begin_day()
+        hour = int(self._now() // HOUR) * HOUR
+        day = hour - hour % (24 * HOUR)
+        first = day - (DAYS - 1) * 24 * HOUR
+        by_hour: dict[int, Moved] = {}
+        by_day: dict[int, Moved] = {}
+        try:
+            rows = await self._catalog.run(CatalogFile.traffic, first)
+        except CatalogUnusable:
+            rows = []
+        for at, sent, received in rows:
+            by_hour[at] = Moved(sent, received)
+            began = at - at % (24 * HOUR)
+            by_day[began] = by_day.get(began, Moved()).plus(by_hour[at])
+        clients = sorted(self._clients.items(), key=lambda each: -each[1])[:SHOWN_CLIENTS]
+        return TrafficReport(
+            _spans(by_hour, hour - (HOURS - 1) * HOUR, HOURS, HOUR),
+            _spans(by_day, first, DAYS, 24 * HOUR),
+            tuple(ClientToday(*each) for each in clients),
+        )
+
+
+def _spans(found: dict[int, Moved], first: int, count: int, length: int) -> tuple[Span, ...]:
+    starts = range(first, first + count * length, length)
+    moved = [found.get(at, Moved()) for at in starts]
+    return tuple(Span(at, each.sent, each.received) for at, each in zip(starts, moved))

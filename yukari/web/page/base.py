@@ -1,0 +1,134 @@
+"""What all pages stand on."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.server import Request
+
+from yukari.config.networks import Networks
+from yukari.errors import RegistryError
+from yukari.library.catalog import CatalogUnusable
+from yukari.library.management import Management
+from yukari.library.pulls import Pulls
+from yukari.library.search import Search
+from yukari.library.shown_names import ShownNames
+from yukari.library.status import StatusReader
+from yukari.names import ModelName
+from yukari.storage.ports import NoRoom
+from yukari.web.access import check_may_pull
+from yukari.web.ollama_api import OllamaApi
+from yukari.web.page.render import Pages
+from yukari.web.page.rows import Rows
+from yukari.web.page.token import FormToken
+from yukari.web.page.viewer import Viewer, viewer_of
+from yukari.web.replies import ReadOnly
+
+log = Logger()
+
+MAX_FILLS = 40
+"""Blobs on their way that a page shows; of more, their number."""
+_SHOWN = ("digest", "model", "state", "size", "covered", "percent", "rate", "seconds_left")
+"""What strangers are told of a fill."""
+
+
+@define(eq=False)
+class PageParts:
+    """What pages are made from."""
+
+    pages: Pages
+    status: StatusReader
+    management: Management
+    pulls: Pulls
+    api: OllamaApi
+    names: ShownNames
+    allow: Optional[Networks]
+    """The networks that may pull."""
+    clock: IReactorTime
+    token: FormToken = field(factory=FormToken)
+
+    @property
+    def search(self) -> Search:
+        """Finds stored models."""
+        return Search(self.management.catalog, self.management.library.rules)
+
+    @property
+    def rows(self) -> Rows:
+        """Shows stored models."""
+        return Rows(self.names, self.management.marks)
+
+    def fills(self) -> dict[str, Any]:
+        """Return what is on its way, as everybody may see it."""
+        rules = self.management.library.rules
+        found = [
+            {key: fill[key] for key in _SHOWN}
+            for fill in self.status.fills()
+            if rules.allow(ModelName.parse(fill["model"]))
+        ]
+        return {"fills": found[:MAX_FILLS], "count": len(found)}
+
+    async def refuse(self, request: Any, error: RegistryError) -> None:
+        """Send an error as a page."""
+        request.told = error.message
+        if error.status == 401:
+            request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
+        if error.retry_after is not None:
+            request.setHeader(b"retry-after", str(error.retry_after).encode())
+        await self.pages.reply(request, "error.html", {"error": error}, error.status)
+
+
+class Page(ReadOnly):
+    """A page for those who may pull, made by `show`."""
+
+    isLeaf = True
+
+    def __init__(self, parts: PageParts) -> None:
+        super().__init__()
+        self.parts = parts
+
+    async def reply_to(self, request: Request) -> None:
+        try:
+            check_may_pull(request, self.parts.allow)
+            await self.show(request, await viewer_of(request))
+        except RegistryError as error:
+            await self.parts.refuse(request, error)
+        except (CatalogUnusable, NoRoom, OSError) as error:
+            log.error("{path}: {error}", path=request.path.decode("latin-1"), error=str(error))
+            await self.parts.refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
+
+    async def show(self, request: Request, viewer: Viewer) -> None:
+        """Send the page. `RegistryError`, `CatalogUnusable`, OSError."""
+        raise NotImplementedError
+
+
+def for_admins(viewer: Viewer) -> None:
+    """Raise `RegistryError` for everybody else."""
+    if viewer.may_sign_in:
+        raise RegistryError("UNAUTHORIZED", "this needs a user of ADMIN_AUTH_FILE", 401)
+    if not viewer.is_admin:
+        raise RegistryError("DENIED", "this is for the cache's own machine and its ADMIN_BIND", 403)
+
+
+@frozen
+class Query:
+    """The fields of a URL's query; of several with one name the last."""
+
+    _args: dict[bytes, list[bytes]]
+
+    @classmethod
+    def of(cls, request: Any) -> Query:
+        """Return that of a request."""
+        return cls(request.args or {})
+
+    def text(self, name: str, most: int = 200) -> str:
+        """Return a field's text, cut to ``most`` characters; "" if it is absent."""
+        found = self._args.get(name.encode())
+        return found[-1].decode("utf-8", "replace")[:most].strip() if found else ""
+
+    def number(self, name: str, default: int) -> int:
+        """Return a field's number from 1 on, or ``default`` if it is none."""
+        text = self.text(name, 9)
+        return int(text) if text.isdecimal() and text.isascii() and int(text) else default

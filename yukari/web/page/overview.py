@@ -1,0 +1,116 @@
+"""The page at ``/``, and what would be evicted next."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from twisted.web.server import Request
+
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.search import MAX_WORDS, ORDERS
+from yukari.web.page.base import Page, Query, for_admins
+from yukari.web.page.plots import disk_bar, plot
+from yukari.web.page.rows import percents
+from yukari.web.page.viewer import Viewer
+
+PER_PAGE = 50
+MAX_STEPS = 100
+"""Models that are shown to go next, and as many that stay."""
+_EXAMPLES = {
+    "hf.co": "bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+    "huggingface.co": "bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+}
+"""A model of each registry that is not Ollama's."""
+
+
+def example(registry: str) -> str:
+    """Return a model that people know of a registry."""
+    return _EXAMPLES.get(registry, "library/llama3.2:latest")
+
+
+class Overview(Page):
+    """What everybody sees, and the parts for admins."""
+
+    async def show(self, request: Request, viewer: Viewer) -> None:
+        parts, query = self.parts, Query.of(request)
+        words = " ".join(query.text("q").split()[:MAX_WORDS])
+        order = query.text("sort") if query.text("sort") in ORDERS else "name"
+        number = query.number("page", 1)
+        await parts.management.marks.refresh()
+        await parts.management.catalog.flush()
+        found = await parts.search.find(words, order, number, PER_PAGE)
+        coming = parts.fills()
+        so_far = percents(parts.status.fills())
+        context: dict[str, Any] = {
+            "viewer": viewer,
+            "token": parts.token.text if viewer.is_admin else "",
+            "registry": parts.names.registry,
+            "example": example(parts.names.registry),
+            "upstream": parts.status.upstream(),
+            "count": await parts.management.catalog.run(CatalogFile.count_tags),
+            "complete": parts.management.index.looked,
+            "coming": coming,
+            "rows": [parts.rows.of(entry, so_far) for entry in found.entries],
+            "words": words,
+            "order": order,
+            "orders": {each: _link(words, each, 1) for each in ORDERS},
+            "number": number,
+            "before": _link(words, order, number - 1) if number > 1 else None,
+            "behind": _link(words, order, number + 1) if found.more else None,
+            "here": _link(words, order, number),
+            "pulls": (),
+            "status": None,
+        }
+        if viewer.is_admin:
+            status = await parts.status.read()
+            context.update(
+                status=status,
+                disk=disk_bar(status.store),
+                last_day=plot(status.traffic.hours),
+                last_days=plot(status.traffic.days),
+                pulls=sorted(
+                    parts.names.show(str(pull.name), str(pull.tag))
+                    for pull in parts.pulls.running.values()
+                ),
+            )
+        await parts.pages.reply(request, "overview.html", context)
+
+
+def _link(words: str, order: str, number: int) -> str:
+    given = {"q": words, "sort": "" if order == "name" else order, "page": number}
+    query = urlencode({key: value for key, value in given.items() if value and value != 1})
+    return f"/?{query}#models" if query else "/#models"
+
+
+class Evictions(Page):
+    """What would go if a tenth of the store were needed, and why not the rest; for admins."""
+
+    async def show(self, request: Request, viewer: Viewer) -> None:
+        for_admins(viewer)
+        parts = self.parts
+        store = await parts.status.store()
+        need = 1 if store is None else max(1, store.held.stored // 10)
+        found = await parts.management.collector.plan(need)
+        names = parts.names
+        context = {
+            "registry": names.registry,
+            "upstream": parts.status.upstream(),
+            "viewer": viewer,
+            "need": need,
+            "frees": found.frees,
+            "goes": [
+                (
+                    names.show(str(version.name), str(version.tag)),
+                    sum(blob.size for blob in version.needs),
+                    step.reason,
+                )
+                for step in found.steps[:MAX_STEPS]
+                for version in (step.candidate.version,)
+            ],
+            "stays": [
+                (names.show(str(kept.version.name), str(kept.version.tag)), kept.reason)
+                for kept in found.kept[:MAX_STEPS]
+            ],
+        }
+        await parts.pages.reply(request, "evictions.html", context)

@@ -1,0 +1,92 @@
+"""Bars, as the rectangles that SVG draws: a page may have no style of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Optional
+
+from attrs import frozen
+
+from yukari.library.status import StoreStatus
+from yukari.library.traffic import Moved, Span
+
+WIDTH = 1000.0
+HEIGHT = 100.0
+
+
+@frozen
+class Bar:
+    """A rectangle on a ground of `WIDTH` by `HEIGHT`, its kind, and what it stands for."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    at: float = 0.0
+    amount: int = 0
+
+
+@frozen
+class Plot:
+    """What moved in each of some spans of time, and in all of them."""
+
+    bars: tuple[Bar, ...]
+    total: Moved
+    highest: int
+
+    @property
+    def saved(self) -> int:
+        """Bytes that clients got and that did not come from upstream for them."""
+        return max(0, self.total.sent - self.total.received)
+
+
+def plot(spans: Sequence[Span]) -> Plot:
+    """Draw two bars for each span: what was sent, and before it what was received."""
+    highest = max([1, *(max(each.sent, each.received) for each in spans)])
+    step = WIDTH / max(1, len(spans))
+    bars = []
+    for at, span in enumerate(spans):
+        for kind, amount, shift in (("sent", span.sent, 0.1), ("received", span.received, 0.5)):
+            height = HEIGHT * amount / highest
+            if amount:
+                height = max(1.0, height)
+                x = step * (at + shift)
+                bars.append(
+                    Bar(
+                        kind,
+                        round(x, 1),
+                        round(HEIGHT - height, 1),
+                        round(step * 0.38, 1),
+                        round(height, 1),
+                        span.at,
+                        amount,
+                    )
+                )
+    total = Moved(sum(each.sent for each in spans), sum(each.received for each in spans))
+    return Plot(tuple(bars), total, highest)
+
+
+def disk_bar(store: Optional[StoreStatus]) -> tuple[Bar, ...]:
+    """Draw what a store's bytes are for, one behind the other."""
+    if store is None:
+        return ()
+    held, room = store.held, store.room
+    models = held.stored - held.shared - held.superseded - held.unneeded
+    parts = [
+        ("models", max(0, models)),
+        ("shared", held.shared),
+        ("superseded", held.superseded),
+        ("unneeded", held.unneeded),
+        ("coming", room.on_their_way),
+        ("free", room.free or 0),
+    ]
+    return tuple(_in_a_row(parts, max(1, sum(amount for _, amount in parts))))
+
+
+def _in_a_row(parts: Iterable[tuple[str, int]], whole: int) -> Iterable[Bar]:
+    x = 0.0
+    for kind, amount in parts:
+        width = WIDTH * amount / whole
+        yield Bar(kind, round(x, 1), 0.0, round(width, 1), HEIGHT, amount=amount)
+        x += width
