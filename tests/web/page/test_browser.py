@@ -253,7 +253,7 @@ class PictureTests(PageCase):
             look.open("/")
             look.until("document.querySelector('progress').value > 30")
             path = os.path.join(os.environ["PICTURES"], "status-page.jpg")
-            look.page.screenshot(path=path, full_page=True, type="jpeg", quality=82)
+            look.page.screenshot(path=path, full_page=True, type="jpeg", quality=60)
 
         await self.look("http://cache.lab:9200", look, f"--host-resolver-rules={rules}")
 
