@@ -174,7 +174,10 @@ class WrongTests(ProbeCase):
             (Fault("store", "cut", after=1000, reset=True), ["blobs", "broke off"]),
             (Fault("store", "content-range", at=1), ["blobs", "another part"]),
             (Fault("store", "portal"), ["blobs", "bytes: the manifest says 3000000"]),
-            (Fault("manifest GET", "huge", after=20_000_000), ["manifest", "larger than any"]),
+            (
+                Fault("manifest GET", "huge", after=20_000_000),
+                ["manifest", "more than 8388608 bytes"],
+            ),
         ):
             self.assert_wrong(await self.said(fault), *words)
 

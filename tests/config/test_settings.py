@@ -449,6 +449,7 @@ class UpstreamTests(SynchronousTestCase):
             ("https://localhost:80/", "https://localhost:80/", "localhost:80"),
             ("http://10.0.0.1:5000/a/b", "http://10.0.0.1:5000/a/b/", "10.0.0.1:5000"),
             ("http://h/a/b/", "http://h/a/b/", "h"),
+            ("http://my_registry:5000", "http://my_registry:5000/", "my_registry:5000"),
             ("http://h/%7Ex/", "http://h/%7Ex/", "h"),
             ("http://[::1]:5000/", "http://[::1]:5000/", "[::1]:5000"),
         ):
@@ -461,7 +462,7 @@ class UpstreamTests(SynchronousTestCase):
             "http://u:p@h/", "http://h/?q", "http://h/#f", "http://h:0/", "http://h:65536/",
             "http://h:/", "http://h/a//b", "http://h/../x", "http://h/.", "http://h/%zz",
             "http://h/a b", "http://h\n/", "http://[::x]/", "http://.h/", "http://-h/",
-            "http://" + "a" * 64 + "/", "http://" + "a." * 200 + "a/", "http://h/\u00e9",
+            "https://my_registry/", "http://" + "a" * 64 + "/", "http://" + "a." * 200 + "a/", "http://h/\u00e9",
         ):  # fmt: skip
             self.assertRaises(InvalidSetting, RegistryUrl.parse, text)
 

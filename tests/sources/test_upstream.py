@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Optional
 
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError, DNSLookupError, NoRouteError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
@@ -28,14 +28,16 @@ from zope.interface import implementer
 from tests.sending.doubles import Wire
 from tests.strategies import manifest_body
 from yukari.config.urls import RegistryUrl
-from yukari.errors import RegistryError
-from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, Descriptor, Variant
+from yukari.errors import RegistryError, upstream_silent
+from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, MAX_BYTES, Descriptor, Variant
 from yukari.names import Digest, ModelName, Tag
 from yukari.net.bodies import BODY_WITHIN
 from yukari.net.http import HOPS, LONGEST_RETRY_AFTER, retry_after, why
 from yukari.net.throttle import Line
+from yukari.net.tunnel import ProxyFailed
 from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
+from yukari.sources.circuit import FAILURES, REST_FIRST
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream, error_text
 from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
@@ -196,20 +198,43 @@ class ManifestTests(UpstreamCase):
         exchange.send(b"0\r\n\r\n")
         self.assertEqual(self.successResultOf(found).body, BODY)
 
+    def test_nothing_compressed_is_asked_for(self) -> None:
+        self.manifest()
+        self.begin(self.upstream.blob_size(NAME, DIGEST))
+        for exchange in self.internet.exchanges:
+            self.assertEqual(exchange.asked[1]["accept-encoding"], "identity")
+
     def test_a_compressed_body(self) -> None:
+        """Some compress without being asked to."""
         found = self.manifest()
-        self.assertIn("gzip", self.internet.last.asked[1]["accept-encoding"])
         self.internet.last.answer(200, gzip.compress(BODY), content_encoding="gzip")
         self.assertEqual(self.successResultOf(found).body, BODY)
 
     def test_a_compressed_body_that_cannot_be_read(self) -> None:
-        for body in (BODY, gzip.compress(BODY)[:-9] + b"x" * 9):
+        whole = gzip.compress(BODY)
+        for body in (BODY, whole[:-9] + b"x" * 9, whole[:-1], whole + b"x", whole * 2, b""):
             found = self.manifest()
             with capturedLogs() as events:
                 self.internet.last.answer(200, body, content_encoding="gzip")
                 self.clock.advance(BODY_WITHIN)
             self.assertIn(self.refused(found).status, (502, 504))
             self.assertEqual([event for event in events if "log_failure" in event], [])
+
+    def test_a_body_that_would_be_huge_is_not_unpacked(self) -> None:
+        """By a label once or twice, and beyond the limit by one byte."""
+        small = b" " * (MAX_BYTES + 1)
+        bomb = gzip.compress(b"\0" * (MAX_BYTES * 8), 9)
+        for body, label, said in (
+            (gzip.compress(small), "gzip", "more than"),
+            (bomb, "x-gzip", "more than"),
+            (gzip.compress(bomb, 9), "gzip, gzip", "not asked for"),
+            (BODY, "br", "not asked for"),
+        ):
+            found = self.manifest()
+            self.internet.last.answer(200, body, content_encoding=label)
+            error = self.refused(found)
+            self.assertEqual(error.status, 502)
+            self.assertIn(said, error.message)
 
     def test_a_body_that_ends_too_early(self) -> None:
         found = self.manifest()
@@ -271,7 +296,9 @@ class ManifestTests(UpstreamCase):
             exchange = self.internet.last
             exchange.head(200, **headers)
             exchange.send(b"900\r\n" + b"x" * 0x900 + b"\r\n")
-            self.assertEqual(self.refused(found).status, 502)
+            error = self.refused(found)
+            self.assertEqual(error.status, 502)
+            self.assertIn("sent a bad manifest of library/m:latest: more than 1000", error.message)
             self.assertFalse(exchange.open)
 
     def test_another_digest_than_was_announced(self) -> None:
@@ -391,6 +418,86 @@ class ManifestTests(UpstreamCase):
         self.assertEqual(self.internet.open, [])
 
 
+class CircuitTests(UpstreamCase):
+    """Whom a failure keeps from asking."""
+
+    def ask(self, name: ModelName) -> Deferred[Any]:
+        return self.begin(self.upstream.manifest(name, TAG, ""))
+
+    def fail_times(self, times: int, go_wrong: Callable[[], Any]) -> None:
+        for _ in range(times):
+            asked = self.ask(NAME)
+            go_wrong()
+            self.refused(asked)
+
+    def assert_asked(self, name: ModelName, expected: bool) -> None:
+        before = len(self.internet.exchanges)
+        asked = self.ask(name)
+        self.assertEqual(len(self.internet.exchanges) > before, expected)
+        if expected:
+            self.internet.last.answer(200, BODY)
+            self.successResultOf(asked)
+        else:
+            self.refused(asked)
+
+    def test_a_repository_that_hangs_or_breaks_off_harms_no_other(self) -> None:
+        for go_wrong in (
+            lambda: self.clock.advance(HEADERS_WITHIN),
+            lambda: self.internet.last.close(),
+            lambda: self.internet.last.send(b"no http\r\n"),
+        ):
+            self.setUp()
+            self.fail_times(FAILURES, go_wrong)
+            self.assertFalse(self.upstream.circuit_open)
+            self.assert_asked(NAME, False)
+            self.assert_asked(OTHER, True)
+            self.assert_asked(NAME, False)
+            self.clock.advance(REST_FIRST)
+            self.assert_asked(NAME, True)
+
+    def test_a_repository_that_points_to_a_host_that_is_down_harms_no_other(self) -> None:
+        def go_wrong() -> None:
+            self.internet.failing = ConnectionRefusedError()
+            self.internet.last.answer(307, location="http://cdn.test/x")
+            self.internet.failing = None
+
+        self.fail_times(FAILURES, go_wrong)
+        self.assert_asked(NAME, False)
+        self.assert_asked(OTHER, True)
+
+    def test_a_registry_that_is_down_is_down_for_everybody(self) -> None:
+        for failing in (
+            ConnectionRefusedError(),
+            DNSLookupError("x"),
+            ConnectTimeout(),
+            NoRouteError(),
+            ProxyFailed("the proxy is down"),
+        ):
+            self.setUp()
+            self.internet.failing = failing
+            for name in (NAME, OTHER, ModelName("library", "third")):
+                self.refused(self.ask(name))
+            self.assertTrue(self.upstream.circuit_open)
+            self.internet.failing = None
+            self.assert_asked(OTHER, False)
+            self.clock.advance(REST_FIRST)
+            self.assert_asked(OTHER, True)
+            self.assertFalse(self.upstream.circuit_open)
+
+    def test_a_probe_for_a_repository_that_hangs_leaves_room_for_others(self) -> None:
+        """Its own circuit answers, though the whole one has let it through."""
+        self.fail_times(FAILURES, lambda: self.clock.advance(HEADERS_WITHIN))
+        self.internet.failing = ConnectionRefusedError()
+        for _ in range(FAILURES):
+            self.refused(self.ask(OTHER))
+        self.internet.failing = None
+        self.clock.advance(REST_FIRST - 0.5)
+        self.upstream._circuits._own[NAME].failed(upstream_silent("again"))
+        self.clock.advance(0.5)
+        self.assert_asked(NAME, False)
+        self.assert_asked(OTHER, True)
+
+
 class RedirectTests(UpstreamCase):
     def test_manifests_follow_redirects_to_wherever(self) -> None:
         for location, expected in (
@@ -423,7 +530,6 @@ class RedirectTests(UpstreamCase):
             "http://cdn.test:0/x",
         ):
             for again in (self.manifest, lambda: self.begin(self.upstream.blob_size(NAME, DIGEST))):
-                self.upstream._circuit.succeeded()
                 before = len(self.internet.exchanges)
                 found = again()
                 self.internet.last.answer(307, b"", location=location)
@@ -480,6 +586,7 @@ class SizeTests(UpstreamCase):
             (200, {"content_length": "\xb2"}),
             (200, {"content_length": "-1"}),
             (200, {"content_length": "9" * 5000}),
+            (200, {"content_length": "9", "content_encoding": "gzip"}),
         ):
             found = self.size()
             self.internet.last.head(status, **headers)
@@ -511,6 +618,8 @@ class SizeTests(UpstreamCase):
             (206, {"content_range": "bytes 0-0/" + "9" * 5000}),
             (206, {}),
             (200, {"transfer_encoding": "chunked"}),
+            (206, {"content_range": "bytes 0-0/9", "content_encoding": "gzip"}),
+            (200, {"content_length": 9, "content_encoding": "gzip"}),
             (500, {"content_length": 0}),
         ):
             found = self.size()

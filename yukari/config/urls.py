@@ -55,6 +55,8 @@ class RegistryUrl:
                 raise InvalidSetting("expected an IPv6 address between [ and ]") from None
         elif not HOST.fullmatch(hostname) or len(hostname) > 253:
             raise InvalidSetting("expected a host name or an address after //")
+        elif scheme == "https" and "_" in hostname:
+            raise InvalidSetting("expected a host name without _ for https: TLS here takes none")
         port = int(found["port"] or _PORTS[scheme])
         if not 0 < port < 65536:
             raise InvalidSetting("expected a port from 1 to 65535")

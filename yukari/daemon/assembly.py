@@ -35,6 +35,7 @@ from yukari.library.traffic import Traffic
 from yukari.names import Digest, ModelName, Tag
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
+from yukari.net.perimeter import Perimeter
 from yukari.net.throttle import Line, Lines
 from yukari.net.trust import trust
 from yukari.sending.workers import Helpers, helpful
@@ -285,10 +286,10 @@ def make_connections(
 ) -> Connections:
     """Connections to upstream, by its own address if that is set."""
     registry, elsewhere = settings.upstream_registry, {}
+    named = at = registry.hostname.strip("[]"), registry.port
     if settings.upstream_address is not None:
         address = settings.upstream_address
-        named = registry.hostname.strip("[]"), registry.port
-        elsewhere[named] = address.host, address.port or registry.port
+        elsewhere[named] = at = address.host, address.port or registry.port
     return Connections(
         reactor,
         settings.upstream_connections.in_all,
@@ -296,6 +297,7 @@ def make_connections(
         elsewhere,
         proxies,
         READ if line is None else min(READ, line.share_of(line.most)),
+        Perimeter(named, at[0]),
     )
 
 

@@ -7,15 +7,15 @@ than Twisted's 64 KiB ready each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.client import URI, Agent, ProxyAgent
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import (
@@ -29,6 +29,8 @@ from zope.interface import implementer
 
 from yukari.config.proxies import Proxies, Proxy
 from yukari.net.bodies import discard
+from yukari.net.heads import BoundedPool
+from yukari.net.perimeter import Outside, Perimeter
 from yukari.net.resolved import Resolved
 from yukari.net.socks import Socks
 from yukari.net.trust import trust
@@ -47,11 +49,15 @@ Place = tuple[str, int]
 
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
-class _LargeReads:
-    """Connects as ``endpoint`` does, and makes the connection read so many bytes at once."""
+class _Connecting:
+    """
+    Connects as ``endpoint`` does, makes the connection read so many bytes at once, and lets
+    ``check`` refuse the address that it has come to.
+    """
 
     _endpoint: IStreamClientEndpoint
     _read: int
+    _check: Optional[Callable[[str], None]] = None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._endpoint.connect(factory).addCallback(self._connected)
@@ -61,6 +67,12 @@ class _LargeReads:
         while (beneath := getattr(transport, "transport", None)) is not None:
             transport = beneath  # TLS has the socket below it
         transport.bufferSize = self._read
+        if self._check is not None:
+            try:
+                self._check(transport.getPeer().host)
+            except BaseException:
+                transport.abortConnection()
+                raise
         return protocol
 
 
@@ -74,34 +86,51 @@ class _Endpoints:
     _elsewhere: Mapping[Place, Place]
     _proxies: Proxies
     read: int
+    perimeter: Optional[Perimeter] = None
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         place = self._goes_to(uri)
         proxy = self.proxy(uri)
         endpoint: IStreamClientEndpoint
+        check = None
         if proxy is None:
-            endpoint = HostnameEndpoint(self._reactor, *place, timeout=CONNECT_WITHIN)
+            endpoint = self._direct(*place)
+            if self.perimeter is not None:
+                check = partial(self.perimeter.connected, place_of(uri))
         elif proxy.kind == "socks5":
-            endpoint = Resolved(self._reactor, *place, partial(self._by_socks, proxy))
+            endpoint = Resolved(
+                self._reactor, *place, partial(self._by_socks_resolved, place_of(uri), proxy)
+            )
         elif proxy.is_socks:
             endpoint = self._by_socks(proxy, *place)
         else:
             endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            return _LargeReads(wrapClientTLS(creator, endpoint), self.read)
+            return _Connecting(wrapClientTLS(creator, endpoint), self.read, check)
         if uri.scheme != b"http":
             raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
-        return _LargeReads(endpoint, self.read)
+        return _Connecting(endpoint, self.read, check)
+
+    def _direct(self, host: str, port: int) -> IStreamClientEndpoint:
+        if "_" in host:
+            # No host name by IDNA, which Twisted insists on; Docker and Kubernetes have such names.
+            return Resolved(self._reactor, host, port, self._direct)
+        return HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_WITHIN)
 
     def proxy(self, uri: URI) -> Optional[Proxy]:
         """Return the proxy of a URL's connection; NO_PROXY may have either of its names."""
-        return self._proxies.proxy(uri.scheme.decode("ascii"), _place(uri), self._goes_to(uri))
+        return self._proxies.proxy(uri.scheme.decode("ascii"), place_of(uri), self._goes_to(uri))
 
     def answers_itself(self, uri: URI, proxy: Proxy) -> bool:
         """Whether the proxy fetches the whole URL itself, without a tunnel."""
-        in_the_clear = uri.scheme == b"http" and _place(uri) not in self._elsewhere
+        in_the_clear = uri.scheme == b"http" and place_of(uri) not in self._elsewhere
         return in_the_clear and not proxy.is_socks
+
+    def _by_socks_resolved(self, named: Place, proxy: Proxy, address: str, port: int) -> Tunnel:
+        if self.perimeter is not None:
+            self.perimeter.connected(named, address)
+        return self._by_socks(proxy, address, port)
 
     def _by_socks(self, proxy: Proxy, host: str, port: int) -> Tunnel:
         return Tunnel(self.to_proxy(proxy), host, port, self._reactor, Socks)
@@ -115,10 +144,11 @@ class _Endpoints:
         return ToProxy(proxy, endpoint)
 
     def _goes_to(self, uri: URI) -> Place:
-        return self._elsewhere.get(_place(uri), _place(uri))
+        return self._elsewhere.get(place_of(uri), place_of(uri))
 
 
-def _place(uri: URI) -> Place:
+def place_of(uri: URI) -> Place:
+    """The host and the port of a URL."""
     return uri.host.decode("ascii").strip("[]"), uri.port
 
 
@@ -129,7 +159,7 @@ class _Agent:
 
     _reactor: Any
     _endpoints: _Endpoints
-    _pool: HTTPConnectionPool
+    _pool: BoundedPool
     _direct: Agent = field(init=False)
     _by_proxy: dict[Proxy, ProxyAgent] = field(factory=dict, init=False)
 
@@ -144,14 +174,21 @@ class _Agent:
         bodyProducer: Optional[IBodyProducer] = None,
     ) -> Deferred[IResponse]:
         parsed = URI.fromBytes(uri)
+        if self._endpoints.perimeter is not None:
+            try:
+                self._endpoints.perimeter.check(place_of(parsed))
+            except Outside:
+                return fail()
         proxy = self._endpoints.proxy(parsed)
         if proxy is None or not self._endpoints.answers_itself(parsed, proxy):
             return self._direct.request(method, uri, headers, bodyProducer)
         agent = self._by_proxy.get(proxy)
         if agent is None:
-            endpoint = _LargeReads(self._endpoints.to_proxy(proxy), self._endpoints.read)
+            endpoint = _Connecting(self._endpoints.to_proxy(proxy), self._endpoints.read)
             # No pool: some proxies close behind each reply and do not say so (tinyproxy).
-            agent = self._by_proxy[proxy] = ProxyAgent(endpoint, self._reactor)
+            agent = self._by_proxy[proxy] = ProxyAgent(
+                endpoint, self._reactor, BoundedPool(self._reactor, persistent=False)
+            )
         headers = Headers() if headers is None else headers.copy()
         if proxy.authorization is not None:
             headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization.encode("ascii")])
@@ -172,7 +209,7 @@ class Connections:
 
     ``policy`` has the trusted certificates, None for the system's. ``elsewhere`` has other
     addresses for some of the hosts and ports in URLs. ``proxies`` apply to all of them. ``read`` is
-    the bytes of one read from a socket.
+    the bytes of one read from a socket. No redirect leads to where a ``perimeter`` does not allow.
     """
 
     _reactor: Any
@@ -181,17 +218,23 @@ class Connections:
     _elsewhere: Mapping[Place, Place] = field(factory=dict)
     _proxies: Proxies = field(factory=Proxies)
     _read: int = READ
+    _perimeter: Optional[Perimeter] = None
     agent: IAgent = field(init=False)
     _endpoints: _Endpoints = field(init=False)
-    _pool: HTTPConnectionPool = field(init=False)
+    _pool: BoundedPool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._pool = HTTPConnectionPool(self._reactor)
+        self._pool = BoundedPool(self._reactor)
         self._pool.maxPersistentPerHost = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
         policy = self._policy or trust()
         self._endpoints = _Endpoints(
-            self._reactor, policy, self._elsewhere, self._proxies, self._read
+            self._reactor,
+            policy,
+            self._elsewhere,
+            self._proxies,
+            self._read,
+            self._perimeter,
         )
         self.agent = _Agent(self._reactor, self._endpoints, self._pool)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
@@ -22,7 +23,52 @@ BODY_WITHIN = 30.0
 
 
 class TooLarge(Exception):
-    """A body has more bytes than there may be."""
+    """A body exceeds its limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} bytes")
+
+
+class BadEncoding(Exception):
+    """A body has a Content-Encoding that it was not asked for with, or that is broken."""
+
+
+_GZIP = ("gzip", "x-gzip")
+_COMPRESSIONS = frozenset({*_GZIP, "deflate", "br", "zstd", "compress", "x-compress"})
+"""The Content-Encodings of compressed bytes; any other is a mere label."""
+
+
+def _compressions(label: str) -> list[str]:
+    return [each for each in label.lower().replace(" ", "").split(",") if each in _COMPRESSIONS]
+
+
+def is_encoded(label: str) -> bool:
+    """Whether a Content-Encoding says that a body is compressed."""
+    return bool(_compressions(label))
+
+
+def decoded(body: bytes, label: str, limit: int) -> bytes:
+    """
+    Return a body without its Content-Encoding ``label``; `BadEncoding`, `TooLarge`.
+
+    Nothing but ``identity`` is ever asked for. Some send gzip all the same, which is undone once,
+    up to ``limit`` bytes.
+    """
+    compressions = _compressions(label)
+    if not compressions:
+        return body
+    if len(compressions) > 1 or compressions[0] not in _GZIP:
+        raise BadEncoding(f"Content-Encoding {label[:40]!a}, which was not asked for")
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadEncoding(f"a body that is not the gzip it claims to be: {error}") from None
+    if len(plain) > limit:
+        raise TooLarge(limit)
+    if not inflater.eof or inflater.unused_data:
+        raise BadEncoding("a body that is not one whole gzip")
+    return plain
 
 
 class Body(Interface):
@@ -33,7 +79,8 @@ class Body(Interface):
 
 class Collector(Protocol):
     """
-    Collects a body of at most ``limit`` bytes; ``fed`` is called whenever some of it arrives.
+    Collects a body of at most ``limit`` bytes, `TooLarge` beyond; ``fed`` is called whenever some
+    of it arrives.
 
     ``checked`` says that its reader notices if its end is missing: then the body may be one that
     has no length and ends when the connection is closed, as HTTP/1.0 has it.
@@ -42,7 +89,7 @@ class Collector(Protocol):
     def __init__(
         self, limit: int, fed: Callable[[], None] = lambda: None, *, checked: bool = False
     ) -> None:
-        self._limit = limit
+        self._limit = self._most = limit
         self._ends = (ResponseDone, PotentialDataLoss) if checked else (ResponseDone,)
         self._fed = fed
         self._parts: list[bytes] = []
@@ -57,7 +104,7 @@ class Collector(Protocol):
         self._limit -= len(data)
         if self._limit < 0:
             self._stop()
-            self._fire(Failure(TooLarge("the reply is larger than any should be")))
+            self._fire(Failure(TooLarge(self._most)))
         else:
             self._fed()
             self._parts.append(data)

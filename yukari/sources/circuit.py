@@ -3,6 +3,9 @@ Whether it is worth asking upstream at all: a circuit that opens when it keeps f
 
 While it is open, questions are answered at once with what went wrong last, and
 one question at a time is let through to find out whether upstream is back.
+
+An upstream to which no connection can be made is down for everybody. One that does not answer, or
+breaks off, may do so at one repository's fault: that counts for this repository alone.
 """
 
 from __future__ import annotations
@@ -10,15 +13,20 @@ from __future__ import annotations
 from typing import Optional
 
 from attrs import define, field, frozen
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.errors import RegistryError
+from yukari.names import ModelName
 
 FAILURES = 3
 """So many in a row open it."""
 REST_FIRST = 1.0
 REST_LONGEST = 30.0
 """Seconds between two probes, doubling from the first to the longest."""
+
+MAX_REPOSITORIES = 1000
+"""Repositories whose failures are remembered."""
 
 
 @frozen
@@ -81,3 +89,50 @@ class Circuit:
     def left(self) -> None:
         """The question was given up before there was an answer."""
         self._probing = False
+
+
+@define(eq=False)
+class Circuits:
+    """A circuit for all of upstream, and one for each repository that fails by itself."""
+
+    _clock: IReactorTime
+    whole: Circuit = field(init=False)
+    _own: LRUCache[ModelName, Circuit] = field(
+        factory=lambda: LRUCache(MAX_REPOSITORIES), init=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        self.whole = Circuit(self._clock)
+
+    def enter(self, name: ModelName) -> None:
+        """Raise the last failure if asking for the repository again is not due."""
+        self.whole.enter()
+        own = self._own.get(name)
+        if own is not None:
+            try:
+                own.enter()
+            except RegistryError:
+                self.whole.left()
+                raise
+
+    def succeeded(self, name: ModelName) -> None:
+        """Upstream answered, whatever it said."""
+        self.whole.succeeded()
+        self._own.pop(name, None)
+
+    def unreachable(self, name: ModelName, error: RegistryError) -> None:
+        """No connection could be made."""
+        self.whole.failed(error)
+        if (own := self._own.get(name)) is not None:
+            own.left()
+
+    def failed(self, name: ModelName, error: RegistryError) -> None:
+        """A connection was made, and no answer came."""
+        self.whole.succeeded()
+        self._own.setdefault(name, Circuit(self._clock)).failed(error)
+
+    def left(self, name: ModelName) -> None:
+        """The question was given up before there was an answer."""
+        self.whole.left()
+        if (own := self._own.get(name)) is not None:
+            own.left()

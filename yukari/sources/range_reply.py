@@ -7,6 +7,7 @@ from typing import Optional
 
 from attrs import frozen
 
+from yukari.net.bodies import is_encoded
 from yukari.sources.base import SourceFailed
 from yukari.spans import Span
 
@@ -17,8 +18,6 @@ _CONTENT_RANGE = re.compile(
 """As it should be, and as some servers and proxies write it."""
 WHOLE = frozenset({200, 203})
 """The statuses of a reply that holds all of a thing; 203 is a proxy's."""
-_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
-"""What Content-Encoding says of bytes that are compressed; all else that it says is a label."""
 
 
 class WrongSize(Exception):
@@ -59,8 +58,7 @@ def check_encoding(label: str, length: Optional[int], expected: int) -> None:
     ``expected`` bytes themselves; `SourceFailed`. If the length is right they are, for the digest
     decides.
     """
-    labels = {each.strip().lower() for each in label.split(",")}
-    if labels & _COMPRESSIONS and length != expected:
+    if is_encoded(label) and length != expected:
         raise SourceFailed("upstream sent the blob compressed")
 
 

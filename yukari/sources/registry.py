@@ -15,11 +15,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from yukari.config.urls import RegistryUrl
-from yukari.errors import RegistryError, denied
+from yukari.errors import RegistryError, denied, upstream_unreachable
 from yukari.metrics import Metrics
 from yukari.names import ModelName
 from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, why
+from yukari.net.perimeter import Outside
 from yukari.net.throttle import Line
 from yukari.sources.authorizer import Authorizer, Keys, Send, failed
 from yukari.sources.base import SourceFailed, SourceRefused
@@ -79,7 +80,6 @@ class Registry:
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
             headers = self.headers(user_agent, token)
-            headers.setRawHeaders("Accept-Encoding", ["identity"])
             if span is not None:
                 headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
             return await self.agent.request(b"GET", url.encode("ascii"), headers)
@@ -96,6 +96,10 @@ class Registry:
         except RealmFailed as error:
             busy = error.status == 429
             raise SourceFailed(str(error), error.retry_after, busy=busy) from None
+        except Outside as error:
+            raise SourceRefused(
+                upstream_unreachable(f"upstream {self.url.host}: {error}")
+            ) from None
         except BadRedirect as error:
             raise SourceFailed(str(error)) from None
         except Exception as error:
@@ -128,7 +132,9 @@ class Registry:
 
     def headers(self, user_agent: str, token: Optional[str]) -> Headers:
         """A request's headers; ``token`` is the registry's."""
-        headers = Headers({"User-Agent": [user_agent], **self._via()})
+        headers = Headers(
+            {"User-Agent": [user_agent], "Accept-Encoding": ["identity"], **self._via()}
+        )
         if token is not None:
             headers.setRawHeaders("Authorization", [f"Bearer {token}"])
         return headers

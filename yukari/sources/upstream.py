@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from typing import Optional
+from urllib.parse import urlsplit
 
 from attrs import define, field
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import (
@@ -38,11 +40,21 @@ from yukari.manifest import (
     parse_manifest,
 )
 from yukari.names import Digest, InvalidName, ModelName, Reference
-from yukari.net.bodies import BODY_WITHIN, SMALL_BODY, Collector, discard
+from yukari.net.bodies import (
+    BODY_WITHIN,
+    SMALL_BODY,
+    BadEncoding,
+    Collector,
+    TooLarge,
+    decoded,
+    discard,
+    is_encoded,
+)
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
+from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
 from yukari.sources.base import SourceFailed, SourceRefused
-from yukari.sources.circuit import Circuit, Reachability
+from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
@@ -61,12 +73,10 @@ class Upstream:
     """The upstream registry, as the library asks it."""
 
     _registry: Registry
-    _treq: HTTPClient = field(init=False)
-    _circuit: Circuit = field(init=False)
+    _circuits: Circuits = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._circuit = Circuit(self._registry.clock)
-        self._treq = HTTPClient(self._registry.agent)
+        self._circuits = Circuits(self._registry.clock)
 
     @property
     def _host(self) -> str:
@@ -75,12 +85,12 @@ class Upstream:
     @property
     def circuit_open(self) -> bool:
         """Whether it is taken to be down, and questions are answered without asking it."""
-        return self._circuit.is_open
+        return self._circuits.whole.is_open
 
     @property
     def state(self) -> Reachability:
         """What is known of it now."""
-        return self._circuit.state
+        return self._circuits.whole.state
 
     # manifests
 
@@ -98,7 +108,7 @@ class Upstream:
         ``variant`` is what is asked for; some registries send a list to everybody all the same.
         """
         url = self._registry.url_of(name, "manifests", reference)
-        response, _ = await self._ask("GET", url, user_agent or USER_AGENT, variant)
+        response, _ = await self._ask("GET", url, name, user_agent or USER_AGENT, variant)
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
             text = await self._text(response)
@@ -106,7 +116,7 @@ class Upstream:
             raise RegistryError("UNSUPPORTED", said, 400)
         if response.code not in WHOLE:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
-        body = await self._body(response, MAX_BYTES)
+        body = await self._body(response, MAX_BYTES, f"manifest of {name}:{reference}")
         try:
             manifest = parse_manifest(body)
         except InvalidManifest as error:
@@ -125,11 +135,11 @@ class Upstream:
         Lists do not tell their children's sizes, so it is fetched whole, by one request.
         """
         url = self._registry.url_of(name, "blobs", digest)
-        response, _ = await self._ask("GET", url, USER_AGENT)
+        response, _ = await self._ask("GET", url, name, USER_AGENT)
         if response.code not in WHOLE:
             error = await self._refusal(response, f"manifest {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
-        body = await self._body(response, MAX_BYTES)
+        body = await self._body(response, MAX_BYTES, f"manifest {digest}")
         if Digest.of(body) != digest:
             raise upstream_unreachable(f"upstream sent wrong bytes for manifest {digest}")
         try:
@@ -152,7 +162,7 @@ class Upstream:
         """
         url = self._registry.url_of(name, "manifests", tag)
         try:
-            response, _ = await self._ask("HEAD", url, user_agent or USER_AGENT, variant)
+            response, _ = await self._ask("HEAD", url, name, user_agent or USER_AGENT, variant)
         except RegistryError as error:
             if error.status == 403:
                 return None
@@ -163,55 +173,78 @@ class Upstream:
         return announced(response) if response.code in WHOLE else None
 
     async def _ask(
-        self, method: str, url: str, user_agent: str, variant: Variant = Variant.PLAIN
+        self,
+        method: str,
+        url: str,
+        name: ModelName,
+        user_agent: str,
+        variant: Variant = Variant.PLAIN,
     ) -> tuple[IResponse, str]:
-        """Send a request by treq and follow redirects; `RegistryError` if no reply comes."""
+        """Send a request and follow redirects; `RegistryError` if no reply comes."""
+        asked = [url]
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
             headers = self._registry.headers(user_agent, token)
             headers.setRawHeaders("Accept", [ACCEPT[variant]])
-            sent = self._treq.request(
-                method, url, headers=headers, allow_redirects=False, unbuffered=True
+            sent = self._registry.agent.request(
+                method.encode("ascii"), url.encode("ascii"), headers
             )
             return await within(self._registry.headers_within, sent, self._registry.clock)
 
-        self._circuit.enter()
+        self._circuits.enter(name)
         try:
-            answered = await follow(
-                self._registry.authorized(send, url, user_agent), url, self._registry.clock
-            )
+            authorized = self._registry.authorized(send, url, user_agent)
+            answered = await follow(authorized, url, self._registry.clock, asked.append)
         except CancelledError:
-            self._circuit.left()
+            self._circuits.left(name)
             raise
-        except (RealmFailed, KeyUnusable) as error:
-            self._circuit.succeeded()
-            raise failed(error, self._host) from None
-        except RegistryError:
-            self._circuit.succeeded()
-            raise
-        except (TimeoutError, ConnectTimeout):
-            down = upstream_silent(f"upstream {self._host} does not answer")
-        except BadRedirect as error:
-            # It answered, though only with where not to go.
-            self._circuit.succeeded()
-            raise upstream_unreachable(f"upstream {self._host}: {error}") from None
         except Exception as error:
-            down = upstream_unreachable(f"upstream {self._host} cannot be reached: {why(error)}")
-        else:
-            self._circuit.succeeded()
-            return answered
-        self._circuit.failed(down)
-        raise down
+            is_registry = urlsplit(asked[-1]).netloc == urlsplit(url).netloc
+            raise self._failed(name, error, is_registry) from None
+        self._circuits.succeeded(name)
+        return answered
 
-    async def _body(self, response: IResponse, limit: int) -> bytes:
+    def _failed(self, name: ModelName, error: Exception, is_registry: bool) -> RegistryError:
+        """
+        Return what a client is told of a question that brought no reply.
+
+        ``is_registry`` is false if a redirect had led to another host, which is down for those
+        alone who are sent there.
+        """
+        if isinstance(error, (RealmFailed, KeyUnusable, RegistryError, BadRedirect)):
+            # It answered, though only with where not to go.
+            self._circuits.succeeded(name)
+            if isinstance(error, RegistryError):
+                return error
+            if isinstance(error, BadRedirect):
+                return upstream_unreachable(f"upstream {self._host}: {error}")
+            return failed(error, self._host)
+        if isinstance(error, (TimeoutError, ConnectTimeout)):
+            down = upstream_silent(f"upstream {self._host} does not answer")
+        elif isinstance(error, ResponseFailed) and not isinstance(error, ResponseNeverReceived):
+            down = upstream_unreachable(f"upstream {self._host} sent a bad reply: {why(error)}")
+        else:
+            down = upstream_unreachable(f"upstream {self._host} cannot be reached: {why(error)}")
+        if is_registry and isinstance(error, (ConnectError, DNSLookupError, ProxyFailed)):
+            self._circuits.unreachable(name, down)
+        else:
+            self._circuits.failed(name, down)
+        return down
+
+    async def _body(self, response: IResponse, limit: int, what: str) -> bytes:
         collector = Collector(limit, checked=True)
         response.deliverBody(collector)
         try:
-            return await within(BODY_WITHIN, collector.done, self._registry.clock)
+            body = await within(BODY_WITHIN, collector.done, self._registry.clock)
+            return decoded(body, header(response, b"content-encoding"), limit)
         except (TimeoutError, ConnectTimeout):
             raise upstream_silent(f"upstream {self._host} stopped in the middle") from None
         except CancelledError:
             raise
+        except (BadEncoding, TooLarge) as error:
+            raise upstream_unreachable(
+                f"upstream {self._host} sent a bad {what}: {error}"
+            ) from None
         except Exception as error:
             raise upstream_unreachable(
                 f"upstream {self._host} broke off in the middle: {why(error)}"
@@ -220,7 +253,7 @@ class Upstream:
     async def _text(self, response: IResponse) -> str:
         """What an error's body says, "" if there is nothing to show."""
         try:
-            return error_text(await self._body(response, SMALL_BODY))
+            return error_text(await self._body(response, SMALL_BODY, "error"))
         except RegistryError:
             return ""
 
@@ -259,8 +292,10 @@ class Upstream:
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
         """The size of a blob that no known manifest names, in bytes; `RegistryError`."""
         url = self._registry.url_of(name, "blobs", digest)
-        response, _ = await self._ask("HEAD", url, USER_AGENT)
+        response, _ = await self._ask("HEAD", url, name, USER_AGENT)
         length = header(response, b"content-length")
+        if is_encoded(header(response, b"content-encoding")):
+            length = ""  # that of the encoded bytes
         if response.code in (404, 429, LOOP_DETECTED):
             error = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
@@ -285,6 +320,8 @@ class Upstream:
             raise blob_unknown(digest) if refusal.status == 404 else refusal
         found = ContentRange.parse(header(response, b"content-range"))
         discard(response, self._registry.clock)
+        if is_encoded(header(response, b"content-encoding")):
+            raise upstream_unreachable(f"upstream {self._host} sends {digest} compressed")
         if response.code == 206 and found is not None and found.total is not None:
             return found.total
         if response.code in WHOLE and response.length is not UNKNOWN_LENGTH:

@@ -1,0 +1,111 @@
+"""How much a reply may say before its body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import URI, Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from yukari.net.bodies import Collector
+from yukari.net.heads import MAX_BYTES, MAX_INTERIM, MAX_LINES, BoundedPool
+from yukari.net.http import why
+
+BODY = b"\r\n\r\nHTTP/1.1 103 X\r\n\r\n" * 3
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+@implementer(IStreamClientEndpoint, IAgentEndpointFactory)
+class Host:
+    """Accepts connections; ``wire`` is the last one."""
+
+    def __init__(self) -> None:
+        self.wires: list[StringTransport] = []
+
+    def endpointForURI(self, uri: URI) -> Any:
+        return self
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        wire = StringTransport()
+        self.wires.append(wire)
+        self.protocol: Any = factory.buildProtocol(wire.getPeer())
+        self.protocol.makeConnection(wire)
+        return succeed(self.protocol)
+
+
+class HeadTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.host = Host()
+        clock = MemoryReactorClock()
+        self.agent = Agent.usingEndpointFactory(clock, self.host, BoundedPool(clock))
+
+    def ask(self) -> Deferred[Any]:
+        return self.agent.request(b"GET", b"http://registry.test/")
+
+    def send(self, data: bytes, *, piece: int = 256 * 1024) -> int:
+        """Send until the client hangs up; how many bytes that took."""
+        for at in range(0, len(data), piece):
+            if self.host.wires[-1].disconnected or self.host.wires[-1].disconnecting:
+                return at
+            self.host.protocol.dataReceived(data[at : at + piece])
+        return len(data)
+
+    def assert_refused(self, asked: Deferred[Any], said: str) -> None:
+        failure: Failure = self.failureResultOf(asked)
+        self.assertEqual(why(failure.value), said)
+        self.assertTrue(self.host.wires[-1].disconnected)
+
+    def test_headers_without_end_are_not_read_on(self) -> None:
+        for header in (b"X: %s\r\n" % (b"x" * 1000), b"a:\r\n", b" continued\r\n"):
+            for piece in (7, 256 * 1024):
+                asked = self.ask()
+                flood = b"HTTP/1.1 200 OK\r\nA: b\r\n" + header * 200_000
+                sent = self.send(flood, piece=piece)
+                self.assertLessEqual(sent, MAX_BYTES + 256 * 1024)
+                self.assert_refused(asked, "a reply with too many headers")
+
+    def test_interim_replies_without_end_are_not_read_on(self) -> None:
+        for piece in (1, 256 * 1024):
+            asked = self.ask()
+            sent = self.send(HINT * 10_000, piece=piece)
+            self.assertLessEqual(sent, max(piece, (MAX_INTERIM + 2) * len(HINT)))
+            self.assert_refused(asked, "too many interim replies")
+
+    def test_long_interim_replies_count_as_headers(self) -> None:
+        asked = self.ask()
+        self.send((b"HTTP/1.1 103 X\r\n" + b"A: b\r\n" * (MAX_LINES // 3) + b"\r\n") * 4)
+        self.assert_refused(asked, "a reply with too many headers")
+
+    @given(st.lists(st.integers(1, 400), max_size=8), st.integers(0, MAX_INTERIM))
+    def test_a_reply_in_any_pieces_is_as_it_was_sent(self, cuts: list[int], hints: int) -> None:
+        """A body that looks like heads is none, and its bytes count for nothing."""
+        asked, reply = self.ask(), HINT * hints + HEAD + BODY
+        edges = [0, *sorted(min(cut, len(reply)) for cut in cuts), len(reply)]
+        pieces = [reply[start:end] for start, end in zip(edges, edges[1:]) if start != end]
+        collector = Collector(len(BODY))
+        asked.addCallback(lambda response: response.deliverBody(collector))
+        for piece in pieces:
+            self.host.protocol.dataReceived(piece)
+        self.successResultOf(asked)
+        self.assertEqual(self.successResultOf(collector.done), BODY)
+
+    def test_each_reply_of_a_connection_has_the_whole_bound(self) -> None:
+        for _ in range(5):
+            asked = self.ask()
+            self.send(HINT * MAX_INTERIM + b"HTTP/1.1 204 X\r\n" + b"A: b\r\n" * 900 + b"\r\n")
+            self.assertEqual(self.successResultOf(asked).code, 204)
+        self.assertEqual(len(self.host.wires), 1)
+
+    def test_lines_may_end_in_a_newline_alone(self) -> None:
+        asked = self.ask()
+        self.send(b"HTTP/1.1 103 X\n\nHTTP/1.1 200 X\nContent-Length: 0\n\n")
+        self.assertEqual(self.successResultOf(asked).code, 200)

@@ -1,0 +1,80 @@
+"""
+Bounds on the head of a reply: its status line, its headers, and the interim replies before it.
+
+Twisted bounds the length of one line alone: an upstream that never stops sending headers, or
+``103 Early Hints``, would take all memory and a core.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
+from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol  # Exported nowhere.
+from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
+
+MAX_BYTES = 64 * 1024
+"""Bytes of a reply before its body, interim replies included; signed URLs take a few thousand."""
+MAX_LINES = 1000
+"""Lines of those bytes: what a header costs in memory is many times its few bytes."""
+MAX_INTERIM = 8
+"""Interim replies (1xx) to one request; Go's client takes five."""
+
+_END = re.compile(rb"\n\r?\n")
+
+
+class HeadTooLarge(Exception):
+    """A reply's head exceeds a bound; the text says which."""
+
+
+class _Client(HTTP11ClientProtocol):
+    """Twisted's client of one connection, which drops it if the head of a reply is too large."""
+
+    _bytes = _lines = _interim = 0
+    _tail = b""
+    """The last bytes of the head so far, in which its end may have begun."""
+
+    def request(self, request: Any) -> Any:
+        self._bytes = self._lines = self._interim = 0
+        self._tail = b""
+        return super().request(request)
+
+    def dataReceived(self, data: bytes) -> None:
+        # The head of each reply is passed on by itself: the parser's state then tells an interim
+        # reply, after which another head is expected, from the one that counts.
+        while data and self._parser is not None and self._parser.state in (STATUS, HEADER):
+            end = _END.search(self._tail + data)
+            size = len(data) if end is None else end.end() - len(self._tail)
+            head, data = data[:size], data[size:]
+            self._tail = (self._tail + head)[-2:] if end is None else b""
+            self._bytes += size
+            self._lines += head.count(b"\n")
+            self._interim += end is not None
+            if self._bytes > MAX_BYTES or self._lines > MAX_LINES:
+                self._refuse("a reply with too many headers")
+            elif self._interim > MAX_INTERIM + 1:
+                self._refuse("too many interim replies")
+            else:
+                super().dataReceived(head)
+                continue
+            return
+        if data:
+            super().dataReceived(data)
+
+    def _refuse(self, text: str) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
+        self._disconnectParser(Failure(HeadTooLarge(text)))
+
+
+class _Factory(_HTTP11ClientFactory):
+    def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
+        return _Client(self._quiescentCallback)
+
+
+class BoundedPool(HTTPConnectionPool):
+    """Connections whose replies' heads are bounded."""
+
+    _factory = _Factory
