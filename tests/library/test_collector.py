@@ -37,7 +37,8 @@ from yukari.names import Digest, ModelName, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.store import DirectoryStore
-from yukari.storage.ports import NoRoom
+from yukari.storage.memory import MemoryStore
+from yukari.storage.ports import NoRoom, Store
 
 LATEST = Tag("latest")
 HOUR = 3600.0
@@ -86,15 +87,19 @@ class World:
     clock: Clock = field(factory=Clock)
     bodies: dict[Digest, bytes] = field(factory=dict)
     bounds: Bounds = Bounds(FreeSpace(bytes=BOUND), True, grace=HOUR)
-    store: DirectoryStore = field(init=False)
+    store: Any = field(init=False)
     management: Management = field(init=False)
 
     def now(self) -> float:
         return time.time() + self.clock.seconds()
 
+    def open_store(self) -> Store:
+        """What a new process finds."""
+        return store_in(self.path)
+
     def start(self) -> None:
         """A new process on what the last one left."""
-        self.store = store_in(self.path)
+        self.store = self.open_store()
         result_of(self.store.start())
         self.management = Management(
             store=self.store,
@@ -126,7 +131,8 @@ class World:
         file = self.management.catalog._file
         if file is not None:
             file.close()
-        self.store._owned.release()
+        if isinstance(self.store, DirectoryStore):
+            self.store._owned.release()
 
     # pulls
 
@@ -196,6 +202,17 @@ class World:
 
     def collect(self) -> None:
         result_of(self.management.collector.collect())
+
+
+@define(eq=False)
+class MemoryWorld(World):
+    """The same with a store in memory, which outlives its processes."""
+
+    kept: MemoryStore = field(factory=MemoryStore)
+
+    def open_store(self) -> Store:
+        os.makedirs(os.path.join(self.path, "yukari"), exist_ok=True)
+        return self.kept
 
 
 class CollectorTests(SynchronousTestCase):
@@ -356,11 +373,12 @@ class CollectorMachine(RuleBasedStateMachine):
     """Pulls, moves, deletions, pins, evictions, kills and restarts, in any order."""
 
     models = st.sampled_from("abcdef")
+    make: type[World] = World
 
     @initialize()
     def begin(self) -> None:
         self.directory = tempfile.mkdtemp()
-        self.world = World(os.path.join(self.directory, "store"))
+        self.world = self.make(os.path.join(self.directory, "store"))
         self.world.start()
         self.os: Any = inventory.os
         self.whole: set[str] = set()
@@ -486,9 +504,14 @@ class CollectorMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
+class MemoryMachine(CollectorMachine):
+    make = MemoryWorld
+
+
 class MachineTests(SynchronousTestCase):
     def test_no_tag_loses_its_blobs_and_no_bound_is_broken(self) -> None:
-        run_state_machine_as_test(
-            CollectorMachine,
-            settings=settings(max_examples=40, stateful_step_count=40, deadline=None),
-        )
+        for machine in (CollectorMachine, MemoryMachine):
+            run_state_machine_as_test(
+                machine,
+                settings=settings(max_examples=30, stateful_step_count=30, deadline=None),
+            )

@@ -10,6 +10,7 @@ from typing import Any, Optional
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest
 
+from tests.library.test_gguf import LLAMA, gguf
 from tests.ollama import OLLAMA, OllamaCase
 from tests.processes import Process, ProcessCase, YukariProcess, bare_environment
 
@@ -101,6 +102,8 @@ class PythonClientTests(ProcessCase):
         except ImportError:
             raise SkipTest("PyPI's ollama is not installed") from None
         upstream = await self.upstream(f"{M}=3MB,300KB,11")
+        weights = gguf(LLAMA, [("token_embd", (100, 4))])
+        upstream.add_model_of("library/g:latest", [weights], b'{"model_format":"gguf"}')
         daemon = await self.yukari(upstream.url)
 
         def use() -> None:
@@ -112,6 +115,15 @@ class PythonClientTests(ProcessCase):
             self.assertEqual(model.model, "m:latest")
             self.assertEqual(model.digest, upstream.models[M].digest.removeprefix("sha256:"))
             self.assertEqual(client.show("m").details.format, "gguf")
+            client.pull("g")
+            shown = client.show("g")
+            info = shown.modelinfo or {}
+            self.assertEqual(info["general.architecture"], "llama")
+            self.assertEqual(info["llama.context_length"], 131072)
+            self.assertEqual(info["general.parameter_count"], 400)
+            assert shown.details is not None
+            self.assertEqual(shown.details.quantization_level, "Q4_K_M")
+            client.delete("g")
             client.copy("m", "mine")
             client.delete("m:latest")
             self.assertEqual([each.model for each in client.list().models], ["mine:latest"])

@@ -81,7 +81,8 @@ class Settings:
         Bind.parse,
         None,
         "Where to listen for admins: clients that connect there may read ``/metrics`` and"
-        " ``/fills`` and stop fills, which otherwise only this machine may. Written as ``BIND``.",
+        " ``/fills`` and manage what is stored, which otherwise only this machine may. Written as"
+        " ``BIND``.",
         default_shown="nowhere",
         several=True,
     )
