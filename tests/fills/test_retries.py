@@ -69,6 +69,21 @@ class FailedTests(SynchronousTestCase):
             self.assertLessEqual(Failure(took=1.0).tell(tries, 100.0), BACKOFF * SPREAD)
         self.assertGreater(Failure(took=1.0).tell(tries, 102.0), BACKOFF * SPREAD)
 
+    def test_who_asks_again_shortens_the_backoff_but_not_the_wait_that_upstream_wants(self) -> None:
+        tries = RetryState()
+        for now in range(0, 100, 10):
+            Failure(took=1.0).tell(tries, now)
+        self.assertGreater(tries.not_before, 95.0)
+        self.assertFalse(tries.hurry(90.5))
+        self.assertTrue(tries.hurry(91.0))
+        self.assertLessEqual(tries.not_before, 91.0)
+        Failure(took=1.0, retry_after=60.0).tell(tries, 100.0)
+        self.assertFalse(tries.hurry(102.0))
+        self.assertGreaterEqual(tries.not_before, 160.0)
+        tries.came(161.0)
+        Failure(took=1.0).tell(tries, 170.0)
+        self.assertFalse(tries.hurry(175.0))
+
     def test_one_that_brought_something_is_tried_again_soon(self) -> None:
         tries = RetryState()
         for now in range(0, 100, 10):

@@ -22,7 +22,7 @@ from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
 from yukari.manifest import SIZE_UNKNOWN, AnyManifest, Manifest, Variant
 from yukari.names import Digest, ModelName, Reference, Tag
-from yukari.sources.base import SourceRefused
+from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.storage import open_files as openblobs
 from yukari.storage.memory import MemoryStore
 from yukari.storage.readable import StoredBlob
@@ -353,6 +353,39 @@ class LibraryTests(SynchronousTestCase):
             error = self.failureResultOf(asked, RegistryError).value
             self.assertEqual(error.status, shown)
             self.assertIn("upstream keeps it", error.message)
+
+    def test_a_blob_that_keeps_failing_is_the_answer_to_its_manifest(self) -> None:
+        """Clients waited 30 s for the blob and said "context deadline exceeded"."""
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        for error, shown in (
+            (SourceFailed("upstream answered 500"), 502),
+            (SourceFailed("upstream answered 429", busy=True), 429),
+            (SourceFailed("connection refused"), 502),
+        ):
+            self.setUp()
+            self.upstream.bodies[digest] = body
+            asked = self.ask()
+            self.upstream.waiting.pop().callback(manifest_of(body))
+            for _ in range(40):
+                for each in self.upstream.sources[digest].open:
+                    each.refuse(error)
+                self.clock.advance(FIRST_WORD_WITHIN / 40)
+            told = self.failureResultOf(asked, RegistryError).value
+            self.assertEqual(told.status, shown)
+            self.assertIn(str(error), told.message)
+
+    def test_a_blob_that_fails_once_or_twice_is_no_answer(self) -> None:
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(body))
+        for _ in range(2):
+            self.upstream.sources[digest].open[-1].refuse(SourceFailed("upstream answered 500"))
+            self.clock.advance(FIRST_WORD_WITHIN / 4)
+        self.answer_of(asked)
 
     def test_of_a_model_whose_blobs_are_gone_upstream_few_are_asked_for(self) -> None:
         """Each once, of thousands."""

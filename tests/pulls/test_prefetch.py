@@ -58,7 +58,7 @@ class ReasonTests(PrefetchCase):
     """A blob that upstream refuses is told of in the manifest's place: clients show that."""
 
     async def test_a_refusal_is_the_manifests_answer_from_the_first_pull_on(self) -> None:
-        for status, shown in ((403, 403), (404, 502)):
+        for status, shown in ((403, 403), (404, 502), (500, 502), (503, 502), (429, 429)):
             upstream, daemon = await self.both()
             digest, _ = upstream.models[MODEL].layers[0]
             fault = upstream.faults.add(Fault("blob", "error", status=status, digest=digest))

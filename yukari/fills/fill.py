@@ -157,11 +157,13 @@ class Fill(Download):
         if self.state is State.SUSPENDED and self.rests_for() > 0:
             return
         self._on(Event.WANTED, None if self.state is State.SUSPENDED else self.error)
+        if self.state is State.FILLING and self.tries.hurry(self._clock.seconds()):
+            self.scheduler.runnable(self)
 
     def rests_for(self) -> float:
         """How many seconds from now upstream wishes, or the disk needs, to be left alone."""
-        until = max(self.tries.asked_to_wait_until, self._disk_rests_until)
-        return max(0.0, until - self._clock.seconds())
+        now = self._clock.seconds()
+        return max(0.0, self.tries.asked_to_wait_until - now, self._disk_rests_until - now)
 
     def also_in(self, name: ModelName) -> None:
         """Another repository upstream has the blob too."""

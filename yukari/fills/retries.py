@@ -26,6 +26,10 @@ PATIENCE = 60.0
 Seconds of failures without a byte after which a fill that never had one, or had some, gives up for
 now.
 """
+TOLD_AFTER = 3
+"""Failures in a row, without a byte before, after which clients are told of the reason."""
+HURRIED_AFTER = 1.0
+"""Seconds after a failure from which somebody who asks again shortens the backoff."""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
 
@@ -53,6 +57,11 @@ class RetryState:
         return self._failures > 0
 
     @property
+    def keep_failing(self) -> bool:
+        """Whether nothing has come, and so many have failed that it is likely to stay so."""
+        return self._failures >= TOLD_AFTER and self._progress_at is None
+
+    @property
     def are_bringing(self) -> bool:
         """Whether bytes come."""
         return self._progress_at is not None and not self._failures
@@ -69,6 +78,13 @@ class RetryState:
         self._failures = self._silences = self._stalls = 0
         self._progress_at = self._tried_at = None
         self.not_before = self.asked_to_wait_until
+
+    def hurry(self, now: float) -> bool:
+        """Somebody asks for what keeps failing; returns whether the next may begin now."""
+        if not self.keep_failing or now < self._failed_at + HURRIED_AFTER:
+            return False
+        self.not_before = self.asked_to_wait_until
+        return self.not_before <= now
 
     def begin(self, now: float) -> None:
         """One is made."""

@@ -154,7 +154,9 @@ class Prefetch:
             self._first_words(name, found, before, is_first=is_first)
         )
         asking.addTimeout(
-            FIRST_WORD_WITHIN, self._clock, lambda *_: next(iter(before.values()), None)
+            FIRST_WORD_WITHIN,
+            self._clock,
+            lambda *_: next(iter(before.values()), None) or self._failing(found),
         )
         refused = await asking
         if refused is not None:
@@ -199,6 +201,11 @@ class Prefetch:
             if error is not None and await self._blobs.stored_size(name, blob.digest) is None:
                 refused[blob] = error
         return refused
+
+    def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
+        """Why one of a manifest's blobs that are on their way does not come."""
+        under_way = [blob.digest for blob in manifest.blobs if blob.digest in self._fills.fills]
+        return next(filter(None, map(self._fills.refusal, under_way)), None)
 
     async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
         """Return when all blobs of a manifest are stored; `RegistryError` if one cannot be."""
