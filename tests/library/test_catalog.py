@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 
 from twisted.internet.defer import maybeDeferred
@@ -87,8 +88,22 @@ class CatalogTests(SynchronousTestCase):
         self.assertEqual(result_of(self.catalog.run(malformed)), 0)
         self.assertEqual((asked, self.lost), ([1, 0], 1))
 
+    def test_catalog_that_is_removed_while_it_is_used_is_made_anew(self) -> None:
+        """It was written into a file without a name, and gone at the next start."""
+        self.path = os.path.join(self.mktemp(), "store", "catalog")
+        self.catalog = self.opened()
+        self.put()
+        self.lost = 0
+        shutil.rmtree(os.path.dirname(self.path))
+        self.assertEqual(self.found(), [])
+        self.assertEqual(self.lost, 1)
+        self.put()
+        self.assertEqual(len(self.found()), 1)
+        self.assertTrue(os.path.exists(self.path))
+
     def test_catalog_that_cannot_be_written_is_kept_in_memory(self) -> None:
-        self.path = os.path.join(self.mktemp(), "nowhere", "catalog")
+        with open(self.path, "wb"):
+            self.path = os.path.join(self.path, "nowhere", "catalog")
         self.catalog = self.opened()
         self.put()
         self.assertEqual(len(self.found()), 1)

@@ -10,6 +10,7 @@ Pulls are gathered and written together, so that a hit costs no write.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
@@ -92,6 +93,9 @@ class Catalog:
         return result
 
     def _call(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._file is not None and self._file.is_removed:
+            log.warn("{path}: gone and made anew", path=self._path)
+            self._close()
         if self._file is None:
             self._file = self._opened()
         try:
@@ -106,6 +110,8 @@ class Catalog:
 
     def _opened(self) -> CatalogFile:
         try:
+            if self._path != ":memory:":
+                os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
             return CatalogFile(self._path)
         except (OSError, sqlite3.Error) as error:
             # A directory that is read-only, or on a file system that SQLite cannot use.

@@ -10,6 +10,7 @@ versions need a blob is counted by triggers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
@@ -27,6 +28,11 @@ class CatalogFile(CatalogReads):
         self._path = path
         self._db, self.is_new = open_database(path)
         # `is_new`: it was made anew and knows nothing of what is stored.
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file was removed behind its back."""
+        return self._path != ":memory:" and not os.path.exists(self._path)
 
     def reset(self) -> None:
         """Forget everything, the file too."""
