@@ -124,15 +124,18 @@ class Manifests:
             return Found(await self._miss(name, reference, user_agent, variant), "miss")
         if isinstance(reference, Digest):
             return Found(stored.manifest, "hit")
-        if stored.checked_at == NEVER_CHECKED and self._revalidator is not None:
+        revalidator = self._revalidator
+        if revalidator is not None and not revalidator.may_check(name, reference):
+            revalidator = None  # Upstream is not asked about it.
+        if stored.checked_at == NEVER_CHECKED and revalidator is not None:
             told = await self._ask_soon(name, reference, user_agent, variant, stored.manifest)
             if told is not None:
                 return Found(told, "miss")
         result = "hit"
-        if self._revalidator is not None:
-            if self._revalidator.is_stale(name, reference, stored):
+        if revalidator is not None:
+            if revalidator.is_stale(name, reference, stored):
                 result = "stale"
-            self._revalidator.pulled(name, reference, stored)
+            revalidator.pulled(name, reference, stored)
         return Found(stored.manifest, result)
 
     def _learn(self, name: ModelName, manifest: AnyManifest) -> None:

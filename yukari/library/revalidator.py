@@ -97,7 +97,7 @@ class Revalidator:
     _clock: IReactorTime
     _freshness: Freshness
     _events: Events = field(factory=Events)
-    _may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
+    may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
     """Whether upstream is to be asked about a tag."""
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
@@ -166,7 +166,7 @@ class Revalidator:
                 for entry in page
                 if self._is_due((entry.name, entry.tag), entry.checked_at)
                 and self._rules.allow(entry.name)
-                and self._may_check(entry.name, entry.tag)
+                and self.may_check(entry.name, entry.tag)
             ]
             self._random.shuffle(due)
             keys = iter(due)
@@ -215,14 +215,14 @@ class Revalidator:
 
         def is_due(checked_at: float) -> bool:
             is_old = self._age(checked_at) >= self._freshness.refresh_after
-            return is_old and self._may_try(key) and self._may_check(*key)
+            return is_old and self._may_try(key) and self.may_check(*key)
 
         if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
 
     def moved(self, name: ModelName, tag: Tag) -> None:
         """Upstream has another version than is stored: bring it, whenever the last check was."""
-        if not self._stopped and self._may_try((name, tag)):
+        if not self._stopped and self._may_try((name, tag)) and self.may_check(name, tag):
             self._check((name, tag), lambda _: True)
 
     def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
@@ -230,7 +230,7 @@ class Revalidator:
         untold = (name, tag) in self._failed or self._upstream.circuit_open
         return (
             untold
-            and self._may_check(name, tag)
+            and self.may_check(name, tag)
             and self._age(stored.checked_at) >= self._freshness.lifetime
         )
 
