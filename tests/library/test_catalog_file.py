@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from typing import Any, Optional
 
 from hypothesis import settings
@@ -191,6 +192,22 @@ class FileTests(Contract, SynchronousTestCase):
         self.addCleanup(again.close)
         self.assertEqual(again.page(), self.file.page())
         self.assertFalse(again.is_new)
+
+    def test_group_may_write_it_if_the_umask_says_so(self) -> None:
+        """SQLite makes its files 0644, and the next user of a group could not store."""
+        self.addCleanup(os.umask, os.umask(0o002))
+        path = self.mktemp()
+        self.addCleanup(CatalogFile(path).close)
+        for each in (path, path + "-wal", path + "-shm"):
+            self.assertEqual(stat.S_IMODE(os.stat(each).st_mode), 0o664, each)
+
+    def test_file_that_only_another_user_may_write_is_made_anew(self) -> None:
+        put(self.file, version(("w", 1000)))
+        self.file.close()
+        self.patch(os, "access", lambda path, mode: mode != os.W_OK)
+        again = CatalogFile(self.path)
+        self.addCleanup(again.close)
+        self.assertTrue(again.is_new)
 
     def test_damaged_file_and_file_of_another_version_are_made_anew(self) -> None:
         put(self.file, version(("w", 1000)))

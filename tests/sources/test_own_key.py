@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -12,6 +13,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.keys import SigningKey
+from yukari.sources import own_key
 from yukari.sources.own_key import FOUND_WITHIN, KeyUnusable, OwnKey
 
 
@@ -78,6 +80,17 @@ class OwnKeyTests(SynchronousTestCase):
         with open(os.path.dirname(os.path.dirname(self.path)), "wb"):
             pass
         self.assertEqual(self.assert_unusable(), "Not a directory")
+
+    def test_if_it_is_another_users_this_run_has_a_key_of_its_own(self) -> None:
+        def refused(path: str) -> SigningKey:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        self.patch(own_key, "read_or_make", refused)
+        key = OwnKey(self.path, execute, Clock())
+        with capturedLogs() as events:
+            found = [self.successResultOf(Deferred.fromCoroutine(key.get())) for _ in range(3)]
+        self.assertEqual(found, found[:1] * 3)
+        self.assertEqual(len(events), 1)
 
     def test_a_disk_that_does_not_answer_is_given_up_and_asked_once(self) -> None:
         clock, asked = Clock(), []

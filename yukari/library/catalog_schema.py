@@ -90,10 +90,12 @@ CREATE TABLE clients (
 
 def open_database(path: str) -> tuple[sqlite3.Connection, bool]:
     """
-    Open the file, or make it anew if it is missing, damaged or of another version.
+    Open the file, or make it anew if it is missing, damaged, of another version or another user's.
 
     Return also whether it was made anew. OSError, `sqlite3.Error` if it cannot be made.
     """
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        return make_database(path), True
     db = None
     try:
         db = _connect(path)
@@ -116,6 +118,8 @@ def make_database(path: str) -> sqlite3.Connection:
                 os.unlink(each)
             except FileNotFoundError:
                 pass
+        # SQLite would make it unwritable to a group, whatever the umask.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
     db = _connect(path)
     db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     return db

@@ -47,13 +47,24 @@ class OwnKey:
     _logged: str = field(default="", init=False)
 
     async def get(self) -> SigningKey:
-        """`KeyUnusable` if the file cannot be read or made, or holds something else."""
+        """
+        `KeyUnusable` if the file cannot be read or made, or holds something else; if it is another
+        user's, a key for this run.
+        """
         if self._key is None:
             finding = Deferred.fromCoroutine(self._finding.run(None, self._find))
             try:
                 self._key = await within(FOUND_WITHIN, finding, self._clock)
             except TimeoutError:
                 raise KeyUnusable("the disk with this cache's own key does not answer") from None
+            except PermissionError as error:
+                _log.warn(
+                    "{path}: {reason}: until the daemon ends, requests upstream are signed by a"
+                    " key that is not kept",
+                    path=self.path,
+                    reason=error.strerror,
+                )
+                self._key = SigningKey.make()[0]
             except (OSError, ValueError) as error:
                 self._log_once(str(getattr(error, "strerror", None) or error))
                 raise KeyUnusable("this cache cannot use its own key, its log says why") from None
