@@ -158,14 +158,14 @@ class FillManager(FillKeeper[Fill]):
         Return why a blob cannot be had for now; None if nobody has said so.
 
         A size that was wrong is no reason: who asks next is told by upstream which is right. Nor
-        are failures while the host is busy with other requests.
+        are failures while the host sends other blobs.
         """
         fill = self.fills.get(digest)
         error: Optional[Exception] = self.refused.get(digest)
         if fill is not None:
             error = fill.error if fill.state is State.SUSPENDED else None
             if fill.state is State.FILLING and fill.tries.keep_failing:
-                error = None if fill.source.pace.limit.active else fill.tries.reason()
+                error = None if fill.source.pace.limit.served else fill.tries.reason()
         if isinstance(error, RegistryError) and error.code != "SIZE_INVALID":
             return error
         return None
