@@ -666,7 +666,6 @@ class HostileTests(AuthorizerCase):
             "https://evil.test/v2/library/m/manifests/latest",
             "http://registry.ollama.ai/v2/library/m/manifests/latest",
             "https://registry.ollama.ai/v2/library/x/manifests/latest",
-            "https://ollama.com@evil.test/v2/library/m/manifests/latest",
         ):
             world = self.world()
             self.assert_manifest(world)

@@ -536,6 +536,14 @@ class RedirectTests(UpstreamCase):
                 self.assertEqual(self.refused(found).status, 502, location)
                 self.assertLessEqual(len(self.internet.exchanges), before + 1, location)
 
+    def test_of_a_refused_redirect_the_host_alone_is_told(self) -> None:
+        for location in ("ftp://her:secret@cdn.test/secret?secret", "http://her:secret@cdn.test/"):
+            found = self.manifest()
+            self.internet.last.answer(307, b"", location=location)
+            message = self.refused(found).message
+            self.assertIn("://cdn.test'", message)
+            self.assertNotIn("secret", message)
+
     def test_a_ring_of_redirects_ends(self) -> None:
         found = self.manifest()
         for _ in range(HOPS):

@@ -104,8 +104,12 @@ async def follow(
         discard(response, clock)
         url = urljoin(url, location)
         if not _can_be_asked(url):
-            host = url.split("?")[0][:80]
-            raise BadRedirect(f"a redirect to {host!a}: expected an http or https URL")
+            parts = urlsplit(url)
+            # The rest may be as secret as a password.
+            shown = f"{parts.scheme}://{parts.hostname or ''}"[:80]
+            raise BadRedirect(
+                f"a redirect to {shown!a}: expected an http or https URL without a user"
+            )
         moved(url)
     raise BadRedirect(f"more than {HOPS} redirects")
 
@@ -123,4 +127,10 @@ def _can_be_asked(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     # Reading ``port`` raises ValueError if it is not a port number.
-    return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and "%" not in host
+    return (
+        parts.scheme in ("http", "https")
+        and bool(host)
+        and parts.port != 0
+        and "%" not in host
+        and "@" not in parts.netloc
+    )
