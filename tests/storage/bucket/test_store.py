@@ -16,10 +16,20 @@ from twisted.web.client import ResponseDone
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
 from tests.s3.proxy import SLOW_DOWN, Lose, Stall, reply
 from tests.s3.servers import CEPH
-from tests.storage.contract import BODY, DIGEST, LATEST, NAME, NEW, OLD, OTHER, StoreContract
+from tests.storage.contract import (
+    BODY,
+    DIGEST,
+    LATEST,
+    LISTED,
+    NAME,
+    NEW,
+    OLD,
+    OTHER,
+    StoreContract,
+)
 from tests.storage.disk.test_space import Disk
 from yukari.config.units import FreeSpace
-from yukari.manifest import Manifest
+from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
 from yukari.names import Digest, ModelName, Tag
 from yukari.s3 import requests as requests_module
@@ -205,6 +215,22 @@ class BucketTests(Stores):
         self.assertLess(abs(found.checked_at - time.time()), 120.0)
         self.assertEqual(await store.tags(NAME), [LATEST])
         self.assertEqual(await store.blob_size(DIGEST), len(BODY))
+
+    async def test_a_list_that_the_original_put_is_served_to_whom_accepts_lists(self) -> None:
+        """It puts what its first client got, also for those that come later."""
+        key = "v2/library/m/manifests/latest"
+        await self.client.put_object(key, LISTED.body, LISTED.media_type)
+        await self.client.put_object("blobs/" + str(NEW.digest), NEW.body, NEW.media_type)
+        store = await self.started()
+        listed = await store.get_manifest(NAME, LATEST, Variant.LIST)
+        assert listed is not None
+        self.assertEqual(listed.manifest, LISTED)
+        await store.touch_manifest(NAME, LATEST, LISTED.digest, time.time() + 60, Variant.LIST)
+        for each in store, await self.started():
+            for variant, manifest in ((Variant.LIST, LISTED), (Variant.PLAIN, NEW)):
+                found = await each.get_manifest(NAME, LATEST, variant)
+                assert found is not None
+                self.assertEqual(found.manifest, manifest)
 
     async def test_what_the_original_put_stays_by_digest_when_it_is_replaced(self) -> None:
         await self.client.put_object("v2/library/m/manifests/latest", OLD.body, OLD.media_type)

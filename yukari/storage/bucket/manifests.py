@@ -31,6 +31,7 @@ from yukari.manifest import (
     AnyManifest,
     InvalidManifest,
     Manifest,
+    ManifestList,
     Variant,
     parse_manifest,
 )
@@ -113,6 +114,9 @@ class BucketManifests:
             )
         else:
             plain, listed = [await each for each in asked]
+        if plain is not None and isinstance(plain.manifest, ManifestList):
+            # The original puts what its first client got, and that may be a list.
+            listed, plain = listed or plain, None
         if listed is None:
             return Variants(plain)
         if Variants(plain, listed).outdates(listed.manifest, listed.checked_at, Variant.LIST):
@@ -166,8 +170,6 @@ class BucketManifests:
         head, body = got
         try:
             manifest = parse_manifest(body)
-            if variant is Variant.PLAIN and not isinstance(reference, Digest):
-                manifest = Manifest.parse(body)
         except InvalidManifest as error:
             if not key.startswith("blobs/"):
                 self._log.warn("{key} counts as not stored: {error}", key=key, error=str(error))
