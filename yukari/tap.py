@@ -54,7 +54,7 @@ class Options(usage.Options):
     def getUsage(self, width: Optional[int] = None) -> str:
         """Return the text of ``--help``: the settings under the headings of their groups."""
         columns = width or int(os.environ.get("COLUMNS") or 80)
-        lines = [self.getSynopsis(), *wrap(self.longdesc, columns)]
+        lines = wrap(self.longdesc, columns)
         for group, rows in groupby(SETTINGS, lambda row: row.group):
             lines += ["", f"{group}:"]
             for row in rows:
@@ -235,5 +235,8 @@ def main() -> None:
     """Run ``twistd -n yukari`` with these arguments and without its pid file."""
     from twisted.scripts.twistd import run
 
+    if "--help" in sys.argv[1:]:
+        # Otherwise "yukari --help | head" ends with a traceback.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.argv[:] = ["twistd", "-n", "--pidfile=", "yukari", *sys.argv[1:]]
     run()

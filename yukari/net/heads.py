@@ -77,4 +77,6 @@ class _Factory(_HTTP11ClientFactory):
 class BoundedPool(HTTPConnectionPool):
     """Connections whose replies' heads are bounded."""
 
+    noisy = False
+
     _factory = _Factory
