@@ -70,13 +70,13 @@ class _Client(HTTP11ClientProtocol):
 
 
 class _Factory(_HTTP11ClientFactory):
+    noisy = False
+
     def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
         return _Client(self._quiescentCallback)
 
 
 class BoundedPool(HTTPConnectionPool):
     """Connections whose replies' heads are bounded."""
-
-    noisy = False
 
     _factory = _Factory
