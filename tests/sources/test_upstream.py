@@ -263,6 +263,9 @@ class ManifestTests(UpstreamCase):
             self.internet.last.head(status, content_length=0)
             self.assertIsNone(self.successResultOf(found), status)
         found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
+        self.internet.last.close()
+        self.assertIsNone(self.successResultOf(found))
+        found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
         self.internet.last.answer(429, b"")
         self.assertEqual(self.refused(found).status, 429)
 
@@ -619,6 +622,12 @@ class SizeTests(UpstreamCase):
             self.internet.last.head(status, content_length=0)
             self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
             self.assertEqual(self.successResultOf(found), 12345, status)
+
+    def test_a_head_whose_connection_is_closed_is_followed_by_a_get(self) -> None:
+        found = self.size()
+        self.internet.last.close()
+        self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
+        self.assertEqual(self.successResultOf(found), 12345)
 
     def test_where_nothing_tells_it_is_502(self) -> None:
         for status, headers in (
