@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
-from yukari.library.catalog_reads import CatalogReads, digest_of, raw
+from yukari.library.catalog_reads import CatalogReads, digest_of, raw, searched
 from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
 from yukari.library.catalog_schema import make_database, open_database
 from yukari.names import Digest, ModelName, Tag
@@ -67,11 +67,11 @@ class CatalogFile(CatalogReads):
             (now, tag, digest),
         )
         (number,) = self._db.execute(
-            "INSERT INTO versions (tag, digest, stored_at, used_at, details)"
-            " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET superseded_at = NULL, details = excluded.details,"
+            "INSERT INTO versions (tag, digest, stored_at, used_at, details, words)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET superseded_at = NULL, details = excluded.details, words = excluded.words,"
             " used_at = max(used_at, excluded.used_at) RETURNING id",
-            (tag, digest, found.stored_at, found.stored_at, found.details),
+            (tag, digest, found.stored_at, found.stored_at, found.details, searched(found)),
         ).fetchone()
         self._need(number, version.needs)
         self._db.executemany(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 """Of the schema; a file of another one is made anew."""
 
 _SCHEMA = """
@@ -36,8 +36,12 @@ CREATE TABLE versions (
     size INTEGER NOT NULL DEFAULT 0,
     missing INTEGER NOT NULL DEFAULT 0,
     details TEXT NOT NULL,
+    words TEXT NOT NULL DEFAULT '',
     UNIQUE (tag, digest)
 );
+CREATE INDEX pulled ON tags (last_pull DESC, repository, tag);
+CREATE INDEX words ON versions (words) WHERE superseded_at IS NULL;
+CREATE INDEX by_size ON versions (size DESC) WHERE superseded_at IS NULL;
 CREATE UNIQUE INDEX current ON versions (tag) WHERE superseded_at IS NULL;
 CREATE INDEX used ON versions (used_at) WHERE superseded_at IS NULL;
 CREATE INDEX superseded ON versions (superseded_at) WHERE superseded_at IS NOT NULL;

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any, Optional
 
 from attrs import define, field, frozen
@@ -222,11 +223,13 @@ class Collector(Observer):
             reasons="; ".join(reasons[:5]) or "nothing else is stored",
         )
 
-    async def plan(self, need: int, without: Iterable[Version] = ()) -> Plan:
+    async def plan(
+        self, need: int, without: Iterable[Version] = (), most: Optional[int] = None
+    ) -> Plan:
         """
         Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
 
-        ``without`` were tried already.
+        ``without`` were tried already; no more than ``most`` candidates are looked at.
         """
         await self._marks.refresh()
         await self._index.settled()
@@ -236,7 +239,7 @@ class Collector(Observer):
         # In the catalog's thread: what is asked there is only read.
         def planned(file: CatalogFile) -> Plan:
             candidates = (each for each in file.candidates() if each.version not in tried)
-            return plan(candidates, self._rules(), need)
+            return plan(islice(candidates, most), self._rules(), need)
 
         return await self._catalog.run(planned)
 

@@ -17,8 +17,10 @@ from tests.emulator import Emulator
 from tests.running import MODEL, Daemon, RunningCase, until
 from tests.web.page.models import MARKUP, STRANGER, add_model
 from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Indexed, Version
 from yukari.library.marks import Marks
-from yukari.names import ModelName, Tag
+from yukari.library.search import ORDERS
+from yukari.names import Digest, ModelName, Tag
 
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 NAME, TAG = ModelName("library", "m"), Tag("latest")
@@ -223,6 +225,38 @@ class ListTests(PageCase):
         for odd in ("/?sort=none", "/?page=0", "/?page=-1", "/?page=x", "/?sort=%ff&q=%00&q="):
             self.assertEqual(self.names(await self.page(daemon, odd)), ["alpha:7b", "beta:70b"])
         self.assertEqual(self.names(await self.page(daemon, "/?page=99999999999")), [])
+
+    async def test_a_page_of_many_models_is_small_and_leads_to_the_next(self) -> None:
+        _, daemon = await self.running()
+        catalog = daemon.service.parts.management.catalog
+        many = [
+            Indexed(
+                Version(ModelName("n" * 80, f"{at:04}{'m' * 76}"), Tag("t" * 80), digest, ()),
+                1.0,
+                1.0,
+                False,
+                "{}",
+            )
+            for at in range(1500)
+            for digest in (Digest.of(b"%d" % at),)
+        ]
+        await catalog.run(CatalogFile.put, many, 1.0)
+        for order in ORDERS:
+            seen: list[str] = []
+            for words in ("", "NNN 00"):
+                for number in (1, 2):
+                    query = urlencode({"q": words, "sort": order, "page": number})
+                    page = await self.page(daemon, f"/?{query}")
+                    self.assertLess(len(page), 200_000)
+                    names = self.names(page)
+                    self.assertEqual(len(names), 50)
+                    seen += names
+                self.assertEqual(len(set(seen)), len(seen))
+                seen.clear()
+            last = urlencode({"sort": order, "page": 31})
+            page = await self.page(daemon, f"/?{last}")
+            self.assertEqual(len(self.names(page)), 1)
+            self.assertNotIn('rel="next"', page)
 
     async def test_markup_of_others_is_text(self) -> None:
         daemon = await self.stocked()

@@ -15,6 +15,8 @@ from yukari.web.page.rows import percents
 from yukari.web.page.viewer import Viewer
 
 PER_PAGE = 50
+MAX_CANDIDATES = 5000
+"""Versions that are looked at for what would go next: all of a large store would take seconds."""
 MAX_STEPS = 100
 """Models that are shown to go next, and as many that stay."""
 _EXAMPLES = {
@@ -91,7 +93,7 @@ class Evictions(Page):
         parts = self.parts
         store = await parts.status.store()
         need = 1 if store is None else max(1, store.held.stored // 10)
-        found = await parts.management.collector.plan(need)
+        found = await parts.management.collector.plan(need, most=MAX_CANDIDATES)
         names = parts.names
         context = {
             "registry": names.registry,
