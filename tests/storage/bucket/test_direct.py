@@ -23,12 +23,13 @@ from yukari.errors import blob_unknown
 from yukari.names import Digest, ModelName
 from yukari.s3 import requests as requests_module
 from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
 from yukari.sources import sequential as inorder
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
 from yukari.storage.bucket import direct as straight
-from yukari.storage.bucket import store as tigris
+from yukari.storage.bucket import direct_uploads
 from yukari.storage.bucket.direct import IN_MEMORY, StraightUpload
 from yukari.storage.bucket.multipart import NOTE, SMALL, Note, note_path, part_size
 from yukari.storage.bucket.store import TigrisStore
@@ -182,7 +183,7 @@ class StraightTests(AgainstServer):
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         entries = os.listdir(store.spool_dir)
         self.assertEqual([entry for entry in entries if entry.endswith(NOTE)], [])
-        self.assertEqual(store._straight, set())
+        self.assertEqual(store._direct.running, set())
 
     async def assert_stored(self, store: TigrisStore, body: bytes = BLOB) -> None:
         digest = Digest.of(body)
@@ -298,6 +299,19 @@ class StraightTests(AgainstServer):
         await again.spools()
         self.assertEqual(await again.unfinished(), [UNFINISHED])
 
+    async def test_one_in_progress_ends_with_the_store_and_is_unfinished(self) -> None:
+        store = await self.started()
+        way = self.way(store, Flowing(BLOB))
+        running = Deferred.fromCoroutine(way.run())
+        while not way.sent:
+            await deferLater(reactor, 0.01)
+        await store.stop()
+        self.failureResultOf(running, S3Error)
+        self.assertEqual(await self.client.list_multipart_uploads(), [])
+        again = await self.started(spool_dir=store.spool_dir)
+        await again.spools()
+        self.assertEqual(await again.unfinished(), [UNFINISHED])
+
     async def test_stopped_for_good_nothing_at_all_is_left(self) -> None:
         store = await self.started()
         way = self.way(store, Flowing(BLOB))
@@ -329,8 +343,8 @@ class StraightTests(AgainstServer):
         running.cancel()
         running.addErrback(lambda failure: failure.trap(CancelledError))
         await running
-        self.assertEqual(store._straight, set())
-        self.assertEqual(store._straight_slots.tokens, straight.AT_ONCE)
+        self.assertEqual(store._direct.running, set())
+        self.assertEqual(store._direct.large_slots.tokens, straight.AT_ONCE)
 
     async def test_what_could_not_be_aborted_is_by_the_next_start(self) -> None:
         self.patch(straight, "LEAVE_WITHIN", 0.1)
@@ -448,7 +462,7 @@ class StraightTests(AgainstServer):
             body = b"%d" % number
             way = self.way(store, Held(body, gate=gate), Digest.of(body), len(body))
             running.append(Deferred.fromCoroutine(way.run()))
-        await until(lambda: len(store._small_slots.waiting) == 4 - straight.AT_ONCE)
+        await until(lambda: len(store._direct._small_slots.waiting) == 4 - straight.AT_ONCE)
         await until(lambda: len(gate.waiting) == straight.AT_ONCE)
         gate.release()
         for each in running:
@@ -457,13 +471,13 @@ class StraightTests(AgainstServer):
         await self.assert_nothing_left(store)
 
     async def test_of_those_with_large_parts_one_goes_at_a_time(self) -> None:
-        self.patch(tigris, "part_size", lambda _: SMALL + 1)
+        self.patch(direct_uploads, "part_size", lambda _: SMALL + 1)
         store = await self.started()
         other = BLOB[:-1] + b"?"
         ways = [self.way(store, Flowing(each), Digest.of(each)) for each in (BLOB, other)]
         running = [Deferred.fromCoroutine(way.run()) for way in ways]
         await until(lambda: any(way.sent for way in ways))
-        self.assertEqual(len(store._huge_slots.waiting), 1)
+        self.assertEqual(len(store._direct._huge_slots.waiting), 1)
         for each in running:
             await each
         self.assertEqual(len(await self.objects()), 2)

@@ -17,7 +17,7 @@ from tests.s3.proxy import Cut, Proxy
 from tests.s3.servers import ACCESS, MOTO, SECRET
 from yukari.library import blobs
 from yukari.names import Digest
-from yukari.storage.bucket import store as tigris
+from yukari.storage.bucket import sweep
 from yukari.storage.bucket.store import TigrisStore
 from yukari.storage.disk.spool import SpoolFile
 
@@ -34,7 +34,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         if self.server is MOTO:
             # It says of every upload that it was begun in 2010: one that is just begun would be
             # taken for a dead daemon's.
-            self.patch(tigris, "ORPHANED_AFTER", math.inf)
+            self.patch(sweep, "ORPHANED_AFTER", math.inf)
 
     async def bucket_daemon(self, upstream: Emulator, endpoint: str = "", **flags: Any) -> Daemon:
         if self.server is None:
@@ -143,7 +143,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         upstream.settings.line = LARGE / 10
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         store = self.store(daemon)
-        await until(lambda: store._straight)
+        await until(lambda: store._direct.running)
         reply, body = await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         self.assertEqual(body, old.manifest_bytes)
         upstream.settings.line = None
@@ -171,7 +171,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         await self.assert_in_bucket(model)
         store = self.store(daemon)
         left = [name for name in os.listdir(store.spool_dir) if name.startswith("sha256-")]
-        self.assertEqual((left, store._spools.room.reserved), ([], 0))
+        self.assertEqual((left, store._spools.files.room.reserved), ([], 0))
 
     async def test_wrong_bytes_are_not_stored_and_fetched_again_later(self) -> None:
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
@@ -200,7 +200,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         daemon = await self.bucket_daemon(upstream)
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         store = self.store(daemon)
-        await until(lambda: any(way.sent for way in store._straight))
+        await until(lambda: any(way.sent for way in store._direct.running))
         digest, _ = upstream.models[MODEL].layers[0]
         fill = daemon.fill(digest)
         assert fill is not None
@@ -211,7 +211,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         stopping = daemon.library.stop_fill(Digest.parse(digest))
         assert stopping is not None
         await stopping
-        self.assertEqual(store._straight, set())
+        self.assertEqual(store._direct.running, set())
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         await daemon.idle()
 
@@ -220,7 +220,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         daemon = await self.bucket_daemon(upstream)
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         store = self.store(daemon)
-        await until(lambda: any(way.sent for way in store._straight))
+        await until(lambda: any(way.sent for way in store._direct.running))
         await daemon.stop()
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         model = upstream.models[MODEL]

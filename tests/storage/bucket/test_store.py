@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Coroutine
 from hashlib import sha256
 from itertools import product
 from typing import Any, Optional
@@ -42,8 +43,7 @@ from yukari.spans import Span
 from yukari.storage.bucket import health as contact
 from yukari.storage.bucket import listing as bucketlisting
 from yukari.storage.bucket import pending as lateputs
-from yukari.storage.bucket import store as tigris
-from yukari.storage.bucket import upload
+from yukari.storage.bucket import sweep, upload
 from yukari.storage.bucket.multipart import Note, note_path, part_size
 from yukari.storage.bucket.store import TigrisStore
 from yukari.storage.ports import (
@@ -462,7 +462,7 @@ class BucketTests(Stores):
         self.addCleanup(spool.close)
         part = part_size(len(LARGE))
         await self.threads(spool.write, [(part, [LARGE[part:]])])
-        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 2)
+        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
         self.assertEqual(await self.objects(), {})
         await self.threads(spool.write, [(0, [LARGE[:part]])])
         await store.publish(spool)
@@ -477,7 +477,7 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         part = part_size(len(LARGE))
         await self.threads(spool.write, [(0, [LARGE[: 2 * part]])])
-        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 2)
+        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
         store.interrupt()
         store._let_go()
         spool.close()
@@ -502,16 +502,16 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: len(store._uploads[LARGE_DIGEST]._done) == 3)
+        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
         self.assertEqual(client.requests["head_object"], 1)
 
     async def test_a_discarded_spools_upload_is_aborted(self) -> None:
         store = await self.started()
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
         await self.threads(spool.discard)
-        await self.until(lambda: not store._uploads)
+        await self.until(lambda: not store._spools.uploads)
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         self.assertEqual(await self.objects(), {})
 
@@ -529,7 +529,7 @@ class BucketTests(Stores):
         self.assertEqual(await store.sweep(), 1)
         (left,) = await listing()
         self.assertEqual(left.upload_id, upload_id)
-        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        self.patch(sweep, "ORPHANED_AFTER", -60.0)
         self.assertEqual(await store.sweep(), 1)
 
     async def test_uploads_of_nobody_are_swept(self) -> None:
@@ -537,11 +537,11 @@ class BucketTests(Stores):
         await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
         if self.server is CEPH:  # moto says that all were begun in 2010
             self.assertEqual(await store.sweep(), 0)
-        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        self.patch(sweep, "ORPHANED_AFTER", -60.0)
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
         self.assertEqual(await store.sweep(), 1)
         (left,) = await self.client.list_multipart_uploads()
         self.assertEqual(left.key, f"blobs/{LARGE_DIGEST}")
@@ -552,12 +552,12 @@ class BucketTests(Stores):
         store = await self.started()
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
-        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        self.patch(sweep, "ORPHANED_AFTER", -60.0)
         listing = self.client.list_multipart_uploads
 
         async def meanwhile(prefix: str) -> list[Upload]:
             await self.threads(spool.write, [(0, [LARGE])])
-            await self.until(lambda: store._uploads[LARGE_DIGEST]._done)
+            await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
             return await listing(prefix)
 
         self.patch(S3Client, "list_multipart_uploads", lambda _, prefix: meanwhile(prefix))
@@ -576,7 +576,7 @@ class BucketTests(Stores):
                 note = Note("a/b", begun, part_size(1))
                 note.write(note_path(store.spool_dir, digest), store.spool_dir)
         await store.stop()
-        self.patch(tigris, "ORPHANED_AFTER", -60.0)
+        self.patch(sweep, "ORPHANED_AFTER", -60.0)
         again = await self.started(client, spool_dir=store.spool_dir)
         await again.spools()
         for stuck in digests[0], digests[2]:
@@ -620,7 +620,7 @@ class BucketTests(Stores):
         store = await self.started(client)
         await proxy.port.stopListening()
         publishing = Deferred.fromCoroutine(self.published(store, LARGE))
-        await self.until(lambda: LARGE_DIGEST in store._uploads)
+        await self.until(lambda: LARGE_DIGEST in store._spools.uploads)
         store.interrupt()
         try:
             await publishing
@@ -629,6 +629,61 @@ class BucketTests(Stores):
         else:
             self.fail("it was published")
         await proxy.start()
+
+    async def test_a_publish_that_waits_for_s3_to_complete_ends_with_the_process(self) -> None:
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        self.addCleanup(spool.close)
+        await self.threads(spool.write, [(0, [LARGE])])
+        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
+        stalled = Stall(0)
+        proxy.faults.append(stalled)
+        proxy.only = b"POST "
+        publishing = Deferred.fromCoroutine(store.publish(spool))
+        await self.until(lambda: not proxy.faults)
+        store.interrupt()
+        self.failureResultOf(publishing, OSError)
+        await store.stop()
+
+    async def test_calls_that_wait_for_s3_end_with_the_store(self) -> None:
+        """Else they would go on with a directory that another process owns by then."""
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        discarded = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
+        await self.threads(discarded.write, [(0, [LARGE])])
+        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
+        abandoned = store._spools.uploads[LARGE_DIGEST]
+        source = store.source(DIGEST, len(BODY))
+        calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            lambda: store.get_manifest(NAME, LATEST),
+            lambda: store.put_manifest(NAME, LATEST, OLD, 1000.0),
+            lambda: store.touch_manifest(NAME, LATEST, OLD.digest, 2000.0),
+            lambda: store.tags(NAME),
+            store.manifests,
+            store.blobs,
+            lambda: store.blob_size(DIGEST),
+            lambda: store.presigned(DIGEST),
+            lambda: store.delete_blob(DIGEST),
+            store.count,
+            store.check,
+            store.connect,
+            store.sweep,
+            lambda: store.inventory.remove_tag(NAME, LATEST),
+            lambda: store.inventory.load("gc"),
+            lambda: store.inventory.save("gc", b"{}", None),
+            lambda: source.fetch(Span(0, 1)),
+            abandoned.abandon,
+        ]
+        for _ in range(100):
+            proxy.faults.append(Stall(0))
+        running = [Deferred.fromCoroutine(call()) for call in calls]
+        for each in running:
+            each.addErrback(lambda failure: failure.trap(OSError, SourceFailed))
+        self.assertEqual([each.called for each in running], [False] * len(running))
+        await store.stop()
+        self.assertEqual([each.called for each in running], [True] * len(running))
+        discarded.close()
 
     # S3 down, or set up wrong
 

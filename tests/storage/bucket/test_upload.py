@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, ScriptedDisk
 from yukari.names import Digest
 from yukari.s3.errors import S3Error
+from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.multipart import SMALL, Note, note_path
 from yukari.storage.bucket.upload import LONGEST_WAIT, BlobUpload
 from yukari.storage.disk.spool import SpoolFile
@@ -65,6 +66,7 @@ class UploadTests(SynchronousTestCase):
             note_path(directory, DIGEST),
             directory,
             ScriptedDisk(),
+            Calls(),
             clock,
             lambda _: None,
             self.ended.append,

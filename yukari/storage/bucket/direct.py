@@ -34,6 +34,7 @@ from yukari.s3.errors import S3Error
 from yukari.sources.base import BlobSource
 from yukari.sources.sequential import InOrder
 from yukari.spans import Span
+from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.multipart import SMALL, Made, Note, part_size, put_in_one, send_part
 from yukari.storage.bucket.upload import FIRST_WAIT, LONGEST_WAIT, RIVAL_EVERY
 from yukari.storage.disk.atomic import remove
@@ -69,6 +70,7 @@ class StraightUpload:
     _note_path: str
     _through: str
     _in_thread: InThread
+    _calls: Calls
     _clock: IReactorTime
     _slots: Sequence[DeferredSemaphore]
     """What it needs a turn of, one after the other."""
@@ -107,6 +109,9 @@ class StraightUpload:
         self._is_wanted = False
 
     async def run(self) -> None:
+        await self._calls.run(self._run())
+
+    async def _run(self) -> None:
         self._under_way.add(self)
         turns: list[DeferredSemaphore] = []
         patience, again = PATIENCE, False

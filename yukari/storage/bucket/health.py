@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -72,7 +72,11 @@ class Contact:
         wait, longest = CHECK_AGAIN
         while not self._stopped:
             try:
-                await self.client.get_bucket()
+                self._waiting = Deferred.fromCoroutine(self.client.get_bucket())
+                await self._waiting
+            except CancelledError:
+                if not self._stopped:
+                    raise
             except S3Error as error:
                 if error.wrong_setting or not error.passing:
                     raise StoreUnusable(self._advice(error)) from None
@@ -113,7 +117,7 @@ class Contact:
         return f"AWS_ENDPOINT_URL_S3 {endpoint}, TIGRIS_BUCKET {bucket}: {error}"
 
     def stop(self) -> None:
-        """`connect` tries no more; harmless when repeated."""
+        """`connect` ends; harmless when repeated."""
         self._stopped = True
         if self._waiting is not None:
             self._waiting.cancel()
@@ -133,6 +137,16 @@ class Contact:
             if error.passing:
                 self._left_alone_until = self._clock.seconds() + LEFT_ALONE
             raise
+
+    async def heard(self, asked: Coroutine[Any, Any, T]) -> T:
+        """Return what S3 says, however long it takes, and note whether it answered."""
+        try:
+            found = await asked
+        except S3Error as error:
+            self.complain(error)
+            raise
+        self.answered()
+        return found
 
     def answered(self) -> None:
         """S3 did what it was asked."""

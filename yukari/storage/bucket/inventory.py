@@ -9,9 +9,8 @@ from attrs import frozen
 from yukari.manifest import Variant
 from yukari.names import Digest, ModelName, Tag
 from yukari.s3.client import S3Client
+from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
-
-_BLOBS = "blobs/"
 
 
 @frozen(eq=False)
@@ -20,10 +19,11 @@ class BucketInventory:
 
     _client: S3Client
     _manifests: BucketManifests
+    _calls: Calls
 
     async def remove_tag(self, name: ModelName, tag: Tag) -> None:
         for variant in Variant:
-            await self._manifests.remove((name, tag, variant))
+            await self._calls.run(self._manifests.remove((name, tag, variant)))
 
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
@@ -38,15 +38,17 @@ class BucketInventory:
         raise OSError("a bucket has no size")
 
     async def load(self, name: str) -> Optional[tuple[bytes, str]]:
-        found = await self._client.get_whole(f"yukari/{name}")
+        found = await self._calls.run(self._client.get_whole(f"yukari/{name}"))
         return None if found is None else (found[1], found[0].etag)
 
     async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
-        put = await self._client.put_object(
-            f"yukari/{name}",
-            body,
-            "application/json",
-            only_new=version is None,
-            only_over=version,
+        put = await self._calls.run(
+            self._client.put_object(
+                f"yukari/{name}",
+                body,
+                "application/json",
+                only_new=version is None,
+                only_over=version,
+            )
         )
         return put is not None

@@ -19,10 +19,10 @@ of different versions, the one that was checked later counts; so neither is ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -109,9 +109,11 @@ class BucketManifests:
         keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
         asked = [self._object(key, anew) for key in keys]
         if anew or not all(self.cache.get(key)[1] for key in keys):
-            plain, listed = await gatherResults(
-                [Deferred.fromCoroutine(each) for each in asked], consumeErrors=True
-            )
+            looks = [Deferred.fromCoroutine(each) for each in asked]
+            try:
+                plain, listed = await gatherResults(looks, consumeErrors=True)
+            except FirstError as error:
+                raise cast(BaseException, error.subFailure.value) from None
         else:
             plain, listed = [await each for each in asked]
         if plain is not None and isinstance(plain.manifest, ManifestList):

@@ -15,6 +15,7 @@ from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
 from yukari.spans import Span
+from yukari.storage.bucket.calls import Calls
 
 
 @define(eq=False)
@@ -25,6 +26,7 @@ class BucketBlob:
     """
 
     _client: S3Client
+    _calls: Calls
     _key: str
     _digest: Digest
     _size: int
@@ -52,7 +54,7 @@ class BucketBlob:
 
     async def fetch(self, span: Span) -> Answer:
         try:
-            found = await self._client.get_object(self._key, span, once=True)
+            found = await self._calls.run(self._client.get_object(self._key, span, once=True))
         except S3Error as error:
             if error.status == 416:
                 self._gone(self._digest)

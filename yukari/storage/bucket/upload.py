@@ -27,14 +27,8 @@ from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Part
 from yukari.spans import Span, SpanSet
-from yukari.storage.bucket.multipart import (
-    SMALL,
-    Note,
-    Parts,
-    md5_of,
-    put_in_one,
-    send_part,
-)
+from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.multipart import SMALL, Note, Parts, md5_of, put_in_one, send_part
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
@@ -62,6 +56,7 @@ class BlobUpload:
     _note_path: str
     _through: str
     _in_thread: InThread
+    _calls: Calls
     _clock: IReactorTime
     _beaten: Callable[[BlobUpload], None]
     """Told that the object is there by another daemon's doing; the upload gives itself up."""
@@ -352,7 +347,7 @@ class BlobUpload:
         upload_id = self._upload_id or self.note.upload_id
         if upload_id and len(self._done) < self._parts.count or self._upload_id:
             try:
-                await self._client.abort_multipart_upload(self.key, upload_id)
+                await self._calls.run(self._client.abort_multipart_upload(self.key, upload_id))
             except S3Error as error:
                 self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=str(error))
                 self._left(self)

@@ -1,0 +1,151 @@
+"""The whole blobs of a bucket: in S3, and some of them on the disk in front of it too."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Optional
+
+from attrs import define, field
+
+from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest
+from yukari.names import Digest, InvalidName
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+from yukari.s3.signing import Signing
+from yukari.sources.base import KeptSource
+from yukari.sources.pace import HostPace
+from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.listing import LISTED_AT_ONCE
+from yukari.storage.bucket.multipart import OCTETS
+from yukari.storage.bucket.source import BucketBlob
+from yukari.storage.disk.cache import Tier
+from yukari.storage.disk.files import FileBlob
+from yukari.storage.known import Known
+from yukari.storage.ports import BlobEntry, BlobFile
+from yukari.threads import InThread
+
+
+@define(eq=False)
+class BucketBlobs:
+    """`BlobStore` and `RemoteBlobs`. ``seen`` signs the URLs that clients get."""
+
+    _client: S3Client
+    _contact: Contact
+    _tier: Tier
+    _in_thread: InThread
+    _calls: Calls
+    _seen: Optional[Signing]
+    sizes: Known[int] = field(factory=Known, init=False)
+    """Sizes in bytes of blobs that the bucket has."""
+    _media_types: Known[str] = field(factory=Known, init=False)
+    _pace: HostPace = field(factory=HostPace, init=False)
+
+    def learn(self, manifest: AnyManifest) -> None:
+        """Remember the media types of a manifest's blobs, for their Content-Type in the bucket."""
+        if isinstance(manifest, Manifest):
+            for blob in manifest.blobs:
+                self._media_types.remember(blob.digest, blob.media_type)
+        else:
+            for child in manifest.children:
+                self._media_types.remember(child.digest, DOCKER_MANIFEST)
+
+    def media_type(self, digest: Digest, default: str = OCTETS) -> str:
+        """The media type that a manifest gives a blob, or ``default``."""
+        return self._media_types.get(digest) or default
+
+    def known_size(self, digest: Digest) -> Optional[int]:
+        """The size of a blob in bytes, None if only S3 can tell it."""
+        size = self.sizes.get(digest)
+        return self._tier.size(digest) if size is None else size
+
+    async def look_for(self, digest: Digest) -> Optional[int]:
+        """Return the size of the object in S3, None if there is none or S3 does not answer."""
+        try:
+            head = await self._contact.in_time(self._client.head_object(blob_key(digest)))
+        except S3Error as error:
+            self._contact.complain(error)
+            return None
+        self._contact.answered()
+        if head is None:
+            self.sizes.forget(digest)
+            return None
+        self.sizes.remember(digest, head.size)
+        return head.size
+
+    async def open(self, digest: Digest) -> Optional[BlobFile]:
+        if self._tier.size(digest) is None:
+            return None
+        found: Optional[FileBlob] = await self._in_thread(self._tier.open, digest, undo=_close)
+        return found
+
+    def source(self, digest: Digest, size: int) -> KeptSource:
+        return BucketBlob(
+            self._client,
+            self._calls,
+            blob_key(digest),
+            digest,
+            size,
+            self._pace,
+            self.sizes,
+            self.sizes.forget,
+        )
+
+    async def presigned(self, digest: Digest) -> Optional[str]:
+        """
+        As `RemoteBlobs.presigned`.
+
+        S3 is asked each time, because clients do not report a blob that they did not find.
+        """
+        if await self.look_for(digest) is None:
+            return None
+        try:
+            return await self._client.presign_get(blob_key(digest), self._seen)
+        except S3Error as error:
+            self._contact.complain(error)
+            return None
+
+    async def page(self, after: Optional[Digest], most: int) -> list[BlobEntry]:
+        page = await self._contact.heard(
+            self._client.list_objects(
+                "blobs/sha256:",
+                after="" if after is None else blob_key(after),
+                most=min(most, LISTED_AT_ONCE),
+            )
+        )
+        entries = []
+        for row in page.objects:
+            with suppress(InvalidName):
+                digest = Digest.parse(row.key.removeprefix("blobs/"))
+                entries.append(BlobEntry(digest, row.size, row.modified))
+        return entries
+
+    async def count(self) -> tuple[int, int]:
+        """Return the number of blobs and the sum of their sizes in bytes; `S3Error`."""
+        blobs = total = 0
+        token: Optional[str] = None
+        while True:
+            page = await self._client.list_objects(
+                "blobs/sha256:", token=token, most=LISTED_AT_ONCE
+            )
+            blobs += len(page.objects)
+            total += sum(row.size for row in page.objects)
+            token = page.token
+            if token is None:
+                return blobs, total
+
+    async def delete(self, digest: Digest) -> None:
+        self.sizes.forget(digest)
+        await self._in_thread(self._tier.remove, digest)
+        await self._client.delete_object(blob_key(digest))
+        self.sizes.forget(digest)
+
+
+def blob_key(digest: Digest) -> str:
+    """The key of a blob's object."""
+    return f"blobs/{digest}"
+
+
+def _close(blob: Optional[FileBlob]) -> None:
+    if blob is not None:
+        blob.close()

@@ -1,0 +1,84 @@
+"""
+Blobs that go into S3 past the disk: their turns, and what an earlier process left of them.
+"""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.names import Digest, InvalidName, ModelName
+from yukari.s3.client import S3Client
+from yukari.sources.base import BlobSource
+from yukari.storage.bucket.blobs import BucketBlobs, blob_key
+from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
+from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
+from yukari.storage.ports import Unfinished
+from yukari.threads import InThread
+
+
+@define(eq=False)
+class BucketDirectUploads:
+    """`DirectUploads`. Notes are in ``directory``, and are made in ``through``."""
+
+    _client: S3Client
+    _blobs: BucketBlobs
+    _directory: str
+    _through: str
+    _in_thread: InThread
+    _calls: Calls
+    _clock: IReactorTime
+    running: set[StraightUpload] = field(factory=set, init=False)
+    """Those that run or wait for their turn."""
+    left: dict[Digest, Note] = field(factory=dict, init=False)
+    """Notes of uploads without a spool that an earlier process left."""
+    large_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _huge_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(HUGE_AT_ONCE), init=False
+    )
+    _small_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
+
+    def new(
+        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+    ) -> StraightUpload:
+        left = self.left.pop(digest, Note())
+        return StraightUpload(
+            self._client,
+            blob_key(digest),
+            digest,
+            size,
+            source,
+            Note(
+                self._blobs.media_type(digest, left.media_type),
+                left.upload_id,
+                repository=str(repository),
+            ),
+            note_path(self._directory, digest),
+            self._through,
+            self._in_thread,
+            self._calls,
+            self._clock,
+            self._slots(size),
+            self.running,
+        )
+
+    def _slots(self, size: int) -> tuple[DeferredSemaphore, ...]:
+        if size < SMALL:
+            return (self._small_slots,)
+        if part_size(size) > SMALL:
+            return self._huge_slots, self.large_slots
+        return (self.large_slots,)
+
+    def unfinished(self) -> list[Unfinished]:
+        found = []
+        for digest, note in self.left.items():
+            try:
+                repository = ModelName.parse(note.repository)
+            except InvalidName:
+                continue
+            if note.size:
+                found.append(Unfinished(digest, note.size, repository))
+        return found
