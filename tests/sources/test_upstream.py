@@ -623,12 +623,6 @@ class SizeTests(UpstreamCase):
             self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
             self.assertEqual(self.successResultOf(found), 12345, status)
 
-    def test_a_head_whose_connection_is_closed_is_followed_by_a_get(self) -> None:
-        found = self.size()
-        self.internet.last.close()
-        self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
-        self.assertEqual(self.successResultOf(found), 12345)
-
     def test_where_nothing_tells_it_is_502(self) -> None:
         for status, headers in (
             (206, {"content_range": "bytes 0-0/*"}),
