@@ -38,8 +38,9 @@ from yukari.net.tunnel import ProxyFailed
 from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.circuit import FAILURES, REST_FIRST
+from yukari.sources.error_text import error_text
 from yukari.sources.registry import Registry
-from yukari.sources.upstream import Upstream, error_text
+from yukari.sources.upstream import Upstream
 from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
 from yukari.spans import Span
 

@@ -153,9 +153,16 @@ class UpstreamTests(SecretsCase):
         agent = {"User-Agent": "ollama/0.34.4"}
         await self.ask(f"{daemon.url}/v2/library/m/manifests/none", agent)
         layer = upstream.models[MODEL].layers[0][0]
+        for do, more in (
+            ("error", {"status": 401, "text": "https://s3/?X-Amz-Signature=1&sig=2"}),
+            ("portal", {}),
+        ):
+            fault = upstream.faults.add(Fault("manifest", do, **more))
+            # Each time another tag: what was refused a moment ago is not asked for again.
+            await self.provoke(daemon.url, f"/v2/library/m/manifests/{do}")
+            self.assertTrue(fault.happened)
+            upstream.faults.remove(fault)
         for on, do, more in (
-            ("manifest", "error", {"status": 401, "text": "https://s3/?X-Amz-Signature=1&sig=2"}),
-            ("manifest", "portal", {}),
             ("blob", "error", {"status": 500}),
             ("blob", "no-location", {}),
             ("store", "error", {"status": 403}),

@@ -7,6 +7,9 @@ would disconnect new clients.
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from typing import Any, Optional
 
 from attrs import define, field
@@ -19,7 +22,12 @@ from yukari.web.drain import Drain
 log = Logger()
 
 KEPT_BACK = 256
-"""Descriptors kept for blobs, spools, S3 and Python itself, beside those for upstream."""
+"""
+Descriptors kept for blobs, spools, S3, questions to upstream and Python itself, beside those for
+upstream's blobs.
+"""
+RESERVE = 64
+"""Descriptors that are left free whatever takes them: no connection is accepted into these."""
 CLIENT_CONNECTIONS = 4096
 """The most connections of one client: 64 machines behind one NAT, each an old Ollama with 64."""
 ACCEPTS = 64
@@ -42,6 +50,18 @@ def most_of_one_client(room: int) -> int:
     return min(CLIENT_CONNECTIONS, max(1, room * 3 // 4))
 
 
+def lowest_free() -> int:
+    """Return the lowest free descriptor: at least as many are open."""
+    try:
+        number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return sys.maxsize
+        raise
+    os.close(number)
+    return number
+
+
 @define(eq=False)
 class ConnectionLimiter:
     """
@@ -53,6 +73,8 @@ class ConnectionLimiter:
     most: int
     _drain: Drain
     _clock: IReactorTime
+    _open_files: Optional[int] = None
+    """The limit of open files; None for none."""
     _at_once: int = field(default=ACCEPTS, init=False)
     _ports: list[Any] = field(factory=list, init=False)
     _look: Optional[IDelayedCall] = field(default=None, init=False)
@@ -85,6 +107,8 @@ class ConnectionLimiter:
 
     def _room(self) -> int:
         room = self.most - self._drain.count()
+        if self._open_files is not None:
+            room = min(room, self._open_files - RESERVE - lowest_free())
         if room <= 0:
             self._drain.close_unused(self._at_once)
         return room

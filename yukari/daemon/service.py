@@ -69,8 +69,9 @@ class YukariService(Service):
         """Open the ports, which may need rights that are given up afterwards."""
         super().privilegedStartService()
         parts = self.parts
-        most = room_for(open_files_limit(), self._settings.upstream_connections.in_all)
-        self._limiter = ConnectionLimiter(most, parts.drain, self._reactor)
+        open_files = open_files_limit()
+        most = room_for(open_files, self._settings.upstream_connections.in_all)
+        self._limiter = ConnectionLimiter(most, parts.drain, self._reactor, open_files)
         for bind in self._settings.bind:
             self.ports += listen("BIND", bind, parts.site, self._certificates)
         for port in self.ports:

@@ -121,10 +121,10 @@ class Children:
 
 
 def _read_manifest(blob: StoredBlob) -> Optional[Manifest]:
-    """The manifest that a blob is, None if it is none. Blocks: for a disk thread."""
+    """The manifest that a blob is, None if it is none. OSError. Blocks: for a disk thread."""
     try:
         if blob.read(0, 1) != b"{":
             return None
         return Manifest.parse(blob.read(0, blob.size))
-    except (InvalidManifest, OSError):
+    except InvalidManifest:
         return None

@@ -30,7 +30,10 @@ from yukari.tasks import Coalescer
 log = Logger()
 
 UNKNOWN_FOR = 5.0
-"""Seconds for which upstream's "no such model" is believed, against storms of one question."""
+"""
+Seconds for which "no such model" and "not for you" are believed: against storms of one question,
+each of which may take several requests if a registry challenges.
+"""
 ASKED_WITHIN = 5.0
 """Seconds for which a client waits for a variant of a tag whose other variant is stored."""
 UNASKED_FOR = 60.0
@@ -166,7 +169,7 @@ class Manifests:
         try:
             manifest = await self._upstream.manifest(name, reference, user_agent, variant)
         except RegistryError as error:
-            if error.status == 404:
+            if error.status in (403, 404):
                 self._unknown[name, reference] = error
             raise
         if isinstance(manifest, ManifestList) and isinstance(reference, Tag):

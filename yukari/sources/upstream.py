@@ -8,8 +8,9 @@ line of text. Nothing here carries a client's credentials.
 
 from __future__ import annotations
 
-import json
-from typing import Optional
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import define, field
@@ -55,7 +56,9 @@ from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuits, Reachability
+from yukari.sources.error_text import error_text
 from yukari.sources.own_key import KeyUnusable
+from yukari.sources.questions import Questions
 from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
@@ -63,9 +66,30 @@ from yukari.sources.upstream_blob import UpstreamBlob
 from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
 ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}
 """The Accept header by which each variant is asked for."""
+
+
+Asked = Callable[Concatenate["Upstream", ModelName, P], Coroutine[Any, Any, T]]
+"""A question about a repository."""
+
+
+def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
+    """Make a question wait for its turn, which it has until its reply has been read."""
+
+    @wraps(ask)
+    async def asking(self: Upstream, name: ModelName, /, *args: P.args, **keywords: P.kwargs) -> T:
+        await self._turn(name)
+        try:
+            return await ask(self, name, *args, **keywords)
+        finally:
+            self._questions.end(name)
+
+    return asking
 
 
 @define(eq=False)
@@ -74,6 +98,7 @@ class Upstream:
 
     _registry: Registry
     _circuits: Circuits = field(init=False)
+    _questions: Questions = field(factory=Questions, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._circuits = Circuits(self._registry.clock)
@@ -94,6 +119,7 @@ class Upstream:
 
     # manifests
 
+    @_in_turn
     async def manifest(
         self,
         name: ModelName,
@@ -128,6 +154,7 @@ class Upstream:
             )
         return manifest
 
+    @_in_turn
     async def child(self, name: ModelName, digest: Digest) -> Manifest:
         """
         Return a list's child, which upstream has among the blobs; `RegistryError`.
@@ -147,6 +174,7 @@ class Upstream:
         except InvalidManifest as error:
             raise upstream_unreachable(f"upstream sent no manifest {digest}: {error}") from None
 
+    @_in_turn
     async def manifest_digest(
         self,
         name: ModelName,
@@ -171,6 +199,15 @@ class Upstream:
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
         discard(response, self._registry.clock)
         return announced(response) if response.code in WHOLE else None
+
+    async def _turn(self, name: ModelName) -> None:
+        turn = self._questions.begin(name)
+        try:
+            await within(self._registry.headers_within, turn, self._registry.clock)
+        except TimeoutError:
+            raise RegistryError(
+                "UNAVAILABLE", f"upstream {self._host} is slow, and many questions wait for it", 503
+            ) from None
 
     async def _ask(
         self,
@@ -289,6 +326,7 @@ class Upstream:
 
     # blobs
 
+    @_in_turn
     async def blob_size(self, name: ModelName, digest: Digest) -> int:
         """The size of a blob that no known manifest names, in bytes; `RegistryError`."""
         url = self._registry.url_of(name, "blobs", digest)
@@ -340,20 +378,3 @@ def announced(response: IResponse) -> Optional[Digest]:
         return Digest.parse(text if ":" in text else f"sha256:{text}")
     except InvalidName:
         return None
-
-
-def error_text(body: bytes) -> str:
-    """The message in an error's body, on one line; "" where there is none to show."""
-    text = body.decode("utf-8", "replace")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return "" if "<" in text else " ".join(text.split())[:300]
-    if isinstance(found, dict):
-        errors = found.get("errors")
-        if isinstance(errors, list) and errors and isinstance(errors[0], dict):
-            found = errors[0]
-        for key in ("message", "error"):
-            if isinstance(found.get(key), str):
-                return " ".join(found[key].split())[:300]
-    return ""

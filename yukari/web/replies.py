@@ -74,7 +74,9 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
             return
         if isinstance(error, OSError):
             why = error.strerror or str(error)
-            log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
+            if why not in request.site.store_errors:
+                request.site.store_errors[why] = None
+                log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
             error = RegistryError("UNAVAILABLE", f"this cache cannot read its store: {why}", 503)
         elif not isinstance(error, RegistryError):
             log.failure("{path}", failure, path=request.shown_path, request=request.id)

@@ -10,6 +10,7 @@ from io import BytesIO
 from random import getrandbits
 from typing import Any, Optional, Protocol
 
+from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
@@ -31,6 +32,8 @@ WITH_BODIES = (b"/api/", b"/store/", b"/page/")
 """The beginnings of paths at which a request's body is read; elsewhere it is thrown away."""
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read at most."""
+STORE_ERROR_AGAIN = 60.0
+"""Seconds for which the same error of the store is not logged again, whoever meets it."""
 IDLE = 620.0
 """Seconds that a connection may be silent between requests: more than the usual balancers' 600."""
 
@@ -234,6 +237,8 @@ class RegistrySite(Site):
         self.clients = client_limit or ClientLimit()
         self.uploads = uploads
         self.sent_to = sent_to
+        self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
+        """Errors of the store that were logged lately."""
 
     def log(self, request: Any) -> None:
         """Nothing: a request logs itself, and does so while the port is closing too."""

@@ -490,6 +490,33 @@ class DirectoryStoreTests(SynchronousTestCase):
         result_of(store.publish(spool))
         self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
 
+    def test_a_failing_disk_and_too_few_descriptors_are_no_absence(self) -> None:
+        """Upstream would be asked for what is stored, or blobs removed that a manifest needs."""
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        result_of(store.publish(self.filled(store)))
+        for number in (errno.EMFILE, errno.ENFILE, errno.EIO):
+
+            def refuse(name: str, *_: Any, number: int = number) -> None:
+                if name in ("open", "stat", "readlink", "listdir"):
+                    raise OSError(number, os.strerror(number))
+
+            self.patch_os(RefusingOs(refuse))
+            for asked in (
+                lambda: store.get_manifest(NAME, LATEST),
+                lambda: store.get_manifest(NAME, OLD.digest),
+                lambda: store.blob_size(DIGEST),
+                lambda: store.open_blob(DIGEST),
+                lambda: store.tags(NAME),
+                lambda: store.manifests(),
+            ):
+                with self.assertRaises(OSError) as caught:
+                    result_of(asked())
+                self.assertEqual(caught.exception.errno, number)
+            self.patch_os(os)
+        self.assertIsNotNone(result_of(store.get_manifest(NAME, LATEST)))
+        self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+
     # the cache
 
     def test_a_hit_touches_no_disk_while_it_is_trusted(self) -> None:

@@ -17,6 +17,8 @@ _count = itertools.count()
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Answers which mean that there is no such file."""
+FAULTS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
+"""Failures which do not tell whether there is a file: never to be taken for "not stored"."""
 
 
 def write_all(descriptor: int, body: bytes) -> None:

@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.names import Digest
-from yukari.storage.disk.atomic import ABSENT, remove, temporary, write_all
+from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, temporary, write_all
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.spool import SpoolFile
@@ -33,7 +33,7 @@ class BlobFiles:
     _log = Logger()
 
     def size(self, digest: Digest) -> Optional[int]:
-        """Return a blob's size in bytes; None if it is not stored."""
+        """Return a blob's size in bytes; None if it is not stored. OSError if the disk fails."""
         found = self._stat(digest)
         return None if found is None else found.st_size
 
@@ -44,6 +44,8 @@ class BlobFiles:
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
             except OSError as error:
+                if error.errno in FAULTS:
+                    raise
                 self._unreadable(path, error)
             else:
                 return found
@@ -55,7 +57,8 @@ class BlobFiles:
             try:
                 return FileBlob.at(path)
             except OSError as error:
-                self._unreadable(path, error)
+                if error.errno not in FAULTS:
+                    self._unreadable(path, error)
                 if error.errno not in (*ABSENT, errno.EINVAL, errno.EISDIR):
                     raise
         return None

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
 from yukari.names import Digest, InvalidName
-from yukari.storage.disk.atomic import remove
+from yukari.storage.disk.atomic import FAULTS, remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.space import Room, shown
 from yukari.storage.ports import NoRoom
@@ -74,6 +74,8 @@ class Tier:
             with suppress(OSError):
                 os.utime(path)
         except OSError as error:
+            if error.errno in FAULTS:
+                raise
             self._log.warn("{path} is gone: {error}", path=path, error=error.strerror)
             self._forget(digest)
             return None

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 
 from yukari.manifest import InvalidManifest, Manifest, parse_manifest
 from yukari.names import Digest, ModelName, Tag
-from yukari.storage.disk.atomic import ABSENT, remove, replace_file, temporary
+from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, replace_file, temporary
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.space import Room
@@ -157,7 +157,11 @@ class DirectoryInventory:
                 return set()
             with open(path, "rb") as file:
                 found = parse_manifest(file.read())
-        except (OSError, InvalidManifest):
+        except OSError as error:
+            if error.errno in FAULTS:
+                raise
+            return set()
+        except InvalidManifest:
             return set()
         if isinstance(found, Manifest):
             return {blob.digest for blob in found.blobs}

@@ -16,7 +16,7 @@ from typing import Optional
 from attrs import define, field
 
 from yukari.names import InvalidName, ModelName, Tag
-from yukari.storage.disk.atomic import ABSENT
+from yukari.storage.disk.atomic import ABSENT, FAULTS
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
 
@@ -92,7 +92,9 @@ class TagListing:
         for directory in self._layout.plain:
             try:
                 plain = os.stat(tag_path(directory, name, tag))
-            except OSError:
+            except OSError as error:
+                if error.errno in FAULTS:
+                    raise
                 continue
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
                 found = True
@@ -105,7 +107,9 @@ class TagListing:
                 if stat.S_ISLNK(linked.st_mode) and not found:
                     leads = self._layout.blob_linked(path, os.readlink(path)) is not None
                     found = leads and stat.S_ISREG(os.stat(path).st_mode)
-            except OSError:
+            except OSError as error:
+                if error.errno in FAULTS:
+                    raise
                 continue
             if (found and stat.S_ISLNK(linked.st_mode)) or (
                 stat.S_ISREG(linked.st_mode) and linked.st_size
@@ -121,7 +125,7 @@ class TagListing:
         return (name for name, _ in groupby(merge(*named)))
 
     def _listed(self, path: str) -> Sequence[str]:
-        """The names in a directory, in order."""
+        """The names in a directory, in order. OSError if the disk fails."""
         try:
             with self._lock:
                 known = self._names.get(path)
@@ -135,6 +139,8 @@ class TagListing:
             settled = time.time_ns() - changed > _SETTLED
             names = sorted(os.listdir(path))
         except OSError as error:
+            if error.errno in FAULTS:
+                raise
             if error.errno not in ABSENT:
                 self._tell(path, error.strerror or str(error))
             return ()

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from yukari.manifest import MAX_BYTES
 from yukari.names import Digest, InvalidName, ModelName
+from yukari.storage.disk.atomic import FAULTS
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
@@ -85,7 +86,11 @@ class Migration:
             digest = Digest.parse(os.path.basename(path))
             with open(path, "rb") as file:
                 body = file.read(MAX_BYTES + 1)
-        except (InvalidName, OSError):
+        except InvalidName:
+            return
+        except OSError as error:
+            if error.errno in FAULTS:
+                raise
             return
         if Digest.of(body) != digest:
             log.warn(
@@ -102,7 +107,9 @@ def _names(*parts: str) -> list[str]:
     """The names in a directory; none if it is none."""
     try:
         return sorted(os.listdir(os.path.join(*parts)))
-    except OSError:
+    except OSError as error:
+        if error.errno in FAULTS:
+            raise
         return []
 
 

@@ -1,8 +1,9 @@
 """
 Manifests read from the two trees that `Layout` describes.
 
-All of it blocks: for a disk thread, several at once. What cannot be read, or is no
-manifest, counts as not stored; it is logged once.
+All of it blocks: for a disk thread, several at once. What may not be read, or is no
+manifest, counts as not stored; it is logged once. OSError if the disk fails, or descriptors
+are short.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from yukari.manifest import (
     parse_manifest,
 )
 from yukari.names import Digest, ModelName, Tag
-from yukari.storage.disk.atomic import ABSENT
+from yukari.storage.disk.atomic import ABSENT, FAULTS
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
 from yukari.storage.variants import Variants
@@ -137,7 +138,9 @@ class ManifestReader:
         watched[path, False] = stamp_of(path, False)
         try:
             target = os.readlink(path)
-        except OSError:
+        except OSError as error:
+            if error.errno in FAULTS:
+                raise
             return self.read(path, watched)
         digest = self.layout.blob_linked(path, target)
         if digest is None:
@@ -146,7 +149,9 @@ class ManifestReader:
         file = self.blob(digest, watched)
         try:
             return file and File(path, file.manifest, checked_at(os.lstat(path)))
-        except OSError:
+        except OSError as error:
+            if error.errno in FAULTS:
+                raise
             return None
 
     def blob(self, digest: Digest, watched: Watched) -> Optional[File]:
@@ -163,7 +168,9 @@ class ManifestReader:
         watched: Watched,
         tell: Optional[Callable[[str, str], None]] = None,
     ) -> Optional[File]:
-        """Read the manifest or list in a file; None, and ``tell`` is called, if it has none."""
+        """
+        Read the manifest or list in a file; None, and ``tell`` is called, if it has none. OSError.
+        """
         watched[path, True] = None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -179,6 +186,8 @@ class ManifestReader:
                 os.close(descriptor)
             return File(path, parse_manifest(body), checked_at(found))
         except (OSError, InvalidManifest) as error:
+            if isinstance(error, OSError) and error.errno in FAULTS:
+                raise
             if not isinstance(error, OSError) or error.errno not in ABSENT:
                 (tell or self.tell)(path, str(error))
             return None
