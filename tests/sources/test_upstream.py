@@ -264,9 +264,6 @@ class ManifestTests(UpstreamCase):
             self.internet.last.head(status, content_length=0)
             self.assertIsNone(self.successResultOf(found), status)
         found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
-        self.internet.last.close()
-        self.assertIsNone(self.successResultOf(found))
-        found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
         self.internet.last.answer(429, b"")
         self.assertEqual(self.refused(found).status, 429)
 

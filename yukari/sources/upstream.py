@@ -185,16 +185,16 @@ class Upstream:
         """
         Return the digest of what upstream has under a tag, by HEAD; `RegistryError`.
 
-        None if HEAD does not tell: some registries send no digest, and some answer 405, any other
-        error or nothing to the HEAD of what a GET brings.
+        None if HEAD does not tell: some registries send no digest, and some answer 405, or any
+        other error, to the HEAD of what a GET brings.
         """
         url = self._registry.url_of(name, "manifests", tag)
         try:
             response, _ = await self._ask("HEAD", url, name, user_agent or USER_AGENT, variant)
         except RegistryError as error:
-            if self.circuit_open or error.status not in (403, 502):
-                raise
-            return None
+            if error.status == 403:
+                return None
+            raise
         if response.code in (412, 429, LOOP_DETECTED):
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
         discard(response, self._registry.clock)
