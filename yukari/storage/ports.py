@@ -43,7 +43,7 @@ class WrongDigest(Exception):
 
 
 NEVER_CHECKED = 0.0
-"""When upstream was asked about what nobody has asked it about yet, in seconds of the epoch."""
+"""The time of check of what upstream was never asked about, in seconds of the epoch."""
 
 
 @frozen
@@ -61,8 +61,10 @@ class StoredManifest:
 @frozen(order=True)
 class ManifestEntry:
     """
-    A row of a listing: a tag, and when its variant that was checked first was, in seconds of the
-    epoch; variants that were never checked do not count unless all are.
+    A row of a listing: a tag and a time of check, in seconds of the epoch.
+
+    Of a tag's two variants it is the earlier time; a variant that was never checked does not count
+    unless neither was.
     """
 
     name: ModelName
@@ -77,7 +79,7 @@ class BlobEntry:
     digest: Digest
     size: int
     stored_at: float = field(default=0.0, eq=False)
-    """When it was stored, in seconds of the epoch; a blob that was linked here counts from then."""
+    """When it was stored or, if it was linked here, when that was; in seconds of the epoch."""
 
 
 @frozen
@@ -104,17 +106,17 @@ class BlobFile(Protocol):
     size: int
 
     def fileno(self) -> Optional[int]:
-        """A descriptor that ``os.sendfile`` and ``os.pread`` take, or None where there is none."""
+        """Return a descriptor for ``os.sendfile`` and ``os.pread``, None if there is none."""
 
     def read(self, offset: int, count: int) -> bytes:
         """
-        Up to ``count`` bytes from ``offset``; short only at the end.
+        Return up to ``count`` bytes from ``offset``, fewer only at the end.
 
-        Blocks: for a disk thread, several at once if need be. ValueError once it is closed.
+        Blocks: for disk threads, any number of them at once. ValueError once it is closed.
         """
 
     def share(self) -> BlobFile:
-        """The same once more, to be closed by itself. ValueError once this one is closed."""
+        """Return the same file again, to be closed separately. ValueError if this one is closed."""
 
     def close(self) -> None:
         """Give the descriptor back; harmless when repeated."""
@@ -122,7 +124,7 @@ class BlobFile(Protocol):
 
 class Spool(Protocol):
     """
-    A blob on its way: the bytes that have come so far, at their places.
+    A blob on its way: the bytes that have arrived so far, at their places.
 
     One fill owns it. `write`, `note_repository` and `discard` block and belong in a disk
     thread; one `write` at a time.
@@ -140,23 +142,23 @@ class Spool(Protocol):
         """Repositories upstream that have the blob, the first to be asked first."""
 
     def covered(self) -> SpanSet:
-        """A copy of what is there, as of the last `write` that returned."""
+        """Return a copy of the spans that are there, as of the last `write` that returned."""
 
     def write(self, pieces: Sequence[tuple[int, Sequence[bytes]]]) -> None:
         """
         Put each ``(offset, buffers)`` in its place, the buffers one after the other.
 
-        When this returns, all of it is noted as there, and a killed process finds it again. Raises
-        OSError (ENOSPC, EIO, ...) with none of it noted as there, ValueError beyond the blob's
-        size and once the spool is published, discarded or closed.
+        When this returns, all of it is recorded as there, and the next process finds it even if
+        this one is killed. OSError (ENOSPC, EIO, ...) with none of it recorded. ValueError beyond
+        the blob's size, and once the spool is published, discarded or closed.
         """
 
     def note_repository(self, name: ModelName) -> None:
-        """Another repository that has the blob; kept with the spool."""
+        """Record another repository that has the blob, with the spool."""
 
     def open(self) -> BlobFile:
         """
-        The same bytes for one reader, who closes it; it outlives the spool.
+        Open the same bytes for one reader, who closes the file; it outlives the spool.
 
         What is not covered reads as zeros. Takes no new descriptor and does not block. ValueError
         once the spool is closed.
@@ -174,7 +176,7 @@ class DirectUpload(Protocol):
 
     @property
     def came(self) -> int:
-        """Bytes that came from the source so far."""
+        """Bytes that have arrived from the source so far."""
 
     @property
     def sent(self) -> int:
@@ -182,15 +184,15 @@ class DirectUpload(Protocol):
 
     async def run(self) -> None:
         """
-        Bring it; returns when it is stored, whole and right. To be called once.
+        Transfer the blob, and return when it is stored with the right digest. To be called once.
 
-        `SourceRefused` and `SourceFailed` where the source, OSError where the store fails for good,
-        `WrongDigest`. Then nothing of it is left; when it is cancelled, nothing but what
-        `Store.unfinished` tells the next process.
+        `SourceRefused` and `SourceFailed` if the source fails, OSError if the store fails for good,
+        `WrongDigest`. After an error nothing of the blob is left. If `run` is cancelled, the next
+        process learns of the blob by `DirectUploads.unfinished`.
         """
 
     def give_up(self) -> None:
-        """It is not wanted any more: once `run` is cancelled, no later process brings it."""
+        """The blob is not wanted any more: after `run` is cancelled no later process fetches it."""
 
 
 class ManifestStore(Protocol):
@@ -257,16 +259,15 @@ class ManifestStore(Protocol):
         """
 
     async def tags(self, name: ModelName) -> list[Tag]:
-        """The tags stored for a model, sorted by name; empty where it is not stored."""
+        """Return the tags stored for a model, sorted by name; none if it is not stored."""
 
     async def manifests(
         self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         """
-        A page of all tagged manifests in the order of (name, tag), from behind ``after``.
+        Return up to ``most`` tagged manifests that follow ``after``, in the order of (name, tag).
 
-        Up to ``most`` of them, none at the end. Here and in `tags` a manifest that turns out to be
-        damaged when it is got may be listed.
+        None at the end. This and `tags` may list a manifest that `get_manifest` finds damaged.
         """
 
 
@@ -274,21 +275,21 @@ class BlobStore(Protocol):
     """Whole blobs by digest."""
 
     async def blob_size(self, digest: Digest) -> Optional[int]:
-        """The size of a whole blob in bytes, None where it is not stored."""
+        """Return the size of a whole blob in bytes, None if it is not stored."""
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         """
-        A whole blob, opened; None where it is not stored. The caller closes it.
+        Open a whole blob; None if it is not stored. The caller closes it.
 
-        OSError where it is there and cannot be read.
+        OSError if it is stored and cannot be read.
         """
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
-        """Up to ``most`` of all blobs in the order of their digests, from behind ``after``."""
+        """Return up to ``most`` blobs that follow ``after``, in the order of their digests."""
 
     async def delete_blob(self, digest: Digest) -> None:
         """
-        Remove a stored blob; who has it open reads on.
+        Remove a stored blob; readers that have it open read on.
 
         Harmless if it is not stored; OSError if it cannot be removed.
         """
@@ -299,26 +300,26 @@ class SpoolStore(Protocol):
 
     async def spools(self) -> list[Spool]:
         """
-        Every spool that an earlier process left, opened; called once, after `start`.
+        Open every spool that an earlier process left. To be called once, after `start`.
 
-        They hold their room, whether or not there would be enough for new ones.
+        Each keeps its room reserved, even if new spools would not get as much.
         """
 
     async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
         """
-        A spool with its room reserved until it is published, discarded or closed.
+        Open a spool, its room reserved until it is published, discarded or closed.
 
-        It is empty, or the one of this blob that was closed, with all that it held. Raises
-        `NoRoom`, OSError. The caller never asks for a digest whose spool is open.
+        It is empty, or holds what an earlier spool of this blob held when it was closed. `NoRoom`,
+        OSError. To be called only while no spool of this digest is open.
         """
 
     async def publish(self, spool: Spool) -> None:
         """
-        Make a whole, verified spool the stored blob, durably, then let its sidecar go.
+        Store the blob of a complete, verified spool durably, then remove the spool's sidecar.
 
-        The spool can still be opened until it is closed, and `Spool.discard` only closes it by
-        then. OSError leaves the spool as it was; bytes that are missing are a ValueError. Takes
-        as long as a network does, where one is between; `interrupt` ends that.
+        After this the spool can be opened until it is closed, and `Spool.discard` only closes it.
+        OSError leaves the spool as it was; ValueError if bytes are missing. If blobs are stored
+        over a network, this waits for it until `interrupt`.
         """
 
 
@@ -327,72 +328,70 @@ class Store(ManifestStore, BlobStore, SpoolStore, Protocol):
 
     @property
     def inventory(self) -> Inventory:
-        """What else the collector does with it."""
+        """The further operations that the collector needs."""
 
     def describe(self) -> str:
-        """Where it stores, for a person: ``directory /var/cache/yukari``."""
+        """Return the place for people to read, such as ``directory /var/cache/yukari``."""
 
     async def start(self) -> None:
-        """Take hold of it; `StoreUnusable` where that cannot be."""
+        """Open the store; `StoreUnusable` if that fails."""
 
     def interrupt(self) -> None:
         """
-        The process is about to stop: `publish` that waits for a network ends, with OSError.
+        End each `publish` that waits for a network, with OSError: the process is about to stop.
 
-        Harmless where nothing waits; everything else goes on until `stop`.
+        All other calls go on until `stop`.
         """
 
     async def stop(self) -> None:
-        """Let go of it; every call that was under way has ended by then."""
+        """Close the store; when this returns, every call that was in progress has ended."""
 
     async def check(self) -> None:
         """
-        Return where it can be read and written now; `StoreUnusable` or OSError say why not.
+        Return if the store can be read and written now; `StoreUnusable` or OSError say why not.
 
-        Cheap enough to be asked every second; being full is no reason.
+        Cheap enough to be called every second. A full store passes.
         """
 
     async def count(self) -> Holdings:
         """
-        What it holds, found by looking at every name in it; OSError where that cannot be.
+        Count what is stored by listing every name; OSError if that fails.
 
-        Manifests count among the blobs too.
-
-        Not for every second: 100,000 blobs take some tenths of a second on a disk, and in a bucket
-        a hundred requests.
+        Manifests count among the blobs too. Not to be called every second: 100,000 blobs take some
+        tenths of a second on a disk, and hundreds of requests in a bucket.
         """
 
 
 @runtime_checkable
 class RemoteBlobs(Protocol):
-    """What a `Store` can do besides if its blobs are elsewhere than on this disk."""
+    """The further methods of a `Store` whose blobs may not be on this disk."""
 
     def source(self, digest: Digest, size: int) -> KeptSource:
         """
-        Where a fill finds a blob that is stored and that `open_blob` does not have here: one that
-        `blob_size` knows, or that another daemon stores while it comes.
+        Return the source of a stored blob that `open_blob` does not find on this disk.
+
+        That is a blob whose size `blob_size` knows, or that another daemon stores meanwhile.
         """
 
     async def presigned(self, digest: Digest) -> Optional[str]:
-        """
-        A URL at which anybody finds such a blob for hours; None where there can be none.
-        """
+        """Return a URL at which anybody can get such a blob for hours; None if there is none."""
 
 
 @runtime_checkable
 class DirectUploads(Protocol):
-    """What a `Store` can do besides if blobs need not go by this disk."""
+    """The further methods of a `Store` that can take blobs past this disk."""
 
     def straight(
         self, digest: Digest, size: int, repository: ModelName, source: BlobSource
     ) -> Optional[DirectUpload]:
         """
-        How a blob comes into the store where `new_spool` says `NoRoom`; None where it cannot.
+        Return the way into the store of a blob for which `new_spool` raised `NoRoom`; None if there
+        is none.
         """
 
     async def unfinished(self) -> list[Unfinished]:
         """
-        Blobs that were on their way by `straight` when an earlier process ended; each begins anew.
+        Return the blobs of uploads by `straight` that an earlier process did not finish.
 
-        Called once, after `spools`.
+        Each has to begin anew. To be called once, after `spools`.
         """

@@ -42,9 +42,9 @@ from yukari.storage.ports import WrongDigest
 from yukari.threads import InThread
 
 AT_ONCE = 2
-"""Blobs that go this way at the same time, of large ones and of small ones each."""
+"""Large blobs that are uploaded this way at the same time, and as many small ones."""
 HUGE_AT_ONCE = 1
-"""Of the large ones, those of more than 80 GB, whose parts are larger."""
+"""Blobs of more than 80 GB among the large ones: their parts are larger."""
 IN_MEMORY = 2
 """
 Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB.
@@ -73,9 +73,9 @@ class StraightUpload:
     _calls: Calls
     _clock: IReactorTime
     _slots: Sequence[DeferredSemaphore]
-    """What it needs a turn of, one after the other."""
+    """The semaphores that it acquires before it begins, in this order."""
     _under_way: set[StraightUpload]
-    """Those that run or wait for their turn; it enters itself."""
+    """All that run or wait for their turn; this upload adds and removes itself."""
     sent: int = field(default=0, init=False)
     upload_id: str = field(init=False)
     """The multipart upload's, "" where there is none; at first what an earlier process began."""
@@ -89,7 +89,7 @@ class StraightUpload:
     """The ETags of the parts that are up, by number, from 1."""
     _going: set[Deferred[None]] = field(factory=set, init=False)
     _failure: Optional[Failure] = field(default=None, init=False)
-    """What the sending of a part came to."""
+    """The error of a part that could not be sent, if any."""
     _looked_at: float = field(default=0.0, init=False)
     _is_complete: bool = field(default=False, init=False)
 
@@ -164,7 +164,7 @@ class StraightUpload:
         await self._patiently(self._put, data)
 
     async def _gather(self, number: int) -> bytearray:
-        """A part's bytes from upstream, hashed."""
+        """Read a part's bytes from upstream, and hash them."""
         data = bytearray(min(self._part, self.size - self._stream.position))
         await self._stream.read_into(data)
         await self._in_thread(self._hash.update, data)
@@ -182,7 +182,7 @@ class StraightUpload:
     # to S3
 
     async def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> None:
-        """Ask S3 until it does it; `S3Error` where that is hopeless, or took too long."""
+        """Repeat a request until S3 does it; `S3Error` if that is hopeless or takes too long."""
         began, wait = self._clock.seconds(), FIRST_WAIT
         while True:
             try:
@@ -259,7 +259,7 @@ class StraightUpload:
             self._is_complete = True
 
     async def _is_there(self) -> bool:
-        """Whether S3 has the object, whole; it has not where S3 does not answer."""
+        """Whether S3 has the object, whole; False if S3 does not answer."""
         try:
             found = await self._client.head_object(self.key)
         except S3Error:
@@ -275,7 +275,7 @@ class StraightUpload:
         return await self._is_there()
 
     async def _leave(self, patience: float, *, again: bool) -> None:
-        """Have nothing in S3 but the object; the note is left where that fails, and for `again`."""
+        """Leave nothing but the object in S3. The note stays if that fails, or with ``again``."""
         if self.upload_id and not self._is_complete:
             try:
                 await Deferred.fromCoroutine(self._abort()).addTimeout(patience, self._clock)

@@ -1,4 +1,4 @@
-"""Whether S3 answers, and what is said of it where it does not."""
+"""Whether S3 answers, and the log lines about an S3 that does not."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 CHECK_AGAIN = (1.0, 30.0)
 """Seconds between two tries to reach S3 at the start, doubling from the first to the second."""
 CHECKED_EVERY = 5.0
-"""Seconds between two looks, at most, whether S3 answers."""
+"""Seconds for which the result of a check is used again."""
 WITHIN = 5.0
-"""Seconds that S3 has to say what a client waits for; then upstream is asked."""
+"""Seconds that S3 may take to answer while a client waits; then upstream is asked."""
 LEFT_ALONE = 2.0
-"""Seconds for which an S3 that did not say so is not asked again."""
+"""Seconds for which an S3 that did not answer in time is not asked again."""
 SAID_EVERY = 60.0
-"""Seconds between two complaints about an S3 that does not answer."""
+"""Seconds between two log lines about an S3 that does not answer."""
 
 
 @define(eq=False)
 class Contact:
-    """Asks the bucket of ``client`` whether it is there, and hears of what others asked it."""
+    """Checks the bucket of ``client``, and notes whether S3 answers the requests of others."""
 
     client: S3Client
     _clock: IReactorTime
@@ -65,9 +65,9 @@ class Contact:
 
     async def connect(self) -> None:
         """
-        Returns once the bucket can be used; until then it says what is wrong and tries again.
+        Return when the bucket can be used; until then log what is wrong and try again.
 
-        `StoreUnusable` where no trying would help: its text names the setting, and what S3 said.
+        `StoreUnusable` if trying again would not help: its text has the setting and S3's message.
         """
         wait, longest = CHECK_AGAIN
         while not self._stopped:
@@ -117,13 +117,13 @@ class Contact:
         return f"AWS_ENDPOINT_URL_S3 {endpoint}, TIGRIS_BUCKET {bucket}: {error}"
 
     def stop(self) -> None:
-        """`connect` ends; harmless when repeated."""
+        """End `connect`; harmless when repeated."""
         self._stopped = True
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def in_time(self, asked: Coroutine[Any, Any, T]) -> T:
-        """What S3 says while a client waits; `S3Error` where that takes too long."""
+        """Return what S3 answers while a client waits; `S3Error` if that takes too long."""
         if not self.reachable and self._clock.seconds() < self._left_alone_until:
             asked.close()
             raise S3Error(UNREACHABLE, 0, f"{self.client.endpoint}: did not answer just now")
@@ -139,7 +139,7 @@ class Contact:
             raise
 
     async def heard(self, asked: Coroutine[Any, Any, T]) -> T:
-        """Return what S3 says, however long it takes, and note whether it answered."""
+        """Return what S3 answers, however long it takes, and note whether it did."""
         try:
             found = await asked
         except S3Error as error:
@@ -149,14 +149,14 @@ class Contact:
         return found
 
     def answered(self) -> None:
-        """S3 did what it was asked."""
+        """Note that S3 did what it was asked."""
         self._trouble = None
         if not self.reachable:
             self.reachable = True
             self._log.info("{bucket} answers again", bucket=self.client.describe())
 
     def complain(self, error: S3Error) -> None:
-        """Log what S3 said or did not say, now and then."""
+        """Note that a request failed, and log it, at most every `SAID_EVERY` seconds."""
         self.reachable = self.reachable and not error.passing
         now = self._clock.seconds()
         if self._said_at is None or now - self._said_at >= SAID_EVERY:

@@ -1,4 +1,4 @@
-"""What the collector sees and removes of a bucket."""
+"""The collector's view of a bucket."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Listed = tuple[str, str, str, float]
 
 
 def listed(key: str, modified: float) -> Optional[Listed]:
-    """The tagged manifest that a key is of, None for any other key."""
+    """Return the tagged manifest whose object has this key, None if it is another object."""
     parts = key.split("/")
     if len(parts) != 5 or parts[0] != "v2" or parts[3] not in _TAGS:
         return None
@@ -58,7 +58,7 @@ class BucketListing:
     _changes: int = field(default=0, init=False)
 
     def changed(self) -> None:
-        """Something was put: what was listed before is not given out again."""
+        """Forget the listing, because something was put."""
         self._changes += 1
         self._rows = None
 

@@ -32,8 +32,8 @@ from yukari.threads import InThread
 
 MOST = 1000
 """
-Manifests that wait, of `MOST_BYTES` together; the oldest goes first, and is fetched from upstream
-again.
+Manifests that may wait, and `MOST_BYTES` of them together. Beyond that the oldest is dropped, and
+fetched from upstream again.
 """
 AGAIN = (1.0, 30.0)
 """Seconds between two tries, doubling from the first to the second."""
@@ -42,7 +42,7 @@ log = Logger()
 
 
 def encode(key: Key, stored: StoredManifest) -> bytes:
-    """A file's content."""
+    """Return the content of a manifest's file."""
     name, reference, variant = key
     header = {
         "name": str(name),
@@ -54,7 +54,7 @@ def encode(key: Key, stored: StoredManifest) -> bytes:
 
 
 def decode(content: bytes) -> tuple[Key, StoredManifest]:
-    """What `encode` was given; ValueError where it was given nothing like this."""
+    """Return what `encode` was given; ValueError if this is no such file."""
     first, _, body = content.partition(b"\n")
     try:
         header = json.loads(first)
@@ -84,7 +84,7 @@ class PendingManifests:
     _writing: DeferredLock = field(factory=DeferredLock, init=False)
 
     def read(self) -> list[tuple[Key, StoredManifest]]:
-        """What an earlier process left, the oldest first; blocks. OSError."""
+        """Return what an earlier process left, the oldest first. Blocks; OSError."""
         found = []
         for entry in os.scandir(self.directory):
             try:
@@ -103,13 +103,13 @@ class PendingManifests:
             log.info("{count} manifests wait for the bucket", count=len(self._waiting))
 
     async def add(self, key: Key, stored: StoredManifest) -> None:
-        """It was not put, for a reason that passes; returns once it has its file."""
+        """Take a manifest that S3 could not take for now, and return when it has its file."""
         if self.newest(key, stored) is stored:
             await self._take(key, stored)
             await self._file(key)
 
     async def drop(self, key: Key) -> None:
-        """It is not to be put any more."""
+        """Forget the manifest of a key, so that it is not put any more."""
         if self._waiting.pop(key, None) is not None:
             await self._file(key)
 
@@ -123,7 +123,7 @@ class PendingManifests:
             await self._file(self._waiting.popitem(last=False)[0])
 
     async def _file(self, key: Key) -> None:
-        """Have the file of a key hold what waits under it by the time that it is written."""
+        """Write the manifest that waits under a key to its file, or remove the file."""
         told = f"{key[0]}:{key[1]}" if key[2] is Variant.PLAIN else f"{key[0]}:{key[1]}:list"
         named = Digest.of(told.encode()).hex
         path = os.path.join(self.directory, named)
@@ -142,7 +142,7 @@ class PendingManifests:
         return sum(len(stored.manifest.body) for stored in self._waiting.values())
 
     def newest(self, key: Key, found: Optional[StoredManifest]) -> Optional[StoredManifest]:
-        """What was found under a key, or what waits to be put there over it."""
+        """Return what was ``found`` in S3 under a key, or what waits to replace it."""
         if isinstance(key[1], Digest):
             if found is None:
                 for stored in self._waiting.values():

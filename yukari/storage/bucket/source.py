@@ -21,8 +21,8 @@ from yukari.storage.bucket.calls import Calls
 @define(eq=False)
 class BucketBlob:
     """
-    A `KeptSource` over ranged GETs. ``there`` are the blobs that the bucket is known to have,
-    ``gone`` is told where it does not have one.
+    A `KeptSource` over ranged GETs. ``there`` has the blobs that the bucket is known to have;
+    ``gone`` is called with a blob that it does not have.
     """
 
     _client: S3Client
@@ -47,10 +47,10 @@ class BucketBlob:
         return self._digest in self._there
 
     def add_repository(self, name: ModelName) -> None:
-        """A bucket has blobs by digest alone."""
+        """Do nothing: a bucket has blobs by digest alone."""
 
     def retry(self) -> None:
-        """Nothing was refused that would not be again."""
+        """Do nothing: S3 would refuse the same again."""
 
     async def fetch(self, span: Span) -> Answer:
         try:

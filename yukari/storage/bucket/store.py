@@ -73,7 +73,7 @@ class TigrisStore(DiskWork):
     """
     `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk.
 
-    `start` takes the disk in hand; `connect` asks S3 whether the bucket can be used.
+    `start` opens the directory on the disk; `connect` waits until the bucket can be used.
     """
 
     client: S3Client
@@ -212,7 +212,7 @@ class TigrisStore(DiskWork):
     # blobs
 
     async def blob_size(self, digest: Digest) -> Optional[int]:
-        """As everywhere; for a spool that an earlier process left, None without asking S3."""
+        """As `BlobStore.blob_size`; None without a request if an earlier process left a spool."""
         size = self._blobs.known_size(digest)
         if size is not None:
             return size
@@ -263,7 +263,7 @@ class TigrisStore(DiskWork):
         return await self._calls.run(self._sweeper.sweep())
 
     def facts(self) -> dict[str, Any]:
-        """For people: what is on disk, what is on its way up, how many requests went to S3."""
+        """Return figures for people: bytes on disk, uploads in progress, requests sent to S3."""
         return {
             "reachable": self.reachable,
             "disk_bytes": self.tier.total,

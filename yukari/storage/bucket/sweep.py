@@ -18,7 +18,7 @@ from yukari.storage.disk.atomic import remove
 from yukari.threads import InThread
 
 ORPHANED_AFTER = 24 * 3600.0
-"""Seconds; an upload is nobody's that was begun, and got its last part, longer ago."""
+"""Seconds after which an upload that gets no further part belongs to nobody."""
 
 
 @define(eq=False)
@@ -36,11 +36,11 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """
-        Abort uploads that nobody goes on with: how many.
+        Abort uploads that nobody continues, and return how many were aborted.
 
-        Those of spools that are no more, and any that no part has come to for a day, which a daemon
-        that is gone for good has left. `S3Error` where they cannot be listed; one that S3 does not
-        abort is left for the next time.
+        These are uploads whose spool is gone, and those that got no part for `ORPHANED_AFTER`: the
+        daemon that began them is gone for good. `S3Error` if they cannot be listed; an upload that
+        S3 does not abort is left for the next sweep.
         """
         count = 0
         for digest, note in list(self._direct.left.items()):

@@ -64,7 +64,7 @@ class BucketKeeper:
     _task: Optional[Deferred[None]] = field(default=None, init=False)
 
     def start(self) -> None:
-        """From now on; what is plainly wrong ends the daemon."""
+        """Begin; a setting that is plainly wrong ends the daemon."""
         self._task = Deferred.fromCoroutine(self._keep())
         self._task.addErrback(self._ended)
 
@@ -88,7 +88,7 @@ class BucketKeeper:
             await deferLater(self._reactor, SWEEP_EVERY * (0.5 + random.random()))
 
     async def stop(self) -> None:
-        """No more of it."""
+        """End the work and close the connections."""
         if self._task is not None:
             self._task.cancel()
         await self._connections.close()
@@ -102,7 +102,7 @@ def open_bucket_store(
     metrics: Metrics,
     proxies: Proxies,
 ) -> BucketKeeper:
-    """The store that the settings name, and its keeper; ValueError in one line where none is."""
+    """Return the keeper of the store that the settings name; ValueError with a line of text."""
     opened = open_bucket(
         reactor,
         settings.tigris_bucket,

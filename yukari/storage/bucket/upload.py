@@ -35,7 +35,7 @@ from yukari.storage.disk.spool import SpoolFile
 from yukari.threads import InThread
 
 AT_ONCE = 4
-"""Parts of one blob on their way."""
+"""Parts of one blob that are uploaded at the same time."""
 LOOK_EVERY = 0.25
 """Seconds between two looks at what the spool covers."""
 FIRST_WAIT = 0.5
@@ -47,7 +47,7 @@ RIVAL_EVERY = 5.0
 
 @define(eq=False)
 class BlobUpload:
-    """One spool's way into the object ``key``."""
+    """The upload of one spool to the object ``key``."""
 
     _client: S3Client
     key: str
@@ -59,9 +59,9 @@ class BlobUpload:
     _calls: Calls
     _clock: IReactorTime
     _beaten: Callable[[BlobUpload], None]
-    """Told that the object is there by another daemon's doing; the upload gives itself up."""
+    """Called when another daemon has stored the object; this upload is then abandoned."""
     _left: Callable[[BlobUpload], None]
-    """Told that it has ended, and that nothing more is done to what it leaves."""
+    """Called when the upload has ended and no longer touches its note or its parts in S3."""
     resumed: bool = False
     """An earlier process began the spool."""
     _size: int = field(init=False)
@@ -84,7 +84,7 @@ class BlobUpload:
     _asleep: Optional[Deferred[None]] = field(default=None, init=False)
     _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
     ended: bool = field(default=False, init=False)
-    """Nothing more goes up: it is there, was given up, or the process stops."""
+    """Whether no more is uploaded: the object is there, was abandoned, or the process stops."""
     sent: int = field(default=0, init=False)
     """Bytes of parts that went up."""
 
@@ -108,7 +108,7 @@ class BlobUpload:
     # while the blob comes
 
     def look(self) -> None:
-        """Send what can be sent, now and again until `ended`."""
+        """Send the parts that are complete, then look again at intervals until `ended`."""
         if self.ended:
             return
         if self.spool.gone:
@@ -141,7 +141,7 @@ class BlobUpload:
             going.addBoth(self._was_sent, number)
 
     def look_soon(self) -> None:
-        """`look`, once the reactor runs."""
+        """Call `look` in the reactor's next turn."""
         self._look_again(0.0)
 
     def _look_again(self, seconds: float) -> None:
@@ -149,7 +149,7 @@ class BlobUpload:
             self._timer = self._clock.callLater(seconds, self.look)
 
     async def _look_for_rival(self) -> None:
-        """Where another daemon was faster, send no more."""
+        """Stop if another daemon has stored the object already."""
         try:
             there = await self.is_there()
         except OSError:
@@ -167,7 +167,7 @@ class BlobUpload:
             await self.abandon()
 
     async def _begin(self) -> None:
-        """Have an upload: the one that an earlier process began, or a new one."""
+        """Continue the upload that an earlier process began, or begin a new one."""
         try:
             if self.note.upload_id and self.note.part_size == self._parts.part_size:
                 await self._adopt(self.note.upload_id)
@@ -183,7 +183,7 @@ class BlobUpload:
         self.look()
 
     async def _adopt(self, upload_id: str) -> None:
-        """Use the parts again that are what the spool holds."""
+        """Use those uploaded parts again whose bytes are the spool's."""
         parts = await self._client.list_parts(self.key, upload_id)
         if parts is None:
             return
@@ -239,7 +239,7 @@ class BlobUpload:
         self.look()
 
     def _failed(self, error: OSError) -> None:
-        """Wait before the next try; where S3 no longer knows the upload, begin anew."""
+        """Wait before the next attempt, the longer the more failures there were in a row."""
         if self.ended:
             return
         now = self._clock.seconds()
@@ -270,9 +270,9 @@ class BlobUpload:
 
     async def finish(self) -> None:
         """
-        Returns when S3 has the object, its size looked at; tries until then.
+        Return when S3 has the object with the right size; retry until then.
 
-        OSError once it was stopped.
+        OSError if it is stopped.
         """
         self._finishing = True
         while True:
@@ -330,9 +330,9 @@ class BlobUpload:
 
     async def abandon(self) -> None:
         """
-        Throw away what S3 has of parts; the object, where there is one, stays.
+        Abort the upload, so that S3 drops its parts; an object that is there stays.
 
-        Returns when that is done, whoever began it.
+        Return when that is done, whichever call began it.
         """
         if self._abandoning is None:
             if self.ended:
@@ -356,7 +356,7 @@ class BlobUpload:
         self._left(self)
 
     def stop(self) -> None:
-        """Leave everything where it stands, for the next process; harmless when repeated."""
+        """Stop, and leave parts and note for the next process; harmless when repeated."""
         self.ended = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
@@ -369,7 +369,7 @@ class BlobUpload:
         self._wake()
 
     async def _sleep(self, seconds: float, *, wakes: bool = True) -> None:
-        """Until something has changed, but not longer than so."""
+        """Wait until something has changed, for at most ``seconds``."""
         asleep: Deferred[None] = Deferred()
         self._asleep = asleep
         timer = self._clock.callLater(seconds, self._wake)
