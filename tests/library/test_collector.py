@@ -352,6 +352,20 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(world.is_whole("a"))
         self.assertIsNone(world.stored("b"))
 
+    def test_shared_blob_that_is_pulled_keeps_no_other_model_here(self) -> None:
+        # A licence is in use whenever any of the models that have it is.
+        world = self.full()
+        world.management.library.in_use.ask([Digest.of(b"licence")])
+        self.assertTrue(world.pull("new"))
+        self.assertIsNone(world.stored("a"))
+
+    def test_model_that_is_pulled_stays_though_its_turn_has_come(self) -> None:
+        world = self.full()
+        with world.management.library.in_use.hold([Digest.of(weights("a"))]):
+            self.assertTrue(world.pull("new"))
+        self.assertTrue(world.is_whole("a"))
+        self.assertIsNone(world.stored("b"))
+
     def test_nothing_goes_while_upstream_is_down(self) -> None:
         world = self.full()
         world.upstream.down = True

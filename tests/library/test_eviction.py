@@ -86,7 +86,7 @@ class PlanTests(SynchronousTestCase):
 
     def test_what_was_pulled_just_now_or_is_in_use_stays(self) -> None:
         self.assertEqual(goes(plan(models(*ABC), rules(grace=10_000.0 - 0.5), 99 * MB)), ["a"])
-        used = rules(in_use=lambda version: "being pulled")
+        used = rules(in_use=lambda _: "being pulled")
         self.assertEqual(goes(plan(models(*ABC, superseded=("a",)), used, 99 * MB)), [])
 
     def test_shared_blob_is_freed_with_the_last_that_stands_on_it(self) -> None:

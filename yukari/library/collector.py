@@ -28,10 +28,10 @@ from yukari.errors import RegistryError
 from yukari.fills.manager import FillManager
 from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Version
+from yukari.library.catalog_rows import Candidate, Version
 from yukari.library.events import Observer
 from yukari.library.eviction import Plan, Rules, Step, plan
-from yukari.library.in_use import InUse
+from yukari.library.in_use import InUse, Key
 from yukari.library.index import Index
 from yukari.library.marks import Marks
 from yukari.library.sweeping import Sweep, Swept
@@ -44,6 +44,9 @@ log = Logger()
 
 CHECKED_TOGETHER = 5
 """Models that upstream is asked about at the same time before they go."""
+HOPELESS_FOR = 2.0
+"""Seconds for which nobody looks again for room that was not to be had: among 100,000 models that
+takes about as long."""
 SIDECARS = 64 * 1024
 """Bytes that a blob on its way takes beside its own."""
 
@@ -103,6 +106,8 @@ class Collector(Observer):
     """Blobs that wait for room, or whose spools are being opened, with their sizes."""
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
     _warned: bool = field(default=False, init=False)
+    _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
+    """Until when so many bytes, or more, cannot be freed."""
 
     # what is told
 
@@ -196,11 +201,15 @@ class Collector(Observer):
         if not self._index.looked:
             log.info("nothing is evicted {why}: the store is still being looked through", why=why)
             return
+        until, least = self._hopeless
+        if lacking >= least and self._clock.seconds() < until:
+            return
         tried: set[Version] = set()
         while lacking > 0:
             found = await self.plan(lacking, tried)
             if found.frees < lacking:
                 self._warn(found, lacking, why)
+                self._hopeless = self._clock.seconds() + HOPELESS_FOR, lacking
                 return
             self._warned = False
             freed = 0
@@ -257,10 +266,20 @@ class Collector(Observer):
             in_use=self._why_in_use,
         )
 
-    def _why_in_use(self, version: Version) -> Optional[str]:
-        if any(need.digest in self._fills.fills for need in version.needs):
+    def _why_in_use(self, candidate: Candidate) -> Optional[str]:
+        """
+        Why a version is in use: itself, or a blob that is its alone.
+
+        A licence that hundreds of models share says nothing: it stays with the last of them.
+        """
+        version = candidate.version
+        own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
+        if any(digest in self._fills.fills for digest in own):
             return "being filled"
-        if any(need.digest in self._in_use for need in version.needs):
+        keys: list[Key] = [version.digest, *own]
+        if candidate.superseded_at is None:
+            keys.append((version.name, version.tag))
+        if any(key in self._in_use for key in keys):
             return "being pulled"
         return None
 
@@ -275,7 +294,7 @@ class Collector(Observer):
         freed = 0
         for step, can_go in zip(steps, there):
             version = step.candidate.version
-            if not can_go or self._why_in_use(version) is not None:
+            if not can_go or self._why_in_use(step.candidate) is not None:
                 continue
             if step.candidate.superseded_at is None:
                 gone = await self.remove(version.name, version.tag, version.digest)

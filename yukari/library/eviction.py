@@ -33,7 +33,7 @@ class Rules:
     """The pattern of KEEP that a model matches."""
     pinned: Callable[[ModelName, Tag], Optional[str]] = lambda *_: None
     """Who has pinned a tag."""
-    in_use: Callable[[Version], Optional[str]] = lambda _: None
+    in_use: Callable[[Candidate], Optional[str]] = lambda _: None
     """Why a version is in use just now."""
 
 
@@ -70,7 +70,7 @@ class Plan:
 def protection(candidate: Candidate, rules: Rules) -> Optional[str]:
     """Return why a version must not go, None if it may."""
     version = candidate.version
-    used = rules.in_use(version)
+    used = rules.in_use(candidate)
     if used is not None:
         return used
     if candidate.used_at > rules.now - rules.grace:
