@@ -1,5 +1,5 @@
 """
-What stands between those who read a blob and those who fetch it.
+The bytes of a blob that are there, between its readers and its fetches.
 
 Readers know which bytes are there, and wait for others; fetches know which
 bytes are wanted, and tell when they are there. Neither knows the other.
@@ -30,46 +30,46 @@ class Waiter(Protocol):
         """The byte that it needs next."""
 
     def wake(self) -> None:
-        """More may be there."""
+        """More bytes may be there."""
 
     def broke(self, error: Exception) -> None:
-        """The blob is not to be had, or not this way."""
+        """The blob cannot be read, or not from here."""
 
 
 @define(eq=False)
 class Coverage:
     """
-    The bytes of one blob that are there, and who waits for which.
+    The bytes of one blob that are there, and the readers that wait for others.
 
-    ``readers_changed`` is called when a reader comes or leaves, ``wanted`` when one begins to wait.
+    ``readers_changed`` is called when a reader joins or leaves, ``wanted`` when one begins to wait.
     """
 
     plan: Plan
     _limit: Callable[[], int]
-    """How far one may read who cannot check the blob."""
+    """Returns how far readers may read that do not check the blob's digest."""
     _flows: Callable[[], bool]
     _readers_changed: Callable[[], None]
     _wanted: Callable[[], None]
     spool: Optional[Spool] = None
-    """What readers read from, if it is a file."""
+    """The file that readers read from, if there is one."""
     error: Optional[Exception] = None
     """Why there will be no more bytes for now."""
     readers: dict[Waiter, None] = field(factory=dict, init=False)
     _at: dict[int, dict[Waiter, None]] = field(factory=dict, init=False)
     _positions: list[int] = field(factory=list, init=False)
-    """Those at which readers wait, in order."""
+    """The positions at which readers wait, in order."""
     _unserved: dict[int, int] = field(factory=dict, init=False)
-    """Those that nobody fetches, as far as known, with their turns; longest waiting first."""
+    """Positions that no fetch serves, as far as is known, with their turns, the oldest first."""
 
     # for readers
 
     @property
     def is_flowing(self) -> bool:
-        """Whether bytes come, so that a reply may be begun before its first byte is here."""
+        """Whether bytes are arriving, so that a reply can begin before its first byte is here."""
         return self._flows()
 
     def available(self, position: int, *, whole: bool) -> int:
-        """Where the bytes end that are there from ``position``."""
+        """Return the end of the bytes that are there from ``position``."""
         end = self.plan.covered.until(position)
         return min(end, self._limit()) if whole else end
 
@@ -82,7 +82,7 @@ class Coverage:
         self._readers_changed()
 
     def waits(self, reader: Waiter) -> None:
-        """It waits for the byte at its position."""
+        """Have a reader wait for the byte at its position."""
         position = reader.position
         if position not in self._at:
             self._at[position] = {}
@@ -105,17 +105,17 @@ class Coverage:
     # for whoever owns the blob
 
     def begin_anew(self, plan: Plan) -> None:
-        """The blob is fetched again; what is there now is in ``plan``."""
+        """Fetch the blob again, by a new ``plan``."""
         self.plan = plan
         for position in self._positions:
             self._unserved.setdefault(position, next(_turns))
 
     def wake_all(self) -> None:
-        """Something may have changed for everybody."""
+        """Wake all readers."""
         self._wake(list(self._positions))
 
     def break_readers(self, error: Exception) -> None:
-        """Tell all readers that it is not to be had."""
+        """Report to all readers that the blob cannot be read."""
         for reader in list(self.readers):
             reader.broke(error)
 
@@ -123,16 +123,16 @@ class Coverage:
 
     @property
     def crowd(self) -> int:
-        """At how many places readers wait."""
+        """The number of positions at which readers wait."""
         return len(self._positions)
 
     @property
     def waits_since(self) -> Optional[int]:
-        """The turn of whoever has waited longest for a byte that nobody fetches."""
+        """The turn of the reader that has waited longest for a byte that no fetch serves."""
         return next(iter(self._unserved.values()), None)
 
     def next_wanted(self) -> Optional[int]:
-        """The first byte to fetch for whoever has waited longest; None if all are being served."""
+        """The byte to fetch for the reader that has waited longest; None if all are served."""
         for position in list(self._unserved):
             wanted = self.plan.wanted(position)
             if wanted is not None:
@@ -141,14 +141,14 @@ class Coverage:
         return None
 
     def next_needed(self) -> Optional[int]:
-        """The first free byte for the reader who will have to wait first; None if there is none."""
+        """The first free byte for the reader that will wait soonest; None if there is none."""
         taken, size = self.plan.taken, self.plan.size
         ends = ((reader.position, taken.until(reader.position)) for reader in self.readers)
         runs = [(end - position, end) for position, end in ends if end < size]
         return min(runs)[1] if runs else self.plan.front()
 
     def waiting_at(self, position: int) -> list[Waiter]:
-        """Those who wait for the byte at ``position``."""
+        """The readers that wait for the byte at ``position``."""
         return list(self._at.get(position, ()))
 
     def released(self, claim: Claim) -> None:
@@ -164,12 +164,12 @@ class Coverage:
             self._unserved = again | self._unserved
 
     def is_waited_for(self, claim: Claim) -> bool:
-        """Whether a reader waits for one of the claim's bytes that have not come."""
+        """Whether a reader waits for one of the claim's bytes that have not arrived."""
         at = bisect_left(self._positions, claim.cursor)
         return at < len(self._positions) and self._positions[at] < claim.end
 
     def covered(self, spans: Sequence[Span]) -> None:
-        """Bytes are there."""
+        """Wake the readers of bytes that are there now."""
         for span in spans:
             self.plan.cover(span)
         for span in spans:

@@ -29,18 +29,18 @@ def log_no_room(digest: Digest, error: Exception, *, direct: bool, again: bool) 
 
 @define(eq=False)
 class DirectTransfer:
-    """One `DirectUpload`, and what became of it."""
+    """One `DirectUpload` and its result."""
 
     _digest: Digest
     upload: DirectUpload
     wrong: Optional[Digest] = field(default=None, init=False)
-    """What came instead of the blob."""
+    """The digest of what arrived, if it was not the blob's."""
     refused: Optional[Exception] = field(default=None, init=False)
     """Why upstream will not give the blob."""
     _running: Optional[Deferred[bool]] = field(default=None, init=False)
 
     def run(self) -> Deferred[bool]:
-        """Bring it; fires with whether it is stored, and fails only when it is cancelled."""
+        """Run the upload; fires with whether the blob is stored, and fails only if cancelled."""
         self._running = Deferred.fromCoroutine(self._run())
         return self._running
 
@@ -61,6 +61,6 @@ class DirectTransfer:
         return False
 
     def stop(self) -> None:
-        """End it for now."""
+        """Cancel it."""
         if self._running is not None:
             self._running.cancel()

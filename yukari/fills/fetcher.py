@@ -1,4 +1,4 @@
-"""One request for a part of one blob, from the asking to the last byte or the break."""
+"""One request for a part of one blob, from its beginning to its last byte or failure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Owner(Protocol):
         """A reply's header is here, which may hold something else than was asked for."""
 
     def received(self, fetch: RangeFetch, offset: int, data: bytes, *, asked: bool) -> int:
-        """Bytes of the body came; returns how many of them were new."""
+        """Take bytes of the body, and return how many of them were new."""
 
 
 @define(eq=False)
@@ -48,25 +48,25 @@ class RangeFetch:
     turn: Turn
     _clock: IReactorTime
     received: int = field(default=0, init=False)
-    """Bytes of body that came, wanted or not."""
+    """Bytes of the body that arrived, wanted or not."""
     new: int = field(default=0, init=False)
     """Those of them that the fill did not have."""
     began_at: float = field(init=False)
     heard_at: float = field(init=False)
-    """When something last came, in the clock's seconds."""
+    """When bytes last arrived, in the clock's seconds."""
     answered: bool = field(default=False, init=False)
     """Whether the reply has begun."""
     paused: bool = field(default=False, init=False)
     was_too_slow: bool = field(default=False, init=False)
     """Whether it was dropped because others waited; what it brought says nothing of the host."""
     _marks: tuple[tuple[float, int], tuple[float, int]] = field(init=False)
-    """Two times in the past, and how many bytes had come by then."""
+    """Two times in the past, and how many bytes had arrived by then."""
     _paced: Optional[Paced] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
     _body: Optional[_BodyReader] = field(default=None, init=False)
     _dropped: Optional[str] = field(default=None, init=False)
     _was_refused: bool = field(default=True, init=False)
-    """Whether no reply means that the host refuses it, and not that it was taken back."""
+    """Whether a missing reply counts as the host's refusal: the request was not taken back."""
 
     def __attrs_post_init__(self) -> None:
         self.began_at = self.heard_at = self._clock.seconds()
@@ -74,7 +74,7 @@ class RangeFetch:
 
     @property
     def held(self) -> bool:
-        """Whether nothing comes because it is not its turn on the line upstream."""
+        """Whether it is silent because others have their turn on the upstream line."""
         return self._paced is not None and self._paced.held
 
     async def run(self) -> None:

@@ -10,18 +10,18 @@ Fill = TypeVar("Fill", contravariant=True)
 
 
 class FillKeeper(Protocol[Fill]):
-    """Whoever has the store and remembers the fills."""
+    """The owner of the store and of all fills."""
 
     async def open_spool(self, fill: Fill) -> Spool:
-        """The blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
+        """Return the blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
         raise NotImplementedError
 
     async def publish(self, fill: Fill) -> None:
-        """Make the verified spool the stored blob; OSError leaves it as it was."""
+        """Store the blob of a verified spool; OSError leaves the spool as it was."""
         raise NotImplementedError
 
     async def straight(self, fill: Fill) -> Optional[DirectUpload]:
-        """How the blob can be stored without a spool; None if it cannot, or is stored."""
+        """Return how the blob can be stored without a spool; None if it cannot, or is stored."""
         raise NotImplementedError
 
     def ended(self, fill: Fill) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 
 class State(enum.Enum):
-    """Where a fill stands."""
+    """The state of a fill."""
 
     QUEUED = "queued"
     """It waits for its spool."""
@@ -29,22 +29,22 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What can happen to a fill."""
+    """An event of a fill."""
 
     WANTED = "wanted"
-    """Somebody asks for the blob, or its time to be tried again has come."""
+    """Somebody asks for the blob, or it is time to retry."""
     OPENED = "opened"
-    """Its spool is in hand."""
+    """Its spool is open."""
     NO_ROOM = "no room"
     """It cannot have a spool, but the store can take the blob without one."""
     WRITE_FAILED = "write failed"
     COMPLETE = "complete"
     """All bytes are here and have been hashed."""
     WRONG = "wrong"
-    """What came is another blob's, or is lost, and was thrown away: it is fetched once more."""
+    """The bytes that arrived are wrong or lost, and were discarded: it is fetched once more."""
     STORED = "stored"
     FAILED = "failed"
-    """There is no use in going on for now."""
+    """It cannot continue for now."""
 
 
 class Effect(enum.Enum):
@@ -52,16 +52,16 @@ class Effect(enum.Enum):
 
     FORGET_FAILURES = "forget failures"
     SUBMIT = "submit"
-    """It asks the scheduler for connections."""
+    """Ask the scheduler for connections."""
     WITHDRAW = "withdraw"
-    """It needs none any more; those it has are dropped."""
+    """Give up the connections: no more are needed."""
     BREAK_READERS = "break readers"
     HASH = "hash"
     """Hash what is there, and let readers have it."""
     PUBLISH = "publish"
     SEND_DIRECT = "send direct"
     END = "end"
-    """The keeper is told; the spool is closed, or released if it is empty."""
+    """Report to the keeper, and close the spool, or release it if it is empty."""
 
 
 class ImpossibleEvent(Exception):
@@ -97,7 +97,7 @@ TRANSITIONS: Mapping[tuple[State, Event], tuple[State, tuple[Effect, ...]]] = {
 
 
 def follow(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
-    """The state after an event, and what is to be done then; `ImpossibleEvent`."""
+    """Return the state after an event and what to do on entering it; `ImpossibleEvent`."""
     try:
         return TRANSITIONS[state, event]
     except KeyError:

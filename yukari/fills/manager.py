@@ -35,7 +35,7 @@ MAX_REFUSED = 50_000
 
 
 class Sources(Protocol):
-    """Where blobs come from."""
+    """The origin of blobs."""
 
     def blob(self, digest: Digest, size: int, *repositories: ModelName) -> BlobSource:
         """Return the source of a blob of ``size`` bytes that these repositories have."""
@@ -51,7 +51,7 @@ async def _open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
 
 @define(eq=False)
 class FillManager(FillKeeper[Fill]):
-    """The blobs on their way."""
+    """All fills."""
 
     _store: Store
     _sources: Sources
@@ -77,7 +77,7 @@ class FillManager(FillKeeper[Fill]):
     # start and stop
 
     async def restore(self) -> None:
-        """Find what was on its way when the last process ended; needs no threads."""
+        """Find the fills that the last process did not finish; needs no threads."""
         for spool in await self._store.spools():
             empty = spool.size > 0 and not spool.covered().total
             if empty or await self._store.blob_size(spool.digest) is not None:
@@ -144,7 +144,7 @@ class FillManager(FillKeeper[Fill]):
         return sum(1 for fill in self.fills.values() if fill.state.value == state)
 
     def cancel(self, digest: Digest, error: RegistryError) -> Optional[Deferred[None]]:
-        """Stop a blob's fill and throw away what came of it; None if there is no such fill."""
+        """Stop a blob's fill and discard its bytes; None if there is no such fill."""
         fill = self.fills.get(digest)
         return None if fill is None else self.discard(fill, error)
 
@@ -178,12 +178,12 @@ class FillManager(FillKeeper[Fill]):
         return self.refusal(fill.digest)
 
     def discard(self, fill: Fill, error: RegistryError) -> Deferred[None]:
-        """Stop a fill and throw away what came of it."""
+        """Stop a fill and discard its bytes."""
         self._tell_end(fill)
         return self._leave(fill, Deferred.fromCoroutine(fill.discard(error)))
 
     def _let_go(self, fill: Fill) -> None:
-        """Retry it no more; the next who asks for it, or the next start, goes on from there."""
+        """Stop retrying a fill; it continues when the blob is asked for, or at the next start."""
         self._leave(fill, Deferred.fromCoroutine(fill.stop()))
 
     def _leave(self, fill: Fill, stopping: Deferred[None]) -> Deferred[None]:

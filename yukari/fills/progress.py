@@ -24,7 +24,7 @@ class Progress:
         self._told_at = self.began_at
 
     def note(self, now: float, count: int) -> None:
-        """So many bytes have come by ``now``."""
+        """Note how many bytes have arrived by ``now``."""
         self._samples.append((now, count))
         while now - self._samples[0][0] > WINDOW:
             self._samples.popleft()

@@ -1,4 +1,4 @@
-"""A request that reads a blob while it comes."""
+"""A request that reads a blob while it arrives."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reader:
         self.coverage.waits_no_more(self)
 
     def wake(self) -> None:
-        """More may be there."""
+        """More bytes may be there."""
         if self._waiting is None:
             return
         if self.available(self.position) > self.position or (
@@ -69,7 +69,7 @@ class Reader:
             waiting.callback(None)
 
     def broke(self, error: Exception) -> None:
-        """It is not to be had, or not this way."""
+        """The blob cannot be read, or not from here."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self.coverage.waits_no_more(self)

@@ -27,48 +27,48 @@ Seconds of failures without a byte after which a fill that never had one, or had
 now.
 """
 TOLD_AFTER = 3
-"""Failures in a row, without a byte before, after which clients are told of the reason."""
+"""Failures in a row, without a byte before, after which clients get the reason."""
 HURRIED_AFTER = 1.0
-"""Seconds after a failure from which somebody who asks again shortens the backoff."""
+"""Seconds after a failure before a new request of a client shortens the backoff."""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
 
 
 @define(eq=False)
 class RetryState:
-    """Those of one fill."""
+    """The requests of one fill."""
 
     not_before: float = field(default=0.0, init=False)
-    """When the next may begin."""
+    """When the next request may begin."""
     asked_to_wait_until: float = field(default=0.0, init=False)
-    """Until when upstream wishes to be left alone."""
+    """When upstream may be asked again, by its Retry-After."""
     _last_failure: SourceFailed = field(factory=lambda: SourceFailed("not tried"), init=False)
     _failures: int = field(default=0, init=False)
     _failed_at: float = field(default=-1.0, init=False)
     _silences: int = field(default=0, init=False)
     _stalls: int = field(default=0, init=False)
-    """Those of them in the middle of a reply."""
+    """Failures in the middle of a reply."""
     _progress_at: Optional[float] = field(default=None, init=False)
     _tried_at: Optional[float] = field(default=None, init=False)
 
     @property
     def are_failing(self) -> bool:
-        """Whether they have failed and nothing has come since."""
+        """Whether requests have failed and no byte has arrived since."""
         return self._failures > 0
 
     @property
     def keep_failing(self) -> bool:
-        """Whether nothing has come, and so many have failed that it is likely to stay so."""
+        """Whether no byte has arrived and so many requests have failed that none is likely to."""
         return self._failures >= TOLD_AFTER and self._progress_at is None
 
     @property
     def are_bringing(self) -> bool:
-        """Whether bytes come."""
+        """Whether bytes are arriving."""
         return self._progress_at is not None and not self._failures
 
     @property
     def have_brought(self) -> bool:
-        """Whether bytes have come at some time."""
+        """Whether any byte has ever arrived."""
         return self._progress_at is not None
 
     # what happens
@@ -80,26 +80,26 @@ class RetryState:
         self.not_before = self.asked_to_wait_until
 
     def hurry(self, now: float) -> bool:
-        """Somebody asks for what keeps failing; returns whether the next may begin now."""
+        """Shorten the backoff for somebody who asks; return whether a request may begin now."""
         if not self.keep_failing or now < self._failed_at + HURRIED_AFTER:
             return False
         self.not_before = self.asked_to_wait_until
         return self.not_before <= now
 
     def begin(self, now: float) -> None:
-        """One is made."""
+        """Note that a request begins."""
         if self._tried_at is None:
             self._tried_at = now
 
     def came(self, now: float) -> bool:
-        """New bytes came; returns whether they are the first, or the first after a failure."""
+        """Note new bytes; return whether they are the first, or the first after a failure."""
         news = not self.are_bringing
         self._progress_at = now
         self._failures = self._silences = self._stalls = 0
         return news
 
     def succeeded(self) -> None:
-        """One has brought what it asked for."""
+        """Note that a request has brought all its bytes."""
         self._failures = 0
 
     def failed(self, error: SourceFailed, now: float, *, began: float, brought: bool) -> float:
@@ -135,12 +135,12 @@ class RetryState:
     # what follows
 
     def longest_silence(self, *, waited_for: bool) -> float:
-        """For how many seconds one may be silent, which a reader waits for or not."""
+        """The seconds for which a request may be silent, by whether a reader waits for it."""
         seconds: float = 2 ** min(self._stalls, 4)
         return seconds * (SILENCE_WAITED_FOR if waited_for else SILENCE)
 
     def are_hopeless(self, now: float) -> bool:
-        """Whether they have failed, or nothing was heard, for too long."""
+        """Whether requests have failed, or been silent, for too long."""
         if not self._failures and not self._silences:
             return False
         if self._progress_at is not None:
@@ -150,7 +150,7 @@ class RetryState:
         return now - max(self._tried_at, self.asked_to_wait_until) >= PATIENCE_AT_FIRST
 
     def reason(self) -> RegistryError:
-        """Why they are, for people."""
+        """Why the fill is hopeless, for people."""
         error = self._last_failure
         if error.busy:
             after = int(error.retry_after or 30)

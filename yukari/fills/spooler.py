@@ -1,4 +1,4 @@
-"""What comes of a blob on its way to the spool: gathered, written, and hashed along its prefix."""
+"""The way of a blob's bytes to the spool: gathered, written, and hashed along its prefix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Spooler:
 
     @property
     def digest(self) -> Digest:
-        """What has been hashed so far comes to."""
+        """The digest of the bytes that have been hashed so far."""
         assert self._verifier is not None
         return self._verifier.digest()
 
@@ -62,7 +62,7 @@ class Spooler:
         self._buffer = WriteBuffer(self._clock, self._write, self._written, self._failed)
 
     def open(self) -> SpanSet:
-        """Get ready to write and to hash; returns what is on the spool already. OSError."""
+        """Open the spool, and return what is on it already. OSError."""
         assert self.spool is not None
         if self._verifier is None:
             self._verifier = Verifier(self.spool.open())
@@ -70,11 +70,11 @@ class Spooler:
         return self.spool.covered()
 
     def add(self, offset: int, data: bytes) -> None:
-        """Bytes that belong at ``offset``."""
+        """Write bytes at ``offset``, soon."""
         self._buffer.add(offset, data)
 
     def flush(self) -> None:
-        """Nothing more will come: write what has been gathered."""
+        """Write what has been gathered, because nothing more will arrive."""
         self._buffer.flush()
 
     def _write(self, pieces: Pieces) -> Deferred[None]:
@@ -82,7 +82,7 @@ class Spooler:
         return self._in_thread(self.spool.write, pieces)
 
     def advance(self, covered: SpanSet, *, whole: bool) -> bool:
-        """Hash what is there, a step at a time; returns whether all of it has been hashed."""
+        """Hash what is there, a step at a time, and return whether all of it is hashed."""
         verifier = self._verifier
         if self._is_hashing or verifier is None:
             return False

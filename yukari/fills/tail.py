@@ -26,18 +26,18 @@ class UnverifiedTail:
     _size: int
     _more: Callable[[], None]
     limit: int = field(init=False)
-    """How far a reader of the whole may read."""
+    """How far a reader of the whole blob may read."""
     _trickle: Optional[IDelayedCall] = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """The blob comes from its first byte, or goes on."""
+        """Withhold the end: the blob is fetched from its first byte, or goes on."""
         self.limit = max(0, self._size - WITHHELD)
 
     def await_verdict(self) -> None:
-        """All bytes are here."""
+        """Let some of the end trickle, because all bytes are here."""
         if self._trickle is None:
             self._trickle = self._clock.callLater(TRICKLE_SECONDS, self._let_some_go)
 
@@ -47,11 +47,11 @@ class UnverifiedTail:
         self._more()
 
     def stop(self) -> None:
-        """Nothing trickles any more."""
+        """Stop trickling."""
         if self._trickle is not None:
             self._trickle.cancel()
             self._trickle = None
 
     def give(self) -> None:
-        """The digest is right."""
+        """Release the end, because the digest is right."""
         self.limit = self._size

@@ -13,7 +13,7 @@ _BLOCK = 1024 * 1024
 
 
 class Bytes(Protocol):
-    """What is read: a spool's file, or a blob's."""
+    """The file that is read: a spool's or a blob's."""
 
     def read(self, offset: int, count: int) -> bytes: ...
 

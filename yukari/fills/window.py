@@ -10,28 +10,28 @@ from attrs import define, field
 from yukari.spans import Span, SpanSet
 
 MOST = 64 * 1024 * 1024
-"""Bytes of all blobs together, those included that have been asked for."""
+"""Bytes of all blobs together, including those that are requested."""
 PIECE = 64 * 1024
-"""Bytes up to which what comes is joined to what came before it."""
+"""Bytes up to which arriving bytes are joined to the piece before them."""
 
 
 @define(eq=False)
 class Pieces:
-    """The bytes of one blob that are in the window, in pieces as they came."""
+    """The bytes of one blob that are in the window, in pieces as they arrived."""
 
     awaited: Callable[[], SpanSet]
     """The bytes that readers are about to need."""
     places: Callable[[], int]
-    """At how many places, far from each other, the blob is read."""
+    """The number of places, far from each other, at which the blob is read."""
     forgot: Callable[[Span], None]
-    """Told of bytes that have been dropped to make room."""
+    """Called with bytes that were dropped to make room."""
     reserved: int = 0
-    """Bytes that have been asked for and have not come."""
+    """Bytes that are requested and have not arrived."""
     _starts: list[int] = field(factory=list, init=False)
     _at: dict[int, bytes] = field(factory=dict, init=False)
 
     def put(self, start: int, data: bytes) -> int:
-        """Keep ``data``; returns where the piece begins that it is now a part of."""
+        """Keep ``data``, and return where the piece begins that it is now part of."""
         before = bisect_right(self._starts, start) - 1
         if before >= 0:
             first = self._starts[before]
@@ -78,29 +78,29 @@ class Window:
 
     most: int = MOST
     used: int = field(default=0, init=False)
-    """Bytes that are here or asked for."""
+    """Bytes that are here or requested."""
     _blobs: dict[Pieces, None] = field(factory=dict, init=False)
     _ages: dict[tuple[Pieces, int], None] = field(factory=dict, init=False)
     """Every piece, oldest first."""
 
     def share(self) -> int:
-        """How many bytes may be asked for at once for each place that is read."""
+        """The number of bytes that may be requested at once for each place that is read."""
         places = sum(pieces.places() for pieces in self._blobs)
         return max(PIECE, self.most // 2 // max(1, places))
 
     def join(self, pieces: Pieces) -> None:
-        """Another blob passes through."""
+        """Add a blob."""
         self._blobs[pieces] = None
 
     def leave(self, pieces: Pieces) -> None:
-        """Nobody reads that blob any more."""
+        """Remove a blob that nobody reads any more."""
         self.release(pieces, pieces.reserved)
         for each, start in [key for key in self._ages if key[0] is pieces]:
             self._drop(each, start)
         self._blobs.pop(pieces, None)
 
     def reserve(self, pieces: Pieces, count: int) -> int:
-        """Make room for up to ``count`` bytes; returns for how many there is some."""
+        """Make room for up to ``count`` bytes, and return for how many there is room."""
         self.make_room(count)
         count = max(0, min(count, self.most - self.used))
         self.used += count
@@ -108,19 +108,19 @@ class Window:
         return count
 
     def release(self, pieces: Pieces, count: int) -> None:
-        """Reserved bytes will not come."""
+        """Release reserved bytes that will not arrive."""
         count = min(count, pieces.reserved)
         pieces.reserved -= count
         self.used -= count
 
     def put(self, pieces: Pieces, start: int, data: bytes) -> None:
-        """Bytes have come."""
+        """Keep ``data``: reserved bytes that have arrived."""
         self.release(pieces, len(data))
         self.used += len(data)
         self._ages[pieces, pieces.put(start, data)] = None
 
     def make_room(self, count: int = 1) -> bool:
-        """Drop what nobody is about to need; returns whether there is room for ``count`` bytes."""
+        """Drop what no reader is about to need; return whether ``count`` bytes have room."""
         if self.most - self.used < count:
             awaited = {pieces: pieces.awaited() for pieces in self._blobs}
             for pieces, start in list(self._ages):

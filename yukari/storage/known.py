@@ -1,4 +1,4 @@
-"""What is known of blobs, in memory."""
+"""Facts about blobs, kept in memory."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class Known(Generic[T]):
             self._facts.popitem(last=False)
 
     def forget(self, digest: Digest) -> None:
-        """Harmless where nothing is known."""
+        """Forget a blob's fact; harmless if there is none."""
         self._facts.pop(digest.hex, None)

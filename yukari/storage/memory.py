@@ -130,7 +130,7 @@ class MemorySpool:
 
 @define(eq=False)
 class MemoryStore:
-    """`Store` in memory; ``capacity`` is how many bytes of all it takes, None for any."""
+    """`Store` in memory that takes ``capacity`` bytes in all, None for any number."""
 
     capacity: Optional[int] = None
     _tags: dict[ModelName, dict[Tag, dict[Variant, StoredManifest]]] = field(
@@ -227,7 +227,7 @@ class MemoryStore:
         self._settle()
 
     def _settle(self) -> None:
-        """Of each list that has a child now, make that the plain variant."""
+        """Make the child of each list the plain variant, if it is stored by now."""
         for name, tags in self._tags.items():
             for tag, kept in tags.items():
                 found = self._variants(name, tag)

@@ -18,14 +18,14 @@ from yukari.names import Digest
 from yukari.storage.ports import BlobFile
 
 KEEP = 5.0
-"""Seconds after which all are closed: so soon is it seen that a blob was removed by hand."""
+"""Seconds after which all are closed, so that a blob removed by hand is noticed."""
 MOST = 64
 """Descriptors kept."""
 
 
 @define(eq=False)
 class OpenBlobs:
-    """What ``open_blob`` of a store has returned, to be shared for `KEEP` seconds."""
+    """The files that a store's ``open_blob`` returned, shared for `KEEP` seconds."""
 
     _open_blob: Callable[[Digest], Awaitable[Optional[BlobFile]]]
     _clock: IReactorTime
@@ -40,7 +40,7 @@ class OpenBlobs:
         return None if kept is None else kept.size
 
     async def open(self, digest: Digest) -> Optional[BlobFile]:
-        """A file of the caller's own, None where the blob is not stored. OSError."""
+        """Return a file that the caller closes; None if the blob is not stored. OSError."""
         kept = self._kept.get(digest)
         if kept is None:
             times = self._times
@@ -59,7 +59,7 @@ class OpenBlobs:
         self.close()
 
     def close(self) -> None:
-        """Keep none of those that are open or being opened."""
+        """Close all files, and keep none that is being opened."""
         self._times += 1
         end, self._end = self._end, None
         if end is not None:

@@ -1,4 +1,4 @@
-"""How much is stored, counted now and then in the background, so that nobody has to wait for it."""
+"""The amount that is stored, counted at intervals in the background."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = Logger()
 REST = 10.0
 """Seconds from one count to the next at least, when something was stored."""
 SHARE = 100
-"""And so many times as long as the count took."""
+"""The next count waits at least this many times as long as the last one took."""
 RARELY = 600.0
-"""Seconds to the next count where we have stored nothing: others may have."""
+"""Seconds to the next count if we stored nothing: other daemons may have."""
 
 
 @define(eq=False)
 class UsageCounter:
-    """What the store held when it was last counted."""
+    """Counts what the store holds, and keeps the last count."""
 
     _store: Store
     _clock: IReactorTime
@@ -37,11 +37,11 @@ class UsageCounter:
     _stopped: bool = field(default=False, init=False)
 
     def start(self) -> None:
-        """Count now, and again and again."""
+        """Count now and at intervals."""
         self._count()
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -50,7 +50,7 @@ class UsageCounter:
             self._counting.cancel()
 
     def changed(self) -> None:
-        """Something was stored."""
+        """Note that something was stored."""
         self._changed = True
         if self._timer is not None:
             self._timer.reset(max(0.0, self._soonest - self._clock.seconds()))

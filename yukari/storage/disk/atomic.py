@@ -22,14 +22,14 @@ FAULTS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
 
 
 def write_all(descriptor: int, body: bytes) -> None:
-    """Write all of ``body``; OSError where it cannot."""
+    """Write all of ``body``; OSError."""
     left = memoryview(body)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 def temporary(directory: str) -> str:
-    """A path in ``directory`` that nobody else in this process uses."""
+    """Return a path in ``directory`` that nothing else in this process uses."""
     return os.path.join(directory, f"{os.getpid()}-{next(_count)}")
 
 
@@ -98,6 +98,6 @@ def replace_link(target: str, to: str, mtime: int, through: str, *, durable: boo
 
 
 def remove(path: str) -> None:
-    """Unlink a file if that can be."""
+    """Unlink a file; errors are ignored."""
     with suppress(OSError):
         os.unlink(path)

@@ -36,7 +36,7 @@ class Tier:
     total: int = field(default=0, init=False)
     """Bytes of all blobs here."""
     budget: Room = field(init=False)
-    """What ``most`` leaves for blobs on their way."""
+    """The room that ``most`` leaves for spools."""
     _kept: OrderedDict[Digest, int] = field(factory=OrderedDict, init=False)
     _lock: Lock = field(factory=Lock, init=False)
 
@@ -46,7 +46,7 @@ class Tier:
         self.budget = Room(self.path, FreeSpace(bytes=0), self._statvfs)
 
     def scan(self) -> None:
-        """Take up what an earlier process left."""
+        """Find the blobs that an earlier process left."""
         found = []
         for entry in os.scandir(self.path):
             try:
@@ -61,11 +61,11 @@ class Tier:
             self.total = sum(self._kept.values())
 
     def size(self, digest: Digest) -> Optional[int]:
-        """The blob's, None where it is not here. Does not block."""
+        """Return a blob's size in bytes, None if it is not here. Does not block."""
         return self._kept.get(digest)
 
     def open(self, digest: Digest) -> Optional[FileBlob]:
-        """The blob, opened and marked as used; None where it is not here."""
+        """Open a blob and mark it as used; None if it is not here."""
         if digest not in self._kept:
             return None
         path = self._path(digest)
@@ -85,19 +85,19 @@ class Tier:
         return found
 
     def take(self, digest: Digest, size: int, path: str) -> None:
-        """The whole blob in the file ``path`` is the tier's from now on; OSError."""
+        """Move the whole blob in the file ``path`` here; OSError."""
         os.rename(path, self._path(digest))
         with self._lock:
             self.total += size - self._kept.pop(digest, 0)
             self._kept[digest] = size
 
     def remove(self, digest: Digest) -> None:
-        """Harmless where it is not here; who reads it reads on."""
+        """Remove a blob; harmless if it is not here. Readers that have it open read on."""
         remove(self._path(digest))
         self._forget(digest)
 
     def make_way(self, size: int, room: Room) -> None:
-        """Let blobs go until ``size`` bytes fit; `NoRoom`, with nothing gone, where they cannot."""
+        """Evict blobs until ``size`` bytes fit; `NoRoom`, with none evicted, if they cannot."""
         if self.most is not None and size > self.most:
             raise NoRoom(f"{self.path}: {shown(size)} is more than SPOOL_MAX, {shown(self.most)}")
         short = max(self.budget.short_of(size), room.short_of(size))

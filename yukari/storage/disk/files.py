@@ -27,21 +27,21 @@ class Share:
 
     @classmethod
     def of(cls, number: int) -> Share:
-        """The first to hold the open descriptor ``number``."""
+        """Return the first holder of the open descriptor ``number``."""
         return cls(_Held(number, 1))
 
     def share(self) -> Share:
-        """Another one who holds it; ValueError once this one is closed."""
+        """Return another holder of the descriptor; ValueError once this one is closed."""
         self._take()
         return Share(self._held)
 
     def fileno(self) -> Optional[int]:
-        """The number, None once it is closed."""
+        """The descriptor's number, None once it is closed."""
         return None if self.closed else self._held.number
 
     @contextmanager
     def used(self) -> Iterator[int]:
-        """The number, good until the block ends; ValueError once it is closed."""
+        """The number, which stays open until the block ends; ValueError once it is closed."""
         self._take()
         try:
             yield self._held.number
@@ -49,7 +49,7 @@ class Share:
             self._held.drop()
 
     def close(self) -> None:
-        """Harmless when repeated."""
+        """Close this holder; harmless when repeated."""
         with self._held.lock:
             if self.closed:
                 return

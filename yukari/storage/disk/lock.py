@@ -29,7 +29,7 @@ tells a process from itself.
 
 
 class _Taken(Exception):
-    """Another has it."""
+    """Another process holds the lock."""
 
 
 @define(eq=False)
@@ -50,7 +50,7 @@ class DirectoryLock:
     _log = Logger()
 
     def take(self) -> None:
-        """`StoreUnusable` if another has it, with that process's number if it is known."""
+        """Take the lock; `StoreUnusable` names the process that holds it, if it is known."""
         inode = _inode_of(self.directory)
         try:
             if inode in _held:
@@ -93,7 +93,7 @@ class DirectoryLock:
             self.take()
 
     def release(self) -> None:
-        """Let another have it; harmless when repeated."""
+        """Release the lock; harmless when repeated."""
         if self._record:
             with suppress(OSError):
                 os.unlink(self.file)
@@ -105,7 +105,7 @@ class DirectoryLock:
             os.close(self._descriptors.pop())
 
     def _lock(self, number: int, *, lockf: bool) -> bool:
-        """Lock what is open; False if the file system cannot."""
+        """Lock an open file; False if the file system cannot."""
         self._descriptors.append(number)
         for call in (fcntl.flock, fcntl.lockf)[: 2 if lockf else 1]:
             try:
@@ -122,7 +122,7 @@ class DirectoryLock:
         return False
 
     def _record_process(self) -> None:
-        """Have the file be the lock, unless the process that it names is alive."""
+        """Take the file itself as the lock, unless the process that it names is alive."""
         mine = _process(os.getpid())
         with open(self.file, encoding="ascii", errors="replace") as file:
             text = file.read(1000)
@@ -144,7 +144,7 @@ class DirectoryLock:
         self._record = True
 
     def _holder(self) -> str:
-        """The process that has it, for a message; nothing where it is not known."""
+        """Return the process that holds the lock, for a message; "" if it is not known."""
         try:
             with open(self.file, encoding="ascii", errors="replace") as file:
                 found = json.loads(file.read(1000))

@@ -2,7 +2,7 @@
 How much more may be stored on a file system.
 
 ``statvfs`` tells what is free now; a spool that is open will take more, so
-what it has not written yet is reserved. What was written ``statvfs`` sees.
+what it has not written yet is reserved. ``statvfs`` counts what is written.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def shown(count: int) -> str:
 
 @define(eq=False)
 class Reservation:
-    """Bytes that one blob has still to write; from any thread."""
+    """The room of one blob's bytes that are not yet written; for any thread."""
 
     _room: Room
     left: int
 
     def keep(self, left: int) -> None:
-        """From now on only ``left`` bytes are reserved; more than before is never refused."""
+        """Reserve ``left`` bytes from now on; an increase is never refused."""
         with self._room._lock:
             self._room.reserved += left - self.left
             self.left = left
 
     def release(self) -> None:
-        """Harmless when repeated."""
+        """Give the room back; harmless when repeated."""
         self.keep(0)
 
 
@@ -58,11 +58,11 @@ class Room:
     min_free: FreeSpace
     _statvfs: Statvfs = os.statvfs
     reserved: int = field(default=0, init=False)
-    """Bytes that open reservations have still to write."""
+    """Bytes that are reserved and not yet written."""
     _lock: Lock = field(factory=Lock, init=False)
 
     def reserve(self, size: int) -> Reservation:
-        """Reserve ``size`` bytes; `NoRoom` where they would leave less than is to stay free."""
+        """Reserve ``size`` bytes; `NoRoom` if less than the minimum would stay free."""
         found = self._statvfs(self.path)
         with self._lock:
             self._refuse(found, size, self.reserved)
@@ -76,18 +76,18 @@ class Room:
         return Reservation(self, size)
 
     def free(self) -> int:
-        """How many more bytes could be reserved; below 0 if too many are taken already."""
+        """Return how many more bytes can be reserved; below 0 if too many are taken already."""
         found = self._statvfs(self.path)
         kept = self.min_free.of(found.f_blocks * found.f_frsize)
         with self._lock:
             return found.f_bavail * found.f_frsize - kept - self.reserved
 
     def short_of(self, size: int) -> int:
-        """How many bytes are lacking for a reservation of ``size``; 0 where there is room."""
+        """Return how many bytes are lacking for a reservation of ``size``; 0 if there is room."""
         return max(0, size - self.free())
 
     def check(self, size: int) -> None:
-        """`NoRoom` where ``size`` bytes written at once are too many; reservations do not count."""
+        """`NoRoom` if ``size`` bytes cannot be written now; reservations do not count."""
         self._refuse(self._statvfs(self.path), size, 0)
 
     def _refuse(self, found: os.statvfs_result, size: int, reserved: int) -> None:
