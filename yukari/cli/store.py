@@ -274,21 +274,23 @@ def evict(cache: Cache, dry_run: bool, need: str) -> None:
 @talks()
 def status(cache: Cache, as_json: bool) -> None:
     """Show how the cache is, and what is on its way. Status 1 if it is not ready."""
-    version = cache.ask("GET", "/api/version")["version"]
+    found = cache.ask("GET", "/status")
     try:
         ready = cache.ask("GET", "/readyz")
     except CacheError as error:
         ready = {"ready": False, "reasons": [str(error)]}
-    usage, fills = cache.ask("GET", "/store/usage"), cache.ask("GET", "/fills")["fills"]
     if as_json:
-        click.echo(json.dumps({"version": version, **ready, "usage": usage, "fills": fills}))
+        click.echo(json.dumps({**found, **ready}))
     else:
         well = "ready" if ready["ready"] else f"not ready: {'; '.join(map(str, ready['reasons']))}"
-        click.echo(f"yukari {version} at {cache.url}: {well}")
-        bound = usage["bound"]
-        of = "" if bound is None else f" of {size(bound)}"
-        click.echo(f"{usage['models']} models, {size(usage['stored'])}{of} stored")
-        for fill in fills:
+        click.echo(f"yukari {found['version']} at {cache.url}: {well}")
+        upstream, store = found["upstream"], found["store"]
+        if not upstream["reachable"]:
+            click.echo(f"{upstream['registry']} is not reachable: {upstream['error']}")
+        if store is not None:
+            of = "" if store["bound"] is None else f" of {size(store['bound'])}"
+            click.echo(f"{store['models']} models, {size(store['stored'])}{of} stored")
+        for fill in found["fills"]:
             click.echo(
                 f"{fill['digest'][7:19]}  {fill['model']}  {fill['state']}"
                 f"  {fill['percent']:.0f}% of {size(fill['size'])}, {fill['rate']} MB/s"

@@ -30,7 +30,7 @@ _ORDERS = {
 }
 _FEW = 1000
 """So many found models are sorted; of more, the beginning is read in order."""
-_SEARCHED = ("parameter_size", "quantization_level", "family")
+_SEARCHED = ("parameter_size", "quantization_level", "family", "license")
 """The details that a search looks at, beside the name."""
 _LIKE = re.compile("[%_!]")
 """What has a meaning in the pattern of LIKE."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-VERSION = 3
+VERSION = 4
 """Of the schema; a file of another one is made anew."""
 
 _SCHEMA = """

@@ -21,6 +21,10 @@ from yukari.storage.ports import BlobFile, Store
 
 MAX_SMALL = 1024 * 1024
 """Bytes of a config, template, licence and the like that are read at most."""
+TITLE_WITHIN = 1024
+"""Bytes of a licence in which its title is looked for."""
+MAX_TITLE = 60
+"""Characters of it that are kept."""
 MAX_LAYERS = 64
 """Small layers that are read of one model."""
 _TYPE = "application/vnd.ollama.image."
@@ -34,9 +38,14 @@ class Details:
     _in_thread: Callable[..., Deferred[Any]]
 
     async def summary(self, manifest: Manifest) -> dict[str, Any]:
-        """Return the ``details`` of a model in a listing; OSError if its config is not readable."""
+        """
+        Return the ``details`` of a model in a listing, and its ``license`` in a few words.
+
+        {} until config and licence are stored; OSError if they are not readable.
+        """
         config = await self._config(manifest)
-        if not config:
+        licence = await self._licence(manifest)
+        if not config or licence is None:
             return {}
         families = config.get("model_families")
         return {
@@ -46,6 +55,7 @@ class Details:
             "families": families if _is_texts(families) else None,
             "parameter_size": _text(config, "model_type"),
             "quantization_level": _text(config, "file_type"),
+            **({"license": licence} if licence else {}),
         }
 
     async def show(self, manifest: Manifest) -> dict[str, Any]:
@@ -76,6 +86,14 @@ class Details:
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    async def _licence(self, manifest: Manifest) -> Optional[str]:
+        """The title of a model's first licence, "" if it has none; None if it is not stored."""
+        blob = _first(manifest.blobs, f"{_TYPE}license")
+        if blob is None:
+            return ""
+        body = await self._with(blob.digest, lambda file: file.read(0, TITLE_WITHIN))
+        return None if body is None else licence_title(body.decode("utf-8", "replace"))
 
     async def _texts(self, manifest: Manifest) -> dict[str, list[str]]:
         """The texts of a model by their kind: licences, template, system message, parameters."""
@@ -124,6 +142,15 @@ _KINDS = {
     f"{_TYPE}system": "system",
     f"{_TYPE}params": "parameters",
 }
+
+
+def licence_title(text: str) -> str:
+    """Return the first line of a licence, with its version if the next line has that."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [line.strip("*#= ") for line in lines if line.strip("*#= ")][:2]
+    if len(lines) == 2 and lines[1].lower().startswith("version "):
+        lines[0] += f" {lines[1].split()[1].strip(',;')}"
+    return lines[0][:MAX_TITLE] if lines else ""
 
 
 def _add_header(shown: dict[str, Any], header: GgufHeader) -> None:

@@ -72,7 +72,7 @@ class LookTests(PageCase):
             look.page.wait_for_timeout(0)
             for scheme in ("light", "dark"):
                 look.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-                for width in (1400, 390):
+                for width in (1400, 820, 390):
                     look.page.set_viewport_size({"width": width, "height": 900})
                     for path in ("/", "/models/library/llama3.2/latest", "/evictions"):
                         look.open(path)

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog_rows import Totals
 from yukari.library.collector import RoomUsage
+from yukari.library.details import licence_title
 from yukari.library.status import StoreStatus
 from yukari.library.traffic import Span
 from yukari.web.page.plots import HEIGHT, WIDTH, disk_bar, plot
@@ -63,3 +64,17 @@ class PlotTests(SynchronousTestCase):
             [said(None), said(0.0), said(970.0), said(820.0)],
             ["never", "never", "just now", "3 min ago"],
         )
+
+
+class LicenceTests(SynchronousTestCase):
+    def test_a_licence_is_known_by_its_title(self) -> None:
+        for text, title in (
+            ("MIT License\n\nCopyright", "MIT License"),
+            ("\n\n   Apache License\n   Version 2.0, January 2004\n", "Apache License 2.0"),
+            ("**Llama 3.2** Community\nVersion", "Llama 3.2** Community"),
+            ("=====\n# Gemma  Terms\n", "Gemma Terms"),
+            ("x" * 1000, "x" * 60),
+            ("", ""),
+            ("\0\n", "\0"),
+        ):
+            self.assertEqual(licence_title(text), title)
