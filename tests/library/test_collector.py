@@ -28,8 +28,9 @@ from tests.storage.strategies import manifest_of, result_of
 from yukari.config.units import FreeSpace
 from yukari.errors import manifest_unknown, upstream_unreachable
 from yukari.fills.scheduler import FetchScheduler
+from yukari.library.bounds import Bounds
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.collector import SIDECARS, Bounds, Unknown
+from yukari.library.collector import SIDECARS, Unknown
 from yukari.library.library import Library
 from yukari.library.management import Management
 from yukari.manifest import Manifest, Variant

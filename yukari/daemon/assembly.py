@@ -22,7 +22,7 @@ from yukari.daemon.listening import open_files_limit
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
-from yukari.library.collector import Bounds
+from yukari.library.bounds import Bounds
 from yukari.library.events import Events, Observer
 from yukari.library.library import Library
 from yukari.library.management import Management

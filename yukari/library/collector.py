@@ -17,15 +17,14 @@ from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
 from typing import Any, Optional
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.config.patterns import Patterns
-from yukari.config.units import FreeSpace
 from yukari.errors import RegistryError
 from yukari.fills.manager import FillManager
+from yukari.library.bounds import Bounds, RoomUsage
 from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Candidate, Version
@@ -53,29 +52,6 @@ SIDECARS = 64 * 1024
 
 class Unknown(Exception):
     """Upstream does not say whether it has a model."""
-
-
-@frozen
-class Bounds:
-    """What the store may take, and how long things stay; times in seconds."""
-
-    store_max: Optional[FreeSpace] = None
-    """Bytes, or a share of the disk; None for what MIN_FREE leaves."""
-    evict: bool = True
-    keep: Patterns = Patterns()
-    superseded_lifetime: float = 720 * 3600.0
-    grace: float = 3600.0
-    shared: bool = False
-    """Whether other daemons store there too: what they have stored lately is not known here."""
-
-
-@frozen
-class RoomUsage:
-    """Bytes: on their way, at most stored, and free for more; None for no bound."""
-
-    on_their_way: int
-    bound: Optional[int]
-    free: Optional[int]
 
 
 @define(eq=False)

@@ -12,8 +12,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.library.bounds import Bounds
 from yukari.library.catalog import Catalog, CatalogUnusable
-from yukari.library.collector import Bounds, Collector, Unknown
+from yukari.library.collector import Collector, Unknown
 from yukari.library.details import Details
 from yukari.library.index import Index
 from yukari.library.library import Library

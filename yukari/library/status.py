@@ -14,10 +14,10 @@ from attrs import asdict, define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from yukari import __version__
+from yukari.library.bounds import RoomUsage
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Totals
-from yukari.library.collector import RoomUsage
 from yukari.library.management import Management
 from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.traffic import Traffic, TrafficReport

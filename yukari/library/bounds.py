@@ -1,0 +1,33 @@
+"""What a store may take, and how long things stay in it."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import frozen
+
+from yukari.config.patterns import Patterns
+from yukari.config.units import FreeSpace
+
+
+@frozen
+class Bounds:
+    """What the store may take, and how long things stay; times in seconds."""
+
+    store_max: Optional[FreeSpace] = None
+    """Bytes, or a share of the disk; None for what MIN_FREE leaves."""
+    evict: bool = True
+    keep: Patterns = Patterns()
+    superseded_lifetime: float = 720 * 3600.0
+    grace: float = 3600.0
+    shared: bool = False
+    """Whether other daemons store there too: what they have stored lately is not known here."""
+
+
+@frozen
+class RoomUsage:
+    """Bytes: on their way, at most stored, and free for more; None for no bound."""
+
+    on_their_way: int
+    bound: Optional[int]
+    free: Optional[int]
