@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from collections.abc import Callable, Coroutine
@@ -11,7 +12,12 @@ from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError, NoRouteError
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+)
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
@@ -484,6 +490,13 @@ class CircuitTests(UpstreamCase):
             self.clock.advance(REST_FIRST)
             self.assert_asked(OTHER, True)
             self.assertFalse(self.upstream.circuit_open)
+
+    def test_a_lack_of_descriptors_here_is_no_fault_of_upstream(self) -> None:
+        self.internet.failing = ConnectBindError(errno.EMFILE, "Too many open files")
+        for _ in range(2 * FAILURES):
+            self.assertEqual(self.refused(self.ask(NAME)).status, 503)
+        self.internet.failing = None
+        self.assert_asked(NAME, True)
 
     def test_a_probe_for_a_repository_that_hangs_leaves_room_for_others(self) -> None:
         """Its own circuit answers, though the whole one has let it through."""

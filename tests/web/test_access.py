@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from base64 import b64encode
-from typing import Optional
+from typing import Any, Optional
 
 import bcrypt
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -102,16 +103,38 @@ class OwnMachineTests(SynchronousTestCase):
                 talk.ask(path, f"Sec-Fetch-Site: {site}")
                 self.assertEqual(talk.replies()[0].status, status, (site, path))
 
+    def test_a_page_at_a_name_that_was_pointed_here_lists_nothing(self) -> None:
+        """DNS rebinding: for the browser the page is of the same site."""
+        browser = "User-Agent: Mozilla/5.0 (X11; Linux x86_64)"
+        for path in ("/v2/_catalog", "/v2/library/m/tags/list"):
+            for said in (browser, "Sec-Fetch-Site: same-origin", "Origin: http://rebound.example"):
+                for host in ("rebound.example", "rebound.example:9200", "localhost.example"):
+                    self.assertEqual(self.status(host, said, path=path), 403, (host, said))
+                for host in ("cache:9200", "10.0.0.1", "[::1]:9200", "cache.local", "A.INTERNAL:1"):
+                    self.assertEqual(self.status(host, said, path=path), 200, (host, said))
+                self.assertEqual(self.status(socket.gethostname(), said, path=path), 200)
+            self.assertEqual(self.status("cache.example", path=path), 200)
+        self.assertEqual(self.status("cache.example", browser, path="/v2/"), 200)
+
+    def test_a_page_by_https_has_a_certificate_for_its_name(self) -> None:
+        site = {"trusted_proxies": Networks.parse("127.0.0.1")}
+        headers = ("Sec-Fetch-Site: same-origin", "X-Forwarded-Proto: https")
+        for trusted, status in ((site, 200), ({}, 403)):
+            found = self.status("a.example", *headers, path="/v2/_catalog", site=trusted)
+            self.assertEqual(found, status)
+
     def status(
         self,
         host: str,
         *headers: str,
         is_admins: bool = False,
         peer: object = IPv4Address("TCP", "127.0.0.1", 1),  # noqa: B008
+        path: str = "/fills",
+        site: Optional[dict[str, Any]] = None,
     ) -> int:
-        """What whoever asks so from ``peer`` gets of ``/fills``."""
-        talk = Talk(peer=peer, site={"is_admins": is_admins})
-        lines = ["GET /fills HTTP/1.1", f"Host: {host}", *headers, "", ""]
+        """What whoever asks so from ``peer`` gets of ``path``."""
+        talk = Talk(peer=peer, site={"is_admins": is_admins, **(site or {})})
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
         talk.say("\r\n".join(lines).encode())
         (reply,) = talk.replies()
         return reply.status

@@ -8,6 +8,7 @@ line of text. Nothing here carries a client's credentials.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
@@ -256,6 +257,9 @@ class Upstream:
             if isinstance(error, BadRedirect):
                 return upstream_unreachable(f"upstream {self._host}: {error}")
             return failed(error, self._host)
+        if isinstance(error, ConnectError) and error.osError in (errno.EMFILE, errno.ENFILE):
+            self._circuits.left(name)
+            return RegistryError("UNAVAILABLE", "this cache has too many files open", 503)
         if isinstance(error, (TimeoutError, ConnectTimeout)):
             down = upstream_silent(f"upstream {self._host} does not answer")
         elif isinstance(error, ResponseFailed) and not isinstance(error, ResponseNeverReceived):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any, Optional
 
 from yukari.config.networks import Networks
@@ -11,6 +12,36 @@ from yukari.web import clients
 
 _PASSED_ON = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
 _OWN_HOST = re.compile(rb"(?:(?i:localhost)|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
+_LOCAL_NAME = re.compile(
+    r"(?:\[[0-9a-f:.]+\]|[0-9.]+|[a-z0-9_-]+|[a-z0-9_.-]+\.(?:localhost|local|internal|home\.arpa))"
+    r"\.?(?::[0-9]+)?",
+    re.IGNORECASE,
+)
+"""A host that no other site can be: an address, a name without a dot, a name for local use."""
+
+
+def check_own_name(request: Any) -> None:
+    """
+    Raise `RegistryError` if a browser asks by a name that may be another site's.
+
+    A page whose own name was pointed here (DNS rebinding) is of the same site for its browser,
+    which says so by https alone; https it cannot have for lack of a certificate.
+    """
+    by_browser = (request.getHeader(b"user-agent") or b"").startswith(b"Mozilla/") or any(
+        name.lower() == b"origin" or name.lower().startswith(b"sec-fetch-")
+        for name, _ in request.requestHeaders.getAllRawHeaders()
+    )
+    if not by_browser or clients.is_secure(request):
+        return
+    host = clients.host(request)
+    name = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
+    if name.lower() != socket.gethostname().lower() and not _LOCAL_NAME.fullmatch(host):
+        raise RegistryError(
+            "DENIED",
+            "in a browser, ask for lists by https, an address, or a name of the local network",
+            403,
+        )
 
 
 def check_same_site(request: Any) -> None:

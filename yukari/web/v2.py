@@ -30,7 +30,7 @@ from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
 from yukari.web import clients
 from yukari.web.accept import variant_accepted
-from yukari.web.access import check_may_pull, check_same_site
+from yukari.web.access import check_may_pull, check_own_name, check_same_site
 from yukari.web.admin import Fills, Front, Health
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
@@ -59,6 +59,7 @@ class V2(ReadOnly):
             reply_json(request, 200, {})
             return
         if parts == ["_catalog"]:
+            check_own_name(request)
             page = Page.asked_by(request)
             names = await self._registry.library.listing.models(page.last, page.most + 1)
             reply_json(request, 200, {"repositories": page.cut(list(map(str, names)), request)})
@@ -82,6 +83,7 @@ class V2(ReadOnly):
                 self._registry, request, name, digest_in([last.encode("latin-1")])
             ).reply()
         elif kind == "tags" and last == "list":
+            check_own_name(request)
             page = Page.asked_by(request)
             tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
             behind = [tag for tag in tags if tag > page.last]
