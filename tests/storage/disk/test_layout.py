@@ -151,6 +151,28 @@ class FromOllama40Tests(Directories):
         wanted = [StoredManifest(NEW, NEVER_CHECKED), StoredManifest(NEW, 2000.0)]
         self.assertEqual(self.both(self.started()), wanted)
 
+    def test_a_link_whose_blobs_are_gone_falls_back_to_what_older_ollamas_pulled(self) -> None:
+        """They remove the blobs of the version that they replace, and know nothing of the link."""
+        lost, kept = manifest_of(b"a", b"b"), manifest_of(b"c", b"d")
+        listed = list_of(lost.digest)
+        for manifest in (lost, listed):
+            self.put_blob(manifest)
+        self.put_plain(kept.body)
+        for blob in kept.blobs:
+            self.put_file(b"", "blobs", blob.digest.file_name)
+        for link in (lost, listed):
+            path = self.put_link(self.link_to(link.digest))
+            store = self.started()
+            old = [StoredManifest(kept, 1000.0), StoredManifest(kept, NEVER_CHECKED)]
+            self.assertEqual(self.both(store), old)
+            there = [self.put_file(b"", "blobs", each.digest.file_name) for each in lost.blobs]
+            self.clock.advance(60)
+            new = [StoredManifest(lost, NEVER_CHECKED), StoredManifest(link, 2000.0)]
+            self.assertEqual(self.both(store), new)
+            result_of(store.stop())
+            for each in (path, *there):
+                os.unlink(each)
+
     def test_dangling_and_foreign_links_fall_back_to_the_plain_file(self) -> None:
         elsewhere = self.put_file(NEW.body, "elsewhere", NEW.digest.file_name)
         self.put_file(b"not JSON", "blobs", f"sha256-{'1' * 64}")

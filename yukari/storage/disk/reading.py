@@ -105,7 +105,25 @@ class ManifestReader:
             if plain is not None:
                 runnable = None
         found.variants = Variants(plain, listed, runnable)
+        if (
+            plain is not None
+            and runnable is not None
+            and found.variants.conflict
+            and not self._is_whole(runnable, watched)
+            and self._is_whole(plain.manifest, watched)
+        ):
+            # Ollama up to 0.39 has pulled another version since, and removed the old one's blobs.
+            found.variants = Variants(plain)
         return found
+
+    def _is_whole(self, manifest: AnyManifest, watched: Watched) -> bool:
+        """Whether all blobs of a manifest are there."""
+        for blob in _layers(manifest):
+            path = self.layout.blob(blob.digest)
+            stamp = watched[path, True] = stamp_of(path, True)
+            if stamp is None:
+                return False
+        return True
 
     def _runnable(self, found: AnyManifest, watched: Watched) -> Optional[Manifest]:
         """The manifest that a client gets which does not accept lists, if it is stored."""
