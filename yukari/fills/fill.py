@@ -1,11 +1,10 @@
 """
-A blob on its way: one fill a digest, whoever asks for it and however often.
+A blob that is being fetched: one fill for each digest, however many clients ask for it.
 
-It belongs to the library and not to a request: no reader's leaving stops it.
-What the scheduler's connections bring is written to a spool, hashed along its
-prefix, and published when the digest is right; readers read the spool at their
-own pace. If the disk cannot take it, readers get it by way of the memory
-(`yukari.fills.memory`), and a store elsewhere without a spool.
+It belongs to the library and not to a request, so it continues when its readers leave. The bytes
+that arrive are written to a spool, hashed along its prefix, and published when the digest is right.
+Readers read the spool at their own pace. If the disk has no room, readers get the bytes through
+memory (`yukari.fills.memory`), and a store in a bucket gets them without a spool.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Fill(Download):
 
     @property
     def spool(self) -> Optional[Spool]:
-        """What is written, once it is in hand."""
+        """The spool, once it is open."""
         return self._disk.spool
 
     @property
@@ -115,7 +114,7 @@ class Fill(Download):
         return self.coverage.error
 
     def _on(self, event: Event, error: Optional[Exception] = None) -> None:
-        """Something happened: follow the table. ``error`` is what readers are told from now on."""
+        """Follow the table of states. ``error`` is what readers get from now on."""
         self.state, effects = follow(self.state, event)
         self.coverage.error = error
         for effect in effects:
@@ -345,7 +344,7 @@ class Fill(Download):
         log.error(message, digest=str(self.digest), found=str(found), attempt=self.attempt)
 
     async def _start_over(self, error: Exception) -> None:
-        """Throw away what came, tell the readers, and fetch it again, up to `ATTEMPTS` times."""
+        """Discard all bytes, break the readers off, and fetch again, up to `ATTEMPTS` times."""
         self.coverage.break_readers(error)
         await self._drop_spool()
         if self.attempt >= ATTEMPTS or self._stopped:
@@ -356,7 +355,7 @@ class Fill(Download):
             self._on(Event.WRONG)
 
     async def _drop_spool(self) -> None:
-        """Throw away what came, if anything did."""
+        """Discard the spool, if there is one."""
         dropping = Deferred.fromCoroutine(self._disk.discard())
         self._plan_from(SpanSet())
         self.tries.begin_anew()

@@ -41,7 +41,7 @@ FIRST_WORD_WITHIN = 2.0
 LEAST_REDIRECTED = 16 * 1024 * 1024
 """Bytes; clients of Ollama refuse redirects of much that is small."""
 MAX_LOOKS = 3
-"""Looks for a blob that comes and goes."""
+"""How often to look for a blob that appears and disappears."""
 MAX_CLAIMS = 16
 """Models that are remembered for one blob."""
 
@@ -55,7 +55,7 @@ class Elsewhere:
 
 @define(eq=False)
 class BlobEntry:
-    """What is known of one digest; sizes are in bytes."""
+    """The facts known about one digest; sizes are in bytes."""
 
     digest: Digest
     claims: dict[ModelName, int] = field(factory=dict)

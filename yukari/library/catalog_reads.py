@@ -1,4 +1,4 @@
-"""What the catalog's tables tell."""
+"""Queries of the catalog's tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FEW = 1000
 _SEARCHED = ("parameter_size", "quantization_level", "family", "license")
 """The details that a search looks at, beside the name."""
 _LIKE = re.compile("[%_!]")
-"""What has a meaning in the pattern of LIKE."""
+"""The characters with a meaning in a pattern of LIKE."""
 
 
 def raw(digest: Digest) -> bytes:

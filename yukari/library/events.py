@@ -1,4 +1,4 @@
-"""What the library tells those who keep account of it."""
+"""The events that a library reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from yukari.names import Digest, ModelName, Tag
 
 
 class Observer:
-    """One who is told; this one lets it pass. None of it may take long or raise."""
+    """A listener that ignores all events. No method may take long or raise."""
 
     def tag_stored(self, name: ModelName, tag: Tag) -> None:
         """A tag names something new, or has another variant."""

@@ -22,24 +22,24 @@ USELESS = 1024 * 1024
 
 @frozen
 class Rules:
-    """What may go; times in seconds, ``now`` of the epoch."""
+    """The rules of eviction; times in seconds, ``now`` of the epoch."""
 
     now: float
     grace: float
-    """What was pulled or stored so recently stays."""
+    """Versions that were pulled or stored this recently stay."""
     superseded_lifetime: float
     """Superseded versions go after so long, whether or not room is needed."""
     kept: Callable[[ModelName], Optional[str]] = lambda _: None
     """The pattern of KEEP that a model matches."""
     pinned: Callable[[ModelName, Tag], Optional[str]] = lambda *_: None
-    """Who has pinned a tag."""
+    """Returns who has pinned a tag, if anybody has."""
     in_use: Callable[[Candidate], Optional[str]] = lambda _: None
     """Why a version is in use just now."""
 
 
 @frozen
 class Step:
-    """A version that goes."""
+    """A version that is evicted."""
 
     candidate: Candidate
     reason: str
@@ -59,7 +59,7 @@ MAX_KEPT = 1000
 
 @frozen
 class Plan:
-    """What goes, in this order, and what stays instead."""
+    """The versions to evict, in this order, and those that stay."""
 
     steps: tuple[Step, ...]
     kept: tuple[Kept, ...]

@@ -22,7 +22,7 @@ Key = Union[Digest, tuple[ModelName, Tag]]
 
 @define(eq=False)
 class InUse:
-    """What is asked for, or needed by work that goes on."""
+    """The models and blobs that clients ask for or that work in progress needs."""
 
     _clock: IReactorTime
     _asked: LRUCache[Key, float] = field(factory=lambda: LRUCache(MAX_REMEMBERED), init=False)

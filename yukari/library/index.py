@@ -63,9 +63,9 @@ class Index(Observer):
     _models: dict[ModelName, None] = field(factory=dict, init=False)
     """Models all of whose tags are to be read."""
     _checks: dict[Key, tuple[float, bool]] = field(factory=dict, init=False)
-    """Checks that the catalog is not told of yet."""
+    """Checks that the catalog does not have yet."""
     _blobs: dict[Digest, int] = field(factory=dict, init=False)
-    """Blobs that were stored and that the catalog is not told of yet."""
+    """Blobs that were stored and that the catalog does not have yet."""
     _running: Background = field(factory=Background, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
@@ -132,7 +132,7 @@ class Index(Observer):
             await self._catalog.run(CatalogFile.checked, *key, at, gone=gone)
 
     async def settled(self) -> None:
-        """Return when the catalog knows all that was told."""
+        """Return when the catalog has everything that was reported."""
         while "work" in self._running:
             waiter: Deferred[None] = Deferred()
             self._clock.callLater(0, waiter.callback, None)

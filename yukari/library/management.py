@@ -1,4 +1,4 @@
-"""What manages a library's store: catalog, marks, index and collector, put together."""
+"""The management of a library's store: catalog, marks, index and collector together."""
 
 from __future__ import annotations
 

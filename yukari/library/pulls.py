@@ -33,7 +33,7 @@ class Pull:
     manifest: Optional[Manifest] = None
     """None until it is known."""
     note: Optional[str] = None
-    """What a person should know of it."""
+    """A note for people."""
     error: Optional[RegistryError] = None
     """Why it failed."""
     is_done: bool = False
@@ -68,7 +68,7 @@ class Pulls:
         return pull
 
     def stop(self) -> None:
-        """Cancel all; what came of them stays for the next start."""
+        """Cancel all pulls; the bytes that arrived stay for the next start."""
         self._tasks.stop()
 
     def completed(self, blob: Descriptor) -> int:

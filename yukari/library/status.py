@@ -50,7 +50,7 @@ class UpstreamStatus:
 
 @frozen
 class StoreStatus:
-    """What the bytes of a store are for."""
+    """The use of a store's bytes."""
 
     where: str
     complete: bool

@@ -25,7 +25,7 @@ from yukari.storage.ports import NEVER_CHECKED, Store, StoredManifest
 
 @frozen
 class NewVersion:
-    """What upstream has by now of those variants of a tag that changed, and what is stored."""
+    """Upstream's current manifests of the variants of a tag that changed, and the stored ones."""
 
     name: ModelName
     tag: Tag

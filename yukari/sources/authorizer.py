@@ -40,15 +40,15 @@ Send = Callable[[str, str, Optional[str]], Awaitable[IResponse]]
 
 
 class KeySource(Protocol):
-    """Where this cache's own key is."""
+    """The source of this cache's own key."""
 
     async def get(self) -> SigningKey:
-        """The key; `KeyUnusable`."""
+        """Return the key; `KeyUnusable`."""
 
 
 @frozen
 class Keys:
-    """What this cache signs with, and whom the operator's key opens models to."""
+    """The keys that this cache signs with, and who may pull what the operator's key opens."""
 
     own: Optional[KeySource] = None
     operator: Optional[SigningKey] = None
@@ -65,9 +65,9 @@ class Authorizer:
     keys: Keys = field(factory=Keys)
     ways: KnownWays = field(init=False)
     _first: dict[tuple[Origin, str], Waiters] = field(factory=dict, init=False)
-    """Who waits for what the first request of a kind finds out."""
+    """Requests that wait for the result of the first of their kind."""
     _strangers: TTLCache[Optional[Origin], None] = field(init=False)
-    """Hosts that are not the registry's and challenge whoever says that it is an Ollama."""
+    """Hosts outside the registry that challenge requests with Ollama's User-Agent."""
 
     def __attrs_post_init__(self) -> None:
         self.ways = KnownWays(self.clock)
@@ -75,7 +75,7 @@ class Authorizer:
 
     async def send(self, send: Send, url: str, path: str, user_agent: str) -> IResponse:
         """
-        The reply to a request for what is at ``path`` of the registry.
+        Return the reply to a request for ``path`` of the registry.
 
         401 or 403 only if every way was refused. ``url`` may be where a redirect led to:
         credentials go there only if that is the same path on a host of the same owner.
@@ -102,9 +102,9 @@ class Authorizer:
 
     async def _send_to_stranger(self, send: Send, url: str, user_agent: str) -> IResponse:
         """
-        The reply of where a redirect led to, which is shown nothing.
+        Return the reply of a host that a redirect led to, which gets no credentials.
 
-        If it challenges Ollama, it is asked once more by who does not say that it is one.
+        If it challenges a request with Ollama's User-Agent, it is asked once more without that.
         """
         origin = Origin.of(url)
         if origin in self._strangers:
@@ -123,7 +123,7 @@ class Authorizer:
         return self._place(url, path) is not None
 
     def way(self, url: str) -> Way:
-        """The way by which a URL was reached last."""
+        """Return the way by which a URL was reached last."""
         place = self._place(url, urlsplit(url).path)
         known = None if place is None else self.ways.known(place)
         return Way.PLAIN if known is None else known.way
@@ -249,7 +249,7 @@ class _Errand:
         return next(filter(self._is_left, WAYS[is_oci]), None)
 
     async def _go(self, way: Way) -> Optional[IResponse]:
-        """The reply by one way; None if no token was to be had for it."""
+        """Return the reply by one way; None if there is no token for it."""
         keys = self._authorizer.keys
         if way is Way.PLAIN:
             return self._heard(await self._send(self._url, self._user_agent, None))
@@ -300,7 +300,7 @@ class _Errand:
 
 
 def failed(error: Exception, host: str) -> RegistryError:
-    """What a client is told of a `RealmFailed` or a `KeyUnusable`."""
+    """Return the error that a client gets for a `RealmFailed` or a `KeyUnusable`."""
     if isinstance(error, RealmFailed) and error.status == 429:
         wait = error.retry_after
         return RegistryError(

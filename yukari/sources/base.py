@@ -20,10 +20,10 @@ from yukari.spans import Span
 
 class SourceFailed(Exception):
     """
-    This request failed; another may not. ``retry_after`` is in seconds, where the source said so.
+    This request failed; another may succeed. ``retry_after`` is in seconds, if the source sent it.
 
-    ``busy`` says that the source wants fewer requests, ``moved`` that the blob is to be looked for
-    anew, which says nothing of how many requests there may be.
+    ``busy`` means that the source wants fewer requests. ``moved`` means that the blob has to be
+    located again; it says nothing about the number of requests.
     """
 
     def __init__(
@@ -51,11 +51,10 @@ class SourceRefused(Exception):
 @frozen
 class Answer:
     """
-    A reply whose body is about to come.
+    A reply whose body is about to arrive.
 
-    ``span`` is what it holds. ``asked`` says whether that is (a part of) what
-    was asked for; where it is not, the source has ignored the Range and sends
-    the blob from its first byte.
+    ``span`` is what the body holds. ``asked`` is true if that is a part of the requested span.
+    Otherwise the source has ignored the Range and sends the blob from its first byte.
     """
 
     span: Span
@@ -63,7 +62,7 @@ class Answer:
     pace: HostPace
     body: Body
     paced: Optional[Paced] = None
-    """The body, where a line that others share bounds how fast it comes."""
+    """The body, if its rate is bounded by a line that others share."""
 
 
 class BlobSource(Protocol):
@@ -71,7 +70,7 @@ class BlobSource(Protocol):
 
     @property
     def pace(self) -> HostPace:
-        """What was measured of the host that the next request is likely to go to."""
+        """The measurements of the host that the next request is likely to go to."""
 
     @property
     def ranges(self) -> bool:
@@ -84,7 +83,7 @@ class BlobSource(Protocol):
         """
 
     def add_repository(self, name: ModelName) -> None:
-        """Another repository that has the blob, to be asked when the ones before do not."""
+        """Add a repository that has the blob, to be asked if the earlier ones refuse it."""
 
     def retry(self) -> None:
         """Forget what was refused: the next `fetch` asks everywhere anew."""

@@ -1,4 +1,4 @@
-"""A source behind a source: the bucket first, the upstream registry where the bucket fails."""
+"""Two sources in a row: the bucket first, the upstream registry if the bucket fails."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _REALM = re.compile(
 
 @frozen
 class Origin:
-    """Who answers: a scheme, a host in lower case and a port."""
+    """The origin of a URL: a scheme, a host in lower case and a port."""
 
     scheme: str
     host: str

@@ -57,14 +57,14 @@ class Circuit:
 
     @property
     def state(self) -> Reachability:
-        """What is known of upstream now."""
+        """The state of upstream, as far as it is known."""
         if not self.is_open:
             return Reachability()
         rest = max(0.0, self._probe_at - self._clock.seconds())
         return Reachability(False, str(self._error), rest)
 
     def enter(self) -> None:
-        """Raise the last failure where asking again is not due."""
+        """Raise the last failure if it is too soon to ask again."""
         if not self.is_open:
             return
         if self._probing or self._clock.seconds() < self._probe_at:
@@ -79,7 +79,7 @@ class Circuit:
         self._probing = False
 
     def failed(self, error: RegistryError) -> None:
-        """It did not answer, or not as a registry does."""
+        """Note that upstream did not answer, or not as a registry does."""
         self._failures += 1
         self._probing = False
         self._error = error
@@ -127,7 +127,7 @@ class Circuits:
             own.left()
 
     def failed(self, name: ModelName, error: RegistryError) -> None:
-        """A connection was made, and no answer came."""
+        """Note that a connection was made, and no answer arrived."""
         self.whole.succeeded()
         self._own.setdefault(name, Circuit(self._clock)).failed(error)
 

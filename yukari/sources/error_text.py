@@ -1,4 +1,4 @@
-"""What the body of an error says, as far as it can be shown to people."""
+"""The message in the body of an error, if it can be shown to people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def error_text(body: bytes) -> str:
-    """The message in an error's body, on one line; "" where there is none to show."""
+    """Return the message in an error's body, on one line; "" if there is none to show."""
     text = body.decode("utf-8", "replace")
     try:
         found = json.loads(text)

@@ -1,5 +1,5 @@
 """
-No upstream at all: what stands in its place where the cache must not open connections.
+The stand-in for upstream when the cache must not open connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _missing(what: object) -> RegistryError:
 
 @define(eq=False)
 class Offline:
-    """Stands where an `Upstream` does; each method says that the cache is offline."""
+    """Takes the place of an `Upstream`; each method raises that the cache is offline."""
 
     circuit_open = False
     state = Reachability()

@@ -20,7 +20,7 @@ from yukari.threads import InThread
 _log = Logger()
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that have no hard links."""
+"""Errors of file systems that have no hard links."""
 
 
 FOUND_WITHIN = 10.0

@@ -27,7 +27,7 @@ LEAST = 4 * 1024
 CRUMB = 64 * 1024
 """A request is not made shorter than so many bytes only because little of the blob is left."""
 GROWTH = 16
-"""A request is at most so many times as long as the longest that has come back whole."""
+"""The most by which a request may exceed the longest one that has arrived whole, as a factor."""
 SECONDS = 2.0
 SHORTEST_SECONDS = 0.5
 """
@@ -46,7 +46,7 @@ A request is never shorter than this many round trips' time is worth, near a blo
 ROUND_TRIPS_ENOUGH = 20
 """What a request waits for its header is then a twentieth of its time."""
 _MEMORY = 0.8
-"""What the past is worth at each new measurement."""
+"""The weight of earlier measurements at each new one."""
 ORDINARY = 0.3
 """
 Seconds to a first byte that are a network's. They count as time of the transfer, so that a first
@@ -92,7 +92,7 @@ class HostPace:
 
     bound: float = inf
     budget: Optional[ConnectionBudget] = None
-    """What requests to it take their turns from; None for the scheduler's own."""
+    """The budget of requests to this host; None for the scheduler's own."""
     patience: float = FIRST_ANSWER
     """Seconds that its first reply may take to its first byte."""
     limit: HostLimit = field(factory=HostLimit)
@@ -152,7 +152,7 @@ class HostPace:
         self._longest_wait = max(seconds, 0.98 * self._longest_wait)
 
     def waited_in_vain(self, seconds: float) -> None:
-        """A reply's header did not come in ``seconds``: the next is waited for longer."""
+        """Note that no header arrived in ``seconds``, and wait longer for the next."""
         self._longest_wait = min(self.patience / 2, max(self._longest_wait, seconds))
 
     @property

@@ -1,4 +1,4 @@
-"""What a reply to a Range holds, by its Content-Range or its length: one check for every source."""
+"""The bytes that a reply to a Range holds, by its Content-Range or its length."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ContentRange:
 
 
 def span_of_whole(length: Optional[int], size: int) -> Span:
-    """What a 200 of ``length`` bytes (None for not known) holds; `WrongSize`."""
+    """Return the span of a 200 of ``length`` bytes, None if that is not known; `WrongSize`."""
     if length is not None and length != size:
         raise WrongSize(str(length))
     return Span(0, size)

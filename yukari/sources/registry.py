@@ -1,4 +1,4 @@
-"""Requests to a registry, identified as it wants them, and to where it says that blobs are."""
+"""Requests to a registry, with credentials if it wants them, and to the hosts of its blobs."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Registry:
     _pseudonym: Optional[str] = None
     """By what name the requests' Via has this cache."""
     line: Optional[Line] = None
-    """What bounds how fast blobs come, all of them together."""
+    """The bound on the rate of all blobs together."""
     proxy: Optional[object] = None
     """The proxy whose own answers look like the registry's, None if there is none."""
     budget: Optional[ConnectionBudget] = None
-    """What blobs' requests take their turns from, whatever host they are redirected to."""
+    """The budget of requests for blobs, whichever host they are redirected to."""
     keys: Keys = field(factory=Keys)
-    """What answers the registry's challenges."""
+    """Answers the registry's challenges."""
     headers_within: float = 30.0
     """Seconds within which a reply must begin; a blob's until its host is known."""
     authorizer: Authorizer = field(init=False)
@@ -66,7 +66,7 @@ class Registry:
         self.authorizer = Authorizer(self.url, tokens, self.clock, self.keys)
 
     def denied(self, what: object) -> RegistryError:
-        """What a client is told of something that the registry gives to none of our keys."""
+        """Return the error that a client gets if the registry refuses all of our keys."""
         return denied(what, self.proxy, has_key=self.keys.operator is not None)
 
     async def get(
@@ -106,7 +106,7 @@ class Registry:
             raise SourceFailed(why(error)) from None
 
     def pace(self, url: str) -> HostPace:
-        """What was measured of the host of ``url``."""
+        """Return the measurements of the host of ``url``."""
         self._likely = urlsplit(url).netloc
         return self._paces.setdefault(self._likely, self._unknown())
 
@@ -115,7 +115,7 @@ class Registry:
         return min((pace.limit.at_most(most) for pace in self._paces.values()), default=most)
 
     def likely_pace(self) -> HostPace:
-        """What was measured of the host that blobs came from last."""
+        """The measurements of the host that the last blob came from."""
         likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
         return self._paces.setdefault(likely, self._unknown())
 

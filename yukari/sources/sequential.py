@@ -1,9 +1,8 @@
 """
-A blob's bytes from its source one after the other, at the pace of whoever takes them.
+A blob's bytes from its source in order, at the pace of the caller.
 
-One connection at a time. Nothing is read ahead of what is asked for but what
-one read of a socket brings; where the source breaks off it is asked again,
-from the byte that is missing.
+There is one connection at a time, and no more is read ahead than one read of a
+socket brings. If the source breaks off, the rest is requested again.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class InOrder:
 
     async def read_into(self, buffer: bytearray) -> None:
         """
-        Fill ``buffer`` with what follows; `SourceRefused`, or `SourceFailed` where nothing comes.
+        Fill ``buffer`` with the next bytes; `SourceRefused`, or `SourceFailed` if none arrive.
         """
         room, filled = memoryview(buffer), 0
         while filled < len(room):
@@ -138,7 +137,7 @@ class InOrder:
         await deferLater(self._clock, wait)
 
     def close(self) -> None:
-        """Drop the connection, where there is one."""
+        """Drop the connection, if there is one."""
         if self._body is not None:
             self._body.stop()
             self._body = None
@@ -167,7 +166,7 @@ class _Body(Protocol):
         self._missing = count
         self._clock = clock
         self._over: list[bytes] = []
-        """What one read brought that there was no buffer for."""
+        """Bytes of one read for which there was no buffer."""
         self._room: Optional[memoryview] = None
         self._filled = 0
         self._reading: Optional[Deferred[int]] = None
@@ -176,11 +175,11 @@ class _Body(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Whether all of it came."""
+        """Whether the whole body arrived."""
         return not self._missing
 
     def read_into(self, room: memoryview) -> Deferred[int]:
-        """Fires with how many bytes were put there: fewer than fit only where the body ended."""
+        """Fires with the number of bytes read: fewer than fit only if the body ended."""
         self._room, self._filled = room, 0
         reading: Deferred[int] = Deferred(self._give_up)
         self._reading = reading

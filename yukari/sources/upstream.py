@@ -218,7 +218,7 @@ class Upstream:
         user_agent: str,
         variant: Variant = Variant.PLAIN,
     ) -> tuple[IResponse, str]:
-        """Send a request and follow redirects; `RegistryError` if no reply comes."""
+        """Send a request and follow redirects; `RegistryError` if there is no reply."""
         asked = [url]
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
@@ -244,7 +244,7 @@ class Upstream:
 
     def _failed(self, name: ModelName, error: Exception, is_registry: bool) -> RegistryError:
         """
-        Return what a client is told of a question that brought no reply.
+        Return the error that a client gets for a request without a reply.
 
         ``is_registry`` is false if a redirect had led to another host, which is down for those
         alone who are sent there.
@@ -292,7 +292,7 @@ class Upstream:
             ) from None
 
     async def _text(self, response: IResponse) -> str:
-        """What an error's body says, "" if there is nothing to show."""
+        """Return the message in an error's body, "" if there is nothing to show."""
         try:
             return error_text(await self._body(response, SMALL_BODY, "error"))
         except RegistryError:
@@ -301,7 +301,7 @@ class Upstream:
     async def _refusal(
         self, response: IResponse, what: str, name: ModelName, reference: Reference
     ) -> RegistryError:
-        """What a client is told of a reply that is an error."""
+        """Return the error that a client gets for a reply that is an error."""
         code = response.code
         if code in (412, 429):
             wait = retry_after(response, self._registry.now())

@@ -27,8 +27,8 @@ WITHOUT_RANGE_AFTER = 4
 @define(eq=False)
 class UpstreamBlob:
     """
-    One blob upstream (a `BlobSource`): asks the registry where it is once, and there until that
-    fails.
+    One blob upstream (a `BlobSource`): the registry is asked once where the blob is, and then that
+    host until it fails.
     """
 
     _registry: Registry

@@ -1,5 +1,5 @@
 """
-What the collector sees and removes of a directory.
+The collector's view of a directory.
 
 Every path that a tag may have is removed, and the removal is made durable before it returns: blobs
 go only after the tags that stand on them.

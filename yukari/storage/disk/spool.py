@@ -70,8 +70,8 @@ class SpoolFile:
     """
     `Spool` in a directory; make one with `create` or `reopen`.
 
-    ``reserved`` is the room kept for the bytes still to come, ``landing`` that
-    for the copy where publishing is no rename.
+    ``reserved`` is the room kept for the bytes that have not arrived, ``landing``
+    that for the copy if publishing is not a rename.
     """
 
     _base: str
@@ -130,10 +130,10 @@ class SpoolFile:
     @classmethod
     def reopen(cls, directory: str, digest: Digest) -> Optional[SpoolFile]:
         """
-        The spool that an earlier process left, without reservations (see `take_room`).
+        Open the spool that an earlier process left, without reservations (see `take_room`).
 
-        None where it cannot be read, and its files removed where one is missing
-        or they contradict each other.
+        None if it cannot be read. If one of its files is missing, or they contradict each other,
+        they are removed too.
         """
         base = os.path.join(directory, digest.file_name)
         data: Optional[Share] = None
@@ -192,7 +192,7 @@ class SpoolFile:
 
     @property
     def missing(self) -> int:
-        """How many bytes are still to come."""
+        """The number of bytes that have not arrived."""
         return self.size - self._cover.total
 
     def covered(self) -> SpanSet:
@@ -257,7 +257,7 @@ class SpoolFile:
     # publishing: the store's side
 
     def seal(self) -> None:
-        """Make the bytes durable; ValueError where some are missing."""
+        """Make the bytes durable; ValueError if some are missing."""
         with self._lock, self._data.used() as number:
             self._own()
             if self.missing:

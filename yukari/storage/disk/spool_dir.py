@@ -1,8 +1,8 @@
 """
 The directory of a daemon's spools, whatever the store behind it.
 
-It is owned by one daemon, and made again where it vanishes while that runs. All of it blocks: for
-a disk thread.
+One daemon owns it, and makes it again if it vanishes meanwhile. All of it blocks: for a disk
+thread.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class DirectoryStore(DiskWork):
     _missed: bool = field(default=False, init=False)
     """Whether the last `check` found a directory gone."""
     _landing: Optional[Room] = field(default=None, init=False)
-    """The room for blobs where spools are on another file system."""
+    """The room for blobs, if spools are on another file system."""
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
 
     _log = Logger()

@@ -17,7 +17,7 @@ REFUSED = frozenset(
     (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTTY)
     + (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 )
-"""What file systems answer to a call that they do not know, or not from this user."""
+"""Errors of calls that a file system does not know, or refuses to this user."""
 
 _TIMES = "the time of a manifest's last check is that of its last write"
 _SYNC = "a power cut may undo the last seconds, as any blob it tore would be fetched again"
@@ -25,7 +25,7 @@ _LINKS = "Ollama 0.40 gets copies of the manifests in place of links"
 
 _log = Logger()
 _told: set[tuple[str, int]] = set()
-"""What was said to be refused, on which file system."""
+"""The calls whose refusal was logged, with their file systems."""
 
 
 def without(call: str, lost: str, path: str, error: OSError) -> None:
@@ -73,7 +73,7 @@ def link(to: str, path: str) -> bool:
 
 
 def sync_file(number: int, path: str) -> None:
-    """Make a file's bytes outlast a power cut; OSError where its disk fails."""
+    """Make a file's bytes outlast a power cut; OSError if the disk fails."""
     try:
         os.fsync(number)
     except OSError as error:
