@@ -129,7 +129,8 @@ class SocketCase(TestCase):
 
     async def _parted(self, peer: Peer) -> None:
         for each in self.opened:
-            each.transport.abortConnection()
+            if not each.gone:
+                each.transport.abortConnection()
         await until(lambda: peer.gone)
         await until(lambda: not any(channel.transport.connected for channel in self.channels))
 
@@ -259,7 +260,7 @@ class FileTests(SocketCase):
         corked = self.options_when_sending(socket.TCP_CORK)
         peer = await self.peer()
         for room, bound in ((10, 16), (128, 128), (127, 127), (1 << 30, 4096)):
-            self.patch(sendfile, "UNSENT", room * 1024)
+            self.patch(transports, "UNSENT", room * 1024)
             blob = Growing(noise(MIB))
             corked.clear()
             peer.ask(self.shelf.put(blob))
@@ -284,7 +285,7 @@ class FileTests(SocketCase):
         return seen
 
     async def test_unsent_bytes_of_a_slow_reader_are_bounded(self) -> None:
-        self.patch(sendfile, "UNSENT", 64 * 1024)
+        self.patch(transports, "UNSENT", 64 * 1024)
         blob = Growing(noise(16 * MIB))
         peer = await self.peer(room=4096)
         peer.transport.pauseProducing()

@@ -98,7 +98,7 @@ def assemble(
 ) -> Parts:
     """Make the parts; a setting that only shows to be wrong here ends the start."""
     disk_threads = Threads(reactor, "disk", DISK_THREADS)
-    send_threads = Threads(reactor, "send", max(1, helpful()))
+    send_threads = Threads(reactor, "send", helpful())
     metrics = PrometheusMetrics(reactor)
     try:
         store, keeper = open_store(reactor, settings, os.environ, disk_threads, metrics, proxies)

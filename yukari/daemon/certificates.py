@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from yukari.config.listen import CREATORS, certificate_files, check_files, has_certificates
+from yukari.sending.tls import Lendable, write_whole_blocks
 
 log = Logger()
 
@@ -83,7 +84,8 @@ class Renewed:
             endpoint: Any = serverFromString(self._reactor, self._description)
         creator = getattr(endpoint, self._attribute)
         if hasattr(creator, "getContext"):
-            creator.getContext()  # Raises if the key does not fit the certificate.
+            # Raises if the key does not fit the certificate.
+            write_whole_blocks(creator.getContext())
         look_up = getattr(creator, "_contextLookup", None)  # By host name, for a directory.
         if look_up is not None and look_up(None, False) is None:
             raise ValueError(
@@ -93,14 +95,15 @@ class Renewed:
         if look_up is not None:
             # Twisted reads the directory again for each name that is not in it, whoever asks.
             creator._contextLookup = partial(_look_up_only, look_up)
+        write_whole_blocks(getattr(creator, "defaultContext", None))
         return endpoint, creator
 
-    def serverConnectionForTLS(self, protocol: Any) -> Connection:
+    def serverConnectionForTLS(self, protocol: Any) -> Any:
+        """Return a `Lendable` connection, so that helper threads can encrypt blobs."""
         make = getattr(self._creator, "serverConnectionForTLS", None)
         if make is None:  # Twisted's CertificateOptions are contexts only before version 26.
-            return Connection(self._creator.getContext(), None)
-        made: Connection = make(protocol)
-        return made
+            return Lendable(Connection(self._creator.getContext(), None))
+        return Lendable(make(protocol))
 
     def reload(self) -> None:
         """Read the files again; if they cannot be used, the certificate stays as it was."""

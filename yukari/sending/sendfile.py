@@ -16,19 +16,11 @@ from yukari.net.throttle import Taker
 from yukari.sending.fairness import Turn
 from yukari.sending.page_cache import LOOK_AHEAD, in_memory, read_ahead
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone, StallWatch
-from yukari.sending.transports import flush, put
+from yukari.sending.transports import bound_unsent, flush, put, set_option
 from yukari.sending.workers import A_PIECE, Helpers, Piece
 from yukari.spans import Span
 from yukari.storage.readable import Readable
 
-UNSENT = 128 * 1024 * 1024
-UNSENT_MOST = 4 * 1024 * 1024
-UNSENT_LEAST = 16 * 1024
-"""
-Unsent bytes that may wait in the system: for all connections together, and the most and the least
-for one. When only the system bounded them, 3,200 slow readers took all of its memory for TCP, 2.2
-GB, and all other traffic waited.
-"""
 CORKED_LEAST = 128 * 1024
 """
 The smallest bound with which a connection is corked. A cork holds back less than a segment, up to
@@ -36,7 +28,6 @@ The smallest bound with which a connection is corked. A cork holds back less tha
 bytes are below the bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s
 later.
 """
-NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
 """Makes the system send whole segments only: without it each ``sendfile`` ends with a short one."""
 
@@ -88,7 +79,8 @@ class FileSender:
         if self._gone():
             self._end(Failure(ReaderGone()))
             return
-        self._bound_unsent()
+        bound = bound_unsent(self._transport, request.site.drain.count())
+        self._corks = bound >= CORKED_LEAST
         self._cork(True)
         self._transport.unregisterProducer()
         if join is not None:
@@ -107,21 +99,10 @@ class FileSender:
     def _gone(self) -> bool:
         return bool(self._request.gone or not self._transport.connected)
 
-    def _option(self, option: Optional[int], value: int) -> None:
-        """Set a TCP option if the system has it; Unix sockets have none."""
-        if option is not None and self._transport.socket.family != socket.AF_UNIX:
-            self._transport.socket.setsockopt(socket.IPPROTO_TCP, option, value)
-
-    def _bound_unsent(self) -> None:
-        share = UNSENT // max(1, self._request.site.drain.count())
-        bound = max(UNSENT_LEAST, min(share, UNSENT_MOST))
-        self._option(NOTSENT_LOWAT, bound)
-        self._corks = bound >= CORKED_LEAST
-
     def _cork(self, corked: bool) -> None:
         if self._corks and corked != self._corked:
             self._corked = corked
-            self._option(CORK, corked)
+            set_option(self._transport, CORK, corked)
 
     def _stalled(self) -> None:
         self._transport.abortConnection()
@@ -181,7 +162,7 @@ class FileSender:
         share = self.turn.share(self)
         if self._taker is not None:
             share = min(share, self._taker.share)
-        elif self._helpers.most and self.turn.crowds(self):
+        elif self._helpers.pay and self.turn.crowds(self):
             self._be_helped(min(end, self._at + max(A_PIECE, share)))
             return
         self._send(descriptor, min(end, self._at + share))
@@ -215,10 +196,10 @@ class FileSender:
         self._cork(True)
         return self._transport.fileno(), descriptor, self._at, asked
 
-    def _was_helped(self, sent: int, asked: int) -> None:
+    def _was_helped(self, sent: Optional[int], asked: int) -> None:
         self._helped = False
         if not self.done.called:
-            self._sent(sent, asked)
+            self._sent(sent or 0, asked)
         if not self.done.called:
             self._transport.startWriting()
 

@@ -1,0 +1,312 @@
+"""
+Sending a file's bytes over TLS: a helper thread encrypts them and puts them on the socket.
+
+Twisted would do both in the reactor's thread, a record at a time. Here the thread borrows the
+connection's OpenSSL state for one piece of the file, and the reactor's thread keeps what the client
+sends meanwhile until it has the state back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Optional
+
+from OpenSSL.SSL import Connection, Error, WantReadError
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from yukari.sending.blocks import BlockSender
+from yukari.sending.page_cache import LOOK_AHEAD, in_memory, read_ahead
+from yukari.sending.stall import ReaderGone
+from yukari.sending.transports import bound_unsent, flush
+from yukari.sending.workers import A_PIECE, Helpers, Piece
+
+BLOCK = 128 * 1024
+"""
+Bytes that are encrypted before they are put on the socket: enough for the calls to cost little, few
+enough to stay in the core's cache. The rest of a block that a slow reader does not take waits in
+this process.
+"""
+A_ROUND = 64 * 1024 * 1024
+A_PIECE_LEAST = 256 * 1024
+"""
+Bytes that all who wait for a helper send before the first of them has its next turn, and what each
+may send at least.
+"""
+MOST_KEPT = 64 * 1024
+"""Bytes from a client that are kept while its connection is lent; then no more are read."""
+NO_DESCRIPTORS = 0.1
+"""Seconds until the next attempt if the process has no file descriptor left."""
+PARTIAL_WRITE = 0x1
+"""OpenSSL's ``SSL_MODE_ENABLE_PARTIAL_WRITE``, which pyOpenSSL sets and does not name."""
+
+
+def write_whole_blocks(context: Any) -> None:
+    """Let a context's later connections encrypt more than a record in one call."""
+    if hasattr(context, "clear_mode"):  # Older versions of pyOpenSSL have none.
+        context.clear_mode(PARTIAL_WRITE)
+
+
+class Lendable:
+    """
+    A server's OpenSSL connection that the reactor's thread can lend to another one.
+
+    To Twisted it is a `Connection` that has nothing to read and nothing to send while it is lent:
+    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lent = False
+        self._kept: list[bytes] = []
+        self._room = 0
+        self._full: Callable[[], object] = lambda: None
+
+    def lend(self, full: Callable[[], object]) -> Connection:
+        """Let another thread use the connection; ``full`` is called if the client sends a lot."""
+        self._lent, self._room, self._full = True, MOST_KEPT, full
+        return self._connection
+
+    def take_back(self) -> bytes:
+        """Return what the client has sent meanwhile; the other thread is done."""
+        self._lent = False
+        kept, self._kept = self._kept, []
+        return b"".join(kept)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    # what Twisted calls at any time
+
+    def bio_write(self, data: bytes) -> int:
+        if not self._lent:
+            return self._connection.bio_write(data)
+        self._kept.append(data)
+        self._room -= len(data)
+        if self._room <= 0:
+            self._full()
+        return len(data)
+
+    def bio_read(self, count: int) -> bytes:
+        if self._lent:
+            raise WantReadError
+        return self._connection.bio_read(count)
+
+    def recv(self, count: int) -> bytes:
+        if self._lent:
+            raise WantReadError
+        return self._connection.recv(count)
+
+    def send(self, data: bytes) -> int:
+        if self._lent:
+            raise WantReadError
+        return self._connection.send(data)
+
+    def shutdown(self) -> bool:
+        return False if self._lent else self._connection.shutdown()
+
+    def bio_shutdown(self) -> None:
+        if not self._lent:
+            self._connection.bio_shutdown()
+
+
+def lendable(request: Any) -> Optional[Lendable]:
+    """Return the connection of a request that arrived over TLS, if it can be lent."""
+    transport = getattr(request.channel, "transport", None)
+    if not isinstance(transport, TLSMemoryBIOProtocol):
+        return None
+    connection = transport.getHandle()
+    if isinstance(connection, Lendable) and isinstance(transport.transport, tcp.Connection):
+        return connection
+    return None
+
+
+def encrypt(
+    out: int, source: int, start: int, count: int, connection: Connection
+) -> tuple[int, bytes]:
+    """
+    Encrypt bytes of a file and put them on a socket, until it is full.
+
+    Returns how many were encrypted, and those encrypted ones that the socket did not take. OSError
+    if the file ends before ``start`` or cannot be read, ReaderGone if the connection is broken.
+    """
+    block = memoryview(bytearray(min(BLOCK, count)))
+    at, end, rest = start, start + count, b""
+    while at < end and not rest:
+        try:
+            read = os.preadv(source, [block[: end - at]], at)
+        except OSError:
+            if at > start:  # The next call will meet it again.
+                break
+            raise
+        if not read:
+            if at > start:
+                break
+            raise OSError("the file is shorter than it was")
+        try:
+            done = 0
+            while done < read:
+                done += connection.send(block[done:read])
+            rest = _put_on(out, _encrypted(connection, read))
+        except (Error, OSError):
+            raise ReaderGone from None
+        at += read
+    return at - start, rest
+
+
+def _encrypted(connection: Connection, count: int) -> bytes:
+    """Return all that OpenSSL has made of ``count`` bytes."""
+    size = count + count // 64 + 1024
+    data = connection.bio_read(size)
+    if len(data) < size:
+        return data
+    more = [data]  # The client has asked for small records.
+    try:
+        while True:
+            more.append(connection.bio_read(size))
+    except WantReadError:
+        return b"".join(more)
+
+
+def _put_on(out: int, data: bytes) -> bytes:
+    """Return what the socket does not take."""
+    try:
+        sent = os.write(out, data)
+    except BlockingIOError:
+        return data
+    return data[sent:]
+
+
+@implementer(IPullProducer)
+class TlsSender(BlockSender):
+    """
+    Replaces Twisted's TLS as the producer of the TCP transport under it.
+
+    A piece begins when that transport's buffer is empty, so that bytes stay in order: it is given
+    what a helper could not put on the socket, and whatever OpenSSL has to say between two pieces.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        *arguments_of_all, helpers, connection = arguments
+        super().__init__(*arguments_of_all)
+        self._helpers: Helpers = helpers
+        self._connection: Lendable = connection
+        self._secure: Any = self._request.channel.transport
+        self._transport: Any = self._secure.transport
+        self._producer: Any = None
+        self._in_memory_until = self._at
+        self._new = True
+        self._full = False
+        self._kept = b""
+
+    def _take_over(self) -> None:
+        self._producer = self._transport.producer
+        self._transport.unregisterProducer()
+        if self._producer is not None:
+            # A channel that waits for what the transport holds reads no request: now we wait.
+            self._producer.resumeProducing()
+        bound_unsent(self._transport, self._request.site.drain.count())
+        self._transport.registerProducer(self, False)
+
+    def _give_back(self) -> None:
+        if self._transport.connected:
+            self._transport.unregisterProducer()
+            if self._producer is not None and not self._transport.disconnecting:
+                self._transport.registerProducer(self._producer, True)
+
+    def _check(self) -> None:
+        if self._gone or self._transport.disconnecting:
+            raise ReaderGone(self._at - self._span.start)
+
+    async def _put(self, end: int) -> int:
+        if self._new:
+            # Twisted gathers small writes, such as the headers, until the reactor's next turn.
+            # The second turn is surely after that.
+            self._new = False
+            for _ in range(2):
+                await deferLater(self._transport.reactor, 0)
+                self._check()
+        await self._look_ahead(end)
+        await self._emptied()
+        share = A_ROUND // (1 + self._helpers.waiting)
+        end = min(end, self._in_memory_until, self._at + max(A_PIECE_LEAST, min(A_PIECE, share)))
+        try:
+            answer = await self._helped(end)
+        except ReaderGone:
+            self._transport.abortConnection()
+            raise ReaderGone(self._at - self._span.start) from None
+        except OSError as error:
+            raise self._broken(error) from None
+        self._check()
+        count, rest = answer or (0, b"")
+        self._transport.write(rest)
+        if self._full:
+            self._full = False
+            self._transport.resumeProducing()
+        if self._kept:
+            self._secure.dataReceived(self._kept)
+        if answer is None:
+            await deferLater(self._transport.reactor, NO_DESCRIPTORS)
+        return count
+
+    def _helped(self, end: int) -> Deferred[Any]:
+        """
+        Let a helper `encrypt` up to ``end``; fires with its answer, None if it has none.
+
+        Cancelling leaves the connection to the helper until it is done.
+        """
+        answer: Deferred[Any] = Deferred()
+        lent = self._connection.lend(self._pause)
+        helping = self._helpers.send(partial(self._piece, end), encrypt, lent)
+        helping.addBoth(self._returned, answer)
+        return answer
+
+    def _returned(self, result: Any, answer: Deferred[Any]) -> None:
+        self._kept = self._connection.take_back()
+        if not answer.called:
+            answer.callback(result)
+
+    async def _look_ahead(self, end: int) -> None:
+        """Return when some of the bytes up to ``end`` can be read without waiting for a disk."""
+        if self._at < self._in_memory_until:
+            return
+        descriptor = self._readable.fileno()
+        end = min(end, self._at + LOOK_AHEAD)
+        if descriptor is None or not in_memory(descriptor, self._at, end):
+            try:
+                await self._in_thread(read_ahead, self._readable, self._at, end)
+            except OSError as error:
+                raise self._broken(error) from None
+            self._check()
+        self._in_memory_until = end
+
+    async def _emptied(self) -> None:
+        """Return when the transport holds nothing."""
+        emptied = self._paused = Deferred()
+        flush(self._transport)
+        if not emptied.called:
+            await emptied
+        self._check()
+
+    def _piece(self, end: int) -> Optional[Piece]:
+        descriptor = self._readable.fileno()
+        if self._gone or descriptor is None:
+            return None
+        return self._transport.fileno(), descriptor, self._at, end - self._at
+
+    def _pause(self) -> None:
+        if not self._full:
+            self._full = True
+            self._transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        if self._transport.disconnecting:  # The client has closed TLS.
+            self.stopProducing()
+        else:
+            self._resume()
