@@ -28,9 +28,10 @@ from tests.sending.doubles import Growing
 from tests.sending.test_send import MIB, Peer, SocketCase, noise
 from yukari.errors import RegistryError
 from yukari.sending import tls
+from yukari.sending.page_cache import LOOK_AHEAD
 from yukari.sending.stall import STALL
 from yukari.sending.tls import MOST_KEPT, Lendable, write_whole_blocks
-from yukari.sending.workers import A_PIECE, Helpers
+from yukari.sending.workers import Helpers
 from yukari.threads import Threads
 
 reactor: Any = _reactor
@@ -98,8 +99,8 @@ class ThreadCase(SecureCase):
         """Record the thread of each piece, and how many bytes it was to have and had."""
         real, seen = tls.encrypt, []
 
-        def watched(out: int, source: int, start: int, count: int, connection: Any) -> Any:
-            answer = real(out, source, start, count, connection)
+        def watched(out: int, source: int, start: int, count: int, *more: Any) -> Any:
+            answer = real(out, source, start, count, *more)
             seen.append((threading.current_thread().name, count, answer[0]))
             return answer
 
@@ -292,7 +293,7 @@ class SlowHelperTests(SecureCase):
             await until(lambda: self.helping.waiting or blob.closes)
 
     async def test_requests_that_arrive_meanwhile_are_answered_afterwards(self) -> None:
-        blob = Growing(noise(2 * A_PIECE))
+        blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
         peer.ask("/healthz")
         await until(lambda: self.lending.made[0]._kept)
@@ -300,7 +301,7 @@ class SlowHelperTests(SecureCase):
         await self.arrives(peer, blob.content, b"OK\n")
 
     async def test_what_arrives_meanwhile_is_bounded(self) -> None:
-        blob = Growing(noise(2 * A_PIECE))
+        blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
         transport = self.channels[0].transport.transport
         peer.ask(*["/healthz"] * 10_000)
@@ -313,7 +314,7 @@ class SlowHelperTests(SecureCase):
 
     async def test_a_connection_aborted_meanwhile_is_not_touched(self) -> None:
         """Two threads in one OpenSSL connection end the process."""
-        blob = Growing(noise(2 * A_PIECE))
+        blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
         (connection,) = self.lending.made
 
@@ -330,7 +331,7 @@ class SlowHelperTests(SecureCase):
         self.assertEqual((self.helping.waiting, self.clock.getDelayedCalls()), ([], []))
 
     async def test_a_client_that_leaves_meanwhile_ends_the_reply(self) -> None:
-        blob = Growing(noise(2 * A_PIECE))
+        blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
         peer.transport.abortConnection()
         await until(lambda: self.channels[0].requests[0].gone)
@@ -339,7 +340,7 @@ class SlowHelperTests(SecureCase):
         self.assertEqual((self.helping.waiting, self.clock.getDelayedCalls()), ([], []))
 
     async def test_a_client_that_closes_tls_meanwhile_ends_the_reply(self) -> None:
-        blob = Growing(noise(2 * A_PIECE))
+        blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
         peer.transport.loseConnection()
         await until(lambda: self.lending.made[0]._kept)
@@ -349,7 +350,7 @@ class SlowHelperTests(SecureCase):
         self.assertEqual(self.helping.waiting, [])
 
     async def test_descriptors_are_closed_after_each_piece(self) -> None:
-        blob = Growing(noise(3 * A_PIECE))
+        blob = Growing(noise(3 * LOOK_AHEAD))
         peer = await self.lent(blob)
         during = len(os.listdir("/dev/fd"))
         await self.work(blob)

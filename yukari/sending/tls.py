@@ -9,10 +9,12 @@ sends meanwhile until it has the state back.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
+from attrs import define, field
 from OpenSSL.SSL import Connection, Error, WantReadError
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
@@ -25,19 +27,21 @@ from yukari.sending.blocks import BlockSender
 from yukari.sending.page_cache import LOOK_AHEAD, in_memory, read_ahead
 from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import bound_unsent, flush
-from yukari.sending.workers import A_PIECE, Helpers, Piece
+from yukari.sending.workers import Helpers, Piece
 
-BLOCK = 128 * 1024
+BLOCK = 64 * 1024
 """
 Bytes that are encrypted before they are put on the socket: enough for the calls to cost little, few
 enough to stay in the core's cache. The rest of a block that a slow reader does not take waits in
 this process.
 """
-A_ROUND = 64 * 1024 * 1024
-A_PIECE_LEAST = 256 * 1024
+TURN = 1024 * 1024
+"""Bytes after which a helper leaves a reader if another one waits for it."""
+PATIENCE = 0.02
+LOOK = 0.004
 """
-Bytes that all who wait for a helper send before the first of them has its next turn, and what each
-may send at least.
+Seconds that a helper waits for room on a full socket in one piece while nobody else waits for it,
+and between two looks whether somebody does. Going through the reactor costs more under load.
 """
 MOST_KEPT = 64 * 1024
 """Bytes from a client that are kept while its connection is lent; then no more are read."""
@@ -128,17 +132,24 @@ def lendable(request: Any) -> Optional[Lendable]:
 
 
 def encrypt(
-    out: int, source: int, start: int, count: int, connection: Connection
+    out: int,
+    source: int,
+    start: int,
+    count: int,
+    connection: Connection,
+    wanted: Callable[[], object],
 ) -> tuple[int, bytes]:
     """
     Encrypt bytes of a file and put them on a socket, until it is full.
 
-    Returns how many were encrypted, and those encrypted ones that the socket did not take. OSError
-    if the file ends before ``start`` or cannot be read, ReaderGone if the connection is broken.
+    Returns early if the thread is ``wanted`` elsewhere. The result is how many bytes were
+    encrypted, and those encrypted ones that the socket did not take. OSError if the file ends
+    before ``start`` or cannot be read, ReaderGone if the connection is broken.
     """
     block = memoryview(bytearray(min(BLOCK, count)))
     at, end, rest = start, start + count, b""
-    while at < end and not rest:
+    to = _Socket(out, wanted)
+    while at < end and not rest and not (at - start >= TURN and wanted()):
         try:
             read = os.preadv(source, [block[: end - at]], at)
         except OSError:
@@ -153,7 +164,7 @@ def encrypt(
             done = 0
             while done < read:
                 done += connection.send(block[done:read])
-            rest = _put_on(out, _encrypted(connection, read))
+            rest = to.put(_encrypted(connection, read))
         except (Error, OSError):
             raise ReaderGone from None
         at += read
@@ -174,13 +185,35 @@ def _encrypted(connection: Connection, count: int) -> bytes:
         return b"".join(more)
 
 
-def _put_on(out: int, data: bytes) -> bytes:
-    """Return what the socket does not take."""
-    try:
-        sent = os.write(out, data)
-    except BlockingIOError:
-        return data
-    return data[sent:]
+@define
+class _Socket:
+    """Where one piece goes; it waits for room up to `PATIENCE` in all."""
+
+    _out: int
+    _wanted: Callable[[], object]
+    _looks: int = field(init=False, default=int(PATIENCE / LOOK))
+
+    def put(self, data: bytes) -> bytes:
+        """Return what the socket does not take; OSError if it is broken."""
+        rest = memoryview(data)
+        while True:
+            try:
+                rest = rest[os.write(self._out, rest) :]
+            except BlockingIOError:
+                pass
+            if not rest:
+                return b""
+            if not self._has_room():
+                return bytes(rest)
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._out, select.POLLOUT)
+        while self._looks > 0 and not self._wanted():
+            if poll.poll(LOOK * 1000):
+                return True
+            self._looks -= 1
+        return False
 
 
 @implementer(IPullProducer)
@@ -234,10 +267,8 @@ class TlsSender(BlockSender):
                 self._check()
         await self._look_ahead(end)
         await self._emptied()
-        share = A_ROUND // (1 + self._helpers.waiting)
-        end = min(end, self._in_memory_until, self._at + max(A_PIECE_LEAST, min(A_PIECE, share)))
         try:
-            answer = await self._helped(end)
+            answer = await self._helped(min(end, self._in_memory_until))
         except ReaderGone:
             self._transport.abortConnection()
             raise ReaderGone(self._at - self._span.start) from None
@@ -263,7 +294,8 @@ class TlsSender(BlockSender):
         """
         answer: Deferred[Any] = Deferred()
         lent = self._connection.lend(self._pause)
-        helping = self._helpers.send(partial(self._piece, end), encrypt, lent)
+        wanted = partial(getattr, self._helpers, "waiting")
+        helping = self._helpers.send(partial(self._piece, end), encrypt, lent, wanted)
         helping.addBoth(self._returned, answer)
         return answer
 
