@@ -53,7 +53,7 @@ def run(scale: Scale) -> Iterator[Table]:
             part = blob if readers <= 4 else Blob(blob.hex, size * 4 // readers)
             used = {peer.name: 0.0 for peer in found}
             rates = in_turns(
-                {peer.name: _measure(peer, part, readers, repeat, used) for peer in found}, rounds
+                {peer.name: measure_of(peer, part, readers, repeat, used) for peer in found}, rounds
             )
             total = rounds * readers * repeat * part.size / GB
             for peer in found:
@@ -68,9 +68,11 @@ def run(scale: Scale) -> Iterator[Table]:
     yield table
 
 
-def _measure(
+def measure_of(
     peer: Peer, blob: Blob, readers: int, repeat: int, used: dict[str, float]
 ) -> Callable[[], float]:
+    """A measure of bytes a second, which adds the peer's CPU seconds to what it has ``used``."""
+
     def measure() -> float:
         assert peer.process is not None
         before = peer.process.cpu()

@@ -25,6 +25,7 @@ from attrs import define, frozen
 
 from bench.models import DOCKER, Blob, manifest_of
 from bench.processes import MEASURED, Process, environment, free_port, listens, running
+from tests.authority import self_signed
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 DOCKER_REGISTRY = shutil.which("docker-registry")
@@ -40,6 +41,7 @@ class Peer:
     host: str
     port: int
     process: Optional[Process] = None
+    scheme: str = "http"
 
     @property
     def address(self) -> str:
@@ -47,7 +49,7 @@ class Peer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"{self.scheme}://{self.address}"
 
 
 def get(url: str, **headers: str) -> bytes:
@@ -68,17 +70,28 @@ def yukari(
     store: Optional[Path] = None,
     checkout: Path = MEASURED,
     name: str = "yukari",
+    pem: Optional[Path] = None,
     **env: str,
 ) -> Iterator[Peer]:
-    """The daemon on a store of its own, or on ``store``."""
+    """The daemon on a store of its own, or on ``store``; over TLS with a ``pem`` file."""
     port = free_port()
+    bind = f"127.0.0.1:{port}"
+    if pem is not None:
+        bind = f"ssl:{port}:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     command = [
-        *(sys.executable, "-c", MAIN, f"--bind=127.0.0.1:{port}", "--min-free=0"),
+        *(sys.executable, "-c", MAIN, f"--bind={bind}", "--min-free=0"),
         *(f"--upstream-registry={upstream}", f"--storage={store or place / name}", *flags),
     ]
     with running(command, place, f"{name}-{port}", environment(checkout, **env)) as process:
         process.until(lambda: listens(port))
-        yield Peer(name, "127.0.0.1", port, process)
+        yield Peer(name, "127.0.0.1", port, process, "http" if pem is None else "https")
+
+
+def certificate(place: Path) -> Path:
+    """A file with a new key and its certificate."""
+    path = place / "cert.pem"
+    path.write_bytes(b"".join(self_signed("127.0.0.1")))
+    return path
 
 
 WATCHED = ("--long-turns=20ms", "--slog-level=warn", "--log-format=json")
@@ -185,12 +198,20 @@ http {{
 
 
 @contextmanager
-def nginx_static(place: Path, store: Path, workers: str = "auto") -> Iterator[Peer]:
-    """A store's own files by sendfile, from a directory of manifests and one of blobs."""
+def nginx_static(
+    place: Path, store: Path, workers: str = "auto", pem: Optional[Path] = None
+) -> Iterator[Peer]:
+    """
+    A store's own files by sendfile, from a directory of manifests and one of blobs.
+
+    With a ``pem`` file it speaks TLS, with the versions and ciphers that OpenSSL prefers.
+    """
     port = free_port()
+    secure = pem and f"ssl; ssl_certificate {pem}; ssl_certificate_key {pem}"
+    versions = "ssl_protocols TLSv1.2 TLSv1.3;" if pem else ""
     http = f"""
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} {secure or ""}; {versions}
         location ~ ^/v2/.+/blobs/sha256:(?<hex>[0-9a-f]+)$ {{
             alias {store}/blobs/sha256-$hex;
             add_header Location $uri;
@@ -201,6 +222,7 @@ def nginx_static(place: Path, store: Path, workers: str = "auto") -> Iterator[Pe
         }}
     }}"""
     with _nginx(place, "nginx static", http, port, workers) as peer:
+        peer.scheme = "https" if pem else "http"
         yield peer
 
 
