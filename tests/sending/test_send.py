@@ -33,7 +33,7 @@ from yukari.errors import RegistryError, blob_unknown
 from yukari.manifest import Manifest
 from yukari.names import Tag
 from yukari.sending import fairness as turn
-from yukari.sending import sendfile, transports
+from yukari.sending import transports
 from yukari.sending.fairness import A_TURN, Turn
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
@@ -125,6 +125,31 @@ class SocketCase(TestCase):
         if room:
             peer.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         self.parts(peer)
+        return peer
+
+    def wire(self) -> Any:
+        """The first connection's TCP transport, on the registry's side."""
+        return self.channels[0].transport
+
+    async def paused_before_a_blob(self, blob: Growing, *more: str) -> Peer:
+        """
+        Let a client that takes nothing ask for a large manifest, this blob and more, all at once.
+
+        Returns when the manifest has filled the connection.
+        """
+        body = b'{"schemaVersion": 2, "layers": [{"digest": "sha256:%s", "size": 1}], "x": "%s"}'
+        manifest = Manifest.parse(body % (b"ab" * 32, b"x" * 6 * MIB))
+        self.shelf.manifests[NAME, Tag("latest")] = manifest
+        self.shelf.gate = Deferred()
+        peer = await self.peer()
+        peer.transport.pauseProducing()
+        peer.ask("/v2/library/m/manifests/latest", self.shelf.put(blob), *more)
+        await until(lambda: self.channels[0].requests)
+        if more:
+            await until(lambda: self.wire() not in reactor.getReaders())
+        self.shelf.gate.callback(None)
+        await until(lambda: not self.channels[0].requests)
+        self.assertFalse(blob.waiters)
         return peer
 
     async def _parted(self, peer: Peer) -> None:
@@ -317,27 +342,6 @@ class FileTests(SocketCase):
         bodies = [reply.body for reply in peer.replies()]
         self.assertEqual(bodies[::2], [blob.content for blob in blobs])
         self.assertEqual(bodies[1::2], [b"OK\n"] * 20)
-
-    async def paused_before_a_blob(self, blob: Growing, *more: str) -> Peer:
-        """
-        Let a client that takes nothing ask for a large manifest, this blob and more, all at once.
-
-        Returns when the manifest has filled the connection.
-        """
-        body = b'{"schemaVersion": 2, "layers": [{"digest": "sha256:%s", "size": 1}], "x": "%s"}'
-        manifest = Manifest.parse(body % (b"ab" * 32, b"x" * 6 * MIB))
-        self.shelf.manifests[NAME, Tag("latest")] = manifest
-        self.shelf.gate = Deferred()
-        peer = await self.peer()
-        peer.transport.pauseProducing()
-        peer.ask("/v2/library/m/manifests/latest", self.shelf.put(blob), *more)
-        await until(lambda: self.channels[0].requests)
-        if more:
-            await until(lambda: self.channels[0].transport not in reactor.getReaders())
-        self.shelf.gate.callback(None)
-        await until(lambda: not self.channels[0].requests)
-        self.assertFalse(blob.waiters)
-        return peer
 
     async def test_a_connection_paused_before_a_blob_resumes_after_it(self) -> None:
         blob = Growing(noise(100_000))

@@ -78,6 +78,12 @@ class SecureCase(SocketCase):
         await until(lambda: len(self.channels) == len(self.opened))
         return peer
 
+    async def peer(self, room: int = 0) -> Peer:
+        return await self.secure_peer()
+
+    def wire(self) -> Any:
+        return self.channels[0].transport.transport
+
     async def arrives(self, peer: Peer, *bodies: bytes) -> None:
         """Return when the replies' last body has arrived; fail if they are not these."""
         await until(lambda: peer.gone or peer.got.endswith(bodies[-1]))
@@ -152,10 +158,20 @@ class ThreadTests(ThreadCase):
         peer.ask(self.shelf.put(blob), "/healthz")
         await self.no_more(seen)
         self.assertLess(sum(sent for _, _, sent in seen), 24 * MIB)
-        held = self.channels[0].transport.transport
+        held = self.wire()
         self.assertLessEqual(len(held.dataBuffer) + held._tempDataLen, tls.BLOCK * 5 // 4)
         peer.transport.resumeProducing()
         await self.arrives(peer, blob.content, b"OK\n")
+
+    async def test_a_connection_paused_before_a_blob_resumes_after_it(self) -> None:
+        """Twisted's TLS has paused the channel, and would never learn that it may go on."""
+        blob = Growing(noise(100_000))
+        peer = await self.paused_before_a_blob(blob, *[f"/healthz?{'x' * 1000}"] * 30)
+        peer.transport.resumeProducing()
+        await until(lambda: blob.closes)
+        peer.ask("/v2/")
+        await until(lambda: peer.got.endswith(b"\r\n\r\n{}"))
+        self.assertEqual(peer.got.count(b"OK\n"), 30)
 
     async def test_a_reader_that_takes_nothing_is_dropped(self) -> None:
         seen = self.watch_encrypt()
@@ -303,7 +319,7 @@ class SlowHelperTests(SecureCase):
     async def test_what_arrives_meanwhile_is_bounded(self) -> None:
         blob = Growing(noise(2 * LOOK_AHEAD))
         peer = await self.lent(blob)
-        transport = self.channels[0].transport.transport
+        transport = self.wire()
         peer.ask(*["/healthz"] * 10_000)
         await until(lambda: transport not in reactor.getReaders())
         (connection,) = self.lending.made

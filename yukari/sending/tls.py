@@ -254,7 +254,7 @@ class TlsSender(BlockSender):
                 self._transport.registerProducer(self._producer, True)
 
     def _check(self) -> None:
-        if self._gone or self._transport.disconnecting:
+        if self._gone:
             raise ReaderGone(self._at - self._span.start)
 
     async def _put(self, end: int) -> int:
