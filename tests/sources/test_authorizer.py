@@ -295,6 +295,32 @@ class UnsignedTests(AuthorizerCase):
         self.assertEqual(agent_of(world.internet.exchanges[-1]), CLIENT)
         self.assertEqual(world.news(), asked("m"))
 
+    def test_a_realm_that_has_moved_is_found_again(self) -> None:
+        """A registry that challenges everybody could not be pulled from until a restart."""
+        for gone in ((401, {}, b""), (404, {}, b""), (503, {}, b"")):
+            world = self.world()
+            world.unsigned = lambda _: False
+            self.assert_manifest(world)
+            world.realm = "https://registry.ollama.ai/v2/token"
+            world.news()
+            answer = world.answer
+            world.answer = lambda e, answer=answer, gone=gone: (  # type: ignore[method-assign]
+                gone if urlsplit(e.url).path == "/token" else answer(e)
+            )
+            self.assert_manifest(world, ModelName("a", "o"))
+            self.assertLessEqual(len(world.news()), 5)
+            self.assert_manifest(world)
+            self.assertEqual(len(world.news()), 2)
+
+    def test_a_registry_that_challenges_no_more_is_asked_as_it_is(self) -> None:
+        world = self.world()
+        self.assert_manifest(world)
+        world.by_realm, world.unsigned = (lambda _: (404, {}, b"")), (lambda _: True)
+        self.assert_manifest(world, ModelName("a", "o"))
+        world.news()
+        self.assert_manifest(world, ModelName("a", "o"))
+        self.assertEqual(world.news(), asked("o"))
+
     def test_after_a_while_the_signature_is_tried_again(self) -> None:
         world = self.world()
         world.by_realm = lambda _: (403, {}, b"")

@@ -160,20 +160,24 @@ class _Errand:
     _is_oci: bool = field(default=False, init=False)
     _failure: Optional[Exception] = field(default=None, init=False)
     """Why a way could not be tried to its end."""
-    _realm_failed: bool = field(default=False, init=False)
-    """Whether the realm does not answer, and is not asked any more."""
+    _silent_realm: str = field(default="", init=False)
+    """The realm that does not answer, and is not asked any more."""
 
     async def run(self) -> IResponse:
         clock, known = self._authorizer.clock, self._authorizer.ways.known(self._place)
         way: Optional[Way] = Way.PLAIN
         if known is not None:
             way, self._challenge = known.way, known.challenge_of(self._place.name)
-        began, last = clock.seconds(), None
+        began, last, remembered = clock.seconds(), None, self._challenge
         while way is not None:
             self._tried.add(way)
             if way is Way.PLAIN and self._user_agent == USER_AGENT:
                 self._tried.add(Way.OWN_NAME)
             response = await self._go(way)
+            if remembered is not None and way is Way.PLAIN and self._challenge != remembered:
+                # It wants something else than was remembered: that has not been tried.
+                self._tried &= {Way.PLAIN, Way.OWN_NAME}
+                self._failure, remembered = None, None
             if response is not None:
                 if last is not None and last.code == 404 and response.code >= 400:
                     discard(response, clock)
@@ -186,7 +190,11 @@ class _Errand:
             if clock.seconds() - began >= SETTLED_WITHIN:
                 self._failure = RealmFailed(f"{self._place.origin.host} was too slow to answer")
                 break
-            way = self._next(last)
+            if response is None and remembered is not None and Way.PLAIN not in self._tried:
+                # The realm may have moved: the registry says where it is by now.
+                way = Way.PLAIN
+            else:
+                way = self._next(last)
         if last is not None and (self._failure is None or last.code == 404):
             return last
         if last is not None:
@@ -227,7 +235,7 @@ class _Errand:
             return False
         if way is Way.OWN_NAME:
             return True
-        may_ask = self._authorizer.may_ask(challenge) and not self._realm_failed
+        may_ask = self._authorizer.may_ask(challenge) and challenge.realm != self._silent_realm
         if way is Way.ANONYMOUS:
             return may_ask
         key = keys.own if way is Way.OWN_KEY else keys.operator
@@ -268,7 +276,8 @@ class _Errand:
             self._failure = error
             # A realm may break at a signature and still give tokens without one.
             answered = isinstance(error, RealmFailed) and (error.status or 0) >= 500
-            self._realm_failed = isinstance(error, RealmFailed) and not answered
+            if isinstance(error, RealmFailed) and not answered and self._challenge is not None:
+                self._silent_realm = self._challenge.realm
             return None
 
     async def _with_token(self, key: Optional[SigningKey]) -> Optional[IResponse]:

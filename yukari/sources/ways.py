@@ -96,6 +96,7 @@ class KnownWays:
 
     def remember_open(self, place: Place) -> None:
         """A request got in as it is."""
+        self._known.pop((place.origin, place.kind), None)
         if len(self._open) < MOST:
             self._open.add((place.origin, place.kind))
 
