@@ -6,6 +6,7 @@ import json
 import os
 import re
 from html.parser import HTMLParser
+from sqlite3 import OperationalError
 from typing import Any, Optional
 from urllib.parse import urlencode
 
@@ -173,6 +174,35 @@ class FrontTests(PageCase):
             self.assertNotIn("secret/n", await self.page(daemon, path))
         reply, _ = await self.ask(f"{daemon.url}/models/secret/n/latest", HTML)
         self.assertEqual(reply.status, 403)
+
+
+class TroubleTests(PageCase):
+    """The page is there when something else is not."""
+
+    async def test_a_catalog_that_cannot_be_read_leaves_the_rest_of_the_page(self) -> None:
+        _, daemon = await self.running()
+
+        def broken(*_: object) -> None:
+            raise OperationalError("disk I/O error")
+
+        self.patch(CatalogFile, "search", broken)
+        page = await self.page(daemon)
+        self.assertIn("cannot be read now", page)
+        self.assertIn("disk I/O error", page)
+        self.assertIn("ollama pull", page)
+        stranger = await self.page(daemon, "/", STRANGER)
+        self.assertIn("cannot be read now", stranger)
+        self.assertNotIn("disk I/O error", stranger)
+
+    async def test_pins_that_cannot_be_read_leave_the_rest_of_the_page(self) -> None:
+        _, daemon = await self.running()
+
+        async def broken(_: object) -> None:
+            raise OSError("marks.json is damaged")
+
+        self.patch(Marks, "refresh", broken)
+        for path in ("/", "/models/library/m/latest"):
+            self.assertIn("m:latest", await self.page(daemon, path))
 
 
 class ListTests(PageCase):

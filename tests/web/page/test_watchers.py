@@ -110,6 +110,15 @@ class WatchersTests(SynchronousTestCase):
             self.clock.advance(EVERY)
         self.assertEqual((slow.dropped, quick.dropped, len(self.watchers)), (True, False, 1))
 
+    def test_a_look_that_fails_lets_all_go_and_the_next_begin_anew(self) -> None:
+        viewer = self.watching()
+        self.seen = object()  # JSON does not take it.
+        self.clock.advance(EVERY)
+        self.assertTrue(viewer.dropped)
+        self.flushLoggedErrors(TypeError)
+        self.seen = 1
+        self.assertEqual(self.events(self.watching()), [1])
+
     def test_too_many_are_refused(self) -> None:
         viewers = [self.watching() for _ in range(MAX_WATCHERS)]
         refused = self.assertRaises(RegistryError, self.watching)

@@ -60,6 +60,15 @@ class PageParts:
         """Shows stored models."""
         return Rows(self.names, self.management.marks)
 
+    async def refresh(self) -> None:
+        """Let pins and pulls be known that were made just now, as far as that can be."""
+        try:
+            await self.management.marks.refresh()
+        except OSError as error:
+            # Not worth a page that does not show the rest.
+            log.warn("pins are not shown: {error}", error=str(error))
+        await self.management.catalog.flush()
+
     def fills(self) -> dict[str, Any]:
         """Return what is on its way, as everybody may see it."""
         rules = self.management.library.rules

@@ -48,9 +48,8 @@ class ModelPage(Page):
         name, tag = _named(request)
         management = parts.management
         management.library.rules.check(name)
-        await management.marks.refresh()
         await management.index.settled()
-        await management.catalog.flush()
+        await parts.refresh()
         found = await management.catalog.run(CatalogFile.find, name, tag)
         shown = parts.names.show(str(name), str(tag))
         if not found:

@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 
 from twisted.web.server import Request
 
+from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.search import MAX_WORDS, ORDERS
+from yukari.library.search import MAX_WORDS, ORDERS, Found
 from yukari.web.page.base import Page, Query, for_admins
 from yukari.web.page.plots import disk_bar, plot
 from yukari.web.page.rows import percents
@@ -39,9 +40,13 @@ class Overview(Page):
         words = " ".join(query.text("q").split()[:MAX_WORDS])
         order = query.text("sort") if query.text("sort") in ORDERS else "name"
         number = query.number("page", 1)
-        await parts.management.marks.refresh()
-        await parts.management.catalog.flush()
-        found = await parts.search.find(words, order, number, PER_PAGE)
+        await parts.refresh()
+        found, count, trouble = Found((), False), 0, ""
+        try:
+            found = await parts.search.find(words, order, number, PER_PAGE)
+            count = await parts.management.catalog.run(CatalogFile.count_tags)
+        except CatalogUnusable as error:
+            trouble = str(error)
         coming = parts.fills()
         so_far = percents(parts.status.fills())
         context: dict[str, Any] = {
@@ -50,7 +55,8 @@ class Overview(Page):
             "registry": parts.names.registry,
             "example": example(parts.names.registry),
             "upstream": parts.status.upstream(),
-            "count": await parts.management.catalog.run(CatalogFile.count_tags),
+            "count": count,
+            "trouble": trouble if viewer.is_admin else bool(trouble),
             "complete": parts.management.index.looked,
             "coming": coming,
             "rows": [parts.rows.of(entry, so_far) for entry in found.entries],

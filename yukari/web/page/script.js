@@ -126,6 +126,12 @@ if (live) {
     } else if (!events) {
       events = new EventSource(live.dataset.live);
       events.addEventListener("fills", (event) => showFills(JSON.parse(event.data)));
+      events.addEventListener("error", () => {
+        // A connection that breaks is opened again by the browser, one that is refused is not.
+        if (!events || events.readyState !== EventSource.CLOSED) return;
+        events = null;
+        setTimeout(watch, 15000);
+      });
     }
   };
   document.addEventListener("visibilitychange", watch);

@@ -14,6 +14,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yukari.errors import RegistryError
@@ -89,7 +90,7 @@ class Watchers:
             self._event = b""
             loop = self._loop = LoopingCall(self._tell)
             loop.clock = self._clock
-            loop.start(EVERY).addErrback(lambda failure: log.failure("watching", failure))
+            loop.start(EVERY).addErrback(self._failed)
         else:
             watcher.send(self._event)
 
@@ -105,6 +106,12 @@ class Watchers:
         if not self._watching and self._loop is not None:
             self._loop.stop()
             self._loop = None
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("telling what is on its way", failure)
+        self._loop = None
+        for watcher in list(self._watching):
+            watcher.request.channel.forceAbortClient()
 
     def _tell(self) -> None:
         seen = json.dumps(self._look(), separators=(",", ":"))
