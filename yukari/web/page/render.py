@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from twisted.web.server import Request
 
 from yukari import __version__
 from yukari.threads import InThread
 from yukari.web.page.assets import ASSETS
 from yukari.web.replies import reply
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -73,6 +75,9 @@ def moment(at: float) -> str:
 
 
 def _environment() -> Environment:
+    # Imported lazily: a cache whose page nobody opens starts faster, in less memory.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     made = Environment(
         loader=PackageLoader("yukari.web.page"),
         autoescape=True,
