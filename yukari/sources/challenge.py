@@ -8,6 +8,7 @@ comes from the network: what is too long, too much or malformed is no challenge.
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Optional
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -52,6 +53,8 @@ class Origin:
         try:
             parts: SplitResult = urlsplit(url)
             port = parts.port
+            if "[" in parts.netloc:
+                IPv6Address(parts.hostname)  # Python 3.10 does not look at it.
         except ValueError:
             return None
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
