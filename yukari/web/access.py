@@ -64,8 +64,10 @@ async def check_admin(request: Any, *, own_page: bool = False) -> None:
 
     It must arrive on the admins' port or from this machine, and have a user and password of
     ADMIN_AUTH_FILE if there is one. No page may have made it but, with ``own_page``, one of this
-    cache's own.
+    cache's own; without passwords that page must have been asked for as `check_own_name` says.
     """
+    if own_page and request.site.passwords is None:
+        check_own_name(request)
     origin = request.requestHeaders.getRawHeaders(b"origin", [])
     if origin and not (own_page and origin == [_own_origin(request)]):
         raise RegistryError("DENIED", "pages of other sites may not ask for this", 403)

@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from yukari.library.status import StatusReader
-from yukari.web.access import check_admin, check_may_pull, check_same_site
+from yukari.web.access import check_admin, check_may_pull, check_own_name, check_same_site
 from yukari.web.page.assets import put_assets
 from yukari.web.page.base import Page, PageParts, for_admins
 from yukari.web.page.forms import Form
@@ -39,6 +39,7 @@ class StatusJson(ReadOnly):
         self._status = status
 
     async def reply_to(self, request: Request) -> None:
+        check_own_name(request)
         await check_admin(request)
         request.setHeader(b"cache-control", b"no-store")
         reply_json(request, 200, (await self._status.read()).as_json())
@@ -56,6 +57,7 @@ class Events(ReadOnly):
 
     async def reply_to(self, request: Request) -> None:
         check_same_site(request)
+        check_own_name(request)
         check_may_pull(request, self._parts.allow)
         if request.method == b"HEAD":
             reply(request, 200, "text/event-stream; charset=utf-8", b"")
@@ -65,6 +67,8 @@ class Events(ReadOnly):
 
 class SignIn(Page):
     """Asks for a password, if there is one to be had, and leads back to ``/``."""
+
+    is_for_any_name = True
 
     async def show(self, request: Request, viewer: Viewer) -> None:
         for_admins(viewer)

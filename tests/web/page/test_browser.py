@@ -246,7 +246,7 @@ class PictureTests(PageCase):
         )
         await self.dress(upstream, daemon)
         (admin,) = daemon.service.admin_ports
-        rules = f"MAP cache.lab:9200 127.0.0.1:{admin.getHost().port}"
+        rules = f"MAP cache:9200 127.0.0.1:{admin.getHost().port}"
 
         def look(look: Look) -> None:
             look.page.set_viewport_size({"width": 1000, "height": 1080})
@@ -255,7 +255,7 @@ class PictureTests(PageCase):
             path = os.path.join(os.environ["PICTURES"], "status-page.jpg")
             look.page.screenshot(path=path, full_page=True, type="jpeg", quality=60)
 
-        await self.look("http://cache.lab:9200", look, f"--host-resolver-rules={rules}")
+        await self.look("http://cache:9200", look, f"--host-resolver-rules={rules}")
 
     async def dress(self, upstream: Emulator, daemon: Daemon) -> None:
         """Let the catalog tell what a cache in use would."""

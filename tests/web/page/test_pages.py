@@ -366,6 +366,36 @@ class StrangerTests(PageCase):
         self.assertNotIn('href="/sign-in"', page)
 
 
+class RebindingTests(PageCase):
+    """A page of another site whose name was pointed at this cache."""
+
+    async def test_it_neither_sees_models_nor_is_an_admin(self) -> None:
+        _, daemon = await self.running(admin_bind="127.0.0.1:0")
+        (port,) = daemon.service.admin_ports
+        admin = f"http://127.0.0.1:{port.getHost().port}"
+        token = await self.token(daemon)
+        for url in (daemon.url, admin):
+            browser = {**HTML, "User-Agent": "Mozilla/5.0", "Host": "evil.example:9200"}
+            reply, body = await self.ask(f"{url}/", browser)
+            page = body.decode()
+            self.assertEqual(reply.status, 200)
+            self.assertIn("ollama pull --insecure evil.example:9200", page)
+            for secret in ("m:latest", "token", 'method="post"', "data-live"):
+                self.assertNotIn(secret, page)
+            for path in ("/models/library/m/latest", "/status/events", "/status", "/evictions"):
+                reply, _ = await self.ask(url + path, browser)
+                self.assertEqual(reply.status, 403, path)
+            sent = {**browser, "Origin": "http://evil.example:9200"}
+            reply = await self.http().open(
+                "POST", f"{url}/page/pin", sent, urlencode({"model": "m", "token": token}).encode()
+            )
+            self.assertEqual(reply.status, 403)
+            self.assertIsNone(daemon.service.parts.management.marks.pin(NAME, TAG))
+        for host in ("cache:9200", "10.0.0.1", "[fd00::1]:9200", "cache.internal"):
+            page = await self.page(daemon, "/", {"User-Agent": "Mozilla/5.0", "Host": host})
+            self.assertIn("m:latest", page)
+
+
 class FormTests(PageCase):
     """The forms, and who may send them."""
 

@@ -19,7 +19,7 @@ from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.names import ModelName
 from yukari.storage.ports import NoRoom
-from yukari.web.access import check_may_pull
+from yukari.web.access import check_may_pull, check_own_name
 from yukari.web.ollama_api import OllamaApi
 from yukari.web.page.render import Pages
 from yukari.web.page.rows import Rows
@@ -93,6 +93,8 @@ class Page(ReadOnly):
     """A page for those who may pull, made by `show`."""
 
     isLeaf = True
+    is_for_any_name = False
+    """Whether browsers get it that ask by a name that may be another site's."""
 
     def __init__(self, parts: PageParts) -> None:
         super().__init__()
@@ -101,7 +103,10 @@ class Page(ReadOnly):
     async def reply_to(self, request: Request) -> None:
         try:
             check_may_pull(request, self.parts.allow)
-            await self.show(request, await viewer_of(request))
+            viewer = await viewer_of(request)
+            if not viewer.sees_models and not self.is_for_any_name:
+                check_own_name(request)
+            await self.show(request, viewer)
         except RegistryError as error:
             await self.parts.refuse(request, error)
         except (CatalogUnusable, NoRoom, OSError) as error:

@@ -35,6 +35,8 @@ def example(registry: str) -> str:
 class Overview(Page):
     """What everybody sees, and the parts for admins."""
 
+    is_for_any_name = True
+
     async def show(self, request: Request, viewer: Viewer) -> None:
         parts, query = self.parts, Query.of(request)
         words = " ".join(query.text("q").split()[:MAX_WORDS])

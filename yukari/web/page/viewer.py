@@ -8,7 +8,7 @@ from attrs import frozen
 
 from yukari.errors import RegistryError
 from yukari.web import clients
-from yukari.web.access import check_admin
+from yukari.web.access import check_admin, check_own_name
 
 
 @frozen
@@ -18,6 +18,8 @@ class Viewer:
     is_admin: bool
     may_sign_in: bool
     """Whether a password would make them an admin."""
+    sees_models: bool
+    """Whether they came by a name that no page of another site can have, or are admins."""
     host: str
     """The cache's address, as they typed it."""
     is_secure: bool
@@ -33,13 +35,25 @@ class Viewer:
         return "" if self.is_secure else "--insecure "
 
 
+def has_own_name(request: Any) -> bool:
+    """Whether a browser asks by a name that no other site can have."""
+    try:
+        check_own_name(request)
+    except RegistryError:
+        return False
+    return True
+
+
 async def viewer_of(request: Any) -> Viewer:
     """Return who sent a request; it is answered in any case."""
-    is_admin, may_sign_in = True, False
+    is_admin, may_sign_in = False, False
     try:
         await check_admin(request)
+        # A page that was pointed here has no password, but needs none where there are none.
+        is_admin = request.site.passwords is not None or has_own_name(request)
     except RegistryError as error:
-        is_admin, may_sign_in = False, error.status == 401
+        may_sign_in = error.status == 401
     host = clients.host(request)
     shown = host if clients.is_host(host) else "this.host"
-    return Viewer(is_admin, may_sign_in, shown, clients.is_secure(request))
+    sees_models = is_admin or has_own_name(request)
+    return Viewer(is_admin, may_sign_in, sees_models, shown, clients.is_secure(request))
