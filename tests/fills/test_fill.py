@@ -231,6 +231,21 @@ class FillTests(SynchronousTestCase):
             scene.clock.advance(0.5)
         self.assertTrue(silent.transport.stopped)
 
+    def test_a_host_that_leaves_one_request_hanging_is_not_taken_to_need_longer(self) -> None:
+        """It bears too few: what hung next was waited for twice as long, and so on."""
+        scene = self.scene()
+        Drinker(scene, 0, 3 * MIB)
+        scene.source.open[0].answer()
+        hanging, *others = [asked for asked in scene.source.open if not asked.answered]
+        before = scene.source.pace.answers_within
+        scene.clock.advance(0.1)
+        for asked in others:
+            asked.answer()
+        for _ in range(5):
+            scene.clock.advance(0.5)
+        self.assertTrue(hanging.reply.called)
+        self.assertEqual(scene.source.pace.answers_within, before)
+
     def test_what_a_process_that_was_held_up_did_not_read_is_not_silence(self) -> None:
         scene = self.scene()
         Drinker(scene, 0, 3 * MIB)

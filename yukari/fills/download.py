@@ -228,9 +228,11 @@ class Download:
         if silent:
             self.tries.fell_silent(midway=any(fetch.answered for fetch in silent))
         for fetch in silent:
-            fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
             pace = self.source.pace
-            if not fetch.answered and not pace.limit.is_known:
+            fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
+            # A host that answers others more likely bears too few than needs longer.
+            is_first = self.tries.silences == 1 and pace.limit.has_answered_since(fetch.began_at)
+            if not fetch.answered and not pace.limit.is_known and not is_first:
                 pace.waited_in_vain(now - fetch.began_at)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())

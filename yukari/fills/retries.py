@@ -45,7 +45,8 @@ class RetryState:
     _last_failure: SourceFailed = field(factory=lambda: SourceFailed("not tried"), init=False)
     _failures: int = field(default=0, init=False)
     _failed_at: float = field(default=-1.0, init=False)
-    _silences: int = field(default=0, init=False)
+    silences: int = field(default=0, init=False)
+    """How often some fell silent since something came."""
     _stalls: int = field(default=0, init=False)
     """Failures in the middle of a reply."""
     _progress_at: Optional[float] = field(default=None, init=False)
@@ -75,7 +76,7 @@ class RetryState:
 
     def begin_anew(self) -> None:
         """The blob is fetched again, from its first byte or after it was given up."""
-        self._failures = self._silences = self._stalls = 0
+        self._failures = self.silences = self._stalls = 0
         self._progress_at = self._tried_at = None
         self.not_before = self.asked_to_wait_until
 
@@ -95,7 +96,7 @@ class RetryState:
         """Note new bytes; return whether they are the first, or the first after a failure."""
         news = not self.are_bringing
         self._progress_at = now
-        self._failures = self._silences = self._stalls = 0
+        self._failures = self.silences = self._stalls = 0
         return news
 
     def succeeded(self) -> None:
@@ -129,7 +130,7 @@ class RetryState:
         Some were dropped for their silence, in the middle of a reply or before it; what died
         together counts once.
         """
-        self._silences += 1
+        self.silences += 1
         self._stalls += midway
 
     # what follows
@@ -141,7 +142,7 @@ class RetryState:
 
     def are_hopeless(self, now: float) -> bool:
         """Whether requests have failed, or been silent, for too long."""
-        if not self._failures and not self._silences:
+        if not self._failures and not self.silences:
             return False
         if self._progress_at is not None:
             return now - max(self._progress_at, self.asked_to_wait_until) >= PATIENCE
@@ -155,6 +156,6 @@ class RetryState:
         if error.busy:
             after = int(error.retry_after or 30)
             return RegistryError("TOOMANYREQUESTS", str(error), 429, retry_after=after)
-        if self._silences:
+        if self.silences:
             return upstream_silent(f"upstream does not answer: {error}")
         return upstream_unreachable(f"upstream does not send this blob: {error}")

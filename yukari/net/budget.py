@@ -76,6 +76,10 @@ class HostLimit:
         """Whether it has been found to bear no more than `bears`."""
         return self._is_known
 
+    def has_answered_since(self, then: float) -> bool:
+        """Whether it has answered a request later than ``then``, in the clock's seconds."""
+        return self._answered_at > then
+
     def at_most(self, count: int) -> int:
         """How many of ``count`` requests it will be given at once."""
         return min(count, self.bears) if self._is_known else count
