@@ -46,7 +46,7 @@ def _is_part(what: str) -> Callable[[object, object, str], None]:
     return check
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Digest:
     """The sha256 of a blob or of a manifest's bytes; ``hex`` is 64 lower-case hex digits."""
 
@@ -75,7 +75,7 @@ class Digest:
         return f"sha256:{self.hex}"
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class ModelName:
     """A repository: ``namespace/model``, as typed (case is kept and counts)."""
 
@@ -94,7 +94,7 @@ class ModelName:
         return f"{self.namespace}/{self.model}"
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Tag:
     """A manifest's movable name."""
 

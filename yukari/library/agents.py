@@ -31,7 +31,10 @@ class UserAgents:
 
     def seen(self, name: ModelName, tag: Tag, user_agent: str) -> None:
         """Note that a client got this tag."""
-        if user_agent.startswith("ollama/") and version(user_agent) >= version(self.of(name, tag)):
+        known = self.of(name, tag)
+        if user_agent == known or not user_agent.startswith("ollama/"):
+            return
+        if version(user_agent) >= version(known):
             self._newest[name, tag] = user_agent
 
     def of(self, name: ModelName, tag: Tag) -> str:

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from typing import Union
 
 from attrs import define, field
-from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.manifest import Manifest
 from yukari.names import Digest, ModelName, Tag
 
 IN_USE_FOR = 60.0
 """Seconds after a request for it in which a blob still counts as being pulled."""
+NOTED_EVERY = 5.0
+"""Seconds in which a manifest that is asked for often has its blobs noted once."""
 MAX_REMEMBERED = 100_000
 
 Key = Union[Digest, tuple[ModelName, Tag]]
@@ -25,14 +27,24 @@ class InUse:
     """The models and blobs that clients ask for or that work in progress needs."""
 
     _clock: IReactorTime
-    _asked: LRUCache[Key, float] = field(factory=lambda: LRUCache(MAX_REMEMBERED), init=False)
+    _asked: dict[Key, float] = field(factory=dict, init=False)
+    """When each was last asked for, in that order."""
     _held: Counter[Key] = field(factory=Counter, init=False)
 
     def ask(self, keys: Iterable[Key]) -> None:
         """These are asked for, or are about to be."""
         now = self._clock.seconds()
+        asked = self._asked
         for key in keys:
-            self._asked[key] = now
+            asked.pop(key, None)
+            asked[key] = now
+        while len(asked) > MAX_REMEMBERED:
+            del asked[next(iter(asked))]
+
+    def ask_whole(self, manifest: Manifest) -> None:
+        """A manifest was asked for, and its blobs are about to be."""
+        if self.asked_at(manifest.digest) <= self._clock.seconds() - NOTED_EVERY:
+            self.ask([manifest.digest, *(blob.digest for blob in manifest.blobs)])
 
     @contextmanager
     def hold(self, keys: Iterable[Key]) -> Iterator[None]:
@@ -50,8 +62,7 @@ class InUse:
 
     def asked_at(self, key: Key) -> float:
         """When something was last asked for, by the clock; minus infinity for never."""
-        found: float = self._asked.get(key, float("-inf"))
-        return found
+        return self._asked.get(key, float("-inf"))
 
     def is_held(self, key: Key) -> bool:
         """Whether something is needed just now, and not only was a moment ago."""

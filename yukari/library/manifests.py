@@ -109,7 +109,7 @@ class Manifests:
                 raise manifest_unknown(name, reference)
             self._children.learn(name, manifest)
         for each in manifests_in(manifest):
-            self._in_use.ask([each.digest, *(blob.digest for blob in each.blobs)])
+            self._in_use.ask_whole(each)
         if isinstance(reference, Tag):
             self._in_use.ask([(name, reference)])
             self._agents.seen(name, reference, user_agent)
