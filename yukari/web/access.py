@@ -39,7 +39,7 @@ def check_own_name(request: Any) -> None:
     if name.lower() != socket.gethostname().lower() and not _LOCAL_NAME.fullmatch(host):
         raise RegistryError(
             "DENIED",
-            "in a browser, ask for lists by https, an address, or a name of the local network",
+            "in a browser, ask for this by https, an address, or a name of the local network",
             403,
         )
 
@@ -63,10 +63,10 @@ async def check_admin(request: Any, *, own_page: bool = False) -> None:
     Raise `RegistryError` unless an admin may have sent this request.
 
     It must arrive on the admins' port or from this machine, and have a user and password of
-    ADMIN_AUTH_FILE if there is one. No page may have made it but, with ``own_page``, one of this
-    cache's own; without passwords that page must have been asked for as `check_own_name` says.
+    ADMIN_AUTH_FILE if there is one; without passwords, a browser must ask as `check_own_name` says.
+    No page may have made it but, with ``own_page``, one of this cache's own.
     """
-    if own_page and request.site.passwords is None:
+    if request.site.passwords is None:
         check_own_name(request)
     origin = request.requestHeaders.getRawHeaders(b"origin", [])
     if origin and not (own_page and origin == [_own_origin(request)]):

@@ -39,7 +39,6 @@ class StatusJson(ReadOnly):
         self._status = status
 
     async def reply_to(self, request: Request) -> None:
-        check_own_name(request)
         await check_admin(request)
         request.setHeader(b"cache-control", b"no-store")
         reply_json(request, 200, (await self._status.read()).as_json())

@@ -382,7 +382,13 @@ class RebindingTests(PageCase):
             self.assertIn("ollama pull --insecure evil.example:9200", page)
             for secret in ("m:latest", "token", 'method="post"', "data-live"):
                 self.assertNotIn(secret, page)
-            for path in ("/models/library/m/latest", "/status/events", "/status", "/evictions"):
+            for path in (
+                "/models/library/m/latest",
+                "/status/events",
+                "/status",
+                "/evictions",
+                "/fills",
+            ):
                 reply, _ = await self.ask(url + path, browser)
                 self.assertEqual(reply.status, 403, path)
             sent = {**browser, "Origin": "http://evil.example:9200"}
