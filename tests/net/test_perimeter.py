@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from yukari.config.proxies import Proxies
+from yukari.net.agent import Connections
 from yukari.net.perimeter import Outside, Perimeter, is_private
 
 PRIVATE = (
@@ -56,3 +59,17 @@ class PerimeterTests(SynchronousTestCase):
         perimeter = Perimeter(REGISTRY, REGISTRY[0])
         self.assertRaises(Outside, perimeter.check, ("10.0.0.7", 80))
         perimeter.connected(("storage.internal", 443), "10.0.0.7")
+
+    def test_neither_a_proxy_nor_a_connection_is_asked_for_a_private_address(self) -> None:
+        for environment in (
+            {},
+            {"HTTP_PROXY": "http://127.0.0.1:3128", "HTTPS_PROXY": "http://p:1"},
+        ):
+            reactor = MemoryReactorClock()
+            perimeter = Perimeter(REGISTRY, REGISTRY[0])
+            connections = Connections(
+                reactor, 1, proxies=Proxies.read(environment), perimeter=perimeter
+            )
+            for url in (b"http://10.0.0.7/x", b"https://[::ffff:10.0.0.7]:8443/", b"http://[::1]/"):
+                self.failureResultOf(connections.agent.request(b"GET", url), Outside)
+            self.assertEqual(reactor.tcpClients, [])
