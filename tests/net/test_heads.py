@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import URI, Agent
+from twisted.web.client import URI, Agent, ResponseFailed
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
@@ -62,6 +62,7 @@ class HeadTests(SynchronousTestCase):
     def assert_refused(self, asked: Deferred[Any], said: str) -> None:
         failure: Failure = self.failureResultOf(asked)
         self.assertEqual(why(failure.value), said)
+        self.assertIs(failure.type, ResponseFailed)  # No other kind: that would be sent again.
         self.assertTrue(self.host.wires[-1].disconnected)
 
     def test_headers_without_end_are_not_read_on(self) -> None:

@@ -66,6 +66,8 @@ class _Client(HTTP11ClientProtocol):
     def _refuse(self, text: str) -> None:
         transport: Any = self.transport
         transport.abortConnection()
+        # It has received something: a request without any reply would be sent once more.
+        super().dataReceived(b"")
         self._disconnectParser(Failure(HeadTooLarge(text)))
 
 
