@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 from hypothesis import given
@@ -14,7 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.running import until
 from tests.sending.doubles import Growing
 from tests.sending.test_send import Peer, SocketCase
-from yukari.daemon.connection_limit import LOOK_EVERY, ConnectionLimiter, room_for
+from yukari.daemon import connection_limit
+from yukari.daemon.connection_limit import (
+    LOOK_EVERY,
+    RESERVE,
+    ConnectionLimiter,
+    lowest_free,
+    room_for,
+)
 
 reactor: Any = _reactor
 
@@ -77,6 +86,35 @@ class DoorTests(SocketCase):
             await self.look()
         self.assertTrue(late.got.endswith(b"OK\n"))
         self.assertEqual([peer.gone for peer in peers], [True, True, False])
+
+    async def test_nobody_is_let_in_while_descriptors_are_short(self) -> None:
+        """Whatever has taken them: a stored blob needs one, too."""
+        await self.peers(1)
+        open_files = 1000
+        self.door._open_files = open_files
+        used = [open_files - RESERVE]
+        self.patch(connection_limit, "lowest_free", lambda: used[0])
+        (late,) = await self.peers(1)
+        late.ask("/healthz")
+        for _ in range(3):
+            await self.look()
+        self.assertEqual((late.got, len(self.channels)), (b"", 1))
+        used[0] -= 1
+        await self.look()
+        await until(lambda: late.got.endswith(b"OK\n"))
+
+    def test_the_lowest_free_descriptor_tells_how_many_are_open(self) -> None:
+        before = lowest_free()
+        number = os.open(os.devnull, os.O_RDONLY)
+        self.addCleanup(os.close, number)
+        self.assertEqual(number, before)
+        self.assertGreater(lowest_free(), before)
+
+        def fail(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(connection_limit.os, "open", fail)
+        self.assertGreater(lowest_free(), 10**9)
 
     async def test_a_port_that_was_closed_meanwhile_stays_closed(self) -> None:
         peers = await self.peers(3)

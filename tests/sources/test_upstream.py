@@ -45,6 +45,7 @@ from yukari.sources import upstream
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.circuit import FAILURES, REST_FIRST
 from yukari.sources.error_text import error_text
+from yukari.sources.questions import MAX_OF_ONE
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
@@ -510,6 +511,41 @@ class CircuitTests(UpstreamCase):
         self.clock.advance(0.5)
         self.assert_asked(NAME, False)
         self.assert_asked(OTHER, True)
+
+
+class QuestionTests(UpstreamCase):
+    """How many questions leave at once."""
+
+    def test_one_repository_leaves_turns_for_others(self) -> None:
+        for _ in range(MAX_OF_ONE):
+            self.manifest()
+        self.clock.advance(HEADERS_WITHIN / 2)
+        for each in self.internet.exchanges[:MAX_OF_ONE]:
+            each.head(200, content_length=10**6)  # and no body for a while
+        waits = self.manifest()
+        self.assertEqual(len(self.internet.exchanges), MAX_OF_ONE)
+        self.clock.advance(BODY_WITHIN - 0.1)
+        self.assertNoResult(waits)
+        self.begin(self.upstream.manifest(OTHER, TAG, ""))
+        self.assertEqual(len(self.internet.exchanges), MAX_OF_ONE + 1)
+
+    def test_a_reply_that_was_read_gives_the_turn_back(self) -> None:
+        for _ in range(3 * MAX_OF_ONE):
+            found = self.manifest()
+            self.internet.last.answer(200, BODY)
+            self.successResultOf(found)
+
+    def test_who_waits_for_a_turn_is_answered_within_the_time_of_a_reply(self) -> None:
+        self.registry.headers_within = 5.0
+        for _ in range(MAX_OF_ONE):
+            self.manifest()
+            self.internet.last.head(200, content_length=10**6)
+        waits = self.manifest()
+        self.clock.advance(5.0)
+        error = self.refused(waits)
+        self.assertEqual(error.status, 503)
+        self.assertIn("many questions wait", error.message)
+        self.assertFalse(self.upstream.circuit_open)
 
 
 class RedirectTests(UpstreamCase):

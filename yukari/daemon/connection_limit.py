@@ -124,7 +124,7 @@ class ConnectionLimiter:
             log.error(
                 "{count} connections of clients, as many as the limit of open files leaves room"
                 " for: more wait until some end; raise it (ulimit -n, LimitNOFILE=)",
-                count=self.most,
+                count=self._drain.count(),
             )
 
     def _open_again(self) -> None:
