@@ -13,7 +13,7 @@ from yukari.names import ModelName, Reference
 from yukari.storage.ports import StoredManifest
 
 MOST_BYTES = 64 * 1024 * 1024
-TRUSTED_FOR = 5.0
+TRUSTED_FOR = 1.0
 """Seconds; an operator may copy files in or delete them by hand."""
 
 Key = tuple[ModelName, Reference, Variant]

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from yukari.names import Digest
 from yukari.storage.ports import BlobFile
 
-KEEP = 5.0
+KEEP = 1.0
 """Seconds after which all are closed, so that a blob removed by hand is noticed."""
 MOST = 64
 """Descriptors kept."""

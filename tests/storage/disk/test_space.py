@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,26 @@ class Disk:
 
 class RoomTests(SynchronousTestCase):
     """Nothing here goes under a tenth of the disk."""
+
+    def test_a_file_system_that_does_not_tell_has_room(self) -> None:
+        def refused(path: str) -> Any:
+            raise OSError(self.number, os.strerror(self.number), path)
+
+        room = Room(self.mktemp(), FreeSpace(percent=10.0), refused)
+        self.number = errno.ENOSYS
+        room.check(10**12)
+        room.reserve(10**12).release()
+        self.assertGreater(room.free(), 10**12)
+        self.number = errno.ENOENT
+        self.assertRaises(OSError, room.check, 1)
+        self.number = errno.EIO
+        self.assertRaises(OSError, room.check, 1)
+
+    def test_a_directory_that_was_removed_is_on_the_file_system_of_the_one_above(self) -> None:
+        path = os.path.abspath(self.mktemp())
+        os.mkdir(path)
+        room = Room(os.path.join(path, "gone", "spool"), FreeSpace(bytes=0))
+        self.assertAlmostEqual(room.free(), Room(path, FreeSpace(bytes=0)).free(), delta=2**30)
 
     def setUp(self) -> None:
         self.disk = Disk()

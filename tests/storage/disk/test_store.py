@@ -43,6 +43,7 @@ from yukari.storage.disk import manifests as manifestfiles
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk import store as directory
 from yukari.storage.disk.store import DirectoryStore
+from yukari.storage.manifest_cache import TRUSTED_FOR
 from yukari.storage.ports import (
     ManifestEntry,
     NoRoom,
@@ -524,7 +525,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
         first = result_of(store.get_manifest(NAME, LATEST))
         self.patch(store, "_in_thread", None)
-        self.clock.advance(4.9)
+        self.clock.advance(TRUSTED_FOR - 0.1)
         self.assertIs(result_of(store.get_manifest(NAME, LATEST)), first)
 
     def test_after_that_one_look_at_the_file_is_enough(self) -> None:

@@ -14,10 +14,14 @@ from threading import Lock
 from attrs import define, field
 
 from yukari.config.units import FreeSpace
+from yukari.storage.disk.tolerance import without
 from yukari.storage.ports import NoRoom
 
 Statvfs = Callable[[str], os.statvfs_result]
 
+_LOST = "MIN_FREE does not hold, and a full disk is found by writing to it"
+_UNKNOWN = os.statvfs_result((4096, 4096, 2**38, 2**38, 2**38, 0, 0, 0, 0, 255))
+"""A petabyte, if a file system does not tell its size."""
 _INODES_KEPT = 16
 """Fewer free than this count as none: a spool and a manifest take up to six."""
 
@@ -61,9 +65,24 @@ class Room:
     """Bytes that are reserved and not yet written."""
     _lock: Lock = field(factory=Lock, init=False)
 
+    def _look(self) -> os.statvfs_result:
+        """What is free now. OSError."""
+        path = self.path
+        while True:
+            try:
+                return self._statvfs(path)
+            except FileNotFoundError:
+                # A directory that an operator removed is made again when something is stored.
+                path, below = os.path.dirname(path), path
+                if path in ("", below):
+                    raise
+            except OSError as error:
+                without("statvfs", _LOST, self.path, error)
+                return _UNKNOWN
+
     def reserve(self, size: int) -> Reservation:
         """Reserve ``size`` bytes; `NoRoom` if less than the minimum would stay free."""
-        found = self._statvfs(self.path)
+        found = self._look()
         with self._lock:
             self._refuse(found, size, self.reserved)
             self.reserved += size
@@ -77,7 +96,7 @@ class Room:
 
     def free(self) -> int:
         """Return how many more bytes can be reserved; below 0 if too many are taken already."""
-        found = self._statvfs(self.path)
+        found = self._look()
         kept = self.min_free.of(found.f_blocks * found.f_frsize)
         with self._lock:
             return found.f_bavail * found.f_frsize - kept - self.reserved
@@ -88,7 +107,7 @@ class Room:
 
     def check(self, size: int) -> None:
         """`NoRoom` if ``size`` bytes cannot be written now; reservations do not count."""
-        self._refuse(self._statvfs(self.path), size, 0)
+        self._refuse(self._look(), size, 0)
 
     def _refuse(self, found: os.statvfs_result, size: int, reserved: int) -> None:
         if found.f_files > 0 and found.f_favail < _INODES_KEPT:

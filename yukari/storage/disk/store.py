@@ -316,8 +316,7 @@ class DirectoryStore(DiskWork):
                     pass
             except OSError as error:
                 if error.errno == errno.ENOENT and self._missed:
-                    # It is not just being moved: who waits for readiness would wait for ever.
-                    self._owned.restore()
+                    self._owned.restore()  # It is not just being moved; none would be ready ever.
                     continue
                 self._missed = error.errno == errno.ENOENT
                 raise StoreUnusable(f"{path}: {error.strerror}") from None
@@ -355,6 +354,8 @@ class DirectoryStore(DiskWork):
         return self._files.store(name, reference, manifest, checked_at, variant)
 
     def _count(self) -> Holdings:
+        if not self._read_only:
+            self._owned.restore()
         return Holdings(self._files.listing.count(), *self._blobs.count())
 
     # in a disk thread: spools
