@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from attrs import asdict, define, field, frozen
-from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -87,7 +86,7 @@ class Traffic:
     """By the hour, in seconds of the epoch."""
     _seen: Moved = field(factory=Moved, init=False)
     _day: int = field(default=0, init=False)
-    _clients: LRUCache[str, int] = field(factory=lambda: LRUCache(MAX_CLIENTS), init=False)
+    _clients: dict[str, int] = field(factory=dict, init=False)
     _loop: Optional[LoopingCall] = field(default=None, init=False)
 
     def start(self) -> None:
@@ -105,7 +104,10 @@ class Traffic:
     def sent_to(self, address: str, count: int) -> None:
         """A client got so many bytes."""
         self._begin_day()
-        self._clients[address] = self._clients.get(address, 0) + count
+        before = self._clients.pop(address, 0)
+        self._clients[address] = before + count
+        if len(self._clients) > MAX_CLIENTS:
+            del self._clients[next(iter(self._clients))]
 
     def _begin_day(self) -> None:
         day = int(self._now() // (24 * HOUR))

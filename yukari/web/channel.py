@@ -189,7 +189,7 @@ class RegistryChannel(HTTPChannel):
         self._regulate()
 
     def allHeadersReceived(self) -> None:
-        self._expect(BODY_WITHIN)
+        self._expect(BODY_WITHIN if self.length != 0 else None)
         if self._find_host(self.requests[-1]):
             super().allHeadersReceived()
         else:

@@ -21,6 +21,9 @@ _HOST = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 
 def address(request: Any) -> Optional[Address]:
     """Return the client's address, IPv4 also if inside IPv6; None for a Unix socket."""
+    forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-for")
+    if not forwarded:
+        return _peer(request)
     return behind(_peer(request), _forwarded(request, b"for"), request.site.trusted_proxies)
 
 
