@@ -131,12 +131,12 @@ class OllamaTests(OllamaCase):
 
     async def test_what_a_person_must_know_is_printed(self) -> None:
         upstream = await self.upstream(MODEL + "=10")
-        upstream.faults.add(Fault("manifest", "error", status=401))
         daemon, ollama = await self.yukari(upstream.url), await self.ollama()
-        self.assertIn("is private upstream", await self.refused(ollama, daemon.host))
-        upstream.faults.clear()
         await upstream.down()
         self.assertIn("connection refused", await self.refused(ollama, daemon.host))
+        upstream.up()
+        upstream.faults.add(Fault("manifest", "error", status=401))
+        self.assertIn("is private upstream", await self.refused(ollama, daemon.host))
         for flag, said in (
             ("--allow=10.0.0.0/8", "127.0.0.1 may not pull here: it is not in ALLOW"),
             ("--models-deny=library/*", "refuses library/m: its MODELS_DENY has library/*"),
