@@ -155,7 +155,7 @@ def emulator(place: Path, *models: str, **settings: Any) -> Iterator[Emulated]:
         process.until(lambda: process.log.read_bytes().endswith(b"\n"), 120)
         described = json.loads(process.log.read_bytes().splitlines()[-1])
         host, _, port = described["registry"].rpartition("/")[2].partition(":")
-        yield Emulated("direct", host, int(port), process, described["models"])
+        yield Emulated("direct", host, int(port), process, models=described["models"])
 
 
 # nginx

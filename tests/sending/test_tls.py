@@ -423,21 +423,6 @@ class OpensslTests(ThreadCase):
     def ask(self, client: Client, path: str) -> None:
         client.transport.write(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
 
-    async def test_a_clients_new_keys_are_answered_between_two_pieces(self) -> None:
-        """The server's next records stand under new keys: none may be sent before its answer is."""
-        blob = Growing(noise(64 * MIB))
-        client = await self.client("-tls1_3")
-        self.ask(client, self.shelf.put(blob))
-        for count in range(1, 21):
-            await until(lambda count=count: len(client.out) > count * 2 * MIB)
-            client.transport.write(b"K\n")
-            await until(lambda count=count: client.told.count(b"KEYUPDATE") == count)
-            # The client's new keys leave with what it sends next.
-            self.ask(client, "/healthz")
-        await until(lambda: client.ended or client.out.count(b"OK\n") >= 20)
-        self.assertIn(blob.content, client.out)
-        self.assertFalse(client.ended)
-
     async def test_a_client_that_wants_to_renegotiate_is_refused(self) -> None:
         blob = Growing(noise(64 * MIB))
         client = await self.client("-tls1_2")
