@@ -31,6 +31,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from tests.ending import begin
 from tests.sending.doubles import Wire
 from tests.strategies import manifest_body
 from yukari.config.urls import RegistryUrl
@@ -115,6 +116,11 @@ class Internet:
     def endpointForURI(self, uri: URI) -> Any:
         return _Endpoint(self, uri)
 
+    def stop(self) -> None:
+        """Hang up on everybody."""
+        for each in self.open:
+            each.close()
+
     @property
     def last(self) -> Exchange:
         return self.exchanges[-1]
@@ -163,9 +169,10 @@ class UpstreamCase(SynchronousTestCase):
         url = RegistryUrl.parse("http://registry.test/")
         self.registry = Registry(url, agent, self.clock)
         self.upstream = Upstream(self.registry)
+        self.addCleanup(self.internet.stop)
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
-        return Deferred.fromCoroutine(work)
+        return begin(self, work)
 
     def refused(self, work: Deferred[Any]) -> RegistryError:
         """What a client is told."""

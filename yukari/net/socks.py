@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from typing import Optional
 
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 from yukari.net.tunnel import Opening, ProxyFailed
 
@@ -37,12 +39,17 @@ _REFUSALS = {
 class Socks(Opening):
     """Asks a SOCKS5 proxy for a connection, then passes it to the protocol that uses it."""
 
+    _talking: Deferred[None]
     _awaited: Optional[tuple[int, Deferred[bytes]]] = None
 
     def begin(self) -> None:
         """Talk to the proxy until the connection is open or has failed."""
-        talking = Deferred.fromCoroutine(self._talk())
-        talking.addErrback(self.fail)
+        self._talking = Deferred.fromCoroutine(self._talk())
+        self._talking.addErrback(self.fail)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._talking.cancel()
 
     def look(self) -> None:
         """Continue once the awaited bytes have arrived."""

@@ -213,10 +213,12 @@ class OneBucketTests(BucketCase):
     async def test_what_a_warm_pull_costs_s3(self) -> None:
         upstream, model = await self.filled()
         for redirect in ("off", "on"):
-            # Offline there is no look through all manifests, which may fall anywhere.
+            # Offline there is no look through all manifests, which may fall anywhere, and the
+            # catalog's is waited for.
             daemon = await self.daemon(upstream, redirect=redirect, offline=True)
             await self.pull(daemon)
             await daemon.idle()
+            await until(lambda daemon=daemon: daemon.service.parts.management.index.looked)
             asked = store_of(daemon).client.requests
             asked.clear()
             await self.pull(daemon)
