@@ -10,7 +10,7 @@ from string import ascii_letters, digits
 from hypothesis import strategies as st
 
 from yukari.manifest import DOCKER_MANIFEST, Descriptor, Manifest
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.spans import Span, SpanSet
 
 
@@ -25,9 +25,14 @@ def name_parts() -> st.SearchStrategy[str]:
     return st.tuples(st.sampled_from(ascii_letters + digits + "_"), rest).map("".join)
 
 
-def model_names() -> st.SearchStrategy[ModelName]:
-    """Repositories, ``library`` as often as any other namespace."""
-    return st.builds(ModelName, st.one_of(st.just("library"), name_parts()), name_parts())
+def model_names(*registries: str) -> st.SearchStrategy[Repository]:
+    """Repositories, ``library`` as often as any other namespace; by default the default one's."""
+    return st.builds(
+        Repository,
+        st.sampled_from(registries or (DEFAULT,)),
+        st.one_of(st.just("library"), name_parts()),
+        name_parts(),
+    )
 
 
 def tags() -> st.SearchStrategy[Tag]:

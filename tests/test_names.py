@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import blob_digests, model_names, name_parts, references
-from yukari.names import Digest, InvalidName, ModelName, Tag, parse_reference
+from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag, parse_reference
 
 
 class DigestTests(SynchronousTestCase):
@@ -33,14 +33,14 @@ class DigestTests(SynchronousTestCase):
         self.assertRaises(InvalidName, Digest, text)
 
 
-class ModelNameTests(SynchronousTestCase):
-    @given(model_names())
-    def test_a_name_reads_what_it_prints(self, name: ModelName) -> None:
-        self.assertEqual(ModelName.parse(str(name)), name)
+class RepositoryTests(SynchronousTestCase):
+    @given(model_names(DEFAULT, "hf.co", "10.0.0.5:5000", "[::1]:80"))
+    def test_a_name_reads_what_it_prints(self, name: Repository) -> None:
+        self.assertEqual(Repository.parse(str(name)), name)
 
     def test_case_hyphens_dots_and_underscores_are_kept(self) -> None:
         text = "My-Org.x/_Llama-3.2_Q4"
-        self.assertEqual(str(ModelName.parse(text)), text)
+        self.assertEqual(str(Repository.parse(text)), text)
 
     @given(st.text())
     @example("../..")
@@ -50,22 +50,39 @@ class ModelNameTests(SynchronousTestCase):
     @example("library/a\0b")
     @example("library/a\n")
     @example("library/" + "a" * 81)
-    @example("a/b/c")
+    @example("hf.co/a/b")
+    @example("hf.co/a/" + "b" * 97)
+    @example("HF.co/a/b")
+    @example("/a/b")
+    @example("../a/b")
+    @example("a/b/c/d")
     @example("library")
     @example("library/")
     @example("library/caf\u00e9")
     def test_any_text_is_a_safe_name_or_no_name(self, text: str) -> None:
         try:
-            name = ModelName.parse(text)
+            name = Repository.parse(text)
         except InvalidName as error:
             self.assertTrue(str(error).isprintable() and str(error).isascii())
         else:
             self.assertEqual(str(name), text)
-            self.assertNotIn("..", (name.namespace, name.model))
-            self.assertEqual(text.count("/"), 1)
+            self.assertNotIn("..", (name.registry, name.namespace, name.model))
+            self.assertEqual(text.count("/"), 2 if name.registry else 1)
+            self.assertEqual(name.path, f"{name.namespace}/{name.model}")
+
+    def test_another_registry_may_have_the_long_names_of_hugging_face(self) -> None:
+        for registry, most in ((DEFAULT, 80), ("hf.co", 96)):
+            Repository(registry, "n" * most, "m" * most)
+            self.assertRaises(InvalidName, Repository, registry, "n" * (most + 1), "m")
+            self.assertRaises(InvalidName, Repository, registry, "n", "m" * (most + 1))
+
+    def test_the_default_registrys_models_sort_first(self) -> None:
+        names = ["0.example/a/a", "hf.co/a/a", "z/z"]
+        found = sorted(map(Repository.parse, names))
+        self.assertEqual(list(map(str, found)), ["z/z", "0.example/a/a", "hf.co/a/a"])
 
     def test_an_error_is_short_whatever_was_sent(self) -> None:
-        error = self.assertRaises(InvalidName, ModelName.parse, "x" * 100_000)
+        error = self.assertRaises(InvalidName, Repository.parse, "x" * 100_000)
         self.assertLess(len(str(error)), 200)
 
 

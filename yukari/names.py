@@ -1,10 +1,11 @@
 """
-The names a registry speaks: digests, model names, tags and references.
+The names a registry speaks: digests, repositories, tags and references.
 
 Each is a record that cannot hold a bad value: parse once at the edge
-(`Digest.parse`, `ModelName.parse`, `parse_reference`) and pass the value on.
-The characters allowed are those of Ollama's own client; a namespace or model
-has at most 80 of them, and so has a tag.
+(`Digest.parse`, `Repository.parse`, `parse_reference`) and pass the value on.
+The characters allowed are those of Ollama's own client. A tag has at most 80 of
+them, and so has a namespace or model; at most 96 in another registry than the
+default one, for Hugging Face allows that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from attrs import field, frozen
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
+_LONG_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+_REGISTRY = re.compile(r"[a-z0-9_\[][a-z0-9._:\[\]-]{0,254}")
+
+DEFAULT = ""
+"""The registry of a `Repository` of UPSTREAM_REGISTRY, whichever that is."""
 
 
 class InvalidName(ValueError):
@@ -36,14 +42,22 @@ def _is_hex(_: object, __: object, value: str) -> None:
 
 
 def _is_part(what: str) -> Callable[[object, object, str], None]:
-    def check(_: object, __: object, value: str) -> None:
-        if not isinstance(value, str) or not _PART.fullmatch(value):
+    def check(instance: object, _: object, value: str) -> None:
+        # Validators run once all fields are set.
+        is_long = getattr(instance, "registry", DEFAULT) != DEFAULT
+        rule = _LONG_PART if is_long else _PART
+        if not isinstance(value, str) or not rule.fullmatch(value):
             raise InvalidName(
-                f"{what} {_shown(value)}: expected 1 to 80 letters, digits, '.', '_' or '-',"
-                " the first a letter, a digit or '_'"
+                f"{what} {_shown(value)}: expected 1 to {96 if is_long else 80} letters, digits,"
+                " '.', '_' or '-', the first a letter, a digit or '_'"
             )
 
     return check
+
+
+def _is_registry(_: object, __: object, value: str) -> None:
+    if value != DEFAULT and (not isinstance(value, str) or not _REGISTRY.fullmatch(value)):
+        raise InvalidName(f"registry {_shown(value)}: expected a host name in lower case")
 
 
 @frozen(order=True, cache_hash=True)
@@ -76,22 +90,35 @@ class Digest:
 
 
 @frozen(order=True, cache_hash=True)
-class ModelName:
-    """A repository: ``namespace/model``, as typed (case is kept and counts)."""
+class Repository:
+    """
+    A model's name in one registry, as typed (case is kept and counts).
 
+    ``registry`` is the host by which Ollama names it, with its port if need be, in lower case;
+    `DEFAULT` for the registry that is mirrored by default. The default one sorts first.
+    """
+
+    registry: str = field(validator=_is_registry)
     namespace: str = field(validator=_is_part("namespace"))
     model: str = field(validator=_is_part("model"))
 
     @classmethod
-    def parse(cls, text: str) -> ModelName:
-        """Parse ``NAMESPACE/MODEL``."""
+    def parse(cls, text: str) -> Repository:
+        """Parse ``[HOST/]NAMESPACE/MODEL``, as ``str`` writes it."""
         parts = text.split("/")
-        if len(parts) != 2:
-            raise InvalidName(f"name {_shown(text)}: expected NAMESPACE/MODEL")
+        if len(parts) == 2:
+            return cls(DEFAULT, *parts)
+        if len(parts) != 3 or not parts[0]:
+            raise InvalidName(f"name {_shown(text)}: expected [HOST/]NAMESPACE/MODEL")
         return cls(*parts)
 
-    def __str__(self) -> str:
+    @property
+    def path(self) -> str:
+        """``NAMESPACE/MODEL``: its name in its own registry."""
         return f"{self.namespace}/{self.model}"
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.path}" if self.registry else self.path
 
 
 @frozen(order=True, cache_hash=True)

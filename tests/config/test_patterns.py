@@ -9,10 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.strategies import model_names
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import DEFAULT, Repository
 
-LLAMA = ModelName("library", "llama3.2")
-HERS = ModelName("someone", "llama3-tuned")
+LLAMA = Repository(DEFAULT, "library", "llama3.2")
+HERS = Repository(DEFAULT, "someone", "llama3-tuned")
 REGISTRY = "registry.ollama.ai"
 
 
@@ -50,8 +50,8 @@ class PatternTests(SynchronousTestCase):
         self.assertIsNone(patterns.match("localhost", LLAMA))
 
     @given(model_names())
-    def test_capitals_do_not_evade_a_rule(self, name: ModelName) -> None:
-        dodging = ModelName(name.namespace.swapcase(), name.model.swapcase())
+    def test_capitals_do_not_evade_a_rule(self, name: Repository) -> None:
+        dodging = Repository(DEFAULT, name.namespace.swapcase(), name.model.swapcase())
         self.assertFalse(rules(denied=str(name)).allow(dodging))
 
     def test_a_pattern_that_no_name_can_match_is_refused(self) -> None:
@@ -63,7 +63,7 @@ class PatternTests(SynchronousTestCase):
             self.assertTrue(str(error).startswith("expected "), error)
 
     @given(st.text(st.characters(codec="ascii")), model_names())
-    def test_any_text_is_patterns_or_a_wrong_value(self, text: str, name: ModelName) -> None:
+    def test_any_text_is_patterns_or_a_wrong_value(self, text: str, name: Repository) -> None:
         try:
             patterns = Patterns.parse(text)
         except ValueError:
@@ -73,11 +73,11 @@ class PatternTests(SynchronousTestCase):
 
 class RulesTests(SynchronousTestCase):
     @given(model_names())
-    def test_without_rules_all_may_be_pulled(self, name: ModelName) -> None:
+    def test_without_rules_all_may_be_pulled(self, name: Repository) -> None:
         self.assertTrue(rules().allow(name))
 
     @given(model_names())
-    def test_deny_wins(self, name: ModelName) -> None:
+    def test_deny_wins(self, name: Repository) -> None:
         self.assertFalse(rules(allowed="*/*", denied=str(name)).allow(name))
 
     def test_a_refusal_names_the_rule(self) -> None:

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.strategies import blob_digests
 from yukari.daemon.logs import LoggedService, console_line, install, json_line, observer
 from yukari.fatal import end
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 EVENT = {
     "log_time": 1_700_000_000.1239,
@@ -81,7 +81,7 @@ class JsonTests(SynchronousTestCase):
 
     @given(blob_digests())
     def test_our_values_are_written_as_text(self, digest: Digest) -> None:
-        made = self.parsed(digest=digest, model=ModelName("a", "b"), tag=Tag("c"))
+        made = self.parsed(digest=digest, model=Repository(DEFAULT, "a", "b"), tag=Tag("c"))
         self.assertEqual((made["digest"], made["model"], made["tag"]), (str(digest), "a/b", "c"))
 
     def test_other_objects_are_left_out(self) -> None:

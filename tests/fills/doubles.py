@@ -17,7 +17,7 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from yukari.fills.fill import Fill
 from yukari.fills.keeper import FillKeeper
 from yukari.fills.scheduler import HELD, FetchScheduler
-from yukari.names import Digest, ModelName
+from yukari.names import DEFAULT, Digest, Repository
 from yukari.net.throttle import Line, Paced
 from yukari.sources.base import Answer
 from yukari.sources.pace import HostPace
@@ -25,7 +25,7 @@ from yukari.spans import Span
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import DirectUpload, Spool
 
-NAME = ModelName("library", "m")
+NAME = Repository(DEFAULT, "library", "m")
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
@@ -131,7 +131,7 @@ class ScriptedSource:
     ranges: bool = False
     pace_now: HostPace = field(factory=HostPace)
     line: Optional[Line] = None
-    repositories: list[ModelName] = field(factory=list)
+    repositories: list[Repository] = field(factory=list)
 
     @property
     def pace(self) -> HostPace:
@@ -142,7 +142,7 @@ class ScriptedSource:
         self.asked.append(asked)
         return await asked.reply
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         self.repositories.append(name)
 
     def retry(self) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.agents import UserAgents, version
-from yukari.names import ModelName, Tag
+from yukari.names import DEFAULT, Repository, Tag
 
-NAME, OTHER = ModelName("library", "m"), ModelName("library", "other")
+NAME, OTHER = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "library", "other")
 LATEST = Tag("latest")
 
 

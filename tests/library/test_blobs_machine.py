@@ -24,12 +24,12 @@ from yukari.fills.fill import Fill
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
 from yukari.manifest import Descriptor
-from yukari.names import Digest, ModelName
+from yukari.names import DEFAULT, Digest, Repository
 from yukari.sources.base import SourceRefused
 from yukari.storage.memory import MemoryStore
 from yukari.storage.readable import StoredBlob
 
-NAMES = [ModelName("library", name) for name in ("a", "b")]
+NAMES = [Repository(DEFAULT, "library", name) for name in ("a", "b")]
 BODIES = {Digest.of(body): body for body in (content_of(1000, seed) for seed in range(1))}
 
 names = st.sampled_from(NAMES)
@@ -44,12 +44,12 @@ class Upstream:
         self.up = True
         self.sources: list[tuple[Digest, int, ScriptedSource]] = []
 
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         if not self.up:
             raise upstream_unreachable("it is down")
         return len(BODIES[digest])
 
-    def blob(self, digest: Digest, size: int, *names: ModelName) -> ScriptedSource:
+    def blob(self, digest: Digest, size: int, *names: Repository) -> ScriptedSource:
         source = ScriptedSource(BODIES[digest])
         self.sources.append((digest, size, source))
         return source
@@ -72,8 +72,8 @@ class Blobs(RuleBasedStateMachine):
             clock=self.clock,
             now=self.clock.seconds,
         )
-        self.honest: set[tuple[ModelName, Digest]] = set()
-        self.lying: set[tuple[ModelName, Digest]] = set()
+        self.honest: set[tuple[Repository, Digest]] = set()
+        self.lying: set[tuple[Repository, Digest]] = set()
         self.refused: set[Digest] = set()
 
     def teardown(self) -> None:
@@ -95,7 +95,7 @@ class Blobs(RuleBasedStateMachine):
         for name in NAMES if heads else ():
             self.head(name, digest)
 
-    def may_be_deceived(self, name: ModelName, digest: Digest) -> bool:
+    def may_be_deceived(self, name: Repository, digest: Digest) -> bool:
         """Whether nobody has contradicted the lie of the model's own manifest."""
         told = any(each == digest for _, each in self.honest)
         return (name, digest) in self.lying and not told
@@ -111,7 +111,7 @@ class Blobs(RuleBasedStateMachine):
         return results[0]
 
     @rule(name=names, digest=digests)
-    def head(self, name: ModelName, digest: Digest) -> None:
+    def head(self, name: Repository, digest: Digest) -> None:
         found = self.asked(self.library.blob_size(name, digest))
         if isinstance(found, RegistryError):
             assert not self.upstream.up or digest in self.refused, found
@@ -119,7 +119,7 @@ class Blobs(RuleBasedStateMachine):
             assert found == len(BODIES[digest])
 
     @rule(name=names, digest=digests)
-    def get(self, name: ModelName, digest: Digest) -> None:
+    def get(self, name: Repository, digest: Digest) -> None:
         found = self.asked(self.library.blob(name, digest))
         if isinstance(found, StoredBlob):
             assert found.read(0, 10_000) == BODIES[digest] or not self.upstream.up

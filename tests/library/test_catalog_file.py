@@ -20,9 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Entry, Indexed, Need, Usage, Version
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
-M, N = ModelName("library", "m"), ModelName("user", "n")
+M, N = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "user", "n")
 LATEST, SMALL = Tag("latest"), Tag("small")
 
 
@@ -31,7 +31,7 @@ def digest(name: object) -> Digest:
 
 
 def version(
-    *blobs: tuple[str, int], name: ModelName = M, tag: Tag = LATEST, called: str = "v1"
+    *blobs: tuple[str, int], name: Repository = M, tag: Tag = LATEST, called: str = "v1"
 ) -> Version:
     needs = [Need(digest(blob), size) for blob, size in blobs]
     return Version(name, tag, digest(called), (Need(digest(called), 100), *needs))
@@ -55,7 +55,7 @@ class Contract:
         self.file = self.make()
         self.addCleanup(self.file.close)
 
-    def find(self: Any, name: ModelName = M, tag: Tag = LATEST) -> Entry:
+    def find(self: Any, name: Repository = M, tag: Tag = LATEST) -> Entry:
         (found,) = self.file.find(name, tag)
         return found
 
@@ -242,12 +242,12 @@ class CatalogMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.file = CatalogFile(":memory:")
-        self.versions: dict[tuple[ModelName, Tag, Digest], set[str]] = {}
-        self.current: dict[tuple[ModelName, Tag], Digest] = {}
+        self.versions: dict[tuple[Repository, Tag, Digest], set[str]] = {}
+        self.current: dict[tuple[Repository, Tag], Digest] = {}
         self.here: set[str] = set()
 
     @rule(name=names, tag=tags, called=st.sampled_from("123"), needs=st.sets(blobs, min_size=1))
-    def put(self, name: ModelName, tag: Tag, called: str, needs: set[str]) -> None:
+    def put(self, name: Repository, tag: Tag, called: str, needs: set[str]) -> None:
         found = Version(
             name, tag, digest(called), tuple(Need(digest(blob), 10) for blob in sorted(needs))
         )
@@ -256,7 +256,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.current[name, tag] = digest(called)
 
     @rule(name=names, tag=tags, called=st.sampled_from([None, "1", "2", "3"]))
-    def remove(self, name: ModelName, tag: Tag, called: Optional[str]) -> None:
+    def remove(self, name: Repository, tag: Tag, called: Optional[str]) -> None:
         wanted = None if called is None else digest(called)
         before = self.needed()
         freed = self.file.remove(name, tag, wanted)

@@ -34,7 +34,7 @@ from yukari.library.collector import SIDECARS, Unknown
 from yukari.library.library import Library
 from yukari.library.management import Management
 from yukari.manifest import Manifest, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.store import DirectoryStore
@@ -48,8 +48,8 @@ BOUND = 3 * SIZE + SIDECARS + 10_000
 """Room for three models."""
 
 
-def name_of(model: str) -> ModelName:
-    return ModelName("library", model)
+def name_of(model: str) -> Repository:
+    return Repository(DEFAULT, "library", model)
 
 
 def weights(seed: object) -> bytes:
@@ -60,12 +60,12 @@ def weights(seed: object) -> bytes:
 class Upstream:
     """A registry of what a test says; ``down`` is whether it answers."""
 
-    tags: dict[ModelName, Manifest] = field(factory=dict)
+    tags: dict[Repository, Manifest] = field(factory=dict)
     down: bool = False
     circuit_open: bool = False
 
     async def manifest(
-        self, name: ModelName, reference: Any, user_agent: str, _: Variant = Variant.PLAIN
+        self, name: Repository, reference: Any, user_agent: str, _: Variant = Variant.PLAIN
     ) -> Manifest:
         if self.down:
             raise upstream_unreachable("down")
@@ -74,7 +74,7 @@ class Upstream:
         return self.tags[name]
 
     async def manifest_digest(
-        self, name: ModelName, tag: Tag, user_agent: str, _: Variant = Variant.PLAIN
+        self, name: Repository, tag: Tag, user_agent: str, _: Variant = Variant.PLAIN
     ) -> Digest:
         return (await self.manifest(name, tag, user_agent)).digest
 
@@ -152,7 +152,7 @@ class World:
         self.management.catalog.pulled(name, LATEST, "10.0.0.1")
         return self.bring(name, manifest)
 
-    def bring(self, name: ModelName, manifest: Manifest) -> bool:
+    def bring(self, name: Repository, manifest: Manifest) -> bool:
         for blob in manifest.blobs:
             if result_of(self.store.blob_size(blob.digest)) is None:
                 try:
@@ -161,7 +161,7 @@ class World:
                     return False
         return True
 
-    def fill(self, name: ModelName, digest: Digest) -> None:
+    def fill(self, name: Repository, digest: Digest) -> None:
         body = self.bodies[digest]
         spool = result_of(
             self.management.collector.reserve(
@@ -342,7 +342,7 @@ class CollectorTests(SynchronousTestCase):
         world = self.full()
         library, remove = world.management.library, DirectoryInventory.remove_tag
 
-        async def and_meanwhile(self: DirectoryInventory, name: ModelName, tag: Tag) -> None:
+        async def and_meanwhile(self: DirectoryInventory, name: Repository, tag: Tag) -> None:
             await remove(self, name, tag)
             if name == name_of("a"):
                 # A client has got it from the file that has just gone.

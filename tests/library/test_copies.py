@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.running import Daemon, RunningCase
 from yukari.manifest import Variant
-from yukari.names import ModelName, Tag
+from yukari.names import DEFAULT, Repository, Tag
 
-M = ModelName("library", "m")
+M = Repository(DEFAULT, "library", "m")
 PROD = Tag("prod")
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog_rows import Candidate, Need, Version
 from yukari.library.eviction import Plan, Rules, plan
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 NOW = 1_000_000.0
 MB = 1_000_000
@@ -29,7 +29,7 @@ def models(
     return [
         Candidate(
             Version(
-                ModelName("library", name),
+                Repository(DEFAULT, "library", name),
                 Tag("latest"),
                 digest(f"manifest of {name}"),
                 tuple(Need(digest(blob), size) for blob, size in blobs.items()),
@@ -72,10 +72,10 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(goes(plan(found, rules(superseded_lifetime=5001.0), 0)), [])
 
     def test_what_cannot_be_had_again_stays(self) -> None:
-        def pinned(name: ModelName, _: Tag) -> Optional[str]:
+        def pinned(name: Repository, _: Tag) -> Optional[str]:
             return "admin" if name.model == "a" else None
 
-        def kept(name: ModelName) -> Optional[str]:
+        def kept(name: Repository) -> Optional[str]:
             return "*/b" if name.model == "b" else None
 
         found = plan(models(*ABC), rules(pinned=pinned, kept=kept), 99 * MB)

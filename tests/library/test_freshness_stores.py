@@ -15,11 +15,11 @@ from tests.running import MODEL, Daemon, RunningCase, until
 from tests.s3.against import AgainstServer
 from tests.s3.servers import CEPH, MOTO
 from yukari.daemon.service import YukariService
-from yukari.names import ModelName, Tag
+from yukari.names import DEFAULT, Repository, Tag
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import Store
 
-NAME, LATEST = ModelName("library", "m"), Tag("latest")
+NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
 EVERY_SECOND = {"manifest_lifetime": "1s", "invalidator_period": "1s"}
 
 
@@ -177,7 +177,7 @@ class Replicas(InBucket):
     """Two daemons over one bucket; `server` is the subclass's."""
 
     async def test_what_is_due_is_checked_once_and_not_once_a_replica(self) -> None:
-        names = [ModelName("library", f"m{number}") for number in range(8)]
+        names = [Repository(DEFAULT, "library", f"m{number}") for number in range(8)]
         upstream, one = await self.stored(*(f"{name}:latest=10" for name in names))
         two = await self.fresh(upstream)
         for each in one, two:

@@ -21,14 +21,14 @@ from yukari.library.blobs import FIRST_WORD_WITHIN, LEAST_REDIRECTED, Elsewhere
 from yukari.library.library import Library
 from yukari.library.manifests import UNKNOWN_FOR
 from yukari.manifest import SIZE_UNKNOWN, AnyManifest, Manifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.storage import open_files as openblobs
 from yukari.storage.memory import MemoryStore
 from yukari.storage.readable import StoredBlob
 
-NAME = ModelName("library", "m")
-OTHER = ModelName("library", "other")
+NAME = Repository(DEFAULT, "library", "m")
+OTHER = Repository(DEFAULT, "library", "other")
 LATEST = Tag("latest")
 
 
@@ -58,7 +58,7 @@ class ScriptedUpstream:
 
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -66,15 +66,15 @@ class ScriptedUpstream:
         found: AnyManifest = await self._ask("manifest", name, reference, user_agent, variant)
         return found
 
-    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+    async def child(self, name: Repository, digest: Digest) -> Manifest:
         found: Manifest = await self._ask("child", name, digest)
         return found
 
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         size: int = await self._ask("size", name, digest)
         return size
 
-    def blob(self, digest: Digest, size: int, *names: ModelName) -> ScriptedSource:
+    def blob(self, digest: Digest, size: int, *names: Repository) -> ScriptedSource:
         source = ScriptedSource(self.bodies.get(digest, b""), repositories=list(names))
         self.sources[digest] = source
         return source
@@ -121,11 +121,13 @@ class LibraryTests(SynchronousTestCase):
             redirects=lambda *_: True,
         )
 
-    def ask(self, name: ModelName = NAME, agent: str = "a", prefetch: bool = True) -> Deferred[Any]:
+    def ask(
+        self, name: Repository = NAME, agent: str = "a", prefetch: bool = True
+    ) -> Deferred[Any]:
         asking = self.library.manifest(name, LATEST, agent, prefetch=prefetch)
         return Deferred.fromCoroutine(asking)
 
-    def learn(self, manifest: Manifest, name: ModelName = NAME, prefetch: bool = True) -> None:
+    def learn(self, manifest: Manifest, name: Repository = NAME, prefetch: bool = True) -> None:
         """A first pull of a manifest."""
         asked = self.ask(name, prefetch=prefetch)
         self.upstream.waiting.pop().callback(manifest)
@@ -182,7 +184,7 @@ class LibraryTests(SynchronousTestCase):
         body = content_of(3000, number)
         digest = Digest.of(body)
         self.upstream.bodies[digest] = body
-        self.learn(manifest_of(body), ModelName("library", f"m{number}"))
+        self.learn(manifest_of(body), Repository(DEFAULT, "library", f"m{number}"))
         (asked,) = self.upstream.sources[digest].open
         asked.answer()
         asked.send(1000)
@@ -209,7 +211,7 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(set(self.library.fills), set(digests[2:]))
         source = self.upstream.sources[digests[0]]
         sent = len(source.sent)
-        self.answer_of(self.ask(ModelName("library", "m0")))
+        self.answer_of(self.ask(Repository(DEFAULT, "library", "m0")))
         self.fill_all()
         self.assertEqual(self.has(digests[0]), 3000)
         again = self.upstream.sources[digests[0]]
@@ -288,7 +290,7 @@ class LibraryTests(SynchronousTestCase):
         self.assertIsInstance(found, StoredBlob)
         self.assertEqual(self.has(digest), 1000)
 
-    def head(self, name: ModelName, digest: Digest) -> Deferred[int]:
+    def head(self, name: Repository, digest: Digest) -> Deferred[int]:
         return Deferred.fromCoroutine(self.library.blob_size(name, digest))
 
     def test_a_model_that_lies_about_a_size_delays_nobody_but_itself(self) -> None:

@@ -26,7 +26,7 @@ from yukari.library.revalidator import (
 )
 from yukari.library.versions import Versions
 from yukari.manifest import Manifest, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.sources.circuit import Circuit
 from yukari.storage.memory import MemoryStore
 
@@ -43,8 +43,8 @@ class Turns(Clock):
         return super().callLater(max(delay, TURN), *call, **keywords)
 
 
-def named(number: int) -> ModelName:
-    return ModelName("library", f"m{number}")
+def named(number: int) -> Repository:
+    return Repository(DEFAULT, "library", f"m{number}")
 
 
 @define(eq=False)
@@ -53,10 +53,10 @@ class Registry:
 
     clock: Clock
     takes: float = 0.5
-    has: dict[ModelName, Manifest] = field(factory=dict)
+    has: dict[Repository, Manifest] = field(factory=dict)
     """What is not `OLD`."""
     down: bool = False
-    asked: list[tuple[float, ModelName]] = field(factory=list)
+    asked: list[tuple[float, Repository]] = field(factory=list)
     under_way: int = 0
     most: int = 0
     """So many questions at a time, at most."""
@@ -70,7 +70,7 @@ class Registry:
         return self._circuit.is_open
 
     async def manifest_digest(
-        self, name: ModelName, tag: Tag, agent: str, variant: Variant
+        self, name: Repository, tag: Tag, agent: str, variant: Variant
     ) -> Optional[Digest]:
         self._circuit.enter()
         self.asked.append((self.clock.seconds(), name))
@@ -86,7 +86,7 @@ class Registry:
         self._circuit.succeeded()
         return self.has.get(name, OLD).digest
 
-    async def manifest(self, name: ModelName, tag: Tag, agent: str, variant: Variant) -> Manifest:
+    async def manifest(self, name: Repository, tag: Tag, agent: str, variant: Variant) -> Manifest:
         return self.has[name]
 
 
@@ -96,7 +96,7 @@ class Shelf:
 
     bringing: list[Deferred[None]] = field(factory=list)
 
-    async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
+    async def ensure_stored(self, name: Repository, manifest: Manifest) -> None:
         waiting: Deferred[None] = Deferred()
         self.bringing.append(waiting)
         await waiting
@@ -301,7 +301,7 @@ class ReplicaTests(RevalidatorCase):
 
     def twice(self, within: float) -> int:
         """How often a model was asked about again within so many seconds."""
-        last: dict[ModelName, float] = {}
+        last: dict[Repository, float] = {}
         count = 0
         for when, name in sorted(self.upstream.asked, key=lambda each: each[0]):
             count += when - last.get(name, -within) < within

@@ -11,7 +11,7 @@ from tests.emulator import Emulator, Fault
 from tests.running import Daemon, RunningCase, until
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.in_use import InUse
-from yukari.names import ModelName, Tag
+from yukari.names import DEFAULT, Repository, Tag
 
 SIZE = 300_000
 THREE = 3 * (SIZE + 70_000)
@@ -87,7 +87,7 @@ class BoundTests(BoundCase):
             await self.pull_whole(upstream, daemon, at)
         await daemon.idle()
         marks = daemon.service.parts.management.marks
-        await marks.set_pin(ModelName("library", "m0"), Tag("latest"), "admin")
+        await marks.set_pin(Repository(DEFAULT, "library", "m0"), Tag("latest"), "admin")
         # Nobody has asked upstream since: it is asked before the model would go.
         upstream.delete_model("library/m2:latest")
         for at in (3, 4, 5, 6, 7):
@@ -96,7 +96,9 @@ class BoundTests(BoundCase):
             self.assertLessEqual(taken(daemon), 4 * THREE // 3)
         self.assertEqual(self.stored(daemon), {"m0", "m1", "m2", "m7"})
         catalog = daemon.service.parts.management.catalog
-        (gone,) = await catalog.run(CatalogFile.find, ModelName("library", "m2"), Tag("latest"))
+        (gone,) = await catalog.run(
+            CatalogFile.find, Repository(DEFAULT, "library", "m2"), Tag("latest")
+        )
         self.assertIsNotNone(gone.gone_since)
 
     async def test_herd_evicts_none_of_itself_and_is_relayed(self) -> None:

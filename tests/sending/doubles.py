@@ -25,13 +25,13 @@ from yukari.fills.fill import Fill
 from yukari.library.in_use import InUse
 from yukari.library.manifests import Found
 from yukari.manifest import Manifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sending.workers import Helpers
 from yukari.storage.readable import Readable
 from yukari.web.site import RegistrySite
 from yukari.web.v2 import make_root
 
-NAME = ModelName("library", "m")
+NAME = Repository(DEFAULT, "library", "m")
 
 
 def noise(size: int) -> bytes:
@@ -134,7 +134,7 @@ class Shelf:
     """A library of what was put into it."""
 
     blobs: dict[Digest, Union[Readable, Fill]] = field(factory=dict)
-    manifests: dict[tuple[ModelName, Reference], Manifest] = field(factory=dict)
+    manifests: dict[tuple[Repository, Reference], Manifest] = field(factory=dict)
     fills: dict[Digest, Fill] = field(factory=dict)
     rules: ModelRules = ModelRules()
     gate: Optional[Deferred[None]] = None
@@ -148,7 +148,7 @@ class Shelf:
 
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -165,10 +165,10 @@ class Shelf:
     def invalidate_open_files(self) -> None:
         pass
 
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         return (await self.blob(name, digest)).size
 
-    async def blob(self, name: ModelName, digest: Digest, host: str = "") -> Union[Readable, Fill]:
+    async def blob(self, name: Repository, digest: Digest, host: str = "") -> Union[Readable, Fill]:
         try:
             return self.blobs[digest]
         except KeyError:
@@ -178,10 +178,10 @@ class Shelf:
     def listing(self) -> Shelf:
         return self
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return [Tag("latest")]
 
-    async def models(self, last: str, most: int) -> list[ModelName]:
+    async def models(self, last: str, most: int) -> list[Repository]:
         return [NAME]
 
 

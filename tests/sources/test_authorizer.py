@@ -22,7 +22,7 @@ from tests.sources.test_upstream import BODY, DIGEST, NAME, TAG, Exchange, Inter
 from yukari.config.keys import SigningKey
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import DEFAULT, Repository
 from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import OwnKey
@@ -147,15 +147,15 @@ class AuthorizerCase(SynchronousTestCase):
         self.own = self.successResultOf(Deferred.fromCoroutine(own.get())).public
         return world
 
-    def manifest(self, world: World, name: ModelName = NAME, agent: str = CLIENT) -> Deferred[Any]:
+    def manifest(self, world: World, name: Repository = NAME, agent: str = CLIENT) -> Deferred[Any]:
         asking = Deferred.fromCoroutine(self.upstream.manifest(name, TAG, agent))
         world.run()
         return asking
 
-    def assert_manifest(self, world: World, name: ModelName = NAME, agent: str = CLIENT) -> None:
+    def assert_manifest(self, world: World, name: Repository = NAME, agent: str = CLIENT) -> None:
         self.assertEqual(self.successResultOf(self.manifest(world, name, agent)).body, BODY)
 
-    def error(self, world: World, name: ModelName = NAME) -> RegistryError:
+    def error(self, world: World, name: Repository = NAME) -> RegistryError:
         return self.failureResultOf(self.manifest(world, name), RegistryError).value  # type: ignore[no-any-return]
 
 
@@ -178,7 +178,7 @@ class SignedTests(AuthorizerCase):
         world = self.world()
         self.assert_manifest(world)
         world.news()
-        self.assert_manifest(world, ModelName("a", "o"))
+        self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
         query = dict(parse_qsl(urlsplit(world.internet.exchanges[0].url).query))
         self.assertEqual(query["scope"], "repository:a/o:pull")
         self.assertEqual(world.news(), asked("t", "o"))
@@ -241,7 +241,7 @@ class SignedTests(AuthorizerCase):
     def test_tokens_are_kept_by_the_thousand_and_no_more(self) -> None:
         world = self.world()
         for number in range(MOST + 5):
-            self.assert_manifest(world, ModelName("a", f"m{number}"))
+            self.assert_manifest(world, Repository(DEFAULT, "a", f"m{number}"))
             world.news()
         self.assertEqual(len(self.registry.authorizer.tokens._kept), MOST)
 
@@ -268,7 +268,7 @@ class SignedTests(AuthorizerCase):
         world.valid = lambda token, e: e.url.count("/a/o/") == (token == "token-2")
         self.assert_manifest(world)
         world.news()
-        self.assert_manifest(world, ModelName("a", "o"))
+        self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
         self.assertEqual(world.news(), asked("o", "t", "o"))
 
 
@@ -280,7 +280,7 @@ class UnsignedTests(AuthorizerCase):
         self.assertEqual(agent_of(world.internet.exchanges[-1]), USER_AGENT)
         self.assertNotIn("authorization", world.internet.exchanges[-1].asked[1])
         self.assertEqual(world.news(), asked("m", "t", "m"))
-        for name in (NAME, ModelName("a", "o")):
+        for name in (NAME, Repository(DEFAULT, "a", "o")):
             self.assert_manifest(world, name)
             self.assertEqual(len(world.news()), 1)
 
@@ -289,7 +289,7 @@ class UnsignedTests(AuthorizerCase):
         self.assert_manifest(world)
         world.valid = lambda _, e: "/a/o/" not in e.url
         world.content = lambda e: (404, {}, b"") if "/a/o/" in e.url else (200, {}, BODY)
-        self.assertEqual(self.error(world, ModelName("a", "o")).status, 404)
+        self.assertEqual(self.error(world, Repository(DEFAULT, "a", "o")).status, 404)
         world.news()
         self.assert_manifest(world)
         self.assertEqual(agent_of(world.internet.exchanges[-1]), CLIENT)
@@ -307,7 +307,7 @@ class UnsignedTests(AuthorizerCase):
             world.answer = lambda e, answer=answer, gone=gone: (  # type: ignore[method-assign]
                 gone if urlsplit(e.url).path == "/token" else answer(e)
             )
-            self.assert_manifest(world, ModelName("a", "o"))
+            self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
             self.assertLessEqual(len(world.news()), 5)
             self.assert_manifest(world)
             self.assertEqual(len(world.news()), 2)
@@ -316,9 +316,9 @@ class UnsignedTests(AuthorizerCase):
         world = self.world()
         self.assert_manifest(world)
         world.by_realm, world.unsigned = (lambda _: (404, {}, b"")), (lambda _: True)
-        self.assert_manifest(world, ModelName("a", "o"))
+        self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
         world.news()
-        self.assert_manifest(world, ModelName("a", "o"))
+        self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
         self.assertEqual(world.news(), asked("o"))
 
     def test_after_a_while_the_signature_is_tried_again(self) -> None:
@@ -586,7 +586,7 @@ class OperatorsKeyTests(AuthorizerCase):
         world = self.private(everyone=True)
         self.assert_manifest(world)
         world.news()
-        self.assert_manifest(world, ModelName("a", "o"))
+        self.assert_manifest(world, Repository(DEFAULT, "a", "o"))
         self.assertEqual(
             set(world.headers("authorization")) & {f"Bearer {self.own}"}, {f"Bearer {self.own}"}
         )

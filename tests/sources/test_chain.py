@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.chain import FAILURES, Fallback
 from yukari.sources.pace import HostPace
@@ -34,7 +34,7 @@ class Counted:
             raise self.error
         return Answer(span, True, self.pace, None)  # type: ignore[arg-type]
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         pass
 
     def retry(self) -> None:

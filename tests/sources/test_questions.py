@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.names import ModelName
+from yukari.names import DEFAULT, Repository
 from yukari.sources.questions import Questions
 
-NAMES = [ModelName("library", f"m{number}") for number in range(3)]
+NAMES = [Repository(DEFAULT, "library", f"m{number}") for number in range(3)]
 
 
 class QuestionsTests(SynchronousTestCase):
@@ -42,7 +42,7 @@ class QuestionsTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.sampled_from(("begin", "end", "cancel")), st.integers(0, 2))))
     def test_the_bounds_hold_and_no_turn_is_lost(self, steps: list[tuple[str, int]]) -> None:
         questions = Questions(3, 2)
-        asked: list[tuple[ModelName, Deferred[None]]] = []
+        asked: list[tuple[Repository, Deferred[None]]] = []
         for step, number in steps:
             running = [each for each in asked if each[1].called]
             waiting = [each for each in asked if not each[1].called]

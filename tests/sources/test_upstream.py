@@ -37,7 +37,7 @@ from tests.strategies import manifest_body
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError, upstream_silent
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, MAX_BYTES, Descriptor, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.bodies import BODY_WITHIN
 from yukari.net.http import HOPS, LONGEST_RETRY_AFTER, retry_after, why
 from yukari.net.throttle import Line
@@ -52,8 +52,8 @@ from yukari.sources.upstream import Upstream
 from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
 from yukari.spans import Span
 
-NAME = ModelName("library", "m")
-OTHER = ModelName("library", "other")
+NAME = Repository(DEFAULT, "library", "m")
+OTHER = Repository(DEFAULT, "library", "other")
 TAG = Tag("latest")
 DIGEST = Digest("ab" * 32)
 BODY = manifest_body([Descriptor(DIGEST, 7, "application/vnd.ollama.image.model")], None, 3)
@@ -436,7 +436,7 @@ class ManifestTests(UpstreamCase):
 class CircuitTests(UpstreamCase):
     """Whom a failure keeps from asking."""
 
-    def ask(self, name: ModelName) -> Deferred[Any]:
+    def ask(self, name: Repository) -> Deferred[Any]:
         return self.begin(self.upstream.manifest(name, TAG, ""))
 
     def fail_times(self, times: int, go_wrong: Callable[[], Any]) -> None:
@@ -445,7 +445,7 @@ class CircuitTests(UpstreamCase):
             go_wrong()
             self.refused(asked)
 
-    def assert_asked(self, name: ModelName, expected: bool) -> None:
+    def assert_asked(self, name: Repository, expected: bool) -> None:
         before = len(self.internet.exchanges)
         asked = self.ask(name)
         self.assertEqual(len(self.internet.exchanges) > before, expected)
@@ -490,7 +490,7 @@ class CircuitTests(UpstreamCase):
         ):
             self.setUp()
             self.internet.failing = failing
-            for name in (NAME, OTHER, ModelName("library", "third")):
+            for name in (NAME, OTHER, Repository(DEFAULT, "library", "third")):
                 self.refused(self.ask(name))
             self.assertTrue(self.upstream.circuit_open)
             self.internet.failing = None

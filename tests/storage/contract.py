@@ -28,7 +28,7 @@ from tests.storage.strategies import (
     variants,
 )
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.spans import Span, SpanSet
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import (
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-NAME = ModelName("library", "m")
-OTHER = ModelName("library", "other")
+NAME = Repository(DEFAULT, "library", "m")
+OTHER = Repository(DEFAULT, "library", "other")
 LATEST = Tag("latest")
 OLD, NEW = MANIFESTS[2], MANIFESTS[3]
 ANOTHER = MANIFESTS[1]
@@ -219,7 +219,7 @@ class StoreContract(_Base):
     async def test_a_listing_comes_in_pages_and_in_order(self) -> None:
         store = await self.started()
         wanted = sorted(
-            ManifestEntry(ModelName(namespace, model), Tag(tag), 1000.0)
+            ManifestEntry(Repository(DEFAULT, namespace, model), Tag(tag), 1000.0)
             for namespace in ("a", "a-b", "a.b", "B")
             for model in ("m", "m-1", "M")
             for tag in ("1", "10", "2")
@@ -236,11 +236,14 @@ class StoreContract(_Base):
     async def test_a_listing_goes_on_behind_what_is_not_there(self) -> None:
         store = await self.started()
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)
-        for before in ((ModelName("k", "z"), LATEST), (ModelName("library", "l"), LATEST)):
+        for before in (
+            (Repository(DEFAULT, "k", "z"), LATEST),
+            (Repository(DEFAULT, "library", "l"), LATEST),
+        ):
             self.assertEqual(len(await store.manifests(before)), 1)
         self.assertEqual(len(await store.manifests((NAME, Tag("aaa")))), 1)
         self.assertEqual(await store.manifests((NAME, Tag("latest1"))), [])
-        self.assertEqual(await store.manifests((ModelName("library", "n"), Tag("a"))), [])
+        self.assertEqual(await store.manifests((Repository(DEFAULT, "library", "n"), Tag("a"))), [])
 
     async def test_what_is_put_while_listing_is_seen_if_it_lies_ahead(self) -> None:
         store = await self.started()
@@ -650,7 +653,7 @@ class StoreContract(_Base):
         self.assertEqual(await store.spools(), [])
 
 
-def _last(listed: list[ManifestEntry]) -> Optional[tuple[ModelName, Tag]]:
+def _last(listed: list[ManifestEntry]) -> Optional[tuple[Repository, Tag]]:
     return (listed[-1].name, listed[-1].tag) if listed else None
 
 
@@ -675,7 +678,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.blobs: dict[Digest, bytes] = {}
         self.spools: dict[Digest, Spool] = {}
         self.covered: dict[Digest, SpanSet] = {}
-        self.repositories: dict[Digest, tuple[ModelName, ...]] = {}
+        self.repositories: dict[Digest, tuple[Repository, ...]] = {}
 
     def teardown(self) -> None:
         for spool in getattr(self, "spools", {}).values():
@@ -687,7 +690,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(name=model_names, tag=tags, manifest=manifests | lists, time=times, variant=variants)
     def put(
-        self, name: ModelName, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
+        self, name: Repository, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
     ) -> None:
         if isinstance(manifest, ManifestList):
             variant = Variant.LIST
@@ -695,25 +698,27 @@ class StoreMachine(RuleBasedStateMachine):
             result_of(store.put_manifest(name, tag, manifest, time, variant))
 
     @rule(name=model_names, manifest=manifests | lists, time=times)
-    def put_by_digest(self, name: ModelName, manifest: AnyManifest, time: float) -> None:
+    def put_by_digest(self, name: Repository, manifest: AnyManifest, time: float) -> None:
         for store in (self.store, self.model):
             result_of(store.put_manifest(name, manifest.digest, manifest, time))
 
     @rule(name=model_names, tag=tags, manifest=manifests | lists, time=times, variant=variants)
     def touch(
-        self, name: ModelName, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
+        self, name: Repository, tag: Tag, manifest: AnyManifest, time: float, variant: Variant
     ) -> None:
         for store in (self.store, self.model):
             result_of(store.touch_manifest(name, tag, manifest.digest, time, variant))
 
     @rule(name=model_names, tag=tags, variant=variants, time=times)
-    def touch_what_is_there(self, name: ModelName, tag: Tag, variant: Variant, time: float) -> None:
+    def touch_what_is_there(
+        self, name: Repository, tag: Tag, variant: Variant, time: float
+    ) -> None:
         found = result_of(self.model.get_manifest(name, tag, variant))
         if found is not None:
             self.touch(name, tag, found.manifest, time, variant)
 
     @rule(name=model_names, tag=tags, manifest=manifests | lists, variant=variants)
-    def get(self, name: ModelName, tag: Tag, manifest: Manifest, variant: Variant) -> None:
+    def get(self, name: Repository, tag: Tag, manifest: Manifest, variant: Variant) -> None:
         found = result_of(self.store.get_manifest(name, tag, variant))
         assert found == result_of(self.model.get_manifest(name, tag, variant))
         # The time of a digest is any at which some repository put it: models share it.
@@ -722,7 +727,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (stored and stored.manifest) == (expected and expected.manifest)
 
     @rule(most=st.integers(1, 5), name=model_names)
-    def list_all(self, most: int, name: ModelName) -> None:
+    def list_all(self, most: int, name: Repository) -> None:
         listed: list[ManifestEntry] = []
         while page := result_of(self.store.manifests(_last(listed), most)):
             listed += page
@@ -732,7 +737,7 @@ class StoreMachine(RuleBasedStateMachine):
     # blobs
 
     @rule(body=bodies, name=model_names)
-    def new_spool(self, body: bytes, name: ModelName) -> None:
+    def new_spool(self, body: bytes, name: Repository) -> None:
         digest = Digest.of(body)
         if digest not in self.spools:
             self.spools[digest] = result_of(self.store.new_spool(digest, len(body), name))
@@ -741,7 +746,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.spools)
     @rule(data=st.data(), name=model_names)
-    def write(self, data: Any, name: ModelName) -> None:
+    def write(self, data: Any, name: Repository) -> None:
         digest = data.draw(st.sampled_from(sorted(self.spools)))
         body = _body(digest)
         ends = st.integers(0, len(body))

@@ -18,7 +18,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 T = TypeVar("T")
 
@@ -64,7 +64,10 @@ BODIES: Sequence[bytes] = (b"", b"x", bytes(range(200)), b"layer " * 50)
 MANIFESTS: Sequence[Manifest] = tuple(manifest_of(body) for body in BODIES)
 
 model_names = st.builds(
-    ModelName, st.sampled_from(["library", "Me", "a-b", "a"]), st.sampled_from(["m", "m.1", "M_"])
+    Repository,
+    st.just(DEFAULT),
+    st.sampled_from(["library", "Me", "a-b", "a"]),
+    st.sampled_from(["m", "m.1", "M_"]),
 )
 tags = st.builds(Tag, st.sampled_from(["latest", "7b", "Q4_K.M", "sha256-1"]))
 manifests = st.sampled_from(MANIFESTS)

@@ -17,7 +17,7 @@ from tests.strategies import blob_digests, model_names, references
 from yukari.fills.fill import Fill
 from yukari.library.manifests import Found
 from yukari.manifest import Variant
-from yukari.names import Digest, ModelName, Reference
+from yukari.names import Digest, Reference, Repository
 from yukari.storage.readable import Readable
 
 DIGEST = "sha256:" + "ab" * 32
@@ -45,7 +45,7 @@ class Strict(Shelf):
 
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -55,7 +55,7 @@ class Strict(Shelf):
         self.asked += [name, reference]
         return await super().manifest(name, reference, user_agent, variant, prefetch=prefetch)
 
-    async def blob(self, name: ModelName, digest: Digest, host: str = "") -> Union[Readable, Fill]:
+    async def blob(self, name: Repository, digest: Digest, host: str = "") -> Union[Readable, Fill]:
         self.asked += [name, digest]
         return await super().blob(name, digest)
 
@@ -98,14 +98,14 @@ class PathTests(SynchronousTestCase):
             self.assertIn(self.reply(path).status, (400, 404), path)
 
     @given(model_names(), references())
-    def test_names_arrive_as_they_were_sent(self, name: ModelName, reference: Reference) -> None:
+    def test_names_arrive_as_they_were_sent(self, name: Repository, reference: Reference) -> None:
         shelf = Strict()
         talk = Talk(shelf)
         talk.ask(f"/v2/{name}/manifests/{reference}")
         self.assertEqual(shelf.asked, [name, reference])
 
     @given(model_names(), blob_digests())
-    def test_names_may_be_escaped_once(self, name: ModelName, digest: Digest) -> None:
+    def test_names_may_be_escaped_once(self, name: Repository, digest: Digest) -> None:
         shelf = Strict()
         talk = Talk(shelf)
 

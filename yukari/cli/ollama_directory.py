@@ -9,7 +9,7 @@ from typing import Any, Union
 
 from yukari.library.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
@@ -93,7 +93,7 @@ def _hosts(path: str) -> list[str]:
 
 
 def _model(
-    files: ManifestFiles, host: str, name: ModelName, tag: Tag, bodies: dict[Digest, bytes]
+    files: ManifestFiles, host: str, name: Repository, tag: Tag, bodies: dict[Digest, bytes]
 ) -> Any:
     """A model with all of its blobs; None if one is not there."""
     loaded = {variant: files.load(name, tag, variant) for variant in Variant}

@@ -29,7 +29,7 @@ from yukari.config.settings import SettingError, Settings
 from yukari.daemon.assembly import make_connections, own_key_path
 from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
-from yukari.names import Digest, InvalidName, ModelName, Reference, parse_reference
+from yukari.names import Digest, InvalidName, Reference, Repository, parse_reference
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, discard
 from yukari.net.handshake import shake_hands
@@ -61,7 +61,7 @@ class Wrong(Exception):
         self.advice = advice
 
 
-def parse_model(text: str, host: str) -> tuple[ModelName, Reference]:
+def parse_model(text: str, host: str) -> tuple[Repository, Reference]:
     """From ``[HOST/][NAMESPACE/]MODEL[:TAG]`` or ``...@DIGEST``; `InvalidName`."""
     text = text.removeprefix(f"{host}/")
     name, at, reference = text.partition("@")
@@ -69,7 +69,7 @@ def parse_model(text: str, host: str) -> tuple[ModelName, Reference]:
         name, _, reference = text.partition(":")
     if "/" not in name:
         name = f"library/{name}"
-    return ModelName.parse(name), parse_reference(reference or "latest")
+    return Repository.parse(name), parse_reference(reference or "latest")
 
 
 def shown_size(count: float) -> str:
@@ -88,7 +88,7 @@ class Probe:
     _reactor: Any
     _settings: Settings
     _proxies: Proxies
-    _name: ModelName
+    _name: Repository
     _reference: Reference
     _say: Callable[[str, str], None]
     _connections: Connections = field(init=False)

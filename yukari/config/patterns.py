@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from attrs import frozen
 
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import Repository
 
 _PART = r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+"
 _PATTERN = re.compile(rf"(?:{_PART}(?::[0-9]{{1,5}})?/)?{_PART}/{_PART}")
@@ -42,7 +42,7 @@ class Patterns:
                 )
         return cls(patterns)
 
-    def match(self, registry: str, name: ModelName) -> str | None:
+    def match(self, registry: str, name: Repository) -> str | None:
         """Return the first pattern that matches a model of a registry."""
         parts = [part.lower() for part in (registry, name.namespace, name.model)]
         for pattern in self.each:
@@ -62,7 +62,7 @@ class ModelRules:
     allowed: Patterns | None = None
     denied: Patterns = Patterns()
 
-    def refusal(self, name: ModelName) -> str | None:
+    def refusal(self, name: Repository) -> str | None:
         """Return the rule that refuses a model; None if it may be pulled."""
         pattern = self.denied.match(self.registry, name)
         if pattern is not None:
@@ -73,11 +73,11 @@ class ModelRules:
             return f"its MODELS_ALLOW has only {shown}{more}"
         return None
 
-    def allow(self, name: ModelName) -> bool:
+    def allow(self, name: Repository) -> bool:
         """Whether a model may be pulled."""
         return self.refusal(name) is None
 
-    def check(self, name: ModelName) -> None:
+    def check(self, name: Repository) -> None:
         """Raise `RegistryError` if a model may not be pulled."""
         refusal = self.refusal(name)
         if refusal is not None:

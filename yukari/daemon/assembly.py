@@ -32,7 +32,7 @@ from yukari.library.revalidator import Freshness
 from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
 from yukari.net.perimeter import Perimeter
@@ -248,7 +248,7 @@ class _Changes(Observer):
 
     _changed: Callable[[], None]
 
-    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+    def tag_stored(self, name: Repository, tag: Tag) -> None:
         self._changed()
 
     def blob_stored(self, digest: Digest, size: int) -> None:

@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from yukari.daemon.logfile import LogFile
 from yukari.fatal import Ended
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 _NAMES = {
     LogLevel.debug: "DEBUG",
@@ -96,7 +96,7 @@ def json_line(event: LogEvent) -> str:
     if event.get("log_namespace") != "log_legacy":  # their fields are twisted.python.log's
         for key, value in event.items():
             if not key.startswith("log_") and key not in _OURS:
-                if isinstance(value, (Digest, ModelName, Tag)):
+                if isinstance(value, (Digest, Repository, Tag)):
                     line[key] = str(value)
                 elif isinstance(value, float) and not math.isfinite(value):
                     line[key] = None

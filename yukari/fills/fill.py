@@ -32,7 +32,7 @@ from yukari.fills.reader import FillReader
 from yukari.fills.spooler import Spooler
 from yukari.fills.status import FillStatus
 from yukari.fills.tail import UnverifiedTail
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 from yukari.storage.readable import SpoolLost
@@ -54,7 +54,7 @@ class Fill(Download):
 
     _keeper: FillKeeper[Fill]
     _in_thread: Callable[..., Deferred[Any]]
-    name: ModelName
+    name: Repository
     """The model by which it was first asked for."""
     _found: Optional[Spool] = field(default=None, alias="spool")
     """The spool that an earlier process left."""
@@ -164,7 +164,7 @@ class Fill(Download):
         now = self._clock.seconds()
         return max(0.0, self.tries.asked_to_wait_until - now, self._disk_rests_until - now)
 
-    def also_in(self, name: ModelName) -> None:
+    def also_in(self, name: Repository) -> None:
         """Another repository upstream has the blob too."""
         self.source.add_repository(name)
         if self.state is State.FILLING:

@@ -17,7 +17,7 @@ from yukari.fills.keeper import FillKeeper
 from yukari.fills.machine import State
 from yukari.fills.scheduler import FetchScheduler
 from yukari.metrics import Metrics
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.sources.base import BlobSource
 from yukari.sources.chain import Fallback
 from yukari.storage.ports import DirectUpload, DirectUploads, RemoteBlobs, Spool, Store
@@ -37,7 +37,7 @@ MAX_REFUSED = 50_000
 class Sources(Protocol):
     """The origin of blobs."""
 
-    def blob(self, digest: Digest, size: int, *repositories: ModelName) -> BlobSource:
+    def blob(self, digest: Digest, size: int, *repositories: Repository) -> BlobSource:
         """Return the source of a blob of ``size`` bytes that these repositories have."""
 
 
@@ -107,7 +107,7 @@ class FillManager(FillKeeper[Fill]):
 
     # fills
 
-    def begin(self, digest: Digest, size: int, name: ModelName) -> Fill:
+    def begin(self, digest: Digest, size: int, name: Repository) -> Fill:
         """Return the blob's fill, a new one if it has none; it fetches once it is started."""
         fill = self.fills.get(digest)
         if fill is None:
@@ -116,7 +116,7 @@ class FillManager(FillKeeper[Fill]):
         return fill
 
     def _make(
-        self, digest: Digest, size: int, names: Iterable[ModelName], spool: Optional[Spool] = None
+        self, digest: Digest, size: int, names: Iterable[Repository], spool: Optional[Spool] = None
     ) -> Fill:
         names = tuple(names)
         source: BlobSource = self._sources.blob(digest, size, *names)

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from yukari.fills.download import Download
 from yukari.fills.progress import Progress
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.storage.ports import DirectUpload
 
 
@@ -17,7 +17,7 @@ class FillStatus:
     """A fill at one moment; rates are bytes a second."""
 
     digest: Digest
-    model: ModelName
+    model: Repository
     state: str
     size: int
     covered: int
@@ -32,7 +32,7 @@ class FillStatus:
     def of(
         cls,
         download: Download,
-        model: ModelName,
+        model: Repository,
         state: str,
         progress: Progress,
         upload: Optional[DirectUpload],

@@ -7,7 +7,7 @@ import re
 from attrs import define, field
 from cachetools import LRUCache
 
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 
 MAX_TAGS = 50_000
 """Tags whose client is remembered."""
@@ -25,11 +25,11 @@ def version(user_agent: str) -> tuple[int, ...]:
 class UserAgents:
     """Of each tag the newest Ollama's User-Agent that was seen since the start."""
 
-    _newest: LRUCache[tuple[ModelName, Tag], str] = field(
+    _newest: LRUCache[tuple[Repository, Tag], str] = field(
         factory=lambda: LRUCache(MAX_TAGS), init=False
     )
 
-    def seen(self, name: ModelName, tag: Tag, user_agent: str) -> None:
+    def seen(self, name: Repository, tag: Tag, user_agent: str) -> None:
         """Note that a client got this tag."""
         known = self.of(name, tag)
         if user_agent == known or not user_agent.startswith("ollama/"):
@@ -37,6 +37,6 @@ class UserAgents:
         if version(user_agent) >= version(known):
             self._newest[name, tag] = user_agent
 
-    def of(self, name: ModelName, tag: Tag) -> str:
+    def of(self, name: Repository, tag: Tag) -> str:
         """Return the User-Agent to ask by, "" if none was seen."""
         return self._newest.get((name, tag), "")

@@ -24,7 +24,7 @@ from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.in_use import InUse
 from yukari.manifest import SIZE_UNKNOWN, Descriptor
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.open_files import OpenBlobs
@@ -58,20 +58,20 @@ class BlobEntry:
     """The facts known about one digest; sizes are in bytes."""
 
     digest: Digest
-    claims: dict[ModelName, int] = field(factory=dict)
+    claims: dict[Repository, int] = field(factory=dict)
     """The size, by the model whose manifest says so."""
     size: Optional[int] = None
     """The size that upstream, or the digest of the stored bytes, has confirmed."""
     is_config: bool = False
 
-    def learn(self, name: ModelName, size: int) -> None:
+    def learn(self, name: Repository, size: int) -> None:
         """Note what a manifest of ``name`` says."""
         self.claims.pop(name, None)
         self.claims[name] = size
         if len(self.claims) > MAX_CLAIMS:
             del self.claims[next(iter(self.claims))]
 
-    def agreed(self, name: ModelName) -> Optional[int]:
+    def agreed(self, name: Repository) -> Optional[int]:
         """Return the size if it is beyond doubt: confirmed, or the same in all manifests."""
         if self.size is not None:
             return self.size
@@ -112,7 +112,7 @@ class Blobs:
         self._opened.close()
 
     def learn(
-        self, name: ModelName, blobs: Iterable[Descriptor], config: Optional[Descriptor] = None
+        self, name: Repository, blobs: Iterable[Descriptor], config: Optional[Descriptor] = None
     ) -> None:
         """Remember the sizes of blobs as a manifest of ``name`` has them, and its config."""
         for blob in blobs:
@@ -134,7 +134,7 @@ class Blobs:
 
     # what clients ask
 
-    async def size(self, name: ModelName, digest: Digest) -> int:
+    async def size(self, name: Repository, digest: Digest) -> int:
         """Return a blob's size in bytes without fetching it. `RegistryError`."""
         if digest not in self._fills.fills:
             stored = await self.stored_size(name, digest)
@@ -144,7 +144,7 @@ class Blobs:
             await self._check_again(name, digest)
         return await self._size_to_fetch(name, self._entry(digest))
 
-    async def _check_again(self, name: ModelName, digest: Digest) -> None:
+    async def _check_again(self, name: Repository, digest: Digest) -> None:
         """Ask for a blob again that could not be had; `RegistryError` if it still cannot."""
         before = self._fills.refusal(digest)
         found = await self.fetch(name, digest)
@@ -157,7 +157,7 @@ class Blobs:
                 raise refused.with_traceback(None)
 
     async def open(
-        self, name: ModelName, digest: Digest, host: str = ""
+        self, name: Repository, digest: Digest, host: str = ""
     ) -> Union[Readable, Fill, Elsewhere]:
         """
         Open a blob for one reader.
@@ -184,7 +184,7 @@ class Blobs:
                 return Elsewhere(url)
         return self._fills.begin(digest, found, name)
 
-    async def _open_stored(self, name: ModelName, digest: Digest) -> Optional[StoredBlob]:
+    async def _open_stored(self, name: Repository, digest: Digest) -> Optional[StoredBlob]:
         """Open a blob that is stored here; None if it is not, or turns out to be damaged."""
         if digest in self._fills.fills:
             return None
@@ -208,7 +208,7 @@ class Blobs:
 
     # what is stored
 
-    async def stored_size(self, name: ModelName, digest: Digest) -> Optional[int]:
+    async def stored_size(self, name: Repository, digest: Digest) -> Optional[int]:
         """Return the size of a stored blob; None if it is not stored or is damaged."""
         await self._removed(digest)
         size = self._opened.size(digest)
@@ -216,7 +216,7 @@ class Blobs:
             size = await self._store.blob_size(digest)
         return size if size is not None and await self._is_sound(name, digest, size) else None
 
-    async def _is_sound(self, name: ModelName, digest: Digest, stored: int) -> bool:
+    async def _is_sound(self, name: Repository, digest: Digest, stored: int) -> bool:
         """
         Whether a blob of which ``stored`` bytes are stored is whole; a damaged one is removed.
 
@@ -228,7 +228,7 @@ class Blobs:
             return True
         return await self._once.run(("check", digest), self._check, name, entry, stored)
 
-    async def _check(self, name: ModelName, entry: BlobEntry, stored: int) -> bool:
+    async def _check(self, name: Repository, entry: BlobEntry, stored: int) -> bool:
         if entry.size is None:
             try:
                 size = await self._upstream.blob_size(name, entry.digest)
@@ -301,7 +301,7 @@ class Blobs:
 
     # what is absent
 
-    async def fetch(self, name: ModelName, digest: Digest) -> Union[Fill, int]:
+    async def fetch(self, name: Repository, digest: Digest) -> Union[Fill, int]:
         """
         Return the blob's fill, begun if need be, or the blob's size if it is stored.
 
@@ -316,7 +316,7 @@ class Blobs:
             size = await self._size_to_fetch(name, entry)
         return await self._once.run(("begin", digest), self._begin, name, digest, size)
 
-    async def _begin(self, name: ModelName, digest: Digest, size: int) -> Union[Fill, int]:
+    async def _begin(self, name: Repository, digest: Digest, size: int) -> Union[Fill, int]:
         """
         Look into the store and begin the fill of what is not there.
 
@@ -334,7 +334,7 @@ class Blobs:
                 return stored
         return self._fills.begin(digest, size, name)
 
-    def _known_size(self, name: ModelName, entry: BlobEntry) -> Optional[int]:
+    def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:
         """The size of a blob that is on its way or absent; None if upstream has to be asked."""
         fill = self._fills.fills.get(entry.digest)
         if fill is not None and has_bytes(fill):
@@ -344,7 +344,7 @@ class Blobs:
             return None
         return entry.agreed(name)
 
-    async def _size_to_fetch(self, name: ModelName, entry: BlobEntry) -> int:
+    async def _size_to_fetch(self, name: Repository, entry: BlobEntry) -> int:
         size = self._known_size(name, entry)
         if size is None:
             key = ("size", name, entry.digest)

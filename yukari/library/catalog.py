@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Usage
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.threads import InThread
 
 log = Logger()
@@ -56,8 +56,8 @@ class Catalog:
     lost: Callable[[], None] = lambda: None
     """Called when the catalog was made anew and knows nothing of what is stored."""
     _file: Optional[CatalogFile] = field(default=None, init=False)
-    _pulls: dict[tuple[ModelName, Tag], Usage] = field(factory=dict, init=False)
-    _sent: dict[tuple[ModelName, Digest], int] = field(factory=dict, init=False)
+    _pulls: dict[tuple[Repository, Tag], Usage] = field(factory=dict, init=False)
+    _sent: dict[tuple[Repository, Digest], int] = field(factory=dict, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -125,7 +125,7 @@ class Catalog:
 
     # pulls
 
-    def pulled(self, name: ModelName, tag: Tag, client: str) -> None:
+    def pulled(self, name: Repository, tag: Tag, client: str) -> None:
         """A tag's manifest was asked for by a client, whose address it is."""
         now = self._now()
         usage = self._pulls.get((name, tag))
@@ -138,13 +138,13 @@ class Catalog:
         usage.clients.add(client)
         self._write_soon()
 
-    def sent(self, name: ModelName, digest: Digest, count: int) -> None:
+    def sent(self, name: Repository, digest: Digest, count: int) -> None:
         """So many bytes of a blob were sent as part of a model."""
         if count and (len(self._sent) < MAX_GATHERED or (name, digest) in self._sent):
             self._sent[name, digest] = self._sent.get((name, digest), 0) + count
             self._write_soon()
 
-    def last_pull(self, name: ModelName, tag: Tag) -> float:
+    def last_pull(self, name: Repository, tag: Tag) -> float:
         """When a tag was pulled last, of the pulls that are not written yet; 0 for none."""
         usage = self._pulls.get((name, tag))
         return 0.0 if usage is None else usage.last

@@ -17,7 +17,7 @@ from typing import Optional
 from yukari.library.catalog_reads import CatalogReads, digest_of, raw, searched
 from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
 from yukari.library.catalog_schema import make_database, open_database
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 
 class CatalogFile(CatalogReads):
@@ -125,7 +125,7 @@ class CatalogFile(CatalogReads):
             [(version, blob) for blob in wanted - had],
         )
 
-    def remove(self, name: ModelName, tag: Tag, digest: Optional[Digest] = None) -> list[Digest]:
+    def remove(self, name: Repository, tag: Tag, digest: Optional[Digest] = None) -> list[Digest]:
         """
         Forget a version of a tag, or the tag with all it ever named.
 
@@ -181,8 +181,8 @@ class CatalogFile(CatalogReads):
 
     def use(
         self,
-        pulls: Mapping[tuple[ModelName, Tag], Usage],
-        sent: Mapping[tuple[ModelName, Digest], int],
+        pulls: Mapping[tuple[Repository, Tag], Usage],
+        sent: Mapping[tuple[Repository, Digest], int],
     ) -> None:
         """Count pulls, and the bytes of each blob that were sent as part of a model."""
         with self._db:
@@ -241,7 +241,7 @@ class CatalogFile(CatalogReads):
             )
             self._db.execute("DELETE FROM traffic WHERE hour < ?", (oldest,))
 
-    def checked(self, name: ModelName, tag: Tag, at: float, *, gone: bool) -> None:
+    def checked(self, name: Repository, tag: Tag, at: float, *, gone: bool) -> None:
         """Upstream was asked about a tag, and has it or has it not."""
         self._db.execute(
             "UPDATE tags SET gone_since = coalesce(gone_since, ?) WHERE repository = ? AND tag = ?"
@@ -253,7 +253,9 @@ class CatalogFile(CatalogReads):
 
     # finding again what is in the files
 
-    def changed(self, page: Iterable[tuple[ModelName, Tag, float]]) -> list[tuple[ModelName, Tag]]:
+    def changed(
+        self, page: Iterable[tuple[Repository, Tag, float]]
+    ) -> list[tuple[Repository, Tag]]:
         """Return the tags that were checked at another time than is known, or are not known."""
         found = []
         for name, tag, checked_at in page:
@@ -267,7 +269,7 @@ class CatalogFile(CatalogReads):
                 found.append((name, tag))
         return found
 
-    def lacking(self, blobs: Iterable[Digest]) -> list[tuple[ModelName, Tag]]:
+    def lacking(self, blobs: Iterable[Digest]) -> list[tuple[Repository, Tag]]:
         """Return the tags that stand on one of these blobs and of which no details are known."""
         found: dict[tuple[str, str], None] = {}
         for digest in blobs:
@@ -278,7 +280,7 @@ class CatalogFile(CatalogReads):
                 (raw(digest),),
             )
             found.update((row, None) for row in rows)
-        return [(ModelName.parse(name), Tag(tag)) for name, tag in found]
+        return [(Repository.parse(name), Tag(tag)) for name, tag in found]
 
     def begin_sweep(self) -> None:
         """Nothing has been seen yet."""
@@ -287,7 +289,7 @@ class CatalogFile(CatalogReads):
             self._db.execute("UPDATE tags SET seen = 0 WHERE seen")
             self._db.execute("UPDATE blobs SET seen = 0 WHERE seen")
 
-    def see_tags(self, page: Iterable[tuple[ModelName, Tag]]) -> None:
+    def see_tags(self, page: Iterable[tuple[Repository, Tag]]) -> None:
         """These are in the files."""
         with self._db:
             self._begin()
@@ -306,7 +308,7 @@ class CatalogFile(CatalogReads):
                 [(raw(digest), size) for digest, size in page],
             )
 
-    def unseen(self) -> tuple[list[tuple[ModelName, Tag]], list[Digest]]:
+    def unseen(self) -> tuple[list[tuple[Repository, Tag]], list[Digest]]:
         """Return the tags with a current version, and the stored blobs, that were not seen."""
         tags = self._db.execute(
             "SELECT repository, tag FROM tags t WHERE NOT seen AND EXISTS"
@@ -314,6 +316,6 @@ class CatalogFile(CatalogReads):
         )
         blobs = self._db.execute("SELECT digest FROM blobs WHERE NOT seen AND stored")
         return (
-            [(ModelName.parse(name), Tag(tag)) for name, tag in tags],
+            [(Repository.parse(name), Tag(tag)) for name, tag in tags],
             [digest_of(found) for (found,) in blobs],
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from yukari.library.catalog_rows import Candidate, Entry, Indexed, Need, Totals, Version
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 _COLUMNS = """
     t.repository, t.tag, lower(hex(v.digest)), v.size, v.missing, v.stored_at, v.superseded_at,
@@ -74,7 +74,7 @@ class CatalogReads:
         sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
         return list(map(Entry._make, self._db.execute(sql, (*after, most))))
 
-    def find(self, name: ModelName, tag: Tag, *, superseded: bool = False) -> list[Entry]:
+    def find(self, name: Repository, tag: Tag, *, superseded: bool = False) -> list[Entry]:
         """Return what the tag names, or what it named before."""
         page = "(SELECT * FROM tags WHERE repository = ? AND tag = ?) t"
         sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
@@ -104,7 +104,7 @@ class CatalogReads:
         return map(Entry._make, found)
 
     def shared_with(
-        self, name: ModelName, tag: Tag, most: int
+        self, name: Repository, tag: Tag, most: int
     ) -> dict[Digest, list[tuple[str, str]]]:
         """
         Return up to ``most`` other tags, as (repository, tag), that stand on each blob of a tag's.
@@ -130,7 +130,7 @@ class CatalogReads:
         (found,) = self._db.execute("SELECT count(*) FROM tags").fetchone()
         return int(found)
 
-    def whatever_case(self, name: ModelName, tag: Tag) -> Optional[tuple[ModelName, Tag]]:
+    def whatever_case(self, name: Repository, tag: Tag) -> Optional[tuple[Repository, Tag]]:
         """Return the tag that is stored under a name but for the case of its letters."""
         found = self._db.execute(
             "SELECT repository, t.tag FROM tags t JOIN versions v ON v.tag = t.id"
@@ -138,9 +138,9 @@ class CatalogReads:
             " AND t.tag = ? COLLATE NOCASE",
             (str(name), str(tag)),
         ).fetchone()
-        return None if found is None else (ModelName.parse(found[0]), Tag(found[1]))
+        return None if found is None else (Repository.parse(found[0]), Tag(found[1]))
 
-    def own_bytes(self, name: ModelName, tag: Tag) -> int:
+    def own_bytes(self, name: Repository, tag: Tag) -> int:
         """Return how many bytes no other tag's versions stand on: what removing the tag frees."""
         (found,) = self._db.execute(
             "SELECT total(size) FROM (SELECT b.size, b.needed, count(*) mine FROM tags t"
@@ -172,7 +172,7 @@ class CatalogReads:
                 ).fetchall()
                 yield Candidate(
                     Version(
-                        ModelName.parse(name),
+                        Repository.parse(name),
                         Tag(tag),
                         digest_of(digest),
                         tuple(Need(digest_of(blob), size) for blob, size, _, _ in blobs),

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from attrs import define, field, frozen
 
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 MAX_CLIENTS = 1000
 """Clients of a tag that are told apart."""
@@ -29,7 +29,7 @@ class Need:
 class Version:
     """What a tag names, or named before: the digest of its manifest or list, and its blobs."""
 
-    name: ModelName
+    name: Repository
     tag: Tag
     digest: Digest
     needs: tuple[Need, ...] = field(repr=False)

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from yukari.errors import RegistryError
 from yukari.manifest import MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import NoRoom, Store
@@ -35,13 +35,15 @@ class Children:
     _upstream: Union[Upstream, Offline]
     _in_thread: Callable[..., Deferred[Any]]
     _now: Callable[[], float]
-    _stored: Callable[[ModelName], None]
+    _stored: Callable[[Repository], None]
     """Called with the model whenever a child was stored."""
-    _known: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
+    _known: LRUCache[tuple[Repository, Digest], Optional[Manifest]] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
     """Children of lists; those that a list has inline, with themselves."""
-    _recalled: LRUCache[ModelName, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
+    _recalled: LRUCache[Repository, None] = field(
+        factory=lambda: LRUCache(MAX_CHILDREN), init=False
+    )
     _blobs: LRUCache[Digest, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
     """Stored blobs that are no manifests."""
     _once: Coalescer = field(factory=Coalescer, init=False)
@@ -50,13 +52,13 @@ class Children:
         """Give up what upstream is being asked."""
         self._once.stop()
 
-    def learn(self, name: ModelName, listed: ManifestList) -> None:
+    def learn(self, name: Repository, listed: ManifestList) -> None:
         """Note a list's children."""
         for child in listed.children:
             self._known[name, child.digest] = child.inline
 
     async def find(
-        self, name: ModelName, digest: Digest, *, recall: bool = True
+        self, name: Repository, digest: Digest, *, recall: bool = True
     ) -> Optional[Manifest]:
         """
         Return the child of that digest, fetched if need be; None if no known list has it.
@@ -70,14 +72,14 @@ class Children:
             return None
         return await self.get(name, digest)
 
-    async def get(self, name: ModelName, digest: Digest) -> Manifest:
+    async def get(self, name: Repository, digest: Digest) -> Manifest:
         """Return a list's child, from the store or from upstream. `RegistryError`."""
         stored = await self._store.get_manifest(name, digest)
         if stored is not None and isinstance(stored.manifest, Manifest):
             return stored.manifest
         return await self._once.run((name, digest), self._fetch, name, digest)
 
-    async def _fetch(self, name: ModelName, digest: Digest) -> Manifest:
+    async def _fetch(self, name: Repository, digest: Digest) -> Manifest:
         child = self._known.get((name, digest)) or await self._upstream.child(name, digest)
         try:
             await self._store.put_manifest(name, digest, child, self._now())
@@ -86,7 +88,7 @@ class Children:
         self._stored(name)
         return child
 
-    async def runnable(self, name: ModelName, listed: ManifestList) -> Manifest:
+    async def runnable(self, name: Repository, listed: ManifestList) -> Manifest:
         """
         Return what a client gets of a list that does not accept lists. `RegistryError`.
 
@@ -111,7 +113,7 @@ class Children:
             self._blobs[digest] = None
         return manifest
 
-    async def _recall(self, name: ModelName) -> None:
+    async def _recall(self, name: Repository) -> None:
         """Learn the lists that are stored for a model: an earlier process served them."""
         self._recalled[name] = None
         for tag in (await self._store.tags(name))[:MAX_RECALLED]:

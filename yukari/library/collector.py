@@ -35,7 +35,7 @@ from yukari.library.index import Index
 from yukari.library.marks import Marks
 from yukari.library.sweeping import Sweep, Swept
 from yukari.manifest import Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.space import shown
 from yukari.storage.ports import NoRoom, Spool, Store
 
@@ -70,7 +70,7 @@ class Collector(Observer):
     _fills: FillManager
     _in_use: InUse
     _sweep: Sweep
-    _is_upstream: Optional[Callable[[ModelName, Tag], Coroutine[Any, Any, bool]]]
+    _is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]]
     _registry: str
     _bounds: Bounds
     _clock: IReactorTime
@@ -229,7 +229,7 @@ class Collector(Observer):
         return await self._catalog.run(planned)
 
     def _rules(self) -> Rules:
-        def pinned(name: ModelName, tag: Tag) -> Optional[str]:
+        def pinned(name: Repository, tag: Tag) -> Optional[str]:
             pin = self._marks.pin(name, tag)
             return None if pin is None else pin.by
 
@@ -315,7 +315,7 @@ class Collector(Observer):
 
     # removing
 
-    async def remove(self, name: ModelName, tag: Tag, digest: Optional[Digest] = None) -> int:
+    async def remove(self, name: Repository, tag: Tag, digest: Optional[Digest] = None) -> int:
         """
         Remove a tag and what it named before; return how many bytes that freed.
 

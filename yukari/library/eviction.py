@@ -14,7 +14,7 @@ from typing import Optional
 from attrs import define, field, frozen
 
 from yukari.library.catalog_rows import Candidate, Version
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 USELESS = 1024 * 1024
 """A model that frees fewer bytes shares its weights with one that stays, and stays too."""
@@ -29,9 +29,9 @@ class Rules:
     """Versions that were pulled or stored this recently stay."""
     superseded_lifetime: float
     """Superseded versions go after so long, whether or not room is needed."""
-    kept: Callable[[ModelName], Optional[str]] = lambda _: None
+    kept: Callable[[Repository], Optional[str]] = lambda _: None
     """The pattern of KEEP that a model matches."""
-    pinned: Callable[[ModelName, Tag], Optional[str]] = lambda *_: None
+    pinned: Callable[[Repository, Tag], Optional[str]] = lambda *_: None
     """Returns who has pinned a tag, if anybody has."""
     in_use: Callable[[Candidate], Optional[str]] = lambda _: None
     """Why a version is in use just now."""

@@ -22,14 +22,14 @@ from yukari.fills.manager import OpenSpool, Reserve
 from yukari.library.archive import BadArchive, Blob, Index, Packed, read_archive
 from yukari.library.shown_names import ShownNames
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED, Spool, Store
 
 log = Logger()
 
 Found = Union[Index, Blob]
-Stored = Callable[[ModelName, Tag], None]
-IMPORTED = ModelName("library", "imported")
+Stored = Callable[[Repository, Tag], None]
+IMPORTED = Repository(DEFAULT, "library", "imported")
 """The repository that a spool of an archive's blob notes; it is asked for nothing."""
 
 
@@ -165,7 +165,7 @@ class Importer:
         self._tag_stored(name, tag)
         self.models.append(self._names.show(str(name), str(tag)))
 
-    def _named(self, packed: Packed) -> tuple[ModelName, Tag]:
+    def _named(self, packed: Packed) -> tuple[Repository, Tag]:
         """The name here; a model of another registry is stored as if it were of this one's."""
         parts = packed.model.split("/")
         try:

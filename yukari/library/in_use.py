@@ -11,7 +11,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.manifest import Manifest
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 IN_USE_FOR = 60.0
 """Seconds after a request for it in which a blob still counts as being pulled."""
@@ -19,7 +19,7 @@ NOTED_EVERY = 5.0
 """Seconds in which a manifest that is asked for often has its blobs noted once."""
 MAX_REMEMBERED = 100_000
 
-Key = Union[Digest, tuple[ModelName, Tag]]
+Key = Union[Digest, tuple[Repository, Tag]]
 
 
 @define(eq=False)

@@ -26,7 +26,7 @@ from yukari.library.details import Details
 from yukari.library.events import Observer
 from yukari.library.marks import Marks
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import Store
 from yukari.tasks import Background, backoff
 
@@ -40,10 +40,10 @@ BATCH = 100
 """Tags that are written together."""
 RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 """Seconds after which a look that failed is taken again, doubled up to the longest."""
-ORPHANS = ModelName("unknown", "unknown"), Tag("unknown")
+ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
 """Stands for the tag of superseded versions that nobody knows any more."""
 
-Key = tuple[ModelName, Tag]
+Key = tuple[Repository, Tag]
 
 
 @define(eq=False)
@@ -60,7 +60,7 @@ class Index(Observer):
     """Whether a look went through everything since the start: until then tags may be missing."""
     _tags: dict[Key, None] = field(factory=dict, init=False)
     """Tags that are to be read."""
-    _models: dict[ModelName, None] = field(factory=dict, init=False)
+    _models: dict[Repository, None] = field(factory=dict, init=False)
     """Models all of whose tags are to be read."""
     _checks: dict[Key, tuple[float, bool]] = field(factory=dict, init=False)
     """Checks that the catalog does not have yet."""
@@ -86,15 +86,15 @@ class Index(Observer):
 
     # what is told
 
-    def tag_stored(self, name: ModelName, tag: Tag) -> None:
+    def tag_stored(self, name: Repository, tag: Tag) -> None:
         self._tags[name, tag] = None
         self._work_soon()
 
-    def child_stored(self, name: ModelName) -> None:
+    def child_stored(self, name: Repository) -> None:
         self._models[name] = None
         self._work_soon()
 
-    def checked(self, name: ModelName, tag: Tag, at: float, gone: bool) -> None:
+    def checked(self, name: Repository, tag: Tag, at: float, gone: bool) -> None:
         self._checks[name, tag] = at, gone
         self._work_soon()
 
@@ -146,7 +146,7 @@ class Index(Observer):
         if indexed:
             await self._catalog.run(CatalogFile.put, indexed, self._now())
 
-    async def read(self, name: ModelName, tag: Tag) -> Optional[Indexed]:
+    async def read(self, name: Repository, tag: Tag) -> Optional[Indexed]:
         """Return what a tag names in the store, None if it is not stored. OSError."""
         # Read anew, so that 100,000 of them do not drive what clients ask for out of the cache.
         plain = await self._store.get_manifest(name, tag, Variant.PLAIN, anew=True)

@@ -27,7 +27,7 @@ from yukari.library.revalidator import Freshness, Revalidator
 from yukari.library.versions import Versions
 from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import Store
@@ -53,7 +53,7 @@ class Library:
     in_use: InUse = field(init=False)
     events: Events = field(factory=Events)
     """Told of what is stored and checked."""
-    _may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
+    _may_check: Callable[[Repository, Tag], bool] = lambda *_: True
     """Whether upstream is to be asked about a stored tag."""
     _redirects: Callable[[str, str], bool] = lambda *_: False
     """Whether a client that came by a Host header may be sent to a presigned URL."""
@@ -147,7 +147,7 @@ class Library:
         """Whether nothing is fetched, or about to be, without a client."""
         return not self.filling.fills and not len(self.prefetch.running)
 
-    async def is_upstream(self, name: ModelName, tag: Tag) -> bool:
+    async def is_upstream(self, name: Repository, tag: Tag) -> bool:
         """Ask the registry whether it has a tag. `RegistryError` if it does not say."""
         agent = self._agents.of(name, tag)
         try:
@@ -175,7 +175,7 @@ class Library:
 
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -190,7 +190,7 @@ class Library:
         self._check_running()
         return await self.manifests.get(name, reference, user_agent, variant, prefetch=prefetch)
 
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         """
         Return a blob's size in bytes. `RegistryError`.
 
@@ -200,7 +200,7 @@ class Library:
         return await self.blobs.size(name, digest) if child is None else len(child.body)
 
     async def blob(
-        self, name: ModelName, digest: Digest, host: str = ""
+        self, name: Repository, digest: Digest, host: str = ""
     ) -> Union[Readable, Fill, Elsewhere]:
         """Open a blob for a client that came by this Host header; see `Blobs.open`."""
         self._check_running()
@@ -215,7 +215,7 @@ class Library:
             self.prefetch.asked(name, digest)
         return found
 
-    async def _child(self, name: ModelName, digest: Digest) -> Optional[Manifest]:
+    async def _child(self, name: Repository, digest: Digest) -> Optional[Manifest]:
         """The child of a list, stored by now; None if the blob is none."""
         return await self.children.find(name, digest, recall=not self.blobs.is_known(digest))
 

@@ -20,7 +20,7 @@ from yukari.library.index import Index
 from yukari.library.library import Library
 from yukari.library.marks import FRESH_FOR, Marks
 from yukari.library.sweeping import Sweep
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.storage.ports import Store
 from yukari.tasks import Background
 from yukari.threads import InThread
@@ -72,7 +72,7 @@ class Management:
     def manage(
         self,
         library: Library,
-        is_upstream: Optional[Callable[[ModelName, Tag], Coroutine[Any, Any, bool]]],
+        is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]],
     ) -> None:
         """Manage the store of ``library``; for ``is_upstream`` see `Collector`."""
         self.library = library

@@ -20,7 +20,7 @@ from yukari.library.in_use import InUse
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Revalidator
 from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import NEVER_CHECKED, NoRoom, Store
@@ -69,10 +69,10 @@ class Manifests:
     _now: Callable[[], float]
     _in_use: InUse
     _events: Events
-    _unasked: TTLCache[tuple[ModelName, Tag, Variant], None] = field(init=False)
+    _unasked: TTLCache[tuple[Repository, Tag, Variant], None] = field(init=False)
     """Variants for which a client has waited in vain."""
-    _unknown: TTLCache[tuple[ModelName, Reference], RegistryError] = field(init=False)
-    _learned: LRUCache[tuple[ModelName, Digest], None] = field(
+    _unknown: TTLCache[tuple[Repository, Reference], RegistryError] = field(init=False)
+    _learned: LRUCache[tuple[Repository, Digest], None] = field(
         factory=lambda: LRUCache(MAX_LEARNED), init=False
     )
     """Manifests whose blobs' sizes are known."""
@@ -88,7 +88,7 @@ class Manifests:
 
     async def get(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -120,7 +120,7 @@ class Manifests:
         return found
 
     async def _find(
-        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+        self, name: Repository, reference: Reference, user_agent: str, variant: Variant
     ) -> Found:
         stored = await self._store.get_manifest(name, reference, variant)
         if stored is None:
@@ -141,7 +141,7 @@ class Manifests:
             revalidator.pulled(name, reference, stored)
         return Found(stored.manifest, result)
 
-    def _learn(self, name: ModelName, manifest: AnyManifest) -> None:
+    def _learn(self, name: Repository, manifest: AnyManifest) -> None:
         if (name, manifest.digest) in self._learned:
             return
         self._learned[name, manifest.digest] = None
@@ -151,7 +151,7 @@ class Manifests:
     # what is not stored
 
     async def _miss(
-        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+        self, name: Repository, reference: Reference, user_agent: str, variant: Variant
     ) -> AnyManifest:
         if isinstance(reference, Digest):
             child = await self._children.find(name, reference)
@@ -164,7 +164,7 @@ class Manifests:
         return await self._once.run(key, self._fetch, *key)
 
     async def _fetch(
-        self, name: ModelName, reference: Reference, user_agent: str, variant: Variant
+        self, name: Repository, reference: Reference, user_agent: str, variant: Variant
     ) -> AnyManifest:
         try:
             manifest = await self._upstream.manifest(name, reference, user_agent, variant)
@@ -184,7 +184,7 @@ class Manifests:
         return manifest
 
     async def _put(
-        self, name: ModelName, reference: Reference, manifest: AnyManifest, variant: Variant
+        self, name: Repository, reference: Reference, manifest: AnyManifest, variant: Variant
     ) -> None:
         try:
             await self._store.put_manifest(name, reference, manifest, self._now(), variant)
@@ -202,7 +202,7 @@ class Manifests:
 
     async def _ask_soon(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         user_agent: str,
         variant: Variant,
@@ -227,7 +227,7 @@ class Manifests:
 
     async def _ask_variant(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         user_agent: str,
         variant: Variant,

@@ -16,7 +16,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.storage.inventory import Inventory
 
 log = Logger()
@@ -26,7 +26,7 @@ FRESH_FOR = 60.0
 """Seconds after which the document is read again."""
 MAX_TRIES = 10
 
-Key = tuple[ModelName, Tag]
+Key = tuple[Repository, Tag]
 
 
 @frozen
@@ -52,7 +52,7 @@ class Marks:
 
     # what was said, as of the last `refresh`
 
-    def pin(self, name: ModelName, tag: Tag) -> Optional[Pin]:
+    def pin(self, name: Repository, tag: Tag) -> Optional[Pin]:
         """Return who pinned a tag, None if nobody did."""
         found = self._pins.get(_key(name, tag))
         return None if found is None else Pin(str(found.get("by", "")), found.get("at", 0.0))
@@ -61,11 +61,11 @@ class Marks:
         """Return who pinned which tags, by ``NAMESPACE/MODEL:TAG``."""
         return {key: str(pin.get("by", "")) for key, pin in self._pins.items()}
 
-    def may_check(self, name: ModelName, tag: Tag) -> bool:
+    def may_check(self, name: Repository, tag: Tag) -> bool:
         """Whether upstream is to be asked about a tag: not while the marks were never read."""
         return self._read_at is not None and not self.is_copy(name, tag)
 
-    def is_copy(self, name: ModelName, tag: Tag) -> bool:
+    def is_copy(self, name: Repository, tag: Tag) -> bool:
         """Whether a tag was made here, so that upstream is not asked about it."""
         return _key(name, tag) in self._copies
 
@@ -76,19 +76,19 @@ class Marks:
         if self._read_at is None or self._clock.seconds() - self._read_at >= FRESH_FOR:
             await self._lock.run(self._read)
 
-    async def set_pin(self, name: ModelName, tag: Tag, by: Optional[str]) -> None:
+    async def set_pin(self, name: Repository, tag: Tag, by: Optional[str]) -> None:
         """Pin a tag, or with None unpin it. OSError."""
         pin = None if by is None else {"by": by, "at": self._now()}
         await self._change(lambda: _put(self._pins, _key(name, tag), pin))
 
-    async def set_copy(self, name: ModelName, tag: Tag, of: Optional[str]) -> None:
+    async def set_copy(self, name: Repository, tag: Tag, of: Optional[str]) -> None:
         """Note that a tag is a copy ``of`` something, or with None that it is none. OSError."""
         if of is None and not self.is_copy(name, tag):
             return
         copy = None if of is None else {"of": of, "at": self._now()}
         await self._change(lambda: _put(self._copies, _key(name, tag), copy))
 
-    async def forget(self, name: ModelName, tag: Tag) -> None:
+    async def forget(self, name: Repository, tag: Tag) -> None:
         """A tag was removed. OSError."""
         key = _key(name, tag)
         if key in self._pins or key in self._copies:
@@ -141,5 +141,5 @@ def _forget(key: str, *tables: dict[str, Any]) -> None:
         table.pop(key, None)
 
 
-def _key(name: ModelName, tag: Tag) -> str:
+def _key(name: Repository, tag: Tag) -> str:
     return f"{name}:{tag}"

@@ -18,7 +18,7 @@ from yukari.fills.manager import FillManager
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
 from yukari.library.in_use import InUse
 from yukari.manifest import AnyManifest, Descriptor, Manifest, ManifestList, manifests_in
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.tasks import Background, Waiters
 
 log = Logger()
@@ -46,12 +46,12 @@ class Prefetch:
     """Manifests whose fills are being started."""
     _whole: LRUCache[Digest, int] = field(factory=lambda: LRUCache(MAX_WHOLE), init=False)
     """Manifests whose blobs were all found stored, with `Blobs.removed` as it was then."""
-    _armed: LRUCache[tuple[ModelName, Digest], Optional[Manifest]] = field(
+    _armed: LRUCache[tuple[Repository, Digest], Optional[Manifest]] = field(
         factory=lambda: LRUCache(MAX_ARMED), init=False
     )
     """What `asked` starts by a blob; None if the blob does not tell which of several manifests."""
 
-    def seen(self, name: ModelName, found: AnyManifest) -> None:
+    def seen(self, name: Repository, found: AnyManifest) -> None:
         """
         A client got a manifest, or a list.
 
@@ -66,27 +66,27 @@ class Prefetch:
             for manifest in manifests_in(found):
                 self._arm(name, manifest)
 
-    def _arm(self, name: ModelName, manifest: Manifest) -> None:
+    def _arm(self, name: Repository, manifest: Manifest) -> None:
         for blob in manifest.blobs:
             key = name, blob.digest
             other = self._armed.get(key, manifest)
             same = other is not None and other.digest == manifest.digest
             self._armed[key] = manifest if same else None
 
-    def asked(self, name: ModelName, digest: Digest) -> None:
+    def asked(self, name: Repository, digest: Digest) -> None:
         """A client asks for a blob."""
         manifest = self._armed.get((name, digest))
         if manifest is not None:
             self.start(name, manifest)
 
-    def start(self, name: ModelName, manifest: Manifest) -> None:
+    def start(self, name: Repository, manifest: Manifest) -> None:
         """Start to fetch those blobs of a manifest that are not stored, in the background."""
         if self._whole.get(manifest.digest) == self._blobs.removed:
             return
         if manifest.digest not in self.running:
             self.running.start(manifest.digest, self._fetch_all(name, manifest), _failed)
 
-    async def _fetch_all(self, name: ModelName, manifest: Manifest) -> None:
+    async def _fetch_all(self, name: Repository, manifest: Manifest) -> None:
         removed = self._blobs.removed
         walk = self._walks[manifest.digest] = Waiters()
         try:
@@ -97,7 +97,7 @@ class Prefetch:
         if not missing:
             self._whole[manifest.digest] = removed
 
-    async def _walk(self, name: ModelName, manifest: Manifest) -> int:
+    async def _walk(self, name: Repository, manifest: Manifest) -> int:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
@@ -123,7 +123,7 @@ class Prefetch:
                     return missing
         return missing
 
-    async def _start_one(self, name: ModelName, blob: Descriptor) -> Optional[Fill]:
+    async def _start_one(self, name: Repository, blob: Descriptor) -> Optional[Fill]:
         """Start the fill of a blob; None if the blob is stored."""
         self._blobs.learn(name, [blob])
         found = await self._blobs.fetch(name, blob.digest)
@@ -133,7 +133,7 @@ class Prefetch:
         return found
 
     async def seen_and_checked(
-        self, name: ModelName, found: AnyManifest, *, is_first: bool
+        self, name: Repository, found: AnyManifest, *, is_first: bool
     ) -> None:
         """
         As `seen`, and raise a `RegistryError` if a blob of the manifest cannot be had.
@@ -166,7 +166,7 @@ class Prefetch:
 
     async def _first_words(
         self,
-        name: ModelName,
+        name: Repository,
         manifest: Manifest,
         refused: dict[Descriptor, RegistryError],
         *,
@@ -192,7 +192,7 @@ class Prefetch:
         return next(iter((await self._refused(name, manifest)).values()), None)
 
     async def _refused(
-        self, name: ModelName, manifest: Manifest
+        self, name: Repository, manifest: Manifest
     ) -> dict[Descriptor, RegistryError]:
         """The blobs of a manifest that cannot be had and are not stored, each with the reason."""
         refused = {}
@@ -207,12 +207,12 @@ class Prefetch:
         under_way = [blob.digest for blob in manifest.blobs if blob.digest in self._fills.fills]
         return next(filter(None, map(self._fills.refusal, under_way)), None)
 
-    async def ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
+    async def ensure_stored(self, name: Repository, manifest: Manifest) -> None:
         """Return when all blobs of a manifest are stored; `RegistryError` if one cannot be."""
         with self._in_use.hold([manifest.digest, *(blob.digest for blob in manifest.blobs)]):
             await self._ensure_stored(name, manifest)
 
-    async def _ensure_stored(self, name: ModelName, manifest: Manifest) -> None:
+    async def _ensure_stored(self, name: Repository, manifest: Manifest) -> None:
         started = [await self._start_one(name, blob) for blob in manifest.blobs]
         for fill in started:
             if fill is not None:

@@ -14,21 +14,21 @@ from yukari.errors import RegistryError
 from yukari.library.library import Library
 from yukari.library.versions import NewVersion
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.storage.ports import NoRoom
 from yukari.storage.readable import SpoolLost
 from yukari.tasks import Background, Waiters
 
 log = Logger()
 
-Key = tuple[ModelName, Tag]
+Key = tuple[Repository, Tag]
 
 
 @define(eq=False)
 class Pull:
     """A model on its way into the store."""
 
-    name: ModelName
+    name: Repository
     tag: Tag
     manifest: Optional[Manifest] = None
     """None until it is known."""
@@ -49,13 +49,13 @@ class Pulls:
     """
 
     _library: Library
-    _may_check: Callable[[ModelName, Tag], bool]
+    _may_check: Callable[[Repository, Tag], bool]
     """Whether upstream is to be asked about a stored tag."""
     _now: Callable[[], float] = time.time
     running: dict[Key, Pull] = field(factory=dict, init=False)
     _tasks: Background = field(factory=Background, init=False)
 
-    def start(self, name: ModelName, tag: Tag, user_agent: str) -> Pull:
+    def start(self, name: Repository, tag: Tag, user_agent: str) -> Pull:
         """
         Begin to pull a tag's newest version, or join the pull that does so already.
 
@@ -112,7 +112,7 @@ class Pulls:
         await library.versions.replace(new)
         library.events.tag_stored(name, tag)
 
-    async def _bring_list(self, name: ModelName, tag: Tag, user_agent: str) -> None:
+    async def _bring_list(self, name: Repository, tag: Tag, user_agent: str) -> None:
         """Have what clients get that accept lists, too, if there is such."""
         library = self._library
         try:

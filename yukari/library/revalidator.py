@@ -34,7 +34,7 @@ from yukari.errors import RegistryError
 from yukari.library.events import Events
 from yukari.library.versions import NewVersion, Versions
 from yukari.metrics import Metrics
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import NoRoom, Store, StoredManifest
@@ -63,7 +63,7 @@ Seconds by which a last check may lie ahead, another clock having told its time;
 ahead is the work of a clock that was wrong, and counts as no check.
 """
 
-Key = tuple[ModelName, Tag]
+Key = tuple[Repository, Tag]
 
 
 @define
@@ -97,7 +97,7 @@ class Revalidator:
     _clock: IReactorTime
     _freshness: Freshness
     _events: Events = field(factory=Events)
-    may_check: Callable[[ModelName, Tag], bool] = lambda *_: True
+    may_check: Callable[[Repository, Tag], bool] = lambda *_: True
     """Whether upstream is to be asked about a tag."""
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
@@ -207,7 +207,7 @@ class Revalidator:
             return False
         return failed is None or self._clock.seconds() >= failed.again_at
 
-    def pulled(self, name: ModelName, tag: Tag, stored: StoredManifest) -> None:
+    def pulled(self, name: Repository, tag: Tag, stored: StoredManifest) -> None:
         """
         A stored manifest was asked for: see behind the asker's back whether there is a newer one.
         """
@@ -220,12 +220,12 @@ class Revalidator:
         if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
 
-    def moved(self, name: ModelName, tag: Tag) -> None:
+    def moved(self, name: Repository, tag: Tag) -> None:
         """Upstream has another version than is stored: bring it, whenever the last check was."""
         if not self._stopped and self._may_try((name, tag)) and self.may_check(name, tag):
             self._check((name, tag), lambda _: True)
 
-    def is_stale(self, name: ModelName, tag: Tag, stored: StoredManifest) -> bool:
+    def is_stale(self, name: Repository, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
         untold = (name, tag) in self._failed or self._upstream.circuit_open
         return (
@@ -276,7 +276,7 @@ class Revalidator:
         else:
             log.failure("{name}:{tag}: checking", failure, name=name, tag=tag)
 
-    async def _check_now(self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]) -> None:
+    async def _check_now(self, name: Repository, tag: Tag, is_due: Callable[[float], bool]) -> None:
         if self._stopped:
             return
         new = await self._versions.check(name, tag, is_due)

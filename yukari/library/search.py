@@ -11,7 +11,7 @@ from yukari.config.patterns import ModelRules
 from yukari.library.catalog import Catalog
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Entry
-from yukari.names import ModelName
+from yukari.names import Repository
 
 ORDERS = ("name", "size", "pulled")
 MAX_WORDS = 8
@@ -51,5 +51,5 @@ class Search:
 
     def _allowed(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            if self._rules.allow(ModelName.parse(entry.repository)):
+            if self._rules.allow(Repository.parse(entry.repository)):
                 yield entry

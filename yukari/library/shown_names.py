@@ -7,7 +7,7 @@ from typing import Optional
 from attrs import frozen
 
 from yukari.errors import RegistryError, name_invalid
-from yukari.names import Digest, InvalidName, ModelName, Tag
+from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag
 
 _LIBRARY = "library"
 _OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
@@ -17,7 +17,7 @@ _OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
 class Wanted:
     """A model that somebody named; with a digest, that version of it."""
 
-    name: ModelName
+    name: Repository
     tag: Tag
     digest: Optional[Digest] = None
 
@@ -51,7 +51,7 @@ class ShownNames:
             if len(parts) != 2:
                 raise InvalidName(f"name {ascii(text)[:100]}: expected [NAMESPACE/]MODEL[:TAG]")
             digest = Digest.parse(version) if version else None
-            wanted = Wanted(ModelName(*parts), Tag(tag), digest)
+            wanted = Wanted(Repository(DEFAULT, *parts), Tag(tag), digest)
         except InvalidName as error:
             raise name_invalid(str(error)) from None
         if not self._is_ours(host):
@@ -66,6 +66,6 @@ class ShownNames:
         """Return a model's name as Ollama shows it; ``repository`` is ``NAMESPACE/MODEL``."""
         return f"{repository.removeprefix(_LIBRARY + '/')}:{tag}"
 
-    def whole(self, name: ModelName, tag: Tag) -> str:
+    def whole(self, name: Repository, tag: Tag) -> str:
         """Return a model's name with its registry."""
         return f"{self.registry}/{name}:{tag}"

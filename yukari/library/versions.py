@@ -17,7 +17,7 @@ from yukari.library.blobs import Blobs
 from yukari.library.children import Children
 from yukari.library.prefetch import Prefetch
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.sources.offline import Offline
 from yukari.sources.upstream import Upstream
 from yukari.storage.ports import NEVER_CHECKED, Store, StoredManifest
@@ -27,7 +27,7 @@ from yukari.storage.ports import NEVER_CHECKED, Store, StoredManifest
 class NewVersion:
     """Upstream's current manifests of the variants of a tag that changed, and the stored ones."""
 
-    name: ModelName
+    name: Repository
     tag: Tag
     fresh: dict[Variant, AnyManifest]
     stored: dict[Variant, StoredManifest]
@@ -48,7 +48,7 @@ class Versions:
     _now: Callable[[], float]
 
     async def check(
-        self, name: ModelName, tag: Tag, is_due: Callable[[float], bool]
+        self, name: Repository, tag: Tag, is_due: Callable[[float], bool]
     ) -> Optional[NewVersion]:
         """
         Ask upstream about the stored variants of a tag that are due, by the time of their check.
@@ -119,7 +119,7 @@ class Versions:
                 manifest = await self._children.get(new.name, child.digest)
                 await self._prefetch.ensure_stored(new.name, manifest)
 
-    async def _is_stored(self, name: ModelName, child: Union[Manifest, Digest]) -> bool:
+    async def _is_stored(self, name: Repository, child: Union[Manifest, Digest]) -> bool:
         """Whether a list's child is stored with all its blobs."""
         if isinstance(child, Digest):
             stored = await self._store.get_manifest(name, child)

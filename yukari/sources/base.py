@@ -11,7 +11,7 @@ from typing import Optional, Protocol
 from attrs import frozen
 
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.net.bodies import Body
 from yukari.net.throttle import Paced
 from yukari.sources.pace import HostPace
@@ -82,7 +82,7 @@ class BlobSource(Protocol):
         connection.
         """
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         """Add a repository that has the blob, to be asked if the earlier ones refuse it."""
 
     def retry(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.sources.base import Answer, BlobSource, KeptSource, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
@@ -54,7 +54,7 @@ class Fallback:
         self._failures = 0
         return answer
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         self.first.add_repository(name)
         self.second.add_repository(name)
 

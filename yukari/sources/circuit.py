@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.errors import RegistryError
-from yukari.names import ModelName
+from yukari.names import Repository
 
 FAILURES = 3
 """So many in a row open it."""
@@ -97,14 +97,14 @@ class Circuits:
 
     _clock: IReactorTime
     whole: Circuit = field(init=False)
-    _own: LRUCache[ModelName, Circuit] = field(
+    _own: LRUCache[Repository, Circuit] = field(
         factory=lambda: LRUCache(MAX_REPOSITORIES), init=False
     )
 
     def __attrs_post_init__(self) -> None:
         self.whole = Circuit(self._clock)
 
-    def enter(self, name: ModelName) -> None:
+    def enter(self, name: Repository) -> None:
         """Raise the last failure if asking for the repository again is not due."""
         self.whole.enter()
         own = self._own.get(name)
@@ -115,23 +115,23 @@ class Circuits:
                 self.whole.left()
                 raise
 
-    def succeeded(self, name: ModelName) -> None:
+    def succeeded(self, name: Repository) -> None:
         """Upstream answered, whatever it said."""
         self.whole.succeeded()
         self._own.pop(name, None)
 
-    def unreachable(self, name: ModelName, error: RegistryError) -> None:
+    def unreachable(self, name: Repository, error: RegistryError) -> None:
         """No connection could be made."""
         self.whole.failed(error)
         if (own := self._own.get(name)) is not None:
             own.left()
 
-    def failed(self, name: ModelName, error: RegistryError) -> None:
+    def failed(self, name: Repository, error: RegistryError) -> None:
         """Note that a connection was made, and no answer arrived."""
         self.whole.succeeded()
         self._own.setdefault(name, Circuit(self._clock)).failed(error)
 
-    def left(self, name: ModelName) -> None:
+    def left(self, name: Repository) -> None:
         """The question was given up before there was an answer."""
         self.whole.left()
         if (own := self._own.get(name)) is not None:

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from yukari.errors import RegistryError
 from yukari.manifest import AnyManifest, Manifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.base import Answer, SourceRefused
 from yukari.sources.circuit import Reachability
 from yukari.sources.pace import HostPace
@@ -30,7 +30,7 @@ class Offline:
 
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -38,17 +38,17 @@ class Offline:
         raise _missing(f"{name}:{reference}")
 
     async def manifest_digest(
-        self, name: ModelName, tag: Tag, user_agent: str, variant: Variant = Variant.PLAIN
+        self, name: Repository, tag: Tag, user_agent: str, variant: Variant = Variant.PLAIN
     ) -> Optional[Digest]:
         raise _missing(f"{name}:{tag}")
 
-    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+    async def child(self, name: Repository, digest: Digest) -> Manifest:
         raise _missing(f"manifest {digest}")
 
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         raise _missing(f"blob {digest}")
 
-    def blob(self, digest: Digest, size: int, *repositories: ModelName) -> OfflineBlob:
+    def blob(self, digest: Digest, size: int, *repositories: Repository) -> OfflineBlob:
         return OfflineBlob(digest)
 
 
@@ -66,7 +66,7 @@ class OfflineBlob:
     def _refuse(self) -> NoReturn:
         raise SourceRefused(_missing(f"blob {self._digest}"))
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         pass
 
     def retry(self) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from yukari.names import ModelName
+from yukari.names import Repository
 
 MAX_QUESTIONS = 64
 """Questions at once; more wait for their turn."""
@@ -26,10 +26,10 @@ class Questions:
 
     _most: int = MAX_QUESTIONS
     _of_one: int = MAX_OF_ONE
-    _asked: Counter[ModelName] = field(factory=Counter, init=False)
-    _waiting: dict[Deferred[None], ModelName] = field(factory=dict, init=False)
+    _asked: Counter[Repository] = field(factory=Counter, init=False)
+    _waiting: dict[Deferred[None], Repository] = field(factory=dict, init=False)
 
-    def begin(self, name: ModelName) -> Deferred[None]:
+    def begin(self, name: Repository) -> Deferred[None]:
         """Wait for a turn, which `end` returns; cancelling gives up waiting."""
         turn: Deferred[None] = Deferred(self._forget)
         self._waiting[turn] = name
@@ -39,7 +39,7 @@ class Questions:
     def _forget(self, given_up: Deferred[None]) -> None:
         self._waiting.pop(given_up, None)
 
-    def end(self, name: ModelName) -> None:
+    def end(self, name: Repository) -> None:
         """Return a turn."""
         self._asked[name] -= 1
         if not self._asked[name]:

@@ -17,7 +17,7 @@ from twisted.web.iweb import IAgent, IResponse
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError, denied, upstream_unreachable
 from yukari.metrics import Metrics
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget
 from yukari.net.http import BadRedirect, follow, why
 from yukari.net.perimeter import Outside
@@ -142,9 +142,9 @@ class Registry:
     def _via(self) -> dict[str, list[str]]:
         return {"Via": [f"1.1 {self._pseudonym}"]} if self._pseudonym else {}
 
-    def url_of(self, name: ModelName, kind: str, reference: object) -> str:
+    def url_of(self, name: Repository, kind: str, reference: object) -> str:
         """The URL of a manifest or a blob; ``kind`` is ``manifests`` or ``blobs``."""
-        return f"{self.url.url}v2/{name}/{kind}/{reference}"
+        return f"{self.url.url}v2/{name.path}/{kind}/{reference}"
 
     def now(self) -> float:
         """The time of day, in seconds of the epoch."""

@@ -41,7 +41,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import Digest, InvalidName, ModelName, Reference
+from yukari.names import Digest, InvalidName, Reference, Repository
 from yukari.net.bodies import (
     BODY_WITHIN,
     SMALL_BODY,
@@ -75,7 +75,7 @@ ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEP
 """The Accept header by which each variant is asked for."""
 
 
-Asked = Callable[Concatenate["Upstream", ModelName, P], Coroutine[Any, Any, T]]
+Asked = Callable[Concatenate["Upstream", Repository, P], Coroutine[Any, Any, T]]
 """A question about a repository."""
 
 
@@ -83,7 +83,7 @@ def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
     """Make a question wait for its turn, which it has until its reply has been read."""
 
     @wraps(ask)
-    async def asking(self: Upstream, name: ModelName, /, *args: P.args, **keywords: P.kwargs) -> T:
+    async def asking(self: Upstream, name: Repository, /, *args: P.args, **keywords: P.kwargs) -> T:
         await self._turn(name)
         try:
             return await ask(self, name, *args, **keywords)
@@ -123,7 +123,7 @@ class Upstream:
     @_in_turn
     async def manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -156,7 +156,7 @@ class Upstream:
         return manifest
 
     @_in_turn
-    async def child(self, name: ModelName, digest: Digest) -> Manifest:
+    async def child(self, name: Repository, digest: Digest) -> Manifest:
         """
         Return a list's child, which upstream has among the blobs; `RegistryError`.
 
@@ -178,7 +178,7 @@ class Upstream:
     @_in_turn
     async def manifest_digest(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Reference,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
@@ -201,7 +201,7 @@ class Upstream:
         discard(response, self._registry.clock)
         return announced(response) if response.code in WHOLE else None
 
-    async def _turn(self, name: ModelName) -> None:
+    async def _turn(self, name: Repository) -> None:
         turn = self._questions.begin(name)
         try:
             await within(self._registry.headers_within, turn, self._registry.clock)
@@ -214,7 +214,7 @@ class Upstream:
         self,
         method: str,
         url: str,
-        name: ModelName,
+        name: Repository,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
     ) -> tuple[IResponse, str]:
@@ -242,7 +242,7 @@ class Upstream:
         self._circuits.succeeded(name)
         return answered
 
-    def _failed(self, name: ModelName, error: Exception, is_registry: bool) -> RegistryError:
+    def _failed(self, name: Repository, error: Exception, is_registry: bool) -> RegistryError:
         """
         Return the error that a client gets for a request without a reply.
 
@@ -299,7 +299,7 @@ class Upstream:
             return ""
 
     async def _refusal(
-        self, response: IResponse, what: str, name: ModelName, reference: Reference
+        self, response: IResponse, what: str, name: Repository, reference: Reference
     ) -> RegistryError:
         """Return the error that a client gets for a reply that is an error."""
         code = response.code
@@ -331,7 +331,7 @@ class Upstream:
     # blobs
 
     @_in_turn
-    async def blob_size(self, name: ModelName, digest: Digest) -> int:
+    async def blob_size(self, name: Repository, digest: Digest) -> int:
         """The size of a blob that no known manifest names, in bytes; `RegistryError`."""
         url = self._registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("HEAD", url, name, USER_AGENT)
@@ -347,7 +347,7 @@ class Upstream:
         # Not all answer HEAD: a URL that is signed for GET does not.
         return await self._size_by_range(url, name, digest)
 
-    async def _size_by_range(self, url: str, name: ModelName, digest: Digest) -> int:
+    async def _size_by_range(self, url: str, name: Repository, digest: Digest) -> int:
         try:
             asking = Deferred.fromCoroutine(self._registry.get(url, Span(0, 1)))
             response, _ = await within(self._registry.headers_within, asking, self._registry.clock)
@@ -370,7 +370,7 @@ class Upstream:
             return int(response.length)
         raise upstream_unreachable(f"upstream {self._host} does not tell the size of {digest}")
 
-    def blob(self, digest: Digest, size: int, *repositories: ModelName) -> UpstreamBlob:
+    def blob(self, digest: Digest, size: int, *repositories: Repository) -> UpstreamBlob:
         """A blob as a fill's source."""
         return UpstreamBlob(self._registry, digest, size, list(repositories))
 

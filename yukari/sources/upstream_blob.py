@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.net.bodies import Counted, discard
 from yukari.net.http import header, retry_after
 from yukari.net.throttle import Paced
@@ -34,7 +34,7 @@ class UpstreamBlob:
     _registry: Registry
     _digest: Digest
     _size: int
-    _repositories: list[ModelName]
+    _repositories: list[Repository]
     _location: Optional[str] = field(default=None, init=False)
     _at: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
@@ -51,7 +51,7 @@ class UpstreamBlob:
     def ranges(self) -> bool:
         return self._location is not None and self._registry.pace(self._location).ranges
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         if name not in self._repositories:
             self._repositories.append(name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Protocol
 
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 
 
 class Inventory(Protocol):
@@ -14,7 +14,7 @@ class Inventory(Protocol):
     OSError if the store cannot be read or written.
     """
 
-    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+    async def remove_tag(self, name: Repository, tag: Tag) -> None:
         """
         Remove both variants of a tag, durably; harmless if it is not stored.
 

@@ -9,14 +9,14 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.manifest import Manifest, Variant
-from yukari.names import ModelName, Reference
+from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
 MOST_BYTES = 64 * 1024 * 1024
 TRUSTED_FOR = 1.0
 """Seconds; an operator may copy files in or delete them by hand."""
 
-Key = tuple[ModelName, Reference, Variant]
+Key = tuple[Repository, Reference, Variant]
 
 
 class Kept(Protocol):

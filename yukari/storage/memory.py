@@ -22,7 +22,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.spans import SpanSet
 from yukari.storage.ports import (
     NEVER_CHECKED,
@@ -67,7 +67,7 @@ class _Lying:
     """What stays of a spool when it is closed."""
 
     digest: Digest
-    repositories: tuple[ModelName, ...]
+    repositories: tuple[Repository, ...]
     body: bytearray
     cover: SpanSet = field(factory=SpanSet)
 
@@ -89,7 +89,7 @@ class MemorySpool:
         return len(self._lying.body)
 
     @property
-    def repositories(self) -> tuple[ModelName, ...]:
+    def repositories(self) -> tuple[Repository, ...]:
         return self._lying.repositories
 
     def covered(self) -> SpanSet:
@@ -105,7 +105,7 @@ class MemorySpool:
             self._lying.body[offset : offset + len(body)] = body
             self._lying.cover.add(offset, offset + len(body))
 
-    def note_repository(self, name: ModelName) -> None:
+    def note_repository(self, name: Repository) -> None:
         if name not in self._lying.repositories:
             self._lying.repositories += (name,)
 
@@ -133,7 +133,7 @@ class MemoryStore:
     """`Store` in memory that takes ``capacity`` bytes in all, None for any number."""
 
     capacity: Optional[int] = None
-    _tags: dict[ModelName, dict[Tag, dict[Variant, StoredManifest]]] = field(
+    _tags: dict[Repository, dict[Tag, dict[Variant, StoredManifest]]] = field(
         factory=dict, init=False
     )
     _by_digest: dict[Digest, StoredManifest] = field(factory=dict, init=False)
@@ -170,7 +170,7 @@ class MemoryStore:
 
     async def get_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant = Variant.PLAIN,
         *,
@@ -186,7 +186,7 @@ class MemoryStore:
                 return StoredManifest(parse_manifest(bytes(self._blobs[digest])), NEVER_CHECKED)
         return self._by_digest.get(digest)
 
-    def _variants(self, name: ModelName, tag: Tag) -> Variants:
+    def _variants(self, name: Repository, tag: Tag) -> Variants:
         kept = self._tags.get(name, {}).get(tag, {})
         listed = kept.get(Variant.LIST)
         if listed is None or self._manifest(listed.manifest.digest) is None:
@@ -206,7 +206,7 @@ class MemoryStore:
 
     async def put_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -237,7 +237,7 @@ class MemoryStore:
 
     async def touch_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         digest: Digest,
         checked_at: float,
@@ -247,11 +247,11 @@ class MemoryStore:
         if found is not None and found.manifest.digest == digest:
             self._tags[name][tag][variant] = StoredManifest(found.manifest, checked_at)
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return sorted(self._tags.get(name, ()))
 
     async def manifests(
-        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+        self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         entries = sorted(
             ManifestEntry(name, tag, _first_check(kept.values()))
@@ -292,7 +292,7 @@ class MemoryStore:
 
     # what the collector does
 
-    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+    async def remove_tag(self, name: Repository, tag: Tag) -> None:
         tags = self._tags.get(name, {})
         tags.pop(tag, None)
         if not tags:
@@ -326,7 +326,7 @@ class MemoryStore:
     async def spools(self) -> list[Spool]:
         return [MemorySpool(self, self._spools[digest]) for digest in sorted(self._spools)]
 
-    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+    async def new_spool(self, digest: Digest, size: int, repository: Repository) -> Spool:
         lying = self._spools.pop(digest, None)
         if lying is not None and len(lying.body) == size:
             self._spools[digest] = lying

@@ -20,7 +20,7 @@ from typing import Optional, Protocol, runtime_checkable
 from attrs import field, frozen
 
 from yukari.manifest import AnyManifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
 from yukari.storage.inventory import Inventory
@@ -67,7 +67,7 @@ class ManifestEntry:
     unless neither was.
     """
 
-    name: ModelName
+    name: Repository
     tag: Tag
     checked_at: float
 
@@ -88,7 +88,7 @@ class Unfinished:
 
     digest: Digest
     size: int
-    repository: ModelName
+    repository: Repository
 
 
 @frozen
@@ -138,7 +138,7 @@ class Spool(Protocol):
         """The blob's, in bytes."""
 
     @property
-    def repositories(self) -> tuple[ModelName, ...]:
+    def repositories(self) -> tuple[Repository, ...]:
         """Repositories upstream that have the blob, the first to be asked first."""
 
     def covered(self) -> SpanSet:
@@ -153,7 +153,7 @@ class Spool(Protocol):
         the blob's size, and once the spool is published, discarded or closed.
         """
 
-    def note_repository(self, name: ModelName) -> None:
+    def note_repository(self, name: Repository) -> None:
         """Record another repository that has the blob, with the spool."""
 
     def open(self) -> BlobFile:
@@ -200,7 +200,7 @@ class ManifestStore(Protocol):
 
     async def get_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant = Variant.PLAIN,
         *,
@@ -225,7 +225,7 @@ class ManifestStore(Protocol):
 
     async def put_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -246,7 +246,7 @@ class ManifestStore(Protocol):
 
     async def touch_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         digest: Digest,
         checked_at: float,
@@ -258,11 +258,11 @@ class ManifestStore(Protocol):
         Nothing happens if the variant names another by now; OSError if it cannot be noted.
         """
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         """Return the tags stored for a model, sorted by name; none if it is not stored."""
 
     async def manifests(
-        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+        self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         """
         Return up to ``most`` tagged manifests that follow ``after``, in the order of (name, tag).
@@ -305,7 +305,7 @@ class SpoolStore(Protocol):
         Each keeps its room reserved, even if new spools would not get as much.
         """
 
-    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+    async def new_spool(self, digest: Digest, size: int, repository: Repository) -> Spool:
         """
         Open a spool, its room reserved until it is published, discarded or closed.
 
@@ -382,7 +382,7 @@ class DirectUploads(Protocol):
     """The further methods of a `Store` that can take blobs past this disk."""
 
     def straight(
-        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+        self, digest: Digest, size: int, repository: Repository, source: BlobSource
     ) -> Optional[DirectUpload]:
         """
         Return the way into the store of a blob for which `new_spool` raised `NoRoom`; None if there

@@ -17,7 +17,7 @@ from yukari.fills.verifier import Verifier
 from yukari.library.blobs import Elsewhere
 from yukari.library.catalog import Catalog
 from yukari.library.library import Library
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.net.throttle import Lines
 from yukari.sending.send import send
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone
@@ -53,7 +53,7 @@ class BlobRequest:
 
     _registry: Registry
     _request: Any
-    _name: ModelName
+    _name: Repository
     _digest: Digest
     _readable: Optional[Readable] = field(default=None, init=False)
 

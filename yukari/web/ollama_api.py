@@ -24,7 +24,7 @@ from yukari.library.management import Management
 from yukari.library.pulls import Pull, Pulls
 from yukari.library.shown_names import ShownNames, Wanted
 from yukari.manifest import Manifest, Variant
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.storage.ports import StoredManifest
 from yukari.web.json_api import Body, JsonApi, Lines, reply_nothing
 from yukari.web.replies import reply_json, text_header
@@ -220,7 +220,9 @@ class OllamaApi:
             raise _not_found(f"a manifest of {source.name}:{source.tag}")
         await self._copy_to(target.name, target.tag, manifest, source)
 
-    async def _copy_to(self, name: ModelName, tag: Tag, manifest: Manifest, source: Wanted) -> None:
+    async def _copy_to(
+        self, name: Repository, tag: Tag, manifest: Manifest, source: Wanted
+    ) -> None:
         management, library = self._management, self._management.library
         for blob in manifest.blobs:
             if await library.blobs.stored_size(source.name, blob.digest) is None:

@@ -29,7 +29,7 @@ from yukari.library.catalog_rows import Entry, Totals, Version
 from yukari.library.management import Management
 from yukari.library.shown_names import ShownNames, Wanted
 from yukari.manifest import Manifest
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.web.importing import Imports
 from yukari.web.json_api import Body, JsonApi, Lines
 from yukari.web.ollama_api import PAGE
@@ -98,7 +98,7 @@ class StoreApi:
         facts = entry._asdict()
         del facts["details"]
         name = self._names.show(entry.repository, entry.tag)
-        pin = self._management.marks.pin(ModelName.parse(entry.repository), Tag(entry.tag))
+        pin = self._management.marks.pin(Repository.parse(entry.repository), Tag(entry.tag))
         pinned = None if pin is None else {"by": pin.by, "at": pin.at}
         return {"name": name, **facts, "own": bool(entry.own), "pinned": pinned}
 

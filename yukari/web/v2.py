@@ -24,7 +24,7 @@ from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
 from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.manifest import MANIFEST_TYPES
-from yukari.names import InvalidName, ModelName, Reference, Tag, parse_reference
+from yukari.names import DEFAULT, InvalidName, Reference, Repository, Tag, parse_reference
 from yukari.net.throttle import Lines
 from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
@@ -72,7 +72,7 @@ class V2(ReadOnly):
             )
         namespace, model, kind, last = parts
         try:
-            name = ModelName(namespace, model)
+            name = Repository(DEFAULT, namespace, model)
         except InvalidName as error:
             raise name_invalid(str(error)) from None
         self._registry.library.rules.check(name)
@@ -91,7 +91,7 @@ class V2(ReadOnly):
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
 
-    async def _manifest(self, request: Any, name: ModelName, reference: Reference) -> None:
+    async def _manifest(self, request: Any, name: Repository, reference: Reference) -> None:
         request.setHeader(b"vary", b"Accept")
         accepted = request.requestHeaders.getRawHeaders(b"accept", [])
         found = await self._registry.library.manifest(

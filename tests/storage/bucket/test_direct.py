@@ -20,7 +20,7 @@ from tests.s3.proxy import SLOW_DOWN, Lose, reply
 from tests.storage.contract import NAME
 from yukari.config.units import FreeSpace
 from yukari.errors import blob_unknown
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.s3 import requests as requests_module
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
@@ -70,7 +70,7 @@ class Flowing:
         self.bodies.append(_Sending(self, answered))
         return Answer(answered, answered == span, self.pace, self.bodies[-1])
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         pass
 
     def retry(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import blob_digests, model_names, tags
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.storage import known
 from yukari.storage.bucket.listing import listed
 from yukari.storage.known import Known
@@ -18,13 +18,13 @@ from yukari.storage.known import Known
 class KeyTests(SynchronousTestCase):
     @given(model_names(), tags(), st.floats(0, 2**31))
     def test_a_tagged_manifests_key_is_read_back(
-        self, name: ModelName, tag: Tag, modified: float
+        self, name: Repository, tag: Tag, modified: float
     ) -> None:
         row = listed(f"v2/{name}/manifests/{tag}", modified)
         self.assertEqual(row, (name.namespace, name.model, tag.name, modified))
 
     @given(model_names(), blob_digests())
-    def test_one_by_its_digest_is_not_listed(self, name: ModelName, digest: Digest) -> None:
+    def test_one_by_its_digest_is_not_listed(self, name: Repository, digest: Digest) -> None:
         self.assertIsNone(listed(f"v2/{name}/manifests/{digest}", 1.0))
 
     @given(st.text() | st.lists(st.sampled_from(["v2", "a", "", "manifests", "é"])).map("/".join))

@@ -6,10 +6,10 @@ from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
 from tests.s3.servers import MOTO
 from yukari.library.management import Management
-from yukari.names import ModelName, Tag
+from yukari.names import DEFAULT, Repository, Tag
 
 LATEST = Tag("latest")
-M, N = ModelName("library", "m"), ModelName("library", "n")
+M, N = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "library", "n")
 
 
 class ManagedBucketTests(BucketCase):

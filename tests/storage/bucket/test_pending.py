@@ -17,7 +17,7 @@ from tests.storage.contract import LATEST
 from tests.storage.strategies import lists, result_of, times, variants
 from tests.strategies import manifests, model_names, references
 from yukari.manifest import AnyManifest, Variant
-from yukari.names import ModelName, Reference
+from yukari.names import DEFAULT, Reference, Repository
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket import pending as lateputs
 from yukari.storage.bucket.pending import AGAIN, PendingManifests, decode, encode
@@ -26,20 +26,20 @@ from yukari.storage.ports import StoredManifest
 MANIFEST = manifest_of(b"late")
 
 
-def named(number: int) -> ModelName:
-    return ModelName("library", f"m{number}")
+def named(number: int) -> Repository:
+    return Repository(DEFAULT, "library", f"m{number}")
 
 
 @define(eq=False)
 class Bucket:
     """It takes what is not ``busy``."""
 
-    busy: set[ModelName] = field(factory=set)
-    taken: list[ModelName] = field(factory=list)
+    busy: set[Repository] = field(factory=set)
+    taken: list[Repository] = field(factory=list)
 
     async def put(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant,
         manifest: AnyManifest,
@@ -140,7 +140,7 @@ class LatePutsTests(SynchronousTestCase):
     @given(model_names(), references(), variants, manifests() | lists, times)
     def test_a_file_tells_what_was_written(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant,
         manifest: AnyManifest,

@@ -32,7 +32,7 @@ from tests.storage.disk.test_space import Disk
 from yukari.config.units import FreeSpace
 from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.s3 import requests as requests_module
 from yukari.s3.body import BytesBody
 from yukari.s3.client import S3Client
@@ -328,7 +328,7 @@ class BucketTests(Stores):
         """S3 has a-b/ and a.b/ before a/."""
         self.patch(bucketlisting, "LISTED_AT_ONCE", 2)
         store = await self.started()
-        models = [ModelName(*each) for each in product(("a", "a-b", "a.b"), repeat=2)]
+        models = [Repository(DEFAULT, *each) for each in product(("a", "a-b", "a.b"), repeat=2)]
         for name, tag in product(models, (Tag("b"), Tag("b-c"))):
             await self.client.put_object(f"v2/{name}/manifests/{tag}", OLD.body, OLD.media_type)
         listed: list[ManifestEntry] = []

@@ -9,10 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.storage.disk.test_store import store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import AnyManifest
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk.store import DirectoryStore
 
-NAME, LATEST = ModelName("library", "m"), Tag("latest")
+NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
 
 
 class InventoryTests(SynchronousTestCase):

@@ -16,7 +16,7 @@ from tests.storage.contract import ANOTHER, BODY, DIGEST, LATEST, LISTED, NAME, 
 from tests.storage.disk.test_store import HOST, AtEveryStep, HeldThread, store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, AnyManifest, Manifest, Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import (
     NEVER_CHECKED,
@@ -72,7 +72,7 @@ class Directories(SynchronousTestCase):
         self,
         target: str,
         host: str = LINKED_HOST,
-        name: ModelName = NAME,
+        name: Repository = NAME,
         tag: str = "latest",
         mtime: float = 2000.0,
     ) -> str:
@@ -208,7 +208,7 @@ class FromOllama40Tests(Directories):
         self.assertEqual(result_of(store.count()), Holdings(0, 0, 0))
 
     def test_shadows_of_a_conversion_are_no_models(self) -> None:
-        shadow = ModelName("library", "llamacpp")
+        shadow = Repository(DEFAULT, "library", "llamacpp")
         self.put_blob(OLD)
         for tag in ("a" * 64, "latest"):
             self.put_file(OLD.body, "manifests", HOST, "library", "llamacpp", tag)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.dying import RefusingOs
-from yukari.names import Digest, ModelName
+from yukari.names import DEFAULT, Digest, Repository
 from yukari.spans import Span
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk.spool import SpoolFile
 
-NAME = ModelName("library", "m")
-OTHER = ModelName("library", "other")
+NAME = Repository(DEFAULT, "library", "m")
+OTHER = Repository(DEFAULT, "library", "other")
 BODY = bytes(range(256)) * 4
 DIGEST = Digest.of(BODY)
 

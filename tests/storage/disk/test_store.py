@@ -34,7 +34,7 @@ from tests.storage.disk.test_space import Disk
 from tests.storage.dying import DyingOs, Killed, RefusingOs
 from tests.storage.strategies import manifest_of, result_of
 from yukari.config.units import FreeSpace
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
 from yukari.storage.disk import atomic as durable
 from yukari.storage.disk import blobs, listing, lock, migration, reading, spool_dir, tolerance
@@ -623,7 +623,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         store = self.started()
         self.patch(listing, "_SETTLED", -1)
         system = self.patch_os(RefusingOs(lambda *_: None))
-        after: Optional[tuple[ModelName, Tag]] = None
+        after: Optional[tuple[Repository, Tag]] = None
         seen = 0
         while page := result_of(store.manifests(after, 7)):
             seen += len(page)

@@ -15,7 +15,7 @@ from tests.running import Daemon, until
 from tests.web.page.browser import BrowserCase, Look
 from tests.web.page.models import MARKUP, STRANGER, add_model
 from yukari.library.catalog_file import CatalogFile
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 LICENCE = "MIT License\n\nCopyright (c) the authors\n"
 MODELS = (
@@ -56,7 +56,7 @@ class PageCase(BrowserCase):
         """Begin a pull that takes its time; return the model's name."""
         upstream.settings.line = size / 20
         upstream.add_model("library/gemma3:12b", [size])
-        daemon.service.parts.pulls.start(ModelName("library", "gemma3"), Tag("12b"), "")
+        daemon.service.parts.pulls.start(Repository(DEFAULT, "library", "gemma3"), Tag("12b"), "")
         await until(lambda: any(fill.size == size for fill in daemon.library.fills.values()))
         return "library/gemma3"
 
@@ -193,7 +193,7 @@ class AdminTests(PageCase):
         upstream, daemon = await self.stocked()
         upstream.add_model("library/phi4:latest", [5000])
         marks = daemon.service.parts.management.marks
-        key = ModelName("library", "phi4"), Tag("latest")
+        key = Repository(DEFAULT, "library", "phi4"), Tag("latest")
 
         def look(look: Look) -> None:
             look.open("/")

@@ -21,10 +21,10 @@ from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Indexed, Version
 from yukari.library.marks import Marks
 from yukari.library.search import ORDERS
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
-NAME, TAG = ModelName("library", "m"), Tag("latest")
+NAME, TAG = Repository(DEFAULT, "library", "m"), Tag("latest")
 
 
 class Tags(HTMLParser):
@@ -261,7 +261,9 @@ class ListTests(PageCase):
         catalog = daemon.service.parts.management.catalog
         many = [
             Indexed(
-                Version(ModelName("n" * 80, f"{at:04}{'m' * 76}"), Tag("t" * 80), digest, ()),
+                Version(
+                    Repository(DEFAULT, "n" * 80, f"{at:04}{'m' * 76}"), Tag("t" * 80), digest, ()
+                ),
                 1.0,
                 1.0,
                 False,
@@ -318,7 +320,7 @@ class ListTests(PageCase):
     async def test_what_is_gone_upstream_and_what_is_pinned_is_said(self) -> None:
         daemon = await self.stocked()
         management = daemon.service.parts.management
-        name, tag = ModelName("library", "alpha"), Tag("7b")
+        name, tag = Repository(DEFAULT, "library", "alpha"), Tag("7b")
         await management.catalog.run(CatalogFile.checked, name, tag, 1.0, gone=True)
         await management.marks.set_pin(name, tag, "somebody")
         for path in ("/", "/models/library/alpha/7b"):

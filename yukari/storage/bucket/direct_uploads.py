@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from yukari.names import Digest, InvalidName, ModelName
+from yukari.names import Digest, InvalidName, Repository
 from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
 from yukari.storage.bucket.blobs import BucketBlobs, blob_key
@@ -42,7 +42,7 @@ class BucketDirectUploads:
     """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
 
     def new(
-        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+        self, digest: Digest, size: int, repository: Repository, source: BlobSource
     ) -> StraightUpload:
         left = self.left.pop(digest, Note())
         return StraightUpload(
@@ -76,7 +76,7 @@ class BucketDirectUploads:
         found = []
         for digest, note in self.left.items():
             try:
-                repository = ModelName.parse(note.repository)
+                repository = Repository.parse(note.repository)
             except InvalidName:
                 continue
             if note.size:

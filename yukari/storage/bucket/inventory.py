@@ -7,7 +7,7 @@ from typing import Optional
 from attrs import frozen
 
 from yukari.manifest import Variant
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
@@ -21,7 +21,7 @@ class BucketInventory:
     _manifests: BucketManifests
     _calls: Calls
 
-    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+    async def remove_tag(self, name: Repository, tag: Tag) -> None:
         for variant in Variant:
             await self._calls.run(self._manifests.remove((name, tag, variant)))
 

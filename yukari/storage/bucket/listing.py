@@ -16,7 +16,7 @@ from typing import Optional
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
-from yukari.names import InvalidName, ModelName, Tag, parse_reference
+from yukari.names import DEFAULT, InvalidName, Repository, Tag, parse_reference
 from yukari.s3.client import S3Client
 from yukari.storage.ports import ManifestEntry
 
@@ -39,7 +39,7 @@ def listed(key: str, modified: float) -> Optional[Listed]:
         return None
     try:
         reference = parse_reference(parts[4])
-        name = ModelName(parts[1], parts[2])
+        name = Repository(DEFAULT, parts[1], parts[2])
     except InvalidName:
         return None
     if not isinstance(reference, Tag):
@@ -62,14 +62,14 @@ class BucketListing:
         self._changes += 1
         self._rows = None
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return [Tag(tag) for _, _, tag, _ in await self._read(f"v2/{name}/")]
 
     async def count(self) -> int:
         """How many there are."""
         return len(await self._read("v2/"))
 
-    async def page(self, after: Optional[tuple[ModelName, Tag]], most: int) -> list[ManifestEntry]:
+    async def page(self, after: Optional[tuple[Repository, Tag]], most: int) -> list[ManifestEntry]:
         """Up to ``most`` entries from behind ``after``, read anew where that is None."""
         now = self._clock.seconds()
         if after is None or self._rows is None or now - self._rows[0] > LISTED_FOR:
@@ -85,7 +85,7 @@ class BucketListing:
             behind = name.namespace, name.model, tag.name
             start = bisect_right(rows, behind, key=lambda row: row[:3])
         return [
-            ManifestEntry(ModelName(namespace, model), Tag(tag), checked_at)
+            ManifestEntry(Repository(DEFAULT, namespace, model), Tag(tag), checked_at)
             for namespace, model, tag, checked_at in rows[start : start + most]
         ]
 

@@ -35,7 +35,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import Digest, InvalidName, ModelName, Reference, Tag
+from yukari.names import Digest, InvalidName, Reference, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Head
@@ -99,13 +99,13 @@ class BucketManifests:
         )
 
     async def get(
-        self, name: ModelName, reference: Reference, variant: Variant, *, anew: bool = False
+        self, name: Repository, reference: Reference, variant: Variant, *, anew: bool = False
     ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
             return await self._object((name, reference, Variant.PLAIN), anew)
         return (await self._variants(name, reference, anew)).answer(variant)
 
-    async def _variants(self, name: ModelName, tag: Tag, anew: bool) -> Variants:
+    async def _variants(self, name: Repository, tag: Tag, anew: bool) -> Variants:
         keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
         asked = [self._object(key, anew) for key in keys]
         if anew or not all(self.cache.get(key)[1] for key in keys):
@@ -128,7 +128,7 @@ class BucketManifests:
             return Variants(plain, listed, await self._runnable(name, listed.manifest))
         return found
 
-    async def _runnable(self, name: ModelName, found: AnyManifest) -> Optional[AnyManifest]:
+    async def _runnable(self, name: Repository, found: AnyManifest) -> Optional[AnyManifest]:
         """The manifest that a client gets which does not accept lists, if it is stored."""
         if isinstance(found, Manifest):
             return found
@@ -156,7 +156,7 @@ class BucketManifests:
                 known = found
         return self.late.newest(key, None if known is None else known.stored)
 
-    async def _fetch(self, name: ModelName, reference: Reference, variant: Variant) -> InBucket:
+    async def _fetch(self, name: Repository, reference: Reference, variant: Variant) -> InBucket:
         """The object of a key; `S3Error`."""
         key = _object_key(name, reference, variant)
         got = await self._client.get_whole(key)
@@ -184,7 +184,7 @@ class BucketManifests:
 
     async def put(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -203,7 +203,7 @@ class BucketManifests:
 
     async def _put_everywhere(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant,
         manifest: AnyManifest,
@@ -225,7 +225,7 @@ class BucketManifests:
             self._changes += 1
             self._changed()
 
-    async def settle(self, name: ModelName, child: AnyManifest) -> None:
+    async def settle(self, name: Repository, child: AnyManifest) -> None:
         """Have the original find the models whose lists have a child that is stored now."""
         if not isinstance(child, Manifest):
             return
@@ -237,7 +237,7 @@ class BucketManifests:
                 continue
             await self._keep_plain(name, tag, None)
 
-    async def published(self, digest: Digest, body: bytes, names: Iterable[ModelName]) -> None:
+    async def published(self, digest: Digest, body: bytes, names: Iterable[Repository]) -> None:
         """As `settle`, for a blob that may be a child."""
         try:
             child = parse_manifest(body)
@@ -251,7 +251,7 @@ class BucketManifests:
                 self._contact.complain(error)
 
     async def _keep_plain(
-        self, name: ModelName, tag: Tag, before: Optional[StoredManifest]
+        self, name: Repository, tag: Tag, before: Optional[StoredManifest]
     ) -> None:
         """Have the plain variant's object be what plain clients get."""
         found = await self._variants(name, tag, False)
@@ -261,7 +261,7 @@ class BucketManifests:
         if found.plain is None or found.plain.manifest.digest != answer.manifest.digest:
             await self._put((name, tag, Variant.PLAIN), answer, over=found.listed.checked_at)
 
-    async def _put_by_digest(self, name: ModelName, stored: StoredManifest) -> None:
+    async def _put_by_digest(self, name: Repository, stored: StoredManifest) -> None:
         """Put it as a blob, and where the original looks for a manifest by its digest."""
         manifest = stored.manifest
         blob = _blob_key(manifest.digest)
@@ -341,7 +341,7 @@ class BucketManifests:
         return last
 
     async def touch(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float, variant: Variant
+        self, name: Repository, tag: Tag, digest: Digest, checked_at: float, variant: Variant
     ) -> None:
         key = name, tag, variant
         known, _ = self.cache.get(key)
@@ -378,7 +378,7 @@ class BucketManifests:
             self.cache.keep(key, found)
 
 
-def _object_key(name: ModelName, reference: Reference, variant: Variant) -> str:
+def _object_key(name: Repository, reference: Reference, variant: Variant) -> str:
     listed = variant is Variant.LIST and isinstance(reference, Tag)
     return f"v2/{name}/{'lists' if listed else 'manifests'}/{reference}"
 

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.manifest import AnyManifest, Variant, parse_manifest
-from yukari.names import Digest, ModelName, Reference, parse_reference
+from yukari.names import Digest, Reference, Repository, parse_reference
 from yukari.s3.errors import S3Error
 from yukari.storage.disk.atomic import remove, replace_file
 from yukari.storage.manifest_cache import MOST_BYTES, Key
@@ -58,7 +58,7 @@ def decode(content: bytes) -> tuple[Key, StoredManifest]:
     first, _, body = content.partition(b"\n")
     try:
         header = json.loads(first)
-        name, reference = ModelName.parse(header["name"]), parse_reference(header["reference"])
+        name, reference = Repository.parse(header["name"]), parse_reference(header["reference"])
         key = name, reference, Variant(header.get("variant", Variant.PLAIN.value))
         return key, StoredManifest(parse_manifest(body), float(header["checked_at"]))
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
@@ -73,7 +73,7 @@ class PendingManifests:
     Their files are in ``directory``, and are made in ``through``.
     """
 
-    _put: Callable[[ModelName, Reference, Variant, AnyManifest, float], Awaitable[None]]
+    _put: Callable[[Repository, Reference, Variant, AnyManifest, float], Awaitable[None]]
     _clock: IReactorTime
     directory: str
     _through: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from attrs import define
 
 from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.net.bodies import Counted
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
@@ -46,7 +46,7 @@ class BucketBlob:
     def there(self) -> bool:
         return self._digest in self._there
 
-    def add_repository(self, name: ModelName) -> None:
+    def add_repository(self, name: Repository) -> None:
         """Do nothing: a bucket has blobs by digest alone."""
 
     def retry(self) -> None:

@@ -15,7 +15,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.names import Digest, InvalidName, ModelName
+from yukari.names import Digest, InvalidName, Repository
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket.blobs import BucketBlobs, blob_key
@@ -76,7 +76,7 @@ class BucketSpools:
         self._direct.left = notes
         return list(spools)
 
-    async def new(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+    async def new(self, digest: Digest, size: int, repository: Repository) -> Spool:
         before = self.uploads.pop(digest, None)
         if before is not None and before.spool.gone:
             await before.abandon()
@@ -161,7 +161,7 @@ class BucketSpools:
         return spools, notes
 
     def _new(
-        self, digest: Digest, size: int, repository: ModelName, media_type: str
+        self, digest: Digest, size: int, repository: Repository, media_type: str
     ) -> tuple[SpoolFile, Note]:
         self._owned.restore()
         self._tier.make_way(size, self.files.room)

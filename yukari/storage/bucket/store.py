@@ -33,7 +33,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.s3.signing import Signing
 from yukari.sources.base import BlobSource, KeptSource
@@ -173,7 +173,7 @@ class TigrisStore(DiskWork):
 
     async def get_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant = Variant.PLAIN,
         *,
@@ -183,7 +183,7 @@ class TigrisStore(DiskWork):
 
     async def put_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -193,7 +193,7 @@ class TigrisStore(DiskWork):
 
     async def touch_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         digest: Digest,
         checked_at: float,
@@ -201,11 +201,11 @@ class TigrisStore(DiskWork):
     ) -> None:
         await self._calls.run(self._manifests.touch(name, tag, digest, checked_at, variant))
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return await self._calls.run(self._contact.heard(self._listing.tags(name)))
 
     async def manifests(
-        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+        self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         return await self._calls.run(self._contact.heard(self._listing.page(after, most)))
 
@@ -240,7 +240,7 @@ class TigrisStore(DiskWork):
     async def spools(self) -> list[Spool]:
         return await self._spools.reopen()
 
-    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+    async def new_spool(self, digest: Digest, size: int, repository: Repository) -> Spool:
         return await self._spools.new(digest, size, repository)
 
     async def publish(self, spool: Spool) -> None:
@@ -249,7 +249,7 @@ class TigrisStore(DiskWork):
     # past the disk
 
     def straight(
-        self, digest: Digest, size: int, repository: ModelName, source: BlobSource
+        self, digest: Digest, size: int, repository: Repository, source: BlobSource
     ) -> StraightUpload:
         return self._direct.new(digest, size, repository, source)
 

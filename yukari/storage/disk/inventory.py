@@ -19,7 +19,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 
 from yukari.manifest import InvalidManifest, Manifest, parse_manifest
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, replace_file, temporary
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
@@ -39,11 +39,11 @@ class DirectoryInventory:
     _files: ManifestFiles
     _own: str
     _run: Callable[..., Deferred[Any]]
-    _changed: Callable[[ModelName, Tag], Callable[[], None]]
+    _changed: Callable[[Repository, Tag], Callable[[], None]]
     _rooms: Callable[[], list[Room]]
     """Where a spool, and then the blob, take their room."""
 
-    async def remove_tag(self, name: ModelName, tag: Tag) -> None:
+    async def remove_tag(self, name: Repository, tag: Tag) -> None:
         await self._run(self._remove_tag, name, tag, ended=self._changed(name, tag))
 
     async def named_elsewhere(self) -> frozenset[Digest]:
@@ -101,7 +101,7 @@ class DirectoryInventory:
         except FileNotFoundError:
             return None
 
-    def _remove_tag(self, name: ModelName, tag: Tag) -> None:
+    def _remove_tag(self, name: Repository, tag: Tag) -> None:
         layout = self._files.layout
         with self._files.changing(name, tag):
             for directory in (*layout.linked, *layout.plain):

@@ -19,7 +19,7 @@ from typing import Optional
 
 from attrs import field, frozen
 
-from yukari.names import Digest, InvalidName, ModelName, Tag
+from yukari.names import Digest, InvalidName, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED
 
 _OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
@@ -31,9 +31,9 @@ _SHADOW = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"sha256[-:][0-9a-f]{64}")
 
 
-def is_model(name: ModelName, tag: str) -> bool:
+def is_model(name: Repository, tag: str) -> bool:
     """Whether this may be a model; a conversion by Ollama 0.40 leaves shadows that are none."""
-    return not (str(name) == "library/llamacpp" and _SHADOW.fullmatch(tag))
+    return not (name.path == "library/llamacpp" and _SHADOW.fullmatch(tag))
 
 
 def checked_at(found: os.stat_result) -> float:
@@ -86,6 +86,6 @@ class Layout:
             return None
 
 
-def tag_path(directory: str, name: ModelName, tag: Tag) -> str:
+def tag_path(directory: str, name: Repository, tag: Tag) -> str:
     """The file of a tag in one of the `Layout`'s directories."""
     return os.path.join(directory, name.namespace, name.model, tag.name)

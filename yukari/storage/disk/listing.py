@@ -15,7 +15,7 @@ from typing import Optional
 
 from attrs import define, field
 
-from yukari.names import InvalidName, ModelName, Tag
+from yukari.names import DEFAULT, InvalidName, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
@@ -39,7 +39,7 @@ class TagListing:
     """Large directories: their ctime and their names in order."""
     _lock: Lock = field(factory=Lock, init=False)
 
-    def tags(self, name: ModelName) -> list[Tag]:
+    def tags(self, name: Repository) -> list[Tag]:
         """The tags of one model, in order."""
         return [tag for tag, _ in self._tagged(name)]
 
@@ -47,7 +47,7 @@ class TagListing:
         """How many there are."""
         return sum(1 for name in self._models(None) for _ in self._tagged(name))
 
-    def page(self, after: Optional[tuple[ModelName, Tag]], most: int) -> list[ManifestEntry]:
+    def page(self, after: Optional[tuple[Repository, Tag]], most: int) -> list[ManifestEntry]:
         """
         Up to ``most`` of all tags in order, from behind ``after``.
 
@@ -64,17 +64,17 @@ class TagListing:
                     entries.append(ManifestEntry(name, tag, at))
         return entries
 
-    def _models(self, first: Optional[ModelName]) -> Iterator[ModelName]:
+    def _models(self, first: Optional[Repository]) -> Iterator[Repository]:
         """Every directory that may hold tags, from ``first`` on."""
         for namespace in self._union(first=first.namespace if first else ""):
             at_first = first is not None and namespace == first.namespace
             for model in self._union(namespace, first=first.model if first and at_first else ""):
                 try:
-                    yield ModelName(namespace, model)
+                    yield Repository(DEFAULT, namespace, model)
                 except InvalidName:
                     continue
 
-    def _tagged(self, name: ModelName, first: str = "") -> Iterator[tuple[Tag, float]]:
+    def _tagged(self, name: Repository, first: str = "") -> Iterator[tuple[Tag, float]]:
         """A model's tags in order, from ``first`` on, and when each was last checked."""
         for entry in self._union(name.namespace, name.model, first=first):
             try:
@@ -86,7 +86,7 @@ class TagListing:
                 if times:
                     yield tag, min(filter(None, times), default=NEVER_CHECKED)
 
-    def _times(self, name: ModelName, tag: Tag) -> Iterator[float]:
+    def _times(self, name: Repository, tag: Tag) -> Iterator[float]:
         """When each of the tag's files says that it was checked; none if it has no file."""
         found = False
         for directory in self._layout.plain:

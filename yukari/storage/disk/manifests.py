@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from yukari.manifest import AnyManifest, Manifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.storage.disk.atomic import make_directories, replace_file, replace_link
 from yukari.storage.disk.layout import Layout, tag_path
 from yukari.storage.disk.listing import TagListing
@@ -75,7 +75,7 @@ class ManifestFiles:
 
     # reading
 
-    def load(self, name: ModelName, reference: Reference, variant: Variant) -> Optional[Loaded]:
+    def load(self, name: Repository, reference: Reference, variant: Variant) -> Optional[Loaded]:
         """Return the answer; a digest also from a tag's file, for what Ollama 0.34 filled."""
         watched: Watched = {}
         if isinstance(reference, Tag):
@@ -100,7 +100,7 @@ class ManifestFiles:
         return None
 
     def reload(
-        self, name: ModelName, reference: Reference, variant: Variant, known: Loaded
+        self, name: Repository, reference: Reference, variant: Variant, known: Loaded
     ) -> Optional[Loaded]:
         """As `load`; ``known`` itself if its files are as they were."""
         if all(stamp_of(*each) == stamp for each, stamp in known.watched.items()):
@@ -111,7 +111,7 @@ class ManifestFiles:
 
     def store(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -143,7 +143,7 @@ class ManifestFiles:
             self._keep_plain(name, reference, answer, found)
         return []
 
-    def settle(self, name: ModelName, child: AnyManifest) -> list[Tag]:
+    def settle(self, name: Repository, child: AnyManifest) -> list[Tag]:
         """Have Ollama 0.34 find the models whose lists have a child that is stored now: which."""
         changed: list[Tag] = []
         if not isinstance(child, Manifest):
@@ -159,8 +159,8 @@ class ManifestFiles:
         return changed
 
     def published(
-        self, digest: Digest, size: int, names: Iterable[ModelName]
-    ) -> list[tuple[ModelName, Tag]]:
+        self, digest: Digest, size: int, names: Iterable[Repository]
+    ) -> list[tuple[Repository, Tag]]:
         """As `settle`, for a blob that may be a child."""
         file = self._reader.blob(digest, {}) if size <= _SMALL else None
         if file is None:
@@ -172,7 +172,7 @@ class ManifestFiles:
             return []
 
     def touch(
-        self, name: ModelName, tag: Tag, digest: Digest, checked_at: float, variant: Variant
+        self, name: Repository, tag: Tag, digest: Digest, checked_at: float, variant: Variant
     ) -> None:
         """Note a check of a variant, if that is still ``digest``."""
         with self.changing(name, tag):
@@ -195,7 +195,7 @@ class ManifestFiles:
                 self._mirror(name, tag, manifest, found)
 
     def _set_time(
-        self, file: File, name: ModelName, tag: Tag, checked_at: float, variant: Variant
+        self, file: File, name: Repository, tag: Tag, checked_at: float, variant: Variant
     ) -> None:
         checked = _nanoseconds(checked_at)
         try:
@@ -209,7 +209,7 @@ class ManifestFiles:
             elif isinstance(file.manifest, Manifest):
                 self._write_plain(name, tag, file.manifest, checked_at)
 
-    def link(self, name: ModelName, tag: Tag) -> None:
+    def link(self, name: Repository, tag: Tag) -> None:
         """Have Ollama 0.40 find a plain manifest that it has no link to yet."""
         with self.changing(name, tag):
             found = self._reader.find(name, tag)
@@ -219,7 +219,7 @@ class ManifestFiles:
                 self._write_link(name, tag, manifest, NEVER_CHECKED, durable=False)
 
     def _keep_plain(
-        self, name: ModelName, tag: Tag, answer: Optional[StoredManifest], found: Found
+        self, name: Repository, tag: Tag, answer: Optional[StoredManifest], found: Found
     ) -> bool:
         """Have the tag's file in ``manifests`` be what plain clients get: whether it was not."""
         if answer is None or not isinstance(answer.manifest, Manifest):
@@ -229,13 +229,13 @@ class ManifestFiles:
         self._write_plain(name, tag, answer.manifest, answer.checked_at)
         return True
 
-    def _mirror(self, name: ModelName, tag: Tag, manifest: AnyManifest, found: Found) -> None:
+    def _mirror(self, name: Repository, tag: Tag, manifest: AnyManifest, found: Found) -> None:
         """Have Ollama 0.40 find the plain manifest, unless it has a list of it."""
         if found.linked is None or differ(manifest, found.linked.manifest):
             self._write_link(name, tag, manifest, NEVER_CHECKED)
 
     def _write_plain(
-        self, name: ModelName, tag: Tag, manifest: Manifest, checked_at: float
+        self, name: Repository, tag: Tag, manifest: Manifest, checked_at: float
     ) -> None:
         target = tag_path(self.layout.plain[0], name, tag)
         make_directories(os.path.dirname(target))
@@ -243,7 +243,7 @@ class ManifestFiles:
 
     def _write_link(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         manifest: AnyManifest,
         checked_at: float,
@@ -268,7 +268,7 @@ class ManifestFiles:
             with suppress(OSError):
                 os.utime(path, ns=(checked, checked))
 
-    def changing(self, name: ModelName, tag: Tag) -> Lock:
+    def changing(self, name: Repository, tag: Tag) -> Lock:
         return self.tag_locks[hash((name, tag)) % len(self.tag_locks)]
 
 

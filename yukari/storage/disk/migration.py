@@ -18,7 +18,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.manifest import MAX_BYTES
-from yukari.names import Digest, InvalidName, ModelName
+from yukari.names import DEFAULT, Digest, InvalidName, Repository
 from yukari.storage.disk.atomic import FAULTS
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
@@ -69,7 +69,7 @@ class Migration:
                         self._move(os.path.join(directory, entry), files.layout)
                         yield
                     try:
-                        name = ModelName(namespace, model)
+                        name = Repository(DEFAULT, namespace, model)
                     except InvalidName:
                         continue
                     for tag in files.listing.tags(name):

@@ -28,7 +28,7 @@ from yukari.manifest import (
     Manifest,
     parse_manifest,
 )
-from yukari.names import Digest, ModelName, Tag
+from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
@@ -75,7 +75,7 @@ class ManifestReader:
 
     _log = Logger()
 
-    def find(self, name: ModelName, tag: Tag, watched: Optional[Watched] = None) -> Found:
+    def find(self, name: Repository, tag: Tag, watched: Optional[Watched] = None) -> Found:
         """Return what a tag stands for; every file that it depends on is put into ``watched``."""
         watched = {} if watched is None else watched
         found = Found()
@@ -145,7 +145,7 @@ class ManifestReader:
                 if file is not None:
                     yield file.manifest
 
-    def plain_paths(self, name: ModelName, tag: Tag) -> list[str]:
+    def plain_paths(self, name: Repository, tag: Tag) -> list[str]:
         """Return where the plain manifest of a tag may be."""
         return [tag_path(directory, name, tag) for directory in self.layout.plain]
 

@@ -6,19 +6,19 @@ import json
 import re
 from collections.abc import Iterable
 
-from yukari.names import Digest, InvalidName, ModelName
+from yukari.names import Digest, InvalidName, Repository
 from yukari.spans import SpanSet
 
 _VERSION = 1
 _COVERED = re.compile(rb"\+ ([0-9]{1,19}) ([0-9]{1,19})")
-_REPOSITORY = re.compile(rb"r ([!-~]{1,200})")
+_REPOSITORY = re.compile(rb"r ([!-~]{1,500})")
 
 
 class Damaged(Exception):
     """A sidecar that tells nothing; the text says why."""
 
 
-def encode(digest: Digest, size: int, repositories: Iterable[ModelName], cover: SpanSet) -> bytes:
+def encode(digest: Digest, size: int, repositories: Iterable[Repository], cover: SpanSet) -> bytes:
     """Return the shortest text that tells this."""
     header = {
         "version": _VERSION,
@@ -30,7 +30,7 @@ def encode(digest: Digest, size: int, repositories: Iterable[ModelName], cover: 
     return "\n".join(lines).encode("ascii")
 
 
-def decode(text: bytes, digest: Digest) -> tuple[int, list[ModelName], SpanSet]:
+def decode(text: bytes, digest: Digest) -> tuple[int, list[Repository], SpanSet]:
     """Size, repositories and coverage of a sidecar; a bad or torn line ends the reading."""
     first, *lines = text.split(b"\n")[:-1] or [b""]
     try:
@@ -42,7 +42,7 @@ def decode(text: bytes, digest: Digest) -> tuple[int, list[ModelName], SpanSet]:
         size = header["size"]
         if type(size) is not int or size < 0:
             raise Damaged(f"size {size!r}")
-        repositories = [ModelName.parse(name) for name in header["repositories"]]
+        repositories = [Repository.parse(name) for name in header["repositories"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"first line: {error}") from None
     cover = SpanSet()
@@ -54,7 +54,7 @@ def decode(text: bytes, digest: Digest) -> tuple[int, list[ModelName], SpanSet]:
             cover.add(start, min(end, size))
         elif found := _REPOSITORY.fullmatch(line):
             try:
-                name = ModelName.parse(found[1].decode("ascii"))
+                name = Repository.parse(found[1].decode("ascii"))
             except InvalidName:
                 break
             if name not in repositories:

@@ -23,7 +23,7 @@ from typing import Optional, TypeVar
 from attrs import define, field
 from twisted.logger import Logger
 
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.spans import SpanSet
 from yukari.storage.disk import sidecar
 from yukari.storage.disk.atomic import remove, write_all
@@ -78,7 +78,7 @@ class SpoolFile:
     """The two files' path without their ends."""
     digest: Digest
     size: int
-    repositories: tuple[ModelName, ...]
+    repositories: tuple[Repository, ...]
     _data: Share
     _cover: SpanSet
     _reserved: Optional[Reservation] = None
@@ -106,7 +106,7 @@ class SpoolFile:
         directory: str,
         digest: Digest,
         size: int,
-        repository: ModelName,
+        repository: Repository,
         reserved: Optional[Reservation] = None,
         landing: Optional[Reservation] = None,
     ) -> SpoolFile:
@@ -227,7 +227,7 @@ class SpoolFile:
                 self._reserved.keep(self.missing)
             self._tidy(len(wanted))
 
-    def note_repository(self, name: ModelName) -> None:
+    def note_repository(self, name: Repository) -> None:
         with self._lock:
             if name not in self.repositories and not self._gone:
                 self._append(f"r {name}\n")
@@ -348,7 +348,7 @@ def open_in_rooms(
     directory: str,
     digest: Digest,
     size: int,
-    repository: ModelName,
+    repository: Repository,
     *rooms: Room,
 ) -> SpoolKind:
     """

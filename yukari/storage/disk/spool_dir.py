@@ -17,7 +17,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
-from yukari.names import Digest, ModelName
+from yukari.names import Digest, Repository
 from yukari.storage.disk.atomic import make_directories, remove
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.space import Reservation, Room, Statvfs
@@ -115,7 +115,7 @@ class SpoolDir:
             spools.append(spool)
         return spools
 
-    def new(self, digest: Digest, size: int, repository: ModelName, *rooms: Room) -> SpoolFile:
+    def new(self, digest: Digest, size: int, repository: Repository, *rooms: Room) -> SpoolFile:
         """Open a spool with its room reserved here and in ``rooms``; `NoRoom`, OSError."""
         return open_in_rooms(SpoolFile, self.path, digest, size, repository, self.room, *rooms)
 

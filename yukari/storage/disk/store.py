@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
-from yukari.names import Digest, ModelName, Reference, Tag
+from yukari.names import Digest, Reference, Repository, Tag
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.layout import Layout
@@ -171,7 +171,7 @@ class DirectoryStore(DiskWork):
 
     async def get_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         variant: Variant = Variant.PLAIN,
         *,
@@ -197,7 +197,7 @@ class DirectoryStore(DiskWork):
 
     async def put_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -214,7 +214,7 @@ class DirectoryStore(DiskWork):
 
     async def touch_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         tag: Tag,
         digest: Digest,
         checked_at: float,
@@ -227,11 +227,11 @@ class DirectoryStore(DiskWork):
             ended=self._changed(name, tag),
         )
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return await self._run(self._files.listing.tags, name)
 
     async def manifests(
-        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+        self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         return await self._run(self._files.listing.page, after, most)
 
@@ -255,7 +255,7 @@ class DirectoryStore(DiskWork):
         spools = await self._run(self._reopen_spools, undo=_close_all)
         return list(spools)
 
-    async def new_spool(self, digest: Digest, size: int, repository: ModelName) -> Spool:
+    async def new_spool(self, digest: Digest, size: int, repository: Repository) -> Spool:
         return await self._run(
             self._write,
             *(self._new_spool, digest, size, repository),
@@ -268,7 +268,7 @@ class DirectoryStore(DiskWork):
 
     # in the reactor's thread
 
-    def _changed(self, name: ModelName, *references: Reference) -> Callable[[], None]:
+    def _changed(self, name: Repository, *references: Reference) -> Callable[[], None]:
         def ended() -> None:
             self._changes += 1
             for reference in references:
@@ -344,7 +344,7 @@ class DirectoryStore(DiskWork):
 
     def _put_manifest(
         self,
-        name: ModelName,
+        name: Repository,
         reference: Reference,
         manifest: AnyManifest,
         checked_at: float,
@@ -366,7 +366,7 @@ class DirectoryStore(DiskWork):
         landing = self._landing
         return self._spools.reopen(lambda size: None if landing is None else landing.hold(size))
 
-    def _new_spool(self, digest: Digest, size: int, repository: ModelName) -> SpoolFile:
+    def _new_spool(self, digest: Digest, size: int, repository: Repository) -> SpoolFile:
         landing = () if self._landing is None else (self._landing,)
         return self._spools.new(digest, size, repository, *landing)
 
@@ -374,7 +374,7 @@ class DirectoryStore(DiskWork):
         """Where a spool, and then the blob, take their room."""
         return [self._spools.room, *([] if self._landing is None else [self._landing])]
 
-    def _publish(self, spool: SpoolFile) -> list[tuple[ModelName, Tag]]:
+    def _publish(self, spool: SpoolFile) -> list[tuple[Repository, Tag]]:
         spool.seal()
         target = self._files.layout.blob(spool.digest)
         try:

@@ -17,7 +17,7 @@ from yukari.library.pulls import Pulls
 from yukari.library.search import Search
 from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
-from yukari.names import ModelName
+from yukari.names import Repository
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_may_pull, check_own_name
 from yukari.web.ollama_api import OllamaApi
@@ -75,7 +75,7 @@ class PageParts:
         found = [
             {key: fill[key] for key in _SHOWN}
             for fill in self.status.fills()
-            if rules.allow(ModelName.parse(fill["model"]))
+            if rules.allow(Repository.parse(fill["model"]))
         ]
         return {"fills": found[:MAX_FILLS], "count": len(found)}
 

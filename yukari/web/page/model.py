@@ -10,7 +10,7 @@ from twisted.web.server import Request
 from yukari.errors import RegistryError, name_invalid
 from yukari.library.catalog_file import CatalogFile
 from yukari.manifest import Manifest
-from yukari.names import Digest, InvalidName, ModelName, Tag
+from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag
 from yukari.web.page.base import Page
 from yukari.web.page.rows import percents
 from yukari.web.page.viewer import Viewer
@@ -83,7 +83,7 @@ class ModelPage(Page):
         }
         await parts.pages.reply(request, "model.html", context)
 
-    async def _layers(self, name: ModelName, tag: Tag, manifest: Manifest) -> list[Layer]:
+    async def _layers(self, name: Repository, tag: Tag, manifest: Manifest) -> list[Layer]:
         parts = self.parts
         run, library = parts.management.catalog.run, parts.management.library
         sharers = await run(CatalogFile.shared_with, name, tag, MAX_SHARERS)
@@ -95,18 +95,18 @@ class ModelPage(Page):
             others = tuple(
                 (parts.names.show(*each), f"/models/{each[0]}/{each[1]}")
                 for each in sharers.get(blob.digest, ())
-                if library.rules.allow(ModelName.parse(each[0]))
+                if library.rules.allow(Repository.parse(each[0]))
             )
             size = await library.store.blob_size(blob.digest)
             found.append(Layer(kind, blob.digest, blob.size, size is not None, others))
         return found
 
 
-def _named(request: Request) -> tuple[ModelName, Tag]:
+def _named(request: Request) -> tuple[Repository, Tag]:
     parts = [part.decode("latin-1") for part in request.postpath or ()]
     if len(parts) != 3:
         raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
     try:
-        return ModelName(parts[0], parts[1]), Tag(parts[2])
+        return Repository(DEFAULT, parts[0], parts[1]), Tag(parts[2])
     except InvalidName as error:
         raise name_invalid(str(error)) from None

@@ -11,7 +11,7 @@ from attrs import frozen
 from yukari.library.catalog_rows import Entry
 from yukari.library.marks import Marks
 from yukari.library.shown_names import ShownNames
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 
 
 @frozen
@@ -67,7 +67,7 @@ class Rows:
 
     def of(self, entry: Entry, percents: Mapping[str, float]) -> Row:
         """Return the row; ``percents`` say how much of each repository on its way is here."""
-        pin = self._marks.pin(ModelName.parse(entry.repository), Tag(entry.tag))
+        pin = self._marks.pin(Repository.parse(entry.repository), Tag(entry.tag))
         details = json.loads(entry.details)
         return Row(
             name=self._names.show(entry.repository, entry.tag),
