@@ -15,7 +15,7 @@ from textwrap import wrap
 from yukari.config.setting import Setting
 from yukari.config.settings import SETTINGS
 
-BEGIN = ".. Made by python -m yukari.config.reference, from yukari/config/settings.py."
+BEGIN = ".. Made by python -m yukari.config.reference, from yukari/config/groups/."
 END = ".. The end of what is made."
 COMMON = (
     *("bind", "storage", "tigris_bucket", "min_free", "upstream_registry"),

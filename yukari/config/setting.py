@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 
 class SettingError(ValueError):
@@ -67,12 +67,17 @@ class Setting:
         return f"{self.help.replace('``', '')} ({self.environment}) [default: {self.shown}]"
 
 
-def declare(
-    group: str, parse: Callable[[str], Any], default: str | None, help: str, **more: Any
-) -> Any:
-    """Declare a field of `Settings`; the arguments are those of `Setting`."""
-    row = Setting("", group, parse, default, help, **more)
-    return attrs.field(metadata={Setting: row})
+def declare(parse: Callable[[str], Any], default: str | None, help: str, **more: Any) -> Any:
+    """Declare a field of a group of settings; the arguments are those of `Setting`."""
+    return attrs.field(metadata={Setting: Setting("", "", parse, default, help, **more)})
+
+
+def declared(group: str, fields: type) -> tuple[Setting, ...]:
+    """Return the declarations of a group, in the order of its fields."""
+    return tuple(
+        evolve(field.metadata[Setting], name=field.name, group=group)
+        for field in attrs.fields(fields)
+    )
 
 
 def read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:

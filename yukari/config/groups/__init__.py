@@ -1,0 +1,3 @@
+"""
+The declarations of the settings, a module for each group.
+"""

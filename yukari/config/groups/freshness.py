@@ -1,0 +1,40 @@
+"""When stored manifests are checked, and what is fetched ahead."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from yukari.config.parsers import parse_prefetch
+from yukari.config.setting import declare
+from yukari.config.units import parse_duration, parse_positive_duration
+
+
+@frozen(slots=False)
+class Freshness:
+    """When stored manifests are checked, and what is fetched ahead."""
+
+    manifest_lifetime: float = declare(
+        parse_duration,
+        "240h",
+        "How old the last check of a stored manifest may get before it is checked again: a duration"
+        " such as ``90s``, ``30m`` or ``240h``.",
+    )
+    invalidator_period: float = declare(
+        parse_positive_duration,
+        "30m",
+        "How often to look for manifests past their lifetime: a duration above 0.",
+    )
+    revalidate_after: float = declare(
+        parse_duration,
+        "5m",
+        "A manifest that is pulled and was last checked longer ago than this duration is checked"
+        " in the background; 0 for never.",
+    )
+    """0 for never."""
+    prefetch: str = declare(
+        parse_prefetch,
+        "all",
+        "Which blobs are fetched before a client asks for them: ``all`` of each manifest that is"
+        " pulled, the others of the manifest once one of them is ``asked`` for, or ``none``.",
+    )
+    """``all``, ``asked`` or ``none``."""

@@ -1,0 +1,110 @@
+"""Where models are stored, how many, and which go first."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from yukari.config.parsers import (
+    parse_bucket,
+    parse_directory,
+    parse_endpoint,
+    parse_evict,
+    parse_redirect,
+    parse_spool_max,
+)
+from yukari.config.patterns import Patterns
+from yukari.config.setting import declare
+from yukari.config.units import FreeSpace, parse_duration
+
+
+@frozen(slots=False)
+class Storage:
+    """Where models are stored, how many, and which go first."""
+
+    storage: str = declare(
+        parse_directory,
+        None,
+        "Where to store models: a directory, or ``tigris`` for a bucket of Tigris or any S3.",
+        default_shown="$XDG_CACHE_HOME/yukari, else ~/.cache/yukari; tigris if TIGRIS_BUCKET is"
+        " set",
+    )
+    """The absolute path of a directory, or `TIGRIS`."""
+    tigris_bucket: str = declare(
+        parse_bucket,
+        "yukari",
+        "The bucket that models are stored in with ``--storage=tigris``.",
+    )
+    redirect: str = declare(
+        parse_redirect,
+        "auto",
+        "With ``tigris``, whether clients get blobs that are not on this disk from S3 itself:"
+        " ``auto`` (if its endpoint is public), ``on`` or ``off``.",
+    )
+    """``auto``, ``on`` or ``off``."""
+    presign_endpoint: str | None = declare(
+        parse_endpoint,
+        None,
+        "The S3 endpoint as clients reach it, an http or https URL.",
+        default_shown="the one that this cache uses",
+    )
+    """A URL without a path; None for the endpoint that we use."""
+    spool_dir: str | None = declare(
+        parse_directory,
+        None,
+        "The directory of blobs that are still being fetched.",
+        details="On another file system than the store's, every blob is copied once when it is"
+        " complete.",
+        default_shown="inside the store's directory; with tigris, yukari/spool in the cache home",
+    )
+    """An absolute path; None for inside the store's directory, never None with `TIGRIS`."""
+    spool_max: int | None = declare(
+        parse_spool_max,
+        None,
+        "With ``tigris``, the most bytes of blobs on this disk, such as ``500GB`` or ``500GiB``;"
+        " the least recently read are dropped first.",
+        default_shown="what MIN_FREE leaves",
+    )
+    """Bytes; None for what `min_free` leaves."""
+    min_free: FreeSpace = declare(
+        FreeSpace.parse,
+        "5%",
+        "Free space on the disk that storing never goes under: a percentage, or bytes such as"
+        " ``10GB`` or ``10GiB``.",
+    )
+    store_max: FreeSpace | None = declare(
+        FreeSpace.parse,
+        None,
+        "At most so many bytes of models are stored, such as ``500GB``, or a percentage of the"
+        " disk.",
+        details="When something new needs room, what was superseded goes first, then the models"
+        " that were pulled least recently (``EVICT``). A directory's alone.",
+        default_shown="what MIN_FREE leaves",
+    )
+    evict: str | None = declare(
+        parse_evict,
+        None,
+        "What goes when something new needs room: ``lru``, the models that were pulled least"
+        " recently, or ``never`` anything.",
+        details="What is pinned, in use, matches ``KEEP`` or is gone upstream never goes; nor does"
+        " anything while upstream does not answer, or with ``OFFLINE``. What then has no room is"
+        " passed on to clients without being stored.",
+        default_shown="lru; never with tigris",
+    )
+    keep: Patterns | None = declare(
+        Patterns.parse,
+        None,
+        "Models that are never evicted, as patterns such as ``library/llama3.2,*/*-embed*``.",
+        default_shown="none",
+    )
+    superseded_lifetime: float = declare(
+        parse_duration,
+        "720h",
+        "How long a version of a model is kept that upstream has replaced, a duration; it goes"
+        " sooner if room is needed.",
+    )
+    evict_grace: float = declare(
+        parse_duration,
+        "1h",
+        "What was pulled within this duration is not evicted, nor are blobs removed that were"
+        " stored within it.",
+    )
