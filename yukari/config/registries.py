@@ -190,6 +190,7 @@ def gather(
         shared = next((row for row in identity if row[:2] in taken), None)
         if shared is None:
             taken.update({row[:2]: f"{row[2]} belongs to {each.name}" for row in identity})
+            taken["name", each.name] = f"{each.name} is given twice"
             found.append(each)
         elif not any(each is unasked for unasked in spare):
             field, key, _ = shared
