@@ -27,6 +27,25 @@ class UrlTests(SynchronousTestCase):
         }.items():
             self.assertEqual(url_of({"BIND": bind}), f"{url}/healthz")
 
+    def test_the_url_follows_from_the_configuration_file(self) -> None:
+        path = self.mktemp()
+        for text, url in {
+            "": "http://localhost:9200",
+            'bind = ":80 :81"': "http://localhost:80",
+            'bind = ["127.0.0.1:9201", ":80"]': "http://127.0.0.1:9201",
+        }.items():
+            with open(path, "w") as file:
+                file.write(text)
+            self.assertEqual(url_of({"YUKARI_CONFIG": path}), f"{url}/healthz")
+            self.assertEqual(
+                url_of({"YUKARI_CONFIG": path, "BIND": ":1"}), "http://localhost:1/healthz"
+            )
+        for wrong in ("bind = ", "/nowhere"):
+            with open(path, "w") as file:
+                file.write(wrong)
+            with self.assertRaisesRegex(ValueError, "YUKARI_CONFIG"):
+                url_of({"YUKARI_CONFIG": path if wrong == "bind = " else wrong})
+
     def test_error_names_a_bind_without_url(self) -> None:
         for bind in ("systemd:domain=INET6:index=0", "systemd:domain=INET:name=80", "unix:/run/y"):
             with self.assertRaisesRegex(ValueError, "yukari.check URL"):

@@ -2,7 +2,8 @@
 A health check as an exit status: ``python -m yukari.check [URL]``.
 
 It is for containers, whose images have no curl. Without a URL it asks ``/healthz`` where this
-environment's BIND makes the daemon listen. It imports nothing that is slow to import.
+environment makes the daemon listen: by BIND, or by the file that YUKARI_CONFIG names. It imports
+nothing that is slow to import.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 WITHIN = 5.0
 """Seconds that the daemon has to answer."""
 
@@ -24,7 +30,8 @@ def url_of(environment: Mapping[str, str]) -> str:
     """
     Return the URL of the daemon that this environment sets up; ValueError if BIND does not tell.
     """
-    bind = (environment.get("BIND", "").split() or [":9200"])[0]
+    binds = environment.get("BIND", "").split() or _in_file(environment.get("YUKARI_CONFIG", ""))
+    bind = (binds or [":9200"])[0]
     tls = re.match(r"ssl:(?:port=)?(\d+)", bind) or re.match(r"tls:.*?:(?:port=)?(\d+)", bind)
     if tls:
         return f"https://localhost:{tls[1]}/healthz"
@@ -35,6 +42,18 @@ def url_of(environment: Mapping[str, str]) -> str:
     if host in ("", "0.0.0.0", "[::]"):  # noqa: S104
         host = "localhost"
     return f"http://{host}:{port}/healthz"
+
+
+def _in_file(path: str) -> list[str]:
+    """Return what a configuration file has for BIND; ValueError if it cannot be read."""
+    if not path.strip():
+        return []
+    try:
+        with open(os.path.expanduser(path.strip()), "rb") as file:
+            found = tomllib.load(file).get("bind", "")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"YUKARI_CONFIG {path}: {error}") from None
+    return " ".join(map(str, found)).split() if isinstance(found, list) else str(found).split()
 
 
 def problem(url: str) -> str:

@@ -20,18 +20,19 @@ class Ended(SystemExit):
         self.line = line
 
 
-def end(message: object) -> NoReturn:
+def end(*messages: object) -> NoReturn:
     """
-    Write one plain line to stderr and to the log, then raise `Ended`.
+    Write one plain line for each message to stderr and to the log, then raise `Ended`.
 
     A bare ``SystemExit`` would do until logging begins; after that, text for `sys.stderr` becomes
     a log event, and with ``--logfile`` nobody sees it.
     """
-    line = "yukari: " + " ".join(str(message).split())
-    if sys.__stderr__ is not None:
-        try:
-            print(line, file=sys.__stderr__, flush=True)
-        except OSError:
-            pass
-    _log.error("{log_line}", log_line=line, on_stderr=True)
-    raise Ended(line)
+    lines = ["yukari: " + " ".join(str(message).split()) for message in messages]
+    for line in lines:
+        if sys.__stderr__ is not None:
+            try:
+                print(line, file=sys.__stderr__, flush=True)
+            except OSError:
+                pass
+        _log.error("{log_line}", log_line=line, on_stderr=True)
+    raise Ended(lines[0])

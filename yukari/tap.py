@@ -88,7 +88,7 @@ class Options(usage.Options):
         try:
             self.settings = Settings.read(self, os.environ)
         except SettingError as error:
-            end(error)
+            end(*str(error).splitlines())
         self.proxies = Proxies.read(os.environ)
         twistd: Any = self.parent or {}
         if twistd.get("pidfile"):

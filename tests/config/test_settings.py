@@ -76,6 +76,7 @@ DEFAULTS = {
     "slog_level": LogLevel.error,
     "log_format": "auto",
     "long_turns": 0.0,
+    "config": None,
 }
 
 
@@ -100,6 +101,8 @@ class ReadTests(SynchronousTestCase):
         roots = os.path.abspath(Authority(self.mktemp()).path)
         key = os.path.abspath(self.mktemp())
         Path(key).write_bytes(SigningKey.make()[1])
+        config = os.path.abspath(self.mktemp())
+        Path(config).touch()
         self.assertEqual(
             read(
                 BIND="127.0.0.1:80 [::1]:80",
@@ -142,6 +145,7 @@ class ReadTests(SynchronousTestCase):
                 SLOG_LEVEL="debug",
                 LOG_FORMAT="JSON",
                 LONG_TURNS="20ms",
+                YUKARI_CONFIG=config,
             ),
             {
                 "bind": (
@@ -187,6 +191,7 @@ class ReadTests(SynchronousTestCase):
                 "slog_level": LogLevel.debug,
                 "log_format": "json",
                 "long_turns": 0.02,
+                "config": config,
             },
         )
 
@@ -289,6 +294,7 @@ class ReadTests(SynchronousTestCase):
             "slog_level": "LOUD",
             "log_format": "xml",
             "long_turns": "20",
+            "config": "/nowhere.toml",
         }
         self.assertEqual(set(wrong), {row.name for row in SETTINGS})
         for row in SETTINGS:
@@ -299,6 +305,11 @@ class ReadTests(SynchronousTestCase):
             ):
                 error = self.assertRaises(SettingError, read, flags, **environment)
                 self.assertEqual(str(error).partition(": expected ")[0], f"{name} {value!a}")
+
+    def test_each_wrong_setting_is_a_line(self) -> None:
+        error = self.assertRaises(SettingError, read, {"grace": "long"}, BIND="x", EVICT="mru")
+        names = [line.partition(" ")[0] for line in str(error).splitlines()]
+        self.assertEqual(names, ["BIND", "EVICT", "--grace"])
 
     def test_error_names_only_the_wrong_one_of_several_values(self) -> None:
         error = self.assertRaises(SettingError, read, BIND=":1 here :2")
@@ -494,7 +505,8 @@ class UpstreamTests(SynchronousTestCase):
 class OneTableTests(SynchronousTestCase):
     def test_flags_and_variables_are_spelt_alike_and_once(self) -> None:
         for row in SETTINGS:
-            self.assertEqual(row.flag.replace("-", "_").upper(), row.environment)
+            prefix = "YUKARI_" if row.name == "config" else ""
+            self.assertEqual(prefix + row.flag.replace("-", "_").upper(), row.environment)
         self.assertEqual(len({row.name for row in SETTINGS}), len(SETTINGS))
 
     @given(st.sampled_from([row for row in SETTINGS if row.default is not None]))

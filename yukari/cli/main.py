@@ -18,6 +18,7 @@ VERBS = {
     **dict.fromkeys(("outdated", "diff", "pull", "update", "warm"), "versions"),
     **dict.fromkeys(("export", "import"), "transfer"),
     "probe": "probe_verb",
+    "check-config": "check_config",
 }
 """The verbs and their modules beside this one; a module is loaded when its verb is asked for."""
 
@@ -32,7 +33,8 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = import_module(f"yukari.cli.{VERBS[cmd_name]}")
-        function = "import_" if cmd_name == "import" else cmd_name
+        # A keyword of Python's cannot be a function's name.
+        function = "import_" if cmd_name == "import" else cmd_name.replace("-", "_")
         command: click.Command = getattr(module, function)
         return command
 

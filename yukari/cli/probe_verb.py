@@ -1,4 +1,4 @@
-"""The verb `probe` and its flags, which are the daemon's."""
+"""The verb `probe`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,7 @@ from typing import Any
 
 import click
 
-from yukari.config.settings import SETTINGS
-
-
-def settings_options(command: Any) -> Any:
-    """Give a command every flag of the daemon; they arrive as keywords, absent ones as None."""
-    for row in reversed(SETTINGS):
-        kind: dict[str, Any] = {"metavar": "TEXT"}
-        if row.switch:
-            kind = {"is_flag": True}
-        # What is not given must be told from what is given as the default is.
-        option = click.option(
-            f"--{row.flag}",
-            row.name,
-            default=None,
-            multiple=row.several,
-            help=row.described,
-            **kind,
-        )
-        command = option(command)
-    return command
+from yukari.cli.daemon_flags import by_flag, settings_options
 
 
 @click.command()
@@ -42,4 +23,4 @@ def probe(model: str, **flags: Any) -> None:
     """
     from yukari.cli.probe import main as run
 
-    sys.exit(run(model, {row.flag: flags[row.name] for row in SETTINGS}))
+    sys.exit(run(model, by_flag(flags)))

@@ -1,8 +1,9 @@
 """
-The tables of settings for people, made from their declarations.
+The tables of settings for people, and the example of a configuration file, made from the
+declarations.
 
-``python -m yukari.config.reference``, run at the top of a checkout, writes them into the pages of
-`TABLES`, between two marks.
+``python -m yukari.config.reference``, run at the top of a checkout, writes the tables into the
+pages of `TABLES`, between two marks, and the example into `EXAMPLE`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import wrap
 
+from yukari.config.in_force import quoted
 from yukari.config.setting import Setting
 from yukari.config.settings import SETTINGS
 
@@ -49,8 +51,42 @@ def short_table(settings: Sequence[Setting] = SETTINGS) -> str:
     return "".join(f"{line}\n" for line in [*lines, ""])
 
 
+def example_file(settings: Sequence[Setting] = SETTINGS) -> str:
+    """Return a configuration file with every setting, each commented out."""
+    lines = [
+        "# An example of a configuration file: yukari --config /etc/yukari.toml.",
+        "# Flags win over variables, variables over this file. yukari check-config says what is in",
+        "# force. Made by python -m yukari.config.reference.",
+    ]
+    for group, rows in groupby(settings, lambda row: row.group):
+        lines += ["", "", f"# {group}", f"# {'=' * len(group)}"]
+        for row in rows:
+            if row.in_file:
+                lines += ["", *_comment(f"{row.help} {row.details}".rstrip())]
+                if row.default is None:
+                    lines += _comment(f"Default: {row.default_shown}.")
+                lines.append(f"#{row.name} = {_value(row, row.example or row.default or '')}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+EXAMPLE = "deploy/yukari.toml"
+"""The path of the example inside the checkout."""
 TABLES = {"README.rst": short_table, "docs/settings.rst": full_table}
 """The page that each table stands in, as a path inside the checkout."""
+
+
+def _comment(text: str) -> list[str]:
+    plain = text.replace("``", "")
+    return wrap(plain, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _value(row: Setting, text: str) -> str:
+    """Return a value as TOML, an array if the setting takes a list."""
+    if row.switch:
+        return "true" if row.parse(text) else "false"
+    if row.commas or row.several:
+        return f"[{', '.join(map(quoted, text.split(',' if row.commas else None)))}]"
+    return quoted(text)
 
 
 def _default(row: Setting) -> str:
@@ -71,7 +107,7 @@ def _row(*cells: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Replace the table in each page of the checkout that is the current directory."""
+    """Write the tables and the example into the checkout that is the current directory."""
     for path, table in TABLES.items():
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -80,6 +116,8 @@ def main() -> None:
             raise SystemExit(f"{path}: expected the two marks, {BEGIN!r} and {END!r}, once")
         with open(path, "w", encoding="utf-8") as file:
             file.write(made)
+    with open(EXAMPLE, "w", encoding="utf-8") as file:
+        file.write(example_file())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """
-The declaration of one setting, and the reading of its value.
+The declaration of one setting, and the error of a wrong one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -15,17 +15,31 @@ from attrs import evolve, frozen
 class SettingError(ValueError):
     """A setting that ends the start; the text is one line for the person who set it."""
 
-    def __init__(self, given: str, value: str, expected: str) -> None:
-        # The URL may have a password.
-        shown = ascii(re.sub(r"//\S*@", "//***@", value))
-        shown = shown if len(shown) <= 120 else f"{shown[:116]}...'"
-        super().__init__(f"{given} {shown}: {expected}")
+    def __init__(self, given: str, value: str | None, expected: str) -> None:
+        """``given`` is the name that it was given by, ``value`` None if there is none to show."""
+        super().__init__(
+            f"{given}: {expected}" if value is None else f"{given} {shown(value)}: {expected}"
+        )
+
+
+class SettingErrors(SettingError):
+    """Several of them; the text has a line for each."""
+
+    def __init__(self, each: Sequence[SettingError]) -> None:
+        ValueError.__init__(self, "\n".join(map(str, each)))
+
+
+def shown(value: str) -> str:
+    """Return a value as an error shows it: on one line, not too long, without secrets."""
+    # A URL may have a password, and a token may stand where its file was expected.
+    text = ascii(re.sub(r"\bhf_\w{6,}", "hf_***", re.sub(r"//\S*@", "//***@", value)))
+    return text if len(text) <= 120 else f"{text[:116]}...'"
 
 
 @frozen
 class Setting:
     """
-    The declaration of one setting; ``name`` is the field of `Settings`.
+    The declaration of one setting; ``name`` is the field of `Settings`, and the key in a file.
 
     ``default`` is written as a user would write it, or is None if it is found out by
     `Settings.read`; then ``default_shown`` says how. ``help`` and ``details`` are
@@ -43,13 +57,21 @@ class Setting:
     default_shown: str = ""
     several: bool = False
     """Values are separated by spaces, and the flag may be repeated."""
+    commas: bool = False
+    """The parser takes a list, separated by commas; in a file it may be an array."""
     switch: bool = False
     """The flag takes no value."""
+    example: str = ""
+    """A value for the example of a configuration file, if there is no default."""
+    variable: str = ""
+    """The environment variable, if it has another name than the setting."""
+    in_file: bool = True
+    """Whether a configuration file may have it."""
 
     @property
     def environment(self) -> str:
         """The environment variable."""
-        return self.name.upper()
+        return self.variable or self.name.upper()
 
     @property
     def flag(self) -> str:
@@ -78,37 +100,3 @@ def declared(group: str, fields: type) -> tuple[Setting, ...]:
         evolve(field.metadata[Setting], name=field.name, group=group)
         for field in attrs.fields(fields)
     )
-
-
-def read_one(row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]) -> Any:
-    """Return a setting's parsed value, a tuple if it may have several; `SettingError`."""
-    given = list(_given(row, flags, environment))
-    parsed = [_parsed(row, *each) for each in given]
-    return tuple(parsed) if row.several else parsed[0] if parsed else None
-
-
-def _given(
-    row: Setting, flags: Mapping[str, object], environment: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
-    """Yield each value as text, with the name that it was given by."""
-    flag, variable = flags.get(row.flag), environment.get(row.environment, "")
-    if flag is not None and not (row.several and not flag):
-        each = flag if isinstance(flag, Sequence) and not isinstance(flag, str) else (str(flag),)
-        named = [(f"--{row.flag}", text) for text in each]
-    elif variable.strip():
-        named = [(row.environment, variable)]
-    else:
-        named = [] if row.default is None else [(row.environment, row.default)]
-    for name, text in named:
-        if row.several:
-            # Only spaces are one wrong value: the parser says what it expects.
-            yield from ((name, part) for part in text.split() or [text])
-        else:
-            yield name, text.strip()
-
-
-def _parsed(row: Setting, name: str, text: str) -> Any:
-    try:
-        return row.parse(text)
-    except ValueError as error:
-        raise SettingError(name, text, str(error)) from None

@@ -1,19 +1,21 @@
 """
 The settings: each is declared once, as a field of its group in `yukari.config.groups`.
 
-From these declarations come the flags, ``--help``, the environment variables and the table in the
-README. A flag wins over the environment, the environment over the default. A value that cannot be
-read is a `SettingError`, whose text is one line: the setting as it was given, the value, and what
-was expected.
+From these declarations come the flags, ``--help``, the environment variables, the keys of the
+configuration file and the table in the README. A flag wins over the environment, the environment
+over the file, the file over the default. A value that cannot be read is a `SettingError`, whose
+text is one line: the setting as it was given, the value, and what was expected.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from yukari.config.config_file import ConfigFile
 from yukari.config.groups.clients import Sending
 from yukari.config.groups.freshness import Freshness
 from yukari.config.groups.listening import Listening
@@ -21,9 +23,10 @@ from yukari.config.groups.running import Running
 from yukari.config.groups.storing import Storage
 from yukari.config.groups.upstream import Upstream
 from yukari.config.paths import absolute, cache_directory, check_system_roots
-from yukari.config.setting import Setting, SettingError, declared, read_one
+from yukari.config.reading import Sources
+from yukari.config.setting import Setting, SettingError, SettingErrors, declared
 
-__all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings"]
+__all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings", "find_sources"]
 
 TIGRIS = "tigris"
 """The value of `Settings.storage` when models are stored in an S3 bucket, not in a directory."""
@@ -36,27 +39,26 @@ class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
     @classmethod
     def read(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
         """
-        Read ``flags`` by `Setting.flag`: text, a sequence of it (`Setting.several`), or a bool.
+        Read the settings from `Sources.flags`, `Sources.environment` and the file they name.
 
-        A flag that is absent or None was not given; an empty variable counts as unset. Raises
-        `SettingError`.
+        `SettingError`, with a line for each setting that is wrong.
         """
-        values = {row.name: read_one(row, flags, environment) for row in SETTINGS}
-        if values["storage"] is None:
-            bucket = (
-                flags.get("tigris-bucket") is not None
-                or environment.get("TIGRIS_BUCKET", "").strip()
-            )
-            values["storage"] = TIGRIS if bucket else cache_directory("STORAGE", environment)
-        elif values["storage"] != TIGRIS:
-            values["storage"] = absolute(values["storage"], environment)
-        if values["admin_auth_file"] is not None:
-            values["admin_auth_file"] = absolute(values["admin_auth_file"], environment)
-        if values["spool_dir"] is not None:
-            values["spool_dir"] = absolute(values["spool_dir"], environment)
-        elif values["storage"] == TIGRIS:
-            values["spool_dir"] = os.path.join(cache_directory("SPOOL_DIR", environment), "spool")
-        check_system_roots(environment)
+        sources = find_sources(flags, environment)
+        errors = [] if sources.file is None else list(sources.file.unknown(_IN_FILE))
+        values: dict[str, Any] = {}
+        for row in SETTINGS:
+            try:
+                values[row.name] = sources.read(row)
+            except SettingError as error:
+                errors.append(error)
+        if not errors:
+            try:
+                _find_directories(values, sources)
+                check_system_roots(environment)
+            except SettingError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0] if len(errors) == 1 else SettingErrors(errors)
         return cls(**values)
 
 
@@ -66,6 +68,33 @@ SETTINGS: tuple[Setting, ...] = (
     *declared("Freshness", Freshness),
     *declared("Storage", Storage),
     *declared("Clients", Sending),
-    *declared("Logs and stopping", Running),
+    *declared("Configuration file, logs and stopping", Running),
 )
 """The declarations, group by group."""
+_IN_FILE = tuple(row.name for row in SETTINGS if row.in_file)
+_CONFIG = next(row for row in SETTINGS if row.name == "config")
+_TIGRIS_BUCKET = next(row for row in SETTINGS if row.name == "tigris_bucket")
+
+
+def find_sources(flags: Mapping[str, object], environment: Mapping[str, str]) -> Sources:
+    """Return the sources of settings, the file among them if one is named; `SettingError`."""
+    sources = Sources(flags, environment)
+    for name, _ in sources.given(_CONFIG):
+        path = absolute(sources.read(_CONFIG), environment)
+        return evolve(sources, file=ConfigFile.read(name, path))
+    return sources
+
+
+def _find_directories(values: dict[str, Any], sources: Sources) -> None:
+    """Make paths absolute, and find the directories that nobody named; `SettingError`."""
+    environment = sources.environment
+    if values["storage"] is None:
+        bucket = sources.said(_TIGRIS_BUCKET) is not None
+        values["storage"] = TIGRIS if bucket else cache_directory("STORAGE", environment)
+    elif values["storage"] != TIGRIS:
+        values["storage"] = absolute(values["storage"], environment)
+    if values["spool_dir"] is None and values["storage"] == TIGRIS:
+        values["spool_dir"] = os.path.join(cache_directory("SPOOL_DIR", environment), "spool")
+    for name in ("admin_auth_file", "config", "spool_dir"):
+        if values[name] is not None:
+            values[name] = absolute(values[name], environment)

@@ -21,6 +21,7 @@ class Sending:
         details="A client that is sent to S3 (``REDIRECT``) gets its blobs from there, as fast as"
         " S3 sends them.",
         default_shown="as fast as it takes them",
+        example="100Mbit/s",
     )
     """Bytes a second; None for no bound."""
     client_connections: int | None = declare(
@@ -31,6 +32,7 @@ class Sending:
         details="An old Ollama opens 64, and many machines behind one NAT are one client.",
         default_shown="4096, at most three quarters of what the limit of open files leaves room"
         " for",
+        example="1000",
     )
     """None for what the limit of open files decides."""
     idle_timeout: float = declare(

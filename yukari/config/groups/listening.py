@@ -33,6 +33,7 @@ class Listening:
         " ``BIND``.",
         default_shown="nowhere",
         several=True,
+        example=":9201",
     )
     admin_auth_file: str | None = declare(
         parse_file,
@@ -40,6 +41,7 @@ class Listening:
         "A file of users and bcrypt hashes, as ``htpasswd -B`` writes it. ``/metrics`` and"
         " ``/fills`` then ask for one of these users.",
         default_shown="none",
+        example="/etc/yukari.htpasswd",
     )
     """An absolute path."""
     trusted_proxies: Networks | None = declare(
@@ -49,6 +51,8 @@ class Listening:
         " X-Forwarded-For names the client.",
         details="Such as ``10.0.0.5,fd00::/8``; ``unix`` stands for clients of a Unix socket.",
         default_shown="none",
+        commas=True,
+        example="10.0.0.5,unix",
     )
     allow: Networks | None = declare(
         Networks.parse,
@@ -56,6 +60,8 @@ class Listening:
         "Networks in CIDR notation, separated by commas, whose clients may pull.",
         details="Such as ``10.0.0.0/8``. ``/healthz`` and ``/readyz`` answer all.",
         default_shown="everyone",
+        commas=True,
+        example="10.0.0.0/8,fd00::/8",
     )
     models_allow: Patterns | None = declare(
         Patterns.parse,
@@ -63,6 +69,8 @@ class Listening:
         "Patterns of the models that may be pulled, ``[REGISTRY/]NAMESPACE/MODEL``, separated by"
         " commas, such as ``library/*``. Others are refused.",
         default_shown="all",
+        commas=True,
+        example="library/*,hf.co/*/*",
     )
     models_deny: Patterns | None = declare(
         Patterns.parse,
@@ -70,4 +78,6 @@ class Listening:
         "Patterns of models that may not be pulled, written as ``MODELS_ALLOW``, which it wins"
         " over.",
         default_shown="none",
+        commas=True,
+        example="*/*-base",
     )

@@ -1,19 +1,30 @@
-"""The log, and the end."""
+"""The configuration file, the log, and the end."""
 
 from __future__ import annotations
 
 from attrs import frozen
 from constantly import NamedConstant
 
-from yukari.config.parsers import parse_level, parse_log_format
+from yukari.config.parsers import parse_file, parse_level, parse_log_format
 from yukari.config.setting import declare
 from yukari.config.units import parse_duration
 
 
 @frozen(slots=False)
 class Running:
-    """The log, and the end."""
+    """The configuration file, the log, and the end."""
 
+    config: str | None = declare(
+        parse_file,
+        None,
+        "A TOML file with any of these settings, by their names in lower case. Flags and variables"
+        " win over it.",
+        details="SIGHUP reads it again. ``yukari check-config`` says what is in force.",
+        default_shown="none",
+        variable="YUKARI_CONFIG",
+        in_file=False,
+    )
+    """An absolute path."""
     shutdown_delay: float = declare(
         parse_duration,
         "0s",

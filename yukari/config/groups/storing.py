@@ -27,6 +27,7 @@ class Storage:
         "Where to store models: a directory, or ``tigris`` for a bucket of Tigris or any S3.",
         default_shown="$XDG_CACHE_HOME/yukari, else ~/.cache/yukari; tigris if TIGRIS_BUCKET is"
         " set",
+        example="/srv/models",
     )
     """The absolute path of a directory, or `TIGRIS`."""
     tigris_bucket: str = declare(
@@ -46,6 +47,7 @@ class Storage:
         None,
         "The S3 endpoint as clients reach it, an http or https URL.",
         default_shown="the one that this cache uses",
+        example="https://s3.example.com/",
     )
     """A URL without a path; None for the endpoint that we use."""
     spool_dir: str | None = declare(
@@ -55,6 +57,7 @@ class Storage:
         details="On another file system than the store's, every blob is copied once when it is"
         " complete.",
         default_shown="inside the store's directory; with tigris, yukari/spool in the cache home",
+        example="/srv/spool",
     )
     """An absolute path; None for inside the store's directory, never None with `TIGRIS`."""
     spool_max: int | None = declare(
@@ -63,6 +66,7 @@ class Storage:
         "With ``tigris``, the most bytes of blobs on this disk, such as ``500GB`` or ``500GiB``;"
         " the least recently read are dropped first.",
         default_shown="what MIN_FREE leaves",
+        example="500GB",
     )
     """Bytes; None for what `min_free` leaves."""
     min_free: FreeSpace = declare(
@@ -79,6 +83,7 @@ class Storage:
         details="When something new needs room, what was superseded goes first, then the models"
         " that were pulled least recently (``EVICT``). A directory's alone.",
         default_shown="what MIN_FREE leaves",
+        example="2TB",
     )
     evict: str | None = declare(
         parse_evict,
@@ -89,12 +94,15 @@ class Storage:
         " anything while upstream does not answer, or with ``OFFLINE``. What then has no room is"
         " passed on to clients without being stored.",
         default_shown="lru; never with tigris",
+        example="lru",
     )
     keep: Patterns | None = declare(
         Patterns.parse,
         None,
         "Models that are never evicted, as patterns such as ``library/llama3.2,*/*-embed*``.",
         default_shown="none",
+        commas=True,
+        example="library/llama3.2,*/*-embed*",
     )
     superseded_lifetime: float = declare(
         parse_duration,

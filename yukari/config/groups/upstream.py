@@ -30,12 +30,14 @@ class Upstream:
         details="With it plain ``ollama pull llama3.2`` can go through the cache. The name that is"
         " asked for, and that the certificate is checked against, stays the URL's.",
         default_shown="where its name leads",
+        example="192.0.2.1:443",
     )
     upstream_ca: Roots | None = declare(
         Roots.parse,
         None,
         "A PEM file of root certificates that are trusted for upstream beside the system's.",
         default_shown="the system's alone",
+        example="/etc/ssl/company.pem",
     )
     upstream_key: SigningKey | None = declare(
         SigningKey.parse,
@@ -45,6 +47,7 @@ class Upstream:
         details="An ed25519 key as ssh-keygen writes it, without a passphrase. Models that only"
         " this key opens are refused to clients unless ``PRIVATE_MODELS`` is ``everyone``.",
         default_shown="none",
+        example="/etc/yukari/id_ed25519",
     )
     private_models: str = declare(
         parse_private_models,
@@ -73,6 +76,7 @@ class Upstream:
         " a blob, old releases for 64) and for each connection for one blob: with less, old"
         " releases, which wait 5 s for a byte, give parts up and ask again.",
         default_shown="as fast as they come",
+        example="200MB/s",
     )
     """Bytes a second; None for no bound."""
     offline: bool = declare(

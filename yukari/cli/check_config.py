@@ -1,0 +1,32 @@
+"""The verb `check-config`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from yukari.cli.daemon_flags import by_flag, settings_options
+from yukari.config.in_force import in_force
+from yukari.config.settings import SettingError
+
+
+@click.command()
+@settings_options
+def check_config(**flags: Any) -> None:
+    """
+    Read the settings as the daemon would, and print those that are in force.
+
+    Takes the daemon's flags, its environment and its configuration file. What is printed is such a
+    file itself; beside each setting stands where it comes from. Nothing secret is shown. Ends with
+    status 0, or with a line for each wrong setting and status 1.
+    """
+    try:
+        lines = list(in_force(by_flag(flags), os.environ))
+    except SettingError as error:
+        for line in str(error).splitlines():
+            print(f"yukari: {line}", file=sys.stderr)
+        sys.exit(1)
+    print("\n".join(lines))
