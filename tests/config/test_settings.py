@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import attrs
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.endpoints import serverFromString
@@ -83,7 +82,7 @@ DEFAULTS = {
 def read(flags: object = None, **environment: str) -> dict[str, object]:
     """All that is set, by name."""
     settings = Settings.read(flags or {}, {**HOME, **environment})  # type: ignore[arg-type]
-    return {field.name: getattr(settings, field.name) for field in attrs.fields(Settings)}
+    return {row.name: getattr(settings, row.name) for row in SETTINGS}
 
 
 class ReadTests(SynchronousTestCase):
@@ -500,6 +499,14 @@ class UpstreamTests(SynchronousTestCase):
         except InvalidSetting:
             return
         self.assertEqual(RegistryUrl.parse(upstream.url), upstream)
+
+
+class RegistriesTests(SynchronousTestCase):
+    def test_the_default_registry_has_the_settings_of_upstream(self) -> None:
+        environment = {**HOME, "UPSTREAM_REGISTRY": "http://h/", "UPSTREAM_ADDRESS": "192.0.2.1"}
+        (found,) = Settings.read({}, environment).registries
+        self.assertEqual((found.name, found.url.url, found.host), ("default", "http://h/", "h"))
+        self.assertEqual(found.address, Address("192.0.2.1"))
 
 
 class OneTableTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from yukari.config.config_file import ConfigFile
 from yukari.config.groups.clients import Sending
@@ -24,6 +24,7 @@ from yukari.config.groups.storing import Storage
 from yukari.config.groups.upstream import Upstream
 from yukari.config.paths import absolute, cache_directory, check_system_roots
 from yukari.config.reading import Sources
+from yukari.config.registries import RegistrySettings
 from yukari.config.setting import Setting, SettingError, SettingErrors, declared
 
 __all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings", "find_sources"]
@@ -35,6 +36,9 @@ TIGRIS = "tigris"
 @frozen(slots=False)
 class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
     """All settings, parsed; times are in seconds."""
+
+    registries: tuple[RegistrySettings, ...] = field(kw_only=True)
+    """The registries that are mirrored, the default one first; made from the other settings."""
 
     @classmethod
     def read(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
@@ -54,6 +58,7 @@ class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
         if not errors:
             try:
                 _find_directories(values, sources)
+                values["registries"] = (_default_registry(values),)
                 check_system_roots(environment)
             except SettingError as error:
                 errors.append(error)
@@ -83,6 +88,15 @@ def find_sources(flags: Mapping[str, object], environment: Mapping[str, str]) ->
         path = absolute(sources.read(_CONFIG), environment)
         return evolve(sources, file=ConfigFile.read(name, path))
     return sources
+
+
+def _default_registry(values: Mapping[str, Any]) -> RegistrySettings:
+    return evolve(
+        RegistrySettings.default(values["upstream_registry"]),
+        address=values["upstream_address"],
+        ca=values["upstream_ca"],
+        key=values["upstream_key"],
+    )
 
 
 def _find_directories(values: dict[str, Any], sources: Sources) -> None:
