@@ -18,7 +18,8 @@ what was asked and sent, and ``POST /_faults`` takes what `Emulator.control` doe
 
 How it behaves is in `Settings` (settings.py), what goes wrong with single
 requests in `Fault` (faults.py). It challenges, checks signatures and gives out
-tokens as registry.ollama.ai does where ``challenge`` says so (challenge.py).
+tokens as registry.ollama.ai does where ``challenge`` says so (challenge.py). With `HUB`
+it behaves as hf.co.
 
 It speaks HTTP/1.1 by itself, so that an answer can be wrong at any byte.
 """
@@ -28,9 +29,10 @@ from tests.emulator.content import generated, parse_size
 from tests.emulator.emulator import Emulator, kept_port
 from tests.emulator.faults import Fault
 from tests.emulator.models import LIST, MANIFEST, ManifestList, Model, ModelSpec
-from tests.emulator.settings import Settings
+from tests.emulator.settings import HUB, Settings
 
 __all__ = [
+    "HUB",
     "LIST",
     "MANIFEST",
     "Emulator",

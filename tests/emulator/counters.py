@@ -53,6 +53,8 @@ class Counters:
     """GETs whose body is being sent, by the store or by the registry itself."""
     blob_requests_peak: int = 0
     user_agents: Counter[str] = field(factory=Counter)
+    opened_by_token: Counter[str] = field(factory=Counter)
+    """Requests with a token of `Settings.gated`, by kind."""
     authorizations: list[str] = field(factory=list)
     """
     Every Authorization header, with the kind of its request before it, that is

@@ -47,6 +47,7 @@ SHARDED = (
     "Follow this issue for more info: https://github.com/ollama/ollama/issues/5245"
 )
 UNKNOWN_USER = "Invalid username or password."
+GATED = "Access to model {name} is restricted. You must have access to it and be authenticated."
 RATE_LIMITED = "We had to rate limit your IP. To continue using our service, create a HF account."
 
 
@@ -94,7 +95,10 @@ class Registry:
         emulator.log.append(request)
         emulator.counters.requests[request.kind] += 1
         emulator.counters.user_agents[request.header("user-agent")] += 1
-        if given and request.kind != "token GET" and not emulator.challenger.knows(given):
+        tokens = emulator.settings.gated.get(str(request.repository), ())
+        if given in [f"Bearer {token}" for token in tokens]:
+            emulator.counters.opened_by_token[request.kind] += 1
+        elif given and request.kind != "token GET" and not emulator.challenger.knows(given):
             emulator.counters.authorizations.append(f"{request.kind}: {given}")
 
     def _wrong(self, request: Request, fault: Fault | None) -> Answer | None:
@@ -169,10 +173,14 @@ class Registry:
             )
         if path.startswith("/v2/"):
             if self._limited(request):
-                return _plain_error(request, 429, RATE_LIMITED)
+                wait = settings.retry_after
+                headers = [] if wait is None else [("Retry-After", str(wait))]
+                return _plain_error(request, 429, RATE_LIMITED, headers)
             if settings.moved and request.side == "registry":
                 where = (settings.other_front or emulator.other_url) + request.target
                 return reply(request, 307, [("Location", where)], b"", fault)
+        if request.repository in settings.gated and not self._opens(request):
+            return _plain_error(request, 401, GATED.format(name=request.repository))
         if request.repository is not None:
             refused = emulator.challenger.refusal(request, self._realm(request))
             if refused is not None:
@@ -180,6 +188,11 @@ class Registry:
         if request.kind in ("manifest GET", "manifest HEAD"):
             return self._manifest(request, fault)
         return self._blob(request, fault, flips)
+
+    def _opens(self, request: Request) -> bool:
+        """Whether a request has a token that opens what it asks for."""
+        tokens = self._emulator.settings.gated[str(request.repository)]
+        return request.header("authorization") in [f"Bearer {token}" for token in tokens]
 
     def _limited(self, request: Request) -> bool:
         """Whether the address has asked too often."""
@@ -234,7 +247,12 @@ class Registry:
         if settings.bytes_by_agent:
             body = _for_agent(body, agent)
         headers = [("Content-Type", "text/plain; charset=utf-8")]
-        if request.method == "HEAD":
+        if settings.etags:
+            tag = f'"{digest_of(body)[7:47]}"'
+            headers.append(("ETag", tag))
+            if tag in request.header("if-none-match"):
+                return reply(request, 304, headers, b"", fault)
+        if request.method == "HEAD" and settings.head_digest:
             headers.append(("ollama-content-digest", digest_of(body).removeprefix("sha256:")))
         return reply(request, 200, headers, body, fault, "chunked")
 

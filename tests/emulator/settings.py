@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import define, field
 
 CHALLENGE = "ollama"
@@ -86,6 +88,28 @@ class Settings:
     """Names with tags that hf.co refuses as sharded, by 400."""
     moved: bool = False
     """Whether the registry redirects every ``/v2/`` request to the other host, which answers it."""
+    gated: dict[str, list[str]] = field(factory=dict)
+    """The Bearer tokens that open a repository, by ``NAMESPACE/MODEL``; 401 without one of them."""
+    head_digest: bool = True
+    """Whether a manifest's HEAD has its digest."""
+    etags: bool = False
+    """Whether manifests have an ETag, by which If-None-Match is answered 304."""
     per_ip: int | None = None
     """How many ``/v2/`` requests an address may make in `per_ip_seconds` before it gets 429."""
     per_ip_seconds: float = 300.0
+    retry_after: int | None = None
+    """What such a 429 says in Retry-After; nothing if None."""
+
+
+HUB: dict[str, Any] = {
+    "huggingface": True,
+    "challenge": "off",
+    "moved": True,
+    "head_redirects": True,
+    "head_digest": False,
+    "bytes_by_agent": True,
+}
+"""
+Settings of an emulated hf.co: its redirects and refusals, a CDN that HEAD leads to as well, and no
+challenge. Tokens of `Settings.gated` are all that opens anything.
+"""

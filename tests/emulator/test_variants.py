@@ -12,6 +12,7 @@ from tests.clients import Reply
 from tests.emulator import LIST, MANIFEST, Emulator, ManifestList
 from tests.emulator.cases import MODEL, EmulatorCase
 from tests.emulator.models import too_old
+from tests.emulator.settings import HUB
 
 BOTH = f"{LIST}, {MANIFEST}"
 OLD, NEW = "ollama/0.39.0 (amd64 linux) Go/go1.26.0", "ollama/0.40.0 (amd64 linux) Go/go1.26.0"
@@ -228,11 +229,56 @@ class HuggingFaceTests(VariantCase):
         self.assertEqual(seen[OLD], emulator.models[MODEL].manifest_bytes)
         self.assertIn("ggufFile", json.loads(seen["llama-cpp"]))
 
+    async def test_a_gated_model_is_opened_by_a_token(self) -> None:
+        emulator = await self.started(**HUB, gated={"her/m": ["secret"]})
+        emulator.settings.moved = False
+        model = emulator.add_model("her/m:latest", [10])
+        for given, status in (({}, 401), ({"Authorization": "Bearer other"}, 401)):
+            reply, body = await self.manifest(emulator, "her/m:latest", **given)
+            self.assertEqual(reply.status, status)
+            self.assertIn("restricted", json.loads(body)["error"])
+            self.assertNotIn("www-authenticate", reply.headers)
+        self.assertEqual(emulator.counters.authorizations, ["manifest GET: Bearer other"])
+        _, body = await self.manifest(
+            emulator, "her/m:latest", Authorization="Bearer secret", User_Agent=OLD
+        )
+        self.assertEqual(body, model.manifest_bytes)
+        blob, _ = await self.ask(f"{emulator.url}/v2/her/m/blobs/{model.layers[0][0]}")
+        self.assertEqual(blob.status, 401)
+        self.assertEqual(emulator.counters.opened_by_token, {"manifest GET": 1})
+
+    async def test_a_manifest_is_not_modified(self) -> None:
+        emulator = await self.started(challenge="off", etags=True)
+        reply, _ = await self.manifest(emulator)
+        tag = reply.headers["etag"]
+        again, body = await self.manifest(emulator, If_None_Match=tag)
+        self.assertEqual((again.status, body), (304, b""))
+        emulator.set_model(MODEL, [11], seed=1)
+        changed, _ = await self.manifest(emulator, If_None_Match=tag)
+        self.assertEqual(changed.status, 200)
+        self.assertNotEqual(changed.headers["etag"], tag)
+
+    async def test_a_head_may_tell_no_digest(self) -> None:
+        emulator = await self.started(**{**HUB, "moved": False})
+        reply, _ = await self.manifest(emulator, method="HEAD")
+        self.assertEqual(reply.status, 200)
+        self.assertNotIn("ollama-content-digest", reply.headers)
+
+    async def test_a_blobs_head_leads_to_the_cdn_too(self) -> None:
+        emulator = await self.started(**{**HUB, "moved": False})
+        digest, size = emulator.models[MODEL].layers[0]
+        for method in ("HEAD", "GET"):
+            reply, _ = await self.ask(f"{emulator.url}/v2/library/m/blobs/{digest}", method=method)
+            self.assertEqual(reply.status, 307)
+            there, _ = await self.ask(reply.headers["location"], method=method)
+            self.assertEqual((there.status, there.length), (200, size))
+
     async def test_an_address_is_limited(self) -> None:
-        emulator = await self.started(per_ip=2)
+        emulator = await self.started(per_ip=2, retry_after=7)
         statuses = [(await self.manifest(emulator))[0].status for _ in range(3)]
         self.assertEqual(statuses, [200, 200, 429])
         reply, body = await self.manifest(emulator)
         self.assertEqual((reply.status, list(json.loads(body))), (429, ["error"]))
+        self.assertEqual(reply.headers["retry-after"], "7")
         emulator.settings.per_ip_seconds = 0
         self.assertEqual((await self.manifest(emulator))[0].status, 200)
