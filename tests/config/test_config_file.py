@@ -177,7 +177,7 @@ class ErrorTests(FileCase):
             ("allow = ['::1', 'x']", "allow '::1,x': expected networks such as "),
             ("allow = []", "allow '': expected networks"),
             ("upstream_ca = '/no'", "upstream_ca '/no': expected a file of certificates: No such"),
-            ("grace = '1s'\ngrace = '2s'", "line 2, column 13: expected TOML: "),
+            ("grace = '1s'\ngrace = '2s'\n", "line 2, column 13: expected TOML: "),
             ("grace = [1", "end of document: expected TOML: "),
             ("grace 1", "line 1, column 7: expected TOML: expected '=' after a key"),
             (b"grace = '\xff'", "expected text in UTF-8"),
@@ -215,8 +215,8 @@ class ErrorTests(FileCase):
             ("", "expected a file"),
         ):
             error = self.assertRaises(SettingError, Settings.read, {"config": path}, HOME)
-            shown = os.path.abspath(path) if path else path
-            self.assertEqual(str(error), f"--config {shown!a}: {expected}")
+            self.assertTrue(str(error).startswith("--config '"), error)
+            self.assertTrue(str(error).endswith(f"': {expected}"), error)
 
     def test_too_large_a_file_is_refused(self) -> None:
         self.write("#" * (1024 * 1024 + 1))

@@ -133,11 +133,15 @@ class PidFileTests(SynchronousTestCase):
             self.assertFalse(self.left(content), content)
 
     def test_the_file_of_a_daemon_is_left_alone(self) -> None:
-        code = "import sys; sys.stdin.read()  # twistd yukari"
-        daemon = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+        code = "import sys; print(flush=True); sys.stdin.read()  # twistd yukari"
+        pipe = subprocess.PIPE
+        daemon = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
         self.addCleanup(daemon.wait)
-        assert daemon.stdin is not None
+        assert daemon.stdin is not None and daemon.stdout is not None
         self.addCleanup(daemon.stdin.close)
+        self.addCleanup(daemon.stdout.close)
+        # Its command line is empty for a moment after it was started.
+        daemon.stdout.readline()
         self.assertTrue(self.left(str(daemon.pid)))
 
     def test_it_is_done_before_twistd_looks(self) -> None:
