@@ -78,7 +78,7 @@ class ConfigFile:
             return None
         value, name = self._values[row.name], self.where(row.name)
         if not isinstance(value, list):
-            return [(name, _text(name, value))]
+            return [(name, text) for text in row.split(_text(name, value))]
         if not (row.several or row.commas):
             raise SettingError(name, _as_text(value), "expected one value, not an array")
         texts = [_text(name, each) for each in value]

@@ -36,8 +36,7 @@ class Sources:
             return _split(row, [(f"--{row.flag}", text) for text in each])
         if variable.strip():
             return _split(row, [(row.environment, variable)])
-        in_file = None if self.file is None else self.file.given(row)
-        return None if in_file is None else _split(row, in_file)
+        return None if self.file is None else self.file.given(row)
 
     def given(self, row: Setting) -> list[tuple[str, str]]:
         """Return what `said` does, or the default if there is one."""
@@ -54,10 +53,7 @@ class Sources:
 
 def _split(row: Setting, given: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Split the values of a setting that may have several."""
-    if not row.several:
-        return [(name, text.strip()) for name, text in given]
-    # Only spaces are one wrong value: the parser says what it expects.
-    return [(name, part) for name, text in given for part in text.split() or [text]]
+    return [(name, part) for name, text in given for part in row.split(text)]
 
 
 def _parsed(row: Setting, name: str, text: str) -> Any:

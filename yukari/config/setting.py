@@ -83,6 +83,11 @@ class Setting:
         """The default as people read it."""
         return self.default_shown or self.default or ""
 
+    def split(self, text: str) -> list[str]:
+        """Return the values in a text, of which there are several if the setting may have them."""
+        # Only spaces are one wrong value: the parser says what it expects.
+        return text.split() or [text] if self.several else [text.strip()]
+
     @property
     def described(self) -> str:
         """The text in ``--help``: the help, the variable and the default."""
