@@ -23,7 +23,9 @@ done
 exec "$@"
 """
 """For a shell in a network of its own: the kind of congestion control is $0, the command $@."""
-BENCHES = ("hits", "tls", "disk", "manifests", "startup", "cold", "herd", "memory", "latency")
+BENCHES = (
+    *("hits", "tls", "disk", "manifests", "startup", "cold", "herd", "memory", "latency", "page"),
+)
 
 
 def machine() -> dict[str, object]:

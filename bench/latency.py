@@ -84,7 +84,7 @@ def _readers(url: str, load: Load) -> Iterator[None]:
         process.wait()
 
 
-def _ask(peer: Peer, hit: str, blob: str, seconds: float) -> tuple[list[float], list[float]]:
+def asked(peer: Peer, hit: str, blob: str, seconds: float) -> tuple[list[float], list[float]]:
     """Seconds of manifest hits and of first bytes (a new connection each), one after the other."""
     hits, firsts = [], []
     reader = Reader(hit)
@@ -160,7 +160,7 @@ def run(scale: Scale) -> Iterator[Table]:
             with _readers(blob, load):
                 if load.fill:
                     peers.get(f"{peer.url}/v2/{MODEL}/manifests/latest")
-                hits, firsts = _ask(peer, hit, blob, scale.of(8.0, 1.0))
+                hits, firsts = asked(peer, hit, blob, scale.of(8.0, 1.0))
             turns = peers.long_turns(peer, started)
             table.add(
                 load.name,

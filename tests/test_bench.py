@@ -15,7 +15,10 @@ from bench.plot import svg
 from bench.tables import Table, in_turns, quantile, ratio
 from tests.processes import CHECKOUT, bare_environment
 
-TABLES = ("hits", "tls", "manifests", "startup", "cold-cpu", "cold", "herd", "slow-readers")
+TABLES = (
+    *("hits", "tls", "manifests", "startup", "cold-cpu", "cold", "herd", "slow-readers"),
+    *("page", "watchers"),
+)
 
 
 class SmokeTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.library.test_library import manifest_of
 from tests.storage.strategies import result_of
 from yukari.config.patterns import ModelRules
-from yukari.errors import upstream_unreachable
+from yukari.errors import blob_unknown, upstream_unreachable
 from yukari.library.agents import UserAgents
 from yukari.library.revalidator import (
     AT_ONCE,
@@ -280,6 +280,42 @@ class UpdateTests(RevalidatorCase):
         # At 1, 2, 4, 8 ... minutes: the tenth after 17 hours.
         self.assertIn(len(tries), (9, 10, 11))
         self.assertEqual(result_of(self.store.get_manifest(named(0), LATEST)).manifest, OLD)
+
+    def test_a_newer_version_is_known_until_it_is_stored_by_whomever(self) -> None:
+        self.stored(1, 2 * self.lifetime)
+        key = named(0), LATEST
+        daemon = self.daemon(period=60.0)
+        shelf: Any = daemon._versions._prefetch
+
+        def newer() -> Optional[str]:
+            return daemon.newer(*key, self.clock.seconds() - self.checked(0))
+
+        self.assertIsNone(newer())
+        self.upstream.has = {named(0): NEW}
+        daemon.start()
+        self.run_for(10)
+        self.assertEqual(newer(), "")
+        shelf.bringing.pop().errback(upstream_unreachable("its blob is gone"))
+        self.assertEqual(newer(), "its blob is gone")
+        # That upstream is down meanwhile makes nothing older.
+        self.upstream.down = True
+        self.run_for(HOUR)
+        self.assertIn("down", newer() or "")
+        # A pull that an admin asked for has brought it.
+        self.put(0, 0.0)
+        self.assertIsNone(newer())
+
+    def test_a_new_version_whose_blob_is_not_found_does_not_make_the_tag_gone(self) -> None:
+        self.stored(1, 2 * self.lifetime)
+        self.upstream.has = {named(0): NEW}
+        daemon = self.daemon()
+        checks: list[bool] = []
+        self.patch(daemon._events, "checked", lambda *_, gone: checks.append(gone))
+        daemon.start()
+        self.run_for(10)
+        shelf: Any = daemon._versions._prefetch
+        shelf.bringing.pop().errback(blob_unknown(NEW.digest))
+        self.assertEqual(checks, [])
 
     def test_none_takes_anothers_place_once_it_is_stopped(self) -> None:
         self.stored(2 * BROUGHT_AT_ONCE, 2 * self.lifetime)

@@ -10,7 +10,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog import Catalog
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.traffic import DAYS, EVERY, HOUR, HOURS, MAX_CLIENTS, Moved, Traffic
+from yukari.library.traffic import (
+    DAYS,
+    EVERY,
+    HOUR,
+    HOURS,
+    MAX_CLIENTS,
+    SHOWN_CLIENTS,
+    ClientToday,
+    Moved,
+    Traffic,
+)
 from yukari.threads import run_sync
 
 NOON = 20_000 * 24 * HOUR + 12 * HOUR
@@ -74,8 +84,21 @@ class TrafficTests(SynchronousTestCase):
         for at in range(MAX_CLIENTS + 10):
             self.traffic.sent_to(f"10.0.0.{at}", at)
         self.traffic.sent_to("10.0.0.20", 1_000_000)
+        self.assertEqual(len(self.traffic._clients), MAX_CLIENTS)
         clients = self.report().clients
         self.assertEqual((clients[0].address, clients[0].sent), ("10.0.0.20", 1_000_020))
-        self.assertEqual(len(self.traffic._clients), MAX_CLIENTS)
+        self.assertEqual(len(clients), SHOWN_CLIENTS)
+        for at in range(MAX_CLIENTS + 10):
+            self.traffic.sent_to(f"10.0.1.{at}", 2_000_000)
+        self.report()
+        saved = self.catalog.run(CatalogFile.clients_of, self.traffic._day, 2 * MAX_CLIENTS)
+        self.assertEqual(len(run_sync(Deferred.fromCoroutine(saved))), MAX_CLIENTS)
         self.clock.advance(12 * HOUR)
         self.assertEqual(self.report().clients, ())
+
+    def test_the_next_process_knows_what_clients_got_today(self) -> None:
+        self.traffic.sent_to("10.0.0.1", 5)
+        run_sync(Deferred.fromCoroutine(self.traffic.stop()))
+        self.traffic = self.made()
+        self.traffic.sent_to("10.0.0.1", 6)
+        self.assertEqual(self.report().clients, (ClientToday("10.0.0.1", 11),))

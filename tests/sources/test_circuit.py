@@ -6,7 +6,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.errors import RegistryError, upstream_unreachable
-from yukari.sources.circuit import FAILURES, REST_FIRST, REST_LONGEST, Circuit
+from yukari.sources.circuit import (
+    FAILURES,
+    REST_FIRST,
+    REST_LONGEST,
+    Circuit,
+    Circuits,
+    Reachability,
+)
 
 
 class CircuitTests(SynchronousTestCase):
@@ -71,3 +78,18 @@ class CircuitTests(SynchronousTestCase):
             self.fail_times(1)
         self.assertEqual(rests, sorted(rests))
         self.assertEqual((rests[0], rests[-1]), (REST_FIRST, REST_LONGEST))
+
+
+class CircuitsTests(SynchronousTestCase):
+    def test_a_wish_to_wait_is_told_until_it_ends_or_is_taken_back(self) -> None:
+        clock = Clock()
+        circuits = Circuits(clock)
+        self.assertEqual(circuits.state.wait, 0.0)
+        circuits.asked_to_wait(60.0)
+        clock.advance(20.0)
+        self.assertEqual(circuits.state, Reachability(wait=40.0))
+        clock.advance(50.0)
+        self.assertEqual(circuits.state.wait, 0.0)
+        circuits.asked_to_wait(60.0)
+        circuits.asked_to_wait(0.0)
+        self.assertEqual(circuits.state.wait, 0.0)

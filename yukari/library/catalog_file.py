@@ -11,6 +11,7 @@ versions need a blob is counted by triggers.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
@@ -28,6 +29,7 @@ class CatalogFile(CatalogReads):
         self._path = path
         self._db, self.is_new = open_database(path)
         # `is_new`: it was made anew and knows nothing of what is stored.
+        self._sweep = 0
 
     @property
     def is_removed(self) -> bool:
@@ -241,6 +243,22 @@ class CatalogFile(CatalogReads):
             )
             self._db.execute("DELETE FROM traffic WHERE hour < ?", (oldest,))
 
+    def add_clients(self, day: int, sent: Mapping[str, int], most: int) -> None:
+        """Add bytes to clients of ``day``; forget other days, and all but the ``most`` busiest."""
+        with self._db:
+            self._begin()
+            self._db.execute("DELETE FROM clients_today WHERE day != ?", (day,))
+            self._db.executemany(
+                "INSERT INTO clients_today VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET sent = sent + excluded.sent",
+                [(client, day, count) for client, count in sent.items()],
+            )
+            self._db.execute(
+                "DELETE FROM clients_today WHERE client IN"
+                " (SELECT client FROM clients_today ORDER BY sent DESC LIMIT -1 OFFSET ?)",
+                (most,),
+            )
+
     def checked(self, name: Repository, tag: Tag, at: float, *, gone: bool) -> None:
         """Upstream was asked about a tag, and has it or has it not."""
         self._db.execute(
@@ -284,18 +302,16 @@ class CatalogFile(CatalogReads):
 
     def begin_sweep(self) -> None:
         """Nothing has been seen yet."""
-        with self._db:
-            self._begin()
-            self._db.execute("UPDATE tags SET seen = 0 WHERE seen")
-            self._db.execute("UPDATE blobs SET seen = 0 WHERE seen")
+        # Another number than any sweep had before: to mark 100,000 rows anew takes a second.
+        self._sweep = secrets.randbits(62)
 
     def see_tags(self, page: Iterable[tuple[Repository, Tag]]) -> None:
         """These are in the files."""
         with self._db:
             self._begin()
             self._db.executemany(
-                "UPDATE tags SET seen = 1 WHERE repository = ? AND tag = ?",
-                [(str(name), str(tag)) for name, tag in page],
+                "UPDATE tags SET seen = ? WHERE repository = ? AND tag = ?",
+                [(self._sweep, str(name), str(tag)) for name, tag in page],
             )
 
     def see_blobs(self, page: Iterable[tuple[Digest, int]]) -> None:
@@ -303,18 +319,21 @@ class CatalogFile(CatalogReads):
         with self._db:
             self._begin()
             self._db.executemany(
-                "INSERT INTO blobs (digest, size, stored, seen) VALUES (?, ?, 1, 1)"
-                " ON CONFLICT DO UPDATE SET stored = 1, seen = 1, size = excluded.size",
-                [(raw(digest), size) for digest, size in page],
+                "INSERT INTO blobs (digest, size, stored, seen) VALUES (?, ?, 1, ?)"
+                " ON CONFLICT DO UPDATE SET stored = 1, seen = excluded.seen, size = excluded.size",
+                [(raw(digest), size, self._sweep) for digest, size in page],
             )
 
     def unseen(self) -> tuple[list[tuple[Repository, Tag]], list[Digest]]:
         """Return the tags with a current version, and the stored blobs, that were not seen."""
         tags = self._db.execute(
-            "SELECT repository, tag FROM tags t WHERE NOT seen AND EXISTS"
-            " (SELECT 1 FROM versions v WHERE v.tag = t.id AND superseded_at IS NULL)"
+            "SELECT repository, tag FROM tags t WHERE seen != ? AND EXISTS"
+            " (SELECT 1 FROM versions v WHERE v.tag = t.id AND superseded_at IS NULL)",
+            (self._sweep,),
         )
-        blobs = self._db.execute("SELECT digest FROM blobs WHERE NOT seen AND stored")
+        blobs = self._db.execute(
+            "SELECT digest FROM blobs WHERE seen != ? AND stored", (self._sweep,)
+        )
         return (
             [(Repository.parse(name), Tag(tag)) for name, tag in tags],
             [digest_of(found) for (found,) in blobs],

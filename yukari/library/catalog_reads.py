@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from yukari.library.catalog_rows import Candidate, Entry, Indexed, Need, Totals, Version
@@ -125,6 +125,20 @@ class CatalogReads:
             ).fetchall()
         return found
 
+    def missing(self, tags: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Need]]:
+        """Return the blobs that are not stored of what each tag, (repository, tag), names."""
+        found = {}
+        for key in tags:
+            blobs = self._db.execute(
+                "SELECT b.digest, b.size FROM tags t JOIN versions v ON v.tag = t.id"
+                " JOIN needs n ON n.version = v.id JOIN blobs b ON b.id = n.blob"
+                " WHERE t.repository = ? AND t.tag = ? AND v.superseded_at IS NULL"
+                " AND NOT b.stored",
+                key,
+            )
+            found[key] = [Need(digest_of(digest), size) for digest, size in blobs]
+        return found
+
     def count_tags(self) -> int:
         """Return how many tags are stored."""
         (found,) = self._db.execute("SELECT count(*) FROM tags").fetchone()
@@ -218,6 +232,13 @@ class CatalogReads:
     def traffic(self, since: int) -> list[tuple[int, int, int]]:
         """Return each hour, in seconds of the epoch, and the bytes sent and received in it."""
         return self._db.execute("SELECT * FROM traffic WHERE hour >= ?", (since,)).fetchall()
+
+    def clients_of(self, day: int, most: int) -> list[tuple[str, int]]:
+        """Return the clients of a day and the bytes that they got, those that got most first."""
+        return self._db.execute(
+            "SELECT client, sent FROM clients_today WHERE day = ? ORDER BY sent DESC LIMIT ?",
+            (day, most),
+        ).fetchall()
 
     def made_at(self) -> float:
         """When the catalog was made, in seconds of the epoch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-VERSION = 4
+VERSION = 5
 """Of the schema; a file of another one is made anew."""
 
 _SCHEMA = """
@@ -84,6 +84,11 @@ CREATE TABLE traffic (
     sent INTEGER NOT NULL,
     received INTEGER NOT NULL
 );
+CREATE TABLE clients_today (
+    client TEXT PRIMARY KEY,
+    day INTEGER NOT NULL,
+    sent INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE clients (
     tag INTEGER NOT NULL,
     client TEXT NOT NULL,

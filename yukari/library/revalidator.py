@@ -72,6 +72,9 @@ class _Failed:
 
     times: int
     again_at: float
+    error: str
+    newer_at: Optional[float]
+    """When another version could not be brought that upstream has, in seconds of the epoch."""
 
 
 @frozen
@@ -225,6 +228,20 @@ class Revalidator:
         if not self._stopped and self._may_try((name, tag)) and self.may_check(name, tag):
             self._check((name, tag), lambda _: True)
 
+    def newer(self, name: Repository, tag: Tag, checked_at: float) -> Optional[str]:
+        """
+        Return why another version that upstream has is not here, "" while it is on its way.
+
+        None if none is known that is newer than what was last checked ``checked_at``, in seconds of
+        the epoch.
+        """
+        if (name, tag) in self._bringing:
+            return ""
+        failed = self._failed.get((name, tag))
+        if failed is None or failed.newer_at is None or failed.newer_at <= checked_at:
+            return None
+        return failed.error
+
     def is_stale(self, name: Repository, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
         untold = (name, tag) in self._failed or self._upstream.circuit_open
@@ -254,17 +271,24 @@ class Revalidator:
         if isinstance(result, Failure):
             self._not_checked(result, key)
 
-    def _not_checked(self, failure: Failure, key: Key) -> None:
+    def _not_checked(self, failure: Failure, key: Key, *, is_newer: bool = False) -> None:
+        """A check failed, or, if there ``is_newer`` upstream, bringing that."""
         if self._stopped:
             return
         self._metrics.revalidated("failed")
         error: Any = failure.value
-        if failure.check(RegistryError) and error.status == 404:
+        before = self._failed.get(key)
+        newer_at = None if before is None else before.newer_at
+        if is_newer:
+            newer_at = self._now()
+        elif failure.check(RegistryError) and error.status == 404:
+            newer_at = None
             self._events.checked(*key, self._now(), gone=True)
-        times = self._failed[key].times + 1 if key in self._failed else 1
+        times = 1 if before is None else before.times + 1
         first = max(RETRY_FIRST, self._freshness.period)
         wait = backoff(times, first, self._freshness.lifetime)
-        self._failed[key] = _Failed(times, self._clock.seconds() + wait)
+        again_at = self._clock.seconds() + wait
+        self._failed[key] = _Failed(times, again_at, str(error), newer_at)
         name, tag = map(str, key)
         if failure.check(RegistryError, OSError, NoRoom):
             log.warn(
@@ -297,7 +321,7 @@ class Revalidator:
     def _replaced(self, result: Any, key: Key) -> None:
         del self._bringing[key]
         if isinstance(result, Failure):
-            self._not_checked(result, key)
+            self._not_checked(result, key, is_newer=True)
 
     async def _replace_now(self, key: Key, new: NewVersion) -> None:
         if self._stopped:

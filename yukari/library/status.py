@@ -21,6 +21,8 @@ from yukari.library.catalog_rows import Totals
 from yukari.library.management import Management
 from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.traffic import Traffic, TrafficReport
+from yukari.sources.ways import Access
+from yukari.storage.inventory import FrontDisk
 from yukari.tasks import Coalescer
 
 FORMAT = 1
@@ -46,6 +48,8 @@ class UpstreamStatus:
     """Seconds for which it wishes to be left alone (429, 503), at the most."""
     rate: float
     """Of all that comes from it now."""
+    access: tuple[Access, ...]
+    """How requests get past its challenges."""
 
 
 @frozen
@@ -57,6 +61,8 @@ class StoreStatus:
     """Whether everything was looked through since the start; until then models may be missing."""
     held: Totals
     room: RoomUsage
+    front: Optional[FrontDisk]
+    """The disk in front of a bucket."""
 
 
 @frozen
@@ -75,7 +81,7 @@ class Status:
     traffic: TrafficReport
 
     def as_json(self) -> dict[str, Any]:
-        """For programs; docs/operating.rst has every field."""
+        """For programs; docs/status.rst has every field."""
         return {
             "format": FORMAT,
             "version": __version__,
@@ -104,6 +110,7 @@ def _store_json(store: StoreStatus) -> dict[str, Any]:
         "on_their_way": room.on_their_way,
         "bound": room.bound,
         "free": room.free,
+        "front_disk": None if store.front is None else asdict(store.front),
     }
 
 
@@ -142,8 +149,9 @@ class StatusReader:
             state.reachable,
             state.error,
             state.asked_again_in,
-            max([0.0, *(fill.tries.asked_to_wait_until - now for fill in fills)]),
+            max([state.wait, *(fill.tries.asked_to_wait_until - now for fill in fills)]),
             sum(fill.facts()["rate"] * 1e6 for fill in fills),
+            library.upstream.access,
         )
 
     async def store(self) -> Optional[StoreStatus]:
@@ -155,6 +163,7 @@ class StatusReader:
                 management.index.looked,
                 await self._counting.run("totals", self._count),
                 await management.collector.usage(),
+                await management.library.store.inventory.front_disk(),
             )
         except (CatalogUnusable, OSError):
             return None

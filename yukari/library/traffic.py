@@ -1,5 +1,6 @@
 """
-How much went to clients and how much came from upstream, by the hour, kept in the catalog.
+How much went to clients and how much came from upstream, by the hour, kept in the catalog; and
+which clients got how much today.
 
 The counters of the metrics are read once in a while, so that a reply costs nothing more.
 """
@@ -87,6 +88,7 @@ class Traffic:
     _seen: Moved = field(factory=Moved, init=False)
     _day: int = field(default=0, init=False)
     _clients: dict[str, int] = field(factory=dict, init=False)
+    """Bytes of that day that are not saved."""
     _loop: Optional[LoopingCall] = field(default=None, init=False)
 
     def start(self) -> None:
@@ -124,21 +126,23 @@ class Traffic:
             self._unsaved[hour] = self._unsaved.get(hour, Moved()).plus(new)
 
     async def _save(self) -> None:
+        self._begin_day()
         self._look()
         unsaved, self._unsaved = self._unsaved, {}
-        if not unsaved:
+        clients, self._clients = self._clients, {}
+        if not unsaved and not clients:
             return
         rows = [(hour, moved.sent, moved.received) for hour, moved in unsaved.items()]
         oldest = int(self._now()) - (DAYS + 1) * 24 * HOUR
         try:
             await self._catalog.run(CatalogFile.add_traffic, rows, oldest)
+            await self._catalog.run(CatalogFile.add_clients, self._day, clients, MAX_CLIENTS)
         except CatalogUnusable as error:
             log.warn("traffic is not counted: {error}", error=str(error))
 
     async def report(self) -> TrafficReport:
         """Return what moved of late; hours without traffic are there too."""
         await self._save()
-        self._begin_day()
         hour = int(self._now() // HOUR) * HOUR
         day = hour - hour % (24 * HOUR)
         first = day - (DAYS - 1) * 24 * HOUR
@@ -146,13 +150,13 @@ class Traffic:
         by_day: dict[int, Moved] = {}
         try:
             rows = await self._catalog.run(CatalogFile.traffic, first)
+            clients = await self._catalog.run(CatalogFile.clients_of, self._day, SHOWN_CLIENTS)
         except CatalogUnusable:
-            rows = []
+            rows, clients = [], []
         for at, sent, received in rows:
             by_hour[at] = Moved(sent, received)
             began = at - at % (24 * HOUR)
             by_day[began] = by_day.get(began, Moved()).plus(by_hour[at])
-        clients = sorted(self._clients.items(), key=lambda each: -each[1])[:SHOWN_CLIENTS]
         return TrafficReport(
             _spans(by_hour, hour - (HOURS - 1) * HOUR, HOURS, HOUR),
             _spans(by_day, first, DAYS, 24 * HOUR),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
@@ -36,6 +36,8 @@ class Reachability:
     reachable: bool = True
     error: Optional[str] = None
     asked_again_in: Optional[float] = None
+    wait: float = 0.0
+    """Seconds for which it still wishes to be left alone (429 with Retry-After)."""
 
 
 @define(eq=False)
@@ -97,12 +99,23 @@ class Circuits:
 
     _clock: IReactorTime
     whole: Circuit = field(init=False)
+    _wait_until: float = field(default=0.0, init=False)
     _own: LRUCache[Repository, Circuit] = field(
         factory=lambda: LRUCache(MAX_REPOSITORIES), init=False
     )
 
     def __attrs_post_init__(self) -> None:
         self.whole = Circuit(self._clock)
+
+    @property
+    def state(self) -> Reachability:
+        """The state of upstream, as far as it is known."""
+        wait = max(0.0, self._wait_until - self._clock.seconds())
+        return evolve(self.whole.state, wait=wait)
+
+    def asked_to_wait(self, seconds: float) -> None:
+        """Note that upstream wishes to be left alone for so long from now, 0 for no such wish."""
+        self._wait_until = self._clock.seconds() + seconds
 
     def enter(self, name: Repository) -> None:
         """Raise the last failure if asking for the repository again is not due."""

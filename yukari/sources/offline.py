@@ -14,6 +14,7 @@ from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.base import Answer, SourceRefused
 from yukari.sources.circuit import Reachability
 from yukari.sources.pace import HostPace
+from yukari.sources.ways import Access
 from yukari.spans import Span
 
 
@@ -27,6 +28,7 @@ class Offline:
 
     circuit_open = False
     state = Reachability()
+    access: tuple[Access, ...] = ()
 
     async def manifest(
         self,

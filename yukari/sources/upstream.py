@@ -64,7 +64,7 @@ from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
-from yukari.sources.ways import USER_AGENT
+from yukari.sources.ways import USER_AGENT, Access
 from yukari.spans import Span
 
 P = ParamSpec("P")
@@ -86,7 +86,13 @@ def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
     async def asking(self: Upstream, name: Repository, /, *args: P.args, **keywords: P.kwargs) -> T:
         await self._turn(name)
         try:
-            return await ask(self, name, *args, **keywords)
+            answer = await ask(self, name, *args, **keywords)
+            self._circuits.asked_to_wait(0.0)
+            return answer
+        except RegistryError as error:
+            if error.status in (404, 429):
+                self._circuits.asked_to_wait(error.retry_after or 0.0)
+            raise
         finally:
             self._questions.end(name)
 
@@ -116,7 +122,12 @@ class Upstream:
     @property
     def state(self) -> Reachability:
         """What is known of it now."""
-        return self._circuits.whole.state
+        return self._circuits.state
+
+    @property
+    def access(self) -> tuple[Access, ...]:
+        """How requests get past its challenges."""
+        return self._registry.authorizer.ways.access()
 
     # manifests
 

@@ -28,6 +28,8 @@ PRIVATE_FOR = 3600.0
 """Seconds for which what only the operator's key opened is asked for by that key at once."""
 MOST = 1000
 """Models that are remembered so, and hosts."""
+MAX_SHOWN = 20
+"""Kinds of requests whose way in is told to people."""
 
 
 class Way(Enum):
@@ -54,6 +56,15 @@ class Place:
     origin: Origin
     name: str
     kind: str
+
+
+@frozen
+class Access:
+    """How requests to ``host`` for ``kind``, ``manifests`` or ``blobs``, get in; for people."""
+
+    host: str
+    kind: str
+    way: str
 
 
 @frozen
@@ -109,6 +120,14 @@ class KnownWays:
         # What is known of manifests is no news of blobs: those may need nothing.
         known = self._known.get((place.origin, place.kind))
         return known if known and self._clock.seconds() < known.until else None
+
+    def access(self) -> tuple[Access, ...]:
+        """Return how each kind of request got in last, at most `MAX_SHOWN` of them."""
+        now = self._clock.seconds()
+        ways = {key: known.way for key, known in self._known.items() if now < known.until}
+        ways = {**dict.fromkeys(self._open, Way.PLAIN), **ways}
+        found = sorted((origin.host, kind, way.value) for (origin, kind), way in ways.items())
+        return tuple(Access(*each) for each in found[:MAX_SHOWN])
 
     def likely(self, place: Place) -> Optional[Way]:
         """The way by which the registry's other requests get in."""

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Optional, Protocol
 
+from attrs import frozen
+
 from yukari.names import Digest, Repository, Tag
+
+
+@frozen
+class FrontDisk:
+    """The use of a disk that is in front of a bucket, in bytes."""
+
+    where: str
+    kept: int
+    """Of whole blobs, which the bucket has too: they give way."""
+    bound: Optional[int]
+    """What all on it may take; None for what MIN_FREE leaves."""
+    free: int
 
 
 class Inventory(Protocol):
@@ -36,6 +50,9 @@ class Inventory(Protocol):
 
     async def disk_size(self) -> int:
         """Return the size in bytes of the disk that all is on; OSError if there is no such."""
+
+    async def front_disk(self) -> Optional[FrontDisk]:
+        """Return the use of the disk in front of a bucket; None for other stores."""
 
     # small documents beside the models
 

@@ -24,6 +24,7 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.spans import SpanSet
+from yukari.storage.inventory import FrontDisk
 from yukari.storage.ports import (
     NEVER_CHECKED,
     BlobEntry,
@@ -306,6 +307,9 @@ class MemoryStore:
 
     async def free_space(self) -> Optional[int]:
         return None if self.capacity is None else max(0, self.capacity - self._taken())
+
+    async def front_disk(self) -> Optional[FrontDisk]:
+        return None
 
     async def disk_size(self) -> int:
         if self.capacity is None:

@@ -60,6 +60,14 @@ class PageCase(BrowserCase):
         await until(lambda: any(fill.size == size for fill in daemon.library.fills.values()))
         return "library/gemma3"
 
+    def stop_fill(self, look: Look) -> None:
+        """Stop what `coming` began; it takes two steps."""
+        stop = look.page.get_by_role("button", name="Stop and delete what has arrived")
+        self.assertFalse(stop.is_visible())
+        look.page.locator("summary[aria-label^='Stop library/gemma3']").click()
+        stop.click()
+        look.page.get_by_text("Nothing is being fetched.").wait_for()
+
 
 class LookTests(PageCase):
     """What everybody sees."""
@@ -134,8 +142,7 @@ class LookTests(PageCase):
             look.page.get_by_role("searchbox").fill("qwen")
             look.page.get_by_role("button", name="Search").click()
             self.assertEqual(look.page.locator("table.models tbody tr").count(), 1)
-            look.page.get_by_role("button", name="Stop library/gemma3").click()
-            look.page.get_by_text("Nothing is being fetched.").wait_for()
+            self.stop_fill(look)
 
         await self.look(daemon.url, look, java_script_enabled=False)
         self.assertFalse(daemon.library.fills)
@@ -222,8 +229,11 @@ class AdminTests(PageCase):
             look.open("/")
             look.page.get_by_text("Nothing is being fetched.").wait_for()
             look.do(lambda: self.begin(self.coming(upstream, daemon)))
-            look.page.get_by_role("button", name="Stop library/gemma3").click()
-            look.page.get_by_text("Nothing is being fetched.").wait_for()
+            self.stop_fill(look)
+            look.page.get_by_text("Stopped").wait_for()
+            # It is said once, and not again when the page is loaded again.
+            look.page.reload()
+            self.assertEqual(look.page.get_by_text("Stopped").count(), 0)
 
         await self.look(daemon.url, look)
         self.assertFalse(daemon.library.fills)

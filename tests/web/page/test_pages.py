@@ -14,7 +14,7 @@ import bcrypt
 from twisted.logger import Logger
 
 from tests.clients import Reply
-from tests.emulator import Emulator
+from tests.emulator import Emulator, Fault
 from tests.running import MODEL, Daemon, RunningCase, until
 from tests.web.page.models import MARKUP, STRANGER, add_model
 from yukari.library.catalog_file import CatalogFile
@@ -329,6 +329,100 @@ class ListTests(PageCase):
             self.assertIn("Pinned", page)
 
 
+class StateTests(PageCase):
+    """The states of models and of upstream."""
+
+    async def test_how_far_a_tag_is_counts_its_own_blobs_alone(self) -> None:
+        """Not those of another tag of its repository, and what is stored of it counts as well."""
+        upstream = await self.upstream("library/m:latest=1MB,1MB", "library/m:other=2MB")
+        daemon = await self.daemon(upstream)
+        second, _ = upstream.models["library/m:latest"].layers[1]
+        (other, _), *_ = upstream.models["library/m:other"].layers
+        for digest in (second, other):
+            upstream.faults.add(Fault("store", "silence", digest=digest))
+        for tag in ("latest", "other"):
+            daemon.service.parts.pulls.start(NAME, Tag(tag), "")
+        await until(lambda: set(map(str, daemon.library.fills)) == {second, other})
+        await daemon.service.parts.management.index.settled()
+        page = await self.page(daemon)
+        found = dict(re.findall(r'/m/(latest|other)">.*?data-part="so-far">([0-9.]+)<', page, re.S))
+        self.assertEqual(found["other"], "0.0")
+        self.assertTrue(50.0 <= float(found["latest"]) < 51.0, found)
+        self.assertIn(f"{second[7:19]}:1000000 ", page)
+        upstream.faults.clear()
+        upstream.release()
+        await daemon.idle()
+        await daemon.service.parts.management.index.settled()
+        self.assertNotIn("so-far", await self.page(daemon))
+
+    async def test_a_newer_version_upstream_is_told_until_it_is_here(self) -> None:
+        _, daemon = await self.running()
+        revalidator = daemon.library.revalidator
+        assert revalidator is not None
+        for newer, said in (
+            ("", "Newer upstream, coming"),
+            ("no room", "Newer upstream"),
+            (None, "Complete"),
+        ):
+            self.patch(type(revalidator), "newer", lambda *_, newer=newer: newer)
+            page = await self.page(daemon, "/", STRANGER)
+            self.assertIn(f">{said}</span>", page)
+            page = await self.page(daemon, "/models/library/m/latest")
+            self.assertEqual("Not here yet: no room" in page, newer == "no room")
+            page = await self.page(daemon, "/models/library/m/latest", STRANGER)
+            self.assertEqual("Newer upstream" in page, newer is not None)
+            self.assertNotIn("no room", page)
+
+    async def test_an_upstream_that_asks_to_wait_is_told_with_until_when(self) -> None:
+        upstream, daemon = await self.running()
+        upstream.faults.add(Fault("manifest", "error", status=429, retry_after=600, times=1))
+        reply, _ = await self.ask(f"{daemon.url}/v2/library/other/manifests/latest")
+        self.assertEqual(reply.status, 429)
+        _, body = await self.ask(f"{daemon.url}/status")
+        self.assertGreater(json.loads(body)["upstream"]["wait"], 500)
+        page = await self.page(daemon)
+        self.assertIn("Asks to wait", page)
+        self.assertIn("it is left alone until <time", page)
+        # An answer shows that it has changed its mind.
+        await self.ask(f"{daemon.url}/v2/library/another/manifests/latest")
+        _, body = await self.ask(f"{daemon.url}/status")
+        self.assertEqual(json.loads(body)["upstream"]["wait"], 0.0)
+
+    async def test_how_requests_get_past_challenges_is_told(self) -> None:
+        upstream = await self.upstream(challenge="everyone")
+        daemon = await self.daemon(upstream)
+        self.assertIn("has not been asked for anything", await self.page(daemon))
+        await self.pull(daemon)
+        page = await self.page(daemon)
+        self.assertIn("challenged, and sent signed by this cache", page)
+        self.assertIn("<td>not challenged</td>", page)
+
+    async def test_an_earlier_version_can_be_frozen(self) -> None:
+        upstream, daemon = await self.running()
+        old = upstream.models[MODEL]
+        upstream.add_model(MODEL, [300_000], seed=9)
+        token = await self.token(daemon)
+        await self.post(daemon, "pull", {"token": token, "model": "m"})
+        await daemon.service.parts.management.index.settled()
+        page = await self.page(daemon, "/models/library/m/latest")
+        found = re.search(r'value="(library/m:latest@sha256:[0-9a-f]{64})"', page)
+        assert found is not None
+        self.assertIn(old.digest, found[1])
+        given = {"token": token, "model": found[1], "destination": "m:before"}
+        reply, body = await self.post(daemon, "copy", given)
+        self.assertEqual(reply.status, 303, body)
+        stored = await daemon.library.store.get_manifest(NAME, Tag("before"))
+        assert stored is not None
+        self.assertEqual(stored.manifest.body, old.manifest_bytes)
+
+    async def test_what_was_done_is_said_in_our_own_words_alone(self) -> None:
+        _, daemon = await self.running()
+        for path in ("/?done=deleted", "/models/library/m/latest?done=pinned"):
+            self.assertIn('<p class="done" role="status">', await self.page(daemon, path))
+            self.assertNotIn('class="done"', await self.page(daemon, path, STRANGER))
+            self.assertNotIn('class="done"', await self.page(daemon, path + "x"))
+
+
 class StrangerTests(PageCase):
     """What is for admins is not even there for others."""
 
@@ -426,7 +520,7 @@ class FormTests(PageCase):
             self.assertIsNone(marks.pin(NAME, TAG))
         reply, _ = await self.post(daemon, "pin", fields)
         self.assertEqual(
-            (reply.status, reply.headers["location"]), (303, "/models/library/m/latest")
+            (reply.status, reply.headers["location"]), (303, "/models/library/m/latest?done=pinned")
         )
         self.assertIsNotNone(marks.pin(NAME, TAG))
         reply, _ = await self.post(daemon, "unpin", fields)
@@ -443,11 +537,13 @@ class FormTests(PageCase):
         token = await self.token(daemon)
         reply, _ = await self.post(daemon, "pull", {"token": token, "model": "n"})
         self.assertEqual(
-            (reply.status, reply.headers["location"]), (303, "/models/library/n/latest")
+            (reply.status, reply.headers["location"]), (303, "/models/library/n/latest?done=pulled")
         )
         given = {"token": token, "model": "n", "destination": "n:kept"}
         reply, _ = await self.post(daemon, "copy", given)
-        self.assertEqual((reply.status, reply.headers["location"]), (303, "/models/library/n/kept"))
+        self.assertEqual(
+            (reply.status, reply.headers["location"]), (303, "/models/library/n/kept?done=copied")
+        )
         self.assertIn("Own copy", await self.page(daemon, "/models/library/n/kept"))
         reply, _ = await self.post(daemon, "delete", {"token": token, "model": "n:latest"})
         self.assertEqual(reply.status, 303)

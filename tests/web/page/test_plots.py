@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,7 +12,8 @@ from yukari.library.collector import RoomUsage
 from yukari.library.details import licence_title
 from yukari.library.status import StoreStatus
 from yukari.library.traffic import Span
-from yukari.web.page.plots import HEIGHT, WIDTH, disk_bar, plot
+from yukari.storage.inventory import FrontDisk
+from yukari.web.page.plots import HEIGHT, WIDTH, disk_bar, front_bar, plot
 from yukari.web.page.render import ago, duration, size
 
 AMOUNTS = st.integers(0, 2**60)
@@ -34,10 +36,19 @@ class PlotTests(SynchronousTestCase):
     @given(st.lists(AMOUNTS, min_size=8, max_size=8))
     def test_the_parts_of_a_disk_are_as_wide_as_the_bar(self, amounts: list[int]) -> None:
         totals = Totals(1, 1, 1, *amounts[:4])
-        bars = disk_bar(StoreStatus("", True, totals, RoomUsage(amounts[4], None, amounts[5])))
-        if any(bar.amount for bar in bars):
-            self.assertLess(abs(sum(bar.width for bar in bars) - WIDTH), 1)
-        self.assertTrue(all(bar.width >= 0 for bar in bars))
+        room = RoomUsage(amounts[4], None, amounts[5])
+        store = StoreStatus("", True, totals, room, FrontDisk("", amounts[6], None, amounts[7]))
+        for bars in (disk_bar(evolve(store, front=None)), disk_bar(store), front_bar(store)):
+            if any(bar.amount for bar in bars):
+                self.assertLess(abs(sum(bar.width for bar in bars) - WIDTH), 1)
+            self.assertTrue(all(bar.width >= 0 for bar in bars))
+
+    def test_what_is_free_ends_at_the_bound(self) -> None:
+        totals = Totals(1, 1, 1, 600, 0, 0, 0)
+        for bound, free, shown in ((1000, 5000, 300), (1000, 200, 200), (500, 5000, 0)):
+            store = StoreStatus("", True, totals, RoomUsage(100, bound, free), None)
+            (bar,) = [each for each in disk_bar(store) if each.kind == "free"]
+            self.assertEqual(bar.amount, shown)
 
     def test_amounts_are_read_easily(self) -> None:
         for count, text in (

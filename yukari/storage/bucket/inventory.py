@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 
 from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
+from yukari.storage.disk.cache import Tier
+from yukari.storage.disk.space import Room
+from yukari.storage.inventory import FrontDisk
 
 
 @frozen(eq=False)
@@ -20,6 +25,11 @@ class BucketInventory:
     _client: S3Client
     _manifests: BucketManifests
     _calls: Calls
+    _tier: Tier
+    _room: Room
+    """What the disk leaves for spools."""
+    _run: Callable[..., Deferred[Any]]
+    """Calls a blocking function in a disk thread."""
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
         for variant in Variant:
@@ -36,6 +46,11 @@ class BucketInventory:
 
     async def disk_size(self) -> int:
         raise OSError("a bucket has no size")
+
+    async def front_disk(self) -> Optional[FrontDisk]:
+        free: list[int] = [await self._run(room.free) for room in (self._room, self._tier.budget)]
+        tier = self._tier
+        return FrontDisk(self._room.path, tier.total, tier.most, max(0, min(free)))
 
     async def load(self, name: str) -> Optional[tuple[bytes, str]]:
         found = await self._calls.run(self._client.get_whole(f"yukari/{name}"))

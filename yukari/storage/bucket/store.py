@@ -131,7 +131,7 @@ class TigrisStore(DiskWork):
         self._sweeper = Sweeper(
             client, self._blobs, self._spools, self._direct, self.spool_dir, run
         )
-        self.inventory = BucketInventory(client, self._manifests, calls)
+        self.inventory = BucketInventory(client, self._manifests, calls, self.tier, files.room, run)
 
     @property
     def reachable(self) -> bool:

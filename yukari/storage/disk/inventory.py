@@ -25,6 +25,7 @@ from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.space import Room
 from yukari.storage.disk.tolerance import sync_directory
+from yukari.storage.inventory import FrontDisk
 
 
 @define(eq=False)
@@ -61,6 +62,9 @@ class DirectoryInventory:
     async def disk_size(self) -> int:
         found = await self._run(os.statvfs, self._files.layout.blobs)
         return int(found.f_blocks * found.f_frsize)
+
+    async def front_disk(self) -> Optional[FrontDisk]:
+        return None
 
     async def load(self, name: str) -> Optional[tuple[bytes, str]]:
         found: Optional[tuple[bytes, str]] = await self._run(self._load, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from attrs import define, field, frozen
@@ -12,6 +13,8 @@ from twisted.web.server import Request
 from yukari.config.networks import Networks
 from yukari.errors import RegistryError
 from yukari.library.catalog import CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Entry, Need
 from yukari.library.management import Management
 from yukari.library.pulls import Pulls
 from yukari.library.search import Search
@@ -21,8 +24,8 @@ from yukari.names import Repository
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_may_pull, check_own_name
 from yukari.web.ollama_api import OllamaApi
-from yukari.web.page.render import Pages
-from yukari.web.page.rows import Rows
+from yukari.web.page.render import Pages, duration
+from yukari.web.page.rows import Row, Rows
 from yukari.web.page.token import FormToken
 from yukari.web.page.viewer import Viewer, viewer_of
 from yukari.web.replies import ReadOnly
@@ -31,8 +34,26 @@ log = Logger()
 
 MAX_FILLS = 40
 """Blobs on their way that a page shows; of more, their number."""
-_SHOWN = ("digest", "model", "state", "size", "covered", "percent", "rate", "seconds_left")
-"""What strangers are told of a fill."""
+_SHOWN = ("digest", "model", "size", "covered", "percent", "rate")
+"""What strangers are told of a fill, beside how it goes."""
+_STATES = {
+    "queued": "waits for its turn",
+    "publishing": "is being checked",
+    "direct": "goes straight into the bucket",
+    "suspended": "waits to be tried again",
+}
+"""What is said of a fill's state instead of the time that is left."""
+DONE = {
+    "stopped": "Stopped; what had arrived of it is deleted.",
+    "coming": "It is on its way.",
+    "pulled": "This is upstream’s newest version.",
+    "kept": "Kept as it is: upstream cannot be asked now, has it no more, or is never asked.",
+    "pinned": "Pinned: it is never evicted.",
+    "unpinned": "No longer pinned: it may be evicted.",
+    "copied": "Frozen: upstream is never asked about this copy.",
+    "deleted": "Deleted.",
+}
+"""What is said once a form has done its work."""
 
 
 @define(eq=False)
@@ -55,10 +76,21 @@ class PageParts:
         """Finds stored models."""
         return Search(self.management.catalog, self.management.library.rules)
 
-    @property
-    def rows(self) -> Rows:
-        """Shows stored models."""
-        return Rows(self.names, self.management.marks)
+    async def rows(self, entries: Sequence[Entry]) -> list[Row]:
+        """Return what the catalog has as it is shown. `CatalogUnusable`."""
+        revalidator = self.management.library.revalidator
+        newer = (lambda *_: None) if revalidator is None else revalidator.newer
+        rows = Rows(self.names, self.management.marks, newer)
+        incomplete = [(entry.repository, entry.tag) for entry in entries if entry.missing]
+        missing: dict[tuple[str, str], list[Need]] = {}
+        fills: dict[str, Any] = {}
+        if incomplete:
+            missing = await self.management.catalog.run(CatalogFile.missing, incomplete)
+            fills = {fill["digest"]: fill for fill in self.status.fills()}
+        return [
+            rows.of(entry, missing.get((entry.repository, entry.tag), ()), fills)
+            for entry in entries
+        ]
 
     async def refresh(self) -> None:
         """Let pins and pulls be known that were made just now, as far as that can be."""
@@ -73,7 +105,7 @@ class PageParts:
         """Return what is on its way, as everybody may see it."""
         rules = self.management.library.rules
         found = [
-            {key: fill[key] for key in _SHOWN}
+            {**{key: fill[key] for key in _SHOWN}, "note": _note(fill)}
             for fill in self.status.fills()
             if rules.allow(Repository.parse(fill["model"]))
         ]
@@ -87,6 +119,11 @@ class PageParts:
         if error.retry_after is not None:
             request.setHeader(b"retry-after", str(error.retry_after).encode())
         await self.pages.reply(request, "error.html", {"error": error}, error.status)
+
+
+def _note(fill: Mapping[str, Any]) -> str:
+    left = fill["seconds_left"]
+    return _STATES.get(fill["state"]) or ("" if left is None else f"{duration(left)} left")
 
 
 class Page(ReadOnly):

@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from yukari.errors import RegistryError, name_invalid
 from yukari.library.catalog import CatalogUnusable
+from yukari.library.shown_names import Wanted
 from yukari.names import Digest, InvalidName
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin, check_may_pull
@@ -75,7 +76,7 @@ class Form(Resource):
             request.setHeader(b"location", where.encode())
             reply(request, 303, "text/plain; charset=utf-8", b"")
 
-    # each returns where to go from there
+    # each returns where to go from there, and a word of `DONE`
 
     async def _stop(self, fields: Fields) -> str:
         try:
@@ -86,7 +87,7 @@ class Form(Resource):
         if stopping is None:
             raise RegistryError("BLOB_UNKNOWN", "that has ended already", 404)
         await stopping
-        return "/#coming"
+        return "/?done=stopped#coming"
 
     async def _pull(self, fields: Fields) -> str:
         wanted = self._parts.names.parse(fields.get("model"))
@@ -97,10 +98,10 @@ class Form(Resource):
             try:
                 await pull.ended.wait().addTimeout(FAILS_WITHIN, self._parts.clock)
             except (TimeoutError, CancelledError):
-                return "/#coming"
+                return "/?done=coming#coming"
         if pull.error is not None:
             raise pull.error
-        return f"/models/{wanted.name}/{wanted.tag}"
+        return _page_of(wanted, "pulled" if pull.note is None else "kept")
 
     async def _pin(self, fields: Fields) -> str:
         return await self._set_pin(fields, "the status page")
@@ -114,16 +115,20 @@ class Form(Resource):
         if await management.library.store.get_manifest(wanted.name, wanted.tag) is None:
             raise RegistryError("NAME_UNKNOWN", f"{fields.get('model')} is not stored here", 404)
         await management.marks.set_pin(wanted.name, wanted.tag, by)
-        return f"/models/{wanted.name}/{wanted.tag}"
+        return _page_of(wanted, "unpinned" if by is None else "pinned")
 
     async def _delete(self, fields: Fields) -> str:
         await self._parts.api.delete(fields.get("model"))
-        return "/#models"
+        return "/?done=deleted#models"
 
     async def _copy(self, fields: Fields) -> str:
         await self._parts.api.copy(fields.get("model"), fields.get("destination"))
-        wanted = self._parts.names.parse(fields.get("destination"))
-        return f"/models/{wanted.name}/{wanted.tag}"
+        return _page_of(self._parts.names.parse(fields.get("destination")), "copied")
+
+
+def _page_of(wanted: Wanted, done: str) -> str:
+    """Return the path of a model's page, which will say what was ``done``."""
+    return f"/models/{wanted.name}/{wanted.tag}?done={done}"
 
 
 def _fields(request: Any) -> Fields:

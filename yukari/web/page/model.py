@@ -11,8 +11,7 @@ from yukari.errors import RegistryError, name_invalid
 from yukari.library.catalog_file import CatalogFile
 from yukari.manifest import Manifest
 from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag
-from yukari.web.page.base import Page
-from yukari.web.page.rows import percents
+from yukari.web.page.base import DONE, Page, Query
 from yukari.web.page.viewer import Viewer
 
 MAX_LAYERS = 200
@@ -55,7 +54,7 @@ class ModelPage(Page):
         if not found:
             raise RegistryError("NAME_UNKNOWN", f"{shown} is not stored here", 404)
         before = await management.catalog.run(CatalogFile.find, name, tag, superseded=True)
-        so_far = percents(parts.status.fills())
+        rows = await parts.rows([found[0], *before])
         stored = await management.library.store.get_manifest(name, tag)
         manifest = stored.manifest if stored is not None else None
         layers: list[Layer] = []
@@ -68,7 +67,8 @@ class ModelPage(Page):
             "token": parts.token.text if viewer.is_admin else "",
             "registry": parts.names.registry,
             "upstream": parts.status.upstream(),
-            "row": parts.rows.of(found[0], so_far),
+            "row": rows[0],
+            "done": DONE.get(Query.of(request).text("done")) if viewer.is_admin else None,
             "whole_name": f"{name}:{tag}",
             "own_bytes": await management.catalog.run(CatalogFile.own_bytes, name, tag),
             "layers": layers[:MAX_LAYERS],
@@ -79,7 +79,7 @@ class ModelPage(Page):
                 for key, title in TEXTS.items()
                 if details.get(key)
             ],
-            "versions": [parts.rows.of(each, {}) for each in before],
+            "versions": rows[1:],
         }
         await parts.pages.reply(request, "model.html", context)
 

@@ -9,10 +9,11 @@ from twisted.web.server import Request
 
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Version
 from yukari.library.search import MAX_WORDS, ORDERS, Found
-from yukari.web.page.base import Page, Query, for_admins
-from yukari.web.page.plots import disk_bar, plot
-from yukari.web.page.rows import percents
+from yukari.web.page.base import DONE, Page, Query, for_admins
+from yukari.web.page.plots import disk_bar, front_bar, plot
+from yukari.web.page.rows import Row
 from yukari.web.page.viewer import Viewer
 
 PER_PAGE = 50
@@ -44,13 +45,14 @@ class Overview(Page):
         number = query.number("page", 1)
         await parts.refresh()
         found, count, trouble = Found((), False), 0, ""
+        rows: list[Row] = []
         try:
             found = await parts.search.find(words, order, number, PER_PAGE)
+            rows = await parts.rows(found.entries)
             count = await parts.management.catalog.run(CatalogFile.count_tags)
         except CatalogUnusable as error:
             trouble = str(error)
         coming = parts.fills()
-        so_far = percents(parts.status.fills())
         context: dict[str, Any] = {
             "viewer": viewer,
             "token": parts.token.text if viewer.is_admin else "",
@@ -61,22 +63,22 @@ class Overview(Page):
             "trouble": trouble if viewer.is_admin else bool(trouble),
             "complete": parts.management.index.looked,
             "coming": coming,
-            "rows": [parts.rows.of(entry, so_far) for entry in found.entries],
+            "rows": rows,
             "words": words,
             "order": order,
             "orders": {each: _link(words, each, 1) for each in ORDERS},
             "number": number,
             "before": _link(words, order, number - 1) if number > 1 else None,
             "behind": _link(words, order, number + 1) if found.more else None,
-            "here": _link(words, order, number),
             "pulls": (),
             "status": None,
+            "done": DONE.get(query.text("done")) if viewer.is_admin else None,
         }
         if viewer.is_admin:
             status = await parts.status.read()
             context.update(
                 status=status,
-                disk=disk_bar(status.store),
+                bars=[disk_bar(status.store), front_bar(status.store)],
                 last_day=plot(status.traffic.hours),
                 last_days=plot(status.traffic.days),
                 pulls=sorted(
@@ -102,25 +104,26 @@ class Evictions(Page):
         store = await parts.status.store()
         need = 1 if store is None else max(1, store.held.stored // 10)
         found = await parts.management.collector.plan(need, most=MAX_CANDIDATES)
-        names = parts.names
         context = {
-            "registry": names.registry,
+            "registry": parts.names.registry,
             "upstream": parts.status.upstream(),
             "viewer": viewer,
+            "evicts": parts.management.bounds.evict,
             "need": need,
             "frees": found.frees,
             "goes": [
                 (
-                    names.show(str(version.name), str(version.tag)),
-                    sum(blob.size for blob in version.needs),
+                    *self._named(step.candidate.version),
+                    sum(blob.size for blob in step.candidate.version.needs),
                     step.reason,
                 )
                 for step in found.steps[:MAX_STEPS]
-                for version in (step.candidate.version,)
             ],
-            "stays": [
-                (names.show(str(kept.version.name), str(kept.version.tag)), kept.reason)
-                for kept in found.kept[:MAX_STEPS]
-            ],
+            "stays": [(*self._named(kept.version), kept.reason) for kept in found.kept[:MAX_STEPS]],
         }
         await parts.pages.reply(request, "evictions.html", context)
+
+    def _named(self, version: Version) -> tuple[str, str]:
+        """Return a version's name as Ollama shows it, and the path of its tag's page."""
+        name, tag = str(version.name), str(version.tag)
+        return self.parts.names.show(name, tag), f"/models/{name}/{tag}"

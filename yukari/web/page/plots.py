@@ -78,14 +78,28 @@ def disk_bar(store: Optional[StoreStatus]) -> tuple[Bar, ...]:
         ("shared", held.shared),
         ("superseded", held.superseded),
         ("unneeded", held.unneeded),
-        ("coming", room.on_their_way),
-        ("free", room.free or 0),
     ]
-    return tuple(_in_a_row(parts, max(1, sum(amount for _, amount in parts))))
+    if store.front is None:
+        parts.append(("coming", room.on_their_way))
+    if room.free is not None:
+        free = room.free
+        if room.bound is not None:
+            free = max(0, min(free, room.bound - held.stored - room.on_their_way))
+        parts.append(("free", free))
+    return tuple(_in_a_row(parts))
 
 
-def _in_a_row(parts: Iterable[tuple[str, int]], whole: int) -> Iterable[Bar]:
-    x = 0.0
+def front_bar(store: Optional[StoreStatus]) -> tuple[Bar, ...]:
+    """Draw what the bytes of the disk in front of a bucket are for; () if there is none."""
+    if store is None or store.front is None:
+        return ()
+    front = store.front
+    parts = [("kept", front.kept), ("coming", store.room.on_their_way), ("free", front.free)]
+    return tuple(_in_a_row(parts))
+
+
+def _in_a_row(parts: Sequence[tuple[str, int]]) -> Iterable[Bar]:
+    x, whole = 0.0, max(1, sum(amount for _, amount in parts))
     for kind, amount in parts:
         width = WIDTH * amount / whole
         yield Bar(kind, round(x, 1), 0.0, round(width, 1), HEIGHT, amount=amount)

@@ -74,6 +74,12 @@ def moment(at: float) -> str:
     return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="seconds")
 
 
+def clock(at: float) -> str:
+    """Return a time of the epoch as people read it: ``27 Nov, 14:05 UTC``."""
+    said = datetime.fromtimestamp(at, timezone.utc)
+    return f"{said.day} {said:%b, %H:%M} UTC"
+
+
 def _environment() -> Environment:
     # Imported lazily: a cache whose page nobody opens starts faster, in less memory.
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -86,7 +92,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(size=size, duration=duration, moment=moment)
+    made.filters.update(size=size, duration=duration, moment=moment, clock=clock)
     made.globals.update(version=__version__, assets={name: each.tag for name, each in ASSETS})
     return made
 

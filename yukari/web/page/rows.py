@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 from attrs import frozen
 
-from yukari.library.catalog_rows import Entry
+from yukari.library.catalog_rows import Entry, Need
 from yukari.library.marks import Marks
 from yukari.library.shown_names import ShownNames
 from yukari.names import Repository, Tag
+
+Newer = Callable[[Repository, Tag, float], Optional[str]]
+"""As `yukari.library.revalidator.Revalidator.newer`."""
+
+
+@frozen
+class Coming:
+    """How far a model is of which blobs are on their way."""
+
+    here: int
+    """Bytes that have arrived, of ``size``."""
+    size: int
+    rate: float
+    """MB/s of the blobs together."""
+    missing: tuple[tuple[str, int], ...]
+    """The beginnings of the digests of all blobs that are not stored, and their sizes."""
+
+    @property
+    def percent(self) -> float:
+        """How much of the model has arrived; never 100 while something is missing."""
+        return min(99.9, round(100 * self.here / self.size, 1)) if self.size else 0.0
+
+    @property
+    def seconds_left(self) -> Optional[float]:
+        """At the present rate; None if nothing arrives."""
+        return (self.size - self.here) / (1e6 * self.rate) if self.rate > 0 else None
 
 
 @frozen
@@ -25,8 +51,8 @@ class Row:
     digest: str
     size: int
     details: Mapping[str, Any]
-    percent: Optional[float]
-    """How much of it is here while it comes; None if it does not come now."""
+    coming: Optional[Coming]
+    """None if nothing of it is on its way."""
     missing: int
     last_pull: Optional[float]
     checked_at: float
@@ -34,6 +60,8 @@ class Row:
     clients: int
     sent: int
     gone_since: Optional[float]
+    newer: Optional[str]
+    """Why a newer version that upstream has is not here, "" while it is on its way; or None."""
     own: bool
     pinned_by: Optional[str]
     superseded_at: Optional[float]
@@ -45,12 +73,14 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """Its state in a word: coming, incomplete, gone, own or here."""
+        """Its state in a word: coming, incomplete, own, gone, newer or here."""
         if self.missing:
-            return "incomplete" if self.percent is None else "coming"
+            return "incomplete" if self.coming is None else "coming"
         if self.own:
             return "own"
-        return "here" if self.gone_since is None else "gone"
+        if self.gone_since is not None:
+            return "gone"
+        return "here" if self.newer is None else "newer"
 
     def fact(self, key: str) -> str:
         """One of its details, "" if it is not known."""
@@ -64,10 +94,17 @@ class Rows:
 
     _names: ShownNames
     _marks: Marks
+    _newer: Newer
 
-    def of(self, entry: Entry, percents: Mapping[str, float]) -> Row:
-        """Return the row; ``percents`` say how much of each repository on its way is here."""
-        pin = self._marks.pin(Repository.parse(entry.repository), Tag(entry.tag))
+    def of(self, entry: Entry, missing: Sequence[Need], fills: Mapping[str, Any]) -> Row:
+        """
+        Return the row.
+
+        ``missing`` are its blobs that are not stored, ``fills`` those on their way, by their digest
+        and as `FillStatus.as_json`.
+        """
+        name, tag = Repository.parse(entry.repository), Tag(entry.tag)
+        pin = self._marks.pin(name, tag)
         details = json.loads(entry.details)
         return Row(
             name=self._names.show(entry.repository, entry.tag),
@@ -76,7 +113,7 @@ class Rows:
             digest=entry.digest,
             size=entry.size,
             details=details if isinstance(details, dict) else {},
-            percent=percents.get(entry.repository),
+            coming=_coming(entry.size, missing, fills),
             missing=entry.missing,
             last_pull=entry.last_pull,
             checked_at=entry.checked_at,
@@ -84,21 +121,21 @@ class Rows:
             clients=entry.clients,
             sent=entry.sent,
             gone_since=entry.gone_since,
+            newer=self._newer(name, tag, entry.checked_at),
             own=bool(entry.own),
             pinned_by=None if pin is None else pin.by or "admin",
             superseded_at=entry.superseded_at,
         )
 
 
-def percents(fills: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return how much of the blobs on their way is here, for each repository."""
-    sizes: dict[str, int] = {}
-    covered: dict[str, int] = {}
-    for fill in fills:
-        model = fill["model"]
-        sizes[model] = sizes.get(model, 0) + fill["size"]
-        covered[model] = covered.get(model, 0) + fill["covered"]
-    return {
-        model: round(100 * covered[model] / whole, 1) if whole else 0.0
-        for model, whole in sizes.items()
-    }
+def _coming(size: int, missing: Sequence[Need], fills: Mapping[str, Any]) -> Optional[Coming]:
+    found = [fills[str(need.digest)] for need in missing if str(need.digest) in fills]
+    if not found:
+        return None
+    lacking = sum(need.size for need in missing) - sum(fill["covered"] for fill in found)
+    return Coming(
+        here=max(0, size - lacking),
+        size=size,
+        rate=round(sum(fill["rate"] for fill in found), 2),
+        missing=tuple((need.digest.hex[:12], need.size) for need in missing),
+    )

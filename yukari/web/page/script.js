@@ -52,9 +52,45 @@ for (const command of document.querySelectorAll(".command")) {
   command.append(button);
 }
 
+// What was done is said once
+
+if (document.querySelector(".done")) {
+  const url = new URL(location);
+  url.searchParams.delete("done");
+  history.replaceState(null, "", url);
+}
+
 // What is on its way
 
 const live = document.querySelector("[data-live]");
+const list = document.querySelector(".fills");
+
+function made(tag, attributes, ...inside) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...inside);
+  return element;
+}
+
+// As templates/fill.html makes them.
+function newItem(fill) {
+  const part = (tag, name, more) => made(tag, { "data-part": name, ...more });
+  const item = made("li", { "data-fill": fill.digest },
+    made("div", { class: "what" }, part("strong", "model"), " ", part("small", "digest")),
+    part("progress", "bar", { max: 100 }),
+    made("div", { class: "facts" }, part("span", "percent"), " ", part("span", "size"), " ",
+      part("span", "rate"), " ", part("span", "note")));
+  const token = list.dataset.token;
+  if (token) {
+    item.append(made("details", { class: "stop" },
+      made("summary", { class: "button small" }, "Stop…"),
+      made("form", { method: "post", action: "/page/stop" },
+        made("input", { type: "hidden", name: "token", value: token }),
+        made("input", { type: "hidden", name: "digest", value: fill.digest }),
+        made("button", { class: "small bad" }, "Stop and delete what has arrived"))));
+  }
+  return item;
+}
 
 function show(item, fill) {
   const part = (name) => item.querySelector(`[data-part="${name}"]`);
@@ -67,37 +103,47 @@ function show(item, fill) {
   part("percent").textContent = `${fill.percent} %`;
   part("size").textContent = `of ${size(fill.size)}`;
   part("rate").textContent = `${fill.rate} MB/s`;
-  let left = "";
-  if (fill.state === "suspended") left = "waits to be tried again";
-  else if (fill.seconds_left !== null) left = `${duration(fill.seconds_left)} left`;
-  part("left").textContent = left;
-  const form = item.querySelector("form");
-  if (form) {
-    form.elements.digest.value = fill.digest;
-    form.querySelector("button").setAttribute("aria-label", `Stop ${named}`);
-  }
+  part("note").textContent = fill.note;
+  const stop = item.querySelector("summary");
+  if (stop) stop.setAttribute("aria-label", `Stop ${named}`);
 }
 
-function showPercents(fills) {
-  const sums = new Map();
-  for (const fill of fills) {
-    const sum = sums.get(fill.model) || [0, 0];
-    sums.set(fill.model, [sum[0] + fill.covered, sum[1] + fill.size]);
+// Of each blob that was seen on its way, how much has arrived; all of it once it is gone from there.
+const arrived = new Map();
+
+function showModels({ fills, count }) {
+  const now = new Map();
+  for (const fill of fills) now.set(fill.digest.slice(7, 19), fill);
+  for (const [digest, covered] of arrived) {
+    // Of many, some are not told of.
+    if (now.has(digest) || covered === Infinity || count > fills.length) continue;
+    arrived.set(digest, Infinity);
+    offerNew();
   }
-  for (const shown of document.querySelectorAll("[data-percent-of]")) {
-    const sum = sums.get(shown.dataset.percentOf);
-    if (sum && sum[1]) shown.textContent = (100 * sum[0] / sum[1]).toFixed(1);
+  for (const [digest, fill] of now) arrived.set(digest, fill.covered);
+  for (const pill of document.querySelectorAll("[data-missing]")) {
+    const whole = Number(pill.dataset.size);
+    let lacking = 0;
+    let rate = 0;
+    for (const each of pill.dataset.missing.trim().split(" ")) {
+      const [digest, size] = each.split(":");
+      lacking += Math.max(0, size - (arrived.get(digest) || 0));
+      rate += now.has(digest) ? now.get(digest).rate : 0;
+    }
+    const percent = Math.min(99.9, 100 * (whole - lacking) / whole);
+    pill.querySelector('[data-part="so-far"]').textContent = percent.toFixed(1);
+    const left = rate > 0 ? `, ${duration(lacking / (rate * 1e6))} left` : "";
+    pill.parentNode.querySelector('[data-part="speed"]').textContent =
+      `${Number(rate.toFixed(2))} MB/s${left}`;
   }
 }
 
 function showFills({ fills, count }) {
-  const list = live.querySelector(".fills");
   const old = new Map([...list.children].map((item) => [item.dataset.fill, item]));
   for (const fill of fills) {
     let item = old.get(fill.digest);
     if (!item) {
-      item = live.querySelector("template").content.firstElementChild.cloneNode(true);
-      item.dataset.fill = fill.digest;
+      item = newItem(fill);
       list.append(item);
     }
     old.delete(fill.digest);
@@ -105,19 +151,19 @@ function showFills({ fills, count }) {
   }
   for (const item of old.values()) {
     // Whoever has the keyboard on its button goes on from the heading.
-    if (item.contains(document.activeElement)) live.querySelector("h2").focus();
+    if (item.contains(document.activeElement)) document.getElementById("coming").focus();
     item.remove();
-    live.querySelector(".changed").hidden = false;
+    offerNew();
   }
-  live.querySelector('[data-part="count"]').textContent = count || "";
-  live.querySelector(".empty").hidden = count > 0;
-  live.querySelector(".more").hidden = count <= fills.length;
-  live.querySelector('[data-part="more"]').textContent = count - fills.length;
-  showPercents(fills);
+  document.querySelector('[data-part="count"]').textContent = count || "";
+  let more = count > fills.length ? `And ${count - fills.length} more.` : "";
+  if (!count) more = "Nothing is being fetched.";
+  const shown = document.querySelector('[data-part="more"]');
+  if (shown.textContent !== more) shown.textContent = more;
 }
 
 if (live) {
-  live.querySelector("h2").tabIndex = -1;
+  if (list) document.getElementById("coming").tabIndex = -1;
   let events = null;
   const watch = () => {
     if (document.visibilityState === "hidden") {
@@ -125,7 +171,11 @@ if (live) {
       events = null;
     } else if (!events) {
       events = new EventSource(live.dataset.live);
-      events.addEventListener("fills", (event) => showFills(JSON.parse(event.data)));
+      events.addEventListener("fills", (event) => {
+        const found = JSON.parse(event.data);
+        if (list) showFills(found);
+        showModels(found);
+      });
       events.addEventListener("error", () => {
         // A connection that breaks is opened again by the browser, one that is refused is not.
         if (!events || events.readyState !== EventSource.CLOSED) return;
@@ -145,7 +195,7 @@ if (live) {
 const search = document.querySelector("form.search");
 let asked = 0;
 
-async function showModels(url) {
+async function showPage(url) {
   const turn = ++asked;
   const reply = await fetch(url, { headers: { Accept: "text/html" } });
   if (!reply.ok || turn !== asked) return;
@@ -162,22 +212,29 @@ if (search) {
     timer = setTimeout(async () => {
       const url = `/?${new URLSearchParams(new FormData(search))}`;
       try {
-        await showModels(url);
+        await showPage(url);
         history.replaceState(null, "", url);
       } catch {
         // The button still works.
       }
     }, 250);
   });
-  const changed = live.querySelector(".changed");
-  changed.querySelector("a").addEventListener("click", async (event) => {
+}
+
+function offerNew() {
+  const changed = document.querySelector(".changed");
+  if (changed.firstChild) return;
+  const link = made("a", { href: location.pathname + location.search },
+    "Something new is here: show it");
+  if (search) link.addEventListener("click", async (event) => {
     event.preventDefault();
     try {
-      await showModels(location.pathname + location.search);
-      changed.hidden = true;
+      await showPage(location.pathname + location.search);
+      link.remove();
       document.getElementById("models").scrollIntoView();
     } catch {
       location.reload();
     }
   });
+  changed.append(link);
 }
