@@ -78,6 +78,11 @@ class Options(usage.Options):
         except usage.UsageError as error:
             end(error)
 
+    def read_again(self) -> Settings:
+        """Read the settings as they are now; `SettingError`."""
+        # A daemon may have changed its directory.
+        return Settings.read({**self, "config": self.settings.config}, os.environ)
+
     def parseArgs(self, *args: str) -> None:
         """Refuse arguments: there are only options."""
         if args:
@@ -123,6 +128,7 @@ def makeService(options: Options) -> IService:
     """Make the daemon, not yet started; twistd's own options say where its log goes."""
     from twisted.internet import reactor as running
 
+    from yukari.daemon.reloading import Reloader, takes
     from yukari.daemon.service import YukariService
 
     reactor: Any = running
@@ -132,7 +138,11 @@ def makeService(options: Options) -> IService:
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     yukari = YukariService(reactor, settings, options.proxies, give_up_after=_give_up_after)
-    Hangups(reactor, (service.reopen, yukari.reload)).setServiceParent(service)
+    stop = dict.fromkeys(("shutdown_delay", "grace"), yukari.take_stop)
+    takers = {**takes(yukari.parts, service.set_level), **stop}
+    reloader = Reloader(settings, options.read_again, takers)
+    hangups = Hangups(reactor, (service.reopen, yukari.reload, reloader.reload))
+    hangups.setServiceParent(service)
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
     reactor.callWhenRunning(_spare_the_collector)

@@ -176,7 +176,6 @@ def assemble(
         pulls=pulls,
         api=api,
         names=names,
-        allow=settings.allow,
         clock=reactor,
     )
     watchers = Watchers(page_parts.fills, reactor)
@@ -186,7 +185,6 @@ def assemble(
         disk_threads,
         Helpers(send_threads, helpful()),
         settings.upstream_registry.url,
-        settings.allow,
         None if settings.client_rate is None else Lines(settings.client_rate, reactor),
         management.catalog,
         Overview(page_parts),
@@ -211,6 +209,7 @@ def assemble(
             pseudonym=pseudonym,
             passwords=passwords,
             trusted_proxies=trusted,
+            allow=settings.allow,
             log_requests=settings.slog_level <= LogLevel.info,
             client_limit=None if is_admins else client_limit,
             idle=settings.idle_timeout,

@@ -219,6 +219,11 @@ class LoggedService(MultiService):
             self._lines = install(parent, *self._log)
         super().setServiceParent(parent)
 
+    def set_level(self, level: NamedConstant) -> None:
+        """Log what is at least this severe from now on."""
+        if self._lines is not None:
+            self._lines.level = level
+
     def reopen(self) -> None:
         """Reopen the log file after rotation; no effect without one."""
         stream = self._lines.stream if self._lines is not None else None

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort
@@ -144,6 +144,13 @@ class YukariService(Service):
                     path=passwords.path,
                     error=str(getattr(error, "strerror", None) or error),
                 )
+
+    def take_stop(self, settings: Settings) -> bool:
+        """Take over SHUTDOWN_DELAY and GRACE."""
+        self._settings = evolve(
+            self._settings, shutdown_delay=settings.shutdown_delay, grace=settings.grace
+        )
+        return True
 
     # stop
 

@@ -50,8 +50,9 @@ def check_same_site(request: Any) -> None:
         raise RegistryError("DENIED", "pages of other sites may not pull", 403)
 
 
-def check_may_pull(request: Any, allow: Optional[Networks]) -> None:
+def check_may_pull(request: Any) -> None:
     """Raise `RegistryError` if this client is not in ALLOW."""
+    allow: Optional[Networks] = request.site.allow
     if allow is None:
         return
     address = clients.address(request)

@@ -9,7 +9,6 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.config.networks import Networks
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.spooler import HASH_STEP
@@ -39,8 +38,6 @@ class Registry:
     clock: IReactorTime
     in_thread: InThread
     helpers: Helpers
-    allow: Optional[Networks] = None
-    """The networks that may pull; None for everybody."""
     catalog: Optional[Catalog] = None
     """Counts pulls; None to count none."""
     client_lines: Optional[Lines] = None

@@ -218,6 +218,7 @@ class RegistrySite(Site):
         is_admins: bool = False,
         pseudonym: Optional[str] = None,
         trusted_proxies: Networks = NOBODY,
+        allow: Optional[Networks] = None,
         passwords: Optional[Passwords] = None,
         log_requests: bool = True,
         client_limit: Optional[ClientLimit] = None,
@@ -232,6 +233,8 @@ class RegistrySite(Site):
         self.is_admins = is_admins
         self.pseudonym = pseudonym
         self.trusted_proxies = trusted_proxies
+        self.allow = allow
+        """The networks that may pull; None for everybody."""
         self.passwords = passwords
         self.log_requests = log_requests
         self.clients = client_limit or ClientLimit()

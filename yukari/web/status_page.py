@@ -57,7 +57,7 @@ class Events(ReadOnly):
     async def reply_to(self, request: Request) -> None:
         check_same_site(request)
         check_own_name(request)
-        check_may_pull(request, self._parts.allow)
+        check_may_pull(request)
         if request.method == b"HEAD":
             reply(request, 200, "text/event-stream; charset=utf-8", b"")
             return

@@ -19,7 +19,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from yukari.config.networks import Networks
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
 from yukari.library.catalog import Catalog
 from yukari.library.library import Library
@@ -52,7 +51,7 @@ class V2(ReadOnly):
         site: Any = request.site
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
             raise evolve(looped(), status=LOOP_DETECTED)
-        check_may_pull(request, self._registry.allow)
+        check_may_pull(request)
         check_same_site(request)
         parts = [_text(part) for part in request.postpath or ()]
         if parts in ([], [""]):
@@ -139,14 +138,13 @@ def make_root(
     in_thread: InThread,
     helpers: Helpers,
     upstream: str,
-    allow: Optional[Networks] = None,
     client_lines: Optional[Lines] = None,
     catalog: Optional[Catalog] = None,
     page: Optional[ReadOnly] = None,
 ) -> Resource:
     """The root of the tree; for ``page`` see `Front`, for what is before it `Registry`."""
     root = Front(upstream, page)
-    registry = Registry(library, clock, in_thread, helpers, allow, catalog, client_lines)
+    registry = Registry(library, clock, in_thread, helpers, catalog, client_lines)
     root.putChild(b"v2", V2(registry))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))

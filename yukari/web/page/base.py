@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
 
-from yukari.config.networks import Networks
 from yukari.errors import RegistryError
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
@@ -66,8 +65,6 @@ class PageParts:
     pulls: Pulls
     api: OllamaApi
     names: ShownNames
-    allow: Optional[Networks]
-    """The networks that may pull."""
     clock: IReactorTime
     token: FormToken = field(factory=FormToken)
 
@@ -139,7 +136,7 @@ class Page(ReadOnly):
 
     async def reply_to(self, request: Request) -> None:
         try:
-            check_may_pull(request, self.parts.allow)
+            check_may_pull(request)
             viewer = await viewer_of(request)
             if not viewer.sees_models and not self.is_for_any_name:
                 check_own_name(request)

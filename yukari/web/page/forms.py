@@ -59,7 +59,7 @@ class Form(Resource):
 
     async def _handle(self, request: Any) -> None:
         try:
-            check_may_pull(request, self._parts.allow)
+            check_may_pull(request)
             await check_admin(request, own_page=True)
             fields = _fields(request)
             self._parts.token.check(fields.get("token", ""))
