@@ -15,7 +15,7 @@ import pwd
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -145,12 +145,19 @@ class Emulated(Peer):
 
 
 @contextmanager
-def emulator(place: Path, *models: str, **settings: Any) -> Iterator[Emulated]:
-    """``settings`` are those of `tests.emulator.Settings`."""
+def emulator(
+    place: Path, *models: str, hosts: Sequence[str] = (), **settings: Any
+) -> Iterator[Emulated]:
+    """
+    ``settings`` are those of `tests.emulator.Settings`; ``hosts`` are the addresses of the
+    registry, its store and its other host, if they are not on the loopback.
+    """
     command = [
         *(sys.executable, "-m", "tests.emulator", "--content-dir", str(place)),
         *("--settings", json.dumps(settings), "--models", *models),
     ]
+    for flag, host in zip(("--host", "--store-host", "--other-host"), hosts):
+        command += [flag, host]
     with running(command, place, f"emulator-{time.monotonic_ns()}", environment()) as process:
         process.until(lambda: process.log.read_bytes().endswith(b"\n"), 120)
         described = json.loads(process.log.read_bytes().splitlines()[-1])
