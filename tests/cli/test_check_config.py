@@ -35,6 +35,13 @@ class CheckConfigTests(ProcessCase):
         ):
             self.assertIn(line, lines)
 
+    async def test_a_file_of_users_that_the_daemon_would_refuse_is_wrong(self) -> None:
+        Path(self.path).write_text("me:plain\n")
+        for verb in (["check-config"], []):
+            ran = await self.run_yukari(*verb, f"--admin-auth-file={self.path}")
+            self.assertEqual((ran.status, ran.err.count(b"\n")), (1, 1))
+            self.assertIn("line 1: expected USER:HASH", ran.text)
+
     async def test_daemon_and_check_refuse_a_wrong_file_by_the_same_lines(self) -> None:
         Path(self.path).write_text("grce = 1\ngrace = 2\n")
         expected = (

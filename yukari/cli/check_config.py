@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from yukari.cli.daemon_flags import by_flag, settings_options
+from yukari.config.files import read_file
 from yukari.config.in_force import in_force
-from yukari.config.settings import SettingError
+from yukari.config.settings import SettingError, Settings
+from yukari.web.htpasswd import MOST_BYTES, parse
 
 
 @click.command()
@@ -24,9 +26,21 @@ def check_config(**flags: Any) -> None:
     status 0, or with a line for each wrong setting and status 1.
     """
     try:
+        settings = Settings.read(by_flag(flags), os.environ)
         lines = list(in_force(by_flag(flags), os.environ))
+        if settings.admin_auth_file is not None:
+            _check_users(settings.admin_auth_file)
     except SettingError as error:
         for line in str(error).splitlines():
             print(f"yukari: {line}", file=sys.stderr)
         sys.exit(1)
     print("\n".join(lines))
+
+
+def _check_users(path: str) -> None:
+    """Raise `SettingError` for a file that the daemon could not read its admins from."""
+    try:
+        parse(read_file(path, MOST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError("ADMIN_AUTH_FILE", path, f"expected a file of users: {reason}") from None
