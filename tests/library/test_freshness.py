@@ -112,6 +112,19 @@ class RevalidationTests(FreshnessCase):
             new = upstream.add_model(MODEL, [1000], seed=status)
             await self.served(daemon, new)
 
+    async def test_a_registry_that_leaves_head_without_a_reply_is_asked_by_get(self) -> None:
+        """As behind a firewall that lets GET pass alone."""
+        for seed, fault in (
+            (9, Fault("manifest HEAD", "drop")),
+            (10, Fault("manifest HEAD", "redirect", text="ftp://elsewhere.test/")),
+        ):
+            upstream = await self.upstream()
+            upstream.faults.add(fault)
+            daemon = await self.daemon(upstream, revalidate_after="0s", **ALWAYS_DUE)
+            await self.pull(daemon)
+            new = upstream.add_model(MODEL, [1000], seed=seed)
+            await self.served(daemon, new)
+
     async def test_a_model_that_vanished_upstream_stays(self) -> None:
         upstream, daemon = await self.stored(**ALWAYS_DUE)
         model = upstream.models[MODEL]

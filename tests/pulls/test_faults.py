@@ -298,6 +298,12 @@ class OtherUpstreamTests(FaultCase):
             Fault("store GET", "content-range", at=5, skip=2, times=2), most=1.5
         )
 
+    async def test_one_that_counts_from_one_is_believed_by_its_lengths(self) -> None:
+        """Each pull took two seconds more, until the whole was asked for."""
+        upstream, daemon = await self.both(Fault("store GET", "content-range", at=1))
+        self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
+        self.assertEqual(upstream.counters.answers["store GET 200"], 0)
+
     async def test_one_that_always_sends_another_part_is_asked_for_the_whole(self) -> None:
         upstream, daemon = await self.both(Fault("store GET", "content-range", at=5), clock=HURRIED)
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])

@@ -47,8 +47,21 @@ class Replies(SynchronousTestCase):
         asked = Span(100, 200)
         self.assertEqual(span_of_part("bytes 100-199/1000", asked, SIZE), asked)
         self.assertEqual(span_of_part("bytes 100-149/*", asked, SIZE), Span(100, 150))
-        for other in ("bytes 99-199/1000", "bytes 101-199/1000", "bytes 100-200/1000", ""):
+        for other in ("bytes 99-199/1000", "bytes 101-199/1000", ""):
             self.assertRaises(SourceFailed, span_of_part, other, asked, SIZE)
+
+    def test_what_lies_behind_a_part_is_not_taken(self) -> None:
+        for length in (None, 101, 900):
+            found = span_of_part("bytes 100-999/1000", Span(100, 200), SIZE, length)
+            self.assertEqual(found, Span(100, 200))
+
+    @given(st.integers(1, 899), st.integers(2, 100), *[st.integers(-1, 1)] * 2)
+    def test_numbers_that_are_off_by_one_yield_to_the_right_length(
+        self, start: int, count: int, begin: int, end: int
+    ) -> None:
+        asked = Span(start, start + count)
+        text = f"bytes {asked.start + begin}-{asked.end - 1 + end}/{SIZE}"
+        self.assertEqual(span_of_part(text, asked, SIZE, count), asked)
 
     def test_a_header_is_read_as_some_servers_write_it(self) -> None:
         asked = Span(100, 200)

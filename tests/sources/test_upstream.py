@@ -11,7 +11,7 @@ from typing import Any, Optional
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
     ConnectBindError,
     ConnectionRefusedError,
@@ -178,6 +178,16 @@ class UpstreamCase(SynchronousTestCase):
         """What a client is told."""
         return self.failureResultOf(work, RegistryError).value  # type: ignore[no-any-return]
 
+    def without_reply(self) -> list[tuple[str, Callable[[Exchange], None]]]:
+        """How a host that was connected to may leave a request without a reply of use."""
+        return [
+            ("hung up", Exchange.close),
+            ("silent", lambda _: self.clock.advance(HEADERS_WITHIN)),
+            ("broken off", lambda each: (each.send(b"HTTP/1.1 200 OK\r\nX-"), each.close())[0]),
+            ("no HTTP", lambda each: each.send(b"SSH-2.0-x\r\n\r\n")),
+            ("sent nowhere", lambda each: each.answer(307, b"", location="ftp://cdn.test/x")),
+        ]
+
     def manifest(self, reference: Any = TAG, user_agent: str = "ollama/0.34") -> Deferred[Any]:
         return self.begin(self.upstream.manifest(NAME, reference, user_agent))
 
@@ -280,6 +290,34 @@ class ManifestTests(UpstreamCase):
         found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
         self.internet.last.answer(429, b"")
         self.assertEqual(self.refused(found).status, 429)
+
+    def test_a_head_without_a_reply_tells_nothing_of_a_tag(self) -> None:
+        """Some firewalls let GET pass alone: a moved tag was never noticed."""
+        for how, hang_up in self.without_reply():
+            for _ in range(FAILURES + 1):
+                found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
+                hang_up(self.internet.last)
+                self.assertIsNone(self.successResultOf(found), how)
+            found = self.manifest()
+            self.internet.last.answer(200, BODY)
+            self.assertEqual(self.successResultOf(found).body, BODY, how)
+
+    def test_a_head_that_is_given_up_is_not_one_without_a_reply(self) -> None:
+        """A daemon that stopped took its own closing for upstream's, and began a GET."""
+        for asked in (
+            lambda: self.upstream.manifest_digest(NAME, TAG, "curl/8"),
+            lambda: self.upstream.blob_size(NAME, DIGEST),
+        ):
+            found = self.begin(asked())
+            before = len(self.internet.exchanges)
+            found.cancel()
+            self.failureResultOf(found, CancelledError)
+            self.assertEqual((len(self.internet.exchanges), self.internet.open), (before, []))
+
+    def test_a_registry_that_cannot_be_reached_is_not_asked_again_by_get(self) -> None:
+        self.internet.failing = ConnectionRefusedError()
+        found = self.begin(self.upstream.manifest_digest(NAME, TAG, "curl/8"))
+        self.assertEqual(self.refused(found).status, 502)
 
     def test_a_child_is_a_blob_whose_bytes_are_checked(self) -> None:
         right = Digest.of(BODY)
@@ -581,17 +619,35 @@ class RedirectTests(UpstreamCase):
             "javascript:alert(1)",
             "http://[::1/x",
             "http://cdn.t\xe9st/",
+            "http://b\xc3\xbc_cher.test/",
             "http://cdn.test:99999999/",
             "http://cdn.test:x/",
             "http://:80/x",
             "http://cdn.test:0/x",
         ):
-            for again in (self.manifest, lambda: self.begin(self.upstream.blob_size(NAME, DIGEST))):
+            for again, asked in (
+                (self.manifest, 1),
+                (lambda: self.begin(self.upstream.blob_size(NAME, DIGEST)), 2),
+            ):
                 before = len(self.internet.exchanges)
                 found = again()
-                self.internet.last.answer(307, b"", location=location)
+                for _ in range(asked):
+                    self.internet.last.answer(307, b"", location=location)
                 self.assertEqual(self.refused(found).status, 502, location)
-                self.assertLessEqual(len(self.internet.exchanges), before + 1, location)
+                self.assertLessEqual(len(self.internet.exchanges), before + asked, location)
+
+    def test_a_redirect_to_a_host_beyond_ascii_is_followed(self) -> None:
+        """As Go follows it."""
+        for location, host in (
+            ("https://b\xc3\xbccher.test:8443/x", "xn--bcher-kva.test:8443"),
+            ("http://B\xc3\x9ccher.test/x", "xn--bcher-kva.test"),
+            ("//b%C3%BCcher.test/x", "xn--bcher-kva.test"),
+        ):
+            found = self.manifest()
+            self.internet.last.answer(307, b"", location=location)
+            self.assertEqual(self.internet.last.target, f"{host} GET /x")
+            self.internet.last.answer(200, BODY)
+            self.assertEqual(self.successResultOf(found).body, BODY)
 
     def test_of_a_refused_redirect_the_host_alone_is_told(self) -> None:
         for location in ("ftp://her:secret@cdn.test/secret?secret", "http://her:secret@cdn.test/"):
@@ -676,6 +732,13 @@ class SizeTests(UpstreamCase):
             self.internet.last.head(status, content_length=0)
             self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
             self.assertEqual(self.successResultOf(found), 12345, status)
+
+    def test_a_head_without_a_reply_is_followed_by_a_get(self) -> None:
+        for how, hang_up in self.without_reply():
+            found = self.size()
+            hang_up(self.internet.last)
+            self.internet.last.answer(206, b"x", content_range="bytes 0-0/12345")
+            self.assertEqual(self.successResultOf(found), 12345, how)
 
     def test_where_nothing_tells_it_is_502(self) -> None:
         for status, headers in (
@@ -776,16 +839,16 @@ class BlobTests(BlobCase):
         self.assertEqual(self.successResultOf(found).span, Span(100, 150))
 
     def test_a_part_that_says_another_place_is_none(self) -> None:
-        for shown in (
-            "bytes 100-200/1000",
-            "bytes 99-199/1000",
-            "bytes 101-199/1000",
-            "bytes 0-999/1000",
+        for shown, length in (
+            ("bytes 99-199/1000", 101),
+            ("bytes 101-199/1000", 99),
+            ("bytes 98-197/1000", 100),
+            ("bytes 0-999/1000", 100),
         ):
             found = self.fetch()
-            self.internet.last.head(206, content_length=100, content_range=shown)
+            self.internet.last.head(206, content_length=length, content_range=shown)
             self.failed(found)
-            self.internet.last.send(b"x" * 100)
+            self.internet.last.send(b"x" * length)
             self.clock.advance(0)
             self.assertEqual(self.internet.open, [], shown)
 
@@ -799,6 +862,9 @@ class BlobTests(BlobCase):
             "Bytes 100-199",
             "bytes 100-\xb2/1000",
             "bytes 100-199/" + "9" * 5000,
+            "bytes 100-200/1000",
+            "bytes 101-200/1000",
+            "bytes 99-198/1000",
         ):
             found = self.fetch()
             self.internet.last.head(206, content_length=100, content_range=shown)

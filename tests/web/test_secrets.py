@@ -168,7 +168,7 @@ class UpstreamTests(SecretsCase):
             ("store", "error", {"status": 403}),
             ("store", "drop", {}),
             ("store", "cut", {"after": 1000, "reset": True}),
-            ("store", "content-range", {"at": 1}),
+            ("store", "content-range", {"at": 2}),
             ("store", "flip", {"at": 1}),
             ("store", "slow", {"rate": 100}),
         ):

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,6 +39,11 @@ PAGE = 500
 """Blobs or tags that are looked at together."""
 BATCH = 100
 """Tags that are written together."""
+QUICK = 0.1
+"""Seconds; a list waits for a look if the last one took no longer than that."""
+OLD_AFTER = 2.0
+SHARE = 100
+"""A quick look is old after so many seconds, and after this many times as long as it took."""
 RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 """Seconds after which a look that failed is taken again, doubled up to the longest."""
 ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
@@ -58,6 +64,8 @@ class Index(Observer):
     _now: Callable[[], float] = time.time
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
+    _old_at: float = field(default=inf, init=False)
+    """When the last look becomes old, if it was quick."""
     _tags: dict[Key, None] = field(factory=dict, init=False)
     """Tags that are to be read."""
     _models: dict[Repository, None] = field(factory=dict, init=False)
@@ -134,9 +142,16 @@ class Index(Observer):
     async def settled(self) -> None:
         """Return when the catalog has everything that was reported."""
         while "work" in self._running:
-            waiter: Deferred[None] = Deferred()
-            self._clock.callLater(0, waiter.callback, None)
-            await waiter
+            await deferLater(self._clock, 0)
+
+    async def refresh(self) -> None:
+        """Find, if it is quick, what changed while nobody told; for those who list everything."""
+        now = self._clock.seconds()
+        if now >= self._old_at:
+            self.look_soon()
+            while "look" in self._running and self._clock.seconds() < now + 10 * QUICK:
+                await deferLater(self._clock, 0)
+        await self.settled()
 
     # reading
 
@@ -215,6 +230,7 @@ class Index(Observer):
 
     async def look(self) -> None:
         """Look through all blobs and tags. `CatalogUnusable`, OSError."""
+        began, self._old_at = self._clock.seconds(), inf
         await self._marks.refresh()
         run = self._catalog.run
         await run(CatalogFile.begin_sweep)
@@ -232,6 +248,9 @@ class Index(Observer):
                 await self._read(changed[start : start + BATCH])
         await self._forget_unseen()
         self.looked = True
+        now = self._clock.seconds()
+        took = now - began
+        self._old_at = now + max(OLD_AFTER, SHARE * took) if took <= QUICK else inf
 
     async def _forget_unseen(self) -> None:
         tags, blobs = await self._catalog.run(CatalogFile.unseen)

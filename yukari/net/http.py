@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Optional, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+import idna
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -77,12 +78,20 @@ def retry_after(response: IResponse, now: float) -> Optional[float]:
 
 def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
     """
-    Return the result of ``waited_for``, or TimeoutError, whatever error its cancellation ends in.
+    Return the result of ``waited_for``; TimeoutError if it is late, CancelledError if it is
+    cancelled, whatever error its cancellation ends in.
 
-    An agent reports a cancelled request as a failed one.
+    An agent reports a cancelled request as a failed one: as if the other end had hung up.
     """
+
+    def cancel(outcome: Deferred[T]) -> None:
+        outcome.errback(CancelledError())
+        waited_for.cancel()
+
+    outcome: Deferred[T] = Deferred(cancel)
+    waited_for.addBoth(lambda result: None if outcome.called else outcome.callback(result))
     late = Failure(TimeoutError(seconds, "no answer in time"))
-    return waited_for.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
+    return outcome.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
 
 
 async def follow(
@@ -102,7 +111,7 @@ async def follow(
         if response.code not in _REDIRECTS or not location:
             return response, url
         discard(response, clock)
-        url = urljoin(url, location)
+        url = _with_ascii_host(urljoin(url, location))
         if not _can_be_asked(url):
             parts = urlsplit(url)
             # The rest may be as secret as a password.
@@ -121,6 +130,17 @@ def _location(response: IResponse) -> str:
     """
     values = response.headers.getRawHeaders(b"location")
     return quote(values[0].strip(), safe=_IN_URLS) if values else ""
+
+
+def _with_ascii_host(url: str) -> str:
+    """Write the host of a URL as DNS has it (RFC 5891), as clients do. ValueError."""
+    parts = urlsplit(url)
+    host = unquote(parts.hostname or "", errors="strict")
+    if host.isascii() or "@" in parts.netloc:
+        return url
+    name = idna.encode(host, uts46=True).decode("ascii")
+    port = "" if parts.port is None else f":{parts.port}"
+    return urlunsplit(parts._replace(netloc=name + port))
 
 
 def _can_be_asked(url: str) -> bool:

@@ -11,7 +11,7 @@ import random
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from yukari.net.budget import Priority, Turn
+from yukari.net.http import within
 from yukari.net.throttle import Paced
-from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
+from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import LARGEST
 from yukari.spans import Span
 
@@ -99,18 +100,11 @@ class InOrder:
             turn.sent(began)
         span = Span(self.position, min(self._size, self.position + LARGEST))
         fetching = Deferred.fromCoroutine(self._source.fetch(span))
-        # An agent tells a cancelled request as one that failed, which would be asked again.
-        asking: Deferred[Answer] = Deferred(lambda each: each.errback(CancelledError()))
-        fetching.addBoth(lambda result: None if asking.called else asking.callback(result))
-        asking.addTimeout(
-            max(SILENCE, self._source.pace.answers_within),
-            self._clock,
-            lambda *_: Failure(SourceFailed("no answer in time")),
-        )
+        patience = max(SILENCE, self._source.pace.answers_within)
         try:
-            answer = await asking
-        finally:
-            fetching.cancel()
+            answer = await within(patience, fetching, self._clock)
+        except TimeoutError:
+            raise SourceFailed("no answer in time") from None
         if answer.paced is not None:
             answer.paced.yields = lambda: True  # No client waits for it.
         answer.pace.headers_after(self._clock.seconds() - began)

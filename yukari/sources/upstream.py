@@ -15,10 +15,9 @@ from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import (
@@ -55,9 +54,9 @@ from yukari.net.bodies import (
 from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
 from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
-from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.error_text import error_text
+from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.questions import Questions
 from yukari.sources.range_reply import WHOLE, ContentRange
@@ -197,12 +196,14 @@ class Upstream:
         """
         Return the digest of what upstream has under a tag, by HEAD; `RegistryError`.
 
-        None if HEAD does not tell: some registries send no digest, and some answer 405, or any
-        other error, to the HEAD of what a GET brings.
+        None if HEAD does not tell: some registries send no digest, and some answer 405, any other
+        error or nothing to the HEAD of what a GET brings.
         """
         url = self._registry.url_of(name, "manifests", tag)
         try:
             response, _ = await self._ask("HEAD", url, name, user_agent or USER_AGENT, variant)
+        except NoReply:
+            return None
         except RegistryError as error:
             if error.status == 403:
                 return None
@@ -228,13 +229,17 @@ class Upstream:
         name: Repository,
         user_agent: str,
         variant: Variant = Variant.PLAIN,
+        span: Optional[Span] = None,
     ) -> tuple[IResponse, str]:
-        """Send a request and follow redirects; `RegistryError` if there is no reply."""
+        """Send a request, for a ``span`` if any, and follow redirects; `RegistryError`."""
         asked = [url]
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
             headers = self._registry.headers(user_agent, token)
-            headers.setRawHeaders("Accept", [ACCEPT[variant]])
+            if span is None:
+                headers.setRawHeaders("Accept", [ACCEPT[variant]])
+            else:
+                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
             sent = self._registry.agent.request(
                 method.encode("ascii"), url.encode("ascii"), headers
             )
@@ -249,11 +254,13 @@ class Upstream:
             raise
         except Exception as error:
             is_registry = urlsplit(asked[-1]).netloc == urlsplit(url).netloc
-            raise self._failed(name, error, is_registry) from None
+            raise self._failed(method, name, error, is_registry) from None
         self._circuits.succeeded(name)
         return answered
 
-    def _failed(self, name: Repository, error: Exception, is_registry: bool) -> RegistryError:
+    def _failed(
+        self, method: str, name: Repository, error: Exception, is_registry: bool
+    ) -> RegistryError:
         """
         Return the error that a client gets for a request without a reply.
 
@@ -266,19 +273,17 @@ class Upstream:
             if isinstance(error, RegistryError):
                 return error
             if isinstance(error, BadRedirect):
-                return upstream_unreachable(f"upstream {self._host}: {error}")
+                return NoReply("UNAVAILABLE", f"upstream {self._host}: {error}", 502)
             return failed(error, self._host)
         if isinstance(error, ConnectError) and error.osError in (errno.EMFILE, errno.ENFILE):
             self._circuits.left(name)
             return RegistryError("UNAVAILABLE", "this cache has too many files open", 503)
-        if isinstance(error, (TimeoutError, ConnectTimeout)):
-            down = upstream_silent(f"upstream {self._host} does not answer")
-        elif isinstance(error, ResponseFailed) and not isinstance(error, ResponseNeverReceived):
-            down = upstream_unreachable(f"upstream {self._host} sent a bad reply: {why(error)}")
-        else:
-            down = upstream_unreachable(f"upstream {self._host} cannot be reached: {why(error)}")
+        down = without_reply(self._host, error)
         if is_registry and isinstance(error, (ConnectError, DNSLookupError, ProxyFailed)):
             self._circuits.unreachable(name, down)
+            return RegistryError(down.code, down.message, down.status)
+        if method == "HEAD":
+            self._circuits.left(name)  # A GET may be answered: that one counts.
         else:
             self._circuits.failed(name, down)
         return down
@@ -343,9 +348,16 @@ class Upstream:
 
     @_in_turn
     async def blob_size(self, name: Repository, digest: Digest) -> int:
-        """The size of a blob that no known manifest names, in bytes; `RegistryError`."""
+        """
+        Return the size of a blob that no known manifest names, in bytes; `RegistryError`.
+
+        If HEAD does not tell, as that of a URL that is signed for GET, the first byte's GET does.
+        """
         url = self._registry.url_of(name, "blobs", digest)
-        response, _ = await self._ask("HEAD", url, name, USER_AGENT)
+        try:
+            response, _ = await self._ask("HEAD", url, name, USER_AGENT)
+        except NoReply:
+            return await self._size_by_range(url, name, digest)
         length = header(response, b"content-length")
         if is_encoded(header(response, b"content-encoding")):
             length = ""  # that of the encoded bytes
@@ -355,19 +367,10 @@ class Upstream:
         discard(response, self._registry.clock)
         if response.code in WHOLE and length.isdecimal() and len(length) < 20:
             return int(length)
-        # Not all answer HEAD: a URL that is signed for GET does not.
         return await self._size_by_range(url, name, digest)
 
     async def _size_by_range(self, url: str, name: Repository, digest: Digest) -> int:
-        try:
-            asking = Deferred.fromCoroutine(self._registry.get(url, Span(0, 1)))
-            response, _ = await within(self._registry.headers_within, asking, self._registry.clock)
-        except SourceRefused as error:
-            raise error.error from None
-        except SourceFailed as error:
-            raise upstream_unreachable(f"upstream {self._host}: {error}") from None
-        except (TimeoutError, ConnectTimeout):
-            raise upstream_silent(f"upstream {self._host} does not answer") from None
+        response, _ = await self._ask("GET", url, name, USER_AGENT, span=Span(0, 1))
         if response.code >= 400:
             refusal = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if refusal.status == 404 else refusal

@@ -65,6 +65,7 @@ class OllamaApi:
     # what is stored
 
     async def _tags(self, request: Request, _: Body) -> None:
+        await self._management.index.refresh()
         lines = Lines(request, "application/json; charset=utf-8")
         await lines.write(b'{"models":[')
         after, first = ("", ""), True

@@ -70,6 +70,7 @@ class StoreApi:
 
     async def _models(self, request: Any, _: Body) -> None:
         await self._management.marks.refresh()
+        await self._management.index.refresh()
         await self._management.catalog.flush()
         lines, after = Lines(request), ("", "")
         pinned, show = self._management.marks.pinned(), self._names.show

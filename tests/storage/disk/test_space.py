@@ -50,6 +50,16 @@ class RoomTests(SynchronousTestCase):
         self.number = errno.EIO
         self.assertRaises(OSError, room.check, 1)
 
+    def test_a_file_system_that_answers_with_zeros_does_not_tell(self) -> None:
+        """What lies behind FUSE or a network: it counted as full."""
+        for zeros in (("blocks", "bfree", "bavail"), ("frsize", "bsize")):
+            found = self.disk.statvfs("")
+            for each in zeros:
+                setattr(found, f"f_{each}", 0)
+            room = Room("/store", FreeSpace(percent=10.0), lambda path, found=found: found)
+            room.reserve(10**12).release()
+            self.assertGreater(room.size(), 10**12)
+
     def test_a_directory_that_was_removed_is_on_the_file_system_of_the_one_above(self) -> None:
         path = os.path.abspath(self.mktemp())
         os.mkdir(path)

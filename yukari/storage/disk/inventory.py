@@ -60,8 +60,8 @@ class DirectoryInventory:
         return max(0, min(free))
 
     async def disk_size(self) -> int:
-        found = await self._run(os.statvfs, self._files.layout.blobs)
-        return int(found.f_blocks * found.f_frsize)
+        size: int = await self._run(self._rooms()[-1].size)
+        return size
 
     async def front_disk(self) -> Optional[FrontDisk]:
         return None

@@ -70,7 +70,8 @@ class Room:
         path = self.path
         while True:
             try:
-                return self._statvfs(path)
+                found = self._statvfs(path)
+                break
             except FileNotFoundError:
                 # A directory that an operator removed is made again when something is stored.
                 path, below = os.path.dirname(path), path
@@ -79,6 +80,8 @@ class Room:
             except OSError as error:
                 without("statvfs", _LOST, self.path, error)
                 return _UNKNOWN
+        # Some that lie behind FUSE or a network answer with zeros: unknown is not full.
+        return found if found.f_blocks > 0 and found.f_frsize > 0 else _UNKNOWN
 
     def reserve(self, size: int) -> Reservation:
         """Reserve ``size`` bytes; `NoRoom` if less than the minimum would stay free."""
@@ -100,6 +103,11 @@ class Room:
         kept = self.min_free.of(found.f_blocks * found.f_frsize)
         with self._lock:
             return found.f_bavail * found.f_frsize - kept - self.reserved
+
+    def size(self) -> int:
+        """Return how many bytes the file system has, free or not."""
+        found = self._look()
+        return found.f_blocks * found.f_frsize
 
     def short_of(self, size: int) -> int:
         """Return how many bytes are lacking for a reservation of ``size``; 0 if there is room."""

@@ -61,10 +61,6 @@ _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _BLOCK = 1024 * 1024
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)
-
-
 def _is_host(_: object, __: Attribute[str], value: str) -> None:
     if not _HOST.fullmatch(value):
         raise ValueError(f"upstream host {value!a}: expected a host name, with its port if need be")
@@ -81,7 +77,7 @@ class DirectoryStore(DiskWork):
     closed its spools.
     """
 
-    path: str = field(converter=_absolute)
+    path: str
     upstream_host: str = field(validator=_is_host)
     _in_thread: InThread
     _clock: IReactorTime
@@ -110,6 +106,7 @@ class DirectoryStore(DiskWork):
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self.path = os.path.abspath(self.path)
         self.spool_dir = os.path.abspath(self.spool_dir or self._own("spool"))
         self._cache = ManifestCache(self._clock)
         layout = Layout(self.path, self.upstream_host)
@@ -165,7 +162,7 @@ class DirectoryStore(DiskWork):
         await self._run(self._look)
 
     async def count(self) -> Holdings:
-        return await self._run(self._count)
+        return await self._run(self._whole, self._count)
 
     # manifests
 
@@ -244,7 +241,7 @@ class DirectoryStore(DiskWork):
         return await self._run(self._blobs.open, digest, undo=_close)
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
-        return await self._run(self._blobs.page, after, most)
+        return await self._run(self._whole, self._blobs.page, after, most)
 
     async def delete_blob(self, digest: Digest) -> None:
         await self._run(self._blobs.delete, digest)
@@ -340,6 +337,12 @@ class DirectoryStore(DiskWork):
                 raise
             return work(*args)
 
+    def _whole(self, work: Callable[..., T], *args: Any) -> T:
+        """Do what reads whole directories, which are made again if they were removed."""
+        if not self._read_only:
+            self._owned.restore()
+        return work(*args)
+
     # in a disk thread: manifests and blobs
 
     def _put_manifest(
@@ -354,8 +357,6 @@ class DirectoryStore(DiskWork):
         return self._files.store(name, reference, manifest, checked_at, variant)
 
     def _count(self) -> Holdings:
-        if not self._read_only:
-            self._owned.restore()
         return Holdings(self._files.listing.count(), *self._blobs.count())
 
     # in a disk thread: spools
@@ -367,8 +368,7 @@ class DirectoryStore(DiskWork):
         return self._spools.reopen(lambda size: None if landing is None else landing.hold(size))
 
     def _new_spool(self, digest: Digest, size: int, repository: Repository) -> SpoolFile:
-        landing = () if self._landing is None else (self._landing,)
-        return self._spools.new(digest, size, repository, *landing)
+        return self._spools.new(digest, size, repository, *self._rooms()[1:])
 
     def _rooms(self) -> list[Room]:
         """Where a spool, and then the blob, take their room."""

@@ -90,12 +90,13 @@ class PageParts:
         ]
 
     async def refresh(self) -> None:
-        """Let pins and pulls be known that were made just now, as far as that can be."""
+        """Let pins, pulls and changes by hand be known, as far as that can be."""
         try:
             await self.management.marks.refresh()
         except OSError as error:
             # Not worth a page that does not show the rest.
             log.warn("pins are not shown: {error}", error=str(error))
+        await self.management.index.refresh()
         await self.management.catalog.flush()
 
     def fills(self) -> dict[str, Any]:
