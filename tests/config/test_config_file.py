@@ -180,7 +180,7 @@ class ErrorTests(FileCase):
             ("upstream_ca = '/no'", "upstream_ca '/no': expected a file of certificates: No such"),
             ("grace = '1s'\ngrace = '2s'\n", "line 2, column 13: expected TOML: "),
             ("grace = [1", "end of document: expected TOML: "),
-            ("grace 1", "line 1, column 7: expected TOML: expected '=' after a key"),
+            ("grace 1", "line 1, column 7: expected TOML: expected "),
             (b"grace = '\xff'", "expected text in UTF-8"),
             ("x = " + "9" * 10_000, "expected TOML: exceeds the limit"),
         ):
