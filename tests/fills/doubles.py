@@ -132,6 +132,9 @@ class ScriptedSource:
     pace_now: HostPace = field(factory=HostPace)
     line: Optional[Line] = None
     repositories: list[Repository] = field(factory=list)
+    set_asides: list[bool] = field(factory=list)
+    removes: list[bool] = field(factory=list)
+    """What the next calls of `set_aside` return."""
 
     @property
     def pace(self) -> HostPace:
@@ -147,6 +150,13 @@ class ScriptedSource:
 
     def retry(self) -> None:
         pass
+
+    def describe(self) -> str:
+        return "a script"
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        self.set_asides.append(alone)
+        return self.removes.pop(0) if self.removes else False
 
     @property
     def open(self) -> list[Asked]:

@@ -174,6 +174,32 @@ class FillTests(SynchronousTestCase):
         # Once more from scratch, and no more by itself:
         self.assertEqual(sum(map(len, scene.source.sent)), 6 * MIB)
 
+    def test_attempt_after_a_wrong_copy_was_removed_does_not_count(self) -> None:
+        """Else a wrong copy in a bucket would cost upstream one of its two attempts."""
+        right = content_of(3 * MIB)
+        scene = Scene(content_of(3 * MIB, seed=1), digest=Digest.of(right))
+        scene.source.removes = [True]
+        scene.fill.start()
+        while len(scene.source.set_asides) < 2:
+            scene.feed()
+            scene.clock.advance(0.1)
+        scene.source.content = right
+        scene.answer_all()
+        self.assertEqual(scene.stored(), right)
+        self.assertEqual(scene.source.set_asides, [True, True])
+
+    def test_wrong_digest_of_what_an_earlier_process_began_accuses_nobody(self) -> None:
+        scene = Scene(content_of(3 * MIB), digest=Digest("0" * 64))
+        store = scene.keeper.store
+        spool = self.successResultOf(
+            Deferred.fromCoroutine(store.new_spool(scene.fill.digest, 3 * MIB, NAME))
+        )
+        spool.write([(0, [b"x" * 10])])
+        scene.fill = scene.new_fill(spool)
+        scene.fill.start()
+        scene.answer_all()
+        self.assertEqual(scene.source.set_asides, [False, True])
+
     def test_wrong_bytes_once_then_right_ones(self) -> None:
         right = content_of(3 * MIB)
         scene = Scene(content_of(3 * MIB, seed=1), digest=Digest.of(right))

@@ -18,13 +18,16 @@ from yukari.spans import Span
 SPAN = Span(0, 10)
 
 
-@define
+@define(eq=False)
 class Counted:
     """A source that counts who asks, and answers or raises."""
 
     there: bool = False
     error: Optional[Exception] = None
     asked: int = 0
+    name: str = "a bucket"
+    removable: bool = True
+    set_asides: int = 0
     ranges: bool = True
     pace: HostPace = field(factory=HostPace)
 
@@ -40,10 +43,18 @@ class Counted:
     def retry(self) -> None:
         pass
 
+    def describe(self) -> str:
+        return self.name
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        self.set_asides += 1
+        self.there = self.there and not self.removable
+        return self.removable
+
 
 class FallbackTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.first, self.second = Counted(), Counted()
+        self.first, self.second = Counted(), Counted(name="upstream", removable=False)
         self.both = Fallback(self.first, self.second)
 
     def fetch(self) -> None:
@@ -82,3 +93,44 @@ class FallbackTests(SynchronousTestCase):
         self.first.error = None
         self.fetch()
         self.assert_asked(FAILURES + 1, 1)
+
+    # a wrong digest
+
+    def set_aside(self, *, alone: bool = True) -> bool:
+        removed: bool = self.successResultOf(
+            Deferred.fromCoroutine(self.both.set_aside(alone=alone))
+        )
+        return removed
+
+    def test_wrong_copy_of_the_store_is_removed_and_the_next_attempt_asks_upstream(self) -> None:
+        self.first.there = True
+        self.fetch()
+        self.assertEqual(self.both.describe(), "a bucket")
+        self.assertTrue(self.set_aside())
+        self.fetch()
+        self.assert_asked(1, 1)
+        self.assertEqual(self.both.describe(), "upstream")
+        self.assertFalse(self.set_aside())
+        self.assertEqual((self.first.set_asides, self.second.set_asides), (1, 1))
+
+    def test_wrong_copy_that_cannot_be_removed_is_not_asked_for_next(self) -> None:
+        self.first.there, self.first.removable = True, False
+        self.fetch()
+        self.assertFalse(self.set_aside())
+        self.fetch()
+        self.assert_asked(1, 1)
+
+    def test_store_keeps_its_copy_if_some_bytes_came_from_elsewhere(self) -> None:
+        """A right copy must not go because upstream, or an earlier process, had a wrong byte."""
+        self.first.there, self.first.error = True, SourceFailed("busy")
+        for _ in range(FAILURES):
+            self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN)), SourceFailed)
+        self.fetch()  # from upstream
+        self.first.error = None
+        self.both.retry()
+        self.fetch()  # from the store
+        self.assertEqual(self.both.describe(), "a bucket and upstream")
+        self.assertFalse(self.set_aside())
+        self.fetch()
+        self.assertFalse(self.set_aside(alone=False))
+        self.assertEqual(self.first.set_asides, 0)

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from yukari.names import Digest
-from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
 from yukari.storage.ports import DirectUpload, WrongDigest
 
 log = Logger()
@@ -25,6 +25,17 @@ def log_no_room(digest: Digest, error: Exception, *, direct: bool, again: bool) 
             " and clients get it from upstream meanwhile"
         )
     say(message, digest=str(digest), error=str(error))
+
+
+def log_wrong(digest: Digest, source: BlobSource, found: object, attempt: int) -> None:
+    """Report that what ``source`` sent of late has another digest."""
+    log.error(
+        "{digest}: {source} sent {found}: thrown away, attempt {attempt}",
+        digest=str(digest),
+        source=source.describe(),
+        found=str(found),
+        attempt=attempt,
+    )
 
 
 @define(eq=False)

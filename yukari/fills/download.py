@@ -86,6 +86,8 @@ class Download:
     """The requests under way, each with when it began."""
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
+    is_resumed: bool = field(default=False, init=False)
+    """Whether some of the bytes came before this attempt, nobody knows from where."""
     upstream_bytes: int = field(default=0, init=False)
     first_bytes: Waiters = field(factory=Waiters, init=False)
     """Fires when bytes come, the first or the first after a failure."""

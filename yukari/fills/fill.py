@@ -2,15 +2,14 @@
 A blob that is being fetched: one fill for each digest, however many clients ask for it.
 
 It belongs to the library and not to a request, so it continues when its readers leave. The bytes
-that arrive are written to a spool, hashed along its prefix, and published when the digest is right.
-Readers read the spool at their own pace. If the disk has no room, readers get the bytes through
-memory (`yukari.fills.memory`), and a store in a bucket gets them without a spool.
+are written to a spool, hashed along its prefix, and published when the digest is right. Readers
+read the spool at their own pace. If the disk has no room, readers get the bytes through memory
+(`yukari.fills.memory`), and a store in a bucket gets them without a spool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
@@ -20,7 +19,7 @@ from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.coverage import Coverage
-from yukari.fills.direct import DirectTransfer, log_no_room
+from yukari.fills.direct import DirectTransfer, log_no_room, log_wrong
 from yukari.fills.download import Download
 from yukari.fills.keeper import FillKeeper
 from yukari.fills.machine import Effect, Event, State, follow
@@ -253,6 +252,7 @@ class Fill(Download):
             return False
         self._tail.begin_anew()
         self._plan_from(self._disk.open())
+        self.is_resumed = self.coverage.plan.covered.total > 0
         return True
 
     def _is_flowing(self) -> bool:
@@ -320,15 +320,16 @@ class Fill(Download):
     async def _publish(self, found: object) -> None:
         self._tail.stop()
         if found != self.digest:
-            self._was_wrong(found)
-            wrong = upstream_unreachable("upstream sent wrong bytes for this blob; try again")
-            await self._start_over(wrong)
+            self._metrics.mismatched()
+            log_wrong(self.digest, self.source, found, self.attempt)
+            wrong = upstream_unreachable("wrong bytes came for this blob; try again")
+            await self._start_over(wrong, set_aside=True)
             return
         self._tail.give()
         self.coverage.wake_all()
         self.scheduler.remove(self)
-        publish = partial(self._keeper.publish, self)
-        publication = self._publication = Publication(self.digest, self._clock, publish)
+        publication = Publication(self.digest, self._clock, lambda: self._keeper.publish(self))
+        self._publication = publication
         if self._stopped:
             publication.stop()
         try:
@@ -338,15 +339,12 @@ class Fill(Download):
         except FileNotFoundError:
             await self._start_over(SpoolLost("somebody removed the spool's file"))
 
-    def _was_wrong(self, found: object) -> None:
-        self._metrics.mismatched()
-        message = "{digest}: upstream sent {found}: thrown away, attempt {attempt}"
-        log.error(message, digest=str(self.digest), found=str(found), attempt=self.attempt)
-
-    async def _start_over(self, error: Exception) -> None:
+    async def _start_over(self, error: Exception, *, set_aside: bool = False) -> None:
         """Discard all bytes, break the readers off, and fetch again, up to `ATTEMPTS` times."""
         self.coverage.break_readers(error)
         await self._drop_spool()
+        if set_aside and await self.source.set_aside(alone=not self.is_resumed):
+            self.attempt = 0  # There is a wrong copy less: that attempt does not count.
         if self.attempt >= ATTEMPTS or self._stopped:
             self.attempt = 1
             self._on(Event.FAILED, error)
@@ -386,7 +384,8 @@ class Fill(Download):
         assert transfer is not None
         self.upstream_bytes += transfer.upload.came
         if transfer.wrong is not None:
-            self._was_wrong(transfer.wrong)
+            self._metrics.mismatched()
+            log_wrong(self.digest, self.source, transfer.wrong, self.attempt)
         if stored:
             log.info(STORED, **self.facts(done=True))
             self._on(Event.STORED)

@@ -37,6 +37,10 @@ LOOKS_EVERY = 0.02
 """Seconds between two looks for room while there is none."""
 
 
+class WrongBytes(OSError):
+    """The bytes of a whole blob have another digest; the text says whence they came."""
+
+
 @define(eq=False)
 class MemoryReader(Reader):
     """
@@ -69,12 +73,12 @@ class MemoryReader(Reader):
         return position + sum(map(len, self._next))
 
     def read(self, offset: int, count: int) -> bytes:
-        """The next bytes; OSError for the last ones of a whole blob whose digest is wrong."""
+        """The next bytes; `WrongBytes` for the last of a whole blob whose digest is wrong."""
         data = b"".join(self._next)[:count]
         if self.whole:
             self.hash.update(data)
             if offset + len(data) == self.size and self.hash.hexdigest() != self.digest.hex:
-                raise OSError("upstream sent wrong bytes")
+                raise WrongBytes(f"{self.download.source.describe()} sent wrong bytes")
         return data
 
     def fileno(self) -> Optional[int]:

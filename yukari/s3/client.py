@@ -121,11 +121,13 @@ class S3Client(Requests):
         length = 0 if response.length is UNKNOWN_LENGTH else int(response.length)
         return head(told, length), response
 
-    async def get_whole(self, key: str, limit: int = REPLY_LIMIT) -> Optional[tuple[Head, bytes]]:
-        """Return a small object, read to its end; None if there is none."""
+    async def get_whole(
+        self, key: str, limit: int = REPLY_LIMIT, span: Optional[Span] = None
+    ) -> Optional[tuple[Head, bytes]]:
+        """Return a small object, or a span of one, read to its end; None if there is none."""
 
         async def get() -> Optional[tuple[Head, bytes]]:
-            found = await self.get_object(key, once=True)
+            found = await self.get_object(key, span, once=True)
             if found is None:
                 return None
             return found[0], await self._body(found[1], limit)
@@ -192,6 +194,17 @@ class S3Client(Requests):
     async def delete_object(self, key: str) -> None:
         """Remove an object; harmless if there is none."""
         await self._call("delete_object", Key=key)
+
+    async def delete_exact(self, key: str, etag: str) -> bool:
+        """
+        Remove an object unless another one is in its place by now; return whether it was removed.
+
+        Few S3s know a conditional DELETE: one that is put between the look and the removal is lost.
+        """
+        if not await self._is_still(key, etag):
+            return False
+        await self.delete_object(key)
+        return True
 
     # uploads in parts
 

@@ -88,6 +88,16 @@ class BlobSource(Protocol):
     def retry(self) -> None:
         """Forget what was refused: the next `fetch` asks everywhere anew."""
 
+    def describe(self) -> str:
+        """Return where the bytes of late came from, for people to read."""
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        """
+        The bytes of late had another digest. Return whether their copy is gone from here.
+
+        ``alone`` says that all of the blob came from here since it was last asked for this.
+        """
+
 
 class KeptSource(BlobSource, Protocol):
     """One blob in a store."""

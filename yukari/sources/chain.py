@@ -1,4 +1,9 @@
-"""Two sources in a row: the bucket first, the upstream registry if the bucket fails."""
+"""
+Two sources in a row: the bucket first, the upstream registry if the bucket fails.
+
+A blob of the wrong digest whose bytes all came from the bucket is removed from there, so that the
+next attempt asks upstream and the fill puts the right one in its place.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,8 @@ class Fallback:
     second: BlobSource
     _untold: bool = False
     _failures: int = field(default=0, init=False)
+    _sent: set[BlobSource] = field(factory=set, init=False)
+    """The sources whose bytes are in the present attempt."""
 
     @property
     def _now(self) -> BlobSource:
@@ -42,16 +49,22 @@ class Fallback:
 
     async def fetch(self, span: Span) -> Answer:
         if self._now is self.second:
-            return await self.second.fetch(span)
+            return await self._fetch_second(span)
         try:
             answer = await self.first.fetch(span)
         except SourceRefused:
             self._untold = False
-            return await self.second.fetch(span)
+            return await self._fetch_second(span)
         except SourceFailed:
             self._failures += 1
             raise
         self._failures = 0
+        self._sent.add(self.first)
+        return answer
+
+    async def _fetch_second(self, span: Span) -> Answer:
+        answer = await self.second.fetch(span)
+        self._sent.add(self.second)
         return answer
 
     def add_repository(self, name: Repository) -> None:
@@ -62,3 +75,18 @@ class Fallback:
         self._failures = 0
         self.first.retry()
         self.second.retry()
+
+    def describe(self) -> str:
+        sent = [each for each in (self.first, self.second) if each in self._sent]
+        return " and ".join(each.describe() for each in sent or [self._now])
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        sent, self._sent = self._sent, set()
+        if self.first not in sent:
+            return await self.second.set_aside(alone=alone)
+        if self.second in sent or not alone:
+            return False  # Nobody knows whose byte was wrong.
+        removed = await self.first.set_aside(alone=True)
+        if not removed:
+            self._failures = FAILURES  # The next attempt is not to bring the same again.
+        return removed

@@ -71,5 +71,11 @@ class OfflineBlob:
     def add_repository(self, name: Repository) -> None:
         pass
 
+    def describe(self) -> str:
+        return "upstream"
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        return False
+
     def retry(self) -> None:
         pass

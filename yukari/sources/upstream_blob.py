@@ -58,6 +58,15 @@ class UpstreamBlob:
     def retry(self) -> None:
         self._at = 0
 
+    def describe(self) -> str:
+        if self._location is None:
+            return self._registry.url.host
+        return urlsplit(self._location).netloc
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        self._location = None  # The registry may know of another place.
+        return False
+
     async def fetch(self, span: Span) -> Answer:
         while True:
             if self._location is not None:

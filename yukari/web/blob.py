@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
+from yukari.fills.memory import WrongBytes
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.blobs import Elsewhere
@@ -217,6 +218,9 @@ class BlobRequest:
                 error=str(broken.error),
                 request=request.id,
             )
+            if isinstance(broken.error, WrongBytes):
+                # Before the client knows: it will come again.
+                await fill.source.set_aside(alone=not fill.is_resumed)
             if not request.gone:
                 request.channel.forceAbortClient()
             return

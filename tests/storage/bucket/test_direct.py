@@ -76,6 +76,12 @@ class Flowing:
     def retry(self) -> None:
         pass
 
+    def describe(self) -> str:
+        return "a double"
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        return False
+
 
 @define(eq=False)
 class Held(Flowing):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from attrs import define
+from attrs import define, field
+from twisted.logger import Logger
 
 from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
 from yukari.names import Digest, Repository
@@ -33,6 +34,10 @@ class BucketBlob:
     _pace: HostPace
     _there: Container[Digest]
     _gone: Callable[[Digest], None]
+    _etags: set[str] = field(factory=set, init=False)
+    """Those of the objects whose bytes have come: several if it was replaced meanwhile."""
+
+    _log = Logger()
 
     @property
     def pace(self) -> HostPace:
@@ -51,6 +56,23 @@ class BucketBlob:
 
     def retry(self) -> None:
         """Do nothing: S3 would refuse the same again."""
+
+    def describe(self) -> str:
+        return f"bucket {self._client.bucket}"
+
+    async def set_aside(self, *, alone: bool) -> bool:
+        etags, self._etags = self._etags, set()
+        if not alone or len(etags) != 1:
+            return False  # It was replaced while it was read.
+        try:
+            removed = await self._calls.run(self._client.delete_exact(self._key, *etags))
+        except S3Error as error:
+            self._log.error("{key}: not removed: {error}", key=self._key, error=str(error))
+            return False
+        self._gone(self._digest)
+        if removed:
+            self._log.error("{key}: wrong in the bucket, removed from there", key=self._key)
+        return True
 
     async def fetch(self, span: Span) -> Answer:
         try:
@@ -71,6 +93,7 @@ class BucketBlob:
             self._client.discard(response)
             raise
         self._pace.ranges = True
+        self._etags.add(head.etag)
         asked = answered == span or bool(head.content_range)
         body = Counted(response, self._client.metrics.from_store)
         return Answer(answered, asked, self._pace, body)
