@@ -1,10 +1,17 @@
-"""Which models and tags are stored, as OCI clients ask for them."""
+"""
+Which models and tags are stored, as OCI clients ask for them.
+
+One page is read at a time, whoever asks, so that listings leave the disk threads to what is pulled.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Optional
 
-from attrs import frozen
+from attrs import field, frozen
+from twisted.internet.defer import DeferredSemaphore
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError, name_invalid
@@ -13,18 +20,22 @@ from yukari.storage.ports import Store
 
 _LAST_TAG = Tag("z" * 80)
 """No tag sorts behind it."""
+PAGE = 250
+"""Tags that are read in one turn: some 10 ms of a disk thread."""
 
 
-@frozen
+@frozen(eq=False)
 class Listing:
     """The stored models that ``rules`` allow."""
 
     _store: Store
     _rules: ModelRules
+    _lane: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(1), init=False)
 
     async def tags(self, name: Repository) -> list[Tag]:
         """Return the stored tags of a model, sorted; `RegistryError` if there are none."""
-        found = await self._store.tags(name)
+        async with self._turn():
+            found = await self._store.tags(name)
         if not found:
             raise RegistryError("NAME_UNKNOWN", f"no tag of {name} is stored here", 404)
         return found
@@ -43,9 +54,19 @@ class Listing:
                 raise name_invalid(str(error)) from None
         found: dict[Repository, None] = {}
         while len(found) < most:
-            page = await self._store.manifests(after)
+            async with self._turn():
+                page = await self._store.manifests(after, PAGE)
             if not page:
                 break
             found.update((entry.name, None) for entry in page if self._rules.allow(entry.name))
             after = page[-1].name, page[-1].tag
         return list(found)[:most]
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait for the lane; whoever is cancelled meanwhile, because its client left, leaves it."""
+        await self._lane.acquire()
+        try:
+            yield
+        finally:
+            self._lane.release()
