@@ -190,6 +190,7 @@ class RunningCase(TestCase):
             "storage": flags.get("storage") or os.path.abspath(self.mktemp()),
             "min_free": "0",
             "grace": "0",
+            "scrub_period": "0",
             **flags,
         }
         return Settings.read({name.replace("_", "-"): text for name, text in given.items()}, {})

@@ -55,5 +55,11 @@ class Metrics:
     def mismatched(self) -> None:
         """A blob is complete and has the wrong digest."""
 
+    def scrubbed(self, count: int) -> None:
+        """So many bytes of a stored blob were read to see whether they are still right."""
+
+    def damaged(self, place: str) -> None:
+        """A stored blob's copy on the ``disk`` or in the ``bucket`` is wrong or unreadable."""
+
     def revalidated(self, result: str) -> None:
         """A stored manifest was checked: ``same``, ``replaced`` or ``failed``."""

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.patterns import ModelRules
 from yukari.library.listing import PAGE, Listing
-from yukari.names import ModelName, Tag
+from yukari.names import Repository, Tag
 from yukari.storage.ports import ManifestEntry
 
 
@@ -24,11 +24,11 @@ class SlowStore:
     pages: int = 0
 
     async def manifests(
-        self, after: Optional[tuple[ModelName, Tag]] = None, most: int = 500
+        self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
         return await self._read(after, most)
 
-    async def tags(self, name: ModelName) -> list[Tag]:
+    async def tags(self, name: Repository) -> list[Tag]:
         return await self._read(name, 0)
 
     async def _read(self, what: Any, most: int) -> Any:
@@ -40,13 +40,13 @@ class SlowStore:
 
     def work(self) -> None:
         what, answer = self.reading.pop(0)
-        if isinstance(what, ModelName):
+        if isinstance(what, Repository):
             answer.callback([Tag("latest")])
             return
         first = 0 if what is None else int(what[0].model) + 1
         numbers = range(first, min(1000, first + PAGE))
         answer.callback(
-            [ManifestEntry(ModelName("n", f"{at:04}"), Tag("t"), 1.0) for at in numbers]
+            [ManifestEntry(Repository.parse(f"n/{at:04}"), Tag("t"), 1.0) for at in numbers]
         )
 
 
@@ -55,12 +55,12 @@ class ListingTests(SynchronousTestCase):
         self.store = SlowStore()
         self.listing = Listing(self.store, ModelRules())  # type: ignore[arg-type]
 
-    def begin(self, most: int) -> Deferred[list[ModelName]]:
+    def begin(self, most: int) -> Deferred[list[Repository]]:
         return Deferred.fromCoroutine(self.listing.models("", most))
 
     def test_crowd_of_listings_is_read_one_page_at_a_time_in_turn(self) -> None:
         asked = [self.begin(600) for _ in range(32)]
-        tags = Deferred.fromCoroutine(self.listing.tags(ModelName("n", "0000")))
+        tags = Deferred.fromCoroutine(self.listing.tags(Repository.parse("n/0000")))
         while self.store.reading:
             self.store.work()
         self.assertEqual(self.store.most, 1)

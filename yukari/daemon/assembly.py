@@ -165,6 +165,12 @@ def assemble(
         library.filling.count, lambda: upstream.circuit_open, allowed, lambda: usage.holdings
     )
     drain = Drain(reactor)
+    management.scrub(
+        settings.scrub_period,
+        settings.scrub_bucket,
+        lambda: drain.busy() > 0 or library.filling.count("filling") > 0,
+        metrics,
+    )
     names = ShownNames(settings.upstream_registry.host)
     api = OllamaApi(management, pulls, names, reactor)
     errors = RecentErrors()

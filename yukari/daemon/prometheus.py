@@ -86,6 +86,8 @@ class PrometheusMetrics(Metrics):
     _fill_seconds: Histogram = field(init=False)
     _retries: Counter = field(init=False)
     _mismatches: Counter = field(init=False)
+    _scrubbed: Counter = field(init=False)
+    _damaged: Counter = field(init=False)
     _circuit: Gauge = field(init=False)
     _allowed: Gauge = field(init=False)
     _revalidations: Counter = field(init=False)
@@ -145,6 +147,17 @@ class PrometheusMetrics(Metrics):
         self._mismatches = make(
             Counter, "digest_mismatches", "Blobs that arrived with a wrong digest."
         )
+        self._scrubbed = make(
+            Counter, "scrubbed_bytes", "Bytes of stored blobs that were read again and hashed."
+        )
+        self._damaged = make(
+            Counter,
+            "damaged_blobs",
+            "Stored copies that were found wrong or unreadable, by place.",
+            "place",
+        )
+        for place in ("disk", "bucket"):
+            self._damaged.labels(place)
         self._circuit = make(
             Gauge, "upstream_circuit_open", "1 while upstream is assumed to be down."
         )
@@ -259,6 +272,12 @@ class PrometheusMetrics(Metrics):
 
     def mismatched(self) -> None:
         self._mismatches.inc()
+
+    def scrubbed(self, count: int) -> None:
+        self._scrubbed.inc(count)
+
+    def damaged(self, place: str) -> None:
+        self._damaged.labels(place).inc()
 
     def revalidated(self, result: str) -> None:
         self._revalidations.labels(result).inc()

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
-from yukari.library.catalog_reads import CatalogReads, digest_of, raw, searched
+from yukari.library.catalog_reads import VERIFIED, CatalogReads, digest_of, raw, searched
 from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
 from yukari.library.catalog_schema import make_database, open_database
 from yukari.names import Digest, Repository, Tag
@@ -162,21 +162,36 @@ class CatalogFile(CatalogReads):
                 )
             return [digest_of(found) for (found,) in unneeded]
 
-    def blobs_stored(self, found: Iterable[tuple[Digest, int]]) -> None:
-        """Blobs are here, with so many bytes."""
+    def blobs_stored(
+        self, found: Iterable[tuple[Digest, int]], verified_at: Optional[float] = None
+    ) -> None:
+        """Blobs are here, with so many bytes, whose digest was right then."""
         with self._db:
             self._begin()
             self._db.executemany(
-                "INSERT INTO blobs (digest, size, stored) VALUES (?, ?, 1)"
-                " ON CONFLICT DO UPDATE SET stored = 1, size = excluded.size",
-                [(raw(digest), size) for digest, size in found],
+                "INSERT INTO blobs (digest, size, stored, disk_verified, bucket_verified)"
+                " VALUES (?1, ?2, 1, ?3, ?3) ON CONFLICT DO UPDATE"
+                " SET stored = 1, size = excluded.size,"
+                " disk_verified = excluded.disk_verified,"
+                " bucket_verified = excluded.bucket_verified",
+                [(raw(digest), size, verified_at) for digest, size in found],
             )
+
+    def verified(self, place: str, digest: Digest, at: float) -> None:
+        """The copy of a blob in that place has been read, and its digest is right."""
+        self._db.execute(
+            f"UPDATE blobs SET {VERIFIED[place]} = ? WHERE digest = ?", (at, raw(digest))
+        )
 
     def blob_removed(self, digest: Digest) -> None:
         """A blob is not here any more."""
         with self._db:
             self._begin()
-            self._db.execute("UPDATE blobs SET stored = 0 WHERE digest = ?", (raw(digest),))
+            self._db.execute(
+                "UPDATE blobs SET stored = 0, disk_verified = NULL, bucket_verified = NULL"
+                " WHERE digest = ?",
+                (raw(digest),),
+            )
             self._db.execute("DELETE FROM blobs WHERE digest = ? AND needed = 0", (raw(digest),))
 
     # what is asked and checked
@@ -320,7 +335,9 @@ class CatalogFile(CatalogReads):
             self._begin()
             self._db.executemany(
                 "INSERT INTO blobs (digest, size, stored, seen) VALUES (?, ?, 1, ?)"
-                " ON CONFLICT DO UPDATE SET stored = 1, seen = excluded.seen, size = excluded.size",
+                " ON CONFLICT DO UPDATE SET stored = 1, seen = excluded.seen, size = excluded.size,"
+                " disk_verified = iif(size = excluded.size, disk_verified, NULL),"
+                " bucket_verified = iif(size = excluded.size, bucket_verified, NULL)",
                 [(raw(digest), size, self._sweep) for digest, size in page],
             )
 

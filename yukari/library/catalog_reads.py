@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
-from yukari.library.catalog_rows import Candidate, Entry, Indexed, Need, Totals, Version
+from yukari.library.catalog_rows import (
+    Candidate,
+    Entry,
+    Indexed,
+    Need,
+    Totals,
+    Unverified,
+    Version,
+)
 from yukari.names import Digest, Repository, Tag
 
 _COLUMNS = """
@@ -28,6 +36,8 @@ _ORDERS = {
     "size": ("versions v CROSS JOIN tags t", "v.size DESC, v.id"),
     "pulled": ("tags t CROSS JOIN versions v", "t.last_pull DESC, t.repository, t.tag"),
 }
+VERIFIED = {"disk": "disk_verified", "bucket": "bucket_verified"}
+"""The column that says when a blob's copy in a place was last found right."""
 _FEW = 1000
 """So many found models are sorted; of more, the beginning is read in order."""
 _SEARCHED = ("parameter_size", "quantization_level", "family", "license")
@@ -228,6 +238,41 @@ class CatalogReads:
         """Return the blobs that are here and that no version stands on."""
         found = self._db.execute("SELECT digest FROM blobs WHERE needed = 0 AND stored")
         return [digest_of(each) for (each,) in found]
+
+    def longest_unverified(
+        self, place: str, among: Optional[Mapping[Digest, int]] = None
+    ) -> Optional[Unverified]:
+        """
+        Return the stored blob whose copy in that place was verified longest ago, of all or of some,
+        given with their sizes.
+
+        Those that never were come first; None if there is none.
+        """
+        column, which = VERIFIED[place], "stored"
+        if among is not None:
+            which += " AND is_among(digest)"
+            some = set(map(raw, among))
+            self._db.create_function("is_among", 1, some.__contains__)
+        found = self._db.execute(
+            f"SELECT digest, {column} FROM blobs WHERE {which} ORDER BY {column} LIMIT 1"
+        ).fetchone()
+        if found is None:
+            return None
+        if among is not None:
+            total = sum(among.values())
+        else:
+            (total,) = self._db.execute("SELECT total(size) FROM blobs WHERE stored").fetchone()
+        return Unverified(digest_of(found[0]), found[1], int(total))
+
+    def standing_on(self, digest: Digest, most: int) -> list[tuple[Repository, Tag]]:
+        """Return up to ``most`` tags that stand on a blob."""
+        found = self._db.execute(
+            "SELECT DISTINCT t.repository, t.tag FROM blobs b JOIN needs n ON n.blob = b.id"
+            " JOIN versions v ON v.id = n.version JOIN tags t ON t.id = v.tag"
+            " WHERE b.digest = ? ORDER BY v.superseded_at IS NOT NULL LIMIT ?",
+            (raw(digest), most),
+        )
+        return [(Repository.parse(name), Tag(tag)) for name, tag in found]
 
     def traffic(self, since: int) -> list[tuple[int, int, int]]:
         """Return each hour, in seconds of the epoch, and the bytes sent and received in it."""

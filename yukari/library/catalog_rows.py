@@ -125,3 +125,14 @@ class Totals:
     """Bytes that only superseded versions stand on."""
     unneeded: int
     """Bytes that no version stands on."""
+
+
+@frozen
+class Unverified:
+    """The stored blob that was verified longest ago."""
+
+    digest: Digest
+    at: Optional[float]
+    """When, None for never."""
+    total: int
+    """Bytes of all that are stored in the same place."""

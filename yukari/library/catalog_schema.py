@@ -51,8 +51,12 @@ CREATE TABLE blobs (
     size INTEGER NOT NULL,
     stored INTEGER NOT NULL DEFAULT 0,
     needed INTEGER NOT NULL DEFAULT 0,
-    seen INTEGER NOT NULL DEFAULT 0
+    seen INTEGER NOT NULL DEFAULT 0,
+    disk_verified REAL,
+    bucket_verified REAL
 );
+CREATE INDEX disk_verified ON blobs (disk_verified) WHERE stored;
+CREATE INDEX bucket_verified ON blobs (bucket_verified) WHERE stored;
 CREATE INDEX unneeded ON blobs (id) WHERE needed = 0;
 CREATE TABLE needs (
     version INTEGER NOT NULL,

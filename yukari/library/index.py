@@ -125,7 +125,7 @@ class Index(Observer):
     async def _work_off(self) -> None:
         blobs, self._blobs = self._blobs, {}
         if blobs:
-            await self._catalog.run(CatalogFile.blobs_stored, list(blobs.items()))
+            await self._catalog.run(CatalogFile.blobs_stored, list(blobs.items()), self._now())
             for key in await self._catalog.run(CatalogFile.lacking, list(blobs)):
                 self._tags[key] = None
         models, self._models = self._models, {}

@@ -19,7 +19,9 @@ from yukari.library.details import Details
 from yukari.library.index import Index
 from yukari.library.library import Library
 from yukari.library.marks import FRESH_FOR, Marks
+from yukari.library.scrubbing import Scrubber
 from yukari.library.sweeping import Sweep
+from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
 from yukari.storage.ports import Store
 from yukari.tasks import Background
@@ -57,6 +59,8 @@ class Management:
     index: Index = field(init=False)
     library: Library = field(init=False)
     collector: Collector = field(init=False)
+    scrubbers: list[Scrubber] = field(factory=list, init=False)
+    """One for each place of copies that are to be read again."""
     _running: Background = field(factory=Background, init=False)
     _loops: list[LoopingCall] = field(factory=list, init=False)
     _starting: list[IDelayedCall] = field(factory=list, init=False)
@@ -96,9 +100,35 @@ class Management:
         library.events.observers += [self.index, self.collector]
         library.filling.reserve = self.collector.reserve
 
+    def scrub(
+        self, period: float, in_bucket: bool, is_busy: Callable[[], bool], metrics: Metrics
+    ) -> None:
+        """
+        Have the copies on the disk read again in each ``period``, in seconds, 0 for never, and
+        those in a bucket if ``in_bucket``.
+        """
+        for copies in self._store.inventory.copies() if period else ():
+            if copies.place == "disk" or in_bucket:
+                self.scrubbers.append(
+                    Scrubber(
+                        copies=copies,
+                        period=period,
+                        library=self.library,
+                        catalog=self.catalog,
+                        clock=self._clock,
+                        is_busy=is_busy,
+                        may_check=self.marks.may_check,
+                        metrics=metrics,
+                        now=self.now,
+                    )
+                )
+        self.library.events.observers += self.scrubbers
+
     def start(self) -> None:
-        """Look through the store, and keep it within its bounds."""
+        """Look through the store, keep it within its bounds, and read it again."""
         self.index.start()
+        for scrubber in self.scrubbers:
+            scrubber.start()
         works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
         if not self.bounds.shared:
             works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
@@ -117,6 +147,8 @@ class Management:
             if loop.running:
                 loop.stop()
         self._running.stop()
+        for scrubber in self.scrubbers:
+            scrubber.stop()
         self.index.stop()
         await self.catalog.stop()
 

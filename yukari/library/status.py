@@ -20,6 +20,7 @@ from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Totals
 from yukari.library.management import Management
 from yukari.library.recent_errors import RecentErrors, Trouble
+from yukari.library.scrubbing import ScrubStatus
 from yukari.library.traffic import Traffic, TrafficReport
 from yukari.sources.ways import Access
 from yukari.storage.inventory import FrontDisk
@@ -79,6 +80,8 @@ class Status:
     errors: tuple[Trouble, ...]
     """The last ones, the newest first."""
     traffic: TrafficReport
+    scrub: tuple[ScrubStatus, ...]
+    """How far stored blobs are read again, by place; empty if they are not."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs; docs/status.rst has every field."""
@@ -92,6 +95,7 @@ class Status:
             "fills": list(self.fills),
             "traffic": self.traffic.as_json(),
             "errors": [asdict(each) for each in self.errors],
+            "scrub": [each.as_json() for each in self.scrub],
         }
 
 
@@ -184,4 +188,5 @@ class StatusReader:
             self.fills(),
             tuple(reversed(self._errors.kept)),
             await self._traffic.report(),
+            tuple(scrubber.status() for scrubber in self._management.scrubbers),
         )

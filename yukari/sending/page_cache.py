@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 from yukari.sending.stall import READ
 from yukari.storage.readable import Readable
 
 LOOK_AHEAD = 8 * 1024 * 1024
-LOOK_EVERY = 512 * 1024
 """
-The look-ahead for bytes of a file that are not in memory, and the distance between two probes, both
-in bytes. Missing ones are read in a disk thread first, because ``sendfile`` would make the reactor
-wait for the disk.
+The look-ahead, in bytes, for those of a file that are not in memory. They are read in a disk thread
+first, because ``sendfile`` would make the reactor wait for the disk.
 """
-NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-
-
-def in_memory(descriptor: int, start: int, end: int) -> bool:
-    """
-    Whether these bytes of a file can be read without waiting for a disk, as far as the system
-    tells.
-    """
-    if not NOWAIT:
-        return True
-    byte = [bytearray(1)]
-    try:
-        for at in (*range(start, end, LOOK_EVERY), end - 1):
-            os.preadv(descriptor, byte, at, NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system that cannot tell, or an error that sendfile will meet again
-        pass
-    return True
 
 
 def read_ahead(readable: Readable, start: int, end: int) -> None:

@@ -15,13 +15,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
 from yukari.sending.blocks import ReadSender
-from yukari.sending.page_cache import in_memory
 from yukari.sending.sendfile import FileSender
 from yukari.sending.stall import InThread, Join
 from yukari.sending.tls import TlsSender, lendable
 from yukari.sending.transports import plain_socket
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
+from yukari.storage.disk.page_cache import in_memory
 from yukari.storage.readable import Readable
 
 LITTLE = 32 * 1024

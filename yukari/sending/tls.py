@@ -24,10 +24,11 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from yukari.sending.blocks import BlockSender
-from yukari.sending.page_cache import LOOK_AHEAD, in_memory, read_ahead
+from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import bound_unsent, flush
 from yukari.sending.workers import Helpers, Piece
+from yukari.storage.disk.page_cache import in_memory
 
 BLOCK = 64 * 1024
 """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional, Protocol
 
 from attrs import frozen
 
 from yukari.names import Digest, Repository, Tag
+from yukari.storage.copies import Copies
 
 
 @frozen
@@ -27,6 +29,9 @@ class Inventory(Protocol):
 
     OSError if the store cannot be read or written.
     """
+
+    def copies(self) -> Sequence[Copies]:
+        """Return the places that have copies of the stored blobs."""
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
         """

@@ -25,6 +25,7 @@ from yukari.manifest import (
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.spans import SpanSet
 from yukari.storage.inventory import FrontDisk
+from yukari.storage.memory_copies import MemoryCopies
 from yukari.storage.ports import (
     NEVER_CHECKED,
     BlobEntry,
@@ -149,6 +150,9 @@ class MemoryStore:
 
     def describe(self) -> str:
         return "memory"
+
+    def copies(self) -> tuple[MemoryCopies]:
+        return (MemoryCopies(self._blobs),)
 
     async def start(self) -> None:
         pass

@@ -11,6 +11,7 @@ from yukari.config.parsers import (
     parse_evict,
     parse_redirect,
     parse_spool_max,
+    parse_switch,
 )
 from yukari.config.patterns import Patterns
 from yukari.config.setting import declare
@@ -115,4 +116,22 @@ class Storage:
         "1h",
         "What was pulled within this duration is not evicted, nor are blobs removed that were"
         " stored within it.",
+    )
+    scrub_period: float = declare(
+        parse_duration,
+        "720h",
+        "Each blob on the disk is read once in this duration to see whether its bytes are still"
+        " right; 0 for never.",
+        details="Slowly, and more slowly while blobs are fetched or sent. Wrong ones are fetched"
+        " again; what upstream does not have any more is served no more.",
+    )
+    """Seconds; 0 for never."""
+    scrub_bucket: bool = declare(
+        parse_switch,
+        "0",
+        "With ``tigris``, read the blobs in the bucket in the same way: all of it crosses the line"
+        " to S3 once in ``SCRUB_PERIOD``, for each daemon that has this set.",
+        details="The flag takes no value; the variable takes ``1`` or ``0``.",
+        default_shown="off",
+        switch=True,
     )

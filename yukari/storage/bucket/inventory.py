@@ -13,6 +13,7 @@ from yukari.names import Digest, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
+from yukari.storage.copies import Copies
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.space import Room
 from yukari.storage.inventory import FrontDisk
@@ -30,6 +31,10 @@ class BucketInventory:
     """What the disk leaves for spools."""
     _run: Callable[..., Deferred[Any]]
     """Calls a blocking function in a disk thread."""
+    _copies: tuple[Copies, ...]
+
+    def copies(self) -> tuple[Copies, ...]:
+        return self._copies
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
         for variant in Variant:

@@ -39,6 +39,7 @@ from yukari.s3.signing import Signing
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.copies import BucketCopies
 from yukari.storage.bucket.direct import StraightUpload
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.health import Contact
@@ -131,7 +132,16 @@ class TigrisStore(DiskWork):
         self._sweeper = Sweeper(
             client, self._blobs, self._spools, self._direct, self.spool_dir, run
         )
-        self.inventory = BucketInventory(client, self._manifests, calls, self.tier, files.room, run)
+        copies = BucketCopies(client, calls, self._in_thread, self._blobs.sizes.forget)
+        self.inventory = BucketInventory(
+            client,
+            self._manifests,
+            calls,
+            self.tier,
+            files.room,
+            run,
+            (self.tier.copies(run), copies),
+        )
 
     @property
     def reachable(self) -> bool:

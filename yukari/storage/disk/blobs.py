@@ -38,7 +38,7 @@ class BlobFiles:
         return None if found is None else found.st_size
 
     def _stat(self, digest: Digest) -> Optional[os.stat_result]:
-        for path in self._paths(digest):
+        for path in self._layout.blob_paths(digest):
             try:
                 found = os.stat(path)
                 if not stat.S_ISREG(found.st_mode):
@@ -53,7 +53,7 @@ class BlobFiles:
 
     def open(self, digest: Digest) -> Optional[FileBlob]:
         """Open a blob; None if it is not stored. OSError if it cannot be read."""
-        for path in self._paths(digest):
+        for path in self._layout.blob_paths(digest):
             try:
                 return FileBlob.at(path)
             except OSError as error:
@@ -65,7 +65,7 @@ class BlobFiles:
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob; harmless if it is not stored. OSError."""
-        for path in self._paths(digest):
+        for path in self._layout.blob_paths(digest):
             try:
                 os.unlink(path)
             except FileNotFoundError:
@@ -99,10 +99,6 @@ class BlobFiles:
                     blobs += 1
                     total += entry.stat().st_size
         return blobs, total
-
-    def _paths(self, digest: Digest) -> tuple[str, ...]:
-        """Where a blob may be: early versions of Ollama wrote ``sha256:HEX``."""
-        return self._layout.blob(digest), os.path.join(self._layout.blobs, str(digest))
 
     def _unreadable(self, path: str, error: OSError) -> None:
         # Some file systems have no name with a colon and call it invalid.

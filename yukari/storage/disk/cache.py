@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import Optional
+from typing import Any, Optional
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
 from yukari.names import Digest, InvalidName
 from yukari.storage.disk.atomic import FAULTS, remove
+from yukari.storage.disk.copies import DiskCopies
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.space import Room, shown
 from yukari.storage.ports import NoRoom
@@ -95,6 +98,19 @@ class Tier:
         """Remove a blob; harmless if it is not here. Readers that have it open read on."""
         remove(self._path(digest))
         self._forget(digest)
+
+    def copies(self, run: Callable[..., Deferred[Any]]) -> DiskCopies:
+        """Return the blobs here as `Copies`; ``run`` calls a function in a disk thread."""
+
+        def take_away(path: str) -> str:
+            self.remove(Digest.parse(os.path.basename(path)))
+            return ""
+
+        return DiskCopies(run, lambda digest: (self._path(digest),), take_away, self._sizes)
+
+    def _sizes(self) -> dict[Digest, int]:
+        with self._lock:
+            return dict(self._kept)
 
     def make_way(self, size: int, room: Room) -> None:
         """Evict blobs until ``size`` bytes fit; `NoRoom`, with none evicted, if they cannot."""

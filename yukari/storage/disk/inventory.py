@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from yukari.manifest import InvalidManifest, Manifest, parse_manifest
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, replace_file, temporary
+from yukari.storage.disk.copies import DiskCopies, keep_in
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.space import Room
@@ -43,6 +44,17 @@ class DirectoryInventory:
     _changed: Callable[[Repository, Tag], Callable[[], None]]
     _rooms: Callable[[], list[Room]]
     """Where a spool, and then the blob, take their room."""
+
+    def copies(self) -> tuple[DiskCopies]:
+        aside = os.path.join(self._own, "damaged")
+        paths = self._files.layout.blob_paths
+        kept = DiskCopies(
+            self._run,
+            paths,
+            keep_in(aside),
+            aside=lambda digest: os.path.join(aside, digest.file_name),
+        )
+        return (kept,)
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
         await self._run(self._remove_tag, name, tag, ended=self._changed(name, tag))

@@ -75,6 +75,10 @@ class Layout:
         """The path of a blob."""
         return os.path.join(self.blobs, digest.file_name)
 
+    def blob_paths(self, digest: Digest) -> tuple[str, str]:
+        """Where a blob may be: early versions of Ollama wrote ``sha256:HEX``."""
+        return self.blob(digest), os.path.join(self.blobs, str(digest))
+
     def blob_linked(self, path: str, target: str) -> Optional[Digest]:
         """The blob that the link at ``path`` names by its ``target``; None for anything else."""
         named = os.path.normpath(os.path.join(os.path.dirname(path), target))
