@@ -85,8 +85,8 @@ class CountingProxy(ProxyFactory):
     received = 0
 
 
-class DockerRegistryTests(ProcessCase):
-    """An upstream that redirects nothing."""
+class DockerRegistryCase(ProcessCase):
+    """Tests with an upstream that redirects nothing."""
 
     if not REGISTRY:
         skip = "no docker-registry on PATH"
@@ -130,6 +130,8 @@ class DockerRegistryTests(ProcessCase):
         reply = await self.http().open("PUT", url, {"Content-Type": media_type}, body)
         self.assertEqual(reply.status, 201, await reply.body())
 
+
+class DockerRegistryTests(DockerRegistryCase):
     async def test_one_that_wants_a_token_of_everybody(self) -> None:
         directory, realm = self.directory(), TokenRealm()
         layers = [b"".join(generated(size, seed)) for seed, size in enumerate((600_000, 7000))]
