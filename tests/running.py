@@ -44,6 +44,7 @@ from yukari.daemon.service import YukariService
 from yukari.fills.fill import Fill
 from yukari.library.library import Library
 from yukari.names import Digest
+from yukari.web.site import RegistrySite
 
 reactor: Any = _reactor
 
@@ -144,7 +145,10 @@ class Daemon:
             await until(lambda: not self._channels)
 
     def _watch_channels(self) -> None:
-        site = self.service.parts.site
+        for site in self.service.parts.sites.values():
+            self._watch(site)
+
+    def _watch(self, site: RegistrySite) -> None:
         build = site.buildProtocol
 
         def watched(address: Any) -> Any:

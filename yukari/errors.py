@@ -72,11 +72,24 @@ def denied(what: object, proxy: Optional[object] = None, *, has_key: bool = Fals
     return RegistryError("DENIED", said, 403)
 
 
+def denied_by(host: str, what: object, said: str, *, has_key: bool) -> RegistryError:
+    """As `denied`, by a registry beside the default one, which ``said`` so itself."""
+    if has_key:
+        advice = "the key or token that this cache has for it may not pull it either"
+    else:
+        advice = "to pull it, this cache needs a key or a token for that registry"
+    says = f"{host} says: {said}; " if said else ""
+    return RegistryError(
+        "DENIED", f"{says}{what} does not exist or is private there; {advice}", 403
+    )
+
+
 def only_by_key(what: object) -> RegistryError:
-    """``what`` is open to the operator's key and to nothing else."""
+    """``what`` is open to the operator's key or token and to nothing else."""
     return RegistryError(
         "DENIED",
-        f"{what} is private upstream: only this cache's UPSTREAM_KEY may pull it, and it is kept"
+        f"{what} is private upstream: only this cache's UPSTREAM_KEY, or its token, may pull it,"
+        " and it is kept"
         " from clients; PRIVATE_MODELS=everyone would give it to all who may pull",
         403,
     )

@@ -20,10 +20,15 @@ from attrs import field, frozen
 _HEX = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 _LONG_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-_REGISTRY = re.compile(r"[a-z0-9_\[][a-z0-9._:\[\]-]{0,254}")
+_REGISTRY = re.compile(r"[a-z0-9_\[][a-z0-9._:\[\]+-]{0,254}")
 
 DEFAULT = ""
 """The registry of a `Repository` of UPSTREAM_REGISTRY, whichever that is."""
+AS_LLAMA_CPP = "+llama-cpp"
+"""
+Ends a registry's name where it stands for what llama.cpp gets there: hf.co and modelscope.cn send
+it other manifests under the same names than they send to Ollama.
+"""
 
 
 class InvalidName(ValueError):
@@ -95,7 +100,8 @@ class Repository:
     A model's name in one registry, as typed (case is kept and counts).
 
     ``registry`` is the host by which Ollama names it, with its port if need be, in lower case;
-    `DEFAULT` for the registry that is mirrored by default. The default one sorts first.
+    `DEFAULT` for the registry that is mirrored by default. The default one sorts first. It may end
+    in `AS_LLAMA_CPP`.
     """
 
     registry: str = field(validator=_is_registry)
@@ -111,6 +117,11 @@ class Repository:
         if len(parts) != 3 or not parts[0]:
             raise InvalidName(f"name {_shown(text)}: expected [HOST/]NAMESPACE/MODEL")
         return cls(*parts)
+
+    @property
+    def host(self) -> str:
+        """The registry's host, "" if it is the default one."""
+        return self.registry.removesuffix(AS_LLAMA_CPP)
 
     @property
     def path(self) -> str:

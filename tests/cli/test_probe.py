@@ -17,24 +17,28 @@ from tests.processes import MAIN, Process, ProcessCase, bare_environment, reacto
 from tests.running import MODEL
 from yukari.cli.probe import parse_model, shown_size
 from yukari.config.keys import SigningKey
+from yukari.config.registry_names import RegistryNames
 from yukari.names import InvalidName
 
 
 class ParseTests(SynchronousTestCase):
     def test_models_are_named_as_ollama_names_them(self) -> None:
         digest = f"sha256:{'0' * 64}"
+        names = RegistryNames("registry.test:5000", {}, {"hf--": "hf.co"}, ("hf.co",))
         for text, expected in (
             ("m", "library/m:latest"),
             ("m:7b", "library/m:7b"),
             ("her/m:7b", "her/m:7b"),
-            ("hf.co/her/m:Q4_K_M", "her/m:Q4_K_M"),
+            ("registry.test:5000/her/m:Q4_K_M", "her/m:Q4_K_M"),
+            ("hf.co/her/m:Q4_K_M", "hf.co/her/m:Q4_K_M"),
+            ("hf--her/m", "hf.co/her/m:latest"),
             (f"m@{digest}", f"library/m:{digest}"),
         ):
-            name, reference = parse_model(text, "hf.co")
+            name, reference = parse_model(text, names)
             self.assertEqual(f"{name}:{reference}", expected)
         for text in ("", "a/b/c", "m:", "m:a b"):
             if text != "m:":
-                self.assertRaises(InvalidName, parse_model, text, "hf.co")
+                self.assertRaises(InvalidName, parse_model, text, names)
 
     def test_sizes_have_three_digits(self) -> None:
         for count, shown in ((7, "7 B"), (1234, "1.23 kB"), (5.6e6, "5.6 MB"), (4e10, "40 GB")):
@@ -200,7 +204,7 @@ class WrongTests(ProbeCase):
         for arguments, environment, word in (
             (["m"], {"UPSTREAM_REGISTRY": "nonsense"}, "UPSTREAM_REGISTRY 'nonsense'"),
             (["m"], {"UPSTREAM_KEY": "/nowhere/key"}, "UPSTREAM_KEY '/nowhere/key'"),
-            (["a/b/c"], {}, "NAMESPACE/MODEL"),
+            (["a/b/c"], {}, "[NAMESPACE/]MODEL"),
         ):
             process = await self.probe("http://127.0.0.1:1/", *arguments, **environment)
             self.assertEqual(process.status, 1)

@@ -16,12 +16,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import Fault
 from tests.processes import CHECKOUT
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
-from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, kind_of
+from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, Watched, kind_of
 from yukari.metrics import RESULTS, Metrics
 from yukari.storage import usage as stock
 from yukari.storage.ports import Holdings
 
 DIGEST = "sha256:" + "0" * 64
+BY_DEFAULT = {"registry": "default"}
 
 
 def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -95,15 +96,14 @@ class PrometheusTests(SynchronousTestCase):
         holdings: list[Optional[Holdings]] = [None]
         self.metrics.watch(
             lambda state: 3 if state == "filling" else 0,
-            lambda: True,
-            lambda: 16,
+            {"default": Watched(lambda: True, lambda: 16), "hf": Watched(lambda: False, lambda: 2)},
             lambda: holdings[0],
         )
         self.assertTrue(math.isnan(value(self.metrics.text(), "stored_blobs") or 0))
         holdings[0] = Holdings(models=1, blobs=2, bytes=30)
         text = self.metrics.text()
         for name in (
-            *("upstream_bytes_total", "client_bytes_total", "fills_started_total"),
+            *("client_bytes_total", "fills_started_total"),
             *("fills_completed_total", "fills_failed_total", "fill_retries_total"),
             *("digest_mismatches_total", "fill_seconds_count", "reactor_lag_seconds_count"),
         ):
@@ -111,8 +111,13 @@ class PrometheusTests(SynchronousTestCase):
         for result in ("same", "replaced", "failed"):
             self.assertEqual(value(text, "revalidations_total", result=result), 0)
         self.assertEqual(value(text, "fills", state="filling"), 3)
-        self.assertEqual(value(text, "upstream_circuit_open"), 1)
-        self.assertEqual(value(text, "upstream_connections_allowed"), 16)
+        for registry, is_down, allowed in (("default", 1, 16), ("hf", 0, 2)):
+            for name, expected in (
+                ("upstream_bytes_total", 0),
+                ("upstream_circuit_open", is_down),
+                ("upstream_connections_allowed", allowed),
+            ):
+                self.assertEqual(value(text, name, registry=registry), expected, name)
         for direction in ("to", "from"):
             self.assertEqual(value(text, "store_bytes_total", direction=direction), 0)
         for what, count in {"models": 1, "blobs": 2, "bytes": 30}.items():
@@ -129,9 +134,15 @@ class PrometheusTests(SynchronousTestCase):
         self.assertEqual(value(text, "reactor_lag_seconds_sum"), 2.25)
         self.assertFalse(self.clock.getDelayedCalls())
 
-    def test_two_registries_do_not_share_counts(self) -> None:
-        self.metrics.received(5)
-        self.assertEqual(value(PrometheusMetrics(self.clock).text(), "upstream_bytes_total"), 0)
+    def test_neither_registries_nor_daemons_share_counts(self) -> None:
+        self.metrics.of_registry("hf").received(5)
+        self.metrics.received(7)
+        text = self.metrics.text()
+        for registry, count in (("default", 7), ("hf", 5)):
+            self.assertEqual(value(text, "upstream_bytes_total", registry=registry), count)
+        self.assertEqual(self.metrics.moved().received, 12)
+        another = PrometheusMetrics(self.clock)
+        self.assertEqual(another.moved().received, 0)
 
 
 class DocumentedTests(SynchronousTestCase):
@@ -163,8 +174,8 @@ class DaemonTests(RunningCase):
         await daemon.idle()
         text = await self.scraped(daemon)
         blobs = len(model.blobs)
-        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
-        self.assertEqual(value(text, "upstream_bytes_total"), model.size)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), model.size)
         self.assertEqual(value(text, "fills_started_total"), blobs)
         self.assertEqual(value(text, "fills_completed_total"), blobs)
         self.assertEqual(value(text, "fill_seconds_count"), blobs)
@@ -189,8 +200,8 @@ class DaemonTests(RunningCase):
             self.assert_whole(pulled, model)
         await daemon.idle()
         text = await self.scraped(daemon)
-        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
-        self.assertEqual(value(text, "upstream_bytes_total"), model.size)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), model.size)
         self.assertEqual(value(text, "fills_completed_total"), len(model.blobs))
 
     async def test_pulls_that_are_interrupted_on_either_side_to_the_byte(self) -> None:
@@ -206,8 +217,8 @@ class DaemonTests(RunningCase):
         self.assert_whole(await self.pull(daemon), model)
         await daemon.idle()
         text = await self.scraped(daemon)
-        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
-        self.assertEqual(value(text, "upstream_bytes_total"), model.size)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), model.size)
         self.assertGreaterEqual(value(text, "fill_retries_total") or 0, 1)
 
     async def test_a_sequential_stream_is_counted(self) -> None:
@@ -216,7 +227,9 @@ class DaemonTests(RunningCase):
         await self.pull(daemon)
         await daemon.idle()
         text = await self.scraped(daemon)
-        self.assertEqual(value(text, "upstream_bytes_total"), upstream.models[MODEL].size)
+        self.assertEqual(
+            value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.models[MODEL].size
+        )
 
     async def test_relayed_bytes_are_counted(self) -> None:
         upstream = await self.upstream(f"{MODEL}=600KB")
@@ -229,7 +242,7 @@ class DaemonTests(RunningCase):
         )
         self.assertEqual(len(body), size)
         text = await self.scraped(daemon)
-        self.assertEqual(value(text, "upstream_bytes_total"), upstream.counters.sent)
+        self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.counters.sent)
         blob = {"kind": "blob", "method": "GET", "status": "206", "result": "relay"}
         self.assertEqual(value(text, "requests_total", **blob), 1)
         self.assertEqual(value(text, "client_bytes_total"), size + len(model.manifest_bytes))
@@ -301,14 +314,20 @@ class DaemonTests(RunningCase):
         upstream = await self.upstream()
         daemon = await self.daemon(upstream)
         await upstream.down()
-        self.assertEqual(value(await self.scraped(daemon), "upstream_circuit_open"), 0)
+        self.assertEqual(
+            value(await self.scraped(daemon), "upstream_circuit_open", **BY_DEFAULT), 0
+        )
         for tag in range(3):
             await self.ask(f"{daemon.url}/v2/library/m/manifests/{tag}")
-        self.assertEqual(value(await self.scraped(daemon), "upstream_circuit_open"), 1)
+        self.assertEqual(
+            value(await self.scraped(daemon), "upstream_circuit_open", **BY_DEFAULT), 1
+        )
 
     async def test_offline_has_numbers_too(self) -> None:
         daemon = await self.daemon(await self.upstream(), offline="1")
-        self.assertEqual(value(await self.scraped(daemon), "upstream_circuit_open"), 0)
+        self.assertEqual(
+            value(await self.scraped(daemon), "upstream_circuit_open", **BY_DEFAULT), 0
+        )
 
 
 class AdminTests(RunningCase):

@@ -93,7 +93,7 @@ class TakesTests(RunningCase):
             self.assertTrue(take(settings))
         self.assertEqual((await self.ask(f"{daemon.url}/v2/"))[0].status, 403)
         self.assertEqual(levels, [LogLevel.debug])
-        site = daemon.service.parts.site
+        site = daemon.service.parts.sites["default"]
         self.assertEqual((site.log_requests, site.timeOut, site.clients.most), (True, 7.0, 3))
         self.assertFalse(takers["client_connections"](evolve(settings, client_connections=None)))
 

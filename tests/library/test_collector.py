@@ -49,7 +49,9 @@ BOUND = 3 * SIZE + SIDECARS + 10_000
 
 
 def name_of(model: str) -> Repository:
-    return Repository(DEFAULT, "library", model)
+    """A model of the default registry, or ``HOST/MODEL``."""
+    registry, _, model = model.rpartition("/")
+    return Repository(registry, "library", model)
 
 
 def weights(seed: object) -> bytes:
@@ -58,16 +60,19 @@ def weights(seed: object) -> bytes:
 
 @define(eq=False)
 class Upstream:
-    """A registry of what a test says; ``down`` is whether it answers."""
+    """A registry of what a test says; ``down`` is whether it answers, ``silent`` which do not."""
 
     tags: dict[Repository, Manifest] = field(factory=dict)
     down: bool = False
-    circuit_open: bool = False
+    silent: tuple[str, ...] = ()
+
+    def is_down(self, _: Repository) -> bool:
+        return False
 
     async def manifest(
         self, name: Repository, reference: Any, user_agent: str, _: Variant = Variant.PLAIN
     ) -> Manifest:
-        if self.down:
+        if self.down or name.registry in self.silent:
             raise upstream_unreachable("down")
         if name not in self.tags:
             raise manifest_unknown(name, reference)
@@ -245,6 +250,39 @@ class CollectorTests(SynchronousTestCase):
             self.assertTrue(world.is_whole(model))
         self.assertLessEqual(world.taken(), BOUND)
 
+    def test_registry_that_does_not_answer_keeps_its_models_and_others_go(self) -> None:
+        world = self.world
+        for model in ("hf.co/a", "b", "hf.co/c"):
+            world.publish(model, weights(model), b"licence")
+            self.assertTrue(world.pull(model))
+            world.clock.advance(HOUR)
+        world.clock.advance(HOUR)
+        world.upstream.silent = ("hf.co",)
+        world.publish("new", weights("new"))
+        self.assertTrue(world.pull("new"))
+        self.assertIsNone(world.stored("b"))
+        for model in ("hf.co/a", "hf.co/c", "new"):
+            self.assertTrue(world.is_whole(model), model)
+        world.clock.advance(2 * HOUR)
+        world.upstream.silent = ("hf.co", DEFAULT)
+        world.publish("10.0.0.5:5000/newer", weights("newer"))
+        self.assertFalse(world.pull("10.0.0.5:5000/newer"))
+        for model in ("hf.co/a", "hf.co/c", "new"):
+            self.assertTrue(world.is_whole(model), model)
+
+    def test_what_one_registry_has_no_more_stays_though_another_has_it(self) -> None:
+        world = self.world
+        for model in ("a", "hf.co/a", "c"):
+            world.publish(model, weights(model), b"licence")
+            self.assertTrue(world.pull(model))
+            world.clock.advance(HOUR)
+        world.clock.advance(HOUR)
+        del world.upstream.tags[name_of("a")]
+        world.publish("new", weights("new"))
+        self.assertTrue(world.pull("new"))
+        self.assertIsNone(world.stored("hf.co/a"))
+        self.assertTrue(world.is_whole("a"))
+
     def test_catalog_that_is_gone_is_made_anew_with_all_that_matters(self) -> None:
         world = self.full()
         result_of(world.management.marks.set_pin(name_of("a"), LATEST, "ana"))
@@ -321,7 +359,7 @@ class CollectorTests(SynchronousTestCase):
         body = weights("other")
         world.bodies[Digest.of(body)] = body
         world.fill(name_of("x"), Digest.of(body))
-        path = os.path.join(world.path, "manifests", "hf.co", "user", "repo", "latest")
+        path = os.path.join(world.path, "manifests", "quay.io", "user", "repo", "latest")
         os.makedirs(os.path.dirname(path))
         with open(path, "wb") as file:
             file.write(manifest_of(body).body)

@@ -65,8 +65,7 @@ class Registry:
     def __attrs_post_init__(self) -> None:
         self._circuit = Circuit(self.clock)
 
-    @property
-    def circuit_open(self) -> bool:
+    def is_down(self, _: Repository) -> bool:
         return self._circuit.is_open
 
     async def manifest_digest(

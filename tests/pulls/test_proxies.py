@@ -115,7 +115,7 @@ class CertificateTests(Secured):
         upstream = await self.secured()
         daemon = await self.trusting(upstream)
         await self.pull(daemon)
-        pool = daemon.service.parts.connections._pool
+        pool = daemon.service.parts.mirrors.connections[0]._pool
         kept = [each for some in pool._connections.values() for each in some]
         self.assertTrue(kept)
         for each in kept:

@@ -501,7 +501,7 @@ class CircuitTests(UpstreamCase):
         ):
             self.setUp()
             self.fail_times(FAILURES, go_wrong)
-            self.assertFalse(self.upstream.circuit_open)
+            self.assertFalse(self.upstream.is_down(NAME))
             self.assert_asked(NAME, False)
             self.assert_asked(OTHER, True)
             self.assert_asked(NAME, False)
@@ -530,12 +530,12 @@ class CircuitTests(UpstreamCase):
             self.internet.failing = failing
             for name in (NAME, OTHER, Repository(DEFAULT, "library", "third")):
                 self.refused(self.ask(name))
-            self.assertTrue(self.upstream.circuit_open)
+            self.assertTrue(self.upstream.is_down(NAME))
             self.internet.failing = None
             self.assert_asked(OTHER, False)
             self.clock.advance(REST_FIRST)
             self.assert_asked(OTHER, True)
-            self.assertFalse(self.upstream.circuit_open)
+            self.assertFalse(self.upstream.is_down(NAME))
 
     def test_a_lack_of_descriptors_here_is_no_fault_of_upstream(self) -> None:
         self.internet.failing = ConnectBindError(errno.EMFILE, "Too many open files")
@@ -590,7 +590,7 @@ class QuestionTests(UpstreamCase):
         error = self.refused(waits)
         self.assertEqual(error.status, 503)
         self.assertIn("many questions wait", error.message)
-        self.assertFalse(self.upstream.circuit_open)
+        self.assertFalse(self.upstream.is_down(NAME))
 
 
 class RedirectTests(UpstreamCase):

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.storage.strategies import (
     BODIES,
     MANIFESTS,
+    REGISTRIES,
     bodies,
     list_of,
     lists,
@@ -219,9 +220,10 @@ class StoreContract(_Base):
     async def test_a_listing_comes_in_pages_and_in_order(self) -> None:
         store = await self.started()
         wanted = sorted(
-            ManifestEntry(Repository(DEFAULT, namespace, model), Tag(tag), 1000.0)
-            for namespace in ("a", "a-b", "a.b", "B")
-            for model in ("m", "m-1", "M")
+            ManifestEntry(Repository(registry, namespace, model), Tag(tag), 1000.0)
+            for registry in (DEFAULT, "hf.co")
+            for namespace in ("a", "a-b", "B")
+            for model in ("m", "m-1")
             for tag in ("1", "10", "2")
         )
         for entry in reversed(wanted):
@@ -232,6 +234,26 @@ class StoreContract(_Base):
                 self.assertLessEqual(len(page), most)
                 listed += page
             self.assert_listed(listed, wanted)
+
+    async def test_one_name_in_several_registries_is_several_models(self) -> None:
+        store = await self.started()
+        names = [Repository(registry, "library", "m") for registry in REGISTRIES]
+        for name, manifest in zip(names, MANIFESTS):
+            await store.put_manifest(name, LATEST, manifest, 1000.0)
+            await store.put_manifest(name, Tag(f"t{len(name.registry)}"), manifest, 1000.0)
+        store = await self.killed(store)
+        for name, manifest in zip(names, MANIFESTS):
+            found = await store.get_manifest(name, LATEST)
+            self.assertEqual(found and found.manifest, manifest, name)
+            self.assertEqual(await store.tags(name), [LATEST, Tag(f"t{len(name.registry)}")])
+        await store.inventory.remove_tag(names[1], LATEST)
+        await store.touch_manifest(names[0], LATEST, MANIFESTS[0].digest, 5000.0)
+        for name, manifest in zip(names, MANIFESTS):
+            found = await store.get_manifest(name, LATEST)
+            expected = None if name == names[1] else manifest
+            self.assertEqual(found and found.manifest, expected, name)
+        listed = [entry.name for entry in await store.manifests()]
+        self.assertEqual(listed, sorted([*names, names[0], *names[2:]]))
 
     async def test_a_listing_goes_on_behind_what_is_not_there(self) -> None:
         store = await self.started()

@@ -18,7 +18,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 
 T = TypeVar("T")
 
@@ -63,9 +63,11 @@ def list_of(*children: Union[Digest, Manifest], note: str = "") -> ManifestList:
 BODIES: Sequence[bytes] = (b"", b"x", bytes(range(200)), b"layer " * 50)
 MANIFESTS: Sequence[Manifest] = tuple(manifest_of(body) for body in BODIES)
 
+REGISTRIES = (DEFAULT, "hf.co", "10.0.0.5:5000", f"hf.co{AS_LLAMA_CPP}")
+"""All have models of the same names, which must not be mixed up."""
 model_names = st.builds(
     Repository,
-    st.just(DEFAULT),
+    st.sampled_from(REGISTRIES),
     st.sampled_from(["library", "Me", "a-b", "a"]),
     st.sampled_from(["m", "m.1", "M_"]),
 )

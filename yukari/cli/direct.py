@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from yukari.cli.client import CacheError
 from yukari.config.proxies import Proxies
+from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import SettingError, Settings
 from yukari.library.archive import BadArchive
 from yukari.library.importing import Found, Importer
@@ -70,7 +71,7 @@ class DirectImport:
             store, _ = open_store(reactor, self._settings, os.environ, threads, Metrics(), proxies)
             await store.start()
             try:
-                names = ShownNames(self._settings.upstream_registry.host)
+                names = ShownNames(RegistryNames.of(self._settings.registries))
                 link = store.inventory.link if isinstance(store, DirectoryStore) else None
                 importer = Importer(store, names, reactor, link=link)
                 importer.progress = self._progress

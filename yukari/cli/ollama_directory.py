@@ -14,6 +14,8 @@ from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
 PAGE = 500
+_SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}
+"""Hosts that are another spelling of a registry's."""
 
 
 def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
@@ -88,7 +90,7 @@ def _hosts(path: str) -> list[str]:
             continue
         for name in names:
             host = name.replace("%3A", ":")
-            found["registry.ollama.ai" if host == "ollama.com" else host] = None
+            found[_SPELLED.get(host, host)] = None
     return list(found)
 
 

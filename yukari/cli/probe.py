@@ -25,11 +25,13 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from yukari import __version__
 from yukari.cli.recorder import Recorder
 from yukari.config.proxies import Proxies
+from yukari.config.registries import RegistrySettings
+from yukari.config.registry_names import RegistryNames, id_of
 from yukari.config.settings import SettingError, Settings
-from yukari.daemon.assembly import make_connections, own_key_path
+from yukari.daemon.mirrors import make_connections, own_key_path
 from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
-from yukari.names import Digest, InvalidName, Reference, Repository, parse_reference
+from yukari.names import DEFAULT, Digest, InvalidName, Reference, Repository, parse_reference
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, discard
 from yukari.net.handshake import shake_hands
@@ -61,15 +63,21 @@ class Wrong(Exception):
         self.advice = advice
 
 
-def parse_model(text: str, host: str) -> tuple[Repository, Reference]:
+def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]:
     """From ``[HOST/][NAMESPACE/]MODEL[:TAG]`` or ``...@DIGEST``; `InvalidName`."""
-    text = text.removeprefix(f"{host}/")
+    registry, (host, slash, rest) = DEFAULT, text.partition("/")
+    named = names.find(host) if slash else None
+    if named is not None:
+        registry, text = named, rest
     name, at, reference = text.partition("@")
     if not at:
         name, _, reference = text.partition(":")
     if "/" not in name:
         name = f"library/{name}"
-    return Repository.parse(name), parse_reference(reference or "latest")
+    namespace, _, model = name.partition("/")
+    if "/" in model:
+        raise InvalidName(f"{ascii(name)[:100]}: expected [HOST/][NAMESPACE/]MODEL")
+    return names.repository(namespace, model, registry), parse_reference(reference or "latest")
 
 
 def shown_size(count: float) -> str:
@@ -91,6 +99,8 @@ class Probe:
     _name: Repository
     _reference: Reference
     _say: Callable[[str, str], None]
+    _asked: RegistrySettings = field(init=False)
+    """The registry of the model."""
     _connections: Connections = field(init=False)
     _recorder: Recorder = field(init=False)
     _registry: Registry = field(init=False)
@@ -100,11 +110,17 @@ class Probe:
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
-        registry = settings.upstream_registry
-        self._connections = make_connections(self._reactor, settings, self._proxies, None)
+        registries = settings.registries
+        self._asked = next(
+            each for each in registries if id_of(each, registries) == self._name.registry
+        )
+        registry = self._asked.url
+        self._connections = make_connections(
+            self._reactor, settings, self._asked, self._proxies, None
+        )
         self._recorder = Recorder(self._connections.agent)
         self._key = BorrowedKey(own_key_path(settings))
-        keys = Keys(self._key, settings.upstream_key, settings.private_models == "everyone")
+        keys = Keys(self._key, self._asked.key, settings.private_models == "everyone")
         self._registry = Registry(
             registry,
             self._recorder,
@@ -116,7 +132,7 @@ class Probe:
 
     async def run(self) -> bool:
         """All steps, up to the first that goes wrong; whether none did."""
-        registry = self._settings.upstream_registry
+        registry = self._asked.url
         self._say(
             "probe", f"yukari {__version__} asks {registry} for {self._name}:{self._reference}"
         )
@@ -157,10 +173,10 @@ class Probe:
     # steps
 
     async def _address(self) -> None:
-        registry = self._settings.upstream_registry
+        registry = self._asked.url
         proxy = self._connections.proxy(registry.url)
         self._say("proxy", "none" if proxy is None else f"{proxy} ({proxy.kind})")
-        address = self._settings.upstream_address
+        address = self._asked.address
         if address is not None:
             self._say("address", f"{address.host}, by UPSTREAM_ADDRESS")
         host = registry.hostname if address is None else address.host
@@ -175,7 +191,7 @@ class Probe:
         self._say("address", f"{host}: {found}")
 
     async def _tls(self) -> None:
-        registry = self._settings.upstream_registry
+        registry = self._asked.url
         if registry.scheme != "https":
             self._say("TLS", "none: the registry's URL is http")
             return
@@ -270,7 +286,7 @@ class Probe:
             self._say("blobs", "none that has any bytes")
             return
         span = Span(0, min(SAMPLE, blob.size))
-        registry = self._settings.upstream_registry
+        registry = self._asked.url
         url = self._registry.url_of(self._name, "blobs", blob.digest)
         began = self._reactor.seconds()
         try:
@@ -359,7 +375,7 @@ def main(model: str, flags: Mapping[str, object]) -> int:
     """Probe with these flags and this process's environment; the exit status."""
     try:
         settings = Settings.read(flags, os.environ)
-        name, reference = parse_model(model, settings.upstream_registry.host)
+        name, reference = parse_model(model, RegistryNames.of(settings.registries))
     except (SettingError, InvalidName) as error:
         print(f"yukari: {error}", file=sys.stderr)
         return 1

@@ -122,7 +122,8 @@ class _Exported:
     def of(cls, cache: Cache, model: str) -> _Exported:
         facts = cache.ask("POST", "/store/model", {"model": model})
         repository, tag = facts["repository"], facts["tag"]
-        name = f"{facts['registry']}/{repository}:{tag}"
+        path = "/".join(repository.split("/")[-2:])
+        name = f"{facts['registry']}/{path}:{tag}"
         plain = _manifest(cache, repository, tag, _PLAIN)
         listed = _manifest(cache, repository, tag, _LISTS)
         if plain is None and listed is None:

@@ -9,9 +9,10 @@ would evade the rule. There are no patterns for tags, because the path of a blob
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from attrs import frozen
+from attrs import field, frozen
 
 from yukari.errors import RegistryError
 from yukari.names import Repository
@@ -42,8 +43,9 @@ class Patterns:
                 )
         return cls(patterns)
 
-    def match(self, registry: str, name: Repository) -> str | None:
-        """Return the first pattern that matches a model of a registry."""
+    def match(self, default: str, name: Repository) -> str | None:
+        """Return the first pattern that matches a model; ``default`` is the default registry."""
+        registry = name.host or default
         parts = [part.lower() for part in (registry, name.namespace, name.model)]
         for pattern in self.each:
             wanted = pattern.lower().split("/")
@@ -55,15 +57,29 @@ class Patterns:
 @frozen
 class ModelRules:
     """
-    The rules for one registry: MODELS_ALLOW, None for all models, and MODELS_DENY, which wins.
+    The rules: MODELS_ALLOW, None for all models, and MODELS_DENY, which wins.
+
+    ``registry`` is the default registry; ``others`` have rules of their own, None for a registry
+    that has none. Models of registries that are not among them are refused.
     """
 
     registry: str = ""
     allowed: Patterns | None = None
     denied: Patterns = Patterns()
+    others: Mapping[str, ModelRules | None] = field(factory=dict)
 
     def refusal(self, name: Repository) -> str | None:
         """Return the rule that refuses a model; None if it may be pulled."""
+        own = self.others.get(name.registry)
+        if own is not None:
+            refusal = own._refusal(name)
+            if refusal is not None:
+                return f"{refusal}, for {name.host or self.registry}"
+        elif name.registry and name.registry not in self.others:
+            return "it does not mirror that registry"
+        return self._refusal(name)
+
+    def _refusal(self, name: Repository) -> str | None:
         pattern = self.denied.match(self.registry, name)
         if pattern is not None:
             return f"its MODELS_DENY has {pattern}"

@@ -5,20 +5,22 @@ The daemon's parts, made from its settings and put together; nothing is started 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import frozen
 from twisted.logger import LogLevel
 
 from yukari.config.networks import NOBODY
-from yukari.config.patterns import ModelRules, Patterns
+from yukari.config.patterns import Patterns
 from yukari.config.proxies import Proxies
+from yukari.config.registry_names import RegistryNames, id_of
 from yukari.config.settings import TIGRIS, Settings
 from yukari.daemon.connection_limit import most_of_one_client, room_for
 from yukari.daemon.listening import open_files_limit
+from yukari.daemon.mirrors import Mirrors, freshness_of, most_upstream, open_mirrors, rules_of
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
@@ -28,22 +30,12 @@ from yukari.library.library import Library
 from yukari.library.management import Management
 from yukari.library.pulls import Pulls
 from yukari.library.recent_errors import RecentErrors
-from yukari.library.revalidator import Freshness
 from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
-from yukari.names import Digest, Repository, Tag
-from yukari.net.agent import READ, Connections
-from yukari.net.budget import ConnectionBudget
-from yukari.net.perimeter import Perimeter
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Line, Lines
-from yukari.net.trust import trust
 from yukari.sending.workers import Helpers, helpful
-from yukari.sources.authorizer import Keys
-from yukari.sources.offline import Offline
-from yukari.sources.own_key import OwnKey
-from yukari.sources.registry import Registry
-from yukari.sources.upstream import Upstream
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
 from yukari.storage.usage import UsageCounter
@@ -77,7 +69,7 @@ class Parts:
     send_threads: Threads
     store: Store
     keeper: Optional[BucketKeeper]
-    connections: Connections
+    mirrors: Mirrors
     library: Library
     usage: UsageCounter
     management: Management
@@ -89,7 +81,8 @@ class Parts:
     watchers: Watchers
     drain: Drain
     passwords: Optional[Passwords]
-    site: RegistrySite
+    sites: Mapping[str, RegistrySite]
+    """What listens for each registry, by its name in the settings."""
     admin_site: RegistrySite
 
 
@@ -109,51 +102,20 @@ def assemble(
     line = None
     if settings.upstream_rate is not None:
         line = Line(settings.upstream_rate, reactor, bounds.in_all)
-    connections = make_connections(reactor, settings, proxies, line)
-    upstream: Union[Offline, Upstream]
-    allowed: Callable[[], int] = int
-    if settings.offline:
-        upstream = Offline()
-    else:
-        registry = Registry(
-            settings.upstream_registry,
-            connections.agent,
-            reactor,
-            metrics,
-            pseudonym,
-            line,
-            connections.answered_by(settings.upstream_registry.url),
-            ConnectionBudget(bounds.in_all),
-            Keys(
-                OwnKey(own_key_path(settings), disk_threads, reactor),
-                settings.upstream_key,
-                settings.private_models == "everyone",
-            ),
-            settings.upstream_timeout,
-        )
-        upstream = Upstream(registry)
-        allowed = partial(registry.allowed, bounds.in_all)
+    mirrors = open_mirrors(reactor, settings, proxies, disk_threads, metrics, pseudonym, line)
+    registries = RegistryNames.of(settings.registries)
     usage = UsageCounter(store, reactor)
-    freshness = None
-    if not settings.offline:
-        freshness = Freshness(
-            settings.invalidator_period, settings.manifest_lifetime, settings.revalidate_after
-        )
     catalog_thread = Threads(reactor, "catalog", 1)
     management = _management(reactor, settings, store, catalog_thread, disk_threads)
     library = Library(
         store=store,
-        upstream=upstream,
+        upstream=mirrors.upstreams,
         scheduler=FetchScheduler(reactor, bounds.per_blob, bounds.in_all, line=line),
         in_thread=disk_threads,
         clock=reactor,
         metrics=metrics,
-        rules=ModelRules(
-            settings.upstream_registry.host,
-            settings.models_allow,
-            settings.models_deny or Patterns(),
-        ),
-        freshness=freshness,
+        rules=rules_of(settings),
+        freshness=freshness_of(settings),
         prefetching=settings.prefetch,
         events=Events([_Changes(usage.changed)]),
         may_check=management.marks.may_check,
@@ -161,9 +123,7 @@ def assemble(
     )
     management.manage(library, None if settings.offline else library.is_upstream)
     pulls = Pulls(library, management.marks.may_check)
-    metrics.watch(
-        library.filling.count, lambda: upstream.circuit_open, allowed, lambda: usage.holdings
-    )
+    metrics.watch(library.filling.count, mirrors.watched, lambda: usage.holdings)
     drain = Drain(reactor)
     management.scrub(
         settings.scrub_period,
@@ -171,13 +131,13 @@ def assemble(
         lambda: drain.busy() > 0 or library.filling.count("filling") > 0,
         metrics,
     )
-    names = ShownNames(settings.upstream_registry.host)
+    names = ShownNames(registries)
     api = OllamaApi(management, pulls, names, reactor)
     errors = RecentErrors()
     traffic = Traffic(management.catalog, metrics.moved, reactor)
     page_parts = PageParts(
         pages=Pages(disk_threads),
-        status=StatusReader(management, names.registry, settings.offline, errors, traffic, reactor),
+        status=StatusReader(management, registries, settings.offline, errors, traffic, reactor),
         management=management,
         pulls=pulls,
         api=api,
@@ -194,6 +154,7 @@ def assemble(
         None if settings.client_rate is None else Lines(settings.client_rate, reactor),
         management.catalog,
         Overview(page_parts),
+        registries,
     )
     put_pages(root, page_parts, watchers)
     root.putChild(b"api", api.resource())
@@ -203,10 +164,11 @@ def assemble(
     root.putChild(b"metrics", Numbers(metrics.text))
     passwords = _read_passwords(reactor, settings, disk_threads)
     trusted = settings.trusted_proxies or NOBODY
-    room = room_for(open_files_limit(), bounds.in_all)
+    room = room_for(open_files_limit(), most_upstream(settings))
     client_limit = ClientLimit(settings.client_connections or most_of_one_client(room), trusted)
-    site, admin_site = (
-        RegistrySite(
+
+    def make_site(registry: str, *, is_admins: bool = False) -> RegistrySite:
+        return RegistrySite(
             root,
             reactor,
             drain=drain,
@@ -221,16 +183,17 @@ def assemble(
             idle=settings.idle_timeout,
             uploads=imports,
             sent_to=traffic.sent_to,
+            registry=registry,
         )
-        for is_admins in (False, True)
-    )
+
+    sites = {each.name: make_site(id_of(each, settings.registries)) for each in settings.registries}
     return Parts(
         metrics=metrics,
         disk_threads=disk_threads,
         send_threads=send_threads,
         store=store,
         keeper=keeper,
-        connections=connections,
+        mirrors=mirrors,
         library=library,
         usage=usage,
         management=management,
@@ -242,8 +205,8 @@ def assemble(
         watchers=watchers,
         drain=drain,
         passwords=passwords,
-        site=site,
-        admin_site=admin_site,
+        sites=sites,
+        admin_site=make_site(DEFAULT, is_admins=True),
     )
 
 
@@ -282,36 +245,8 @@ def _management(
             settings.evict_grace,
             shared=in_bucket,
         ),
-        registry=settings.upstream_registry.host,
+        registry=settings.registries[0].host,
     )
-
-
-def make_connections(
-    reactor: Any, settings: Settings, proxies: Proxies, line: Optional[Line]
-) -> Connections:
-    """Connections to upstream, by its own address if that is set."""
-    registry, elsewhere = settings.upstream_registry, {}
-    named = at = registry.hostname.strip("[]"), registry.port
-    if settings.upstream_address is not None:
-        address = settings.upstream_address
-        elsewhere[named] = at = address.host, address.port or registry.port
-    return Connections(
-        reactor,
-        settings.upstream_connections.in_all,
-        trust(settings.upstream_ca),
-        elsewhere,
-        proxies,
-        READ if line is None else min(READ, line.share_of(line.most)),
-        Perimeter(named, at[0]),
-    )
-
-
-def own_key_path(settings: Settings) -> str:
-    """In the store's own directory, or with a bucket in the one on this disk."""
-    if settings.storage == TIGRIS:
-        assert settings.spool_dir is not None
-        return os.path.join(settings.spool_dir, "id_ed25519")
-    return os.path.join(settings.storage, "yukari", "id_ed25519")
 
 
 def _redirects(settings: Settings) -> Callable[[str, str], bool]:

@@ -6,11 +6,11 @@ Every label has few values: never the name of a model, a digest, or the address 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, field, frozen
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from yukari import __version__
+from yukari.config.registries import DEFAULT_NAME
 from yukari.library.traffic import Moved
 from yukari.metrics import RESULTS, STATES, Metrics
 from yukari.storage.ports import Holdings
@@ -45,8 +46,8 @@ def kind_of(path: bytes) -> str:
         return "v2"
     if parts[1:] == [b"_catalog"]:
         return "catalog"
-    if len(parts) == 5 and parts[3] in (b"manifests", b"blobs", b"tags"):
-        return parts[3].rstrip(b"s").decode()
+    if len(parts) in (5, 6) and parts[-2] in (b"manifests", b"blobs", b"tags"):
+        return parts[-2].rstrip(b"s").decode()
     return "other"
 
 
@@ -60,13 +61,31 @@ def _result(result: str, status: int) -> str:
     return result if result in RESULTS else "none"
 
 
+@frozen(eq=False)
+class Watched:
+    """What is measured of a registry."""
+
+    is_down: Callable[[], bool]
+    allowed: Callable[[], int]
+    """How many requests at once its most reluctant host gets."""
+
+
+@frozen(eq=False)
+class _OfRegistry(Metrics):
+    """Counts what arrives from one registry."""
+
+    _received: Counter
+
+    def received(self, count: int) -> None:
+        self._received.inc(count)
+
+
 @define(eq=False)
 class PrometheusMetrics(Metrics):
     """
     Counts events and renders the counts.
 
-    ``fills`` counts the fills by state, and ``circuit_open`` says whether upstream is assumed to be
-    down; both are called when the metrics are read.
+    What `watch` is given is called when the metrics are read.
     """
 
     _clock: IReactorTime
@@ -116,7 +135,7 @@ class PrometheusMetrics(Metrics):
             Counter, "client_bytes", "Bytes of bodies sent to clients, counted when a reply ends."
         )
         self._upstream_bytes = make(
-            Counter, "upstream_bytes", "Bytes of blobs received from upstream."
+            Counter, "upstream_bytes", "Bytes of blobs received, by registry.", "registry"
         )
         self._store_bytes = make(
             Counter, "store_bytes", "Bytes of bodies to and from the bucket.", "direction"
@@ -159,12 +178,16 @@ class PrometheusMetrics(Metrics):
         for place in ("disk", "bucket"):
             self._damaged.labels(place)
         self._circuit = make(
-            Gauge, "upstream_circuit_open", "1 while upstream is assumed to be down."
+            Gauge,
+            "upstream_circuit_open",
+            "1 while a registry is assumed to be down, by registry.",
+            "registry",
         )
         self._allowed = make(
             Gauge,
             "upstream_connections_allowed",
-            "Requests for blobs that the most reluctant host upstream gets at once.",
+            "Requests for blobs that a registry's most reluctant host gets at once, by registry.",
+            "registry",
         )
         self._revalidations = make(
             Counter, "revalidations", "Checks of stored manifests, by result.", "result"
@@ -183,13 +206,12 @@ class PrometheusMetrics(Metrics):
     def watch(
         self,
         fills: Callable[[str], int],
-        circuit_open: Callable[[], bool],
-        allowed: Callable[[], int],
+        registries: Mapping[str, Watched],
         holdings: Callable[[], Optional[Holdings]],
     ) -> None:
         """
-        Set the callbacks for the number of fills in each state, for the upstream circuit, for how
-        many requests a host is allowed, and for what is stored (None if not counted yet).
+        Set the callbacks for the number of fills in each state, for what is known of each registry
+        by its name, and for what is stored (None if not counted yet).
         """
 
         def stored(what: str) -> float:
@@ -200,8 +222,14 @@ class PrometheusMetrics(Metrics):
             gauge.set_function(partial(stored, what))
         for state in STATES:
             self._fills.labels(state).set_function(partial(fills, state))
-        self._circuit.set_function(circuit_open)
-        self._allowed.set_function(allowed)
+        for name, each in registries.items():
+            self._upstream_bytes.labels(name)
+            self._circuit.labels(name).set_function(each.is_down)
+            self._allowed.labels(name).set_function(each.allowed)
+
+    def of_registry(self, name: str) -> Metrics:
+        """Return the metrics that one registry's bytes are counted in."""
+        return _OfRegistry(self._upstream_bytes.labels(name))
 
     def start(self) -> None:
         """Start measuring the reactor's lag."""
@@ -222,7 +250,11 @@ class PrometheusMetrics(Metrics):
     def moved(self) -> Moved:
         """Return how many bytes were sent to clients and received from upstream."""
         sent, received = (
-            next(iter(counter.collect())).samples[0].value
+            sum(
+                sample.value
+                for sample in next(iter(counter.collect())).samples
+                if sample.name.endswith("_total")
+            )
             for counter in (self._client_bytes, self._upstream_bytes)
         )
         return Moved(int(sent), int(received))
@@ -249,7 +281,7 @@ class PrometheusMetrics(Metrics):
             self._first_byte.labels(kind).observe(first_byte)
 
     def received(self, count: int) -> None:
-        self._upstream_bytes.inc(count)
+        self.of_registry(DEFAULT_NAME).received(count)
 
     def from_store(self, count: int) -> None:
         self._store_bytes.labels("from").inc(count)

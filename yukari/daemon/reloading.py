@@ -59,7 +59,7 @@ class Reloader:
 
 def takes(parts: Parts, set_level: Callable[[NamedConstant], None]) -> dict[str, Take]:
     """Return what takes over each setting of the daemon's parts that can change."""
-    sites = (parts.site, parts.admin_site)
+    sites = (*parts.sites.values(), parts.admin_site)
 
     def slog_level(settings: Settings) -> bool:
         set_level(settings.slog_level)
@@ -80,7 +80,8 @@ def takes(parts: Parts, set_level: Callable[[NamedConstant], None]) -> dict[str,
     def client_connections(settings: Settings) -> bool:
         if settings.client_connections is None:
             return False  # The limit of open files decides, at the start.
-        parts.site.clients.most = settings.client_connections
+        for site in parts.sites.values():
+            site.clients.most = settings.client_connections
         return True
 
     return {take.__name__: take for take in (slog_level, allow, idle_timeout, client_connections)}

@@ -20,11 +20,13 @@ from twisted.logger import Logger
 
 from yukari import __version__
 from yukari.config.proxies import Proxies
+from yukari.config.registries import RegistrySettings
 from yukari.config.settings import Settings
 from yukari.daemon.assembly import Parts, assemble
 from yukari.daemon.certificates import Certificates
 from yukari.daemon.connection_limit import ConnectionLimiter, room_for
 from yukari.daemon.listening import close, describe, listen, name_for_clients, open_files_limit
+from yukari.daemon.mirrors import most_upstream
 from yukari.daemon.stall_watch import TurnWatch
 from yukari.daemon.systemd import Notifier
 from yukari.fatal import end
@@ -70,10 +72,15 @@ class YukariService(Service):
         super().privilegedStartService()
         parts = self.parts
         open_files = open_files_limit()
-        most = room_for(open_files, self._settings.upstream_connections.in_all)
+        most = room_for(open_files, most_upstream(self._settings))
         self._limiter = ConnectionLimiter(most, parts.drain, self._reactor, open_files)
-        for bind in self._settings.bind:
-            self.ports += listen("BIND", bind, parts.site, self._certificates)
+        default, *others = self._settings.registries
+        for bind in (*self._settings.bind, *default.bind):
+            self.ports += listen("BIND", bind, parts.sites[default.name], self._certificates)
+        for registry in others:
+            for bind in registry.bind:
+                site, named = parts.sites[registry.name], f"bind of {registry.name}"
+                self.ports += listen(named, bind, site, self._certificates)
         for port in self.ports:
             self._limiter.guard(port)
         for bind in self._settings.admin_bind:
@@ -112,14 +119,16 @@ class YukariService(Service):
 
     def _log_banner(self) -> None:
         where = ", ".join(describe(port) for port in self.ports)
-        proxy = self.parts.connections.proxy(self._settings.upstream_registry.url)
+        proxy = self.parts.mirrors.connections[0].proxy(self._settings.upstream_registry.url)
         log.info(
-            "yukari {version} listens on {where}, mirrors {upstream}{proxy}, stores in {store};"
+            "yukari {version} listens on {where}, mirrors {upstream}{proxy}{others},"
+            " stores in {store};"
             " to pull through it: ollama pull --insecure {host}/library/MODEL:TAG",
             version=__version__,
             where=where,
             upstream=self._settings.upstream_registry.url,
             proxy="" if proxy is None else f" by the proxy {proxy}",
+            others="".join(map(_shown, self._settings.registries[1:])),
             store=self.parts.store.describe(),
             host=name_for_clients(self.ports),
             banner=True,
@@ -191,7 +200,7 @@ class YukariService(Service):
             await stopping
             await parts.traffic.stop()
             await parts.management.stop()
-            await parts.connections.close()
+            await parts.mirrors.close()
             await parts.store.stop()
             if parts.keeper is not None:
                 await parts.keeper.stop()
@@ -201,3 +210,9 @@ class YukariService(Service):
             parts.disk_threads.stop()
             parts.errors.stop()
             self._notifier.stop()
+
+
+def _shown(registry: RegistrySettings) -> str:
+    """A registry beside the default one, for the log."""
+    by = "" if registry.prefix is None else f" as {registry.prefix}NAMESPACE"
+    return f", {registry.host}{by}"

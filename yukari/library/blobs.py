@@ -25,8 +25,7 @@ from yukari.fills.verifier import Verifier
 from yukari.library.in_use import InUse
 from yukari.manifest import SIZE_UNKNOWN, Descriptor
 from yukari.names import Digest, Repository
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.open_files import OpenBlobs
 from yukari.storage.ports import BlobFile, RemoteBlobs, Store
 from yukari.storage.readable import Readable, StoredBlob
@@ -84,7 +83,7 @@ class Blobs:
     """All blobs, wherever they are."""
 
     _store: Store
-    _upstream: Union[Upstream, Offline]
+    _upstream: AnyUpstream
     _fills: FillManager
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime

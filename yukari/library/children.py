@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from attrs import define, field
 from cachetools import LRUCache
@@ -13,8 +13,7 @@ from twisted.logger import Logger
 from yukari.errors import RegistryError
 from yukari.manifest import MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import NoRoom, Store
 from yukari.storage.readable import StoredBlob
 from yukari.tasks import Coalescer
@@ -32,7 +31,7 @@ class Children:
     """The children of all lists that were served, or that are stored for a model asked for."""
 
     _store: Store
-    _upstream: Union[Upstream, Offline]
+    _upstream: AnyUpstream
     _in_thread: Callable[..., Deferred[Any]]
     _now: Callable[[], float]
     _stored: Callable[[Repository], None]

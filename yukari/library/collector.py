@@ -13,7 +13,7 @@ it is removed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, Optional
 
@@ -181,9 +181,12 @@ class Collector(Observer):
         if lacking >= least and self._clock.seconds() < until:
             return
         tried: set[Version] = set()
+        silent: set[str] = set()
         while lacking > 0:
-            found = await self.plan(lacking, tried)
+            found = await self.plan(lacking, tried, silent=silent)
             if found.frees < lacking:
+                if silent:
+                    raise Unknown("upstream does not say whether it still has what would go")
                 self._warn(found, lacking, why)
                 self._hopeless = self._clock.seconds() + HOPELESS_FOR, lacking
                 return
@@ -192,8 +195,13 @@ class Collector(Observer):
             for start in range(0, len(found.steps), CHECKED_TOGETHER):
                 if freed >= lacking:
                     break
-                freed += await self._take(found.steps[start : start + CHECKED_TOGETHER], why)
-            tried.update(step.candidate.version for step in found.steps)
+                steps = found.steps[start : start + CHECKED_TOGETHER]
+                gone, mute = await self._take(steps, why)
+                freed += gone
+                tried.update(step.candidate.version for step in steps)
+                silent |= mute
+                if mute:
+                    break  # Models of other registries may go.
             lacking -= freed
 
     def _warn(self, found: Plan, lacking: int, why: str) -> None:
@@ -209,26 +217,32 @@ class Collector(Observer):
         )
 
     async def plan(
-        self, need: int, without: Iterable[Version] = (), most: Optional[int] = None
+        self,
+        need: int,
+        without: Iterable[Version] = (),
+        most: Optional[int] = None,
+        *,
+        silent: Iterable[str] = (),
     ) -> Plan:
         """
         Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
 
-        ``without`` were tried already; no more than ``most`` candidates are looked at.
+        ``without`` were tried already; no more than ``most`` candidates are looked at. For
+        ``silent`` see `Rules`.
         """
         await self._marks.refresh()
         await self._index.settled()
         await self._catalog.flush()
-        tried = set(without)
+        tried, rules = set(without), self._rules(silent)
 
         # In the catalog's thread: what is asked there is only read.
         def planned(file: CatalogFile) -> Plan:
             candidates = (each for each in file.candidates() if each.version not in tried)
-            return plan(islice(candidates, most), self._rules(), need)
+            return plan(islice(candidates, most), rules, need)
 
         return await self._catalog.run(planned)
 
-    def _rules(self) -> Rules:
+    def _rules(self, silent: Iterable[str]) -> Rules:
         def pinned(name: Repository, tag: Tag) -> Optional[str]:
             pin = self._marks.pin(name, tag)
             return None if pin is None else pin.by
@@ -240,6 +254,7 @@ class Collector(Observer):
             kept=lambda name: self._bounds.keep.match(self._registry, name),
             pinned=pinned,
             in_use=self._why_in_use,
+            silent=frozenset(silent),
         )
 
     def _why_in_use(self, candidate: Candidate) -> Optional[str]:
@@ -259,14 +274,13 @@ class Collector(Observer):
             return "being pulled"
         return None
 
-    async def _take(self, steps: Iterable[Step], why: str) -> int:
-        """Let these versions go, if they may; return how many bytes that freed."""
-        steps = list(steps)
+    async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
+        """Let these go, if they may; return the bytes freed, and registries that say nothing."""
         there = await gatherResults(
             [Deferred.fromCoroutine(self._can_go(step)) for step in steps], consumeErrors=True
         )
-        if all(can_go is None for can_go in there):
-            raise Unknown("upstream does not say whether it still has what would go")
+        registries = [step.candidate.version.name.registry for step in steps]
+        said = {each for each, can_go in zip(registries, there) if can_go is not None}
         freed = 0
         for step, can_go in zip(steps, there):
             version = step.candidate.version
@@ -285,7 +299,7 @@ class Collector(Observer):
                 reason=step.reason,
                 bytes=shown(gone),
             )
-        return freed
+        return freed, {each for each in registries if each not in said}
 
     async def _can_go(self, step: Step) -> Optional[bool]:
         """

@@ -35,6 +35,8 @@ class Rules:
     """Returns who has pinned a tag, if anybody has."""
     in_use: Callable[[Candidate], Optional[str]] = lambda _: None
     """Why a version is in use just now."""
+    silent: frozenset[str] = frozenset()
+    """Registries that do not say whether they still have what would go."""
 
 
 @frozen
@@ -87,6 +89,8 @@ def protection(candidate: Candidate, rules: Rules) -> Optional[str]:
         return "a copy made here: it cannot be fetched again"
     if candidate.gone:
         return "gone upstream: it cannot be fetched again"
+    if version.name.registry in rules.silent:
+        return "its registry does not say whether it still has it"
     return None
 
 

@@ -166,10 +166,11 @@ class Importer:
         self.models.append(self._names.show(str(name), str(tag)))
 
     def _named(self, packed: Packed) -> tuple[Repository, Tag]:
-        """The name here; a model of another registry is stored as if it were of this one's."""
+        """The name here; that of a registry that is not mirrored becomes the default one's."""
         parts = packed.model.split("/")
+        is_mirrored = len(parts) == 3 and self._names.registries.find(parts[0]) is not None
         try:
-            wanted = self._names.parse("/".join(parts[-2:]))
+            wanted = self._names.parse(packed.model if is_mirrored else "/".join(parts[-2:]))
         except RegistryError as error:
             raise BadArchive(f"index.json: {error}") from None
         return wanted.name, wanted.tag

@@ -28,8 +28,7 @@ from yukari.library.versions import Versions
 from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
 from yukari.names import Digest, Reference, Repository, Tag
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import Store
 from yukari.storage.readable import Readable, StoredBlob
 
@@ -39,7 +38,7 @@ class Library:
     """Manifests and blobs by name, wherever they are."""
 
     store: Store
-    upstream: Union[Upstream, Offline]
+    upstream: AnyUpstream
     _scheduler: FetchScheduler
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime
@@ -119,7 +118,7 @@ class Library:
             in_use=self.in_use,
             events=self.events,
         )
-        self.listing = Listing(store, self.rules)
+        self.listing = Listing(store, self.rules, tuple(sorted(self.rules.others)))
 
     # start and stop
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError, name_invalid
-from yukari.names import InvalidName, Repository, Tag
+from yukari.names import DEFAULT, InvalidName, Repository, Tag
 from yukari.storage.ports import Store
 
 _LAST_TAG = Tag("z" * 80)
@@ -30,6 +30,8 @@ class Listing:
 
     _store: Store
     _rules: ModelRules
+    _registries: tuple[str, ...] = ()
+    """The registries beside the default one, in their order."""
     _lane: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(1), init=False)
 
     async def tags(self, name: Repository) -> list[Tag]:
@@ -40,25 +42,28 @@ class Listing:
             raise RegistryError("NAME_UNKNOWN", f"no tag of {name} is stored here", 404)
         return found
 
-    async def models(self, last: str, most: int) -> list[Repository]:
+    async def models(self, last: str, most: int, registry: str = DEFAULT) -> list[Repository]:
         """
-        Return up to ``most`` stored models behind the one named ``last``, sorted.
+        Return up to ``most`` stored models of a registry behind the one named ``last``, sorted.
 
         "" is before all. `RegistryError` if ``last`` is no name.
         """
-        after: Optional[tuple[Repository, Tag]] = None
+        after = self._before(registry)
         if last:
             try:
-                after = Repository.parse(last), _LAST_TAG
+                after = Repository.parse(f"{registry}/{last}" if registry else last), _LAST_TAG
             except InvalidName as error:
                 raise name_invalid(str(error)) from None
+            if after[0].registry != registry:
+                raise name_invalid(f"name {last[:100]!a}: expected NAMESPACE/MODEL")
         found: dict[Repository, None] = {}
         while len(found) < most:
             async with self._turn():
                 page = await self._store.manifests(after, PAGE)
-            if not page:
+            entries = [entry for entry in page if entry.name.registry == registry]
+            found.update((entry.name, None) for entry in entries if self._rules.allow(entry.name))
+            if not page or page[-1].name.registry > registry:
                 break
-            found.update((entry.name, None) for entry in page if self._rules.allow(entry.name))
             after = page[-1].name, page[-1].tag
         return list(found)[:most]
 
@@ -70,3 +75,11 @@ class Listing:
             yield
         finally:
             self._lane.release()
+
+    def _before(self, registry: str) -> Optional[tuple[Repository, Tag]]:
+        """What sorts before all models of a registry, and behind those of the one before it."""
+        if registry == DEFAULT:
+            return None
+        before = max((each for each in self._registries if each < registry), default=DEFAULT)
+        last = "z" * (80 if before == DEFAULT else 96)
+        return Repository(before, last, last), _LAST_TAG

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, Union
+from typing import Optional
 
 from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
@@ -21,8 +21,7 @@ from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Revalidator
 from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
 from yukari.names import Digest, Reference, Repository, Tag
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import NEVER_CHECKED, NoRoom, Store
 from yukari.storage.variants import differ
 from yukari.tasks import Coalescer
@@ -58,7 +57,7 @@ class Manifests:
     """All manifests, wherever they are."""
 
     _store: Store
-    _upstream: Union[Upstream, Offline]
+    _upstream: AnyUpstream
     _blobs: Blobs
     _children: Children
     _prefetch: Prefetch

@@ -14,12 +14,12 @@ and before it does it looks whether another has asked meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from math import inf
 from random import Random
-from typing import Any, Optional, Union
+from typing import Any, Optional
 from zlib import crc32
 
 from attrs import define, field, frozen
@@ -35,8 +35,7 @@ from yukari.library.events import Events
 from yukari.library.versions import NewVersion, Versions
 from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import NoRoom, Store, StoredManifest
 from yukari.tasks import backoff
 
@@ -87,6 +86,12 @@ class Freshness:
     """After which a manifest is due for a check."""
     refresh_after: float
     """After which a pull is a reason to check; 0 if it never is."""
+    lifetimes: Mapping[str, float] = field(factory=dict)
+    """Those of registries that have one of their own."""
+
+    def lifetime_of(self, name: Repository) -> float:
+        """Return the lifetime of a repository's manifests."""
+        return self.lifetimes.get(name.registry, self.lifetime)
 
 
 @define(eq=False)
@@ -94,7 +99,7 @@ class Revalidator:
     """Asks upstream about stored manifests, and replaces those that have a newer version."""
 
     _store: Store
-    _upstream: Union[Upstream, Offline]
+    _upstream: AnyUpstream
     _versions: Versions
     _rules: ModelRules
     _clock: IReactorTime
@@ -111,7 +116,10 @@ class Revalidator:
     _failed: dict[Key, _Failed] = field(factory=dict, init=False)
     _bringing: dict[Key, Deferred[None]] = field(factory=dict, init=False)
     """Manifests that have another version upstream, whose blobs are on their way."""
-    _few: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _few: defaultdict[str, DeferredSemaphore] = field(
+        factory=lambda: defaultdict(lambda: DeferredSemaphore(AT_ONCE)), init=False
+    )
+    """Bounds the checks of each registry: one that is slow holds up no other."""
     _few_brought: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(BROUGHT_AT_ONCE), init=False
     )
@@ -155,10 +163,12 @@ class Revalidator:
         """
         Ask, after so many seconds, about every manifest that is due.
 
-        Returns when all are answered, or when upstream no longer answers.
+        Returns when all are answered. Of a registry that is down, one manifest alone finds out
+        whether it is back.
         """
         await deferLater(self._clock, late)
         after: Optional[Key] = None
+        probed: set[str] = set()
         while not self._stopped:
             page = await self._store.manifests(after, PAGE)
             if not page:
@@ -172,33 +182,37 @@ class Revalidator:
                 and self.may_check(entry.name, entry.tag)
             ]
             self._random.shuffle(due)
+            await self._probe(due, probed)
             keys = iter(due)
-            if self._upstream.circuit_open:
-                # One alone finds out whether upstream is back.
-                await self._ask_about(islice(keys, 1))
             await gatherResults(
                 [Deferred.fromCoroutine(self._ask_about(keys)) for _ in range(AT_ONCE)],
                 consumeErrors=True,
             )
-            if due and self._upstream.circuit_open:
-                return
             # One page a turn of the reactor.
             await deferLater(self._clock, 0)
+
+    async def _probe(self, due: list[Key], probed: set[str]) -> None:
+        """Ask about one manifest of each registry that is down and was not ``probed`` so yet."""
+        for key in list(due):
+            registry = key[0].registry
+            if registry not in probed and self._upstream.is_down(key[0]):
+                probed.add(registry)
+                due.remove(key)
+                await self._check(key, partial(self._is_due, key))
 
     async def _ask_about(self, keys: Iterator[Key]) -> None:
         """One after the other, and never two in a turn of the reactor."""
         for key in keys:
             if self._stopped:
                 return
+            if self._upstream.is_down(key[0]):
+                continue
             await self._check(key, partial(self._is_due, key))
-            if self._upstream.circuit_open:
-                return
             await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
-        lifetimes = (
-            self._age(checked_at) / self._freshness.lifetime if self._freshness.lifetime else 1.0
-        )
+        lifetime = self._freshness.lifetime_of(key[0])
+        lifetimes = self._age(checked_at) / lifetime if lifetime else 1.0
         if lifetimes < 1 - JITTER:
             return False
         part = crc32(f"{self._salt} {key[0]}:{key[1]}".encode()) / 2**32
@@ -244,11 +258,11 @@ class Revalidator:
 
     def is_stale(self, name: Repository, tag: Tag, stored: StoredManifest) -> bool:
         """Whether it is past its lifetime because upstream could not be asked about it."""
-        untold = (name, tag) in self._failed or self._upstream.circuit_open
+        untold = (name, tag) in self._failed or self._upstream.is_down(name)
         return (
             untold
             and self.may_check(name, tag)
-            and self._age(stored.checked_at) >= self._freshness.lifetime
+            and self._age(stored.checked_at) >= self._freshness.lifetime_of(name)
         )
 
     def _age(self, checked_at: float) -> float:
@@ -259,7 +273,7 @@ class Revalidator:
         """One check at a time of each manifest, a few of all; never fails."""
         running = self._checking.get(key)
         if running is None:
-            running = self._few.run(self._check_now, *key, is_due)
+            running = self._few[key[0].registry].run(self._check_now, *key, is_due)
             self._checking[key] = running
             running.addBoth(self._checked, key)
         shared: Deferred[None] = Deferred()
@@ -286,7 +300,7 @@ class Revalidator:
             self._events.checked(*key, self._now(), gone=True)
         times = 1 if before is None else before.times + 1
         first = max(RETRY_FIRST, self._freshness.period)
-        wait = backoff(times, first, self._freshness.lifetime)
+        wait = backoff(times, first, self._freshness.lifetime_of(key[0]))
         again_at = self._clock.seconds() + wait
         self._failed[key] = _Failed(times, again_at, str(error), newer_at)
         name, tag = map(str, key)

@@ -1,4 +1,4 @@
-"""Models' names as Ollama shows and takes them: ``llama3.2``, ``user/model:tag``."""
+"""Models' names as Ollama shows and takes them: ``llama3.2``, ``hf.co/user/model:tag``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Optional
 
 from attrs import frozen
 
+from yukari.config.registry_names import RegistryNames
 from yukari.errors import RegistryError, name_invalid
 from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag
 
 _LIBRARY = "library"
-_OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
 
 
 @frozen
@@ -24,16 +24,24 @@ class Wanted:
 
 @frozen
 class ShownNames:
-    """The names of a registry's models; those of its own namespace ``library`` are short."""
+    """
+    The names of all models.
 
-    registry: str
-    """The registry's host, with its port if need be."""
+    Those of the default registry have no host, and of its namespace ``library`` they are short.
+    """
+
+    registries: RegistryNames
+
+    @property
+    def registry(self) -> str:
+        """The default registry's host, with its port if need be."""
+        return self.registries.default_host
 
     def parse(self, text: object) -> Wanted:
         """
         Read ``[[HOST/]NAMESPACE/]MODEL[:TAG][@sha256:HEX]``.
 
-        `RegistryError` if it is no name, or one of another registry.
+        `RegistryError` if it is no name, or one of a registry that is not mirrored.
         """
         if not isinstance(text, str) or not text:
             raise name_invalid("expected a model's name")
@@ -47,25 +55,26 @@ class ShownNames:
         if len(parts) == 1:
             parts.insert(0, _LIBRARY)
         host = parts.pop(0) if len(parts) == 3 else self.registry
+        registry = self.registries.find(host)
         try:
             if len(parts) != 2:
                 raise InvalidName(f"name {ascii(text)[:100]}: expected [NAMESPACE/]MODEL[:TAG]")
             digest = Digest.parse(version) if version else None
-            wanted = Wanted(Repository(DEFAULT, *parts), Tag(tag), digest)
+            name = self.registries.repository(parts[0], parts[1], registry or DEFAULT)
+            wanted = Wanted(name, Tag(tag), digest)
         except InvalidName as error:
             raise name_invalid(str(error)) from None
-        if not self._is_ours(host):
-            raise RegistryError("NAME_UNKNOWN", f"this cache mirrors {self.registry} alone", 400)
+        if registry is None:
+            mirrored = ", ".join((self.registry, *self.registries.hosts_beside))
+            raise RegistryError(
+                "NAME_UNKNOWN", f"this cache mirrors {mirrored}, not {host[:100]}", 400
+            )
         return wanted
 
-    def _is_ours(self, host: str) -> bool:
-        ours, host = self.registry.lower(), host.lower()
-        return host == ours or (host in _OLLAMAS_OWN and ours in _OLLAMAS_OWN)
-
     def show(self, repository: str, tag: str) -> str:
-        """Return a model's name as Ollama shows it; ``repository`` is ``NAMESPACE/MODEL``."""
+        """Return a model's name as Ollama shows it; ``repository`` as `Repository` writes it."""
         return f"{repository.removeprefix(_LIBRARY + '/')}:{tag}"
 
     def whole(self, name: Repository, tag: Tag) -> str:
         """Return a model's name with its registry."""
-        return f"{self.registry}/{name}:{tag}"
+        return f"{name.registry or self.registry}/{name.path}:{tag}"

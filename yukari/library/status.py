@@ -14,6 +14,7 @@ from attrs import asdict, define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from yukari import __version__
+from yukari.config.registry_names import RegistryNames
 from yukari.library.bounds import RoomUsage
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
@@ -22,6 +23,7 @@ from yukari.library.management import Management
 from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.scrubbing import ScrubStatus
 from yukari.library.traffic import Traffic, TrafficReport
+from yukari.names import DEFAULT
 from yukari.sources.ways import Access
 from yukari.storage.inventory import FrontDisk
 from yukari.tasks import Coalescer
@@ -34,7 +36,7 @@ TOTALS_LAST = 10.0
 
 @frozen
 class UpstreamStatus:
-    """The registry that is mirrored."""
+    """A registry that is mirrored."""
 
     registry: str
     """Its host."""
@@ -73,6 +75,9 @@ class Status:
     at: float
     started_at: float
     upstream: UpstreamStatus
+    """The default registry."""
+    others: tuple[UpstreamStatus, ...]
+    """The registries beside it."""
     store: Optional[StoreStatus]
     """None while the catalog cannot be read."""
     fills: tuple[dict[str, Any], ...]
@@ -91,6 +96,7 @@ class Status:
             "at": self.at,
             "started_at": self.started_at,
             "upstream": asdict(self.upstream),
+            "other_upstreams": [asdict(each) for each in self.others],
             "store": None if self.store is None else _store_json(self.store),
             "fills": list(self.fills),
             "traffic": self.traffic.as_json(),
@@ -123,7 +129,7 @@ class StatusReader:
     """Reads the status of a managed store; it does nothing until it is asked."""
 
     _management: Management
-    _registry: str
+    _registries: RegistryNames
     _offline: bool
     _errors: RecentErrors
     _traffic: Traffic
@@ -142,20 +148,20 @@ class StatusReader:
         found.sort(key=lambda each: (-each["readers"], each["state"] == "suspended"))
         return tuple(found)
 
-    def upstream(self) -> UpstreamStatus:
-        """Return what is known of upstream."""
+    def upstream(self, registry: str = DEFAULT) -> UpstreamStatus:
+        """Return what is known of a registry."""
         library, now = self._management.library, self._clock.seconds()
-        state = library.upstream.state
-        fills = library.fills.values()
+        state = library.upstream.state_of(registry)
+        fills = [each for each in library.fills.values() if each.name.host == registry]
         return UpstreamStatus(
-            self._registry,
+            self._registries.host_of(registry),
             self._offline,
             state.reachable,
             state.error,
             state.asked_again_in,
             max([state.wait, *(fill.tries.asked_to_wait_until - now for fill in fills)]),
             sum(fill.facts()["rate"] * 1e6 for fill in fills),
-            library.upstream.access,
+            library.upstream.access_of(registry),
         )
 
     async def store(self) -> Optional[StoreStatus]:
@@ -184,6 +190,7 @@ class StatusReader:
             self._now(),
             self._started_at,
             self.upstream(),
+            tuple(map(self.upstream, self._registries.hosts_beside)),
             await self.store(),
             self.fills(),
             tuple(reversed(self._errors.kept)),

@@ -18,8 +18,7 @@ from yukari.library.children import Children
 from yukari.library.prefetch import Prefetch
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository, Tag
-from yukari.sources.offline import Offline
-from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import NEVER_CHECKED, Store, StoredManifest
 
 
@@ -40,7 +39,7 @@ class Versions:
     """Asks upstream about tags, and replaces what is stored."""
 
     _store: Store
-    _upstream: Union[Upstream, Offline]
+    _upstream: AnyUpstream
     _blobs: Blobs
     _children: Children
     _prefetch: Prefetch

@@ -27,7 +27,16 @@ from yukari.net.http import header
 from yukari.sources.challenge import Challenge, Origin
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
-from yukari.sources.ways import FALLBACK_FOR, MOST, USER_AGENT, WAYS, KnownWays, Place, Way
+from yukari.sources.ways import (
+    FALLBACK_FOR,
+    MOST,
+    OPERATORS,
+    USER_AGENT,
+    WAYS,
+    KnownWays,
+    Place,
+    Way,
+)
 from yukari.tasks import Waiters
 
 SETTLED_WITHIN = 30.0
@@ -53,6 +62,13 @@ class Keys:
     own: Optional[KeySource] = None
     operator: Optional[SigningKey] = None
     private_for_everyone: bool = False
+    token: Optional[str] = field(default=None, repr=False)
+    """The operator's, for the registry itself: no realm is asked for it."""
+
+    @property
+    def has_operators(self) -> bool:
+        """Whether the operator has given a key or a token."""
+        return self.operator is not None or self.token is not None
 
 
 @define(eq=False)
@@ -63,6 +79,10 @@ class Authorizer:
     tokens: Tokens
     clock: IReactorTime
     keys: Keys = field(factory=Keys)
+    kind: str = "auto"
+    """The kind of challenge that is expected: ``ollama``, ``oci``, or ``auto`` for any."""
+    by_agent: bool = False
+    """Whether it answers by User-Agent, so that nothing is asked by another one."""
     ways: KnownWays = field(init=False)
     _first: dict[tuple[Origin, str], Waiters] = field(factory=dict, init=False)
     """Requests that wait for the result of the first of their kind."""
@@ -203,12 +223,13 @@ class _Errand:
 
     def _may_open(self, response: IResponse) -> bool:
         """Whether another way may do better."""
-        if self._challenge is None:
+        if response.code not in (401, 403, 404):
             return False
         if response.code == 404:
-            # Some say so of what is private.
-            return self._place.kind == "manifests" and self._is_left(Way.OPERATOR_KEY)
-        return response.code in (401, 403)
+            # Some say so of what is private, to whoever they have challenged.
+            is_manifest = self._challenge is not None and self._place.kind == "manifests"
+            return is_manifest and any(map(self._is_left, OPERATORS))
+        return self._challenge is not None or self._is_left(Way.OPERATOR_TOKEN)
 
     def _came(self, way: Way, response: IResponse) -> IResponse:
         """Something that is no refusal."""
@@ -217,24 +238,26 @@ class _Errand:
         if way is Way.OWN_NAME and response.code == 404:
             # Some registries say so of what is private, to whoever does not sign.
             return response
-        if way is Way.OPERATOR_KEY:
+        if way in OPERATORS:
             if response.code >= 400:
                 return response
             if not self._authorizer.keys.private_for_everyone:
                 discard(response, self._authorizer.clock)
                 raise only_by_key(self._place.name)
-        if way is not Way.PLAIN and response.code < 500 and response.code != 429:
-            assert self._challenge is not None
+        is_answer = response.code < 500 and response.code != 429
+        if way is not Way.PLAIN and is_answer and self._challenge is not None:
             self._authorizer.ways.remember(self._place, way, self._challenge)
         return response
 
     def _is_left(self, way: Way) -> bool:
         """Whether a way can be tried and was not."""
         challenge, keys = self._challenge, self._authorizer.keys
+        if way is Way.OPERATOR_TOKEN:
+            return way not in self._tried and keys.token is not None
         if way in self._tried or challenge is None:
             return False
         if way is Way.OWN_NAME:
-            return True
+            return not self._authorizer.by_agent
         may_ask = self._authorizer.may_ask(challenge) and challenge.realm != self._silent_realm
         if way is Way.ANONYMOUS:
             return may_ask
@@ -243,9 +266,8 @@ class _Errand:
 
     def _next(self, last: Optional[IResponse]) -> Optional[Way]:
         """The next way to try, None if there is no other."""
-        assert self._challenge is not None
-        if last is not None and last.code == 404:
-            return Way.OPERATOR_KEY if self._is_left(Way.OPERATOR_KEY) else None
+        if self._challenge is None or (last is not None and last.code == 404):
+            return next(filter(self._is_left, OPERATORS), None)
         likely = self._authorizer.ways.likely(self._place)
         if (
             likely is not None
@@ -254,6 +276,8 @@ class _Errand:
         ):
             return likely
         is_oci = self._is_oci or not self._authorizer.may_sign(self._challenge)
+        if self._authorizer.kind != "auto":
+            is_oci = self._authorizer.kind == "oci"
         return next(filter(self._is_left, WAYS[is_oci]), None)
 
     async def _go(self, way: Way) -> Optional[IResponse]:
@@ -263,6 +287,8 @@ class _Errand:
             return self._heard(await self._send(self._url, self._user_agent, None))
         if way is Way.OWN_NAME:
             return self._heard(await self._send(self._url, USER_AGENT, None))
+        if way is Way.OPERATOR_TOKEN:
+            return self._heard(await self._send(self._url, self._user_agent, keys.token))
         try:
             if way is Way.ANONYMOUS:
                 return await self._with_token(None)

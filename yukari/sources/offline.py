@@ -26,9 +26,14 @@ def _missing(what: object) -> RegistryError:
 class Offline:
     """Takes the place of an `Upstream`; each method raises that the cache is offline."""
 
-    circuit_open = False
-    state = Reachability()
-    access: tuple[Access, ...] = ()
+    def state_of(self, _: str) -> Reachability:
+        return Reachability()
+
+    def access_of(self, _: str) -> tuple[Access, ...]:
+        return ()
+
+    def is_down(self, _: Repository) -> bool:
+        return False
 
     async def manifest(
         self,

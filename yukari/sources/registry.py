@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from yukari.config.urls import RegistryUrl
-from yukari.errors import RegistryError, denied, upstream_unreachable
+from yukari.errors import RegistryError, denied, denied_by, upstream_unreachable
 from yukari.metrics import Metrics
 from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget
@@ -57,17 +57,31 @@ class Registry:
     """Answers the registry's challenges."""
     headers_within: float = 30.0
     """Seconds within which a reply must begin; a blob's until its host is known."""
+    by_agent: bool = False
+    """Whether manifests differ by User-Agent, as those of hf.co do."""
+    challenge: str = "auto"
+    """As `Authorizer.kind`."""
+    is_default: bool = True
+    """Whether UPSTREAM_REGISTRY names it, and UPSTREAM_KEY the key for it."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         tokens = Tokens(self.agent, self.clock, self._via())
-        self.authorizer = Authorizer(self.url, tokens, self.clock, self.keys)
+        self.authorizer = Authorizer(
+            self.url, tokens, self.clock, self.keys, self.challenge, self.by_agent
+        )
 
-    def denied(self, what: object) -> RegistryError:
-        """Return the error that a client gets if the registry refuses all of our keys."""
-        return denied(what, self.proxy, has_key=self.keys.operator is not None)
+    def denied(self, what: object, said: str = "") -> RegistryError:
+        """
+        Return the error that a client gets if the registry refuses all of our keys.
+
+        ``said`` is what the registry said.
+        """
+        if not self.is_default:
+            return denied_by(self.url.host, what, said, has_key=self.keys.has_operators)
+        return denied(what, self.proxy, has_key=self.keys.has_operators)
 
     async def get(
         self, url: str, span: Optional[Span], moved: Callable[[str], None] = lambda url: None

@@ -40,7 +40,7 @@ from yukari.manifest import (
     Variant,
     parse_manifest,
 )
-from yukari.names import Digest, InvalidName, Reference, Repository
+from yukari.names import Digest, Reference, Repository
 from yukari.net.bodies import (
     BODY_WITHIN,
     SMALL_BODY,
@@ -56,6 +56,7 @@ from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.error_text import error_text
+from yukari.sources.known_manifests import KnownManifests, announced
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.questions import Questions
@@ -63,6 +64,7 @@ from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
+from yukari.sources.user_agents import agent_for
 from yukari.sources.ways import USER_AGENT, Access
 from yukari.spans import Span
 
@@ -106,25 +108,26 @@ class Upstream:
     _circuits: Circuits = field(init=False)
     _questions: Questions = field(factory=Questions, init=False)
 
+    _known: KnownManifests = field(init=False)
+
     def __attrs_post_init__(self) -> None:
-        self._circuits = Circuits(self._registry.clock)
+        clock = self._registry.clock
+        self._circuits = Circuits(clock)
+        self._known = KnownManifests(clock, is_patient=self._registry.by_agent)
 
     @property
     def _host(self) -> str:
         return self._registry.url.host
 
-    @property
-    def circuit_open(self) -> bool:
+    def is_down(self, _: Repository) -> bool:
         """Whether it is taken to be down, and questions are answered without asking it."""
         return self._circuits.whole.is_open
 
-    @property
-    def state(self) -> Reachability:
+    def state_of(self, _: str) -> Reachability:
         """What is known of it now."""
         return self._circuits.state
 
-    @property
-    def access(self) -> tuple[Access, ...]:
+    def access_of(self, _: str) -> tuple[Access, ...]:
         """How requests get past its challenges."""
         return self._registry.authorizer.ways.access()
 
@@ -145,7 +148,9 @@ class Upstream:
         ``variant`` is what is asked for; some registries send a list to everybody all the same.
         """
         url = self._registry.url_of(name, "manifests", reference)
-        response, _ = await self._ask("GET", url, name, user_agent or USER_AGENT, variant)
+        response, _ = await self._ask(
+            "GET", url, name, agent_for(name, user_agent, by_agent=self._registry.by_agent), variant
+        )
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
             text = await self._text(response)
@@ -163,6 +168,7 @@ class Upstream:
             raise upstream_unreachable(
                 f"upstream sent another manifest for {name} than it announced"
             )
+        self._known.learn((name, reference, variant), response, manifest.digest)
         return manifest
 
     @_in_turn
@@ -201,7 +207,8 @@ class Upstream:
         """
         url = self._registry.url_of(name, "manifests", tag)
         try:
-            response, _ = await self._ask("HEAD", url, name, user_agent or USER_AGENT, variant)
+            agent = agent_for(name, user_agent, by_agent=self._registry.by_agent)
+            response, _ = await self._ask("HEAD", url, name, agent, variant)
         except NoReply:
             return None
         except RegistryError as error:
@@ -211,7 +218,9 @@ class Upstream:
         if response.code in (412, 429, LOOP_DETECTED):
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
         discard(response, self._registry.clock)
-        return announced(response) if response.code in WHOLE else None
+        return (
+            self._known.digest((name, tag, variant), response) if response.code in WHOLE else None
+        )
 
     async def _turn(self, name: Repository) -> None:
         turn = self._questions.begin(name)
@@ -332,6 +341,8 @@ class Upstream:
                 429,
                 retry_after=None if wait is None else round(wait),
             )
+        if code in (401, 403) and not self._registry.is_default:
+            return self._registry.denied(what, await self._text(response))
         discard(response, self._registry.clock)
         if code == LOOP_DETECTED:
             return looped()
@@ -387,12 +398,3 @@ class Upstream:
     def blob(self, digest: Digest, size: int, *repositories: Repository) -> UpstreamBlob:
         """A blob as a fill's source."""
         return UpstreamBlob(self._registry, digest, size, list(repositories))
-
-
-def announced(response: IResponse) -> Optional[Digest]:
-    """The digest that a manifest's reply claims for its body."""
-    text = header(response, b"ollama-content-digest") or header(response, b"docker-content-digest")
-    try:
-        return Digest.parse(text if ":" in text else f"sha256:{text}")
-    except InvalidName:
-        return None

@@ -40,11 +40,14 @@ class Way(Enum):
     OWN_NAME = f"unsigned, as {USER_AGENT}"
     ANONYMOUS = "with a token that was given without a signature"
     OPERATOR_KEY = "signed by UPSTREAM_KEY"
+    OPERATOR_TOKEN = "with the token that this cache was given for it"
 
 
+OPERATORS = (Way.OPERATOR_KEY, Way.OPERATOR_TOKEN)
+"""The ways that open what is private."""
 WAYS = {
-    False: (Way.OWN_KEY, Way.OWN_NAME, Way.ANONYMOUS, Way.OPERATOR_KEY),
-    True: (Way.OWN_KEY, Way.ANONYMOUS, Way.OWN_NAME, Way.OPERATOR_KEY),
+    False: (Way.OWN_KEY, Way.OWN_NAME, Way.ANONYMOUS, *OPERATORS),
+    True: (Way.OWN_KEY, Way.ANONYMOUS, Way.OWN_NAME, *OPERATORS),
 }
 """The order of answers to a challenge, by whether the registry seems to be of the OCI kind."""
 
@@ -138,7 +141,7 @@ class KnownWays:
     def remember(self, place: Place, way: Way, challenge: Challenge) -> None:
         """A way has led in."""
         now = self._clock.seconds()
-        if way is Way.OPERATOR_KEY:
+        if way in OPERATORS:
             self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
             self._private.move_to_end(place)
             while len(self._private) > MOST:

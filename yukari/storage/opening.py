@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from twisted.internet.defer import Deferred
 
 from yukari.config.proxies import Proxies
+from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import TIGRIS, Settings
 from yukari.metrics import Metrics
 from yukari.storage.disk.store import DirectoryStore
@@ -39,7 +40,8 @@ def open_store(
         return keeper.store, keeper
     store = DirectoryStore(
         path=settings.storage,
-        upstream_host=settings.upstream_registry.host,
+        upstream_host=settings.registries[0].host,
+        other_registries=RegistryNames.of(settings.registries).others,
         in_thread=in_thread,
         clock=reactor,
         spool_dir=settings.spool_dir,

@@ -25,6 +25,7 @@ from yukari.sending.workers import Helpers
 from yukari.spans import Span
 from yukari.storage.readable import Readable, SpoolLost
 from yukari.web import clients
+from yukari.web.asked_registry import AskedRegistry
 from yukari.web.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
 from yukari.web.replies import reply, text_header
 
@@ -39,6 +40,7 @@ class Registry:
     clock: IReactorTime
     in_thread: InThread
     helpers: Helpers
+    asked: AskedRegistry
     catalog: Optional[Catalog] = None
     """Counts pulls; None to count none."""
     client_lines: Optional[Lines] = None

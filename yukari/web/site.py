@@ -19,6 +19,7 @@ from twisted.web.server import Request, Site
 from yukari import __version__
 from yukari.config.networks import NOBODY, Networks
 from yukari.metrics import Metrics
+from yukari.names import DEFAULT
 from yukari.sending.transports import flush, plain_socket
 from yukari.web import clients
 from yukari.web.channel import SAFE_HEADERS, TOO_LARGE, RegistryChannel
@@ -201,7 +202,7 @@ class RegistrySite(Site):
     only this machine may, given one of ``passwords`` if there are any. A request whose Via has the
     ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed whom they ask for. ``idle``
     is in seconds, as `IDLE`. ``sent_to`` is called with a client's address and how many bytes of
-    body it got.
+    body it got. ``registry`` is whose models clients get who ask for no other's.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
@@ -225,6 +226,7 @@ class RegistrySite(Site):
         idle: float = IDLE,
         uploads: Optional[Uploads] = None,
         sent_to: Callable[[str, int], None] = lambda *_: None,
+        registry: str = DEFAULT,
     ) -> None:
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
@@ -240,6 +242,7 @@ class RegistrySite(Site):
         self.clients = client_limit or ClientLimit()
         self.uploads = uploads
         self.sent_to = sent_to
+        self.registry = registry
         self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
         """Errors of the store that were logged lately."""
 

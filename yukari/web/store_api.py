@@ -117,7 +117,7 @@ class StoreApi:
         own = await management.catalog.run(CatalogFile.own_bytes, *key)
         facts = {
             **self._facts(found[0]),
-            "registry": self._names.registry,
+            "registry": wanted.name.registry or self._names.registry,
             "details": json.loads(found[0].details),
             "own_bytes": own,
             "shared_bytes": max(0, found[0].size - own),

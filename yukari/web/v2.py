@@ -7,6 +7,7 @@ The resource tree, and of it what is pulled:
     /v2/NS/MODEL/tags/list             the tags that are stored
     /v2/_catalog                       the models that are stored
 
+Which registry's they are is said by `yukari.web.asked_registry`; its host may stand before NS.
 GET and HEAD only: a cache, not a place to push to.
 """
 
@@ -19,11 +20,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from yukari.config.registry_names import RegistryNames
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
 from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.manifest import MANIFEST_TYPES
-from yukari.names import DEFAULT, InvalidName, Reference, Repository, Tag, parse_reference
+from yukari.names import InvalidName, Reference, Repository, Tag, parse_reference
 from yukari.net.throttle import Lines
 from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
@@ -31,6 +33,7 @@ from yukari.web import clients
 from yukari.web.accept import variant_accepted
 from yukari.web.access import check_may_pull, check_own_name, check_same_site
 from yukari.web.admin import Fills, Front, Health
+from yukari.web.asked_registry import AskedRegistry
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
 from yukari.web.ranges import etag, names_digest
@@ -60,20 +63,20 @@ class V2(ReadOnly):
         if parts == ["_catalog"]:
             check_own_name(request)
             page = Page.asked_by(request)
-            names = await self._registry.library.listing.models(page.last, page.most + 1)
-            reply_json(request, 200, {"repositories": page.cut(list(map(str, names)), request)})
+            names = await self._registry.library.listing.models(
+                page.last, page.most + 1, self._registry.asked.of(request)
+            )
+            shown = [name.path for name in names]
+            reply_json(request, 200, {"repositories": page.cut(shown, request)})
             return
-        if len(parts) != 4:
+        if len(parts) not in (4, 5):
             raise RegistryError(
                 "NAME_INVALID",
                 "expected /v2/NAMESPACE/MODEL/manifests/TAG or /v2/NAMESPACE/MODEL/blobs/DIGEST",
                 404,
             )
-        namespace, model, kind, last = parts
-        try:
-            name = Repository(DEFAULT, namespace, model)
-        except InvalidName as error:
-            raise name_invalid(str(error)) from None
+        *named, kind, last = parts
+        name = self._registry.asked.repository(request, named)
         self._registry.library.rules.check(name)
         if kind == "manifests":
             await self._manifest(request, name, _reference(last))
@@ -86,7 +89,7 @@ class V2(ReadOnly):
             page = Page.asked_by(request)
             tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
             behind = [tag for tag in tags if tag > page.last]
-            reply_json(request, 200, {"name": str(name), "tags": page.cut(behind, request)})
+            reply_json(request, 200, {"name": "/".join(named), "tags": page.cut(behind, request)})
         else:
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
 
@@ -141,10 +144,12 @@ def make_root(
     client_lines: Optional[Lines] = None,
     catalog: Optional[Catalog] = None,
     page: Optional[ReadOnly] = None,
+    names: Optional[RegistryNames] = None,
 ) -> Resource:
     """The root of the tree; for ``page`` see `Front`, for what is before it `Registry`."""
     root = Front(upstream, page)
-    registry = Registry(library, clock, in_thread, helpers, catalog, client_lines)
+    asked = AskedRegistry(names or RegistryNames(""))
+    registry = Registry(library, clock, in_thread, helpers, asked, catalog, client_lines)
     root.putChild(b"v2", V2(registry))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))

@@ -213,12 +213,13 @@ class OneBucketTests(BucketCase):
     async def test_what_a_warm_pull_costs_s3(self) -> None:
         upstream, model = await self.filled()
         for redirect in ("off", "on"):
-            # Offline there is no look through all manifests, which may fall anywhere, and the
-            # catalog's is waited for.
+            # Offline there is no look through all manifests, which may fall anywhere; the catalog's
+            # and the look at the default registry are waited for.
             daemon = await self.daemon(upstream, redirect=redirect, offline=True)
             await self.pull(daemon)
             await daemon.idle()
-            await until(lambda daemon=daemon: daemon.service.parts.management.index.looked)
+            parts: Any = daemon.service.parts
+            await until(lambda parts=parts: parts.management.index.looked and parts.keeper.compared)
             asked = store_of(daemon).client.requests
             asked.clear()
             await self.pull(daemon)

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import blob_digests, model_names, tags
-from yukari.names import Digest, Repository, Tag
+from yukari.manifest import Variant
+from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage import known
+from yukari.storage.bucket.keys import manifest_key
 from yukari.storage.bucket.listing import listed
 from yukari.storage.known import Known
 
 
 class KeyTests(SynchronousTestCase):
-    @given(model_names(), tags(), st.floats(0, 2**31))
+    @given(model_names(DEFAULT, "hf.co", "10.0.0.5:5000"), tags(), st.floats(0, 2**31))
     def test_a_tagged_manifests_key_is_read_back(
         self, name: Repository, tag: Tag, modified: float
     ) -> None:
-        row = listed(f"v2/{name}/manifests/{tag}", modified)
-        self.assertEqual(row, (name.namespace, name.model, tag.name, modified))
+        row = listed(manifest_key(name, tag, Variant.PLAIN), modified)
+        self.assertEqual(row, (name.registry, name.namespace, name.model, tag.name, modified))
 
     @given(model_names(), blob_digests())
     def test_one_by_its_digest_is_not_listed(self, name: Repository, digest: Digest) -> None:
@@ -31,7 +33,9 @@ class KeyTests(SynchronousTestCase):
     def test_any_other_key_is_passed_over_or_has_four_right_parts(self, key: str) -> None:
         row = listed(key, 1.0)
         if row is not None:
-            self.assertEqual(key, f"v2/{row[0]}/{row[1]}/manifests/{row[2]}")
+            name, tag = Repository(*row[:3]), Tag(row[3])
+            keys = [manifest_key(name, tag, variant) for variant in Variant]
+            self.assertIn(key, keys)
 
     def test_the_garbage_collector_keeps_no_account_of_rows(self) -> None:
         """A look at 100,000 manifests would hold the reactor for tens of milliseconds."""

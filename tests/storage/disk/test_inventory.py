@@ -36,12 +36,12 @@ class InventoryTests(SynchronousTestCase):
         return result_of(self.store.inventory.named_elsewhere())
 
     def test_blobs_of_other_registries_models_are_named(self) -> None:
-        # Sweeping by our own tags alone would take the weights of a model from hf.co.
+        # Sweeping by our own tags alone would take the weights of a model from quay.io.
         own, plain, child = (manifest_of(body) for body in (b"own", b"plain", b"child"))
         listed = list_of(child.digest)
         result_of(self.store.put_manifest(NAME, LATEST, own, 1.0))
         self.assertEqual(self.elsewhere(), frozenset())
-        self.write("manifests/hf.co/user/repo/Q4", plain.body)
+        self.write("manifests/quay.io/user/repo/Q4", plain.body)
         self.blob(child)
         path = self.blob(listed)
         os.makedirs(os.path.join(self.store.path, "manifests-v2/ollama.com/library/x"))
@@ -54,7 +54,7 @@ class InventoryTests(SynchronousTestCase):
         self.assertEqual(self.elsewhere(), wanted)
 
     def test_manifest_that_cannot_be_read_leaves_nothing_known(self) -> None:
-        self.write("manifests/hf.co/user/repo/Q4", b"not a manifest")
+        self.write("manifests/quay.io/user/repo/Q4", b"not a manifest")
         self.assertRaises(OSError, self.elsewhere)
 
     def test_both_spellings_of_a_tag_and_empty_directories_go(self) -> None:

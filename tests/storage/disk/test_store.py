@@ -32,7 +32,7 @@ from tests.storage.contract import (
 )
 from tests.storage.disk.test_space import Disk
 from tests.storage.dying import DyingOs, Killed, RefusingOs
-from tests.storage.strategies import manifest_of, result_of
+from tests.storage.strategies import REGISTRIES, manifest_of, result_of
 from yukari.config.units import FreeSpace
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
@@ -63,8 +63,9 @@ NOTHING = FreeSpace(bytes=0)
 
 def store_in(path: str, **keywords: Any) -> DirectoryStore:
     """One whose calls are done at once."""
-    keywords = {"min_free": NOTHING, "clock": Clock(), **keywords}
-    return DirectoryStore(path, HOST, maybeDeferred, **keywords)
+    others = REGISTRIES[1:]
+    given = {"min_free": NOTHING, "clock": Clock(), "other_registries": others, **keywords}
+    return DirectoryStore(path, HOST, maybeDeferred, **given)
 
 
 class DirectoryContract(StoreContract, TestCase):

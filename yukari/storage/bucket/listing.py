@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.names import DEFAULT, InvalidName, Repository, Tag, parse_reference
 from yukari.s3.client import S3Client
+from yukari.storage.bucket.keys import REGISTRIES, model_root, root_of
 from yukari.storage.ports import ManifestEntry
 
 LISTED_AT_ONCE = 300
@@ -28,23 +29,25 @@ LISTED_FOR = 30.0
 _TAGS = ("manifests", "lists")
 """What stands before a tag in the key of either variant."""
 
-Listed = tuple[str, str, str, float]
-"""Namespace, model, tag, and seconds of the epoch."""
+Listed = tuple[str, str, str, str, float]
+"""Registry, namespace, model, tag, and seconds of the epoch."""
 
 
 def listed(key: str, modified: float) -> Optional[Listed]:
     """Return the tagged manifest whose object has this key, None if it is another object."""
-    parts = key.split("/")
+    registry, parts = DEFAULT, key.split("/")
+    if parts[0] == REGISTRIES and len(parts) == 7:
+        registry, parts = parts[1], parts[2:]
     if len(parts) != 5 or parts[0] != "v2" or parts[3] not in _TAGS:
         return None
     try:
         reference = parse_reference(parts[4])
-        name = Repository(DEFAULT, parts[1], parts[2])
+        name = Repository(registry, parts[1], parts[2])
     except InvalidName:
         return None
     if not isinstance(reference, Tag):
         return None
-    return name.namespace, name.model, reference.name, modified
+    return name.registry, name.namespace, name.model, reference.name, modified
 
 
 @define(eq=False)
@@ -63,18 +66,18 @@ class BucketListing:
         self._rows = None
 
     async def tags(self, name: Repository) -> list[Tag]:
-        return [Tag(tag) for _, _, tag, _ in await self._read(f"v2/{name}/")]
+        return [Tag(row[3]) for row in await self._read(model_root(name))]
 
     async def count(self) -> int:
         """How many there are."""
-        return len(await self._read("v2/"))
+        return len(await self._read_all())
 
     async def page(self, after: Optional[tuple[Repository, Tag]], most: int) -> list[ManifestEntry]:
         """Up to ``most`` entries from behind ``after``, read anew where that is None."""
         now = self._clock.seconds()
         if after is None or self._rows is None or now - self._rows[0] > LISTED_FOR:
             changes = self._changes
-            rows = await self._read("v2/")
+            rows = await self._read_all()
             if changes == self._changes:
                 self._rows = now, rows
         else:
@@ -82,12 +85,16 @@ class BucketListing:
         start = 0
         if after is not None:
             name, tag = after
-            behind = name.namespace, name.model, tag.name
-            start = bisect_right(rows, behind, key=lambda row: row[:3])
+            behind = name.registry, name.namespace, name.model, tag.name
+            start = bisect_right(rows, behind, key=lambda row: row[:4])
         return [
-            ManifestEntry(Repository(DEFAULT, namespace, model), Tag(tag), checked_at)
-            for namespace, model, tag, checked_at in rows[start : start + most]
+            ManifestEntry(Repository(*row[:3]), Tag(row[3]), row[4])
+            for row in rows[start : start + most]
         ]
+
+    async def _read_all(self) -> list[Listed]:
+        """Those of all registries, also of such as are not mirrored any more."""
+        return await self._read(root_of(DEFAULT)) + await self._read(f"{REGISTRIES}/")
 
     async def _read(self, prefix: str) -> list[Listed]:
         rows: list[Listed] = []
@@ -105,4 +112,4 @@ class BucketListing:
                     insort(rows, row)
             token = page.token
             if token is None:
-                return [next(rows_of_tag) for _, rows_of_tag in groupby(rows, lambda row: row[:3])]
+                return [next(rows_of_tag) for _, rows_of_tag in groupby(rows, lambda row: row[:4])]

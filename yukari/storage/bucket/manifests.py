@@ -8,6 +8,8 @@ A bucket's manifests: got, put under conditions, touched.
     v2/NAMESPACE/MODEL/lists/TAG                the variant for clients that accept lists
     blobs/sha256:HEX                            every manifest and list too
 
+Those of other registries than the default one begin otherwise, see `yukari.storage.bucket.keys`.
+
 The original asks for keys below ``manifests/`` and ``blobs/`` only, so that it never serves a
 list as a manifest.
 
@@ -40,6 +42,7 @@ from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Head
 from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.keys import blob_key, manifest_key, model_root
 from yukari.storage.bucket.pending import PendingManifests
 from yukari.storage.manifest_cache import Key, ManifestCache, cost_of
 from yukari.storage.ports import StoredManifest
@@ -158,11 +161,11 @@ class BucketManifests:
 
     async def _fetch(self, name: Repository, reference: Reference, variant: Variant) -> InBucket:
         """The object of a key; `S3Error`."""
-        key = _object_key(name, reference, variant)
+        key = manifest_key(name, reference, variant)
         got = await self._client.get_whole(key)
         if got is None and isinstance(reference, Digest):
             # Most blobs are no manifests, and many are larger than one can be.
-            key = _blob_key(reference)
+            key = blob_key(reference)
             head = await self._client.head_object(key)
             if head is not None and head.size <= MAX_BYTES:
                 got = await self._client.get_whole(key)
@@ -229,7 +232,7 @@ class BucketManifests:
         """Have the original find the models whose lists have a child that is stored now."""
         if not isinstance(child, Manifest):
             return
-        page = await self._client.list_objects(f"v2/{name}/lists/")
+        page = await self._client.list_objects(f"{model_root(name)}lists/")
         for row in page.objects:
             try:
                 tag = Tag(row.key.rpartition("/")[2])
@@ -264,7 +267,7 @@ class BucketManifests:
     async def _put_by_digest(self, name: Repository, stored: StoredManifest) -> None:
         """Put it as a blob, and where the original looks for a manifest by its digest."""
         manifest = stored.manifest
-        blob = _blob_key(manifest.digest)
+        blob = blob_key(manifest.digest)
         if await self._client.head_object(blob) is None:
             await self._client.put_object(
                 blob, manifest.body, manifest.media_type, metadata=_metadata(stored)
@@ -311,7 +314,7 @@ class BucketManifests:
             if put is not None:
                 self._keep(key, InBucket(put, stored))
                 return
-        where = _object_key(*key)
+        where = manifest_key(*key)
         raise S3Error("PreconditionFailed", 412, f"{where} is put by others all the time")
 
     async def _put_over(
@@ -321,7 +324,7 @@ class BucketManifests:
 
         def put(**condition: Any) -> Any:
             return self._client.put_object(
-                _object_key(*key),
+                manifest_key(*key),
                 stored.manifest.body,
                 stored.manifest.media_type,
                 metadata=_metadata(stored),
@@ -366,7 +369,7 @@ class BucketManifests:
     async def remove(self, key: Key) -> None:
         """Remove a tag's variant, also if it waits to be put."""
         await self.late.drop(key)
-        await self._client.delete_object(_object_key(*key))
+        await self._client.delete_object(manifest_key(*key))
         self.cache.forget(key)
         self._changes += 1
         self._changed()
@@ -376,15 +379,6 @@ class BucketManifests:
             self.cache.forget(key)
         else:
             self.cache.keep(key, found)
-
-
-def _object_key(name: Repository, reference: Reference, variant: Variant) -> str:
-    listed = variant is Variant.LIST and isinstance(reference, Tag)
-    return f"v2/{name}/{'lists' if listed else 'manifests'}/{reference}"
-
-
-def _blob_key(digest: Digest) -> str:
-    return f"blobs/{digest}"
 
 
 def _metadata(stored: StoredManifest) -> dict[str, str]:

@@ -6,6 +6,7 @@ In the bucket, as the original Yukari has them::
     v2/NAMESPACE/MODEL/manifests/TAG            Content-Type: the manifest's media type
     v2/NAMESPACE/MODEL/manifests/sha256:HEX     the same by digest
     v2/NAMESPACE/MODEL/lists/TAG                ours: see `yukari.storage.bucket.manifests`
+    registries/HOST/v2/…                        ours: the same of other registries
     blobs/sha256:HEX                            Content-Type: the layer's media type
 
 and in ``spool_dir``::

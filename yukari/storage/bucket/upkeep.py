@@ -8,6 +8,7 @@ be heard afterwards.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import random
 import sys
@@ -29,6 +30,9 @@ from yukari.storage.bucket.store import TigrisStore
 from yukari.storage.ports import StoreUnusable
 
 log = Logger()
+
+REGISTRY_DOCUMENT = "registry.json"
+"""The document in a bucket that says of which default registry its models are."""
 
 SWEEP_EVERY = 6 * 3600.0
 """Seconds between two looks for uploads that nobody goes on with."""
@@ -60,7 +64,11 @@ class BucketKeeper:
     store: TigrisStore
     _connections: Connections
     _reactor: Any
+    _registry: str
+    """The host of the default registry."""
     end_running: Callable[[Any, object], None] = end_running
+    compared: bool = field(default=False, init=False)
+    """Whether the default registry was compared with that of the bucket's models."""
     _task: Optional[Deferred[None]] = field(default=None, init=False)
 
     def start(self) -> None:
@@ -80,12 +88,38 @@ class BucketKeeper:
         except StoreUnusable as error:
             self.end_running(self._reactor, error)
             return
+        try:
+            await self._compare_registry()
+        except OSError as error:
+            log.warn("the bucket's default registry is not known: {error}", error=str(error))
+        self.compared = True
         while True:
             try:
                 await self.store.sweep()
             except OSError as error:
                 log.warn("unfinished uploads were not swept: {error}", error=str(error))
             await deferLater(self._reactor, SWEEP_EVERY * (0.5 + random.random()))
+
+    async def _compare_registry(self) -> None:
+        """Log it if the models in the bucket are those of another default registry. `S3Error`."""
+        body = json.dumps({"registry": self._registry}).encode()
+        found = await self.store.inventory.load(REGISTRY_DOCUMENT)
+        if found is None and not await self.store.inventory.save(REGISTRY_DOCUMENT, body, None):
+            found = await self.store.inventory.load(REGISTRY_DOCUMENT)  # Another was quicker.
+        if found is None:
+            return
+        try:
+            before = str(json.loads(found[0])["registry"])
+        except (ValueError, LookupError, TypeError):
+            before = "something else"
+        if before != self._registry:
+            log.error(
+                "{store} has the models of {before}, and UPSTREAM_REGISTRY here is {now}: the same"
+                " names mean other models. Use another bucket, or name {now} in UPSTREAMS",
+                store=self.store.describe(),
+                before=before[:100],
+                now=self._registry,
+            )
 
     async def stop(self) -> None:
         """End the work and close the connections."""
@@ -123,4 +157,4 @@ def open_bucket_store(
         min_free=settings.min_free,
         spool_max=settings.spool_max,
     )
-    return BucketKeeper(store, opened.connections, reactor)
+    return BucketKeeper(store, opened.connections, reactor, settings.registries[0].host)

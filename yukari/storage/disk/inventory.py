@@ -119,8 +119,9 @@ class DirectoryInventory:
 
     def _remove_tag(self, name: Repository, tag: Tag) -> None:
         layout = self._files.layout
+        directories = *layout.linked(name.registry), *layout.plain(name.registry)
         with self._files.changing(name, tag):
-            for directory in (*layout.linked, *layout.plain):
+            for directory in directories:
                 path = tag_path(directory, name, tag)
                 if _unlink(path):
                     sync_directory(os.path.dirname(path))
@@ -128,12 +129,12 @@ class DirectoryInventory:
             # Nobody is about to put a file into what is empty now.
             for lock in self._files.tag_locks:
                 stack.enter_context(lock)
-            for directory in (*layout.linked, *layout.plain):
+            for directory in directories:
                 _remove_empty(os.path.dirname(tag_path(directory, name, tag)), directory)
 
     def _named_elsewhere(self) -> frozenset[Digest]:
         layout = self._files.layout
-        ours = {*layout.plain, *layout.linked}
+        ours = set(layout.directories)
         found: set[Digest] = set()
         for tree in ("manifests", "manifests-v2"):
             for host in _listed(os.path.join(layout.path, tree)):

@@ -8,22 +8,30 @@ Where a directory keeps its manifests, as either kind of Ollama has it.
     blobs/sha256-HEX                        every manifest, list and layer
 
 The hosts are spelt differently: ``registry.ollama.ai`` and ``ollama.com`` are one
-registry, and a ``:`` is ``%3A`` in ``manifests-v2``. All spellings are read.
+registry, so are ``hf.co`` and ``huggingface.co``, and a ``:`` is ``%3A`` in ``manifests-v2``.
+All spellings are read.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Optional
 
 from attrs import field, frozen
 
-from yukari.names import Digest, InvalidName, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, InvalidName, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED
 
-_OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
-"""The default registry's host, as Ollama up to 0.39 and as 0.40 writes it."""
+_SPELLINGS = (
+    (("registry.ollama.ai", "ollama.com"), ("ollama.com", "registry.ollama.ai")),
+    (("hf.co", "huggingface.co"), ("hf.co", "huggingface.co")),
+)
+"""
+The hosts that are one registry's: as ``manifests`` has them, and ``manifests-v2``, the first in
+each being the one that Ollama writes there, up to 0.39 and from 0.40 on.
+"""
 _DOS_EPOCH = 315_532_800.0
 """The earliest time on vfat and exfat, in seconds of the epoch."""
 _TIME_ZONES = 86_400.0
@@ -50,26 +58,49 @@ def is_blob(file_name: str) -> bool:
 
 @frozen
 class Layout:
-    """The paths below the directory ``path`` of what the registry ``host`` has."""
+    """
+    The paths below the directory ``path`` of what registries have.
+
+    ``host`` is that of the default one, ``others`` are those of the other ones.
+    """
 
     path: str
     host: str
-    plain: tuple[str, ...] = field(init=False)
-    """Directories of the plain manifests; what is stored goes into the first."""
-    linked: tuple[str, ...] = field(init=False)
-    """The same of the links."""
+    others: tuple[str, ...] = ()
+    registries: tuple[str, ...] = field(init=False)
+    """As `Repository` has them, in their order."""
+    _plain: dict[str, tuple[str, ...]] = field(init=False, hash=False)
+    _linked: dict[str, tuple[str, ...]] = field(init=False, hash=False)
     blobs: str = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        hosts = _OLLAMAS_OWN if self.host in _OLLAMAS_OWN else (self.host,)
-        plain = [os.path.join(self.path, "manifests", host) for host in hosts]
-        linked = [
-            os.path.join(self.path, "manifests-v2", host.replace(":", "%3A"))
-            for host in reversed(hosts)
-        ]
-        object.__setattr__(self, "plain", tuple(plain))
-        object.__setattr__(self, "linked", tuple(linked))
+        hosts = {DEFAULT: self.host, **{host: host for host in self.others}}
+        plain, linked = {}, {}
+        for registry, host in hosts.items():
+            plain[registry], linked[registry] = _directories(self.path, host)
+        object.__setattr__(self, "registries", tuple(sorted(hosts)))
+        object.__setattr__(self, "_plain", plain)
+        object.__setattr__(self, "_linked", linked)
         object.__setattr__(self, "blobs", os.path.join(self.path, "blobs"))
+
+    def plain(self, registry: str) -> tuple[str, ...]:
+        """
+        Directories of a registry's plain manifests; what is stored goes into the first.
+
+        None for a registry that is not mirrored.
+        """
+        return self._plain.get(registry, ())
+
+    def linked(self, registry: str) -> tuple[str, ...]:
+        """The same of the links."""
+        return self._linked.get(registry, ())
+
+    @property
+    def directories(self) -> Iterator[str]:
+        """All of these directories."""
+        for registry in self.registries:
+            yield from self._plain[registry]
+            yield from self._linked[registry]
 
     def blob(self, digest: Digest) -> str:
         """The path of a blob."""
@@ -88,6 +119,21 @@ class Layout:
             return Digest.parse(os.path.basename(named))
         except InvalidName:
             return None
+
+
+def _directories(path: str, host: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The directories of a host's plain manifests, and of its links."""
+    if host.endswith(AS_LLAMA_CPP):
+        # Ollama would not take these for its own.
+        path = os.path.join(path, "yukari", "llama-cpp")
+        host = host.removesuffix(AS_LLAMA_CPP)
+    spellings = next((each for each in _SPELLINGS if host in each[0]), ((host,), (host,)))
+    return (
+        tuple(os.path.join(path, "manifests", each) for each in spellings[0]),
+        tuple(
+            os.path.join(path, "manifests-v2", each.replace(":", "%3A")) for each in spellings[1]
+        ),
+    )
 
 
 def tag_path(directory: str, name: Repository, tag: Tag) -> str:

@@ -15,7 +15,7 @@ from typing import Optional
 
 from attrs import define, field
 
-from yukari.names import DEFAULT, InvalidName, Repository, Tag
+from yukari.names import InvalidName, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
@@ -66,17 +66,24 @@ class TagListing:
 
     def _models(self, first: Optional[Repository]) -> Iterator[Repository]:
         """Every directory that may hold tags, from ``first`` on."""
-        for namespace in self._union(first=first.namespace if first else ""):
-            at_first = first is not None and namespace == first.namespace
-            for model in self._union(namespace, first=first.model if first and at_first else ""):
+        for registry in self._layout.registries:
+            if first is None or registry > first.registry:
+                yield from self._models_of(registry, None)
+            elif registry == first.registry:
+                yield from self._models_of(registry, first)
+
+    def _models_of(self, registry: str, first: Optional[Repository]) -> Iterator[Repository]:
+        for namespace in self._union(registry, first=first.namespace if first else ""):
+            since = first.model if first and namespace == first.namespace else ""
+            for model in self._union(registry, namespace, first=since):
                 try:
-                    yield Repository(DEFAULT, namespace, model)
+                    yield Repository(registry, namespace, model)
                 except InvalidName:
                     continue
 
     def _tagged(self, name: Repository, first: str = "") -> Iterator[tuple[Tag, float]]:
         """A model's tags in order, from ``first`` on, and when each was last checked."""
-        for entry in self._union(name.namespace, name.model, first=first):
+        for entry in self._union(name.registry, name.namespace, name.model, first=first):
             try:
                 tag = Tag(entry)
             except InvalidName:
@@ -89,7 +96,7 @@ class TagListing:
     def _times(self, name: Repository, tag: Tag) -> Iterator[float]:
         """When each of the tag's files says that it was checked; none if it has no file."""
         found = False
-        for directory in self._layout.plain:
+        for directory in self._layout.plain(name.registry):
             try:
                 plain = os.stat(tag_path(directory, name, tag))
             except OSError as error:
@@ -99,7 +106,7 @@ class TagListing:
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
                 found = True
                 yield checked_at(plain)
-        for directory in self._layout.linked:
+        for directory in self._layout.linked(name.registry):
             path = tag_path(directory, name, tag)
             try:
                 linked = os.lstat(path)
@@ -116,11 +123,11 @@ class TagListing:
             ):
                 yield checked_at(linked)
 
-    def _union(self, *parts: str, first: str) -> Iterator[str]:
-        """The names that are in any of the layout's directories, in order from ``first`` on."""
+    def _union(self, registry: str, *parts: str, first: str) -> Iterator[str]:
+        """The names that are in any of a registry's directories, in order from ``first`` on."""
         named = [
             _since(self._listed(os.path.join(directory, *parts)), first)
-            for directory in (*self._layout.plain, *self._layout.linked)
+            for directory in (*self._layout.plain(registry), *self._layout.linked(registry))
         ]
         return (name for name, _ in groupby(merge(*named)))
 

@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from yukari.manifest import AnyManifest, Manifest, Variant
-from yukari.names import Digest, Reference, Repository, Tag
+from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.storage.disk.atomic import make_directories, replace_file, replace_link
 from yukari.storage.disk.layout import Layout, tag_path
 from yukari.storage.disk.listing import TagListing
@@ -52,9 +52,10 @@ class Loaded:
 @define(eq=False)
 class ManifestFiles:
     """
-    The manifests of one upstream; ``made`` is a directory for files in the making.
+    The manifests; ``made`` is a directory for files in the making.
 
-    ``older`` is where a store of before ``manifests-v2`` has them by digest, until they are moved.
+    ``older`` is where a store of before ``manifests-v2`` has the default registry's by digest,
+    until they are moved.
     """
 
     layout: Layout
@@ -82,7 +83,7 @@ class ManifestFiles:
             stored = self._reader.find(name, reference, watched).variants.answer(variant)
             return None if stored is None else Loaded(stored, watched)
         found = self._reader.blob(reference, watched)
-        if found is None and self.older is not None:
+        if found is None and self.older is not None and name.registry == DEFAULT:
             path = os.path.join(self.older, name.namespace, name.model, reference.file_name)
             found = self._reader.read(path, watched)
             if found is None or found.manifest.digest != reference:
@@ -237,7 +238,7 @@ class ManifestFiles:
     def _write_plain(
         self, name: Repository, tag: Tag, manifest: Manifest, checked_at: float
     ) -> None:
-        target = tag_path(self.layout.plain[0], name, tag)
+        target = tag_path(self.layout.plain(name.registry)[0], name, tag)
         make_directories(os.path.dirname(target))
         replace_file(target, manifest.body, _nanoseconds(checked_at), self.made)
 
@@ -250,7 +251,7 @@ class ManifestFiles:
         *,
         durable: bool = True,
     ) -> None:
-        target = tag_path(self.layout.linked[0], name, tag)
+        target = tag_path(self.layout.linked(name.registry)[0], name, tag)
         directory = os.path.dirname(target)
         make_directories(directory, durable=durable)
         to = os.path.relpath(self.layout.blob(manifest.digest), directory)

@@ -67,7 +67,7 @@ class Found:
 
 @define(eq=False)
 class ManifestReader:
-    """Reads the manifests of one registry."""
+    """Reads the manifests."""
 
     layout: Layout
     _told: set[tuple[str, str]] = field(factory=set, init=False)
@@ -81,7 +81,7 @@ class ManifestReader:
         found = Found()
         if not is_model(name, tag.name):
             return found
-        for directory in self.layout.linked:
+        for directory in self.layout.linked(name.registry):
             found.linked = self._linked(tag_path(directory, name, tag), watched)
             if found.linked is not None:
                 break
@@ -147,7 +147,7 @@ class ManifestReader:
 
     def plain_paths(self, name: Repository, tag: Tag) -> list[str]:
         """Return where the plain manifest of a tag may be."""
-        return [tag_path(directory, name, tag) for directory in self.layout.plain]
+        return [tag_path(directory, name, tag) for directory in self.layout.plain(name.registry)]
 
     # one file
 

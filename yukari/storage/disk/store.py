@@ -3,15 +3,14 @@ The embedded default: a directory, laid out as Ollama lays out its own.
 
 ::
 
-    manifests/HOST/NAMESPACE/MODEL/TAG     as Ollama has them; HOST is the upstream's
+    manifests/HOST/NAMESPACE/MODEL/TAG     as Ollama has them; HOST is a registry's
     manifests-v2/HOST/NAMESPACE/MODEL/TAG  links to blobs, as Ollama 0.40 has them
     blobs/sha256-HEX                       as Ollama has them; manifests too
     yukari/lock                            held while a daemon owns the directory
     yukari/spool/sha256-HEX.spool, .cover  blobs on their way (or in ``spool_dir``)
     yukari/tmp/                            files in the making; emptied at the start
 
-So an existing ``OLLAMA_MODELS`` directory works as a store at once, and a store can be copied to
-one. Nothing is ever removed but damaged blobs (`delete_blob`) and what lies in ``yukari/``.
+So an existing ``OLLAMA_MODELS`` directory works as a store, and a store can be copied to one.
 """
 
 from __future__ import annotations
@@ -69,12 +68,12 @@ def _is_host(_: object, __: Attribute[str], value: str) -> None:
 @define(eq=False)
 class DirectoryStore(DiskWork):
     """
-    `Store` in the directory ``path``, of what ``upstream_host`` (with its port, if need be) has.
+    `Store` in the directory ``path``; ``upstream_host`` is the default registry's, with its port if
+    need be, ``other_registries`` are as `Repository` has them.
 
-    ``in_thread`` calls a blocking function in one of several disk threads.
-    ``spool_dir`` may be on another file system than ``path``: publishing is then
-    a copy and takes the blob's size there as well. Whoever stops the store has
-    closed its spools.
+    ``in_thread`` calls a blocking function in one of several disk threads. ``spool_dir`` may be on
+    another file system than ``path``: publishing is then a copy and takes the blob's size there as
+    well. Whoever stops the store has closed its spools.
     """
 
     path: str
@@ -86,6 +85,7 @@ class DirectoryStore(DiskWork):
     _statvfs: Statvfs = os.statvfs
     offline: bool = False
     """Whether nothing will be stored, so that the directory may be read-only."""
+    other_registries: tuple[str, ...] = ()
     _read_only: bool = field(default=False, init=False)
     _cache: ManifestCache[Loaded] = field(init=False)
     _files: ManifestFiles = field(init=False)
@@ -109,7 +109,7 @@ class DirectoryStore(DiskWork):
         self.path = os.path.abspath(self.path)
         self.spool_dir = os.path.abspath(self.spool_dir or self._own("spool"))
         self._cache = ManifestCache(self._clock)
-        layout = Layout(self.path, self.upstream_host)
+        layout = Layout(self.path, self.upstream_host, self.other_registries)
         older = self._own("manifests", self.upstream_host)
         self._files = ManifestFiles(layout, self._own("tmp"), older)
         self._blobs = BlobFiles(layout)

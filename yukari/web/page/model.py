@@ -10,7 +10,7 @@ from twisted.web.server import Request
 from yukari.errors import RegistryError, name_invalid
 from yukari.library.catalog_file import CatalogFile
 from yukari.manifest import Manifest
-from yukari.names import DEFAULT, Digest, InvalidName, Repository, Tag
+from yukari.names import Digest, InvalidName, Repository, Tag
 from yukari.web.page.base import DONE, Page, Query
 from yukari.web.page.viewer import Viewer
 
@@ -40,7 +40,7 @@ class Layer:
 
 
 class ModelPage(Page):
-    """``/models/NAMESPACE/MODEL/TAG``."""
+    """``/models/[HOST/]NAMESPACE/MODEL/TAG``."""
 
     async def show(self, request: Request, viewer: Viewer) -> None:
         parts = self.parts
@@ -65,11 +65,12 @@ class ModelPage(Page):
         context = {
             "viewer": viewer,
             "token": parts.token.text if viewer.is_admin else "",
-            "registry": parts.names.registry,
-            "upstream": parts.status.upstream(),
+            "registry": parts.names.registries.host_of(name.registry),
+            "upstream": parts.status.upstream(name.host),
             "row": rows[0],
             "done": DONE.get(Query.of(request).text("done")) if viewer.is_admin else None,
             "whole_name": f"{name}:{tag}",
+            "pull_name": f"{parts.names.registries.path_for_clients(name)}:{tag}",
             "own_bytes": await management.catalog.run(CatalogFile.own_bytes, name, tag),
             "layers": layers[:MAX_LAYERS],
             "more_layers": max(0, len(layers) - MAX_LAYERS),
@@ -104,9 +105,9 @@ class ModelPage(Page):
 
 def _named(request: Request) -> tuple[Repository, Tag]:
     parts = [part.decode("latin-1") for part in request.postpath or ()]
-    if len(parts) != 3:
+    if len(parts) not in (3, 4):
         raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
     try:
-        return Repository(DEFAULT, parts[0], parts[1]), Tag(parts[2])
+        return Repository.parse("/".join(parts[:-1])), Tag(parts[-1])
     except InvalidName as error:
         raise name_invalid(str(error)) from None

@@ -1,0 +1,194 @@
+"""
+The registries that are mirrored, each with what it is asked by.
+
+Each has connections of its own and their budget, tokens, and what is known of whether it answers:
+nothing that one of them does, or does not do, is felt by the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Optional, TypeVar
+
+from attrs import frozen
+from twisted.internet.defer import DeferredList
+
+from yukari.config.patterns import ModelRules, Patterns
+from yukari.config.proxies import Proxies
+from yukari.config.registries import RegistrySettings
+from yukari.config.registry_names import answers_by_agent, id_of
+from yukari.config.settings import TIGRIS, Settings
+from yukari.daemon.prometheus import PrometheusMetrics, Watched
+from yukari.library.revalidator import Freshness
+from yukari.names import AS_LLAMA_CPP, DEFAULT
+from yukari.net.agent import READ, Connections
+from yukari.net.budget import ConnectionBudget
+from yukari.net.perimeter import Perimeter
+from yukari.net.throttle import Line
+from yukari.net.trust import trust
+from yukari.sources.authorizer import Keys
+from yukari.sources.offline import Offline
+from yukari.sources.own_key import OwnKey
+from yukari.sources.registry import Registry
+from yukari.sources.upstream import Upstream
+from yukari.sources.upstreams import One, Upstreams
+from yukari.threads import InThread
+
+T = TypeVar("T")
+
+
+@frozen(eq=False)
+class Mirrors:
+    """All of them."""
+
+    upstreams: Upstreams
+    connections: tuple[Connections, ...]
+    """Those of the default registry first."""
+    watched: Mapping[str, Watched]
+    """What is measured of each, by its name in the settings."""
+
+    async def close(self) -> None:
+        """Close their connections."""
+        await DeferredList([each.close() for each in self.connections])
+
+
+def open_mirrors(
+    reactor: Any,
+    settings: Settings,
+    proxies: Proxies,
+    in_thread: InThread,
+    metrics: PrometheusMetrics,
+    pseudonym: str,
+    line: Optional[Line],
+) -> Mirrors:
+    """Make the registries of the settings; ``line`` bounds the rate of those that have no own."""
+    own_key = OwnKey(own_key_path(settings), in_thread, reactor)
+    each: dict[str, One] = {}
+    connections: list[Connections] = []
+    watched: dict[str, Watched] = {}
+    for registry in settings.registries:
+        most = connections_of(registry, settings)
+        bound = line if registry.rate is None else Line(registry.rate, reactor, most)
+        made = make_connections(reactor, settings, registry, proxies, bound)
+        connections.append(made)
+        key = id_of(registry, settings.registries)
+        upstream: One = Offline()
+        allowed: Callable[[], int] = int
+        if not settings.offline:
+            asked = Registry(
+                registry.url,
+                made.agent,
+                reactor,
+                metrics.of_registry(registry.name),
+                pseudonym,
+                bound,
+                made.answered_by(registry.url.url),
+                ConnectionBudget(most),
+                Keys(
+                    own_key,
+                    registry.key,
+                    settings.private_models == "everyone",
+                    None if registry.token is None else registry.token.value,
+                ),
+                settings.upstream_timeout,
+                answers_by_agent(registry),
+                registry.challenge,
+                key == DEFAULT,
+            )
+            upstream = Upstream(asked)
+            allowed = partial(asked.allowed, most)
+        each[key] = upstream
+        if answers_by_agent(registry):
+            each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
+        watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed)
+    return Mirrors(Upstreams(each), tuple(connections), watched)
+
+
+def _is_down(upstream: One, registry: str) -> bool:
+    return not upstream.state_of(registry).reachable
+
+
+def connections_of(registry: RegistrySettings, settings: Settings) -> int:
+    """Return how many connections a registry may have in all."""
+    return (registry.connections or settings.upstream_connections).in_all
+
+
+def most_upstream(settings: Settings) -> int:
+    """Return how many connections all registries may have together."""
+    return sum(connections_of(each, settings) for each in settings.registries)
+
+
+def make_connections(
+    reactor: Any,
+    settings: Settings,
+    registry: RegistrySettings,
+    proxies: Proxies,
+    line: Optional[Line],
+) -> Connections:
+    """Connections to a registry, by its own address if that is set."""
+    url, elsewhere = registry.url, {}
+    named = at = url.hostname.strip("[]"), url.port
+    if registry.address is not None:
+        at = registry.address.host, registry.address.port or url.port
+        elsewhere[named] = at
+    return Connections(
+        reactor,
+        connections_of(registry, settings),
+        trust(registry.ca),
+        elsewhere,
+        proxies,
+        READ if line is None else min(READ, line.share_of(line.most)),
+        Perimeter(named, at[0]),
+    )
+
+
+def own_key_path(settings: Settings) -> str:
+    """In the store's own directory, or with a bucket in the one on this disk."""
+    if settings.storage == TIGRIS:
+        assert settings.spool_dir is not None
+        return os.path.join(settings.spool_dir, "id_ed25519")
+    return os.path.join(settings.storage, "yukari", "id_ed25519")
+
+
+def rules_of(settings: Settings) -> ModelRules:
+    """Return which models may be pulled, of all registries."""
+    registries = settings.registries
+    return ModelRules(
+        registries[0].host,
+        settings.models_allow,
+        settings.models_deny or Patterns(),
+        _by_id(registries, _own_rules),
+    )
+
+
+def _own_rules(registry: RegistrySettings) -> Optional[ModelRules]:
+    if registry.allow is None and registry.deny is None:
+        return None
+    return ModelRules(registry.host, registry.allow, registry.deny or Patterns())
+
+
+def freshness_of(settings: Settings) -> Optional[Freshness]:
+    """Return how often registries are asked about what is stored; None for never."""
+    if settings.offline:
+        return None
+    lifetimes = _by_id(settings.registries, lambda each: each.lifetime)
+    return Freshness(
+        settings.invalidator_period,
+        settings.manifest_lifetime,
+        settings.revalidate_after,
+        {key: each for key, each in lifetimes.items() if each is not None},
+    )
+
+
+def _by_id(
+    registries: Sequence[RegistrySettings], of: Callable[[RegistrySettings], T]
+) -> dict[str, T]:
+    """Return something of each registry, by what `Repository` calls it."""
+    found = {}
+    for each in registries:
+        found[id_of(each, registries)] = of(each)
+        if answers_by_agent(each):
+            found[f"{each.host.lower()}{AS_LLAMA_CPP}"] = of(each)
+    return found
