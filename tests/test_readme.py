@@ -37,7 +37,7 @@ OTHER_CAPITALS = {
         "BENCH_CHECKOUT",
         "OLLAMA_VERSION",
     ),
-    *("BASE", "CONNECT", "NaN"),
+    *("BASE", "CONNECT", "NaN", "PATH"),
 }
 
 
@@ -110,7 +110,7 @@ class ReadmeTests(SynchronousTestCase):
         )
 
     def test_pages_name_no_registry_but_those_that_are_meant(self) -> None:
-        allowed = {"registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co"}
+        allowed = {"registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co", "modelscope.cn"}
         for path, text in pages().items():
             hosts = set(re.findall(r"https?://([\w.-]+\.[a-z]{2,})", text))
             hosts = {host for host in hosts if not host.endswith(".example")}
