@@ -223,7 +223,7 @@ class ProcessCase(RunningCase):
             f"--upstream-registry={upstream}",
             f"--storage={storage or self.directory()}",
             *arguments,
-            environment=bare_environment(**environment),
+            environment=bare_environment(**{"UPSTREAMS": "none", **environment}),
             process=made,
         )
         await made.until(lambda: made.banner)

@@ -191,6 +191,7 @@ class RunningCase(TestCase):
         given = {
             "bind": "127.0.0.1:0",
             "upstream_registry": upstream.url,
+            "upstreams": "none",
             "storage": flags.get("storage") or os.path.abspath(self.mktemp()),
             "min_free": "0",
             "grace": "0",

@@ -24,6 +24,7 @@ from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
 from yukari.config.reference import EXAMPLE, example_file
+from yukari.config.registries import KEYS, RegistrySettings
 from yukari.config.setting import Setting
 from yukari.config.settings import SETTINGS, SettingError, Settings
 
@@ -57,17 +58,25 @@ class ValueTests(FileCase):
     def test_every_setting_is_read_from_the_example(self) -> None:
         """Catches a key that a file cannot have, or that is read and has no effect."""
         text = (CHECKOUT / EXAMPLE).read_text(encoding="utf-8")
-        text = re.sub(r"(?m)^#(?=[a-z_]+ = )", "", text)
-        key = os.path.abspath(self.mktemp())
+        text = re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text)
+        key, token = os.path.abspath(self.mktemp()), os.path.abspath(self.mktemp())
         Path(key).write_bytes(SigningKey.make()[1])
-        text = text.replace("/etc/ssl/company.pem", os.path.abspath(Authority(self.mktemp()).path))
-        text = text.replace("/etc/yukari/id_ed25519", key)
+        Path(token).write_text("secret")
+        roots = os.path.abspath(Authority(self.mktemp()).path)
+        for pattern, path in (("ssl/.*pem", roots), (".*_ed25519", key), (".*_token", token)):
+            text = re.sub(f'"/etc/{pattern}"', f'"{path}"', text)
         found = self.read(text)
         for row in SETTINGS:
             if row.in_file:
                 self.assertRegex(text, rf"(?m)^{row.name} = ")
                 alone = Settings.read({row.flag: _flag(row, text)}, HOME)
                 self.assertEqual(getattr(found, row.name), getattr(alone, row.name), row.name)
+        lab = next(each for each in found.registries if each.name == "lab")
+        bare = RegistrySettings.named("lab", lab.url)
+        for row in KEYS:
+            self.assertIsNotNone(getattr(lab, row.field))
+            if row.name not in ("url", "host", "prefix"):
+                self.assertNotEqual(getattr(lab, row.field), getattr(bare, row.field), row.name)
 
     def test_example_is_made_from_the_settings(self) -> None:
         """Catches a setting that changed without a run of python -m yukari.config.reference."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from string import ascii_lowercase, digits
 
 from attrs import evolve
@@ -10,12 +12,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.authority import Authority
+from yukari.config.gathering import MOST, gather
+from yukari.config.in_force import in_force
 from yukari.config.listen import Bind
+from yukari.config.patterns import Patterns
 from yukari.config.registries import (
-    MOST,
     UPSTREAMS,
     RegistrySettings,
-    gather,
     host_candidates,
     parse_challenge,
     parse_host,
@@ -24,9 +28,10 @@ from yukari.config.registries import (
     parse_upstream,
 )
 from yukari.config.setting import SettingError
+from yukari.config.settings import Settings
 from yukari.config.token_file import BearerToken
 from yukari.config.units import Connections
-from yukari.config.urls import InvalidSetting, RegistryUrl
+from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 OLLAMA = RegistrySettings.default(RegistryUrl.parse("https://registry.ollama.ai/"))
 
@@ -35,12 +40,24 @@ names = st.lists(_words, min_size=1, max_size=3).map("-".join)
 """Names that a registry may have."""
 
 
-def upstreams(text: str) -> list[RegistrySettings | None]:
-    return [parse_upstream(part) for part in text.split()]
+def upstreams(text: str) -> list[RegistrySettings]:
+    """The registries that a value of UPSTREAMS names."""
+    parsed = [parse_upstream(part) for part in text.split()]
+    return [each for each in parsed if each is not None]
 
 
-def registries(text: str, default: RegistrySettings = OLLAMA) -> tuple[RegistrySettings, ...]:
-    return gather(default, upstreams(text))
+def registries(text: str) -> tuple[RegistrySettings, ...]:
+    """All registries that there are with this value of UPSTREAMS."""
+    return Settings.read({}, {"HOME": "/", "UPSTREAMS": text}).registries
+
+
+def gathered(
+    named: Sequence[RegistrySettings],
+    spare: Sequence[RegistrySettings] = (),
+    default: RegistrySettings = OLLAMA,
+    binds: Sequence[Bind] = (),
+) -> tuple[RegistrySettings, ...]:
+    return gather(default, named, spare, lambda each, field: (each.name, field), binds)
 
 
 class UpstreamsTests(SynchronousTestCase):
@@ -86,8 +103,8 @@ class UpstreamsTests(SynchronousTestCase):
         for url in ("https://hf.co/", "https://huggingface.co/"):
             default = RegistrySettings.default(RegistryUrl.parse(url))
             for found in (
-                gather(default, upstreams(UPSTREAMS)),
-                gather(default, (), upstreams(UPSTREAMS)),
+                gathered(upstreams(UPSTREAMS), (), default),
+                gathered((), upstreams(UPSTREAMS), default),
             ):
                 self.assertEqual([each.name for each in found], ["default", "ms"])
                 self.assertEqual((found[0].prefix, found[0].hosts[0]), ("hf--", "hf.co"))
@@ -96,7 +113,7 @@ class UpstreamsTests(SynchronousTestCase):
         url = RegistryUrl.parse("http://h:5000/")
         default = evolve(RegistrySettings.default(url), rate=1, lifetime=2.0)
         named = evolve(RegistrySettings.named("lab", url), rate=3, connections=Connections(1, 2))
-        (found,) = gather(default, [named])
+        (found,) = gathered([named], (), default)
         self.assertEqual(
             (found.name, found.rate, found.lifetime, found.connections),
             ("default", 3, 2.0, Connections(1, 2)),
@@ -111,8 +128,14 @@ class UpstreamsTests(SynchronousTestCase):
             ("ms=http://h/ hug=https://hf.co/", ["default", "ms", "hug"]),
             ("lab=http://h/", ["default", "lab", "hf", "ms"]),
         ):
-            found = gather(OLLAMA, upstreams(text), [each for each in spare if each])
+            found = gathered(upstreams(text), spare)
             self.assertEqual([each.name for each in found], expected)
+
+    def test_certificates_of_upstream_are_trusted_for_all(self) -> None:
+        """A company's proxy that opens TLS does it for every registry."""
+        path = os.path.abspath(Authority(self.mktemp()).path)
+        found = Settings.read({}, {"HOME": "/", "UPSTREAM_CA": path}).registries
+        self.assertEqual([each.ca and each.ca.path for each in found], [path] * 3)
 
     def test_errors_say_the_value_and_what_was_expected(self) -> None:
         name, directory = "a name of its own: ", "a directory in the store of its own: "
@@ -136,7 +159,8 @@ class UpstreamsTests(SynchronousTestCase):
             self.assertEqual(str(error), f"UPSTREAMS {value!r}: expected {expected}")
 
     def test_prefixes_hosts_and_ports_belong_to_one_registry(self) -> None:
-        lab, shop = (each for each in upstreams("lab=http://h/ shop=http://i/") if each)
+        lab, shop = upstreams("lab=http://h/ shop=http://i/")
+        first = evolve(lab, bind=(Bind.parse(":9201"),))
         for change, what in (
             ({"prefix": "lab--"}, "a prefix of its own: lab-- belongs to lab"),
             ({"hosts": ("j", "h:80")}, "hosts of its own: h:80 belongs to lab"),
@@ -146,20 +170,22 @@ class UpstreamsTests(SynchronousTestCase):
                 "a port of its own: :9200 is where this cache listens",
             ),
         ):
-            first = evolve(lab, bind=(Bind.parse(":9201"),))
+            (field,) = change
             error = self.assertRaises(
                 SettingError,
-                gather,
-                OLLAMA,
+                gathered,
                 [first, evolve(shop, **change)],
-                binds=[Bind.parse(":9200")],
+                (),
+                OLLAMA,
+                [Bind.parse(":9200")],
             )
-            self.assertEqual(str(error), f"UPSTREAMS 'shop=http://i/': expected {what}")
+            self.assertTrue(str(error).startswith(f"shop {field!r}: expected "), error)
+            self.assertTrue(str(error).endswith(what), error)
 
     def test_ports_that_the_system_chooses_are_no_duplicates(self) -> None:
-        lab, shop = (each for each in upstreams("lab=http://h/ shop=http://i/") if each)
+        lab, shop = upstreams("lab=http://h/ shop=http://i/")
         zero = (Bind.parse("127.0.0.1:0"),)
-        found = gather(OLLAMA, [evolve(lab, bind=zero), evolve(shop, bind=zero)], binds=zero)
+        found = gathered([evolve(lab, bind=zero), evolve(shop, bind=zero)], (), OLLAMA, zero)
         self.assertEqual(len(found), 3)
 
     def test_there_is_a_bound_on_registries(self) -> None:
@@ -177,6 +203,137 @@ class UpstreamsTests(SynchronousTestCase):
             return
         if found is not None:
             self.assertEqual(parse_upstream(f"{found.name}={found.url}"), found)
+
+
+class TableTests(SynchronousTestCase):
+    """Tables of a configuration file."""
+
+    def setUp(self) -> None:
+        self.path = os.path.abspath(self.mktemp())
+
+    def read(self, text: str, **environment: str) -> dict[str, RegistrySettings]:
+        """Return the registries that are there with this file, by name."""
+        Path(self.path).write_text(text)
+        settings = Settings.read({"config": self.path}, {"HOME": "/", **environment})
+        return {each.name: each for each in settings.registries}
+
+    def test_a_table_names_a_registry(self) -> None:
+        found = self.read(
+            "[registries.lab]\n"
+            'url = "https://lab.example:5000/"\n'
+            'host = "lab.example"\n'
+            'prefix = "l--"\n'
+            'hosts = ["lab.cache.lan", "lab:80"]\n'
+            'bind = [":9202", "[::1]:9203"]\n'
+            'address = "192.0.2.1"\n'
+            'rate = "1MB/s"\n'
+            "connections = 4\n"
+            'lifetime = "1h"\n'
+            'allow = ["team/*", "a/b"]\n'
+            'deny = "*/x"\n'
+            'challenge = "oci"\n'
+        )
+        self.assertEqual(list(found), ["default", "lab", "hf", "ms"])
+        self.assertEqual(
+            found["lab"],
+            RegistrySettings(
+                name="lab",
+                url=RegistryUrl("https", "lab.example", 5000, "/"),
+                host="lab.example",
+                prefix="l--",
+                hosts=("lab.cache.lan", "lab:80"),
+                bind=(Bind.parse(":9202"), Bind.parse("[::1]:9203")),
+                address=Address("192.0.2.1"),
+                rate=1_000_000,
+                connections=Connections(4, 8),
+                lifetime=3600.0,
+                allow=Patterns(("team/*", "a/b")),
+                deny=Patterns(("*/x",)),
+                challenge="oci",
+            ),
+        )
+
+    def test_a_table_says_more_of_a_registry_that_is_named_elsewhere(self) -> None:
+        text = '[registries.hf]\nrate = "1MB/s"\n'
+        for found in (
+            self.read(text),
+            self.read(text, UPSTREAMS="lab=http://h/ hf=https://hf.co/"),
+            self.read(f'upstreams = "hf=https://hf.co"\n{text}'),
+        ):
+            self.assertEqual((found["hf"].host, found["hf"].rate), ("hf.co", 1_000_000))
+        (found_,) = (
+            each
+            for each in self.read(text, UPSTREAM_REGISTRY="https://hf.co").values()
+            if each.rate
+        )
+        self.assertEqual((found_.name, found_.prefix), ("default", "hf--"))
+
+    def test_a_variable_wins_over_a_tables_url(self) -> None:
+        text = '[registries.lab]\nurl = "http://file/"\nrate = "1MB/s"\n'
+        found = self.read(text, UPSTREAMS="lab=http://variable/")
+        self.assertEqual((found["lab"].url.hostname, found["lab"].rate), ("variable", 1_000_000))
+        self.assertEqual(list(found), ["default", "lab"])
+
+    def test_none_leaves_the_tables(self) -> None:
+        text = '[registries.lab]\nurl = "http://h/"\n'
+        self.assertEqual(list(self.read(text, UPSTREAMS="none")), ["default", "lab"])
+        self.assertEqual(list(self.read(f'upstreams = "none"\n{text}')), ["default", "lab"])
+
+    def test_each_kind_of_error_is_one_line(self) -> None:
+        at, where = "[registries.lab]\n", "registries.lab"
+        url = f"{at}url = 'http://h/'\n"
+        for text, expected in (
+            (f"{url}ratee = 1", f"{where}.ratee '1': expected a key of a registry: did you mean r"),
+            (f"{url}rate = 1", f"{where}.rate '1': expected bytes or bits a second"),
+            (f"{at}url = 'h'", f"{where}.url 'h': expected an http or https URL"),
+            (f"{at}rate = '1MB/s'", f"{where}: expected its url too, or lab in upstreams"),
+            (at, f"{where}: expected its url too"),
+            (f"{url}prefix = 'lab'", f"{where}.prefix 'lab': expected a prefix such as hf--"),
+            (f"{url}hosts = ['a b']", f"{where}.hosts 'a b': expected a host name or an address"),
+            (f"{url}bind = ':9200'", f"{where}.bind ':9200': expected a port of its own: :9200 is"),
+            (f"{url}ca = '/no'", f"{where}.ca '/no': expected a file of certificates: No such"),
+            (f"{url}key = '/no'", f"{where}.key '/no': expected a private key's file: No such"),
+            (f"{url}token_file = '/no'", f"{where}.token_file '/no': expected a token's file: No"),
+            (f"{url}challenge = 'x'", f"{where}.challenge 'x': expected auto, ollama or oci"),
+            (f"{url}[registries.lab.x]", f"{where}.x 'a table': expected a key of a registry"),
+            (f"upstreams = 'lab=http://i/'\n{url}", f"{where}.url 'http://h/': expected the URL"),
+            (f"{url}[registries.LAB]", "registries.LAB 'LAB': expected each registry once"),
+            ("[registries.'a b']", "registries.'a b' 'a b': expected a name: 1 to 32 letters"),
+            ("[registries.default]", "registries.default 'default': expected another name"),
+            ("registries = 'hf'", "registries 'hf': expected tables such as [registries.lab]"),
+            ("[registries]\nhf = 'http://h/'", "registries.hf 'http://h/': expected a table"),
+            ("[[registries]]", "registries '[a table]': expected tables"),
+        ):  # fmt: skip
+            error = self.assertRaises(SettingError, self.read, text)
+            self.assertEqual(len(str(error).splitlines()), 1, error)
+            self.assertTrue(
+                str(error).startswith(f"{self.path}: {expected}"), f"{error}\n{expected}"
+            )
+
+    def test_a_tokens_file_is_named_and_its_token_is_not(self) -> None:
+        token = os.path.abspath(self.mktemp())
+        Path(token).write_text("hf_secret\n")
+        text = f"[registries.hf]\ntoken_file = '{token}'\n"
+        self.assertEqual(self.read(text)["hf"].token, BearerToken(token, "hf_secret"))
+        shown = "\n".join(in_force({"config": self.path}, {"HOME": "/"}))
+        self.assertIn(token, shown)
+        self.assertNotIn("hf_secret", shown)
+
+    def test_what_is_in_force_is_a_file_of_the_same_registries(self) -> None:
+        for text, environment in (
+            ("[registries.hf]\nrate = '1MB/s'\nbind = [':1', ':2']\nallow = ['a/b', 'c/d']", {}),
+            ("[registries.hug]\nurl = 'https://hf.co/'\nprefix = 'h--'", {}),
+            ("[registries.lab]\nurl = 'http://h/'", {"UPSTREAMS": "none"}),
+            (
+                "[registries.lab]\nurl = 'http://h/'",
+                {"UPSTREAMS": "lab=http://i/ hf=https://hf.co"},
+            ),
+            ("upstreams = 'none'", {}),
+            ("", {"UPSTREAM_REGISTRY": "https://hf.co/"}),
+        ):
+            meant = self.read(text, **environment)
+            shown = "\n".join(in_force({"config": self.path}, {"HOME": "/", **environment}))
+            self.assertEqual(self.read(shown), meant)
 
 
 class PrefixTests(SynchronousTestCase):

@@ -15,6 +15,7 @@ from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
+from yukari.config.registries import RegistrySettings
 from yukari.config.settings import (
     SETTINGS,
     TIGRIS,
@@ -43,6 +44,10 @@ DEFAULTS = {
     "models_allow": None,
     "models_deny": None,
     "upstream_registry": RegistryUrl("https", "registry.ollama.ai", 443, "/"),
+    "upstreams": (
+        RegistrySettings.named("hf", RegistryUrl("https", "huggingface.co", 443, "/")),
+        RegistrySettings.named("ms", RegistryUrl("https", "modelscope.cn", 443, "/")),
+    ),
     "upstream_address": None,
     "upstream_ca": None,
     "upstream_key": None,
@@ -114,6 +119,7 @@ class ReadTests(SynchronousTestCase):
                 MODELS_ALLOW="library/*,hf.co/*/*",
                 MODELS_DENY="*/llama*",
                 UPSTREAM_REGISTRY="http://Mirror.example:5000/ollama",
+                UPSTREAMS="lab=http://h/",
                 UPSTREAM_ADDRESS="192.0.2.1:5001",
                 UPSTREAM_CA=roots,
                 UPSTREAM_KEY=key,
@@ -162,6 +168,7 @@ class ReadTests(SynchronousTestCase):
                 "models_allow": Patterns(("library/*", "hf.co/*/*")),
                 "models_deny": Patterns(("*/llama*",)),
                 "upstream_registry": RegistryUrl("http", "mirror.example", 5000, "/ollama/"),
+                "upstreams": (RegistrySettings.named("lab", RegistryUrl("http", "h", 80, "/")),),
                 "upstream_address": Address("192.0.2.1", 5001),
                 "upstream_ca": Roots(roots, ()),
                 "upstream_key": SigningKey.read(key),
@@ -267,6 +274,7 @@ class ReadTests(SynchronousTestCase):
             "models_allow": "llama*",
             "models_deny": "*/llama3:7b",
             "upstream_registry": "registry.ollama.ai",
+            "upstreams": "lab",
             "upstream_address": "::1:443",
             "upstream_ca": "/dev/null",
             "upstream_key": "/dev/null",
@@ -512,7 +520,7 @@ class UpstreamTests(SynchronousTestCase):
 class RegistriesTests(SynchronousTestCase):
     def test_the_default_registry_has_the_settings_of_upstream(self) -> None:
         environment = {**HOME, "UPSTREAM_REGISTRY": "http://h/", "UPSTREAM_ADDRESS": "192.0.2.1"}
-        (found,) = Settings.read({}, environment).registries
+        found, *_ = Settings.read({}, environment).registries
         self.assertEqual((found.name, found.url.url, found.host), ("default", "http://h/", "h"))
         self.assertEqual(found.address, Address("192.0.2.1"))
 

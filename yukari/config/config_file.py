@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from yukari.config.files import read_file
 from yukari.config.setting import Setting, SettingError
@@ -55,18 +55,42 @@ class ConfigFile:
         except ValueError as error:
             raise _syntax_error(path, error) from None
 
+    @property
+    def path_of_table(self) -> str:
+        """The name by which errors call a table as a whole."""
+        return f"{_shown_path(self.path)}: {self._table.removesuffix('.')}"
+
+    def tables(self, key: str) -> dict[str, ConfigFile]:
+        """Return the tables ``[KEY.NAME]`` by their names; `SettingError` for what is none."""
+        found = self._values.get(key, {})
+        if not isinstance(found, dict):
+            expected = f"expected tables such as [{key}.lab]"
+            raise SettingError(self.where(key), _as_text(found), expected)
+        for name, value in found.items():
+            if not isinstance(value, dict):
+                expected = f"expected a table, such as [{key}.lab]"
+                raise SettingError(
+                    f"{self.where(key)}.{_shown_key(name)}", _as_text(value), expected
+                )
+        return {
+            name: evolve(self, values=value, table=f"{key}.{_shown_key(name)}.")
+            for name, value in found.items()
+        }
+
     def where(self, key: str) -> str:
         """Return the name by which errors call a key: the file, the table and the key."""
         return f"{_shown_path(self.path)}: {self._table}{_shown_key(key)}"
 
-    def unknown(self, known: Sequence[str]) -> Iterator[SettingError]:
+    def unknown(
+        self, known: Sequence[str], what: str = "the name of a setting"
+    ) -> Iterator[SettingError]:
         """Yield an error for each key that is not ``known``, with the nearest that is."""
         for key, value in self._values.items():
             if key not in known:
                 usual = re.sub("[- ]", "_", key.strip().lower())
                 near = get_close_matches(usual, known, 1)
                 hint = f"did you mean {near[0]}?" if near else "docs/settings.rst has all of them"
-                expected = f"expected the name of a setting: {hint}"
+                expected = f"expected {what}: {hint}"
                 yield SettingError(self.where(key), _as_text(value), expected)
 
     def given(self, row: Setting) -> list[tuple[str, str]] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from yukari.config.reading import Sources
+from yukari.config.registries import KEYS
+from yukari.config.registry_tables import TABLES
 from yukari.config.setting import Setting
 from yukari.config.settings import SETTINGS, Settings, find_sources
 
@@ -26,24 +28,44 @@ def in_force(flags: Mapping[str, object], environment: Mapping[str, str]) -> Ite
         for row in rows:
             yield _line(row, settings, sources)
         yield ""
+    for name, table in ({} if sources.file is None else sources.file.tables(TABLES)).items():
+        yield f"[{TABLES}.{name}]"
+        keys = Sources({}, {}, table)
+        for row in KEYS:
+            said = keys.said(row)
+            # The URL is in `upstreams` above, for all registries.
+            if said is not None and row.name != "url":
+                yield f"{row.name} = {_value(row, [text for _, text in said])}"
+        yield ""
 
 
 def _line(row: Setting, settings: Settings, sources: Sources) -> str:
-    given = sources.given(row)
-    texts = [text for _, text in given]
+    texts = [text for _, text in sources.given(row)]
+    if row.name == "upstreams":
+        texts = _upstreams(settings)
     if row.name in _FOUND and (found := getattr(settings, row.name)) is not None:
         texts = [found]
     if not texts:
         return f"# {row.name}: {row.default_shown}"
     if not row.in_file:
         return f"# {row.name}: {getattr(settings, row.name)}  # {_origin(row, sources)}"
+    return f"{row.name} = {_value(row, texts)}  # {_origin(row, sources)}"
+
+
+def _value(row: Setting, texts: Sequence[str]) -> str:
+    """Return a setting's value as TOML."""
     if row.switch:
-        value = "true" if getattr(settings, row.name) else "false"
-    elif row.several:
-        value = f"[{', '.join(map(quoted, texts))}]"
-    else:
-        value = quoted(texts[0])
-    return f"{row.name} = {value}  # {_origin(row, sources)}"
+        return "true" if row.parse(texts[0]) else "false"
+    return f"[{', '.join(map(quoted, texts))}]" if row.several else quoted(texts[0])
+
+
+def _upstreams(settings: Settings) -> list[str]:
+    """Return all registries that have a name, as UPSTREAMS has them."""
+    default, *others = settings.registries
+    found = [f"{each.name}={each.url}" for each in others]
+    if default.prefix is not None:
+        found.append(f"{default.prefix.removesuffix('--')}={default.url}")
+    return found or ["none"]
 
 
 def _origin(row: Setting, sources: Sources) -> str:

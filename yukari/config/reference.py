@@ -14,6 +14,7 @@ from itertools import groupby
 from textwrap import wrap
 
 from yukari.config.in_force import quoted
+from yukari.config.registries import GROUP, KEYS
 from yukari.config.setting import Setting
 from yukari.config.settings import SETTINGS
 
@@ -38,6 +39,11 @@ def full_table(settings: Sequence[Setting] = SETTINGS) -> str:
             text = f"{row.help} {row.details}".rstrip()
             lines += _row(f"``{row.environment}``", f"``--{row.flag}``", _default(row), text)
         lines.append("")
+    lines += [f".. list-table:: {GROUP}", "   :header-rows: 1", "   :widths: 18 32 50", ""]
+    lines += _row("Key in ``[registries.NAME]``", "Default", "What it is")
+    for row in KEYS:
+        lines += _row(f"``{row.name}``", row.default_shown, row.help)
+    lines.append("")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -66,6 +72,10 @@ def example_file(settings: Sequence[Setting] = SETTINGS) -> str:
                 if row.default is None:
                     lines += _comment(f"Default: {row.default_shown}.")
                 lines.append(f"#{row.name} = {_value(row, row.example or row.default or '')}")
+    lines += ["", "", f"# {GROUP}", f"# {'=' * len(GROUP)}", "", "#[registries.lab]"]
+    for row in KEYS:
+        lines += ["", *_comment(row.help), *_comment(f"Default: {row.default_shown}.")]
+        lines.append(f"#{row.name} = {_value(row, row.example)}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -8,17 +8,19 @@ its own, or by a namespace that begins with its `prefix`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import Any
 
-from attrs import asdict, evolve, frozen
+import attrs
+from attrs import frozen
 
 from yukari.config.files import Roots
 from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.patterns import Patterns
-from yukari.config.setting import SettingError
+from yukari.config.setting import Setting, declared
 from yukari.config.token_file import BearerToken
-from yukari.config.units import Connections
+from yukari.config.units import Connections, parse_duration, parse_rate
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 DEFAULT_NAME = "default"
@@ -30,8 +32,8 @@ CHALLENGES = ("auto", "ollama", "oci")
 How a registry's 401 is answered first: with a signature (``ollama``), with a token that is asked
 for without one (``oci``), or as the reply suggests (``auto``).
 """
-MOST = 64
-"""Registries at most: each has a pool of connections of its own."""
+GROUP = "A table for each registry"
+"""The heading of the keys in docs/settings.rst."""
 _LONGEST_NAME = 32
 """
 Characters. The rest of a namespace, which has at most 80, is for the user's name; Hugging Face's
@@ -46,62 +48,6 @@ _KNOWN = {
     "ms": ("modelscope.cn", ("modelscope.cn", "www.modelscope.cn")),
 }
 """By usual name: the name that Ollama's users write, and all names of the registry's hosts."""
-
-
-@frozen
-class RegistrySettings:
-    """One registry and how it is asked; None is what the cache does for every registry."""
-
-    name: str
-    """`DEFAULT_NAME`, or what a user calls it; in logs and metrics."""
-    url: RegistryUrl
-    host: str
-    """The name of its directory in the store, as an Ollama that pulls from it would write it."""
-    prefix: str | None = None
-    """What a namespace that is meant for it begins with, such as ``hf--``."""
-    hosts: tuple[str, ...] = ()
-    """``HOST``, for any port, or ``HOST:PORT``; lower case. `host_candidates` finds them."""
-    bind: tuple[Bind, ...] = ()
-    address: Address | None = None
-    ca: Roots | None = None
-    key: SigningKey | None = None
-    """A private key that is registered there."""
-    token: BearerToken | None = None
-    rate: int | None = None
-    """Bytes a second."""
-    connections: Connections | None = None
-    lifetime: float | None = None
-    """Seconds until a stored manifest is checked again."""
-    allow: Patterns | None = None
-    deny: Patterns | None = None
-    challenge: str = "auto"
-    """One of `CHALLENGES`."""
-
-    @classmethod
-    def named(cls, name: str, url: RegistryUrl) -> RegistrySettings:
-        """
-        Make the settings of a registry that has no others than its name and its URL.
-
-        One that is called ``hf``, or is Hugging Face, is ``hf.co`` in the store and answers to its
-        public names, also if the URL is that of a mirror; ``ms`` likewise.
-        """
-        host, hosts = _known(url) or _KNOWN.get(name) or (url.host, _own_hosts(url))
-        return cls(name, url, host, f"{name}--", hosts)
-
-    @classmethod
-    def default(cls, url: RegistryUrl) -> RegistrySettings:
-        """Make the settings of the default registry, which is asked if no other is named."""
-        return cls(DEFAULT_NAME, url, (_known(url) or (url.host,))[0])
-
-
-def parse_upstream(text: str) -> RegistrySettings | None:
-    """Parse ``NAME=URL``; None for ``none``."""
-    if text.lower() == "none":
-        return None
-    name, equals, url = text.partition("=")
-    if not equals:
-        raise InvalidSetting("expected NAME=URL, such as hf=https://huggingface.co/, or none")
-    return RegistrySettings.named(parse_name(name), RegistryUrl.parse(url))
 
 
 def parse_name(text: str) -> str:
@@ -138,6 +84,156 @@ def parse_challenge(text: str) -> str:
     return text.lower()
 
 
+def _key(
+    parse: Callable[[str], Any], help: str, empty: Any = None, name: str = "", **more: Any
+) -> Any:
+    """Declare a key of a registry's table; the arguments are those of `Setting`."""
+    row = Setting(name, GROUP, parse, None, help, **more)
+    return attrs.field(default=empty, metadata={Setting: row})
+
+
+@frozen
+class RegistrySettings:
+    """One registry and how it is asked; None is what the cache does for every registry."""
+
+    name: str
+    """`DEFAULT_NAME`, or what a user calls it; in logs and metrics."""
+    url: RegistryUrl = _key(
+        RegistryUrl.parse,
+        "The registry, an http or https URL.",
+        attrs.NOTHING,
+        default_shown="the URL in ``UPSTREAMS``",
+        example="http://10.0.0.5:5000/",
+    )
+    host: str = _key(
+        parse_host,
+        "The name of its directory in the store, as Ollama would write it.",
+        attrs.NOTHING,
+        default_shown="the URL's host, ``hf.co`` for Hugging Face",
+        example="10.0.0.5:5000",
+    )
+    prefix: str | None = _key(
+        parse_prefix,
+        "What the namespace of a model begins with that is asked for here, such as ``hf--``.",
+        default_shown="its name and ``--``",
+        example="lab--",
+    )
+    hosts: tuple[str, ...] = _key(
+        parse_host,
+        "Names by which clients may ask for this registry, instead of by its prefix: ``HOST`` or"
+        " ``HOST:PORT``, which have to lead to this cache.",
+        (),
+        several=True,
+        default_shown="the URL's own",
+        example="lab.cache.lan",
+    )
+    """Lower case; without a port for any port. `host_candidates` finds them."""
+    bind: tuple[Bind, ...] = _key(
+        Bind.parse,
+        "Where to listen for this registry alone. Written as ``BIND``.",
+        (),
+        several=True,
+        default_shown="nowhere",
+        example=":9202",
+    )
+    address: Address | None = _key(
+        Address.parse,
+        "Where to connect for it, if its name leads elsewhere. Written as ``UPSTREAM_ADDRESS``.",
+        default_shown="where its name leads",
+        example="192.0.2.1:5000",
+    )
+    ca: Roots | None = _key(
+        Roots.parse,
+        "A PEM file of root certificates that are trusted for it beside the system's.",
+        default_shown="those of ``UPSTREAM_CA``",
+        example="/etc/ssl/lab.pem",
+    )
+    key: SigningKey | None = _key(
+        SigningKey.parse,
+        "The file of a private key that is registered there. Written as ``UPSTREAM_KEY``.",
+        default_shown="none",
+        example="/etc/yukari/lab_ed25519",
+    )
+    token: BearerToken | None = _key(
+        BearerToken.parse,
+        "The file of a token that opens private and gated models there, such as Hugging Face's."
+        " Who may pull them says ``PRIVATE_MODELS``.",
+        name="token_file",
+        default_shown="none",
+        example="/etc/yukari/lab_token",
+    )
+    rate: int | None = _key(
+        parse_rate,
+        "How fast blobs may come from it. Written as ``UPSTREAM_RATE``.",
+        default_shown="a share of ``UPSTREAM_RATE``",
+        example="50MB/s",
+    )
+    """Bytes a second."""
+    connections: Connections | None = _key(
+        Connections.parse,
+        "The most connections to it: for one blob / in all.",
+        default_shown="as ``UPSTREAM_CONNECTIONS``",
+        example="8/16",
+    )
+    lifetime: float | None = _key(
+        parse_duration,
+        "How old the last check of a stored manifest may get before it is checked again.",
+        default_shown="as ``MANIFEST_LIFETIME``",
+        example="24h",
+    )
+    """Seconds."""
+    allow: Patterns | None = _key(
+        Patterns.parse,
+        "Patterns of the models that may be pulled from it, ``NAMESPACE/MODEL``, beside what"
+        " ``MODELS_ALLOW`` allows of all registries.",
+        commas=True,
+        default_shown="all",
+        example="team/*",
+    )
+    deny: Patterns | None = _key(
+        Patterns.parse,
+        "Patterns of models that may not be pulled from it.",
+        commas=True,
+        default_shown="none",
+        example="*/*-base",
+    )
+    challenge: str = _key(
+        parse_challenge,
+        "What answers its challenges first: a signature (``ollama``), a token that is given"
+        " without one (``oci``), or what its reply suggests (``auto``).",
+        "auto",
+        default_shown="auto",
+        example="oci",
+    )
+    """One of `CHALLENGES`."""
+
+    @classmethod
+    def named(cls, name: str, url: RegistryUrl) -> RegistrySettings:
+        """
+        Make the settings of a registry that has no others than its name and its URL.
+
+        One that is called ``hf``, or is Hugging Face, is ``hf.co`` in the store and answers to its
+        public names, also if the URL is that of a mirror; ``ms`` likewise.
+        """
+        host, hosts = known(url) or _KNOWN.get(name) or (url.host, _own_hosts(url))
+        return cls(name, url, host, f"{name}--", hosts)
+
+    @classmethod
+    def default(cls, url: RegistryUrl) -> RegistrySettings:
+        """Make the settings of the default registry, which is asked if no other is named."""
+        return cls(DEFAULT_NAME, url, (known(url) or (url.host,))[0])
+
+
+def parse_upstream(text: str) -> RegistrySettings | None:
+    """Parse ``NAME=URL``; None for ``none``."""
+    if text.lower() == "none":
+        return None
+    name, equals, url = text.partition("=")
+    if not equals:
+        raise InvalidSetting("expected NAME=URL, such as hf=https://huggingface.co/, or none")
+    return RegistrySettings.named(parse_name(name), RegistryUrl.parse(url))
+
+
 def host_candidates(header: str) -> tuple[str, ...]:
     """
     Return what `RegistrySettings.hosts` may have for a request's Host header; the first that is
@@ -151,103 +247,12 @@ def host_candidates(header: str) -> tuple[str, ...]:
     return (host, name) if name != host else (host, f"{host}:443", f"{host}:80")
 
 
-Where = Callable[[RegistrySettings, str], tuple[str, str]]
-"""By which setting a registry's field was given, and as what text."""
+KEYS: tuple[Setting, ...] = declared(GROUP, RegistrySettings)
+"""The keys of a registry's table."""
 
 
-def in_upstreams(registry: RegistrySettings, _: str) -> tuple[str, str]:
-    """Every field of the registry follows from its entry in UPSTREAMS."""
-    return "UPSTREAMS", f"{registry.name}={registry.url}"
-
-
-def gather(
-    default: RegistrySettings,
-    named: Sequence[RegistrySettings | None],
-    spare: Sequence[RegistrySettings] = (),
-    where: Where = in_upstreams,
-    binds: Sequence[Bind] = (),
-) -> tuple[RegistrySettings, ...]:
-    """
-    Return all registries, the default one first; `SettingError` for what two of them share.
-
-    None in ``named`` is ``none``, which has to be alone. A named registry that is the default one
-    gives it its prefix, its hosts and the rest. ``spare`` are those that nobody asked for: one that
-    shares anything with another is left out. ``binds`` are where the cache itself listens.
-    """
-    registries = [each for each in named if each is not None]
-    if len(registries) < len(named) and len(named) > 1:
-        raise SettingError("UPSTREAMS", "none", "expected none alone, or registries without it")
-    others = []
-    for each in (*registries, *spare):
-        if default.prefix is None and _is_same(default, each):
-            default = _joined(default, each)
-        else:
-            others.append(each)
-    taken = {("bind", key): f"{text} is where this cache listens" for key, text in _ports(binds)}
-    found = []
-    for each in (default, *others):
-        identity = list(_identity(each))
-        shared = next((row for row in identity if row[:2] in taken), None)
-        if shared is None:
-            taken.update({row[:2]: f"{row[2]} belongs to {each.name}" for row in identity})
-            taken["name", each.name] = f"{each.name} is given twice"
-            found.append(each)
-        elif not any(each is unasked for unasked in spare):
-            field, key, _ = shared
-            raise SettingError(
-                *where(each, field), f"expected {_WHAT[field]} of its own: {taken[field, key]}"
-            )
-    if len(found) > MOST:
-        raise SettingError(*where(found[-1], "url"), f"expected at most {MOST} registries in all")
-    return tuple(found)
-
-
-_WHAT = {
-    "name": "a name",
-    "host": "a directory in the store",
-    "prefix": "a prefix",
-    "hosts": "hosts",
-    "bind": "a port",
-}
-
-
-def _is_same(default: RegistrySettings, named: RegistrySettings) -> bool:
-    """Whether two records are of one registry, not only of one host."""
-    both_known = _known(default.url) is not None and _known(named.url) is not None
-    return default.host == named.host and (default.url == named.url or both_known)
-
-
-def _identity(registry: RegistrySettings) -> Iterator[tuple[str, str, str]]:
-    """Yield what tells a registry from others: the field, what is compared, what is shown."""
-    yield "name", registry.name, registry.name
-    yield "host", registry.host.lower(), registry.host
-    if registry.prefix is not None:
-        yield "prefix", registry.prefix, registry.prefix
-    for host in registry.hosts:
-        yield "hosts", host, host
-    for key, text in _ports(registry.bind):
-        yield "bind", key, text
-
-
-def _ports(binds: Sequence[Bind]) -> Iterator[tuple[str, str]]:
-    """Yield each place to listen: what is compared, and its text; not port 0, which is any."""
-    for bind in binds:
-        if not re.match(r"tcp6?:(port=)?0(:|$)", bind.descriptions[0]):
-            yield bind.descriptions[0], bind.text
-
-
-def _joined(default: RegistrySettings, named: RegistrySettings) -> RegistrySettings:
-    """The default registry, with what is said of the same registry under a name."""
-    said = {
-        field: value
-        for field, value in asdict(named, recurse=False).items()
-        if value not in (None, (), "auto")
-    }
-    return evolve(default, **{**said, "name": DEFAULT_NAME})
-
-
-def _known(url: RegistryUrl) -> tuple[str, tuple[str, ...]] | None:
-    """Return the row of `_KNOWN` that a URL is of."""
+def known(url: RegistryUrl) -> tuple[str, tuple[str, ...]] | None:
+    """Return the store's name and all hosts of a registry that many use; None for another."""
     return next((row for row in _KNOWN.values() if url.host in row[1]), None)
 
 

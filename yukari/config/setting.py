@@ -39,7 +39,8 @@ def shown(value: str) -> str:
 @frozen
 class Setting:
     """
-    The declaration of one setting; ``name`` is the field of `Settings`, and the key in a file.
+    The declaration of one setting; ``name`` is its key in a file, and the field of `Settings`
+    unless ``field`` is another.
 
     ``default`` is written as a user would write it, or is None if it is found out by
     `Settings.read`; then ``default_shown`` says how. ``help`` and ``details`` are
@@ -67,6 +68,8 @@ class Setting:
     """The environment variable, if it has another name than the setting."""
     in_file: bool = True
     """Whether a configuration file may have it."""
+    field: str = ""
+    """The field that holds it."""
 
     @property
     def environment(self) -> str:
@@ -101,7 +104,9 @@ def declare(parse: Callable[[str], Any], default: str | None, help: str, **more:
 
 def declared(group: str, fields: type) -> tuple[Setting, ...]:
     """Return the declarations of a group, in the order of its fields."""
-    return tuple(
-        evolve(field.metadata[Setting], name=field.name, group=group)
-        for field in attrs.fields(fields)
-    )
+    found = []
+    for each in attrs.fields(fields):
+        row: Setting | None = each.metadata.get(Setting)
+        if row is not None:
+            found.append(evolve(row, name=row.name or each.name, field=each.name, group=group))
+    return tuple(found)

@@ -25,6 +25,7 @@ from yukari.config.groups.upstream import Upstream
 from yukari.config.paths import absolute, cache_directory, check_system_roots
 from yukari.config.reading import Sources
 from yukari.config.registries import RegistrySettings
+from yukari.config.registry_tables import TABLES, RegistryReader
 from yukari.config.setting import Setting, SettingError, SettingErrors, declared
 
 __all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings", "find_sources"]
@@ -56,12 +57,14 @@ class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
             except SettingError as error:
                 errors.append(error)
         if not errors:
+            reader = RegistryReader(sources, _UPSTREAMS)
             try:
                 _find_directories(values, sources)
-                values["registries"] = (_default_registry(values),)
                 check_system_roots(environment)
+                values["registries"] = reader.read(values)
             except SettingError as error:
                 errors.append(error)
+            errors += reader.errors
         if errors:
             raise errors[0] if len(errors) == 1 else SettingErrors(errors)
         return cls(**values)
@@ -76,7 +79,8 @@ SETTINGS: tuple[Setting, ...] = (
     *declared("Configuration file, logs and stopping", Running),
 )
 """The declarations, group by group."""
-_IN_FILE = tuple(row.name for row in SETTINGS if row.in_file)
+_IN_FILE = (*(row.name for row in SETTINGS if row.in_file), TABLES)
+_UPSTREAMS = next(row for row in SETTINGS if row.name == "upstreams")
 _CONFIG = next(row for row in SETTINGS if row.name == "config")
 _TIGRIS_BUCKET = next(row for row in SETTINGS if row.name == "tigris_bucket")
 
@@ -88,15 +92,6 @@ def find_sources(flags: Mapping[str, object], environment: Mapping[str, str]) ->
         path = absolute(sources.read(_CONFIG), environment)
         return evolve(sources, file=ConfigFile.read(name, path))
     return sources
-
-
-def _default_registry(values: Mapping[str, Any]) -> RegistrySettings:
-    return evolve(
-        RegistrySettings.default(values["upstream_registry"]),
-        address=values["upstream_address"],
-        ca=values["upstream_ca"],
-        key=values["upstream_key"],
-    )
 
 
 def _find_directories(values: dict[str, Any], sources: Sources) -> None:

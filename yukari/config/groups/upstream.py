@@ -7,6 +7,7 @@ from attrs import frozen
 from yukari.config.files import Roots
 from yukari.config.keys import SigningKey
 from yukari.config.parsers import parse_private_models, parse_switch
+from yukari.config.registries import UPSTREAMS, RegistrySettings, parse_upstream
 from yukari.config.setting import declare
 from yukari.config.units import Connections, parse_positive_duration, parse_rate
 from yukari.config.urls import Address, RegistryUrl
@@ -22,6 +23,16 @@ class Upstream:
         "The registry to mirror, an http or https URL.",
         details="A path is allowed, a user or a query is not.",
     )
+    upstreams: tuple[RegistrySettings | None, ...] = declare(
+        parse_upstream,
+        UPSTREAMS,
+        "Registries that are mirrored beside the default one, as ``NAME=URL``, separated by spaces;"
+        " ``none`` for none. ``hf--USER/MODEL`` is then ``USER/MODEL`` of ``hf``.",
+        details="The flag may be repeated. A name has letters, digits, ``_`` and single ``-``. A"
+        " configuration file can say more of each.",
+        several=True,
+    )
+    """As they were named; `Settings.registries` has all."""
     upstream_address: Address | None = declare(
         Address.parse,
         None,
