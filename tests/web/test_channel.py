@@ -206,7 +206,7 @@ class PipelineTests(SynchronousTestCase):
         talk.say(HEALTH)
         self.assertEqual(talk.wire.producerState, "paused")
         blob.grow(3)
-        while talk.channel._turn is not None:
+        while talk.channel in talk.channel.site.ahead:
             talk.clock.advance(0)
         self.assertEqual(talk.wire.producerState, "producing")
         self.assertEqual(talk.replies()[-1].body, b"OK\n")
@@ -232,6 +232,19 @@ class TurnTests(SocketCase):
             await until(lambda other=other: other.got)
             self.assertLess(greedy.got.count(b"OK\n") - before, 500)
         await until(lambda: greedy.got.count(b"OK\n") == 3000)
+
+    async def test_crowd_that_sends_ahead_is_begun_a_few_in_a_turn(self) -> None:
+        """Else each turn of the reactor would answer one request of every such connection."""
+        greedy, other = [await self.peer() for _ in range(60)], await self.peer()
+        for each in greedy:
+            each.transport.write(HEALTH * 300)
+        await until(lambda: all(each.got for each in greedy))
+        before = sum(each.got.count(b"OK\n") for each in greedy)
+        other.ask("/healthz")
+        await until(lambda: other.got)
+        after = sum(each.got.count(b"OK\n") for each in greedy)
+        self.assertLess(after - before, 60 * 10)
+        await until(lambda: all(each.got.count(b"OK\n") == 300 for each in greedy))
 
 
 class LimitTests(SynchronousTestCase):

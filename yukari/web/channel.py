@@ -83,7 +83,6 @@ class RegistryChannel(HTTPChannel):
     _quiet_since: float = 0.0
     _begun_at: float = 0.0
     _deadline: Optional[IDelayedCall] = None
-    _turn: Optional[IDelayedCall] = None
 
     # the connection's beginning and end
 
@@ -99,9 +98,7 @@ class RegistryChannel(HTTPChannel):
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True
         self._expect(None)
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        self.site.ahead.leave(self)
         super().connectionLost(reason)
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
@@ -247,10 +244,10 @@ class RegistryChannel(HTTPChannel):
             self._next_later()
 
     def _next_later(self) -> None:
-        if self._waitingForTransport or self._turn is not None:
+        if self._waitingForTransport or self in self.site.ahead:
             self._regulate()
         elif self._buffer:
-            self._turn = self.callLater(0, self._next)
+            self.site.ahead.wait(self, self._next)
         else:
             self.paused = False
             self._regulate()
@@ -258,7 +255,6 @@ class RegistryChannel(HTTPChannel):
                 self._close_if_read()
 
     def _next(self) -> None:
-        self._turn = None
         if not self._waitingForTransport and not self._handlingRequest:
             self.paused = False
             self._read(b"")

@@ -22,6 +22,7 @@ from yukari.metrics import Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, plain_socket
 from yukari.web import clients
+from yukari.web.ahead import SentAhead
 from yukari.web.channel import SAFE_HEADERS, TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
@@ -231,6 +232,7 @@ class RegistrySite(Site):
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
         self.drain = drain or Drain(clock)
+        self.ahead = SentAhead()
         self.metrics = metrics or Metrics()
         self.is_admins = is_admins
         self.pseudonym = pseudonym
