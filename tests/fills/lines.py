@@ -17,6 +17,8 @@ from attrs import define, field
 SEGMENT = 1448
 FIRST_WINDOW = 10 * SEGMENT
 """Bytes that a new sender may have on their way (RFC 6928)."""
+STAMPS = 0.001
+"""Seconds between two time stamps of TCP's, with each of which a round trip is measured."""
 CUBIC = 0.4
 """Segments a second cubed, by which a sender's window grows."""
 SHRINKS = 0.7
@@ -77,11 +79,12 @@ class Flow:
         if was_full and cubic > self.congestion:
             self.congestion = min(cubic, self.congestion + count / 2)
 
-    def received(self, count: float, round_trip: float) -> None:
-        """So many arrive, whose request for more had gone so long ago."""
+    def received(self, count: float, round_trip: float, seconds: float) -> None:
+        """So many arrive within ``seconds``, whose request for more had gone so long ago."""
         self.arrived += count
         seen = self.round_trip
-        self.round_trip = round_trip if seen is None else seen + (round_trip - seen) / 8
+        weight = 1 - (7 / 8) ** max(1, round(seconds / STAMPS))
+        self.round_trip = round_trip if seen is None else seen + (round_trip - seen) * weight
         self.least = round_trip if self.least is None else min(self.least, round_trip)
 
     def dropped(self, count: float, now: float, round_trip: float) -> None:
@@ -161,7 +164,8 @@ class Line:
     def _deliver(self) -> None:
         while self._there and self._there[0].due <= self.now:
             piece = self._there.popleft()
-            piece.flow.received(piece.count, piece.due - piece.sent_at + self.base / 2)
+            round_trip = piece.due - piece.sent_at + self.base / 2
+            piece.flow.received(piece.count, round_trip, piece.count / self.rate)
             piece.due += self.base / 2
             self._back.append(piece)
         while self._back and self._back[0].due <= self.now:

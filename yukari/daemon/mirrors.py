@@ -96,6 +96,7 @@ def open_mirrors(
                 answers_by_agent(registry),
                 registry.challenge,
                 key == DEFAULT,
+                made.lines,
             )
             upstream = Upstream(asked)
             allowed = partial(asked.allowed, most)

@@ -15,6 +15,7 @@ from yukari.fills.plan import Claim
 from yukari.net.budget import Turn
 from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, BlobSource, SourceFailed
+from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
 
@@ -62,6 +63,7 @@ class RangeFetch:
     _marks: tuple[tuple[float, int], tuple[float, int]] = field(init=False)
     """Two times in the past, and how many bytes had arrived by then."""
     _paced: Optional[Paced] = field(default=None, init=False)
+    _pace: Optional[HostPace] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
     _body: Optional[_BodyReader] = field(default=None, init=False)
     _dropped: Optional[str] = field(default=None, init=False)
@@ -103,6 +105,7 @@ class RangeFetch:
                 self._paced = answer.paced
                 self._paced.yields = lambda: not self.fill.is_read
             pace.headers_after(self.heard_at - began)
+            self._pace = pace
             whole = await self._read(answer)
         except CancelledError:
             self._not_answered(began, SourceFailed("silent", moved=not self._was_refused))
@@ -141,6 +144,9 @@ class RangeFetch:
         self.heard_at = self._clock.seconds()
         self.received += len(data)
         self.new += self.fill.received(self, offset, data, asked=asked)
+        if self._pace is not None:
+            held = self.paused or self.held
+            self._pace.received(self.heard_at, len(data), is_read=self.fill.is_read, held=held)
 
     def drop(self, why: str, *, silent: bool = False, slow: bool = False) -> None:
         """

@@ -30,9 +30,11 @@ from zope.interface import implementer
 from yukari.config.proxies import Proxies, Proxy
 from yukari.net.bodies import discard
 from yukari.net.heads import BoundedPool
+from yukari.net.host_line import HostLines
 from yukari.net.perimeter import Outside, Perimeter
 from yukari.net.resolved import Resolved
 from yukari.net.socks import Socks
+from yukari.net.tcp import SocketConnection
 from yukari.net.trust import trust
 from yukari.net.tunnel import ToProxy, Tunnel, refused
 
@@ -52,12 +54,13 @@ Place = tuple[str, int]
 class _Connecting:
     """
     Connects as ``endpoint`` does, makes the connection read so many bytes at once, and lets
-    ``check`` refuse the address that it has come to.
+    ``check`` refuse the address that it has come to. ``made`` is told of each connection.
     """
 
     _endpoint: IStreamClientEndpoint
     _read: int
     _check: Optional[Callable[[str], None]] = None
+    _made: Optional[Callable[[SocketConnection], None]] = None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._endpoint.connect(factory).addCallback(self._connected)
@@ -73,6 +76,8 @@ class _Connecting:
             except BaseException:
                 transport.abortConnection()
                 raise
+        if self._made is not None:
+            self._made(SocketConnection(transport))
         return protocol
 
 
@@ -86,7 +91,8 @@ class _Endpoints:
     _elsewhere: Mapping[Place, Place]
     _proxies: Proxies
     read: int
-    perimeter: Optional[Perimeter] = None
+    perimeter: Optional[Perimeter]
+    _lines: HostLines
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         place = self._goes_to(uri)
@@ -105,12 +111,13 @@ class _Endpoints:
             endpoint = self._by_socks(proxy, *place)
         else:
             endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
+        made = self._lines.of(place_of(uri)).connected
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            return _Connecting(wrapClientTLS(creator, endpoint), self.read, check)
+            return _Connecting(wrapClientTLS(creator, endpoint), self.read, check, made)
         if uri.scheme != b"http":
             raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
-        return _Connecting(endpoint, self.read, check)
+        return _Connecting(endpoint, self.read, check, made)
 
     def _direct(self, host: str, port: int) -> IStreamClientEndpoint:
         if "_" in host:
@@ -219,6 +226,8 @@ class Connections:
     _proxies: Proxies = field(factory=Proxies)
     _read: int = READ
     _perimeter: Optional[Perimeter] = None
+    lines: HostLines = field(factory=HostLines, init=False)
+    """What is known of the way to each host."""
     agent: IAgent = field(init=False)
     _endpoints: _Endpoints = field(init=False)
     _pool: BoundedPool = field(init=False)
@@ -235,6 +244,7 @@ class Connections:
             self._proxies,
             self._read,
             self._perimeter,
+            self.lines,
         )
         self.agent = _Agent(self._reactor, self._endpoints, self._pool)
 

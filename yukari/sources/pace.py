@@ -15,6 +15,7 @@ from typing import Optional
 from attrs import define, field
 
 from yukari.net.budget import ConnectionBudget, HostLimit
+from yukari.net.host_line import HostLine
 
 FIRST = 16 * 1024
 """
@@ -97,6 +98,8 @@ class HostPace:
     """Seconds that its first reply may take to its first byte."""
     limit: HostLimit = field(factory=HostLimit)
     """How many requests at once it bears."""
+    line: HostLine = field(factory=HostLine)
+    """The connections to it."""
     active: int = 0
     """Requests under way now, from being sent on."""
     ranges: bool = False
@@ -142,6 +145,13 @@ class HostPace:
     def _count(self, now: float) -> None:
         self._request_seconds += self.active * max(0.0, now - self._counted_at)
         self._counted_at = now
+
+    def received(self, now: float, count: int, *, is_read: bool, held: bool) -> None:
+        """
+        ``count`` bytes of a blob have arrived; ``is_read`` if clients read that blob, ``held`` if
+        this connection must pause now because of our disk, our memory, or UPSTREAM_RATE.
+        """
+        self.line.received(now, is_read=is_read, held=held)
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""

@@ -19,6 +19,7 @@ from yukari.errors import RegistryError, denied, denied_by, upstream_unreachable
 from yukari.metrics import Metrics
 from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget
+from yukari.net.host_line import HostLines
 from yukari.net.http import BadRedirect, follow, why
 from yukari.net.perimeter import Outside
 from yukari.net.throttle import Line
@@ -63,6 +64,8 @@ class Registry:
     """As `Authorizer.kind`."""
     is_default: bool = True
     """Whether UPSTREAM_REGISTRY names it, and UPSTREAM_KEY the key for it."""
+    lines: HostLines = field(factory=HostLines)
+    """What is known of the way to each host."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
@@ -121,8 +124,19 @@ class Registry:
 
     def pace(self, url: str) -> HostPace:
         """Return the measurements of the host of ``url``."""
-        self._likely = urlsplit(url).netloc
-        return self._paces.setdefault(self._likely, self._unknown())
+        parts = urlsplit(url)
+        self._likely = parts.netloc
+        bound = inf if self.line is None else self.line.rate / self.line.most
+        pace = self._paces.get(parts.netloc)
+        if pace is None:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            pace = self._paces[parts.netloc] = HostPace(
+                bound,
+                self.budget,
+                patience=self.headers_within - TOLD_BEFORE,
+                line=self.lines.of((parts.hostname or "", port)),
+            )
+        return pace
 
     def allowed(self, most: int) -> int:
         """How many of ``most`` requests at once the host gets that bears the fewest."""
@@ -130,12 +144,7 @@ class Registry:
 
     def likely_pace(self) -> HostPace:
         """The measurements of the host that the last blob came from."""
-        likely = urlsplit(self.url.url).netloc if self._likely is None else self._likely
-        return self._paces.setdefault(likely, self._unknown())
-
-    def _unknown(self) -> HostPace:
-        bound = inf if self.line is None else self.line.rate / self.line.most
-        return HostPace(bound, self.budget, patience=self.headers_within - TOLD_BEFORE)
+        return self.pace(self.url.url) if self._likely is None else self._paces[self._likely]
 
     def authorized(
         self, send: Send, url: str, user_agent: str

@@ -1,0 +1,98 @@
+"""Pulls leave the line usable: no standing queue where the line is the limit, and no speed lost."""
+
+from __future__ import annotations
+
+from math import inf
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.lines import Flow, Line
+from tests.fills.pulled_over_a_line import TICK, Daemon, pass_time
+
+MBIT = 125_000
+SETTLED = 1.0
+"""Seconds that a new sender's first doublings may disturb."""
+
+
+def usual_wait(line: Line, after: float = SETTLED, part: float = 0.95) -> float:
+    """The seconds of queueing that so many of the ticks after the first ones do not exceed."""
+    waits = sorted(line.waits[round(after / TICK) :])
+    return waits[int(part * (len(waits) - 1))]
+
+
+class OneDaemonTests(SynchronousTestCase):
+    def pull(self, line: Line, seconds: float, parts: int) -> tuple[Daemon, float]:
+        """A pull of what the line carries in so many seconds; how long it took."""
+        daemon = Daemon(line, int(line.rate * seconds), parts)
+        daemon.start()
+        pass_time(line, [daemon], 10 * seconds)
+        self.assertTrue(daemon.is_whole)
+        return daemon, daemon.clock.seconds()
+
+    def test_a_reader_has_the_whole_line_and_a_short_queue(self) -> None:
+        for rate, base, queue in ((20, 0.02, 0.4), (80, 0.008, 0.1), (80, 0.02, 0.4)):
+            line = Line(rate * MBIT, base, queue)
+            _, took = self.pull(line, 6.0, 16)
+            cell = rate, base, queue
+            self.assertLess(took, 6.0 * 1.05 + 10 * base, cell)
+            self.assertLess(usual_wait(line), 0.08 if rate == 20 else 0.04, cell)
+
+    def test_what_nobody_reads_queues_half_as_long(self) -> None:
+        line = Line(80 * MBIT, 0.02, 0.4)
+        _, took = self.pull(line, 6.0, 0)
+        self.assertLess(took, 6.0 * 1.05 + 0.3)
+        self.assertLess(usual_wait(line), 0.035)
+
+    def test_a_line_that_is_far_is_filled_all_the_same(self) -> None:
+        line = Line(80 * MBIT, 0.1, 0.4)
+        _, took = self.pull(line, 6.0, 16)
+        self.assertLess(took, 6.0 * 1.05 + 1.0)
+
+    def test_what_nobody_reads_leaves_the_line_to_others(self) -> None:
+        line = Line(80 * MBIT, 0.02, 0.2)
+        other = Flow(wanted=inf)
+        daemon = Daemon(line, int(line.rate * 100), 0)
+        daemon.start()
+        line.join(other)
+        pass_time(line, [daemon], 12.0)
+        self.assertLess(daemon.got / (daemon.got + other.arrived), 0.2)
+
+    def test_a_reader_is_not_crowded_out_by_a_sender_that_fills_the_queue(self) -> None:
+        line = Line(80 * MBIT, 0.02, 0.2)
+        other = Flow(wanted=inf)
+        daemon = Daemon(line, int(line.rate * 100), 16)
+        daemon.start()
+        line.join(other)
+        pass_time(line, [daemon], 20.0)
+        self.assertGreater(daemon.got / (daemon.got + other.arrived), 0.4)
+
+    def test_slow_connections_are_bounded_by_nothing(self) -> None:
+        seconds = []
+        for tells in (False, True):
+            line = Line(1000 * MBIT, 0.05, 0.1)
+            daemon = Daemon(line, 200_000_000, 16, each=3_000_000, tells=tells)
+            daemon.start()
+            pass_time(line, [daemon], 10.0)
+            seconds.append(daemon.clock.seconds())
+            self.assertEqual({flow.window for flow in line.flows}, {inf})
+        without, with_it = seconds
+        self.assertLess(with_it, 1.02 * without)
+
+
+class TwoDaemonsTests(SynchronousTestCase):
+    def test_two_readers_share_the_line(self) -> None:
+        for late in (0.0, 5.0):
+            line = Line(80 * MBIT, 0.02, 0.4)
+            clock = Clock()
+            size = int(line.rate * 100)
+            one = Daemon(line, size, 16, clock=clock)
+            other = Daemon(line, size, 16, clock=clock)
+            one.start()
+            pass_time(line, [one], late)
+            other.start()
+            before = one.got
+            pass_time(line, [one, other], late + 20.0)
+            share = other.got / (one.got - before + other.got)
+            self.assertGreater(share, 0.25, late)
+            self.assertLess(share, 0.75, late)

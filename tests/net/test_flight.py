@@ -1,0 +1,140 @@
+"""The bound on what is on its way: none without a queue, and with one as much as the line holds."""
+
+from __future__ import annotations
+
+from math import inf
+
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.net.flight import AT_FIRST, LEAST_SEGMENTS, TARGET_READ, TARGET_UNREAD, Flight
+from yukari.net.tcp import Reading
+
+SEGMENT = 1448
+
+
+@define
+class Way:
+    """Connections over a line, whose senders have so much on its way as they may and want."""
+
+    rate: float
+    base: float
+    connections: int = 8
+    wants: float = 4e6
+    """Bytes on their way that the senders come to without a bound."""
+    others: float = 0.0
+    """Seconds that others' bytes queue."""
+    flight: Flight = field(factory=Flight)
+    now: float = 50.0
+    received: float = 0.0
+    on_its_way: float = 1.0
+    congestion: float = 50_000
+    """What the senders would have on its way without a bound."""
+    is_read: bool = True
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds, with the queue."""
+        return max(self.base, self.on_its_way / self.rate) + self.others
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        ends = self.now + seconds
+        while self.now < ends:
+            tick = 0.05
+            self.received += tick * min(self.rate, self.on_its_way / self.round_trip)
+            self.now += tick
+            if self.flight.is_due(self.now):
+                each = Reading(
+                    int(self.received / self.connections), self.round_trip, self.base, SEGMENT
+                )
+                readings = dict.fromkeys(range(self.connections), each)
+                window = self.flight.look(self.now, readings, is_read=self.is_read)
+                allowed = inf if window is None else window * self.connections
+                self.congestion = min(self.wants, 2 * self.congestion)
+                self.on_its_way = min(allowed, self.congestion)
+                if window is not None:
+                    assert window >= LEAST_SEGMENTS * SEGMENT
+
+
+WAYS = st.builds(Way, st.floats(1e6, 1e8), st.floats(0.0005, 0.2))
+
+
+class FlightTests(SynchronousTestCase):
+    @given(WAYS, st.booleans())
+    def test_the_queue_comes_to_the_target_and_the_line_stays_full(
+        self, way: Way, is_read: bool
+    ) -> None:
+        way.is_read, way.wants = is_read, 10 * way.rate * (way.base + 0.4)
+        way.run(5.0)
+        target = TARGET_READ if is_read else TARGET_UNREAD
+        least = way.connections * LEAST_SEGMENTS * SEGMENT / way.rate
+        before, queues, began = way.received, [], way.now
+        while way.now < began + 16.0:
+            way.run(0.05)
+            queues.append(way.round_trip - way.base)
+        queues.sort()
+        bound = max(1.5 * target, least - way.base) + 8 * SEGMENT / way.rate
+        self.assertLess(queues[int(0.95 * len(queues))], bound + 0.001)
+        self.assertGreater(way.received - before, 0.85 * way.rate * 16.0)
+
+    @given(WAYS)
+    def test_nothing_is_bounded_without_a_queue(self, way: Way) -> None:
+        way.wants = way.rate * (way.base + TARGET_UNREAD / 2)
+        way.run(20.0)
+        self.assertEqual(way.flight.bound, inf)
+
+    def test_the_bound_goes_when_the_senders_want_less(self) -> None:
+        way = Way(1e7, 0.02)
+        way.run(5.0)
+        self.assertLess(way.flight.bound, inf)
+        way.wants = 1e7 * 0.01
+        way.run(15.0)
+        self.assertEqual(way.flight.bound, inf)
+
+    def test_what_nobody_reads_yields_to_others(self) -> None:
+        way = Way(1e7, 0.02, is_read=False)
+        way.run(5.0)
+        way.others = 0.2
+        way.run(10.0)
+        self.assertLessEqual(way.on_its_way, way.connections * LEAST_SEGMENTS * SEGMENT)
+
+    def test_a_reader_that_is_crowded_out_competes(self) -> None:
+        way = Way(1e7, 0.02)
+        way.run(5.0)
+        way.others = 0.4
+        seen = []
+        for _ in range(100):
+            way.run(0.1)
+            seen.append(way.flight.bound)
+        self.assertEqual(seen[-1], inf)
+
+    def test_a_way_that_becomes_longer_is_not_taken_for_a_queue_for_ever(self) -> None:
+        way = Way(1e7, 0.02)
+        way.run(20.0)
+        way.base = 0.12
+        way.run(90.0)
+        before = way.received
+        way.run(10.0)
+        self.assertGreater(way.received - before, 0.8 * 1e8)
+
+    def test_the_first_look_after_a_while_compares_with_nothing(self) -> None:
+        flight = Flight()
+        reading = Reading(10**9, 0.5, 0.01, SEGMENT)
+        self.assertEqual(flight.look(1000.0, {1: reading}, is_read=True), AT_FIRST)
+        self.assertEqual(flight.rate, 0.0)
+
+    def test_connections_that_bring_nothing_are_not_counted(self) -> None:
+        flight = Flight()
+        for now in (10.0, 10.1):
+            received = int(1e6 * (now - 10.0))
+            readings = {
+                1: Reading(received, 0.5, 0.01, SEGMENT),
+                2: Reading(77, 0.02, 0.02, SEGMENT),
+            }
+            window = flight.look(now, readings, is_read=True)
+        assert window is not None
+        self.assertEqual(flight.round_trip, 0.5)
+        self.assertEqual(window, AT_FIRST // 2)

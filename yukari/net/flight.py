@@ -1,0 +1,218 @@
+"""
+How many bytes may be on their way from one host, so that they do not queue before the line.
+
+What is on its way beyond the line's rate times its round trip only waits in a queue, and whatever
+else comes over the line waits behind it. The receiver can bound that by its windows (rLEDBAT, RFC
+9840): once a queue is seen, to the measured rate times the round trip without a queue and a target
+delay. As long as no queue is seen the bound doubles, and soon there is none: something else is then
+the limit.
+
+Without I/O and without a clock: times are seconds of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping
+from math import inf
+from typing import Any, Optional
+
+from attrs import define, field
+
+from yukari.net.tcp import Reading
+
+TARGET_READ = 0.030
+"""Seconds that bytes may queue while clients wait for them."""
+TARGET_UNREAD = 0.010
+"""Seconds that bytes may queue that nobody waits for: less than others' traffic bears."""
+SEGMENT = 1448
+"""Bytes of a usual segment."""
+LEAST_SEGMENTS = 4
+"""What each connection may have on its way at least, so that losses are noticed and mended."""
+STEP = 0.1
+"""Seconds between two looks at least while there is a bound; a round trip, if that is longer."""
+STEP_AT_FIRST = 0.02
+"""Seconds between two looks until a queue is seen."""
+AT_FIRST = 256 * 1024
+ENOUGH = 64 * 1024
+"""
+Bytes on their way when a host is first asked, over all connections, and for each of them when its
+own system's growth, which begins with so many, is left to itself.
+"""
+SMALLEST_CHANGE = 0.5
+"""The most by which one look lowers the bound, as a factor."""
+GROWTH = 1.25
+"""By what the bound grows at each look while the queue is less than half of the target."""
+ADDED_SEGMENTS = 4
+"""
+What is added at each look while the queue is less than the target. Two caches on one line come to
+equal shares by adding alike and lowering in proportion.
+"""
+ROOM = 3.0
+"""How much more than can be on its way with the target may be allowed; with more the bound goes."""
+BASE_LASTS = 30.0
+"""Seconds for which the shortest round trip is remembered."""
+LOOKS_FIRST = 1.0
+LOOKS_EVERY = 8.0
+"""
+Seconds after which next to nothing is let on its way for a moment: since the first queue, and since
+the last time. That shows the round trip without a queue of our own: whoever comes
+later than another would take the other's queue for the line.
+"""
+CROWDED_OUT = 0.25
+"""
+The share of its rate of late below which a pull that clients wait for is taken to be crowded out:
+others keep the queue full, and whoever does not gets nothing.
+"""
+CROWDED_FOR = 5.0
+"""Seconds for which it must be so: another cache that has just come notices sooner."""
+RATE_LASTS = 15.0
+"""Seconds after which a rate of the past counts half."""
+COMPETES = 20.0
+"""Seconds for which nothing is bounded then."""
+
+
+@define(eq=False)
+class Flight:
+    """The bound for one host; `look` at its connections from time to time."""
+
+    base: Optional[float] = field(default=None, init=False)
+    """Seconds there and back without a queue, None while it is not known."""
+    round_trip: Optional[float] = field(default=None, init=False)
+    """The same with the queue that there is."""
+    rate: float = field(default=0.0, init=False)
+    """Bytes a second, of late."""
+    bound: float = field(default=AT_FIRST, init=False)
+    """Bytes on their way over all connections together."""
+    _is_first: bool = field(default=True, init=False)
+    """Whether no queue has been seen, nor that there is none."""
+    active: int = field(default=0, init=False)
+    """How many connections brought something, of late."""
+    _segment: int = field(default=SEGMENT, init=False)
+    """Bytes of a segment of theirs."""
+    _seen: dict[Hashable, int] = field(factory=dict, init=False)
+    """How many bytes each connection had received at the last look."""
+    _looked_at: float = field(default=-inf, init=False)
+    _look_at: float = field(default=-inf, init=False)
+    _bases: deque[tuple[float, float]] = field(factory=deque, init=False)
+    """Shortest round trips with when they were seen, ever longer and later."""
+    _best: float = field(default=0.0, init=False)
+    """The highest rate, counting for less as it is longer ago."""
+    _drains_at: float = field(default=inf, init=False)
+    _before: float = field(default=inf, init=False)
+    """The bound when next to nothing was let on its way."""
+    _is_draining: bool = field(default=False, init=False)
+    _crowded_since: float = field(default=inf, init=False)
+    _competes_until: float = field(default=-inf, init=False)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to look."""
+        return now >= self._look_at
+
+    @property
+    def queues(self) -> bool:
+        """Whether a queue has been seen, so that the line is the limit."""
+        return self.bound < inf and not self._is_first
+
+    def look(self, now: float, readings: Mapping[Any, Reading], *, is_read: bool) -> Optional[int]:
+        """
+        Return how many bytes each connection may have on its way, None for any number.
+
+        ``is_read`` says whether clients wait for what comes.
+        """
+        seconds = now - self._looked_at
+        came = {
+            each: reading.received - self._seen.get(each, 0) for each, reading in readings.items()
+        }
+        self._seen = {each: reading.received for each, reading in readings.items()}
+        self._looked_at, self._look_at = now, now + (STEP if self.queues else STEP_AT_FIRST)
+        active = [reading for each, reading in readings.items() if came[each] > 0]
+        self.active = len(active)
+        self._segment = max([each.segment for each in active], default=SEGMENT)
+        if not active or seconds > 10 * STEP + 2 * (self.round_trip or 0.0):
+            return self.share()  # The first look after a while compares with nothing.
+        self.rate = sum(came.values()) / seconds
+        self._measure(now, active)
+        if self.base is None or self.round_trip is None:
+            return self.share()
+        self._best = max(self.rate, self._best * 0.5 ** (seconds / RATE_LASTS))
+        self._decide(now, TARGET_READ if is_read else TARGET_UNREAD, is_read=is_read)
+        if self.queues:
+            self._look_at = now + max(STEP, self.round_trip)
+        return self.share()
+
+    def _measure(self, now: float, active: Collection[Reading]) -> None:
+        """Take the round trips of what has just arrived."""
+        trips = sorted(each.round_trip for each in active if each.round_trip is not None)
+        leasts = [each.least for each in active if each.least is not None]
+        if not trips:
+            return
+        self.round_trip = trips[(len(trips) - 1) // 2]
+        least = min([trips[0], *leasts] if not self._bases else [trips[0]])
+        while self._bases and self._bases[-1][1] >= least:
+            self._bases.pop()
+        self._bases.append((now, least))
+        while self._bases[0][0] < now - BASE_LASTS:
+            self._bases.popleft()
+        self.base = self._bases[0][1]
+
+    def _decide(self, now: float, target: float, *, is_read: bool) -> None:
+        assert self.base is not None and self.round_trip is not None
+        queue = self.round_trip - self.base
+        if self._is_draining:
+            self._is_draining, self.bound = False, self._before
+            self._drains_at = now + LOOKS_EVERY
+            return
+        if now < self._competes_until and is_read:
+            return
+        if self.bound == inf:
+            if queue > target:
+                self._is_first = False
+                self.bound = self.rate * (self.base + target)
+                self._best, self._drains_at = self.rate, now + LOOKS_FIRST
+            return
+        if self._is_first:
+            if queue <= target / 2:
+                self.bound *= 2
+                if self.bound >= ENOUGH * self.active:
+                    self.bound = inf
+                return
+            self._is_first = False
+            self._best, self._drains_at = self.rate, now + LOOKS_FIRST
+        if queue > target:
+            if not is_read or self.rate >= CROWDED_OUT * self._best:
+                self._crowded_since = inf
+            elif now >= (since := min(self._crowded_since, now)) + CROWDED_FOR:
+                self.bound, self._competes_until = inf, now + COMPETES
+                return
+            else:
+                self._crowded_since = since
+            lower = (self.base + target) / self.round_trip
+            self.bound *= max(SMALLEST_CHANGE, lower)
+        elif queue > target / 2:
+            self.bound += ADDED_SEGMENTS * self._segment
+        else:
+            self.bound = max(
+                self.bound * GROWTH,
+                self.bound + ADDED_SEGMENTS * self._segment,
+            )
+            if self.bound > ROOM * max(self.rate * (self.base + target), self._least):
+                self.bound = inf
+                return
+        self.bound = max(self.bound, self._least)
+        if now >= self._drains_at:
+            self._is_draining, self._before, self.bound = True, self.bound, 0.0
+
+    @property
+    def _least(self) -> float:
+        """What all of them may have on its way at least."""
+        return LEAST_SEGMENTS * self._segment * self.active
+
+    def share(self, more: int = 0) -> Optional[int]:
+        """
+        Return how many bytes each connection may have on its way, if there are so many ``more`` of
+        them than brought something at the last look; as `look`.
+        """
+        if self.bound == inf:
+            return None
+        return int(max(LEAST_SEGMENTS * self._segment, self.bound / max(1, self.active + more)))

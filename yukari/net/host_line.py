@@ -1,0 +1,92 @@
+"""
+The connections to one host, what they bring together, and what bounds it.
+
+It has no timer: it looks at its connections when bytes arrive, at most ten times a second.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Optional
+
+from attrs import define, field
+from cachetools import LRUCache
+
+from yukari.net.flight import Flight
+from yukari.net.tcp import UNBOUNDED, Connection, Reading
+
+MAX_HOSTS = 256
+"""Hosts that are remembered."""
+HELD = 1.0
+"""Seconds after a pause of ours during which what arrives says nothing of the line."""
+
+
+@define(eq=False)
+class HostLine:
+    """What is known of the way to one host."""
+
+    flight: Flight = field(factory=Flight, init=False)
+    _connections: list[Connection] = field(factory=list, init=False)
+    """Some of them may be closed by now."""
+    _new: int = field(default=0, init=False)
+    """How many were made since the last look at them."""
+    _window: Optional[int] = field(default=None, init=False)
+    """What each of them may have on its way; None for no bound."""
+    _read_at: float = field(default=-inf, init=False)
+    """When bytes last arrived that a client waits for."""
+    _held_at: float = field(default=-inf, init=False)
+    """When a connection last had to pause because of us."""
+
+    def connected(self, connection: Connection) -> None:
+        """A connection was made."""
+        self._connections.append(connection)
+        self._new += 1
+        if self._read():
+            self._bound(self.flight.share(self._new))
+
+    def _read(self) -> dict[Connection, Reading]:
+        """What the system tells of each connection that is open."""
+        self._connections = [each for each in self._connections if each.is_open]
+        found = {each: each.read() for each in self._connections}
+        return {each: reading for each, reading in found.items() if reading is not None}
+
+    def _bound(self, window: Optional[int]) -> None:
+        """Let so many bytes be on their way on each connection; None for no bound."""
+        if window is None and self._window is None:
+            return
+        self._window = window
+        for each in self._connections:
+            # Again, even if it is the same: the system's own growth forgets it.
+            each.bound(UNBOUNDED if window is None else window)
+
+    def received(self, now: float, *, is_read: bool, held: bool) -> None:
+        """
+        Bytes of a blob have arrived; ``is_read`` if a client waits for some of that blob, ``held``
+        if its connection must pause now because of our disk, our memory, or UPSTREAM_RATE.
+        """
+        if is_read:
+            self._read_at = now
+        if held:
+            self._held_at = now
+        if self.flight.is_due(now) and now - self._held_at > HELD:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        is_read = now - self._read_at < HELD
+        readings = self._read()
+        if readings:
+            self._bound(self.flight.look(now, readings, is_read=is_read))
+        self._new = 0
+
+
+@define(eq=False)
+class HostLines:
+    """The lines to all hosts, by the host and the port in their URLs."""
+
+    _lines: LRUCache[tuple[str, int], HostLine] = field(
+        factory=lambda: LRUCache(MAX_HOSTS), init=False
+    )
+
+    def of(self, place: tuple[str, int]) -> HostLine:
+        """Return the line to a host (IPv6 without brackets) and port."""
+        return self._lines.setdefault(place, HostLine())
