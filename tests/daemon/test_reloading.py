@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from attrs import evolve
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.emulator import HUB
 from tests.processes import CHECKOUT, ProcessCase, YukariProcess
 from tests.running import RunningCase
 from yukari.config.networks import Networks
+from yukari.config.patterns import Patterns
+from yukari.config.registries import KEYS
 from yukari.config.settings import SettingError, Settings
-from yukari.daemon.reloading import Reloader, takes
+from yukari.config.token_file import BearerToken
+from yukari.daemon.reloading import Reloader, changes, takes
+from yukari.errors import RegistryError
+from yukari.names import Repository
 
 
 class ReloaderTests(SynchronousTestCase):
@@ -77,6 +84,59 @@ class ReloaderTests(SynchronousTestCase):
         )
 
 
+class ChangesTests(SynchronousTestCase):
+    """What differs between two settings."""
+
+    def changes(self, old: str, new: str) -> list[tuple[str, str]]:
+        """Return the names and keys of what differs, and check that made in turn it makes new."""
+        before, after = self.read(old), self.read(new)
+        found, made = list(changes(before, after)), before
+        for each in found:
+            made = each.made_in(made)
+        if [each.name for each in before.registries] == [each.name for each in after.registries]:
+            self.assertEqual(made, after)
+        return [(each.name, each.what) for each in found]
+
+    def read(self, text: str) -> Settings:
+        path = os.path.abspath("reloading.toml")
+        Path(path).write_text(text)
+        return Settings.read({"config": path}, {"HOME": "/"})
+
+    def test_a_setting_that_the_default_registry_has_too_is_one_change(self) -> None:
+        self.assertEqual(
+            self.changes("", 'upstream_registry = "http://h/"'),
+            [("UPSTREAM_REGISTRY", "upstream_registry")],
+        )
+        self.assertEqual(
+            self.changes("", 'upstream_address = "192.0.2.1"\ngrace = "1s"'),
+            [("UPSTREAM_ADDRESS", "upstream_address"), ("GRACE", "grace")],
+        )
+
+    def test_a_key_of_a_table_is_a_change_of_its_own(self) -> None:
+        self.assertEqual(
+            self.changes("", '[registries.hf]\nrate = "1MB/s"\nlifetime = "1h"'),
+            [
+                ("registries.hf.rate", "registries.rate"),
+                ("registries.hf.lifetime", "registries.lifetime"),
+            ],
+        )
+
+    def test_other_registries_are_one_change(self) -> None:
+        lab = '[registries.lab]\nurl = "http://h/"\n'
+        self.assertEqual(self.changes("", lab), [("registries", "registries")])
+        self.assertEqual(self.changes("", 'upstreams = "none"'), [("UPSTREAMS", "upstreams")])
+
+    def test_a_token_that_was_written_into_the_same_file_is_a_change(self) -> None:
+        token = os.path.abspath(self.mktemp())
+        Path(token).write_text("one")
+        before = self.read(f"[registries.hf]\ntoken_file = '{token}'")
+        Path(token).write_text("two")
+        after = self.read(f"[registries.hf]\ntoken_file = '{token}'")
+        (change,) = changes(before, after)
+        self.assertEqual(change.name, "registries.hf.token_file")
+        self.assertNotIn("two", repr(after))
+
+
 class TakesTests(RunningCase):
     async def test_sites_take_over_what_clients_may_do(self) -> None:
         daemon = await self.daemon(await self.upstream())
@@ -101,11 +161,55 @@ class TakesTests(RunningCase):
         """Catches a setting that can change and is not on the page, or the other way round."""
         daemon = await self.daemon(await self.upstream())
         page = (CHECKOUT / "docs" / "operating.rst").read_text(encoding="utf-8")
-        (text,) = re.findall(
-            r"Of\s+the settings in the file, (.*?) take effect at once", page, re.S
-        )
+        (text,) = re.findall(r"Of\s+the settings in the file, (.*?too)\.", page, re.S)
         takers = {*takes(daemon.service.parts, lambda _: None), "grace", "shutdown_delay"}
-        self.assertEqual(re.findall("``([A-Z_]+)``", text), sorted(map(str.upper, takers)))
+        names = {row.field: row.name for row in KEYS}
+        expected = [
+            names[name.partition(".")[2]] if "." in name else name.upper() for name in takers
+        ]
+        self.assertEqual(sorted(re.findall("``([A-Za-z_]+)``", text)), sorted(expected))
+
+    async def test_rules_of_models_change(self) -> None:
+        daemon = await self.daemon(await self.upstream())
+        url = f"{daemon.url}/v2/library/m/manifests/latest"
+        self.assertEqual((await self.ask(url))[0].status, 200)
+        settings = daemon.service._settings
+        (default,) = settings.registries
+        rules = takes(daemon.service.parts, lambda _: None)["models_deny"]
+        for changed in (
+            evolve(settings, models_deny=Patterns(("library/*",))),
+            evolve(settings, models_allow=Patterns(("her/*",))),
+            evolve(settings, registries=(evolve(default, deny=Patterns(("*/m",))),)),
+        ):
+            self.assertTrue(rules(changed))
+            with self.assertRaises(RegistryError):
+                daemon.library.rules.check(Repository("", "library", "m"))
+        self.assertTrue(rules(settings))
+        daemon.library.rules.check(Repository("", "library", "m"))
+
+    async def test_a_token_opens_what_it_did_not_before(self) -> None:
+        there = await self.upstream(
+            "her/a:latest=3000",
+            **{**HUB, "moved": False},
+            gated={"her/a": ["secret"]},
+        )
+        daemon = await self.daemon(await self.upstream(), upstreams=f"hf={there.url}")
+        settings = daemon.service._settings
+        default, hf = settings.registries
+        with_token = evolve(hf, token=BearerToken("/token", "secret"))
+        settings = evolve(settings, registries=(default, with_token), private_models="everyone")
+        self.assertTrue(takes(daemon.service.parts, lambda _: None)["registries.token"](settings))
+        pulled = await self.pull(daemon, "hf--her/a:latest")
+        self.assert_whole(pulled, there.models["her/a:latest"])
+
+    async def test_manifests_have_another_lifetime(self) -> None:
+        daemon = await self.daemon(await self.upstream())
+        settings = evolve(daemon.service._settings, manifest_lifetime=7.0, revalidate_after=8.0)
+        takes(daemon.service.parts, lambda _: None)["manifest_lifetime"](settings)
+        revalidator = daemon.library.revalidator
+        assert revalidator is not None
+        found = revalidator.freshness
+        self.assertEqual((found.lifetime, found.refresh_after), (7.0, 8.0))
 
 
 class HangupTests(ProcessCase):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from yukari.errors import RegistryError
 from yukari.names import Repository
@@ -54,10 +54,12 @@ class Patterns:
         return None
 
 
-@frozen
+@define
 class ModelRules:
     """
     The rules: MODELS_ALLOW, None for all models, and MODELS_DENY, which wins.
+
+    All who ask have the same object, so that the rules can change: `become`.
 
     ``registry`` is the default registry; ``others`` have rules of their own, None for a registry
     that has none. Models of registries that are not among them are refused.
@@ -67,6 +69,11 @@ class ModelRules:
     allowed: Patterns | None = None
     denied: Patterns = Patterns()
     others: Mapping[str, ModelRules | None] = field(factory=dict)
+
+    def become(self, rules: ModelRules) -> None:
+        """Take over other rules."""
+        self.registry, self.others = rules.registry, rules.others
+        self.allowed, self.denied = rules.allowed, rules.denied
 
     def refusal(self, name: Repository) -> str | None:
         """Return the rule that refuses a model; None if it may be pulled."""

@@ -48,6 +48,15 @@ class Mirrors:
     """Those of the default registry first."""
     watched: Mapping[str, Watched]
     """What is measured of each, by its name in the settings."""
+    keys: Mapping[str, Keys]
+    """What opens each, by its name in the settings."""
+
+    def take_keys(self, settings: Settings) -> None:
+        """Ask by the keys and tokens of these settings from now on."""
+        for registry in settings.registries:
+            keys, new = self.keys[registry.name], keys_of(registry, settings, None)
+            keys.operator, keys.token = new.operator, new.token
+            keys.private_for_everyone = new.private_for_everyone
 
     async def close(self) -> None:
         """Close their connections."""
@@ -68,12 +77,14 @@ def open_mirrors(
     each: dict[str, One] = {}
     connections: list[Connections] = []
     watched: dict[str, Watched] = {}
+    keys: dict[str, Keys] = {}
     for registry in settings.registries:
         most = connections_of(registry, settings)
         bound = line if registry.rate is None else Line(registry.rate, reactor, most)
         made = make_connections(reactor, settings, registry, proxies, bound)
         connections.append(made)
         key = id_of(registry, settings.registries)
+        keys[registry.name] = keys_of(registry, settings, own_key)
         upstream: One = Offline()
         allowed: Callable[[], int] = int
         if not settings.offline:
@@ -86,12 +97,7 @@ def open_mirrors(
                 bound,
                 made.answered_by(registry.url.url),
                 ConnectionBudget(most),
-                Keys(
-                    own_key,
-                    registry.key,
-                    settings.private_models == "everyone",
-                    None if registry.token is None else registry.token.value,
-                ),
+                keys[registry.name],
                 settings.upstream_timeout,
                 answers_by_agent(registry),
                 registry.challenge,
@@ -104,7 +110,13 @@ def open_mirrors(
         if answers_by_agent(registry):
             each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
         watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed)
-    return Mirrors(Upstreams(each), tuple(connections), watched)
+    return Mirrors(Upstreams(each), tuple(connections), watched, keys)
+
+
+def keys_of(registry: RegistrySettings, settings: Settings, own: Optional[OwnKey]) -> Keys:
+    """Return what opens a registry."""
+    token = None if registry.token is None else registry.token.value
+    return Keys(own, registry.key, settings.private_models == "everyone", token)
 
 
 def _is_down(upstream: One, registry: str) -> bool:

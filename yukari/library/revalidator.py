@@ -103,7 +103,8 @@ class Revalidator:
     _versions: Versions
     _rules: ModelRules
     _clock: IReactorTime
-    _freshness: Freshness
+    freshness: Freshness
+    """May be changed while it runs, but for the period."""
     _events: Events = field(factory=Events)
     may_check: Callable[[Repository, Tag], bool] = lambda *_: True
     """Whether upstream is to be asked about a tag."""
@@ -133,7 +134,7 @@ class Revalidator:
 
     def start(self) -> None:
         """Look soon, and again every period; a look that takes longer delays the next."""
-        self._loop.start(self._freshness.period, now=True)
+        self._loop.start(self.freshness.period, now=True)
 
     async def stop(self) -> None:
         """Look no more; a check under way is given up, and nothing of it is stored."""
@@ -145,7 +146,7 @@ class Revalidator:
                 running.cancel()
 
     def _look_once(self) -> Deferred[None]:
-        late = self._random.random() * JITTER * self._freshness.period
+        late = self._random.random() * JITTER * self.freshness.period
         if self._looking is None:
             late = min(late, self._random.random() * FIRST_LATE)
         self._looking = Deferred.fromCoroutine(self.look(late))
@@ -211,7 +212,7 @@ class Revalidator:
             await deferLater(self._clock, 0)
 
     def _is_due(self, key: Key, checked_at: float) -> bool:
-        lifetime = self._freshness.lifetime_of(key[0])
+        lifetime = self.freshness.lifetime_of(key[0])
         lifetimes = self._age(checked_at) / lifetime if lifetime else 1.0
         if lifetimes < 1 - JITTER:
             return False
@@ -231,10 +232,10 @@ class Revalidator:
         key = name, tag
 
         def is_due(checked_at: float) -> bool:
-            is_old = self._age(checked_at) >= self._freshness.refresh_after
+            is_old = self._age(checked_at) >= self.freshness.refresh_after
             return is_old and self._may_try(key) and self.may_check(*key)
 
-        if self._freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
+        if self.freshness.refresh_after and not self._stopped and is_due(stored.checked_at):
             self._check(key, is_due)
 
     def moved(self, name: Repository, tag: Tag) -> None:
@@ -262,7 +263,7 @@ class Revalidator:
         return (
             untold
             and self.may_check(name, tag)
-            and self._age(stored.checked_at) >= self._freshness.lifetime_of(name)
+            and self._age(stored.checked_at) >= self.freshness.lifetime_of(name)
         )
 
     def _age(self, checked_at: float) -> float:
@@ -299,8 +300,8 @@ class Revalidator:
             newer_at = None
             self._events.checked(*key, self._now(), gone=True)
         times = 1 if before is None else before.times + 1
-        first = max(RETRY_FIRST, self._freshness.period)
-        wait = backoff(times, first, self._freshness.lifetime_of(key[0]))
+        first = max(RETRY_FIRST, self.freshness.period)
+        wait = backoff(times, first, self.freshness.lifetime_of(key[0]))
         again_at = self._clock.seconds() + wait
         self._failed[key] = _Failed(times, again_at, str(error), newer_at)
         name, tag = map(str, key)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Optional, Protocol
 from urllib.parse import urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, field
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
@@ -55,9 +55,13 @@ class KeySource(Protocol):
         """Return the key; `KeyUnusable`."""
 
 
-@frozen
+@define
 class Keys:
-    """The keys that this cache signs with, and who may pull what the operator's key opens."""
+    """
+    The keys that this cache signs with, and who may pull what the operator's key opens.
+
+    The operator may change them while requests are made.
+    """
 
     own: Optional[KeySource] = None
     operator: Optional[SigningKey] = None
