@@ -37,7 +37,7 @@ OTHER_CAPITALS = {
         "BENCH_CHECKOUT",
         "OLLAMA_VERSION",
     ),
-    *("BASE", "CONNECT", "NaN", "PATH"),
+    *("BASE", "CONNECT", "NaN", "PATH", "TCP_INFO", "TCP_WINDOW_CLAMP"),
 }
 
 

@@ -30,7 +30,6 @@ from yukari.config.registries import (
 from yukari.config.setting import SettingError
 from yukari.config.settings import Settings
 from yukari.config.token_file import BearerToken
-from yukari.config.units import Connections
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 OLLAMA = RegistrySettings.default(RegistryUrl.parse("https://registry.ollama.ai/"))
@@ -112,11 +111,11 @@ class UpstreamsTests(SynchronousTestCase):
     def test_what_is_said_of_the_default_stays_where_its_name_says_nothing(self) -> None:
         url = RegistryUrl.parse("http://h:5000/")
         default = evolve(RegistrySettings.default(url), rate=1, lifetime=2.0)
-        named = evolve(RegistrySettings.named("lab", url), rate=3, connections=Connections(1, 2))
+        named = evolve(RegistrySettings.named("lab", url), rate=3, connections=5)
         (found,) = gathered([named], (), default)
         self.assertEqual(
             (found.name, found.rate, found.lifetime, found.connections),
-            ("default", 3, 2.0, Connections(1, 2)),
+            ("default", 3, 2.0, 5),
         )
 
     def test_registries_that_nobody_asked_for_give_way(self) -> None:
@@ -245,7 +244,7 @@ class TableTests(SynchronousTestCase):
                 bind=(Bind.parse(":9202"), Bind.parse("[::1]:9203")),
                 address=Address("192.0.2.1"),
                 rate=1_000_000,
-                connections=Connections(4, 8),
+                connections=4,
                 lifetime=3600.0,
                 allow=Patterns(("team/*", "a/b")),
                 deny=Patterns(("*/x",)),
@@ -294,6 +293,8 @@ class TableTests(SynchronousTestCase):
             (f"{url}ca = '/no'", f"{where}.ca '/no': expected a file of certificates: No such"),
             (f"{url}key = '/no'", f"{where}.key '/no': expected a private key's file: No such"),
             (f"{url}token_file = '/no'", f"{where}.token_file '/no': expected a token's file: No"),
+            (f"{url}connections = 1001", f"{where}.connections '1001': expected at most 1000"),
+            (f"{url}connections = '8/16'", f"{where}.connections '8/16': expected a whole"),
             (f"{url}challenge = 'x'", f"{where}.challenge 'x': expected auto, ollama or oci"),
             (f"{url}[registries.lab.x]", f"{where}.x 'a table': expected a key of a registry"),
             (f"upstreams = 'lab=http://i/'\n{url}", f"{where}.url 'http://h/': expected the URL"),

@@ -17,10 +17,11 @@ from attrs import frozen
 from yukari.config.files import Roots
 from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
+from yukari.config.parsers import parse_count
 from yukari.config.patterns import Patterns
 from yukari.config.setting import Setting, declared
 from yukari.config.token_file import BearerToken
-from yukari.config.units import Connections, parse_duration, parse_rate
+from yukari.config.units import MOST_CONNECTIONS, parse_duration, parse_rate
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 DEFAULT_NAME = "default"
@@ -75,6 +76,14 @@ def parse_host(text: str) -> str:
     address = Address.parse(text.lower())
     host = f"[{address.host}]" if ":" in address.host else address.host.removesuffix(".")
     return host if address.port is None else f"{host}:{address.port}"
+
+
+def parse_connections(text: str) -> int:
+    """Parse a count of connections, from 1 to `MOST_CONNECTIONS`."""
+    count = parse_count(text)
+    if count > MOST_CONNECTIONS:
+        raise InvalidSetting(f"expected at most {MOST_CONNECTIONS} connections")
+    return count
 
 
 def parse_challenge(text: str) -> str:
@@ -169,11 +178,11 @@ class RegistrySettings:
         example="50MB/s",
     )
     """Bytes a second."""
-    connections: Connections | None = _key(
-        Connections.parse,
-        "The most connections to it: for one blob / in all.",
+    connections: int | None = _key(
+        parse_connections,
+        "The most connections to it, in all.",
         default_shown="as ``UPSTREAM_CONNECTIONS``",
-        example="8/16",
+        example="16",
     )
     lifetime: float | None = _key(
         parse_duration,

@@ -125,7 +125,7 @@ def _is_down(upstream: One, registry: str) -> bool:
 
 def connections_of(registry: RegistrySettings, settings: Settings) -> int:
     """Return how many connections a registry may have in all."""
-    return (registry.connections or settings.upstream_connections).in_all
+    return registry.connections or settings.upstream_connections.in_all
 
 
 def most_upstream(settings: Settings) -> int:
