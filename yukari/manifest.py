@@ -135,6 +135,16 @@ def manifests_in(found: AnyManifest) -> list[Manifest]:
     return [child.inline for child in found.children if child.inline is not None]
 
 
+def stands_on(found: AnyManifest) -> set[Digest]:
+    """Return the digests without which it is not whole: its own, its blobs' or its children's."""
+    needs = {found.digest}
+    if isinstance(found, ManifestList):
+        needs.update(child.digest for child in found.children)
+    for manifest in manifests_in(found):
+        needs.update(blob.digest for blob in manifest.blobs)
+    return needs
+
+
 def parse_manifest(body: bytes) -> AnyManifest:
     """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
     if len(body) > MAX_BYTES:

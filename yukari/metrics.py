@@ -14,6 +14,10 @@ STATES = ("queued", "filling", "publishing", "direct", "suspended")
 """The states of a fill; a fill that is done does not exist any more."""
 
 
+EVICTED = ("unused", "superseded")
+"""Why a version is evicted: nobody has pulled it for long, or a newer one has replaced it."""
+
+
 class Metrics:
     """The events; this class ignores them."""
 
@@ -63,3 +67,12 @@ class Metrics:
 
     def revalidated(self, result: str) -> None:
         """A stored manifest was checked: ``same``, ``replaced`` or ``failed``."""
+
+    def evicted(self, reason: str, *, models: int = 0, freed: int = 0) -> None:
+        """Versions were evicted, or bytes were freed by that; ``reason`` is of `EVICTED`."""
+
+    def collected(self, blobs: int, freed: int) -> None:
+        """A collection has ended, and removed so many blobs of so many bytes."""
+
+    def not_collected(self) -> None:
+        """A collection has failed."""

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
+from yukari.cli.main import VERBS
 from yukari.config.settings import SETTINGS, Settings
 from yukari.config.units import parse_bytes, parse_duration
 from yukari.web.readiness import STORE_WITHIN
@@ -84,7 +85,7 @@ def variables(value: Any) -> Iterator[str]:
             if key == "env":
                 yield from (entry["name"] for entry in each)
             elif key in ("data", "stringData"):
-                yield from each
+                yield from (name for name in each if "." not in name)
             elif key == "path" and str(each).endswith("/env/-"):
                 yield value["value"]["name"]
             yield from variables(each)
@@ -121,6 +122,32 @@ class ManifestTests(SynchronousTestCase):
             path = KUBERNETES / "overlays" / mode / "kustomization.yaml"
             (image,) = yaml.safe_load(path.read_text())["images"]
             self.assertEqual(image["newTag"], __version__)
+
+    def test_the_warming_job_runs_a_verb_and_reaches_the_admins_port(self) -> None:
+        found = objects((KUBERNETES / "warm.example.yaml").read_text())
+        template = found["CronJob", "yukari-warm"]["spec"]["jobTemplate"]["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        self.assertTrue(container["image"].endswith(f":{__version__}"))
+        program, verb, cache, file = container["command"]
+        self.assertEqual((os.path.basename(program), verb), ("yukari", "warm"))
+        self.assertIn(verb, VERBS)
+        service = found["Service", "yukari-admin"]
+        (port,) = service["spec"]["ports"]
+        self.assertEqual(cache, f"--cache=http://{service['metadata']['name']}:{port['port']}")
+        (mount,) = container["volumeMounts"]
+        names = [
+            os.path.join(mount["mountPath"], key)
+            for key in found["ConfigMap", "yukari-warm"]["data"]
+        ]
+        self.assertEqual([file], names)
+        (rule,) = found["NetworkPolicy", "yukari-warm"]["spec"]["ingress"]
+        (peer,) = rule["from"]
+        self.assertEqual(peer["podSelector"]["matchLabels"], template["metadata"]["labels"])
+        base = yaml.safe_load((KUBERNETES / "base" / "deployment.yaml").read_text())
+        ports = {
+            each["name"] for each in base["spec"]["template"]["spec"]["containers"][0]["ports"]
+        }
+        self.assertIn(port["targetPort"], ports)
 
     def test_every_file_of_an_overlay_is_used_or_an_example(self) -> None:
         for directory in (KUBERNETES / "base", *(KUBERNETES / "overlays" / mode for mode in MODES)):

@@ -97,11 +97,12 @@ class NamesTests(SynchronousTestCase):
 
     def test_every_label_has_a_value_that_occurs(self) -> None:
         from yukari.daemon.prometheus import _KINDS
-        from yukari.metrics import RESULTS, STATES
+        from yukari.metrics import EVICTED, RESULTS, STATES
 
         known = {
             "kind": {"manifest", "blob", "tag", "catalog", *_KINDS},
-            "result": {*RESULTS, "none", "error", "same", "replaced", "failed"},
+            "result": {*RESULTS, "none", "error", "same", "replaced", "failed", "done"},
+            "reason": set(EVICTED),
             "state": set(STATES),
             "status": {"503", "5.."},
             "job": {".*yukari.*"},

@@ -6,7 +6,9 @@ import os
 import shutil
 import tempfile
 import time
-from typing import Any, Optional
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Optional, TypeVar
 
 from attrs import define, field
 from hypothesis import settings
@@ -33,13 +35,15 @@ from yukari.library.catalog_file import CatalogFile
 from yukari.library.collector import SIDECARS, Unknown
 from yukari.library.library import Library
 from yukari.library.management import Management
+from yukari.library.shared_sweep import Busy
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
-from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import NoRoom, Store
+
+T = TypeVar("T")
 
 LATEST = Tag("latest")
 HOUR = 3600.0
@@ -137,8 +141,12 @@ class World:
         file = self.management.catalog._file
         if file is not None:
             file.close()
-        if isinstance(self.store, DirectoryStore):
+        if not isinstance(self.store, MemoryStore):
             self.store._owned.release()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine comes to."""
+        return result_of(coroutine)
 
     # pulls
 
@@ -168,13 +176,13 @@ class World:
 
     def fill(self, name: Repository, digest: Digest) -> None:
         body = self.bodies[digest]
-        spool = result_of(
+        spool = self.run(
             self.management.collector.reserve(
                 digest, len(body), lambda: self.store.new_spool(digest, len(body), name)
             )
         )
         spool.write([(0, [body])])
-        result_of(self.store.publish(spool))
+        self.run(self.store.publish(spool))
         spool.close()
         self.management.library.events.blob_stored(digest, len(body))
 
@@ -187,7 +195,10 @@ class World:
             return
         if newest is None:
             events.checked(name, LATEST, self.now(), gone=True)
-        elif self.bring(name, newest):
+            return
+        if self.store.inventory.shared is not None:
+            result_of(self.store.put_manifest(name, newest.digest, newest, self.now()))
+        if self.bring(name, newest):
             result_of(self.store.put_manifest(name, LATEST, newest, self.now()))
             events.tag_stored(name, LATEST)
 
@@ -207,7 +218,7 @@ class World:
         return result_of(self.store.count()).bytes
 
     def collect(self) -> None:
-        result_of(self.management.collector.collect())
+        self.run(self.management.collector.collect())
 
 
 @define(eq=False)
@@ -477,7 +488,7 @@ class CollectorMachine(RuleBasedStateMachine):
 
     @rule(model=models)
     def remove(self, model: str) -> None:
-        result_of(self.world.management.collector.remove(name_of(model), LATEST))
+        self.world.run(self.world.management.collector.remove(name_of(model), LATEST))
         self.whole.discard(model)
         self.pinned.discard(model)
 
@@ -494,24 +505,31 @@ class CollectorMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(0, 8), model=models, by_hand=st.booleans())
     def killed(self, steps: int, model: str, by_hand: bool) -> None:
         """The process dies while it removes something."""
-        dying: Any = DyingOs(steps)
-        inventory.os = blobs.os = dying
         collector = self.world.management.collector
-        try:
-            if by_hand:
-                result_of(collector.remove(name_of(model), LATEST))
-            else:
-                result_of(collector._evict(2 * SIZE, "in a test"))
-        except (Killed, Unknown):
-            pass
-        finally:
-            inventory.os = blobs.os = self.os
-            dying.bury()
+        with self.dying(steps):
+            try:
+                if by_hand:
+                    self.world.run(collector.remove(name_of(model), LATEST))
+                else:
+                    self.world.run(collector._evict(2 * SIZE, "in a test"))
+            except (Killed, Unknown, Busy):
+                pass
+        self.world.kill()
+        self.world.start()
         if by_hand and self.world.stored(model) is None:
             self.whole.discard(model)
             self.pinned.discard(model)
-        self.world.kill()
-        self.world.start()
+
+    @contextmanager
+    def dying(self, steps: int) -> Iterator[None]:
+        """After so many changes of what is stored the process is dead."""
+        dying: Any = DyingOs(steps)
+        inventory.os = blobs.os = dying
+        try:
+            yield
+        finally:
+            inventory.os = blobs.os = self.os
+            dying.bury()
 
     @rule()
     def restart(self) -> None:

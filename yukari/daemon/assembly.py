@@ -33,6 +33,7 @@ from yukari.library.recent_errors import RecentErrors
 from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
+from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Line, Lines
 from yukari.sending.workers import Helpers, helpful
@@ -106,7 +107,7 @@ def assemble(
     registries = RegistryNames.of(settings.registries)
     usage = UsageCounter(store, reactor)
     catalog_thread = Threads(reactor, "catalog", 1)
-    management = _management(reactor, settings, store, catalog_thread, disk_threads)
+    management = _management(reactor, settings, store, catalog_thread, disk_threads, metrics)
     library = Library(
         store=store,
         upstream=mirrors.upstreams,
@@ -224,12 +225,17 @@ class _Changes(Observer):
 
 
 def _management(
-    reactor: Any, settings: Settings, store: Store, catalog_thread: Threads, in_thread: Threads
+    reactor: Any,
+    settings: Settings,
+    store: Store,
+    catalog_thread: Threads,
+    in_thread: Threads,
+    metrics: Metrics,
 ) -> Management:
     """The management of the store, its catalog on this disk."""
     in_bucket = settings.storage == TIGRIS
-    if in_bucket and (settings.store_max is not None or settings.evict == "lru"):
-        end("STORE_MAX and EVICT=lru: nothing is evicted from a bucket; unset them")
+    if in_bucket and settings.store_max is not None and settings.store_max.bytes is None:
+        end("STORE_MAX: a bucket has no size: give bytes, such as 500GB")
     directory = str(settings.spool_dir) if in_bucket else os.path.join(settings.storage, "yukari")
     return Management(
         store=store,
@@ -239,13 +245,13 @@ def _management(
         clock=reactor,
         bounds=Bounds(
             settings.store_max,
-            not in_bucket and settings.evict != "never",
+            settings.evict == "lru" if in_bucket else settings.evict != "never",
             settings.keep or Patterns(),
             settings.superseded_lifetime,
             settings.evict_grace,
-            shared=in_bucket,
         ),
         registry=settings.registries[0].host,
+        metrics=metrics,
     )
 
 

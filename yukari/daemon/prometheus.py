@@ -25,7 +25,7 @@ from twisted.internet.task import LoopingCall
 from yukari import __version__
 from yukari.config.registries import DEFAULT_NAME
 from yukari.library.traffic import Moved
-from yukari.metrics import RESULTS, STATES, Metrics
+from yukari.metrics import EVICTED, RESULTS, STATES, Metrics
 from yukari.storage.ports import Holdings
 
 LAG_PERIOD = 0.5
@@ -110,6 +110,11 @@ class PrometheusMetrics(Metrics):
     _circuit: Gauge = field(init=False)
     _allowed: Gauge = field(init=False)
     _revalidations: Counter = field(init=False)
+    _evicted_models: Counter = field(init=False)
+    _evicted_bytes: Counter = field(init=False)
+    _collections: Counter = field(init=False)
+    _collected_blobs: Counter = field(init=False)
+    _collected_bytes: Counter = field(init=False)
     _lag: Histogram = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -198,8 +203,26 @@ class PrometheusMetrics(Metrics):
             "Seconds that the reactor is late, measured twice a second.",
             buckets=_SECONDS,
         )
+        self._evicted_models = make(
+            Counter, "evicted_models", "Versions of models evicted, by reason.", "reason"
+        )
+        self._evicted_bytes = make(
+            Counter, "evicted_bytes", "Bytes freed by evicting, by reason.", "reason"
+        )
+        self._collections = make(
+            Counter, "collections", "Searches for blobs that nothing needs, by result.", "result"
+        )
+        self._collected_blobs = make(
+            Counter, "collected_blobs", "Blobs removed that nothing needed."
+        )
+        self._collected_bytes = make(Counter, "collected_bytes", "Bytes of these blobs.")
         for result in ("same", "replaced", "failed"):
             self._revalidations.labels(result)
+        for reason in EVICTED:
+            self._evicted_models.labels(reason)
+            self._evicted_bytes.labels(reason)
+        for result in ("done", "failed"):
+            self._collections.labels(result)
         self._loop = LoopingCall(self._look)
         self._loop.clock = self._clock
 
@@ -313,3 +336,15 @@ class PrometheusMetrics(Metrics):
 
     def revalidated(self, result: str) -> None:
         self._revalidations.labels(result).inc()
+
+    def evicted(self, reason: str, *, models: int = 0, freed: int = 0) -> None:
+        self._evicted_models.labels(reason).inc(models)
+        self._evicted_bytes.labels(reason).inc(freed)
+
+    def collected(self, blobs: int, freed: int) -> None:
+        self._collections.labels("done").inc()
+        self._collected_blobs.inc(blobs)
+        self._collected_bytes.inc(freed)
+
+    def not_collected(self) -> None:
+        self._collections.labels("failed").inc()

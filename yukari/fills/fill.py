@@ -21,7 +21,7 @@ from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.coverage import Coverage
 from yukari.fills.direct import DirectTransfer, log_no_room, log_wrong
 from yukari.fills.download import Download
-from yukari.fills.keeper import FillKeeper
+from yukari.fills.keeper import FillKeeper, StoreFull
 from yukari.fills.machine import Effect, Event, State, follow
 from yukari.fills.memory import MemoryDownload
 from yukari.fills.plan import Plan
@@ -222,8 +222,8 @@ class Fill(Download):
             if not await self._open_spool():
                 return
         except (NoRoom, OSError) as error:
-            upload = None
-            if self.spool is None or error is self._write_error:
+            upload, lost = None, self.spool is None or error is self._write_error
+            if lost and not isinstance(error, StoreFull):
                 upload = await self._keeper.straight(self)
             self._write_error = None
             if upload is not None:

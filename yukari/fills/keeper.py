@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Optional, Protocol, TypeVar
 
-from yukari.storage.ports import DirectUpload, Spool
+from yukari.storage.ports import DirectUpload, NoRoom, Spool
 
 Fill = TypeVar("Fill", contravariant=True)
+
+
+class StoreFull(NoRoom):
+    """As much is stored as may be: there is no other way into the store either."""
 
 
 class FillKeeper(Protocol[Fill]):

@@ -20,8 +20,6 @@ class Bounds:
     keep: Patterns = Patterns()
     superseded_lifetime: float = 720 * 3600.0
     grace: float = 3600.0
-    shared: bool = False
-    """Whether other daemons store there too: what they have stored lately is not known here."""
 
 
 @frozen

@@ -55,6 +55,8 @@ class Catalog:
     _now: Callable[[], float]
     lost: Callable[[], None] = lambda: None
     """Called when the catalog was made anew and knows nothing of what is stored."""
+    noted: Callable[[Repository, Tag], None] = lambda *_: None
+    """Called with each tag that is pulled."""
     _file: Optional[CatalogFile] = field(default=None, init=False)
     _pulls: dict[tuple[Repository, Tag], Usage] = field(factory=dict, init=False)
     _sent: dict[tuple[Repository, Digest], int] = field(factory=dict, init=False)
@@ -127,6 +129,7 @@ class Catalog:
 
     def pulled(self, name: Repository, tag: Tag, client: str) -> None:
         """A tag's manifest was asked for by a client, whose address it is."""
+        self.noted(name, tag)
         now = self._now()
         usage = self._pulls.get((name, tag))
         if usage is None:

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
 from yukari.library.catalog_reads import VERIFIED, CatalogReads, digest_of, raw, searched
+from yukari.library.catalog_roots import CatalogRoots
 from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
 from yukari.library.catalog_schema import make_database, open_database
 from yukari.names import Digest, Repository, Tag
+from yukari.storage.shared import Pulled
 
 
-class CatalogFile(CatalogReads):
+class CatalogFile(CatalogReads, CatalogRoots):
     """The tables; every method blocks, and all are called in one thread at a time."""
 
     def __init__(self, path: str) -> None:
@@ -162,6 +164,16 @@ class CatalogFile(CatalogReads):
                 )
             return [digest_of(found) for (found,) in unneeded]
 
+    def forget_superseded(self, digest: Digest) -> None:
+        """A version is superseded, and is kept no more."""
+        found = self._db.execute(
+            "SELECT t.repository, t.tag FROM versions v JOIN tags t ON t.id = v.tag"
+            " WHERE v.digest = ? AND v.superseded_at IS NOT NULL",
+            (raw(digest),),
+        ).fetchall()
+        for name, tag in found:
+            self.remove(Repository.parse(name), Tag(tag), digest)
+
     def blobs_stored(
         self, found: Iterable[tuple[Digest, int]], verified_at: Optional[float] = None
     ) -> None:
@@ -246,6 +258,23 @@ class CatalogFile(CatalogReads):
             "UPDATE tags SET clients = (SELECT count(*) FROM clients WHERE tag = id) WHERE id = ?",
             (number,),
         )
+
+    def pulled_elsewhere(self, found: Iterable[Pulled]) -> None:
+        """Other daemons' clients have pulled these."""
+        with self._db:
+            self._begin()
+            for each in found:
+                key = each.at, str(each.name), str(each.tag)
+                self._db.execute(
+                    "UPDATE versions SET used_at = max(used_at, ?) WHERE superseded_at IS NULL"
+                    " AND tag = (SELECT id FROM tags WHERE repository = ? AND tag = ?)",
+                    key,
+                )
+                self._db.execute(
+                    "UPDATE tags SET last_pull = ?1, first_pull = min(?1, coalesce(first_pull, ?1))"
+                    " WHERE repository = ?2 AND tag = ?3 AND coalesce(last_pull, 0) < ?1",
+                    key,
+                )
 
     def add_traffic(self, rows: Iterable[tuple[int, int, int]], oldest: int) -> None:
         """Add bytes to hours, ``(hour, sent, received)``, and forget hours before ``oldest``."""

@@ -93,6 +93,23 @@ CREATE TABLE clients_today (
     day INTEGER NOT NULL,
     sent INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE roots (
+    key TEXT PRIMARY KEY,
+    repository TEXT NOT NULL,
+    version TEXT NOT NULL,
+    manifest BLOB NOT NULL,
+    modified REAL NOT NULL,
+    is_tag INTEGER NOT NULL,
+    seen INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX roots_of ON roots (manifest);
+CREATE INDEX roots_in ON roots (repository);
+CREATE TABLE stands_on (
+    manifest BLOB NOT NULL,
+    blob BLOB NOT NULL,
+    PRIMARY KEY (manifest, blob)
+) WITHOUT ROWID;
+CREATE INDEX stood_on ON stands_on (blob);
 CREATE TABLE clients (
     tag INTEGER NOT NULL,
     client TEXT NOT NULL,

@@ -3,11 +3,6 @@ Keeping the store within its bounds, without losing what could not be fetched ag
 
 Room for a blob is made before its spool is opened (`Collector.reserve`). What goes is chosen by
 `yukari.library.eviction`; before a model goes, upstream is asked whether it still has it.
-
-Whatever is removed goes in this order, each step durable before the next: the tag, its row in the
-catalog, the manifests, the other blobs. So a crash leaves everything, or blobs that no tag stands
-on, which the next sweep finds. Blobs that are in use stay, and so does a tag that is pulled while
-it is removed.
 """
 
 from __future__ import annotations
@@ -23,6 +18,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.errors import RegistryError
+from yukari.fills.fill import Fill
+from yukari.fills.keeper import StoreFull
+from yukari.fills.machine import State
 from yukari.fills.manager import FillManager
 from yukari.library.bounds import Bounds, RoomUsage
 from yukari.library.catalog import Catalog, CatalogUnusable
@@ -33,11 +31,12 @@ from yukari.library.eviction import Plan, Rules, Step, plan
 from yukari.library.in_use import InUse, Key
 from yukari.library.index import Index
 from yukari.library.marks import Marks
+from yukari.library.removal import Removal
 from yukari.library.sweeping import Sweep, Swept
-from yukari.manifest import Variant
+from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.space import shown
-from yukari.storage.ports import NoRoom, Spool, Store
+from yukari.storage.ports import Spool, Store
 
 log = Logger()
 
@@ -46,6 +45,8 @@ CHECKED_TOGETHER = 5
 HOPELESS_FOR = 2.0
 """Seconds for which nobody looks again for room that was not to be had: among 100,000 models that
 takes about as long."""
+COUNTED_FOR = 60.0
+"""Seconds for which a count of a store is used that other daemons store in too."""
 SIDECARS = 64 * 1024
 """Bytes that a blob on its way takes beside its own."""
 
@@ -70,13 +71,16 @@ class Collector(Observer):
     _fills: FillManager
     _in_use: InUse
     _sweep: Sweep
+    _removal: Removal
     _is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]]
     _registry: str
     _bounds: Bounds
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
     _used: Optional[int] = field(default=None, init=False)
     """Bytes of all blobs that are stored; None until they were counted."""
+    _counted_at: float = field(default=0.0, init=False)
     _stored_uncounted: int = field(default=0, init=False)
     _opening: dict[Digest, int] = field(factory=dict, init=False)
     """Blobs that wait for room, or whose spools are being opened, with their sizes."""
@@ -113,7 +117,7 @@ class Collector(Observer):
             await self._evict_for(size, lacking)
         if await self._beyond_bound(digest) > 0:
             limit = await self._limit()
-            raise NoRoom(
+            raise StoreFull(
                 f"no room for {shown(size)}: STORE_MAX is {shown(limit or 0)},"
                 f" {shown(self._taken(digest) - size)} of it taken"
             )
@@ -128,7 +132,11 @@ class Collector(Observer):
         limit = await self._limit()
         if limit is None:
             return 0
+        now = self._clock.seconds()
+        if self._removal.shared is not None and now - self._counted_at >= COUNTED_FOR:
+            self._used = None  # Others store there too.
         if self._used is None:
+            self._stored_uncounted, self._counted_at = 0, now
             counted = await self._store.count()
             # What was stored while it was counted may be counted twice, until the next count.
             self._used = counted.bytes + self._stored_uncounted
@@ -137,7 +145,7 @@ class Collector(Observer):
     def _taken(self, digest: Digest) -> int:
         """Bytes that are stored, on their way, or wait for room no longer than this blob does."""
         taken = (self._used or 0) + sum(
-            fill.size + SIDECARS for fill in self._fills.fills.values() if fill.spool is not None
+            fill.size + SIDECARS for fill in self._fills.fills.values() if _takes_room(fill)
         )
         for waiting, size in self._opening.items():
             taken += size + SIDECARS
@@ -147,22 +155,19 @@ class Collector(Observer):
 
     async def _limit(self) -> Optional[int]:
         store_max = self._bounds.store_max
-        if store_max is None:
-            return None
-        if store_max.bytes is not None:
-            return store_max.bytes
+        if store_max is None or store_max.bytes is not None:
+            return None if store_max is None else store_max.bytes
         return store_max.of(await self._store.inventory.disk_size())
 
     async def usage(self) -> RoomUsage:
         """Return how much room there is. OSError."""
-        coming = [fill.size for fill in self._fills.fills.values() if fill.spool is not None]
+        coming = [fill.size for fill in self._fills.fills.values() if _takes_room(fill)]
         return RoomUsage(sum(coming), await self._limit(), await self._store.inventory.free_space())
 
     async def recount(self) -> None:
         """Take the catalog's word for how much is stored. `CatalogUnusable`."""
         await self._index.settled()
-        totals = await self._catalog.run(CatalogFile.totals)
-        self._used = totals.stored
+        self._used = (await self._catalog.run(CatalogFile.totals)).stored
 
     # evicting
 
@@ -192,10 +197,12 @@ class Collector(Observer):
                 return
             self._warned = False
             freed = 0
-            for start in range(0, len(found.steps), CHECKED_TOGETHER):
+            # One look at all that others store serves all of the steps.
+            together = len(found.steps) if self._removal.shared else CHECKED_TOGETHER
+            for start in range(0, len(found.steps), together or 1):
                 if freed >= lacking:
                     break
-                steps = found.steps[start : start + CHECKED_TOGETHER]
+                steps = found.steps[start : start + together]
                 gone, mute = await self._take(steps, why)
                 freed += gone
                 tried.update(step.candidate.version for step in steps)
@@ -233,6 +240,8 @@ class Collector(Observer):
         await self._marks.refresh()
         await self._index.settled()
         await self._catalog.flush()
+        if self._removal.shared is not None:
+            await self._removal.shared.pulls.refresh()
         tried, rules = set(without), self._rules(silent)
 
         # In the catalog's thread: what is asked there is only read.
@@ -281,24 +290,28 @@ class Collector(Observer):
         )
         registries = [step.candidate.version.name.registry for step in steps]
         said = {each for each, can_go in zip(registries, there) if can_go is not None}
-        freed = 0
+        freed, unneeded = 0, []
         for step, can_go in zip(steps, there):
             version = step.candidate.version
             if not can_go or self._why_in_use(step.candidate) is not None:
                 continue
-            if step.candidate.superseded_at is None:
-                gone = await self.remove(version.name, version.tag, version.digest)
-            else:
-                gone = await self._remove_superseded(version)
+            let_go = await self._removal.let_go(step.candidate)
+            gone = 0 if self._removal.shared else await self._remove_blobs(let_go)
+            unneeded += let_go
             freed += gone
+            kind = "unused" if step.candidate.superseded_at is None else "superseded"
+            self._metrics.evicted(kind, models=1, freed=gone)
             log.info(
-                "{name}:{tag} evicted {why}: {reason}, {bytes} freed",
+                "{name}:{tag} evicted {why}: {reason}{bytes}",
                 name=str(version.name),
                 tag=str(version.tag),
                 why=why,
                 reason=step.reason,
-                bytes=shown(gone),
+                bytes="" if self._removal.shared else f", {shown(gone)} freed",
             )
+        if unneeded and self._removal.shared:
+            freed = await self._remove_blobs(unneeded)
+            self._metrics.evicted("unused", freed=freed)
         return freed, {each for each in registries if each not in said}
 
     async def _can_go(self, step: Step) -> Optional[bool]:
@@ -333,42 +346,18 @@ class Collector(Observer):
         """
         Remove a tag and what it named before; return how many bytes that freed.
 
-        With a ``digest``, only if the tag still names that, and is not pulled meanwhile.
-        `CatalogUnusable`, OSError.
+        From a shared store the blobs go in the background. `CatalogUnusable`, OSError.
         """
-        began = self._clock.seconds()
-        variants = {each: await self._store.get_manifest(name, tag, each) for each in Variant}
-        if digest is not None:
-            if digest not in {each.manifest.digest for each in variants.values() if each}:
-                return 0
-            if self._in_use.asked_at((name, tag)) >= began:
-                return 0
-        await self._store.inventory.remove_tag(name, tag)
-        if digest is not None and self._in_use.asked_at((name, tag)) >= began:
-            # A client has got it meanwhile.
-            for variant, stored in variants.items():
-                if stored is not None and stored.checked_at:
-                    await self._store.put_manifest(
-                        name, tag, stored.manifest, stored.checked_at, variant
-                    )
-            self._index.tag_stored(name, tag)
+        unneeded = await self._removal.tag(name, tag)
+        if self._removal.shared is not None:
+            self._removal.shared.sweep.remove_soon(unneeded)
             return 0
-        await self._marks.forget(name, tag)
-        await self._index.settled()
-        unneeded = await self._catalog.run(CatalogFile.remove, name, tag)
-        if self._bounds.shared:
-            return 0  # Another daemon's model may stand on them: `collect` looks first.
-        return await self._remove_blobs(unneeded, at_once=digest is None)
-
-    async def _remove_superseded(self, version: Version) -> int:
-        unneeded = await self._catalog.run(
-            CatalogFile.remove, version.name, version.tag, version.digest
-        )
-        return await self._remove_blobs(unneeded)
+        return await self._remove_blobs(unneeded, at_once=True)
 
     async def _remove_blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
-        freed = await self._sweep.remove(unneeded, at_once=at_once)
-        self._used = None if self._used is None else self._used - freed
+        freed = await self._removal.blobs(unneeded, at_once=at_once)
+        is_sure = self._used is not None and self._removal.shared is None
+        self._used = (self._used or 0) - freed if is_sure else None
         return freed
 
     # now and then
@@ -379,20 +368,32 @@ class Collector(Observer):
 
         `CatalogUnusable`, OSError.
         """
-        return await self._lock.run(self._collect)
+        try:
+            swept: Swept = await self._lock.run(self._collect)
+        except (CatalogUnusable, Unknown, OSError):
+            self._metrics.not_collected()
+            raise
+        self._metrics.collected(swept.blobs, swept.bytes)
+        return swept
 
     async def _collect(self) -> Swept:
-        if self._bounds.shared:
-            await self._index.look()
+        if self._removal.shared is not None:
+            self._used = None
+            return await self._removal.shared.sweep.run()
         if self._bounds.evict:
             expired = await self.plan(0)
             for step in expired.steps:
                 await self._take([step], "after SUPERSEDED_LIFETIME")
-        # Of a shared store each daemon knows only the versions that it has replaced itself.
-        swept = await self._sweep.run(self._bounds.grace, adopt=not self._bounds.shared)
+        swept = await self._sweep.run(self._bounds.grace)
         await self.recount()
         return swept
 
     async def unneeded(self) -> Swept:
         """Return what `collect` would remove of blobs that no version stands on."""
+        if self._removal.shared is not None:
+            return await self._removal.shared.sweep.unneeded()
         return await self._sweep.run(self._bounds.grace, dry=True)
+
+
+def _takes_room(fill: Fill) -> bool:
+    return fill.spool is not None or fill.state is State.DIRECT

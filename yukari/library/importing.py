@@ -160,6 +160,9 @@ class Importer:
                 variants.append((Variant.LIST if is_list else variant, found.manifest))
         for variant, manifest in variants:
             if isinstance(manifest, Manifest):
+                if self._store.inventory.shared is not None:
+                    # Other daemons do not remove from now on what it stands on.
+                    await self._store.put_manifest(name, manifest.digest, manifest, NEVER_CHECKED)
                 await self._check_whole(packed.model, manifest)
             await self._store.put_manifest(name, tag, manifest, NEVER_CHECKED, variant)
         self._tag_stored(name, tag)

@@ -19,11 +19,15 @@ from yukari.library.details import Details
 from yukari.library.index import Index
 from yukari.library.library import Library
 from yukari.library.marks import FRESH_FOR, Marks
+from yukari.library.removal import Removal, Shared
 from yukari.library.scrubbing import Scrubber
+from yukari.library.shared_pulls import NOTE_EVERY, READ_EVERY, SharedPulls
+from yukari.library.shared_sweep import SharedSweep
 from yukari.library.sweeping import Sweep
 from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
 from yukari.storage.ports import Store
+from yukari.storage.shared import SharedInventory
 from yukari.tasks import Background
 from yukari.threads import InThread
 
@@ -53,6 +57,7 @@ class Management:
     _registry: str
     """The host of the registry, for patterns."""
     now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
     catalog: Catalog = field(init=False)
     marks: Marks = field(init=False)
     details: Details = field(init=False)
@@ -61,6 +66,8 @@ class Management:
     collector: Collector = field(init=False)
     scrubbers: list[Scrubber] = field(factory=list, init=False)
     """One for each place of copies that are to be read again."""
+    shared: Optional[Shared] = field(default=None, init=False)
+    """There if several daemons share the store."""
     _running: Background = field(factory=Background, init=False)
     _loops: list[LoopingCall] = field(factory=list, init=False)
     _starting: list[IDelayedCall] = field(factory=list, init=False)
@@ -83,6 +90,19 @@ class Management:
         sweep = Sweep(
             self._store, self.catalog, self.index, library.blobs, library.in_use, self.now
         )
+        shared_inventory = self._store.inventory.shared
+        if shared_inventory is not None:
+            self.shared = self._share(library, shared_inventory)
+        removal = Removal(
+            self._store,
+            self.catalog,
+            self.marks,
+            self.index,
+            library.in_use,
+            sweep,
+            self._clock,
+            self.shared,
+        )
         self.collector = Collector(
             store=self._store,
             catalog=self.catalog,
@@ -91,11 +111,13 @@ class Management:
             fills=library.filling,
             in_use=library.in_use,
             sweep=sweep,
+            removal=removal,
             is_upstream=is_upstream,
             registry=self._registry,
             bounds=self.bounds,
             clock=self._clock,
             now=self.now,
+            metrics=self._metrics,
         )
         library.events.observers += [self.index, self.collector]
         library.filling.reserve = self.collector.reserve
@@ -124,13 +146,32 @@ class Management:
                 )
         self.library.events.observers += self.scrubbers
 
+    def _share(self, library: Library, inventory: SharedInventory) -> Shared:
+        """What is needed with other daemons over the same store."""
+        sweep = SharedSweep(
+            self._store,
+            inventory,
+            self.catalog,
+            library.blobs,
+            library.in_use,
+            self.bounds,
+            self._clock,
+            self.now,
+        )
+        pulls = SharedPulls(inventory, self.catalog, self._clock)
+        self.catalog.noted = pulls.pulled
+        return Shared(sweep, pulls)
+
     def start(self) -> None:
         """Look through the store, keep it within its bounds, and read it again."""
         self.index.start()
         for scrubber in self.scrubbers:
             scrubber.start()
         works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
-        if not self.bounds.shared:
+        if self.shared is not None:
+            works.append((self.shared.pulls.tell, NOTE_EVERY, NOTE_EVERY))
+            works.append((self.shared.pulls.read, READ_EVERY, READ_EVERY))
+        if self.shared is None or self.bounds.evict:
             works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
         for work, period, first in works:
             loop = LoopingCall(self._begin, work)
@@ -150,6 +191,8 @@ class Management:
         for scrubber in self.scrubbers:
             scrubber.stop()
         self.index.stop()
+        if self.shared is not None:
+            await self.shared.sweep.stop()
         await self.catalog.stop()
 
     def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

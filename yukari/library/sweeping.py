@@ -81,18 +81,18 @@ class Sweep:
         await self._catalog.run(CatalogFile.blob_removed, digest)
         return True
 
-    async def run(self, grace: float, *, dry: bool = False, adopt: bool = True) -> Swept:
+    async def run(self, grace: float, *, dry: bool = False) -> Swept:
         """
         Remove what no version stands on and was stored before the ``grace``, in seconds.
 
-        With ``dry``, only count it; with ``adopt``, manifests that were here before the catalog
-        count as superseded versions. `CatalogUnusable`, OSError.
+        Manifests that were here before the catalog count as superseded versions. With ``dry``,
+        only count it. `CatalogUnusable`, OSError.
         """
         if not self._index.looked:
             return Swept(0, 0)
         await self._index.settled()
         old = await self._old_unneeded(self._now() - grace)
-        if adopt and old and not dry and await self._adopt(old):
+        if old and not dry and await self._adopt(old):
             old = await self._old_unneeded(self._now() - grace)
         blobs = freed = 0
         if dry:

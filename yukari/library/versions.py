@@ -84,6 +84,9 @@ class Versions:
                 manifest = await self._children.runnable(name, manifest)
             if manifest.digest != digest:
                 new.fresh[variant] = manifest
+                if isinstance(manifest, Manifest) and self._store.inventory.shared is not None:
+                    # Other daemons are not to remove what it stands on, while it comes.
+                    await self._store.put_manifest(name, manifest.digest, manifest, new.asked_at)
                 return
         await self._store.touch_manifest(name, tag, digest, self._now(), variant)
 

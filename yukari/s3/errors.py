@@ -76,3 +76,10 @@ class S3Error(OSError):
         return not self.passing and (
             self.code in _WRONG_SETTING or self.status in (301, 400, 401, 403, 404)
         )
+
+
+class BeingRemoved(S3Error):
+    """Another daemon is removing an object just now: put it again later."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("OperationAborted", 409, f"another daemon is removing {key} just now")

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.copies import Copies
+from yukari.storage.shared import SharedInventory
 
 
 @frozen
@@ -29,6 +30,10 @@ class Inventory(Protocol):
 
     OSError if the store cannot be read or written.
     """
+
+    @property
+    def shared(self) -> Optional[SharedInventory]:
+        """The further operations of a store that several daemons share; None for any other."""
 
     def copies(self) -> Sequence[Copies]:
         """Return the places that have copies of the stored blobs."""

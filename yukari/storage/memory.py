@@ -148,6 +148,10 @@ class MemoryStore:
         """The store itself."""
         return self
 
+    @property
+    def shared(self) -> None:
+        """One process has it."""
+
     def describe(self) -> str:
         return "memory"
 

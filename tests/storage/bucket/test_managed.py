@@ -1,19 +1,23 @@
-"""Models in a bucket that several daemons share are removed by an admin, and by nobody else."""
+"""Models in a bucket that several daemons share: removed by an admin, or if eviction is on."""
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
-from tests.s3.servers import MOTO
+from tests.s3.servers import CEPH, MOTO, Server
 from yukari.library.management import Management
 from yukari.names import DEFAULT, Repository, Tag
 
 LATEST = Tag("latest")
+BOUND = 1_150_000
+"""Room for three models of 300 kB that are being fetched."""
 M, N = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "library", "n")
 
 
 class ManagedBucketTests(BucketCase):
-    server = MOTO
+    server: Server = MOTO
 
     async def setUp(self) -> None:
         await super().setUp()
@@ -56,8 +60,67 @@ class ManagedBucketTests(BucketCase):
             [pin and pin.by for pin in (marks.pin(M, LATEST), marks.pin(N, LATEST))], ["ana", "ben"]
         )
 
-    async def test_bucket_has_no_bound(self) -> None:
+    async def test_bound_of_a_bucket_is_a_number_of_bytes(self) -> None:
         upstream = await self.upstream("library/m:latest=400KB,3000")
-        for flag in ({"store_max": "1GB"}, {"evict": "lru"}):
-            with self.assertRaises(SystemExit):
-                await self.daemon(upstream, **flag)
+        with self.assertRaises(SystemExit):
+            await self.daemon(upstream, store_max="80%")
+
+    async def stored(self) -> int:
+        """The bytes of all blobs in the bucket."""
+        page = await self.client.list_objects("blobs/")
+        return sum(row.size for row in page.objects)
+
+    async def test_nothing_goes_by_itself_unless_that_is_asked_for(self) -> None:
+        names = [f"library/m{at}:latest" for at in range(4)]
+        upstream = await self.upstream(
+            *(f"{name}=300KB,3000@{at}" for at, name in enumerate(names))
+        )
+        bound = {"store_max": str(BOUND), "evict_grace": "0s"}
+        daemon = await self.daemon(upstream, **bound)
+        await until(lambda: self.management(daemon).index.looked)
+        for name in names:
+            self.assert_whole(await self.pull(daemon, name), upstream.models[name])
+            if name != names[3]:
+                await daemon.idle()  # The last one is relayed, and tried again later.
+        tags = [await store_of(daemon).tags(name_of(name)) for name in names[:3]]
+        self.assertEqual(tags, [[LATEST]] * 3)
+        self.assertLessEqual(await self.stored(), BOUND)
+        # Another daemon, over the same bucket, that may remove.
+        second = await self.daemon(upstream, evict="lru", **bound)
+        await until(lambda: self.management(second).index.looked)
+        self.assert_whole(await self.pull(second, names[3]), upstream.models[names[3]])
+        await second.idle()
+        self.assertLessEqual(await self.stored(), BOUND)
+        await self.assert_in_bucket(upstream.models[names[3]])
+        self.assertIsNone(await store_of(second).get_manifest(name_of(names[0]), LATEST, anew=True))
+        for name in names[1:3]:
+            await self.assert_in_bucket(upstream.models[name])
+
+    async def test_collection_on_one_daemon_leaves_what_another_pulls_meanwhile(self) -> None:
+        upstream = await self.upstream("library/m:latest=400KB,3000", "library/n:latest=9MB,3000")
+        first = await self.daemon(upstream, evict_grace="0s")
+        second = await self.daemon(upstream, evict_grace="0s")
+        for each in (first, second):
+            await until(lambda each=each: self.management(each).index.looked)  # type: ignore[misc]
+        for name in ("library/m:latest", "library/n:latest"):
+            for _ in range(3):
+                await self.pull(first, name)
+                await self.pull(second, name)
+                await first.idle()
+                await store_of(first).inventory.remove_tag(name_of(name), LATEST)
+                pulled, _swept = await gatherResults(
+                    [
+                        Deferred.fromCoroutine(self.pull(second, name)),
+                        Deferred.fromCoroutine(self.management(first).collector.collect()),
+                    ]
+                )
+                self.assert_whole(pulled, upstream.models[name])
+                await second.idle()
+
+
+class CephManagedBucketTests(ManagedBucketTests):
+    server = CEPH
+
+
+def name_of(model: str) -> Repository:
+    return Repository.parse(model.partition(":")[0])

@@ -82,7 +82,8 @@ class Storage:
         "At most so many bytes of models are stored, such as ``500GB``, or a percentage of the"
         " disk.",
         details="When something new needs room, what was superseded goes first, then the models"
-        " that were pulled least recently (``EVICT``). A directory's alone.",
+        " that were pulled least recently (``EVICT``). Of a bucket it is a number of bytes, which"
+        " all daemons that share it have in common.",
         default_shown="what MIN_FREE leaves",
         example="2TB",
     )

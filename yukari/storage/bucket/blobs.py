@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Optional
+from typing import Optional, cast
 
 from attrs import define, field
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest
+from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, stands_on
 from yukari.names import Digest, InvalidName
 from yukari.s3.client import S3Client
-from yukari.s3.errors import S3Error
+from yukari.s3.errors import BeingRemoved, S3Error
 from yukari.s3.signing import Signing
 from yukari.sources.base import KeptSource
 from yukari.sources.pace import HostPace
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.keys import blob_key
+from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.listing import LISTED_AT_ONCE
 from yukari.storage.bucket.multipart import OCTETS
 from yukari.storage.bucket.source import BucketBlob
@@ -36,6 +39,7 @@ class BucketBlobs:
     _in_thread: InThread
     _calls: Calls
     _seen: Optional[Signing]
+    lease: Lease
     sizes: Known[int] = field(factory=Known, init=False)
     """Sizes in bytes of blobs that the bucket has."""
     _media_types: Known[str] = field(factory=Known, init=False)
@@ -55,12 +59,48 @@ class BucketBlobs:
         return self._media_types.get(digest) or default
 
     def known_size(self, digest: Digest) -> Optional[int]:
-        """The size of a blob in bytes, None if only S3 can tell it."""
+        """The size of a blob in bytes, None if only S3 can tell it, or if it is doomed."""
+        if self.lease.is_doomed(digest):
+            return None
         size = self.sizes.get(digest)
         return self._tier.size(digest) if size is None else size
 
+    async def adopt(self, manifest: AnyManifest) -> None:
+        """
+        Note which blobs of a manifest that was just put are not in S3, whatever was known of them.
+
+        Another daemon may have removed them, or be about to. `BeingRemoved` if the manifest itself
+        is among them; `S3Error`.
+        """
+        await self.lease.look()
+        needs = stands_on(manifest)
+        for digest in needs:
+            if self.lease.is_doomed(digest):
+                self.sizes.forget(digest)
+        if self.lease.is_doomed(manifest.digest):
+            raise BeingRemoved(blob_key(manifest.digest))
+        looks = [
+            Deferred.fromCoroutine(self._see_again(digest))
+            for digest in needs
+            if self.known_size(digest) is not None
+        ]
+        try:
+            await gatherResults(looks, consumeErrors=True)
+        except FirstError as error:
+            raise cast(BaseException, error.subFailure.value) from None
+
+    async def _see_again(self, digest: Digest) -> None:
+        if await self._client.head_object(blob_key(digest)) is None:
+            self.sizes.forget(digest)
+            await self._in_thread(self._tier.remove, digest)
+
     async def look_for(self, digest: Digest) -> Optional[int]:
-        """Return the size of the object in S3, None if there is none or S3 does not answer."""
+        """
+        Return the size of the object in S3; None if there is none or S3 does not answer, or if it
+        is doomed.
+        """
+        if self.lease.is_doomed(digest):
+            return None
         try:
             head = await self._contact.in_time(self._client.head_object(blob_key(digest)))
         except S3Error as error:
@@ -139,11 +179,6 @@ class BucketBlobs:
         await self._in_thread(self._tier.remove, digest)
         await self._client.delete_object(blob_key(digest))
         self.sizes.forget(digest)
-
-
-def blob_key(digest: Digest) -> str:
-    """The key of a blob's object."""
-    return f"blobs/{digest}"
 
 
 def _close(blob: Optional[FileBlob]) -> None:

@@ -10,8 +10,8 @@ from attrs import define
 from yukari.names import Digest
 from yukari.s3.client import S3Client
 from yukari.spans import Span
-from yukari.storage.bucket.blobs import blob_key
 from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.keys import blob_key
 from yukari.threads import InThread
 
 STEP = 4 * 1024 * 1024

@@ -35,6 +35,7 @@ from yukari.sources.base import BlobSource
 from yukari.sources.sequential import InOrder
 from yukari.spans import Span
 from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.multipart import SMALL, Made, Note, part_size, put_in_one, send_part
 from yukari.storage.bucket.upload import FIRST_WAIT, LONGEST_WAIT, RIVAL_EVERY
 from yukari.storage.disk.atomic import remove
@@ -72,6 +73,7 @@ class StraightUpload:
     _in_thread: InThread
     _calls: Calls
     _clock: IReactorTime
+    _lease: Lease
     _slots: Sequence[DeferredSemaphore]
     """The semaphores that it acquires before it begins, in this order."""
     _under_way: set[StraightUpload]
@@ -136,6 +138,7 @@ class StraightUpload:
                     turn.release()
 
     async def _bring(self) -> None:
+        await self._patiently(self._lease.over, self.digest)
         if await self._is_there():
             return
         if self.upload_id:

@@ -11,9 +11,10 @@ from twisted.internet.interfaces import IReactorTime
 from yukari.names import Digest, InvalidName, Repository
 from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
-from yukari.storage.bucket.blobs import BucketBlobs, blob_key
+from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
+from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
 from yukari.storage.ports import Unfinished
 from yukari.threads import InThread
@@ -61,6 +62,7 @@ class BucketDirectUploads:
             self._in_thread,
             self._calls,
             self._clock,
+            self._blobs.lease,
             self._slots(size),
             self.running,
         )

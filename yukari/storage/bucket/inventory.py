@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
-from attrs import frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
 from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
+from yukari.storage.bucket.shared import BucketShared
 from yukari.storage.copies import Copies
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.space import Room
 from yukari.storage.inventory import FrontDisk
 
 
-@frozen(eq=False)
+@define(eq=False)
 class BucketInventory:
     """`Inventory` of a bucket."""
 
@@ -32,6 +35,11 @@ class BucketInventory:
     _run: Callable[..., Deferred[Any]]
     """Calls a blocking function in a disk thread."""
     _copies: tuple[Copies, ...]
+    shared: BucketShared
+    _unconditional: bool = field(default=False, init=False)
+    """This S3 knows no conditional puts."""
+
+    _log = Logger()
 
     def copies(self) -> tuple[Copies, ...]:
         return self._copies
@@ -62,13 +70,26 @@ class BucketInventory:
         return None if found is None else (found[1], found[0].etag)
 
     async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
-        put = await self._calls.run(
-            self._client.put_object(
-                f"yukari/{name}",
-                body,
-                "application/json",
-                only_new=version is None,
-                only_over=version,
-            )
-        )
-        return put is not None
+        try:
+            return await self._calls.run(self._save(name, body, version))
+        except S3Error as error:
+            if not error.unanswered:
+                raise
+            found = await self.load(name)  # It may have been done.
+            return found is not None and found[0] == body
+
+    async def _save(self, name: str, body: bytes, version: Optional[str]) -> bool:
+        key, media_type = f"yukari/{name}", "application/json"
+        if not self._unconditional:
+            try:
+                put = await self._client.put_object(
+                    key, body, media_type, only_new=version is None, only_over=version
+                )
+                return put is not None
+            except S3Error as error:
+                if error.status != 501 and error.code != "NotImplemented":
+                    raise
+                self._unconditional = True
+                self._log.warn("this S3 knows no conditional puts: the last change of a pin wins")
+        await self._client.put_object(key, body, media_type)
+        return True

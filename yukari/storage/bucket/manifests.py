@@ -20,7 +20,7 @@ of different versions, the one that was checked later counts; so neither is ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Optional, cast
 
 from attrs import define, field, frozen
@@ -39,7 +39,7 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, InvalidName, Reference, Repository, Tag
 from yukari.s3.client import S3Client
-from yukari.s3.errors import S3Error
+from yukari.s3.errors import BeingRemoved, S3Error
 from yukari.s3.replies import Head
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.keys import blob_key, manifest_key, model_root
@@ -87,6 +87,8 @@ class BucketManifests:
     """Told of every manifest that is seen."""
     _changed: Callable[[], None]
     """Told that one was put, or may have been."""
+    _adopt: Callable[[AnyManifest], Awaitable[None]]
+    """`BucketBlobs.adopt`."""
     late: PendingManifests = field(init=False)
     cache: ManifestCache[InBucket] = field(init=False)
     _changes: int = field(default=0, init=False)
@@ -198,6 +200,8 @@ class BucketManifests:
         key = name, reference, variant
         try:
             await self._contact.in_time(self._put_everywhere(*key, manifest, checked_at))
+        except BeingRemoved:
+            await self.late.add(key, StoredManifest(manifest, checked_at))
         except S3Error as error:
             self._contact.complain(error)
             if not error.passing:
@@ -224,12 +228,13 @@ class BucketManifests:
             await self._put((name, reference, variant), stored)
             if variant is Variant.LIST:
                 await self._keep_plain(name, reference, before)
+            await self._adopt(manifest)
         finally:
             self._changes += 1
             self._changed()
 
     async def settle(self, name: Repository, child: AnyManifest) -> None:
-        """Have the original find the models whose lists have a child that is stored now."""
+        """A child of lists is stored now: have the original find the models of these."""
         if not isinstance(child, Manifest):
             return
         page = await self._client.list_objects(f"{model_root(name)}lists/")
@@ -239,6 +244,7 @@ class BucketManifests:
             except InvalidName:
                 continue
             await self._keep_plain(name, tag, None)
+        await self._adopt(child)
 
     async def published(self, digest: Digest, body: bytes, names: Iterable[Repository]) -> None:
         """As `settle`, for a blob that may be a child."""
@@ -267,16 +273,17 @@ class BucketManifests:
     async def _put_by_digest(self, name: Repository, stored: StoredManifest) -> None:
         """Put it as a blob, and where the original looks for a manifest by its digest."""
         manifest = stored.manifest
-        blob = blob_key(manifest.digest)
-        if await self._client.head_object(blob) is None:
-            await self._client.put_object(
-                blob, manifest.body, manifest.media_type, metadata=_metadata(stored)
-            )
         key = name, manifest.digest, Variant.PLAIN
+        keys = [blob_key(manifest.digest)]
         if isinstance(manifest, Manifest):
-            await self._put(key, stored)
-        else:
-            self.cache.forget(key)
+            keys.append(manifest_key(*key))
+        etag = None
+        for each in keys:
+            # Also if it is there: what it stands on is kept for some time from now on.
+            etag = await self._client.put_object(
+                each, manifest.body, manifest.media_type, metadata=_metadata(stored)
+            )
+        self._keep(key, InBucket(etag, stored) if len(keys) > 1 else None)
 
     async def _put(self, key: Key, stored: StoredManifest, over: Optional[float] = None) -> None:
         """
@@ -286,14 +293,10 @@ class BucketManifests:
         """
         name, reference, variant = key
         last = stored.checked_at if over is None else over
-        found = InBucket()
         for attempt in range(_TRIES):
-            if isinstance(reference, Tag) or attempt:
-                found = await self._fetch(*key)
+            found = await self._fetch(*key)
             there = found.stored
-            if there is not None and (
-                isinstance(reference, Digest) or there.checked_at > last or there == stored
-            ):
+            if there is not None and (there.checked_at > last or there == stored):
                 if there.manifest.digest != stored.manifest.digest:
                     self._log.info(
                         "{name}:{tag} was put by another daemon, later than it was checked here",

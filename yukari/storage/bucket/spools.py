@@ -18,10 +18,11 @@ from twisted.logger import Logger
 from yukari.names import Digest, InvalidName, Repository
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
-from yukari.storage.bucket.blobs import BucketBlobs, blob_key
+from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.manifests import SMALL_MANIFEST, BucketManifests
 from yukari.storage.bucket.multipart import NOTE, Note, note_path
 from yukari.storage.bucket.upload import BlobUpload
@@ -106,6 +107,7 @@ class BucketSpools:
             self._clock,
             self._beaten,
             self._upload_left,
+            self._blobs.lease,
             resumed,
         )
         self.uploads[spool.digest] = upload

@@ -45,8 +45,11 @@ from yukari.storage.bucket.direct import StraightUpload
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.inventory import BucketInventory
+from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.listing import BucketListing
 from yukari.storage.bucket.manifests import BucketManifests
+from yukari.storage.bucket.roots import BucketRoots
+from yukari.storage.bucket.shared import BucketShared
 from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.bucket.sweep import Sweeper
 from yukari.storage.disk.cache import Tier
@@ -109,9 +112,18 @@ class TigrisStore(DiskWork):
         self._owned = OwnedDirectories(directories, (files.lock,))
         self._contact = Contact(client, clock)
         self._listing = BucketListing(client, clock)
-        self._blobs = BucketBlobs(client, self._contact, self.tier, run, calls, self.seen)
+        lease = Lease(client, clock)
+        self._blobs = BucketBlobs(client, self._contact, self.tier, run, calls, self.seen, lease)
         self._manifests = BucketManifests(
-            client, self._contact, clock, late, made, run, self._blobs.learn, self._listing.changed
+            client,
+            self._contact,
+            clock,
+            late,
+            made,
+            run,
+            self._blobs.learn,
+            self._listing.changed,
+            self._blobs.adopt,
         )
         self._direct = BucketDirectUploads(
             client, self._blobs, self.spool_dir, made, run, calls, clock
@@ -142,6 +154,7 @@ class TigrisStore(DiskWork):
             files.room,
             run,
             (self.tier.copies(run), copies),
+            BucketShared(client, BucketRoots(client), lease, calls),
         )
 
     @property

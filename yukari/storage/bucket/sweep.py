@@ -10,8 +10,9 @@ from twisted.logger import Logger
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Upload
-from yukari.storage.bucket.blobs import BucketBlobs, blob_key
+from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
+from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import note_path
 from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.disk.atomic import remove

@@ -28,6 +28,7 @@ from yukari.s3.errors import S3Error
 from yukari.s3.replies import Part
 from yukari.spans import Span, SpanSet
 from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.multipart import SMALL, Note, Parts, md5_of, put_in_one, send_part
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.files import FileBlob
@@ -62,6 +63,7 @@ class BlobUpload:
     """Called when another daemon has stored the object; this upload is then abandoned."""
     _left: Callable[[BlobUpload], None]
     """Called when the upload has ended and no longer touches its note or its parts in S3."""
+    _lease: Lease
     resumed: bool = False
     """An earlier process began the spool."""
     _size: int = field(init=False)
@@ -278,6 +280,7 @@ class BlobUpload:
         while True:
             self._go_on_or_stop()
             try:
+                await self._lease.over(self.digest)
                 if await self.is_there():
                     await self.abandon()
                     return
@@ -301,6 +304,8 @@ class BlobUpload:
 
     async def is_there(self) -> bool:
         """Whether S3 has the object, whole."""
+        if self._lease.is_doomed(self.digest):
+            return False
         found = await self._client.head_object(self.key)
         return found is not None and found.size == self._size
 

@@ -45,6 +45,10 @@ class DirectoryInventory:
     _rooms: Callable[[], list[Room]]
     """Where a spool, and then the blob, take their room."""
 
+    @property
+    def shared(self) -> None:
+        """One daemon owns a directory."""
+
     def copies(self) -> tuple[DiskCopies]:
         aside = os.path.join(self._own, "damaged")
         paths = self._files.layout.blob_paths

@@ -1,0 +1,246 @@
+"""
+Removing blobs from a store that several daemons share.
+
+The catalog of one daemon does not know what the others have stored. So all roots are looked at,
+once before and once after the others were told which blobs are about to go; see `SharedInventory`
+for why no blob goes that another daemon is about to use. Killed at any step, this leaves garbage
+for the next sweep, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.library.blobs import Blobs
+from yukari.library.bounds import Bounds
+from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.in_use import InUse
+from yukari.library.index import PAGE
+from yukari.library.sweeping import Swept
+from yukari.names import Digest
+from yukari.storage.ports import BlobEntry, Store
+from yukari.storage.shared import Root, SharedInventory
+from yukari.tasks import Background
+
+log = Logger()
+
+DOOMED_TOGETHER = 1000
+"""Blobs that are removed after one look at all roots."""
+AT_ONCE = 16
+"""Roots that are read, or blobs that are removed, at the same time."""
+WAITS = (2.0, 5.0, 10.0, 30.0)
+"""Seconds to wait, one after the other, while another daemon removes."""
+
+
+STOPS_WITHIN = 5.0
+"""Seconds that giving up a sweep may take."""
+
+
+class Busy(OSError):
+    """Another daemon removes from the store just now."""
+
+    def __init__(self) -> None:
+        super().__init__("another daemon removes from this store just now: try again later")
+
+
+@define(eq=False)
+class SharedSweep:
+    """Removes blobs that no daemon needs; OSError and `CatalogUnusable` from every method."""
+
+    _store: Store
+    _shared: SharedInventory
+    _catalog: Catalog
+    _blobs: Blobs
+    _in_use: InUse
+    _bounds: Bounds
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+    _later: Background = field(factory=Background, init=False)
+
+    async def stop(self) -> None:
+        """Remove no more, and let others remove."""
+        self._later.stop()
+        ended = self._lock.acquire().addTimeout(STOPS_WITHIN, self._clock)
+        with suppress(TimeoutError):
+            await ended
+
+    async def run(self) -> Swept:
+        """Remove all that nothing stands on and that was stored before the grace. `Busy`."""
+        swept: Swept = await self._alone(self._run)
+        return swept
+
+    async def unneeded(self) -> Swept:
+        """Return what `run` would remove."""
+        await self._lock.run(self._look)
+        old = await self._old()
+        return Swept(len(old), sum(each.size for each in old))
+
+    async def remove(self, blobs: Iterable[Digest]) -> int:
+        """
+        Remove those of these blobs that no tag stands on; return how many bytes that freed.
+
+        Manifests among them are no longer kept for their digests' sake. Blobs stay that were
+        stored within the grace. `Busy`.
+        """
+        freed: int = await self._alone(self._remove_all, list(blobs))
+        return freed
+
+    def remove_soon(self, blobs: Iterable[Digest]) -> None:
+        """As `remove`, in the background."""
+        self._later.start(object(), self._remove_later(list(blobs)), _failed)
+
+    async def _remove_later(self, blobs: list[Digest]) -> None:
+        await self.remove(blobs)
+
+    async def _alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._lock.run(self._with_lease, work, *arguments)
+
+    async def _with_lease(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        for wait in (*WAITS, None):
+            if await self._shared.take():
+                break
+            if wait is None:
+                raise Busy()
+            await deferLater(self._clock, wait)
+        try:
+            return await work(*arguments)
+        finally:
+            try:
+                await self._shared.release()
+            except OSError as error:
+                log.warn("other daemons may remove nothing for now: {error}", error=str(error))
+
+    # all roots
+
+    def _oldest(self) -> float:
+        return self._now() - self._bounds.superseded_lifetime
+
+    async def _look(self) -> None:
+        """Have all roots in the catalog as they are now."""
+        look, after = await self._catalog.run(CatalogFile.begin_roots), ""
+        while page := await self._shared.roots(after):
+            after = page[-1].key
+            unknown = await self._catalog.run(CatalogFile.see_roots, page, look)
+            for start in range(0, len(unknown), AT_ONCE):
+                reads = [
+                    Deferred.fromCoroutine(self._shared.read(root))
+                    for root in unknown[start : start + AT_ONCE]
+                ]
+                found = [each for each in await _all(reads) if each is not None]
+                await self._catalog.run(CatalogFile.put_roots, found, look)
+        await self._catalog.run(CatalogFile.end_roots, look)
+
+    # the sweep
+
+    async def _run(self) -> Swept:
+        await self._look()
+        old = await self._old()
+        expired = await self._catalog.run(CatalogFile.expired_roots, self._oldest())
+        manifests = [root.digest for root in expired if root.digest is not None]
+        blobs = freed = 0
+        for start in range(0, max(len(old), len(manifests)), DOOMED_TOGETHER):
+            batch = {each.digest: each for each in old[start : start + DOOMED_TOGETHER]}
+            removed = await self._remove_batch(
+                batch, frozenset(manifests[start : start + DOOMED_TOGETHER])
+            )
+            blobs += len(removed)
+            freed += sum(batch[digest].size for digest in removed)
+        if blobs:
+            log.info("{count} blobs that nothing stands on are removed", count=blobs)
+        return Swept(blobs, freed)
+
+    async def _old(self) -> list[BlobEntry]:
+        """The blobs that no root stands on and that were stored before the grace."""
+        before, oldest = self._now() - self._bounds.grace, self._oldest()
+        found: list[BlobEntry] = []
+        last = None
+        while page := await self._store.blobs(last, PAGE):
+            last = page[-1].digest
+            old = [each for each in page if each.stored_at < before]
+            unneeded = set(
+                await self._catalog.run(
+                    CatalogFile.without_root, [each.digest for each in old], oldest
+                )
+            )
+            found += [each for each in old if each.digest in unneeded]
+        return found
+
+    async def _remove_all(self, blobs: list[Digest]) -> int:
+        # What is doomed counts as not stored: it must not be what others stand on already.
+        await self._look()
+        blobs = await self._catalog.run(CatalogFile.without_root, blobs, self._oldest(), blobs)
+        freed = 0
+        for start in range(0, len(blobs), DOOMED_TOGETHER):
+            sizes, batch = {}, blobs[start : start + DOOMED_TOGETHER]
+            for digest in batch:
+                size = await self._store.blob_size(digest)
+                if size is not None:
+                    sizes[digest] = BlobEntry(digest, size)
+            removed = await self._remove_batch(sizes, frozenset(batch))
+            freed += sum(sizes[digest].size for digest in removed)
+        return freed
+
+    async def _remove_batch(
+        self, batch: dict[Digest, BlobEntry], dropped: frozenset[Digest]
+    ) -> list[Digest]:
+        """Remove what of a batch is still not needed; return what was removed."""
+        await self._shared.doom({*batch, *dropped})
+        await self._look()
+        oldest = self._oldest()
+        for root in await self._catalog.run(CatalogFile.expired_roots, oldest, dropped):
+            if root.digest in dropped:
+                await self._remove_root(root)
+        unneeded = await self._catalog.run(CatalogFile.without_root, [*batch], oldest, dropped)
+        removed: list[Digest] = []
+        for start in range(0, len(unneeded), AT_ONCE):
+            removals = [
+                Deferred.fromCoroutine(self._remove_one(digest))
+                for digest in unneeded[start : start + AT_ONCE]
+            ]
+            removed += [digest for digest in await _all(removals) if digest is not None]
+        return removed
+
+    async def _remove_root(self, root: Root) -> None:
+        self._shared.check()
+        await self._shared.remove_root(root)
+        if root.digest is not None:
+            await self._catalog.run(CatalogFile.forget_superseded, root.digest)
+
+    async def _remove_one(self, digest: Digest) -> Any:
+        # Somebody who knows nothing of the lease may have stored it meanwhile.
+        stored_at = await self._shared.stored_at(digest)
+        if stored_at is None or stored_at >= self._now() - self._bounds.grace:
+            return None
+        self._shared.check()
+        if self._in_use.is_held(digest) or not await self._blobs.remove(digest):
+            return None
+        await self._catalog.run(CatalogFile.blob_removed, digest)
+        return digest
+
+
+async def _all(work: list[Deferred[Any]]) -> list[Any]:
+    """Return all results, or raise the first failure once all have ended."""
+    found = await gatherResults([each.addBoth(lambda result: [result]) for each in work])
+    for (result,) in found:
+        if isinstance(result, Failure):
+            result.raiseException()
+    return [result for (result,) in found]
+
+
+def _failed(failure: Failure) -> None:
+    if failure.check(CatalogUnusable, OSError):
+        log.warn("blobs are not removed: {error}", error=str(failure.value))
+    else:
+        log.failure("removing blobs", failure)

@@ -1,0 +1,177 @@
+"""
+Which daemon removes blobs from a bucket, and which blobs: one daemon at a time.
+
+The object ``yukari/sweep.json`` names the daemon that removes, and the blobs that it is about to
+remove: the doomed. It is put by If-None-Match and If-Match. A daemon that has put a manifest reads
+the object afterwards (`look`); the one that removes lists all manifests after it has put the
+object. So either the first sees that a blob of its manifest is doomed, or the second sees that the
+blob is needed, and leaves it. A doomed blob counts as not stored, and nobody uploads it before the
+lease is over.
+
+No clocks are compared: a lease is over if its holder has released it, or if it was seen unchanged
+for `LIFETIME`. Its holder removes nothing later than `REMOVED_WITHIN` after it has put it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from secrets import token_hex
+from typing import Optional
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from yukari.names import Digest, InvalidName
+from yukari.s3.client import S3Client
+from yukari.s3.errors import S3Error
+
+KEY = "yukari/sweep.json"
+LIFETIME = 600.0
+"""Seconds after which a lease that did not change belongs to nobody: its holder was killed."""
+REMOVED_WITHIN = 300.0
+"""Seconds after the lease was put in which its holder removes what is doomed."""
+LOOK_EVERY = 2.0
+"""Seconds between two looks whether a lease is over."""
+SETTLED_AFTER = 5.0
+"""Seconds after which an S3 without conditional puts is asked whose lease it has kept."""
+
+
+class LeaseLost(OSError):
+    """Another daemon removes by now, or this one took too long."""
+
+
+@frozen
+class _Seen:
+    """The lease as it was read; ``at`` is when this version of it was first seen."""
+
+    etag: str
+    at: float
+    is_held: bool
+    doomed: frozenset[Digest]
+
+
+@define(eq=False)
+class Lease:
+    """The lease of one bucket, as its holder and as all others see it. `S3Error`."""
+
+    _client: S3Client
+    _clock: IReactorTime
+    _holder: str = field(factory=lambda: token_hex(8))
+    _puts: int = field(default=0, init=False)
+    _seen: Optional[_Seen] = field(default=None, init=False)
+    _own: Optional[str] = field(default=None, init=False)
+    """The ETag of the lease that this daemon holds, if it does."""
+    _put_at: float = field(default=0.0, init=False)
+    _unconditional: bool = field(default=False, init=False)
+    """This S3 knows no conditional puts."""
+
+    _log = Logger()
+
+    # for the daemon that removes
+
+    async def take(self) -> bool:
+        """Take the lease; return False if another daemon has it."""
+        await self.look()
+        seen = self._seen
+        if seen is not None and seen.is_held and not self._is_stale(seen):
+            return False
+        return await self._put(self._holder, ())
+
+    async def doom(self, digests: Iterable[Digest]) -> None:
+        """Say that these, and no others, are about to be removed. `LeaseLost`."""
+        if self._own is None or not await self._put(self._holder, digests):
+            self._own = None
+            raise LeaseLost("another daemon removes from the bucket by now")
+
+    def check(self) -> None:
+        """`LeaseLost` if it is too late to remove what was doomed."""
+        if self._own is None or self._clock.seconds() - self._put_at > REMOVED_WITHIN:
+            raise LeaseLost(f"what was to be removed was not within {REMOVED_WITHIN:g} s")
+
+    async def release(self) -> None:
+        """Nothing more is removed; harmless if the lease was lost."""
+        if self._own is not None:
+            await self._put("", ())
+            self._own = None
+
+    async def _put(self, holder: str, doomed: Iterable[Digest]) -> bool:
+        """Put the lease over the version that was seen last; False if there is another by now."""
+        self._puts += 1
+        listed = sorted(map(str, doomed))
+        content = {"holder": holder, "by": self._holder, "puts": self._puts, "doomed": listed}
+        body = json.dumps(content).encode()
+        began = self._clock.seconds()
+        etag = await self._put_over(body, self._own or (self._seen.etag if self._seen else None))
+        if etag is None:
+            await self.look()
+            return False
+        self._own, self._put_at = etag, began
+        self._seen = _read(body, etag, self._clock.seconds())
+        return True
+
+    async def _put_over(self, body: bytes, etag: Optional[str]) -> Optional[str]:
+        """Return the new ETag, None if another than the one of ``etag`` is there by now."""
+        if not self._unconditional:
+            try:
+                return await self._client.put_object(
+                    KEY, body, "application/json", only_new=etag is None, only_over=etag
+                )
+            except S3Error as error:
+                if error.unanswered:
+                    return await self._kept(body)
+                if error.status != 501 and error.code != "NotImplemented":
+                    raise
+                self._unconditional = True
+                self._log.warn("this S3 knows no conditional puts: two daemons may both remove")
+        found = await self._client.get_whole(KEY)
+        if (None if found is None else found[0].etag) != etag:
+            return None
+        await self._client.put_object(KEY, body, "application/json")
+        await deferLater(self._clock, SETTLED_AFTER)
+        return await self._kept(body)
+
+    async def _kept(self, body: bytes) -> Optional[str]:
+        """Return the ETag if the lease is what was put, None if it is another's."""
+        found = await self._client.get_whole(KEY)
+        return found[0].etag if found is not None and found[1] == body else None
+
+    # for all
+
+    async def look(self) -> None:
+        """Read which blobs are doomed."""
+        found = await self._client.get_whole(KEY)
+        if found is None:
+            self._seen = None
+        elif self._seen is None or self._seen.etag != found[0].etag:
+            self._seen = _read(found[1], found[0].etag, self._clock.seconds())
+
+    def is_doomed(self, digest: Digest) -> bool:
+        """Whether a blob was about to be removed by the last `look`, and may still be."""
+        seen = self._seen
+        return seen is not None and digest in seen.doomed and not self._is_stale(seen)
+
+    async def over(self, digest: Digest) -> None:
+        """Return once a blob is not doomed: then it is there for good, or it is not there."""
+        while self.is_doomed(digest):
+            await deferLater(self._clock, LOOK_EVERY)
+            try:
+                await self.look()
+            except S3Error as error:
+                if not error.passing:
+                    raise
+
+    def _is_stale(self, seen: _Seen) -> bool:
+        return self._clock.seconds() - seen.at >= LIFETIME
+
+
+def _read(body: bytes, etag: str, at: float) -> _Seen:
+    """A lease that cannot be read is nobody's."""
+    try:
+        content = json.loads(body)
+        doomed = frozenset(Digest.parse(each) for each in content["doomed"])
+        return _Seen(etag, at, bool(content["holder"]), doomed)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InvalidName):
+        return _Seen(etag, at, False, frozenset())
