@@ -41,9 +41,12 @@ def _script(place: Path, paths: list[str], extra: str = "") -> Path:
     return script
 
 
-def rate(peer: Peer, script: Path, seconds: float, connections: int = 64) -> float:
-    """Replies a second, by wrk."""
-    assert peers.WRK is not None
+def rate(
+    peer: Peer, script: Path, seconds: float, used: list[float], connections: int = 64
+) -> float:
+    """Replies a second, by wrk; ``used`` is told the replies for a second of the peer's CPU."""
+    assert peers.WRK is not None and peer.process is not None
+    before = peer.process.cpu()
     command = [
         peers.WRK,
         "-t1",
@@ -57,8 +60,10 @@ def rate(peer: Peer, script: Path, seconds: float, connections: int = 64) -> flo
     wrong = re.search(r"(Non-2xx.*|Socket errors.*)", text)
     if wrong:
         raise RuntimeError(f"{peer.name}: {wrong[1]}")
+    count = re.search(r"(\d+) requests in", text)
     found = re.search(r"Requests/sec: +([0-9.]+)", text)
-    assert found is not None, text
+    assert count is not None and found is not None, text
+    used.append(int(count[1]) / (peer.process.cpu() - before))
     return float(found[1])
 
 
@@ -83,12 +88,13 @@ def _manifests(scale: Scale) -> Table:
     table = Table(
         "manifests",
         "Manifest hits a second, 64 connections on one core",
-        ["stored", "asked for", "peer", "hits/s", "÷ the first row's"],
+        ["stored", "asked for", "peer", "hits/s", "÷ the first row's", "hits/CPU s"],
     )
     seconds = scale.of(3.0, 1.0)
     counts = scale.of([10, 10_000, 100_000], [100])
     with workplace() as place, ExitStack() as stack:
         measures = {}
+        used: dict[tuple[int, int], list[float]] = {}
         for count in counts:
             store = place / f"store-{count}"
             names = many_models(store, HOST, count)
@@ -99,7 +105,10 @@ def _manifests(scale: Scale) -> Table:
             for asked in sorted({HOT, count}):
                 if peers.WRK:
                     script = _script(place, paths[:asked])
-                    measures[count, asked] = partial(rate, peer, script, seconds)
+                    used[count, asked] = []
+                    measures[count, asked] = partial(
+                        rate, peer, script, seconds, used[count, asked]
+                    )
                 elif asked == HOT:
                     measures[count, asked] = partial(rate_without_wrk, peer, paths[:HOT], seconds)
         if not peers.WRK:
@@ -107,7 +116,11 @@ def _manifests(scale: Scale) -> Table:
         found = in_turns(measures, scale.of(3, 1))
         for (count, asked), rates in found.items():
             first = found[counts[0], HOT]
-            table.add(count, asked, "yukari", median(rates), ratio(rates, first))
+            per_cpu = used.get((count, asked))
+            table.add(
+                *(count, asked, "yukari", median(rates), ratio(rates, first)),
+                None if per_cpu is None else median(per_cpu),
+            )
     return table
 
 
@@ -116,7 +129,7 @@ def _pieces(scale: Scale) -> Table:
     table = Table(
         "pieces",
         "Pieces of a stored blob, replies a second, 64 connections on one core",
-        ["bytes", "peer", "replies/s", "÷ nginx, one worker"],
+        ["bytes", "peer", "replies/s", "÷ nginx, one worker", "replies/CPU s"],
     )
     missing = peers.nginx_missing() or (None if peers.WRK else "wrk is not installed")
     if missing:
@@ -133,10 +146,12 @@ def _pieces(scale: Scale) -> Table:
                 [f"/v2/library/m/blobs/{blob.digest}"],
                 f", ['Range'] = 'bytes=1000-{999 + size}'",
             )
+            used: dict[Peer, list[float]] = {nginx: [], yukari: []}
             measures = {
-                peer: partial(rate, peer, script, scale.of(2.0, 1.0)) for peer in (nginx, yukari)
+                peer: partial(rate, peer, script, scale.of(2.0, 1.0), used[peer]) for peer in used
             }
             found = in_turns(measures, scale.of(5, 1))
             for peer, rates in found.items():
-                table.add(size, peer.name, median(rates), ratio(rates, found[nginx]))
+                against = ratio(rates, found[nginx])
+                table.add(size, peer.name, median(rates), against, median(used[peer]))
     return table

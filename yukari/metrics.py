@@ -18,23 +18,22 @@ EVICTED = ("unused", "superseded")
 """Why a version is evicted: nobody has pulled it for long, or a newer one has replaced it."""
 
 
-class Metrics:
-    """The events; this class ignores them."""
+class Replies:
+    """Counts replies of one kind; this class ignores them."""
 
-    def replied(
-        self,
-        *,
-        path: bytes,
-        method: bytes,
-        status: int,
-        result: str,
-        sent: int,
-        first_byte: Optional[float],
-    ) -> None:
+    def count(self, sent: int, first_byte: Optional[float]) -> None:
         """
         A reply has ended, well or not: ``sent`` bytes of body, the first ``first_byte`` seconds
         after its request.
         """
+
+
+class Metrics:
+    """The events; this class ignores them."""
+
+    def replies(self, *, path: bytes, method: bytes, status: int, result: str) -> Replies:
+        """Return what counts replies such as this one."""
+        return Replies()
 
     def received(self, count: int) -> None:
         """Bytes of a blob arrived from upstream, wanted or not."""

@@ -68,9 +68,8 @@ class KindTests(SynchronousTestCase):
         self, path: bytes, method: bytes, status: int, result: str
     ) -> None:
         metrics = PrometheusMetrics(Clock())
-        metrics.replied(
-            path=path, method=method, status=status, result=result, sent=1, first_byte=None
-        )
+        replies = metrics.replies(path=path, method=method, status=status, result=result)
+        replies.count(1, None)
         (labels,) = (
             dict(labels)
             for name, labels in samples(metrics.text())

@@ -186,6 +186,28 @@ class StoreContract(_Base):
         self.assertEqual(await found.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         self.assertEqual(await found.get_manifest(NAME, OLD.digest), StoredManifest(OLD, 1000.0))
 
+    async def test_what_changes_a_manifest_is_counted(self) -> None:
+        """Catches a change after which replies of before are given once more."""
+        store = await self.started()
+        await store.put_manifest(NAME, LATEST, LISTED, 900.0, Variant.LIST)
+        counts = [store.changes]
+
+        async def counted(change: Any) -> None:
+            await change
+            counts.append(store.changes)
+
+        await counted(store.put_manifest(NAME, LATEST, ANOTHER, 1000.0))
+        await counted(store.put_manifest(NAME, LATEST, LISTED, 1001.0, Variant.LIST))
+        spool = await self.spool_of(store, OLD.body)
+        await counted(store.publish(spool))
+        await counted(store.put_manifest(NAME, NEW.digest, NEW, 1002.0))
+        plain = await store.get_manifest(NAME, LATEST)
+        assert plain is not None
+        await counted(store.touch_manifest(NAME, LATEST, plain.manifest.digest, 2000.0))
+        await counted(store.inventory.remove_tag(NAME, LATEST))
+        await counted(store.delete_blob(NEW.digest))
+        self.assertEqual(counts, sorted(set(counts)))
+
     async def test_a_touch_moves_the_time_of_the_check_and_outlives_the_process(self) -> None:
         store = await self.started()
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)

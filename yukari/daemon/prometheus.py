@@ -25,7 +25,7 @@ from twisted.internet.task import LoopingCall
 from yukari import __version__
 from yukari.config.registries import DEFAULT_NAME
 from yukari.library.traffic import Moved
-from yukari.metrics import EVICTED, RESULTS, STATES, Metrics
+from yukari.metrics import EVICTED, RESULTS, STATES, Metrics, Replies
 from yukari.storage.ports import Holdings
 
 LAG_PERIOD = 0.5
@@ -80,6 +80,21 @@ class _OfRegistry(Metrics):
         self._received.inc(count)
 
 
+@frozen(eq=False)
+class PrometheusReplies(Replies):
+    """Counts the replies that have the same labels."""
+
+    _requests: Counter
+    _client_bytes: Counter
+    _first_byte: Histogram
+
+    def count(self, sent: int, first_byte: Optional[float]) -> None:
+        self._requests.inc()
+        self._client_bytes.inc(sent)
+        if first_byte is not None:
+            self._first_byte.observe(first_byte)
+
+
 @define(eq=False)
 class PrometheusMetrics(Metrics):
     """
@@ -116,6 +131,8 @@ class PrometheusMetrics(Metrics):
     _collected_blobs: Counter = field(init=False)
     _collected_bytes: Counter = field(init=False)
     _lag: Histogram = field(init=False)
+    _replies: dict[tuple[str, ...], PrometheusReplies] = field(factory=dict, init=False)
+    """By their labels."""
 
     def __attrs_post_init__(self) -> None:
         def make(kind: type[Any], name: str, help: str, *labels: str, **more: Any) -> Any:
@@ -286,22 +303,15 @@ class PrometheusMetrics(Metrics):
         """Render all metrics in Prometheus's text format 0.0.4."""
         return generate_latest(self._registry)
 
-    def replied(
-        self,
-        *,
-        path: bytes,
-        method: bytes,
-        status: int,
-        result: str,
-        sent: int,
-        first_byte: Optional[float],
-    ) -> None:
+    def replies(self, *, path: bytes, method: bytes, status: int, result: str) -> Replies:
         kind = kind_of(path)
         labels = kind, _method(method), str(status), _result(result, status)
-        self._requests.labels(*labels).inc()
-        self._client_bytes.inc(sent)
-        if first_byte is not None:
-            self._first_byte.labels(kind).observe(first_byte)
+        found = self._replies.get(labels)
+        if found is None:
+            found = self._replies[labels] = PrometheusReplies(
+                self._requests.labels(*labels), self._client_bytes, self._first_byte.labels(kind)
+            )
+        return found
 
     def received(self, count: int) -> None:
         self.of_registry(DEFAULT_NAME).received(count)

@@ -183,6 +183,10 @@ class Blobs:
                 return Elsewhere(url)
         return self._fills.begin(digest, found, name)
 
+    def find_open(self, digest: Digest) -> Optional[BlobFile]:
+        """Return a stored blob that is open, for use in this turn; None if it is not."""
+        return None if digest in self._fills.fills else self._opened.find(digest)
+
     async def _open_stored(self, name: Repository, digest: Digest) -> Optional[StoredBlob]:
         """Open a blob that is stored here; None if it is not, or turns out to be damaged."""
         if digest in self._fills.fills:

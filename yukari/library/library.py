@@ -172,6 +172,11 @@ class Library:
 
     # what clients ask
 
+    @property
+    def changes(self) -> int:
+        """A number that grows when what clients get may change, but for its age."""
+        return self.store.changes + self.blobs.removed
+
     async def manifest(
         self,
         name: Repository,

@@ -58,7 +58,7 @@ class Prefetch:
         Of a list nothing is fetched: nobody knows yet which of its children the client runs. Once
         the client asks for a blob that only one of the inline children has, it is known.
         """
-        if self._whole.get(found.digest) == self._blobs.removed:
+        if self._is_whole(found):
             return
         if self._mode == "all" and isinstance(found, Manifest):
             self.start(name, found)
@@ -79,9 +79,16 @@ class Prefetch:
         if manifest is not None:
             self.start(name, manifest)
 
+    def is_settled(self, found: AnyManifest) -> bool:
+        """Whether another client that gets this manifest, or list, would change nothing."""
+        return isinstance(found, ManifestList) or self._is_whole(found)
+
+    def _is_whole(self, found: AnyManifest) -> bool:
+        return self._whole.get(found.digest) == self._blobs.removed
+
     def start(self, name: Repository, manifest: Manifest) -> None:
         """Start to fetch those blobs of a manifest that are not stored, in the background."""
-        if self._whole.get(manifest.digest) == self._blobs.removed:
+        if self._is_whole(manifest):
             return
         if manifest.digest not in self.running:
             self.running.start(manifest.digest, self._fetch_all(name, manifest), _failed)
@@ -146,7 +153,7 @@ class Prefetch:
         if isinstance(found, ManifestList):
             self.seen(name, found)
             return
-        if self._whole.get(found.digest) == self._blobs.removed:
+        if self._is_whole(found):
             return
         before = await self._refused(name, found)
         self.seen(name, found)

@@ -21,7 +21,7 @@ from yukari.sending.tls import TlsSender, lendable
 from yukari.sending.transports import plain_socket
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
-from yukari.storage.disk.page_cache import in_memory
+from yukari.storage.disk.page_cache import NOWAIT
 from yukari.storage.readable import Readable
 
 LITTLE = 32 * 1024
@@ -31,19 +31,30 @@ Bytes that leave together with the headers. All but one of a model's blobs are s
 """
 
 
-def at_hand(readable: Readable, span: Span) -> bytes:
+def read_little(descriptor: Optional[int], start: int, end: int) -> bytes:
     """
-    Return the bytes of a short span if they can be read without waiting for a disk, else none.
+    Return a short part of a file if it can be read without waiting for a disk, else nothing.
     """
-    descriptor = readable.fileno()
-    little = 0 < len(span) <= LITTLE and readable.available(span.start) >= span.end
-    if descriptor is None or not little or not in_memory(descriptor, span.start, span.end):
+    if descriptor is None or not 0 < end - start <= LITTLE:
         return b""
+    data = bytearray(end - start)
     try:
-        data = os.pread(descriptor, len(span), span.start)
-    except OSError:  # which the slow path will meet again
+        count = os.preadv(descriptor, [data], start, NOWAIT)
+    except BlockingIOError:
         return b""
-    return data if len(data) == len(span) else b""
+    except OSError:  # a file system that cannot tell, or an error that others will meet again
+        try:
+            count = os.preadv(descriptor, [data], start)
+        except OSError:
+            return b""
+    return bytes(data) if count == len(data) else b""
+
+
+def at_hand(readable: Readable, span: Span) -> bytes:
+    """Return the bytes of a span as `read_little`, if they are there by now."""
+    if len(span) > LITTLE or readable.available(span.start) < span.end:
+        return b""
+    return read_little(readable.fileno(), span.start, span.end)
 
 
 async def send(

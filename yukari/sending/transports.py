@@ -61,6 +61,17 @@ def flush(transport: Any) -> None:
         transport.startWriting()
 
 
+def write_now(transport: Any, data: bytes) -> None:
+    """Write to a transport, and send what its socket takes at once."""
+    plain = isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False)
+    if plain and transport.connected and not (transport.dataBuffer or transport._tempDataLen):
+        # Nothing waits there, as a rule: to enter and leave the poll would cost two system calls.
+        sent = transport.writeSomeData(data)
+        if isinstance(sent, int):
+            data = data[sent:]
+    transport.write(data)
+
+
 def without_sendfile(error: OSError) -> None:
     """Warn once that a file system has no ``sendfile``."""
     global _warned

@@ -135,6 +135,7 @@ class MemoryStore:
     """`Store` in memory that takes ``capacity`` bytes in all, None for any number."""
 
     capacity: Optional[int] = None
+    changes: int = field(default=0, init=False)
     _tags: dict[Repository, dict[Tag, dict[Variant, StoredManifest]]] = field(
         factory=dict, init=False
     )
@@ -222,6 +223,7 @@ class MemoryStore:
         variant: Variant = Variant.PLAIN,
     ) -> None:
         check_put(reference, manifest, variant)
+        self.changes += 1
         if manifest.digest not in self._by_digest:
             self._reserve(len(manifest.body))
         stored = self._by_digest[manifest.digest] = StoredManifest(manifest, checked_at)
@@ -252,6 +254,7 @@ class MemoryStore:
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
+        self.changes += 1
         found = self._variants(name, tag).answer(variant)
         if found is not None and found.manifest.digest == digest:
             self._tags[name][tag][variant] = StoredManifest(found.manifest, checked_at)
@@ -296,12 +299,14 @@ class MemoryStore:
         }
 
     async def delete_blob(self, digest: Digest) -> None:
+        self.changes += 1
         self._blobs.pop(digest, None)
         self._by_digest.pop(digest, None)
 
     # what the collector does
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
+        self.changes += 1
         tags = self._tags.get(name, {})
         tags.pop(tag, None)
         if not tags:
@@ -352,6 +357,7 @@ class MemoryStore:
         ready._own()
         if ready.covered().total < ready.size:
             raise ValueError(f"bytes of {ready.digest} are missing")
+        self.changes += 1
         self._blobs[ready.digest] = self._spools.pop(ready.digest).body
         self._settle()
 

@@ -39,6 +39,10 @@ class OpenBlobs:
         kept = self._kept.get(digest)
         return None if kept is None else kept.size
 
+    def find(self, digest: Digest) -> Optional[BlobFile]:
+        """Return the file of a blob that is open, which stays open for this turn; else None."""
+        return self._kept.get(digest)
+
     async def open(self, digest: Digest) -> Optional[BlobFile]:
         """Return a file that the caller closes; None if the blob is not stored. OSError."""
         kept = self._kept.get(digest)

@@ -198,6 +198,15 @@ class DirectUpload(Protocol):
 class ManifestStore(Protocol):
     """Manifests by name and by digest."""
 
+    @property
+    def changes(self) -> int:
+        """
+        A number that grows when a call of this store changes or removes what `get_manifest` has
+        returned, at the latest when the call returns.
+
+        What other daemons or operators do does not count.
+        """
+
     async def get_manifest(
         self,
         name: Repository,

@@ -6,7 +6,7 @@ import re
 import socket
 from typing import Any, Optional
 
-from yukari.config.networks import Networks
+from yukari.config.networks import Address, Networks
 from yukari.errors import RegistryError
 from yukari.web import clients
 
@@ -56,9 +56,13 @@ def check_may_pull(request: Any) -> None:
     if allow is None:
         return
     address = clients.address(request)
-    # Who may open our Unix socket is said by the socket's own permissions.
-    if address is not None and address not in allow:
+    if not is_allowed(address, allow):
         raise RegistryError("DENIED", f"{address} may not pull here: it is not in ALLOW", 403)
+
+
+def is_allowed(address: Optional[Address], allow: Optional[Networks]) -> bool:
+    """Whether a client may pull; a Unix socket's own permissions say who may open it."""
+    return allow is None or address is None or address in allow
 
 
 async def check_admin(request: Any, *, own_page: bool = False) -> None:

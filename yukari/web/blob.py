@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -19,11 +19,11 @@ from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.names import Digest, Repository
 from yukari.net.throttle import Lines
-from yukari.sending.send import send
+from yukari.sending.send import LITTLE, read_little, send
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
-from yukari.storage.readable import Readable, SpoolLost
+from yukari.storage.readable import Readable, SpoolLost, StoredBlob
 from yukari.web import clients
 from yukari.web.asked_registry import AskedRegistry
 from yukari.web.ranges import NotSatisfiable, etag, names_digest, parse_range, range_applies
@@ -47,6 +47,30 @@ class Registry:
     """Bounds each client's rate of blobs, by its address; None for no bound."""
 
 
+@frozen(eq=False)
+class BlobSource:
+    """A stored blob whose little pieces are given again while it is kept open: a `Source`."""
+
+    _registry: Registry
+    _name: Repository
+    _digest: Digest
+    size: int
+    _method: bytes
+
+    def read(self, client: Any, start: int, end: int) -> Optional[bytes]:
+        """As `Source.read`."""
+        registry = self._registry
+        file = registry.library.blobs.find_open(self._digest)
+        if file is None or file.size != self.size:
+            return None
+        if self._method == b"HEAD":
+            return b""
+        data = read_little(file.fileno(), start, end)
+        if data and registry.catalog is not None:
+            registry.catalog.sent(self._name, self._digest, len(data))
+        return data or None
+
+
 @define(eq=False)
 class BlobRequest:
     """One request for a blob."""
@@ -67,6 +91,7 @@ class BlobRequest:
         if request.method == b"HEAD":
             size = await library.blob_size(self._name, self._digest)
             if self._headers(size) is not None:
+                self._let_repeat(size, 0, size)
                 request.finish()
             return
         found = await library.blob(self._name, self._digest, clients.host(request))
@@ -89,6 +114,14 @@ class BlobRequest:
                 self._readable.close()
             elif not isinstance(found, Fill):
                 found.close()
+
+    def _let_repeat(self, size: int, start: int, end: int) -> None:
+        request = self._request
+        if request.can_repeat:
+            source = BlobSource(self._registry, self._name, self._digest, size, request.method)
+            ranges = request.requestHeaders.getRawHeaders(b"range", [])
+            any_range = request.code == 206 and len(ranges) == 1
+            request.repeat(source, start, end, any_range=any_range)
 
     def _headers(self, size: int) -> Optional[tuple[int, int]]:
         """
@@ -137,6 +170,9 @@ class BlobRequest:
         else:
             readable = self._readable = found
         request.result = readable.result
+        join = self._join()
+        if join is None and isinstance(found, StoredBlob) and len(span) <= LITTLE:
+            self._let_repeat(found.size, span.start, span.end)
         try:
             sent = await send(
                 request,
@@ -145,7 +181,7 @@ class BlobRequest:
                 registry.clock,
                 registry.in_thread,
                 registry.helpers,
-                self._join(),
+                join,
             )
         except Broken as broken:
             self._count(broken.sent)

@@ -17,6 +17,8 @@ from twisted.web.http import HTTPChannel
 from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
+from yukari.sending.transports import write_now
+from yukari.web.repeats import Repeats, is_head
 
 TLS_HANDSHAKE = b"\x16"
 """The first byte from a client that takes this for an https server."""
@@ -75,6 +77,12 @@ class RegistryChannel(HTTPChannel):
     """Whether it has sent a request."""
     address: Optional[Address] = None
     """The client's address; None for a Unix socket."""
+    name: str = "-"
+    """The same as text."""
+    head: Optional[bytes] = None
+    """The bytes of the request in progress, if they are a head and arrived alone."""
+    _repeats: Optional[Repeats] = None
+    """None if a proxy may name another client in each request."""
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
@@ -90,6 +98,10 @@ class RegistryChannel(HTTPChannel):
         super().connectionMade()
         host = getattr(self.transport.getPeer(), "host", None)
         self.address = None if host is None else parse_address(host)
+        if self.address is not None:
+            self.name = str(self.address)
+        if self.address not in self.site.trusted_proxies:
+            self._repeats = self.site.repeats
         self._quiet_since = self.site.clock.seconds()
         self.site.drain.joined(self)
         self._too_many = not self.site.clients.joined(self, self.address)
@@ -147,6 +159,10 @@ class RegistryChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         self._quiet_since = self.site.clock.seconds()
+        if self._repeats is not None and is_head(data) and self._is_between:
+            if self._repeat(self._repeats, data):
+                return
+            self.head = data
         if not self._heard and data.startswith(TLS_HANDSHAKE):
             self.refuse(BAD_REQUEST)
         elif self._too_many:
@@ -155,6 +171,36 @@ class RegistryChannel(HTTPChannel):
             self._heard = True
             self.resetTimeout()
             self._read(data)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether the next byte begins a request, and nothing speaks against its reply."""
+        return not (
+            self.requests
+            or self._buffer
+            or self.paused
+            or self.refused
+            or self._too_many
+            or self._held
+            or self._half_closed
+            or self._waitingForTransport
+            or not self.persistent
+            or self.transport.disconnecting
+            or self.site.drain.stopping
+            or self.site.log_requests
+        )
+
+    def _repeat(self, repeats: Repeats, head: bytes) -> bool:
+        """Give the reply that this head was given a moment ago; False if there is none."""
+        reply = repeats.give(self, head)
+        if reply is None:
+            return False
+        self._heard = self.asked = True
+        self.resetTimeout()
+        if self._deadline is not None:
+            self._expect(None)
+        write_now(self.transport, reply)
+        return True
 
     def _read(self, data: bytes) -> None:
         """Read a request; what follows it waits in ``_buffer``."""
@@ -224,6 +270,7 @@ class RegistryChannel(HTTPChannel):
         if request is not self.requests[0]:
             raise TypeError("only the first request can be done")
         del self.requests[0]
+        self.head = None
         if not self.persistent:
             self.loseConnection()
             return

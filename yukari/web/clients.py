@@ -27,6 +27,12 @@ def address(request: Any) -> Optional[Address]:
     return behind(_peer(request), _forwarded(request, b"for"), request.site.trusted_proxies)
 
 
+def name(request: Any) -> str:
+    """Return the client's address as text, ``-`` for a Unix socket."""
+    found = address(request)
+    return "-" if found is None else str(found)
+
+
 def host(request: Any) -> str:
     """Return the host, and its port if any, by which the client reached us; "" if unknown."""
     said = _forwarded(request, b"host") if _by_proxy(request) else []

@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from yukari.errors import RegistryError
 from yukari.names import Digest, InvalidName
 from yukari.sending.stall import ReaderGone
+from yukari.web.repeats import Source
 
 log = Logger()
 
@@ -29,11 +30,15 @@ def text_header(request: Request, name: bytes) -> Optional[str]:
     return None if value is None else value.decode("latin-1")
 
 
-def reply(request: Request, status: int, content_type: str, body: bytes) -> None:
-    """Send a whole reply; HEAD gets its length too."""
+def reply(
+    request: Any, status: int, content_type: str, body: bytes, source: Optional[Source] = None
+) -> None:
+    """Send a whole reply; HEAD gets its length too. It may be given again if it has a source."""
     request.setResponseCode(status)
     request.setHeader(b"content-type", content_type.encode())
     request.setHeader(b"content-length", str(len(body)).encode())
+    if source is not None:
+        request.repeat(source, 0, len(body))
     if request.method != b"HEAD":
         request.write(body)
     request.finish()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from io import BytesIO
-from random import getrandbits
 from typing import Any, Optional, Protocol
 
 from cachetools import TTLCache
@@ -27,6 +26,7 @@ from yukari.web.channel import SAFE_HEADERS, TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.htpasswd import Passwords
+from yukari.web.repeats import Repeats, Source, new_id
 
 log = Logger()
 
@@ -125,10 +125,19 @@ class RegistryRequest(Request):
         self.notifyFinish().addBoth(self._log_end)
         super().process()
 
+    def repeat(self, source: Source, start: int, end: int, *, any_range: bool = False) -> None:
+        """Let the reply, whose headers are all set, be given again; see `Repeats.keep`."""
+        self.site.repeats.keep(self, self.channel.head, source, start, end, any_range=any_range)
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether the reply may be given again."""
+        return self.channel.head is not None
+
     def _begin(self) -> None:
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
-        self.id = clients.said_id(self) or f"{getrandbits(64):016x}"
+        self.id = clients.said_id(self) or new_id()
 
     def refused(self, status: int, method: bytes, uri: bytes) -> None:
         """Log that no resource ever saw this request: what is known of it may be ``-``."""
@@ -164,16 +173,11 @@ class RegistryRequest(Request):
 
     def _log_end(self, failure: object) -> None:
         sent = self.sentLength + self.sent_directly
-        self.site.metrics.replied(
-            path=self.path,
-            method=self.method,
-            status=self.code,
-            result=self.result,
-            sent=sent,
-            first_byte=self._first_byte,
-        )
-        client = clients.address(self)
-        self.site.sent_to("-" if client is None else str(client), sent)
+        self.site.metrics.replies(
+            path=self.path, method=self.method, status=self.code, result=self.result
+        ).count(sent, self._first_byte)
+        client = clients.name(self)
+        self.site.sent_to(client, sent)
         if not self.site.log_requests:
             return
         log.info(
@@ -187,7 +191,7 @@ class RegistryRequest(Request):
             seconds=round(self.site.clock.seconds() - self._began, 4),
             result=self.result,
             told=self.told,
-            client="-" if client is None else str(client),
+            client=client,
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
             left=failure is not None,
             request=self.id,
@@ -245,6 +249,7 @@ class RegistrySite(Site):
         self.uploads = uploads
         self.sent_to = sent_to
         self.registry = registry
+        self.repeats = Repeats(clock)
         self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
         """Errors of the store that were logged lately."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from attrs import evolve
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -38,6 +38,35 @@ from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
 from yukari.web.ranges import etag, names_digest
 from yukari.web.replies import ReadOnly, digest_in, reply, reply_json, text_header
+
+
+@frozen(eq=False)
+class ManifestSource:
+    """A manifest that is given again while nothing has changed: a `Source`."""
+
+    _registry: Registry
+    _name: Repository
+    _reference: Reference
+    _body: bytes
+    _method: bytes
+    _changes: int
+    """`Library.changes` when it was found."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the manifest."""
+        return len(self._body)
+
+    def read(self, client: Any, start: int, end: int) -> Optional[bytes]:
+        """As `Source.read`."""
+        registry = self._registry
+        if registry.library.changes != self._changes:
+            return None
+        if self._method == b"HEAD":
+            return b""
+        if registry.catalog is not None and isinstance(self._reference, Tag):
+            registry.catalog.pulled(self._name, self._reference, client.name)
+        return self._body
 
 
 class V2(ReadOnly):
@@ -96,7 +125,9 @@ class V2(ReadOnly):
     async def _manifest(self, request: Any, name: Repository, reference: Reference) -> None:
         request.setHeader(b"vary", b"Accept")
         accepted = request.requestHeaders.getRawHeaders(b"accept", [])
-        found = await self._registry.library.manifest(
+        library = self._registry.library
+        changes = library.changes if request.can_repeat else 0
+        found = await library.manifest(
             name,
             reference,
             text_header(request, b"user-agent") or "",
@@ -107,7 +138,7 @@ class V2(ReadOnly):
         request.result = found.result
         catalog = self._registry.catalog
         if catalog is not None and request.method == b"GET" and isinstance(reference, Tag):
-            catalog.pulled(name, reference, str(clients.address(request)))
+            catalog.pulled(name, reference, clients.name(request))
         request.setHeader(b"docker-content-digest", str(manifest.digest).encode())
         request.setHeader(b"ollama-content-digest", manifest.digest.hex.encode())
         request.setHeader(b"etag", etag(manifest.digest).encode())
@@ -117,7 +148,12 @@ class V2(ReadOnly):
             return
         named = manifest.media_type
         shown = named if named in MANIFEST_TYPES else "application/octet-stream"
-        reply(request, 200, shown, manifest.body)
+        source = None
+        if request.can_repeat and found.result != "miss" and library.prefetch.is_settled(manifest):
+            source = ManifestSource(
+                self._registry, name, reference, manifest.body, request.method, changes
+            )
+        reply(request, 200, shown, manifest.body, source)
 
 
 def _text(part: bytes) -> str:

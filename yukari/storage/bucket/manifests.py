@@ -91,7 +91,7 @@ class BucketManifests:
     """`BucketBlobs.adopt`."""
     late: PendingManifests = field(init=False)
     cache: ManifestCache[InBucket] = field(init=False)
-    _changes: int = field(default=0, init=False)
+    changes: int = field(default=0, init=False)
     _unconditional: bool = field(default=False, init=False)
     """This S3 knows no conditional puts."""
 
@@ -149,13 +149,13 @@ class BucketManifests:
         """What is stored under one key, or waits for S3 to take it."""
         known, trusted = self.cache.get(key)
         if known is None or not trusted or anew:
-            changes = self._changes
+            changes = self.changes
             try:
                 found = await self._contact.in_time(self._fetch(*key))
             except S3Error as error:
                 self._contact.complain(error)
             else:
-                if changes == self._changes and (known is not None or not anew):
+                if changes == self.changes and (known is not None or not anew):
                     # Who looks at all of them anew must not drive out what is asked for.
                     self._keep(key, found)
                 known = found
@@ -207,6 +207,7 @@ class BucketManifests:
             if not error.passing:
                 raise
             await self.late.add(key, StoredManifest(manifest, checked_at))
+            self.changes += 1
 
     async def _put_everywhere(
         self,
@@ -230,7 +231,7 @@ class BucketManifests:
                 await self._keep_plain(name, reference, before)
             await self._adopt(manifest)
         finally:
-            self._changes += 1
+            self.changes += 1
             self._changed()
 
     async def settle(self, name: Repository, child: AnyManifest) -> None:
@@ -254,6 +255,7 @@ class BucketManifests:
             return
         for name in names:
             self.cache.forget((name, digest, Variant.PLAIN))
+            self.changes += 1
             try:
                 await self._contact.in_time(self.settle(name, child))
             except S3Error as error:
@@ -367,14 +369,14 @@ class BucketManifests:
         except S3Error as error:
             self._contact.complain(error)
             raise
-        self._changes += 1
+        self.changes += 1
 
     async def remove(self, key: Key) -> None:
         """Remove a tag's variant, also if it waits to be put."""
         await self.late.drop(key)
         await self._client.delete_object(manifest_key(*key))
         self.cache.forget(key)
-        self._changes += 1
+        self.changes += 1
         self._changed()
 
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:

@@ -158,6 +158,11 @@ class TigrisStore(DiskWork):
         )
 
     @property
+    def changes(self) -> int:
+        """As `Store.changes`."""
+        return self._manifests.changes
+
+    @property
     def reachable(self) -> bool:
         """Whether S3 answered when it was last asked."""
         return self._contact.reachable
@@ -258,6 +263,7 @@ class TigrisStore(DiskWork):
 
     async def delete_blob(self, digest: Digest) -> None:
         await self._calls.run(self._blobs.delete(digest))
+        self._manifests.changes += 1
 
     # spools
 

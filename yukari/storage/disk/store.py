@@ -93,8 +93,8 @@ class DirectoryStore(DiskWork):
     _migration: Migration = field(init=False)
     _migrating: Deferred[None] = field(factory=lambda: succeed(None), init=False)
     inventory: DirectoryInventory = field(init=False)
-    _changes: int = field(default=0, init=False)
-    """How often a manifest was put or touched."""
+    changes: int = field(default=0, init=False)
+    """How often a manifest was put, touched or removed."""
     _spools: SpoolDir = field(init=False)
     _owned: OwnedDirectories = field(init=False)
     _missed: bool = field(default=False, init=False)
@@ -178,12 +178,12 @@ class DirectoryStore(DiskWork):
         known, trusted = self._cache.get(key)
         if known is not None and trusted and not anew:
             return known.stored
-        changes = self._changes
+        changes = self.changes
         if known is None:
             found = await self._run(self._files.load, *key)
         else:
             found = await self._run(self._files.reload, *key, known)
-        if changes == self._changes and (known is not None or not anew):
+        if changes == self.changes and (known is not None or not anew):
             # Else it may have been read before the change; the next one reads again.
             # And who looks at all of them anew must not drive out what is asked for.
             if found is None:
@@ -245,6 +245,7 @@ class DirectoryStore(DiskWork):
 
     async def delete_blob(self, digest: Digest) -> None:
         await self._run(self._blobs.delete, digest)
+        self.changes += 1
 
     # spools
 
@@ -267,7 +268,7 @@ class DirectoryStore(DiskWork):
 
     def _changed(self, name: Repository, *references: Reference) -> Callable[[], None]:
         def ended() -> None:
-            self._changes += 1
+            self.changes += 1
             for reference in references:
                 for variant in Variant:
                     self._cache.forget((name, reference, variant))

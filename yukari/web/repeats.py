@@ -1,0 +1,223 @@
+"""
+Replies that are given again.
+
+When a model is rolled out, hundreds of machines send the same requests, byte for byte. A reply
+follows from the request's head, from who asks, and from what is stored. So a head that was answered
+a moment ago is not parsed and checked once more: while nothing has changed it gets the same reply,
+with a date and an id of its own.
+
+This is a shortcut past the resources, never another way to decide: what is not exactly as it was is
+answered by them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from random import getrandbits
+from typing import Any, Optional, Protocol, Union
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import datetimeToString
+
+from yukari.metrics import Replies
+from yukari.web.access import is_allowed
+
+GIVEN_FOR = 0.5
+"""
+Seconds for which a reply is given again. Then the resources see the request again, and all that
+goes by the time of the last request learns of it.
+"""
+MAX_HEAD = 2048
+"""Bytes of the longest request's head that is remembered."""
+MAX_BYTES = 8 * 1024 * 1024
+"""About how many bytes of memory the remembered replies may take."""
+
+_RANGE = re.compile(rb"\r\nRange: bytes=([0-9]{1,18})-([0-9]{1,18})\r\n")
+_END = b"\r\n\r\n"
+
+Key = Union[bytes, tuple[bytes, bytes]]
+"""A request's head, or what of it stands before and after the two positions of a range."""
+
+
+class Source(Protocol):
+    """Where the body of a reply comes from that is given again."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole content."""
+
+    def read(self, client: Any, start: int, end: int) -> Optional[bytes]:
+        """
+        Return this part of the content for ``client``, a channel, and count that it is sent.
+
+        None if the resources have to answer, because something has changed or the part is empty.
+        """
+
+
+def new_id() -> str:
+    """Return an id for a request."""
+    return f"{getrandbits(64):016x}"
+
+
+def is_head(data: bytes) -> bool:
+    """Whether this is one request's head, whole and alone, as far as can be told at a glance."""
+    return len(data) <= MAX_HEAD and data.find(_END) == len(data) - 4 and data[:1].isalpha()
+
+
+@define(eq=False)
+class Dates:
+    """The Date header's value, made once a second."""
+
+    _second: int = field(default=-1, init=False)
+    _text: bytes = field(default=b"", init=False)
+
+    def now(self) -> bytes:
+        """Return the value."""
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._text = datetimeToString(now)
+        return self._text
+
+
+@frozen(eq=False)
+class Template:
+    """A reply's head with gaps."""
+
+    _format: bytes
+
+    @classmethod
+    def of(cls, request: Any, *, any_range: bool) -> Template:
+        """
+        Make one of a request's reply, whose headers are all set.
+
+        The date and the id are gaps; with ``any_range`` also what tells the range.
+        """
+        gaps = {b"date": b"%(date)b", b"x-request-id": b"%(id)b"}
+        if any_range:
+            gaps |= {
+                b"content-length": b"%(length)d",
+                b"content-range": b"bytes %(first)d-%(last)d/%(size)d",
+            }
+        status = b"%b %d %b" % (request.clientproto, request.code, request.code_message)
+        lines = [status.replace(b"%", b"%%")]
+        for name, values in request.responseHeaders.getAllRawHeaders():
+            for value in values:
+                shown = gaps.get(name.lower(), value.replace(b"%", b"%%"))
+                lines.append(name.replace(b"%", b"%%") + b": " + shown)
+        return cls(b"\r\n".join([*lines, b"", b""]))
+
+    def fill(self, date: bytes, id: str, start: int, end: int, size: int) -> bytes:
+        """Return the head of a reply with the bytes from ``start`` up to ``end`` of ``size``."""
+        return self._format % {
+            b"date": date,
+            b"id": id.encode(),
+            b"length": end - start,
+            b"first": start,
+            b"last": end - 1,
+            b"size": size,
+        }
+
+
+@frozen(eq=False)
+class Repeat:
+    """One reply: its body is the ``source``'s from ``start`` up to ``end``; of HEAD's none."""
+
+    template: Template
+    source: Source
+    start: int
+    end: int
+    counter: Replies
+    until: float
+    cost: int
+
+
+@define(eq=False)
+class Repeats:
+    """The replies of a site that can be given again."""
+
+    _clock: IReactorTime
+    _kept: dict[Key, Repeat] = field(factory=dict, init=False)
+    held: int = field(default=0, init=False)
+    """About how many bytes of memory they take."""
+    _dates: Dates = field(factory=Dates, init=False)
+
+    def keep(
+        self, request: Any, head: bytes, source: Source, start: int, end: int, *, any_range: bool
+    ) -> None:
+        """
+        Remember the reply to a request that had this ``head``.
+
+        With ``any_range`` it holds for all requests that differ in their range alone.
+        """
+        if any(map(request.requestHeaders.hasHeader, _BODY)) or not request.channel.persistent:
+            return
+        key = _cut(head) if any_range else head
+        self._forget(key)
+        cost = len(head) + 1024 + (0 if any_range else end - start)
+        if cost > MAX_BYTES // 16:
+            return
+        metrics = request.site.metrics
+        self._kept[key] = Repeat(
+            Template.of(request, any_range=any_range),
+            source,
+            start,
+            end,
+            metrics.replies(
+                path=request.path,
+                method=request.method,
+                status=request.code,
+                result=request.result,
+            ),
+            self._clock.seconds() + GIVEN_FOR,
+            cost,
+        )
+        self.held += cost
+        while self.held > MAX_BYTES:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: Key) -> None:
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self.held -= found.cost
+
+    def give(self, client: Any, head: bytes) -> Optional[bytes]:
+        """
+        Return the whole reply to a request of ``client``, a channel, and count it.
+
+        None if the resources have to answer.
+        """
+        repeat = self._kept.get(head)
+        if repeat is not None:
+            start, end = repeat.start, repeat.end
+        else:
+            found = _RANGE.search(head) if self._kept else None
+            if found is None:
+                return None
+            repeat = self._kept.get((head[: found.start(1)], head[found.end(2) :]))
+            if repeat is None:
+                return None
+            start = int(found[1])
+            end = min(int(found[2]) + 1, repeat.source.size)
+        site = client.site
+        if self._clock.seconds() >= repeat.until or not is_allowed(client.address, site.allow):
+            return None
+        body = repeat.source.read(client, start, end)
+        if body is None:
+            return None
+        size = repeat.source.size
+        reply = repeat.template.fill(self._dates.now(), new_id(), start, end, size) + body
+        repeat.counter.count(len(body), self._clock.seconds() - client.quiet_since)
+        site.sent_to(client.name, len(body))
+        return reply
+
+
+_BODY = (b"content-length", b"transfer-encoding", b"expect")
+"""Headers of requests that are more than a head."""
+
+
+def _cut(head: bytes) -> Key:
+    found = _RANGE.search(head)
+    return head if found is None else (head[: found.start(1)], head[found.end(2) :])
