@@ -327,11 +327,12 @@ class FetchScheduler:
     def _make_way(self, now: float) -> None:
         """
         If readers wait and no turn is free, take some from blobs that bring next to nothing: first
-        from those that nobody reads.
+        from those that nobody reads. In each budget for one reader at a time.
         """
+        seen: set[ConnectionBudget] = set()
         for waiting in self._waited_for():
             budget = self._budget(waiting)
-            if waiting.fetches or waiting.fetch_cap() == 0:
+            if waiting.fetches or waiting.fetch_cap() == 0 or budget in seen:
                 continue
             if budget.may_take(waiting.source.pace.limit, Priority.READER):
                 continue
@@ -340,4 +341,4 @@ class FetchScheduler:
             for last in (False, True):
                 if any(other.drop_slow_fetches(now, last=last) for other in others):
                     break
-            break
+            seen.add(budget)
