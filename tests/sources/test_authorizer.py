@@ -136,13 +136,17 @@ class AuthorizerCase(SynchronousTestCase):
         realm: str = "https://registry.ollama.ai/token",
         operator: Optional[SigningKey] = None,
         everyone: bool = False,
+        token: Optional[str] = None,
+        **of_registry: Any,
     ) -> World:
         world = World(url, realm)
         agent = Agent.usingEndpointFactory(world.internet.clock, world.internet)
         path = os.path.join(os.path.abspath(self.mktemp()), "id_ed25519")
         own = OwnKey(path, execute, world.internet.clock)
-        keys = Keys(own, operator, everyone)
-        self.registry = Registry(world.registry, agent, world.internet.clock, keys=keys)
+        keys = Keys(own, operator, everyone, token)
+        self.registry = Registry(
+            world.registry, agent, world.internet.clock, keys=keys, **of_registry
+        )
         self.upstream = Upstream(self.registry)
         self.own = self.successResultOf(Deferred.fromCoroutine(own.get())).public
         return world
@@ -404,8 +408,8 @@ class OciTests(AuthorizerCase):
 
 
 class FamilyTests(AuthorizerCase):
-    def hugging_face(self) -> World:
-        world = self.world("https://hf.co/", "https://huggingface.co/v2/token")
+    def hugging_face(self, **more: Any) -> World:
+        world = self.world("https://hf.co/", "https://huggingface.co/v2/token", **more)
         answer = world.answer
 
         def moved(exchange: Exchange) -> Answer:
@@ -457,6 +461,59 @@ class FamilyTests(AuthorizerCase):
         self.assertEqual(error.status, 403)
         for words in ("library/m:latest", "does not exist or is private", "UPSTREAM_KEY"):
             self.assertIn(words, error.message)
+
+    def gated(self, **more: Any) -> World:
+        """A model that hf.co opens to one token, without a challenge to anything else."""
+        world = self.hugging_face(token="hf_secret", by_agent=True, is_default=False, **more)
+        moved = world.answer
+
+        def gated(exchange: Exchange) -> Answer:
+            given = exchange.asked[1].get("authorization")
+            if urlsplit(exchange.url).netloc == "hf.co":
+                return moved(exchange)
+            if given == "Bearer hf_secret":
+                return world.content(exchange)
+            return 401, {}, b'{"error":"Access to model a/o is restricted."}'
+
+        world.answer = gated  # type: ignore[method-assign]
+        return world
+
+    def test_a_token_opens_what_is_gated_and_goes_to_the_registry_alone(self) -> None:
+        world = self.gated(everyone=True)
+        world.content = lambda e: (200, {}, BODY)
+        self.assert_manifest(world)
+        sent = world.headers("authorization")
+        self.assertEqual(sent, ["Bearer hf_secret"])
+        world.news()
+        world.content = lambda e: (302, {"location": "https://us.aws.cdn.hf.co.evil.test/x"}, b"")
+        blob = self.upstream.blob(DIGEST, 10, NAME)
+        found = Deferred.fromCoroutine(blob.fetch(Span(0, 10)))
+        world.run()
+        self.failureResultOf(found)
+        for exchange in world.internet.exchanges:
+            if "evil" in exchange.url:
+                self.assertNotIn("authorization", exchange.asked[1])
+
+    def test_what_only_the_token_opens_is_not_given_to_clients(self) -> None:
+        world = self.gated()
+        error = self.error(world)
+        self.assertEqual(error.status, 403)
+        self.assertIn("PRIVATE_MODELS=everyone", error.message)
+        self.assertNotIn("hf_secret", error.message)
+
+    def test_a_token_that_does_not_open_it_is_told_in_the_registrys_words(self) -> None:
+        world = self.gated(everyone=True)
+        world.content = lambda _: (403, {}, b'{"error":"Not in the list of authorized users."}')
+        error = self.error(world)
+        self.assertEqual(error.status, 403)
+        self.assertIn("hf.co says: Not in the list of authorized users", error.message)
+        self.assertIn("may not pull it either", error.message)
+
+    def test_no_manifest_is_asked_for_by_another_agent_where_bytes_differ(self) -> None:
+        world = self.hugging_face(by_agent=True, is_default=False)
+        world.by_realm = lambda _: (401, {}, b"")
+        self.assertEqual(self.error(world).status, 403)
+        self.assertEqual({*map(agent_of, world.internet.exchanges)}, {CLIENT})
 
 
 class BlobTests(AuthorizerCase):

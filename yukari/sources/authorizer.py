@@ -86,7 +86,7 @@ class Authorizer:
     kind: str = "auto"
     """The kind of challenge that is expected: ``ollama``, ``oci``, or ``auto`` for any."""
     by_agent: bool = False
-    """Whether it answers by User-Agent, so that nothing is asked by another one."""
+    """Whether it answers by User-Agent, so that no manifest is asked for by another one."""
     ways: KnownWays = field(init=False)
     _first: dict[tuple[Origin, str], Waiters] = field(factory=dict, init=False)
     """Requests that wait for the result of the first of their kind."""
@@ -261,7 +261,8 @@ class _Errand:
         if way in self._tried or challenge is None:
             return False
         if way is Way.OWN_NAME:
-            return not self._authorizer.by_agent
+            # A blob's bytes are the same for everybody.
+            return self._place.kind == "blobs" or not self._authorizer.by_agent
         may_ask = self._authorizer.may_ask(challenge) and challenge.realm != self._silent_realm
         if way is Way.ANONYMOUS:
             return may_ask
