@@ -149,8 +149,8 @@ class TakesTests(RunningCase):
             idle_timeout=7.0,
             client_connections=3,
         )
-        for take in takers.values():
-            self.assertTrue(take(settings))
+        for name in ("allow", "slog_level", "idle_timeout", "client_connections"):
+            self.assertTrue(takers[name](settings))
         self.assertEqual((await self.ask(f"{daemon.url}/v2/"))[0].status, 403)
         self.assertEqual(levels, [LogLevel.debug])
         site = daemon.service.parts.sites["default"]
@@ -201,6 +201,37 @@ class TakesTests(RunningCase):
         self.assertTrue(takes(daemon.service.parts, lambda _: None)["registries.token"](settings))
         pulled = await self.pull(daemon, "hf--her/a:latest")
         self.assert_whole(pulled, there.models["her/a:latest"])
+
+    async def test_rates_change_where_there_were_rates(self) -> None:
+        daemon = await self.daemon(
+            await self.upstream(), upstreams="hf=http://127.0.0.1:9/", upstream_rate="1MB/s"
+        )
+        settings = daemon.service._settings
+        default, hf = settings.registries
+        take = takes(daemon.service.parts, lambda _: None)["upstream_rate"]
+        mirrors = daemon.service.parts.mirrors
+        url = mirrors.asked["default"].url.url
+        pace = mirrors.asked["default"].pace(url)
+        before = pace.bound
+        self.assertTrue(take(evolve(settings, upstream_rate=2_000_000)))
+        line = mirrors.line
+        assert line is not None
+        self.assertEqual((line.rate, pace.bound), (2_000_000, 2 * before))
+        self.assertFalse(take(evolve(settings, upstream_rate=None)))
+        # A registry without a rate of its own does not change that of all.
+        with_own = evolve(settings, registries=(default, evolve(hf, rate=70_000)))
+        self.assertFalse(take(with_own))
+        self.assertEqual(line.rate, 2_000_000)
+
+    async def test_a_clients_rate_changes_where_there_was_one(self) -> None:
+        daemon = await self.daemon(await self.upstream(), client_rate="1MB/s")
+        settings = evolve(daemon.service._settings, client_rate=2_000_000)
+        take = takes(daemon.service.parts, lambda _: None)["client_rate"]
+        self.assertTrue(take(settings))
+        lines = daemon.service.parts.client_lines
+        assert lines is not None
+        self.assertEqual(lines.rate, 2_000_000)
+        self.assertFalse(take(evolve(settings, client_rate=None)))
 
     async def test_manifests_have_another_lifetime(self) -> None:
         daemon = await self.daemon(await self.upstream())

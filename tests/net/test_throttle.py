@@ -137,6 +137,16 @@ class LineTests(SynchronousTestCase):
         run(self.clock, 10.0, busy)
         self.assertGreater(busy.took, 9_000_000)
 
+    def test_another_rate_counts_from_then_on(self) -> None:
+        line = Line(1_000_000, self.clock)
+        sockets = self.sockets(line, 4)
+        run(self.clock, 10.0, *sockets)
+        before = sum(each.took for each in sockets)
+        line.change(4_000_000)
+        run(self.clock, 10.0, *sockets)
+        took = sum(each.took for each in sockets) - before
+        self.assertLess(abs(took - 40_000_000), 4_000_000)
+
     def test_a_yielding_taker_gets_the_rest_and_does_not_starve(self) -> None:
         line = Line(1_000_000, self.clock)
         busy, ahead = self.sockets(line, 4), self.sockets(line, 4, yields=True)
@@ -210,6 +220,14 @@ class LinesTests(SynchronousTestCase):
         sockets = [Socket(clock, line, line.share_of(48)) for _ in range(48)]
         run(clock, 10.0, *sockets)
         self.assertLess(max(socket.longest for socket in sockets), 1.0)
+
+    def test_another_rate_is_that_of_every_client(self) -> None:
+        clock = Clock()
+        lines = Lines(1_000_000, clock)
+        known = lines.join("a", lambda: None, lambda: None)
+        lines.change(2_000_000)
+        new = lines.join("b", lambda: None, lambda: None)
+        self.assertEqual([each._line.rate for each in (known, new)], [2_000_000] * 2)
 
     def test_a_returning_client_still_has_its_debt(self) -> None:
         clock = Clock()

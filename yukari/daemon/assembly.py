@@ -84,6 +84,8 @@ class Parts:
     passwords: Optional[Passwords]
     sites: Mapping[str, RegistrySite]
     """What listens for each registry, by its name in the settings."""
+    client_lines: Optional[Lines]
+    """What bounds each client's rate."""
     admin_site: RegistrySite
 
 
@@ -146,13 +148,16 @@ def assemble(
         clock=reactor,
     )
     watchers = Watchers(page_parts.fills, reactor)
+    client_lines = None
+    if settings.client_rate is not None:
+        client_lines = Lines(settings.client_rate, reactor)
     root = make_root(
         library,
         reactor,
         disk_threads,
         Helpers(send_threads, helpful()),
         settings.upstream_registry.url,
-        None if settings.client_rate is None else Lines(settings.client_rate, reactor),
+        client_lines,
         management.catalog,
         Overview(page_parts),
         registries,
@@ -207,6 +212,7 @@ def assemble(
         drain=drain,
         passwords=passwords,
         sites=sites,
+        client_lines=client_lines,
         admin_site=make_site(DEFAULT, is_admins=True),
     )
 

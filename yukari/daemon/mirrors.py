@@ -48,15 +48,36 @@ class Mirrors:
     """Those of the default registry first."""
     watched: Mapping[str, Watched]
     """What is measured of each, by its name in the settings."""
-    keys: Mapping[str, Keys]
-    """What opens each, by its name in the settings."""
+    asked: Mapping[str, Registry]
+    """Each by its name in the settings; none if the cache is offline."""
+    line: Optional[Line]
+    """What bounds the rate of those that have no line of their own."""
 
     def take_keys(self, settings: Settings) -> None:
         """Ask by the keys and tokens of these settings from now on."""
         for registry in settings.registries:
-            keys, new = self.keys[registry.name], keys_of(registry, settings, None)
-            keys.operator, keys.token = new.operator, new.token
-            keys.private_for_everyone = new.private_for_everyone
+            if registry.name in self.asked:
+                keys, new = self.asked[registry.name].keys, keys_of(registry, settings, None)
+                keys.operator, keys.token = new.operator, new.token
+                keys.private_for_everyone = new.private_for_everyone
+
+    def take_rates(self, settings: Settings) -> bool:
+        """Take over rates; False if there is a bound where there was none, or the reverse."""
+        lines: dict[str, tuple[Optional[Line], Optional[int]]] = {}
+        for registry in settings.registries:
+            if registry.name in self.asked:
+                line = self.asked[registry.name].line
+                own = None if line is self.line else line
+                lines[registry.name] = own, registry.rate
+        lines[""] = self.line, settings.upstream_rate
+        if any((line is None) != (rate is None) for line, rate in lines.values()):
+            return False
+        for line, rate in lines.values():
+            if line is not None and rate is not None:
+                line.change(rate)
+        for asked in self.asked.values():
+            asked.rate_changed()
+        return True
 
     async def close(self) -> None:
         """Close their connections."""
@@ -77,18 +98,17 @@ def open_mirrors(
     each: dict[str, One] = {}
     connections: list[Connections] = []
     watched: dict[str, Watched] = {}
-    keys: dict[str, Keys] = {}
+    asked: dict[str, Registry] = {}
     for registry in settings.registries:
         most = connections_of(registry, settings)
         bound = line if registry.rate is None else Line(registry.rate, reactor, most)
         made = make_connections(reactor, settings, registry, proxies, bound)
         connections.append(made)
         key = id_of(registry, settings.registries)
-        keys[registry.name] = keys_of(registry, settings, own_key)
         upstream: One = Offline()
         allowed: Callable[[], int] = int
         if not settings.offline:
-            asked = Registry(
+            asked[registry.name] = source = Registry(
                 registry.url,
                 made.agent,
                 reactor,
@@ -97,20 +117,20 @@ def open_mirrors(
                 bound,
                 made.answered_by(registry.url.url),
                 ConnectionBudget(most),
-                keys[registry.name],
+                keys_of(registry, settings, own_key),
                 settings.upstream_timeout,
                 answers_by_agent(registry),
                 registry.challenge,
                 key == DEFAULT,
                 made.lines,
             )
-            upstream = Upstream(asked)
-            allowed = partial(asked.allowed, most)
+            upstream = Upstream(source)
+            allowed = partial(source.allowed, most)
         each[key] = upstream
         if answers_by_agent(registry):
             each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
         watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed)
-    return Mirrors(Upstreams(each), tuple(connections), watched, keys)
+    return Mirrors(Upstreams(each), tuple(connections), watched, asked, line)
 
 
 def keys_of(registry: RegistrySettings, settings: Settings, own: Optional[OwnKey]) -> Keys:

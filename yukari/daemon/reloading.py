@@ -158,7 +158,15 @@ def takes(parts: Parts, set_level: Callable[[NamedConstant], None]) -> dict[str,
             revalidator.freshness = found
         return True
 
+    def client_rate(settings: Settings) -> bool:
+        if parts.client_lines is None or settings.client_rate is None:
+            return False
+        parts.client_lines.change(settings.client_rate)
+        return True
+
     return {
+        "client_rate": client_rate,
+        **dict.fromkeys(("upstream_rate", "registries.rate"), parts.mirrors.take_rates),
         "slog_level": slog_level,
         "allow": allow,
         "idle_timeout": idle_timeout,

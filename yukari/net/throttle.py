@@ -126,6 +126,11 @@ class Line:
     def __attrs_post_init__(self) -> None:
         self._bucket = Bucket(self.rate, self.rate * BURST, at=self._clock.seconds())
 
+    def change(self, rate: float) -> None:
+        """Let ``rate`` bytes a second pass from now on; those who wait may wait a turn longer."""
+        self.rate = rate
+        self._bucket.rate, self._bucket.burst = rate, rate * BURST
+
     def join(
         self,
         hold: Callable[[], None],
@@ -212,6 +217,12 @@ class Lines:
     rate: float
     _clock: IReactorTime
     _lines: dict[Hashable, Line] = field(factory=dict, init=False)
+
+    def change(self, rate: float) -> None:
+        """As `Line.change`, for every client."""
+        self.rate = rate
+        for line in self._lines.values():
+            line.change(rate)
 
     def join(self, who: Hashable, hold: Callable[[], None], release: Callable[[], None]) -> Taker:
         """As `Line.join`, on the line of ``who``."""

@@ -126,17 +126,25 @@ class Registry:
         """Return the measurements of the host of ``url``."""
         parts = urlsplit(url)
         self._likely = parts.netloc
-        bound = inf if self.line is None else self.line.rate / self.line.most
         pace = self._paces.get(parts.netloc)
         if pace is None:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             pace = self._paces[parts.netloc] = HostPace(
-                bound,
+                self._bound(),
                 self.budget,
                 patience=self.headers_within - TOLD_BEFORE,
                 line=self.lines.of((parts.hostname or "", port)),
             )
         return pace
+
+    def rate_changed(self) -> None:
+        """The rate of `line` is another one."""
+        for pace in self._paces.values():
+            pace.bound = self._bound()
+
+    def _bound(self) -> float:
+        """Bytes a second that one connection has of the line while all are at work."""
+        return inf if self.line is None else self.line.rate / self.line.most
 
     def allowed(self, most: int) -> int:
         """How many of ``most`` requests at once the host gets that bears the fewest."""
