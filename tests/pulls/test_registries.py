@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from attrs import evolve, frozen
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import formatEvent, globalLogPublisher
 
 from tests.emulator import Emulator, Fault, Model
-from tests.running import SMALL16, SMALL64, Daemon, RunningCase, until
+from tests.pulls.test_managed import VerbsCase
+from tests.running import SMALL16, SMALL64, Daemon, RunningCase, reactor, until
 from tests.s3.daemons import BucketCase, store_of
 from yukari.config.listen import Bind
 from yukari.config.registries import RegistrySettings
 from yukari.config.settings import Settings
 from yukari.config.urls import RegistryUrl
+from yukari.daemon.service import YukariService
 
 NAME = "her/m"
 MODELS = f"{NAME}:latest", "library/m:latest"
@@ -342,6 +344,21 @@ class AgentTests(RegistriesCase):
             await registries.hf.down()
             daemon = await self.restarted(daemon, registries)  # type: ignore[arg-type]
 
+    async def test_so_it_is_where_hugging_face_is_the_default_registry(self) -> None:
+        registries = await self.registries(bytes_by_agent=True, huggingface=True)
+        settings = super().settings(registries.hf)
+        default = evolve(settings.registries[0], host="hf.co", hosts=("hf.co",))
+        made = Daemon(YukariService(reactor, evolve(settings, registries=(default,))))
+        made.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        ours = registries.model("hf").manifest_bytes
+        for headers in ({}, {"Host": "hf.co"}):
+            for agent, is_llama in (("llama-cpp", True), ("ollama/0.34.4", False), ("curl", False)):
+                at = f"{made.url}/v2/{NAME}/manifests/latest"
+                reply, body = await self.ask(at, {"User-Agent": agent, **headers})
+                self.assertEqual(reply.status, 200, agent)
+                self.assertEqual((b"ggufFile" in body, body == ours), (is_llama, not is_llama))
+
     async def test_a_check_asks_as_the_kind_of_client_that_has_it(self) -> None:
         """Else each check after a restart would find "another version"."""
         registries = await self.registries(bytes_by_agent=True, huggingface=True)
@@ -429,3 +446,41 @@ class BucketTests(RegistriesCase, BucketCase):
             self.assertEqual(len(lines), count)
         self.assertIn(first.url[7:], lines[0])
         self.assertIn(second.url[7:], lines[0])
+
+
+class VerbsTests(VerbsCase):
+    """``yukari`` and Ollama's API name other registries' models as Ollama does."""
+
+    async def test_models_of_several_registries_are_managed_by_their_names(self) -> None:
+        default, hf = (
+            await self.upstream(f"{MODELS[0]}=3000@1"),
+            await self.upstream(f"{MODELS[0]}=4000@2", challenge="off"),
+        )
+        daemon = await self.yukari(default.url, f"--upstreams=hf={hf.url}")
+        ours, theirs = MODELS[0], f"hf.co/{MODELS[0]}"
+        for name in (ours, theirs):
+            await self.run_verb(daemon, "pull", name)
+        found = {name: row["digest"] for name, row in (await self.listed(daemon)).items()}
+        digests = {ours: default.models[ours].digest[7:], theirs: hf.models[ours].digest[7:]}
+        self.assertEqual(found, digests)
+        # What ollama.com, huggingface.co and the prefix name are the same models.
+        for name in ("huggingface.co/her/m", "hf--her/m", "HF.co/her/m"):
+            self.assertIn(theirs, await self.run_verb(daemon, "pin", name))
+        self.assertIn("quay.io", await self.run_verb(daemon, "pull", "quay.io/her/m", status=1))
+        shown = json.loads(await self.run_verb(daemon, "show", "--json", theirs))
+        self.assertEqual((shown["registry"], shown["pinned"]["by"]), ("hf.co", "admin"))
+
+        archive = os.path.join(self.directory(), "models.tar")
+        await self.run_verb(daemon, "export", ours, theirs, "-o", archive)
+        other = await self.yukari(default.url, f"--upstreams=hf={hf.url}", "--offline")
+        await self.run_verb(other, "import", archive)
+        found = {name: row["digest"] for name, row in (await self.listed(other)).items()}
+        self.assertEqual(found, digests)
+        at = f"{other.url}/v2/hf--her/m/manifests/latest"
+        reply, body = await self.ask(at, OLLAMA)
+        self.assertEqual((reply.status, body), (200, hf.models[ours].manifest_bytes))
+
+        await self.run_verb(daemon, "unpin", theirs)
+        await self.run_verb(daemon, "rm", theirs)
+        self.assertEqual(set(await self.listed(daemon)), {ours})
+        self.assertNotIn("her/m", await self.run_verb(daemon, "ls", "hf.co"))

@@ -16,7 +16,7 @@ from tests.storage.contract import ANOTHER, BODY, DIGEST, LATEST, LISTED, NAME, 
 from tests.storage.disk.test_store import HOST, AtEveryStep, HeldThread, store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, AnyManifest, Manifest, Variant
-from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import (
     NEVER_CHECKED,
@@ -289,6 +289,41 @@ class ForOllamaTests(Directories):
             self.assert_reads(host, ANOTHER, listed)
             result_of(store.put_manifest(NAME, NEW.digest, NEW, 5000.0))
             self.assert_reads(host, NEW, listed)
+
+    def test_a_store_of_huggingface_co_goes_on_under_the_name_that_ollama_writes(self) -> None:
+        """As an earlier release made it, when that was the upstream registry."""
+        path = self.put_plain(OLD.body, "huggingface.co")
+        self.put_blob(OLD)
+        self.put_link(self.link_to(OLD.digest), "huggingface.co")
+        for others, host, name in (
+            ((), "hf.co", NAME),
+            (("hf.co",), HOST, Repository("hf.co", "library", "m")),
+        ):
+            free: Any = store_in(self.path).min_free
+            store = DirectoryStore(
+                self.path, host, maybeDeferred, self.clock, None, free, other_registries=others
+            )
+            result_of(store.start())
+            found = result_of(store.get_manifest(name, LATEST))
+            self.assertEqual(found and found.manifest, OLD)
+            self.assertEqual(len(result_of(store.manifests())), 1)
+            self.assertEqual(result_of(store.inventory.named_elsewhere()), frozenset())
+            result_of(store.stop())
+        store = self.started("hf.co")
+        result_of(store.put_manifest(NAME, LATEST, NEW, 3000.0))
+        self.assert_reads("hf.co", NEW, NEW)
+        result_of(store.inventory.remove_tag(NAME, LATEST))
+        self.assertFalse(os.path.exists(path))
+
+    def test_what_llama_cpp_gets_is_nothing_to_ollama(self) -> None:
+        theirs = Repository(f"hf.co{AS_LLAMA_CPP}", "library", "m")
+        store = store_in(self.path)
+        result_of(store.start())
+        self.addCleanup(lambda: result_of(store.stop()))
+        result_of(store.put_manifest(theirs, LATEST, NEW, 1000.0))
+        for tree in ("manifests", "manifests-v2"):
+            self.assertEqual(os.listdir(self.at(tree)), [])
+        self.assertEqual([each.name for each in result_of(store.manifests())], [theirs])
 
     def test_times_of_checks_are_the_files(self) -> None:
         store = self.started()
