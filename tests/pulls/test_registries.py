@@ -249,6 +249,8 @@ class DirectoryTests(RegistriesCase):
         self.assertTrue(status["upstream"]["reachable"])
         reachable = {each["registry"]: each["reachable"] for each in status["other_upstreams"]}
         self.assertEqual(reachable, {"hf.co": False, registries.lab.url[7:]: True})
+        for each in status["other_upstreams"]:
+            self.assertEqual(each.keys(), status["upstream"].keys())
 
     async def status(self, daemon: Daemon) -> Any:
         reply, body = await self.ask(f"{daemon.url}/status")

@@ -16,6 +16,8 @@ from yukari.library.status import FORMAT
 from yukari.storage.inventory import FrontDisk
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
+OTHERS = {"other_upstreams[].registry"}
+SCRUBS = {f"scrub[].{key}" for key in ("place", "period", "read", "verified_since", "damaged")}
 FRONT = {f"store.front_disk.{each.name}" for each in fields(FrontDisk)}
 
 
@@ -47,8 +49,9 @@ class DocumentedTests(StatusCase):
         for told in ("fills", "errors"):
             self.assertTrue(found[told])
         self.assertTrue(found["traffic"]["clients"] and found["upstream"]["access"])
-        # "store" itself can be null, and so can the disk in front of a bucket.
-        self.assertEqual(paths(found) | FRONT | {"store"}, set(documented))
+        # "store" itself can be null, and so can the disk in front of a bucket; no blob is read
+        # again in tests, and no other registry is mirrored.
+        self.assertEqual(paths(found) | FRONT | SCRUBS | OTHERS | {"store"}, set(documented))
 
     def test_the_page_names_the_format(self) -> None:
         text = (DOCS / "status.rst").read_text(encoding="utf-8")
