@@ -32,7 +32,7 @@ class SettingErrors(SettingError):
 def shown(value: str) -> str:
     """Return a value as an error shows it: on one line, not too long, without secrets."""
     # A URL may have a password, and a token may stand where its file was expected.
-    text = ascii(re.sub(r"\bhf_\w{6,}", "hf_***", re.sub(r"//\S*@", "//***@", value)))
+    text = ascii(re.sub(r"\bhf_[A-Za-z0-9]{20,}", "hf_***", re.sub(r"//\S*@", "//***@", value)))
     return text if len(text) <= 120 else f"{text[:116]}...'"
 
 
