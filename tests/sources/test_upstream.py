@@ -905,14 +905,33 @@ class BlobTests(BlobCase):
         for status, headers in (
             (200, {"content_length": 999}),
             (200, {"content_length": 0}),
-            (206, {"content_length": 100, "content_range": "bytes 100-199/999"}),
-            (416, {"content_length": 0, "content_range": "bytes */50"}),
         ):
             found = self.fetch()
             self.internet.last.head(status, **headers)
             refused = self.failureResultOf(found, SourceRefused).value
             self.assertEqual(refused.error.status, 502)
             self.assertIn(str(DIGEST), refused.error.message)
+
+    def test_a_parts_label_of_another_size_is_judged_by_the_whole(self) -> None:
+        """Some write the part's own length as the total; such a blob could never be had."""
+        for status, shown in ((206, "100-199/100"), (206, "100-199/0"), (416, "*/50")):
+            for size in (self.SIZE, 50):
+                self.blob = self.upstream.blob(DIGEST, self.SIZE, NAME)
+                self.located()
+                several = [self.fetch() for _ in range(3)]
+                for each in self.internet.exchanges[-3:]:
+                    length = 100 if status == 206 else 0
+                    each.head(status, content_length=length, content_range=f"bytes {shown}")
+                for asked in several:
+                    self.assertTrue(self.failed(asked).moved)
+                found = self.fetch()
+                self.assertNotIn("range", self.internet.last.asked[1])
+                self.internet.last.head(200, content_length=size)
+                if size == self.SIZE:
+                    self.assertEqual(self.successResultOf(found).span, Span(0, size))
+                else:
+                    refused = self.failureResultOf(found, SourceRefused).value
+                    self.assertIn("has 50 bytes", refused.error.message)
 
     def test_a_compressed_blob_is_not_taken(self) -> None:
         found = self.fetch()

@@ -92,7 +92,7 @@ class Parts:
 def assemble(
     reactor: Any, settings: Settings, proxies: Proxies, open_store: Callable[..., Opened]
 ) -> Parts:
-    """Make the parts; a setting that only shows to be wrong here ends the start."""
+    """Make the parts; end the process if a setting turns out to be wrong."""
     disk_threads = Threads(reactor, "disk", DISK_THREADS)
     send_threads = Threads(reactor, "send", helpful())
     metrics = PrometheusMetrics(reactor)

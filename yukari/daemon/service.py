@@ -87,7 +87,7 @@ class YukariService(Service):
             self.admin_ports += listen("ADMIN_BIND", bind, parts.admin_site, self._certificates)
 
     def startService(self) -> None:
-        """Open the store, restore what was in progress, and log that the daemon is there."""
+        """Open the store, restore what was in progress, and log that the daemon is running."""
         super().startService()
         parts = self.parts
         try:

@@ -3,7 +3,7 @@ The catalog: which versions of which tags are stored, on which blobs they stand,
 
 It is a SQLite file beside the store. The files of the store are the truth; the catalog makes them
 quick to ask, and is made anew from them if it is missing, damaged or of another version (see
-`yukari.library.index`). What is counted of pulls is then lost, nothing else.
+`yukari.library.index`). Only the counts of pulls are lost then.
 
 Pulls are gathered and written together, so that a hit costs no write.
 """
@@ -128,7 +128,7 @@ class Catalog:
     # pulls
 
     def pulled(self, name: Repository, tag: Tag, client: str) -> None:
-        """A tag's manifest was asked for by a client, whose address it is."""
+        """Count a pull of a tag by the client with this address."""
         self.noted(name, tag)
         now = self._now()
         usage = self._pulls.get((name, tag))
@@ -142,7 +142,7 @@ class Catalog:
         self._write_soon()
 
     def sent(self, name: Repository, digest: Digest, count: int) -> None:
-        """So many bytes of a blob were sent as part of a model."""
+        """Count bytes of a blob that were sent as part of a model."""
         if count and (len(self._sent) < MAX_GATHERED or (name, digest) in self._sent):
             self._sent[name, digest] = self._sent.get((name, digest), 0) + count
             self._write_soon()

@@ -35,7 +35,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     @property
     def is_removed(self) -> bool:
-        """Whether the file was removed behind its back."""
+        """Whether somebody removed the file."""
         return self._path != ":memory:" and not os.path.exists(self._path)
 
     def reset(self) -> None:
@@ -45,13 +45,13 @@ class CatalogFile(CatalogReads, CatalogRoots):
         self.is_new = True
 
     def close(self) -> None:
-        """Harmless when repeated."""
+        """Close the file; harmless when repeated."""
         self._db.close()
 
     # what is stored
 
     def put(self, found: Iterable[Indexed], now: float) -> None:
-        """Each tag names this version; what it named before is superseded as of ``now``."""
+        """Record the version that each tag names; the one before is superseded as of ``now``."""
         with self._db:
             self._begin()
             for each in found:
@@ -84,7 +84,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         )
 
     def adopt(self, found: Iterable[Version], superseded_at: float) -> None:
-        """These are superseded versions, of tags that nobody knows any more."""
+        """Record superseded versions of tags that are not known any more."""
         with self._db:
             self._begin()
             for version in found:
@@ -177,7 +177,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
     def blobs_stored(
         self, found: Iterable[tuple[Digest, int]], verified_at: Optional[float] = None
     ) -> None:
-        """Blobs are here, with so many bytes, whose digest was right then."""
+        """Record that blobs are stored, their sizes in bytes, and when their digests were right."""
         with self._db:
             self._begin()
             self._db.executemany(
@@ -196,7 +196,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         )
 
     def blob_removed(self, digest: Digest) -> None:
-        """A blob is not here any more."""
+        """Record that a blob is not stored any more."""
         with self._db:
             self._begin()
             self._db.execute(
@@ -304,7 +304,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
             )
 
     def checked(self, name: Repository, tag: Tag, at: float, *, gone: bool) -> None:
-        """Upstream was asked about a tag, and has it or has it not."""
+        """Record whether upstream had a tag when it was asked."""
         self._db.execute(
             "UPDATE tags SET gone_since = coalesce(gone_since, ?) WHERE repository = ? AND tag = ?"
             if gone
@@ -345,12 +345,12 @@ class CatalogFile(CatalogReads, CatalogRoots):
         return [(Repository.parse(name), Tag(tag)) for name, tag in found]
 
     def begin_sweep(self) -> None:
-        """Nothing has been seen yet."""
+        """Mark everything as not seen."""
         # Another number than any sweep had before: to mark 100,000 rows anew takes a second.
         self._sweep = secrets.randbits(62)
 
     def see_tags(self, page: Iterable[tuple[Repository, Tag]]) -> None:
-        """These are in the files."""
+        """Mark tags as seen in the files."""
         with self._db:
             self._begin()
             self._db.executemany(
@@ -359,7 +359,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
             )
 
     def see_blobs(self, page: Iterable[tuple[Digest, int]]) -> None:
-        """These are in the files, with so many bytes."""
+        """Mark blobs as seen in the files, and record their sizes in bytes."""
         with self._db:
             self._begin()
             self._db.executemany(

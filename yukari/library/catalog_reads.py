@@ -39,7 +39,7 @@ _ORDERS = {
 VERIFIED = {"disk": "disk_verified", "bucket": "bucket_verified"}
 """The column that says when a blob's copy in a place was last found right."""
 _FEW = 1000
-"""So many found models are sorted; of more, the beginning is read in order."""
+"""Matches that are sorted, at most; more are read in the order of an index."""
 _SEARCHED = ("parameter_size", "quantization_level", "family", "license")
 """The details that a search looks at, beside the name."""
 _LIKE = re.compile("[%_!]")
@@ -52,7 +52,7 @@ def raw(digest: Digest) -> bytes:
 
 
 def digest_of(found: bytes) -> Digest:
-    """The digest that the tables have so."""
+    """The digest that the tables have as these bytes."""
     return Digest(found.hex())
 
 
@@ -92,7 +92,7 @@ class CatalogReads:
 
     def search(self, words: Sequence[str], order: str = "name") -> Iterator[Entry]:
         """
-        Yield what tags name that have all of these words, whatever their case, in this order.
+        Yield the current versions of tags that have all of these words, in any case, in order.
 
         Nothing else may be called until the caller is done with it.
         """

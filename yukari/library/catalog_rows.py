@@ -1,5 +1,5 @@
 """
-What the catalog is told and tells.
+The records that go into the catalog and come out of it.
 
 Sizes are in bytes, times in seconds of the epoch.
 """
@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from yukari.names import Digest, Repository, Tag
 
 MAX_CLIENTS = 1000
-"""Clients of a tag that are told apart."""
+"""Clients of a tag that are counted, at most."""
 
 
 @frozen
@@ -97,12 +97,12 @@ class Indexed:
     details: str
     """JSON; see `yukari.library.details`."""
     manifests: tuple[Digest, ...] = ()
-    """Those of its blobs that are manifests: they are stored, or nothing could be told of it."""
+    """Those of its blobs that are manifests, and so are stored: they were read."""
 
 
 @define
 class Usage:
-    """Pulls of a tag since the catalog was last told."""
+    """Pulls of a tag that are not written yet."""
 
     pulls: int = 0
     first: float = 0.0

@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 VERSION = 5
-"""Of the schema; a file of another one is made anew."""
+"""The schema's version; a file of another version is made anew."""
 
 _SCHEMA = """
 CREATE TABLE made (made_at REAL NOT NULL);
@@ -158,6 +158,6 @@ def make_database(path: str) -> sqlite3.Connection:
 def _connect(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
-    # What is lost with the power is found again in the files.
+    # What a power cut loses is read again from the files.
     db.execute("PRAGMA synchronous = NORMAL")
     return db

@@ -41,9 +41,9 @@ from yukari.storage.ports import Spool, Store
 log = Logger()
 
 CHECKED_TOGETHER = 5
-"""Models that upstream is asked about at the same time before they go."""
+"""Models that upstream is asked about at the same time before they are evicted."""
 HOPELESS_FOR = 2.0
-"""Seconds for which nobody looks again for room that was not to be had: among 100,000 models that
+"""Seconds until the next search for room after one found too little; among 100,000 models a search
 takes about as long."""
 COUNTED_FOR = 60.0
 """Seconds for which a count of a store is used that other daemons store in too."""
@@ -87,9 +87,9 @@ class Collector(Observer):
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
     _warned: bool = field(default=False, init=False)
     _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
-    """Until when so many bytes, or more, cannot be freed."""
+    """Until when, by the clock, no room is sought for so many bytes or more."""
 
-    # what is told
+    # events
 
     def blob_stored(self, digest: Digest, size: int) -> None:
         if self._used is None:
@@ -124,7 +124,7 @@ class Collector(Observer):
         # Whether MIN_FREE leaves enough is decided as the spool is opened.
 
     async def _lacking(self, digest: Digest) -> int:
-        """How many bytes have to go before a blob may come."""
+        """Return how many bytes must be freed before a blob can be fetched; at most 0 if none."""
         short = await self._store.inventory.short_of(self._opening[digest])
         return max(short, await self._beyond_bound(digest))
 
@@ -143,7 +143,7 @@ class Collector(Observer):
         return self._taken(digest) - limit
 
     def _taken(self, digest: Digest) -> int:
-        """Bytes that are stored, on their way, or wait for room no longer than this blob does."""
+        """Return the bytes stored, in progress, or awaited by this blob and those before it."""
         taken = (self._used or 0) + sum(
             fill.size + SIDECARS for fill in self._fills.fills.values() if _takes_room(fill)
         )
@@ -165,7 +165,7 @@ class Collector(Observer):
         return RoomUsage(sum(coming), await self._limit(), await self._store.inventory.free_space())
 
     async def recount(self) -> None:
-        """Take the catalog's word for how much is stored. `CatalogUnusable`."""
+        """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
         await self._index.settled()
         self._used = (await self._catalog.run(CatalogFile.totals)).stored
 
@@ -234,8 +234,8 @@ class Collector(Observer):
         """
         Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
 
-        ``without`` were tried already; no more than ``most`` candidates are looked at. For
-        ``silent`` see `Rules`.
+        ``without`` are left out, since they were tried; at most ``most`` candidates are looked at.
+        For ``silent`` see `Rules`.
         """
         await self._marks.refresh()
         await self._index.settled()
@@ -268,9 +268,9 @@ class Collector(Observer):
 
     def _why_in_use(self, candidate: Candidate) -> Optional[str]:
         """
-        Why a version is in use: itself, or a blob that is its alone.
+        Return why a version is in use, or a blob that no other one stands on; None if neither is.
 
-        A licence that hundreds of models share says nothing: it stays with the last of them.
+        A licence that hundreds of models share does not count: it stays with the last of them.
         """
         version = candidate.version
         own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
@@ -316,7 +316,7 @@ class Collector(Observer):
 
     async def _can_go(self, step: Step) -> Optional[bool]:
         """
-        Whether upstream still has a model, or it is a version that is superseded anyway.
+        Whether a version may be removed: it is superseded, or upstream still has it.
 
         None if upstream does not say.
         """
@@ -360,7 +360,7 @@ class Collector(Observer):
         self._used = (self._used or 0) - freed if is_sure else None
         return freed
 
-    # now and then
+    # periodically
 
     async def collect(self) -> Swept:
         """

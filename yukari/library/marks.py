@@ -1,8 +1,8 @@
 """
-What admins have said of tags: which are pinned, and which are copies of their own.
+The marks that admins put on tags: pins, and copies that were made here.
 
-A small document in the store, so that it outlives the catalog, and with a bucket all daemons share
-it. Another daemon's changes are seen within `FRESH_FOR`.
+They are a small document in the store, so that they outlive the catalog and are shared by all
+daemons of a bucket. Another daemon's changes are seen within `FRESH_FOR`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Marks:
     _read_at: Optional[float] = field(default=None, init=False)
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
 
-    # what was said, as of the last `refresh`
+    # the marks, as of the last `refresh`
 
     def pin(self, name: Repository, tag: Tag) -> Optional[Pin]:
         """Return who pinned a tag, None if nobody did."""
@@ -62,14 +62,14 @@ class Marks:
         return {key: str(pin.get("by", "")) for key, pin in self._pins.items()}
 
     def may_check(self, name: Repository, tag: Tag) -> bool:
-        """Whether upstream is to be asked about a tag: not while the marks were never read."""
+        """Whether upstream may be asked about a tag; False until the marks have been read."""
         return self._read_at is not None and not self.is_copy(name, tag)
 
     def is_copy(self, name: Repository, tag: Tag) -> bool:
         """Whether a tag was made here, so that upstream is not asked about it."""
         return _key(name, tag) in self._copies
 
-    # saying it
+    # changing them
 
     async def refresh(self) -> None:
         """Read the document, unless that was done just now. OSError."""
@@ -89,7 +89,7 @@ class Marks:
         await self._change(lambda: _put(self._copies, _key(name, tag), copy))
 
     async def forget(self, name: Repository, tag: Tag) -> None:
-        """A tag was removed. OSError."""
+        """Remove the marks of a tag that was removed. OSError."""
         key = _key(name, tag)
         if key in self._pins or key in self._copies:
             await self._change(lambda: _forget(key, self._pins, self._copies))
@@ -117,7 +117,7 @@ class Marks:
             self._pins = _table(content.get("pins"))
             self._copies = _table(content.get("copies"))
         except (ValueError, AttributeError, RecursionError) as error:
-            # To take it for empty would let what was pinned be evicted.
+            # If it counted as empty, pinned models would be evicted.
             raise OSError(f"{DOCUMENT} is damaged: {error}: mend it or remove it") from None
 
 

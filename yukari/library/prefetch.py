@@ -24,11 +24,11 @@ from yukari.tasks import Background, Waiters
 log = Logger()
 
 MAX_AHEAD = 2000
-"""Fills of one manifest that are begun before the first of them has ended."""
+"""Fills of one manifest that are started before the first of them must have ended."""
 MAX_ARMED = 50_000
-"""Blobs that, once asked for, bring the others of their manifest."""
+"""Blobs whose first request starts the fills of their manifest's other blobs."""
 MAX_WHOLE = 10_000
-"""Manifests of which it is remembered that all their blobs are stored."""
+"""Manifests that are remembered as stored with all their blobs."""
 
 
 @define(eq=False)
@@ -49,14 +49,14 @@ class Prefetch:
     _armed: LRUCache[tuple[Repository, Digest], Optional[Manifest]] = field(
         factory=lambda: LRUCache(MAX_ARMED), init=False
     )
-    """What `asked` starts by a blob; None if the blob does not tell which of several manifests."""
+    """The manifest that `asked` starts for a blob; None if several manifests have the blob."""
 
     def seen(self, name: Repository, found: AnyManifest) -> None:
         """
-        A client got a manifest, or a list.
+        Note that a client got a manifest or a list, and start the manifest's fills.
 
-        Of a list nothing is fetched: nobody knows yet which of its children the client runs. Once
-        the client asks for a blob that only one of the inline children has, it is known.
+        A list starts none: it is not known yet which of its children the client runs. A request
+        for a blob that only one of the inline children has tells.
         """
         if self._is_whole(found):
             return
@@ -74,7 +74,7 @@ class Prefetch:
             self._armed[key] = manifest if same else None
 
     def asked(self, name: Repository, digest: Digest) -> None:
-        """A client asks for a blob."""
+        """Start the fills of the manifest that this request for a blob points to, if any."""
         manifest = self._armed.get((name, digest))
         if manifest is not None:
             self.start(name, manifest)
@@ -108,7 +108,7 @@ class Prefetch:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
-        It stops at the first blob that upstream does not have: nobody can pull the others alone.
+        It stops at the first blob that upstream does not have: nobody can pull the model without it.
         """
         missing = 0
         ahead: deque[Fill] = deque()
@@ -145,10 +145,10 @@ class Prefetch:
         """
         As `seen`, and raise a `RegistryError` if a blob of the manifest cannot be had.
 
-        Clients show the reason if the manifest is answered with it, and not if a blob is. What was
-        refused before is asked for again. Waits for upstream's first word about each blob that is
-        on its way, at most `FIRST_WORD_WITHIN`; if the manifest ``is_first`` got now, also about
-        those that `seen` has begun to look for.
+        Clients show a reason only if the manifest's reply has it. Blobs that were refused before
+        are asked for again. Waits at most `FIRST_WORD_WITHIN` for upstream's first word about each
+        blob in progress; if the manifest ``is_first`` fetched now, also about those that `seen`
+        has just started.
         """
         if isinstance(found, ManifestList):
             self.seen(name, found)
@@ -179,7 +179,7 @@ class Prefetch:
         *,
         is_first: bool,
     ) -> Optional[RegistryError]:
-        """Return the first refusal of a blob; None if all are stored or come."""
+        """Return the first refusal of a blob; None if all are stored or arrive."""
         for blob in refused:
             await self._start_one(name, blob)
         if is_first and manifest.digest in self._walks:
@@ -210,7 +210,7 @@ class Prefetch:
         return refused
 
     def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
-        """Why one of a manifest's blobs that are on their way does not come."""
+        """Return why one of a manifest's blobs in progress is refused; None if none is."""
         under_way = [blob.digest for blob in manifest.blobs if blob.digest in self._fills.fills]
         return next(filter(None, map(self._fills.refusal, under_way)), None)
 

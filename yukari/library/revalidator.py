@@ -3,9 +3,9 @@ Keeping what is stored fresh, without ever losing it.
 
 Every period a look goes through the stored manifests and asks upstream about
 those whose last check is older than their lifetime; and a manifest that is
-pulled is asked about behind the puller's back. Where upstream has another one
-by now, its blobs are filled first and then it takes the old one's place in one
-step. Whatever else upstream says, or does not say, changes nothing.
+pulled is checked in the background. If upstream has another one by now, its
+blobs are fetched first, and then it takes the old one's place in one step.
+Whatever else upstream says, or does not say, changes nothing.
 
 Several daemons over one bucket share the work: each asks at times of its own,
 and before it does it looks whether another has asked meanwhile.
@@ -58,8 +58,8 @@ RETRY_FIRST = 60.0
 """Seconds after which a check that failed may be tried again, doubling up to a lifetime."""
 SKEW = 3600.0
 """
-Seconds by which a last check may lie ahead, another clock having told its time; what lies further
-ahead is the work of a clock that was wrong, and counts as no check.
+Seconds that a last check may lie in the future, since another machine's clock may have set it. One
+further ahead was set by a wrong clock, and counts as no check.
 """
 
 Key = tuple[Repository, Tag]
@@ -137,7 +137,7 @@ class Revalidator:
         self._loop.start(self.freshness.period, now=True)
 
     async def stop(self) -> None:
-        """Look no more; a check under way is given up, and nothing of it is stored."""
+        """Look no more, and cancel the checks in progress: nothing of them is stored."""
         self._stopped = True
         if self._loop.running:
             self._loop.stop()
@@ -162,7 +162,7 @@ class Revalidator:
 
     async def look(self, late: float = 0.0) -> None:
         """
-        Ask, after so many seconds, about every manifest that is due.
+        Ask, after ``late`` seconds, about every manifest that is due.
 
         Returns when all are answered. Of a registry that is down, one manifest alone finds out
         whether it is back.
@@ -202,7 +202,7 @@ class Revalidator:
                 await self._check(key, partial(self._is_due, key))
 
     async def _ask_about(self, keys: Iterator[Key]) -> None:
-        """One after the other, and never two in a turn of the reactor."""
+        """Check them one after another, and never two in one turn of the reactor."""
         for key in keys:
             if self._stopped:
                 return
@@ -227,7 +227,7 @@ class Revalidator:
 
     def pulled(self, name: Repository, tag: Tag, stored: StoredManifest) -> None:
         """
-        A stored manifest was asked for: see behind the asker's back whether there is a newer one.
+        Note a pull of a stored manifest, and look in the background whether there is a newer one.
         """
         key = name, tag
 
@@ -328,7 +328,7 @@ class Revalidator:
             self._metrics.revalidated("same")
 
     def _replace(self, key: Key, new: NewVersion) -> None:
-        """Begin to bring what is new; no check waits for it."""
+        """Start to fetch a new version in the background."""
         bringing = self._few_brought.run(self._replace_now, key, new)
         self._bringing[key] = bringing
         bringing.addBoth(self._replaced, key)

@@ -143,6 +143,10 @@ class UpstreamBlob:
             found = self._span(response, span)
         except BaseException as error:
             discard(response, self._registry.clock)
+            if isinstance(error, WrongSize):
+                # A part's label may be odd: the whole tells.
+                self._failures = WITHOUT_RANGE_AFTER - 1
+                raise SourceFailed(self._wrong_size(error.found).message, moved=True) from None
             if isinstance(error, SourceFailed) and not error.busy:
                 self._failures = (self._failures + 1) % WITHOUT_RANGE_AFTER
             raise
@@ -167,18 +171,18 @@ class UpstreamBlob:
             busy = response.code == 429 or wait is not None
             raise SourceFailed(f"upstream answered {response.code}", wait, busy=busy)
         if response.code == 416:
-            raise SourceRefused(self._wrong_size("smaller"))
+            raise WrongSize("fewer")
         if response.code not in {*WHOLE, 206}:
             raise SourceFailed(f"upstream answered {response.code}")
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
         encoding = header(response, b"content-encoding")
+        if response.code == 206:
+            content_range = header(response, b"content-range")
+            found = span_of_part(content_range, span, self._size, length)
+            check_encoding(encoding, length, len(found))
+            return found
+        check_encoding(encoding, length, self._size)
         try:
-            if response.code == 206:
-                content_range = header(response, b"content-range")
-                found = span_of_part(content_range, span, self._size, length)
-                check_encoding(encoding, length, len(found))
-                return found
-            check_encoding(encoding, length, self._size)
             return span_of_whole(length, self._size)
         except WrongSize as error:
             raise SourceRefused(self._wrong_size(error.found)) from None

@@ -179,7 +179,7 @@ class OllamaApi:
     async def _progress(
         self, pull: Pull, lines: Lines, said: dict[str, int], *, whole: bool = False
     ) -> None:
-        """Tell of the blobs of which more is here than was said."""
+        """Report each blob of which more is here than was reported."""
         for blob in () if pull.manifest is None else pull.manifest.blobs:
             digest = str(blob.digest)
             completed = blob.size if whole else self._pulls.completed(blob)
@@ -200,7 +200,7 @@ class OllamaApi:
         reply_nothing(request)
 
     async def delete(self, model: object) -> None:
-        """Remove the tag that somebody named. `RegistryError`, OSError."""
+        """Remove a tag by the name that Ollama shows. `RegistryError`, OSError."""
         wanted, _ = await self._stored(self._names.parse(model))
         if wanted.digest is not None:
             raise name_invalid("a model is removed by its tag")

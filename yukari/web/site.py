@@ -1,5 +1,5 @@
 """
-The site: what it knows of every request, and the line that each leaves in the log.
+The site behind a port: what requests need of it, and the log line that each leaves.
 """
 
 from __future__ import annotations
@@ -70,19 +70,19 @@ class Uploads(Protocol):
 
 
 class RegistryRequest(Request):
-    """A request that counts what it sends and says at its end how it went."""
+    """A request that counts what it sends, and logs its outcome at its end."""
 
     channel: Any
     content: Any
     site: Any
     result: str = "-"
-    """One of `yukari.metrics.RESULTS` or, where the question does not arise, ``-``."""
+    """One of `yukari.metrics.RESULTS`, ``-`` if it is for neither a manifest nor a blob."""
     sent_directly: int = 0
     """Bytes of body that left by ``sendfile``, past `write`."""
     id: str = ""
-    """In the log, in the reply, and where a trusted proxy says one, the proxy's."""
+    """Its id in the log and in the reply: a trusted proxy's, if that sent one."""
     told: Optional[str] = None
-    """The error that the client was told."""
+    """The error that the client got."""
     gone: bool = False
     """Whether the client has left."""
     _began: float = 0.0
@@ -140,14 +140,14 @@ class RegistryRequest(Request):
         self.id = clients.said_id(self) or new_id()
 
     def refused(self, status: int, method: bytes, uri: bytes) -> None:
-        """Log that no resource ever saw this request: what is known of it may be ``-``."""
+        """Log a request that is refused before a resource sees it; parts of it may be ``-``."""
         self._begin()
         self.code, self.method, self.path = status, method, uri.partition(b"?")[0]
         self._log_end(None)
 
     @property
     def shown_path(self) -> str:
-        """Its path for the log: what a client takes a proxy for has a user before its host."""
+        """Its path for the log, without the user that an absolute URL may have."""
         return re.sub("//[^/]*@", "//***@", self.path.decode("latin-1"))
 
     def connectionLost(self, reason: Any) -> None:
@@ -203,9 +203,9 @@ class RegistrySite(Site):
     The site of a resource tree.
 
     ``clock`` is that of deadlines and of the log's seconds, ``drain`` has the connections and
-    ``client_limit`` bounds each client's. A site that ``is_admins`` lets its clients do what else
+    ``client_limit`` bounds each client's. If it ``is_admins``, its clients may do what elsewhere
     only this machine may, given one of ``passwords`` if there are any. A request whose Via has the
-    ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed whom they ask for. ``idle``
+    ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed when they name their client. ``idle``
     is in seconds, as `IDLE`. ``sent_to`` is called with a client's address and how many bytes of
     body it got. ``registry`` is whose models clients get who ask for no other's.
     """

@@ -38,7 +38,7 @@ from yukari.web.replies import reply_json
 COLUMNS = ("name", "pinned", *Entry._fields)
 """What a row of ``/store/models`` has; ``details`` is JSON in a text."""
 MAX_SHOWN = 1000
-"""Versions of a plan that are told."""
+"""Versions that a reply about evictions lists, at most."""
 
 
 @frozen(eq=False)
@@ -66,7 +66,7 @@ class StoreApi:
             "see yukari --help",
         )
 
-    # telling
+    # reading
 
     async def _models(self, request: Any, _: Body) -> None:
         await self._management.marks.refresh()
@@ -245,7 +245,7 @@ class StoreApi:
 
 
 def _columns(request: Any) -> tuple[str, ...]:
-    """Which columns are asked for, two at least; `RegistryError` if there is no such."""
+    """Return the columns that are asked for, at least two; `RegistryError` if one is unknown."""
     asked = request.args.get(b"columns", [b""])[0].decode("latin-1")
     columns = tuple(asked.split(",")) if asked else COLUMNS
     if len(columns) < 2 or not set(columns) <= set(COLUMNS):

@@ -1,5 +1,5 @@
 """
-The resource tree, and of it what is pulled:
+The resource tree, and the paths that clients pull from:
 
     /v2/                               200: a registry is here
     /v2/NS/MODEL/manifests/REFERENCE   a manifest by tag or digest, never a redirect
@@ -157,7 +157,7 @@ class V2(ReadOnly):
 
 
 def _text(part: bytes) -> str:
-    """A path's decoded part; `RegistryError` where it could not be part of any name."""
+    """A path's decoded part; `RegistryError` if no name could have it."""
     try:
         return part.decode("ascii")
     except UnicodeDecodeError:
@@ -182,7 +182,7 @@ def make_root(
     page: Optional[ReadOnly] = None,
     names: Optional[RegistryNames] = None,
 ) -> Resource:
-    """The root of the tree; for ``page`` see `Front`, for what is before it `Registry`."""
+    """The root of the tree; for ``page`` see `Front`, for the others `Registry`."""
     root = Front(upstream, page)
     asked = AskedRegistry(names or RegistryNames(""))
     registry = Registry(library, clock, in_thread, helpers, asked, catalog, client_lines)

@@ -633,7 +633,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         library = self.at("manifests", HOST, "library")
         read = [args for name, args in system.called if name == "listdir"]
         self.assertLessEqual(read.count((library,)), 2)
-        self.assertLess(len(read), 2000)
+        self.assertLess(len(read), 3000)  # Three directories of each model, and each page's last.
 
     def test_a_remembered_directory_that_changes_is_read_again(self) -> None:
         for number in range(300):

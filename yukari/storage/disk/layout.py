@@ -129,7 +129,11 @@ def _directories(path: str, host: str) -> tuple[tuple[str, ...], tuple[str, ...]
         host = host.removesuffix(AS_LLAMA_CPP)
     spellings = next((each for each in _SPELLINGS if host in each[0]), ((host,), (host,)))
     return (
-        tuple(os.path.join(path, "manifests", each) for each in spellings[0]),
+        tuple(
+            os.path.join(path, "manifests", each)
+            for host in spellings[0]
+            for each in dict.fromkeys((host, host.replace(":", "%3A")))
+        ),
         tuple(
             os.path.join(path, "manifests-v2", each.replace(":", "%3A")) for each in spellings[1]
         ),

@@ -12,6 +12,7 @@ What cannot be read, or is no manifest, counts as not stored; it is logged once.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,6 +35,9 @@ from yukari.storage.variants import differ
 
 _SMALL = 1024 * 1024
 """Bytes; a larger blob is not looked at for whether it is the child of a list."""
+
+_NO_COLON = (errno.EINVAL, errno.ENOENT, errno.EPERM)
+"""How file systems refuse a directory whose name has a colon."""
 
 
 @frozen
@@ -77,7 +81,7 @@ class ManifestFiles:
     # reading
 
     def load(self, name: Repository, reference: Reference, variant: Variant) -> Optional[Loaded]:
-        """Return the answer; a digest also from a tag's file, for what Ollama 0.34 filled."""
+        """Return a manifest, None if it is not stored; by digest also from the file of a tag."""
         watched: Watched = {}
         if isinstance(reference, Tag):
             stored = self._reader.find(name, reference, watched).variants.answer(variant)
@@ -145,7 +149,7 @@ class ManifestFiles:
         return []
 
     def settle(self, name: Repository, child: AnyManifest) -> list[Tag]:
-        """Have Ollama 0.34 find the models whose lists have a child that is stored now: which."""
+        """Write plain files of the tags whose lists have ``child``, and return these tags."""
         changed: list[Tag] = []
         if not isinstance(child, Manifest):
             return changed
@@ -175,7 +179,7 @@ class ManifestFiles:
     def touch(
         self, name: Repository, tag: Tag, digest: Digest, checked_at: float, variant: Variant
     ) -> None:
-        """Note a check of a variant, if that is still ``digest``."""
+        """Record when a variant was checked, if it is still ``digest``."""
         with self.changing(name, tag):
             found = self._reader.find(name, tag)
             stored = found.variants.answer(variant)
@@ -204,14 +208,14 @@ class ManifestFiles:
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in REFUSED:
                 raise
-            # It is another user's, or the file system sets no times: a new file has its own.
+            # It is another user's, or the file system sets no times: a new file replaces it.
             if variant is Variant.LIST:
                 self._write_link(name, tag, file.manifest, checked_at)
             elif isinstance(file.manifest, Manifest):
                 self._write_plain(name, tag, file.manifest, checked_at)
 
     def link(self, name: Repository, tag: Tag) -> None:
-        """Have Ollama 0.40 find a plain manifest that it has no link to yet."""
+        """Link a plain manifest for Ollama 0.40, if it has no link yet."""
         with self.changing(name, tag):
             found = self._reader.find(name, tag)
             if found.plain is not None and found.linked is None:
@@ -222,7 +226,7 @@ class ManifestFiles:
     def _keep_plain(
         self, name: Repository, tag: Tag, answer: Optional[StoredManifest], found: Found
     ) -> bool:
-        """Have the tag's file in ``manifests`` be what plain clients get: whether it was not."""
+        """Write what plain clients get into the tag's file; whether it was something else."""
         if answer is None or not isinstance(answer.manifest, Manifest):
             return False
         if found.plain is not None and found.plain.manifest.digest == answer.manifest.digest:
@@ -231,15 +235,24 @@ class ManifestFiles:
         return True
 
     def _mirror(self, name: Repository, tag: Tag, manifest: AnyManifest, found: Found) -> None:
-        """Have Ollama 0.40 find the plain manifest, unless it has a list of it."""
+        """Link the plain manifest for Ollama 0.40, unless a list that has it is linked."""
         if found.linked is None or differ(manifest, found.linked.manifest):
             self._write_link(name, tag, manifest, NEVER_CHECKED)
 
     def _write_plain(
         self, name: Repository, tag: Tag, manifest: Manifest, checked_at: float
     ) -> None:
-        target = tag_path(self.layout.plain(name.registry)[0], name, tag)
-        make_directories(os.path.dirname(target))
+        directories = self.layout.plain(name.registry)
+        first, last = directories[0], directories[-1]
+        target = tag_path(first, name, tag)
+        try:
+            make_directories(os.path.dirname(target))
+        except OSError as error:
+            # On vfat and exfat no name has a colon; Ollama up to 0.39 cannot store there.
+            if "%3A" not in os.path.basename(last) or error.errno not in _NO_COLON:
+                raise
+            target = tag_path(last, name, tag)
+            make_directories(os.path.dirname(target))
         replace_file(target, manifest.body, _nanoseconds(checked_at), self.made)
 
     def _write_link(

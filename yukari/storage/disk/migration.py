@@ -31,7 +31,7 @@ log = Logger()
 
 @define(eq=False)
 class Migration:
-    """Of the manifests in ``old``; ``files`` are the store's own, of its registry."""
+    """Moves the manifests in ``old``; ``files`` are those of the store's own registry."""
 
     old: str
     _files: ManifestFiles
@@ -45,7 +45,7 @@ class Migration:
         return os.path.isdir(self.old)
 
     def step(self) -> bool:
-        """Go on for a moment; False once there is nothing left to do. OSError where it cannot."""
+        """Move files for `_TURN` seconds; False once nothing is left to move. OSError."""
         if self._steps is None:
             self._steps = self._everything()
         until = time.monotonic() + _TURN
@@ -104,7 +104,7 @@ class Migration:
 
 
 def _names(*parts: str) -> list[str]:
-    """The names in a directory; none if it is none."""
+    """The names in a directory, sorted; none if there is no such directory."""
     try:
         return sorted(os.listdir(os.path.join(*parts)))
     except OSError as error:

@@ -40,7 +40,7 @@ _NAMED_BY_ANCHORS = (DOCKER_MANIFEST, OCI_MANIFEST, MANIFEST_LIST)
 Stamp = Optional[tuple[int, int, int]]
 """What changes when a file does; None if it is not there."""
 Watched = dict[tuple[str, bool], Stamp]
-"""Files that an answer depends on, and whether a link counts as what it links to."""
+"""Stamps of the files that an answer depends on; with each path, whether to follow a link."""
 
 
 @frozen
@@ -126,7 +126,7 @@ class ManifestReader:
         return True
 
     def _runnable(self, found: AnyManifest, watched: Watched) -> Optional[Manifest]:
-        """The manifest that a client gets which does not accept lists, if it is stored."""
+        """Return the stored manifest for clients that accept no lists; None if there is none."""
         if isinstance(found, Manifest):
             return found
         for child in found.by_preference():
@@ -138,7 +138,7 @@ class ManifestReader:
         return None
 
     def _anchored(self, anchor: AnyManifest, watched: Watched) -> Iterable[AnyManifest]:
-        """The manifests that are stored of those that Ollama 0.40 names in ``manifests``."""
+        """Yield the stored ones of the manifests that an anchor names (see `is_anchor`)."""
         for layer in _layers(anchor):
             if layer.media_type in _NAMED_BY_ANCHORS:
                 file = self.blob(layer.digest, watched)
@@ -173,7 +173,7 @@ class ManifestReader:
             return None
 
     def blob(self, digest: Digest, watched: Watched) -> Optional[File]:
-        """The manifest in a blob; most blobs are none, and are not told of."""
+        """Return the manifest in a blob; None if it has none, as most, which is not logged."""
         file = self.read(self.layout.blob(digest), watched, lambda path, why: None)
         if file is not None and file.manifest.digest != digest:
             self.tell(file.path, f"its bytes are {file.manifest.digest}")
@@ -226,7 +226,7 @@ def _layers(found: AnyManifest) -> tuple[Descriptor, ...]:
 
 
 def is_anchor(found: AnyManifest) -> bool:
-    """Whether Ollama 0.40 made it of a manifest, for older versions; no registry has it."""
+    """Whether Ollama 0.40 made it, for older versions, in a manifest's place."""
     return any(layer.media_type in _NAMED_BY_ANCHORS for layer in _layers(found))
 
 
@@ -243,7 +243,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 
 def _all_of(descriptor: int) -> bytes:
-    """A file's bytes; a few beyond a manifest's limit at most."""
+    """Read a file to its end, or to a little more than a manifest may have."""
     body = bytearray()
     while len(body) <= MAX_BYTES and (piece := os.read(descriptor, 1 << 20)):
         body += piece
