@@ -108,7 +108,7 @@ class Prefetch:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
-        It stops at the first blob that upstream does not have: nobody can pull the model without it.
+        It stops at the first blob that upstream does not have: no client can do without it.
         """
         missing = 0
         ahead: deque[Fill] = deque()

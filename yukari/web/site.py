@@ -205,9 +205,9 @@ class RegistrySite(Site):
     ``clock`` is that of deadlines and of the log's seconds, ``drain`` has the connections and
     ``client_limit`` bounds each client's. If it ``is_admins``, its clients may do what elsewhere
     only this machine may, given one of ``passwords`` if there are any. A request whose Via has the
-    ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed when they name their client. ``idle``
-    is in seconds, as `IDLE`. ``sent_to`` is called with a client's address and how many bytes of
-    body it got. ``registry`` is whose models clients get who ask for no other's.
+    ``pseudonym`` is the cache's own. ``trusted_proxies`` are believed when they name their client.
+    ``idle`` is in seconds, as `IDLE`. ``sent_to`` is called with a client's address and how many
+    bytes of body it got. ``registry`` is the one of clients that name none.
     """
 
     protocol = RegistryChannel  # type: ignore[assignment]
