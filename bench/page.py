@@ -101,11 +101,15 @@ def watch(url: str, count: int) -> None:
         socket = Reader(url).socket
         socket.sendall(head.encode())
         chosen.register(socket, selectors.EVENT_READ)
-    print("all", flush=True)
+    told = 0
     while True:
         for key, _ in chosen.select():
-            if not key.fileobj.recv(65536):  # type: ignore[union-attr]
-                raise SystemExit("an event stream ended")
+            came: bytes = key.fileobj.recv(65536)  # type: ignore[union-attr]
+            if not came or (told < count and not came.startswith(b"HTTP/1.1 200")):
+                raise SystemExit(f"no events: {came!r}")
+            told += 1
+            if told == count:
+                print("all", flush=True)
 
 
 @contextmanager

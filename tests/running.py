@@ -237,10 +237,10 @@ class RunningCase(TestCase):
             return str(failed)
         self.fail("the pull went through")
 
-    async def under_way(self) -> tuple[Emulator, Daemon]:
+    async def under_way(self, **flags: Any) -> tuple[Emulator, Daemon]:
         """Start a daemon and a pull, with the config stored and many bytes still to fetch."""
         upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
-        daemon = await self.daemon(upstream)
+        daemon = await self.daemon(upstream, **flags)
         self.begin(self.pull(daemon)).addErrback(lambda _: None)
         await until(lambda: upstream.counters.sent > 100_000 and len(daemon.library.fills) == 1)
         return upstream, daemon

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
@@ -19,6 +20,20 @@ def backoff(failures: int, first: float, longest: float) -> float:
     ``first`` after the first one, doubled with each other, at most ``longest``.
     """
     return min(longest, first * 2.0 ** min(max(failures - 1, 0), 30))
+
+
+async def together(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """
+    Return what two coroutines return that run at the same time.
+
+    Raise what the first of them raises that fails; the other one goes on to its end.
+    """
+    both: list[Deferred[Any]] = [Deferred.fromCoroutine(one), Deferred.fromCoroutine(other)]
+    try:
+        found, other_found = await gatherResults(both, consumeErrors=True)
+    except FirstError as error:
+        raise cast(BaseException, error.subFailure.value) from None
+    return found, other_found
 
 
 @define(eq=False)

@@ -26,7 +26,7 @@ from yukari.library.traffic import Traffic, TrafficReport
 from yukari.names import DEFAULT
 from yukari.sources.ways import Access
 from yukari.storage.inventory import FrontDisk
-from yukari.tasks import Coalescer
+from yukari.tasks import Coalescer, together
 
 FORMAT = 1
 """The version of ``/status``: a field that changes its meaning, or goes, raises it."""
@@ -186,14 +186,15 @@ class StatusReader:
 
     async def read(self) -> Status:
         """Return all of it."""
+        store, traffic = await together(self.store(), self._traffic.report())
         return Status(
             self._now(),
             self._started_at,
             self.upstream(),
             tuple(map(self.upstream, self._registries.hosts_beside)),
-            await self.store(),
+            store,
             self.fills(),
             tuple(reversed(self._errors.kept)),
-            await self._traffic.report(),
+            traffic,
             tuple(scrubber.status() for scrubber in self._management.scrubbers),
         )

@@ -394,8 +394,8 @@ class StateTests(PageCase):
         self.assertIn("has not been asked for anything", await self.page(daemon))
         await self.pull(daemon)
         page = await self.page(daemon)
-        self.assertIn("challenged, and sent signed by this cache", page)
-        self.assertIn("<td>not challenged</td>", page)
+        self.assertIn("Challenged, and sent signed by this cache", page)
+        self.assertIn(">Not challenged<", page)
 
     async def test_an_earlier_version_can_be_frozen(self) -> None:
         upstream, daemon = await self.running()

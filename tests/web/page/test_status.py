@@ -43,10 +43,10 @@ class DocumentedTests(StatusCase):
         text = (DOCS / "status.rst").read_text(encoding="utf-8")
         documented = re.findall(r"^   \* - ``([^`]+)``$", text, re.MULTILINE)
         self.assertEqual(len(documented), len(set(documented)))
-        _, daemon = await self.under_way()
+        _, daemon = await self.under_way(scrub_period="24h")
         Logger(namespace="yukari.test").warn("something")
         found = await self.status(daemon)
-        for told in ("fills", "errors"):
+        for told in ("fills", "errors", "scrub"):
             self.assertTrue(found[told])
         self.assertTrue(found["traffic"]["clients"] and found["upstream"]["access"])
         # "store" itself can be null, and so can the disk in front of a bucket; no blob is read

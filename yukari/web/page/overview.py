@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import urlencode
 
+from attrs import field, frozen
 from twisted.web.server import Request
 
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Version
-from yukari.library.search import MAX_WORDS, ORDERS, Found
+from yukari.library.search import MAX_WORDS, ORDERS
+from yukari.library.status import Status
+from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins
 from yukari.web.page.plots import disk_bar, front_bar, plot
 from yukari.web.page.rows import Row
@@ -33,6 +36,16 @@ def example(registry: str) -> str:
     return _EXAMPLES.get(registry, "library/llama3.2:latest")
 
 
+@frozen
+class _Listed:
+    """A page of models, how many there are in all, and why they cannot be listed."""
+
+    rows: list[Row] = field(factory=list)
+    more: bool = False
+    count: int = 0
+    trouble: str = ""
+
+
 class Overview(Page):
     """What everybody sees, and the parts for admins."""
 
@@ -40,44 +53,37 @@ class Overview(Page):
 
     async def show(self, request: Request, viewer: Viewer) -> None:
         parts, query = self.parts, Query.of(request)
+        parts.pages.prepare("overview.html")
         words = " ".join(query.text("q").split()[:MAX_WORDS])
         order = query.text("sort") if query.text("sort") in ORDERS else "name"
         number = query.number("page", 1)
         await parts.refresh()
-        found, count, trouble = Found((), False), 0, ""
-        rows: list[Row] = []
-        try:
-            found = await parts.search.find(words, order, number, PER_PAGE)
-            rows = await parts.rows(found.entries)
-            count = await parts.management.catalog.run(CatalogFile.count_tags)
-        except CatalogUnusable as error:
-            trouble = str(error)
-        coming = parts.fills()
+        listed, status = await together(
+            self._listed(words, order, number), self._status(viewer.is_admin)
+        )
         context: dict[str, Any] = {
             "viewer": viewer,
             "token": parts.token.text if viewer.is_admin else "",
             "registry": parts.names.registry,
             "example": example(parts.names.registry),
             "upstream": parts.status.upstream(),
-            "count": count,
-            "trouble": trouble if viewer.is_admin else bool(trouble),
+            "count": listed.count,
+            "trouble": listed.trouble if viewer.is_admin else bool(listed.trouble),
             "complete": parts.management.index.looked,
-            "coming": coming,
-            "rows": rows,
+            "coming": parts.fills(),
+            "rows": listed.rows,
             "words": words,
             "order": order,
             "orders": {each: _link(words, each, 1) for each in ORDERS},
             "number": number,
             "before": _link(words, order, number - 1) if number > 1 else None,
-            "behind": _link(words, order, number + 1) if found.more else None,
+            "behind": _link(words, order, number + 1) if listed.more else None,
             "pulls": (),
-            "status": None,
+            "status": status,
             "done": DONE.get(query.text("done")) if viewer.is_admin else None,
         }
-        if viewer.is_admin:
-            status = await parts.status.read()
+        if status is not None:
             context.update(
-                status=status,
                 bars=[disk_bar(status.store), front_bar(status.store)],
                 last_day=plot(status.traffic.hours),
                 last_days=plot(status.traffic.days),
@@ -87,6 +93,19 @@ class Overview(Page):
                 ),
             )
         await parts.pages.reply(request, "overview.html", context)
+
+    async def _listed(self, words: str, order: str, number: int) -> _Listed:
+        parts = self.parts
+        try:
+            found = await parts.search.find(words, order, number, PER_PAGE)
+            rows = await parts.rows(found.entries)
+            count = await parts.management.catalog.run(CatalogFile.count_tags)
+        except CatalogUnusable as error:
+            return _Listed(trouble=str(error))
+        return _Listed(rows, found.more, count)
+
+    async def _status(self, is_admin: bool) -> Optional[Status]:
+        return await self.parts.status.read() if is_admin else None
 
 
 def _link(words: str, order: str, number: int) -> str:
@@ -102,7 +121,7 @@ class Evictions(Page):
         for_admins(viewer)
         parts = self.parts
         store = await parts.status.store()
-        need = 1 if store is None else max(1, store.held.stored // 10)
+        need = 0 if store is None else store.held.stored // 10
         found = await parts.management.collector.plan(need, most=MAX_CANDIDATES)
         context = {
             "registry": parts.names.registry,

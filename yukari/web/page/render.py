@@ -13,9 +13,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from yukari import __version__
+from yukari.tasks import Coalescer
 from yukari.threads import InThread
 from yukari.web.page.assets import ASSETS
 from yukari.web.replies import reply
@@ -105,19 +107,30 @@ class Pages:
     _now: Callable[[], float] = time.time
     _environment: Optional[Environment] = field(default=None, init=False)
     _known: dict[str, Any] = field(factory=dict, init=False)
+    _loading: Coalescer = field(factory=Coalescer, init=False)
 
     async def reply(
         self, request: Request, name: str, context: Mapping[str, Any], status: int = 200
     ) -> None:
         """Send the page that the template ``name`` makes of ``context``."""
-        if name not in self._known:
-            # Reading and compiling it would hold the reactor.
-            self._known[name] = await self._in_thread(self._load, name)
+        await self._loading.run(name, self._get, name)
         now = self._now()
         body = self._known[name].render(now=now, ago=ago(now), **context)
         for header in HEADERS:
             request.setHeader(*header)
         reply(request, status, "text/html; charset=utf-8", body.encode())
+
+    def prepare(self, name: str) -> None:
+        """Begin to load a template, so that it is there by the time that `reply` needs it."""
+        if name not in self._known:
+            # What is wrong with it, `reply` will find out.
+            loading = Deferred.fromCoroutine(self._loading.run(name, self._get, name))
+            loading.addErrback(lambda _: None)
+
+    async def _get(self, name: str) -> None:
+        if name not in self._known:
+            # Reading and compiling it would hold the reactor.
+            self._known[name] = await self._in_thread(self._load, name)
 
     def _load(self, name: str) -> Any:
         if self._environment is None:

@@ -130,11 +130,18 @@ function showModels({ fills, count }) {
       lacking += Math.max(0, size - (arrived.get(digest) || 0));
       rate += now.has(digest) ? now.get(digest).rate : 0;
     }
+    const speed = pill.parentNode.querySelector('[data-part="speed"]');
+    if (!lacking) {
+      // It has arrived, or was stopped.
+      pill.textContent = "Ended just now";
+      pill.removeAttribute("data-missing");
+      speed.textContent = "";
+      continue;
+    }
     const percent = Math.min(99.9, 100 * (whole - lacking) / whole);
     pill.querySelector('[data-part="so-far"]').textContent = percent.toFixed(1);
     const left = rate > 0 ? `, ${duration(lacking / (rate * 1e6))} left` : "";
-    pill.parentNode.querySelector('[data-part="speed"]').textContent =
-      `${Number(rate.toFixed(2))} MB/s${left}`;
+    speed.textContent = `${Number(rate.toFixed(2))} MB/s${left}`;
   }
 }
 
