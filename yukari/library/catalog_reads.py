@@ -56,6 +56,11 @@ def digest_of(found: bytes) -> Digest:
     return Digest(found.hex())
 
 
+def _escaped(text: str) -> str:
+    """A text that LIKE takes as it stands."""
+    return _LIKE.sub(r"!\g<0>", text)
+
+
 def searched(found: Indexed) -> str:
     """The text of a version that searches look at."""
     details = json.loads(found.details)
@@ -90,17 +95,30 @@ class CatalogReads:
         sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
         return list(map(Entry._make, self._db.execute(sql, (str(name), str(tag)))))
 
-    def search(self, words: Sequence[str], order: str = "name") -> Iterator[Entry]:
+    def search(
+        self,
+        words: Sequence[str],
+        order: str = "name",
+        begin: Sequence[str] = (),
+        but: Sequence[str] = (),
+    ) -> Iterator[Entry]:
         """
         Yield the current versions of tags that have all of these words, in any case, in order.
 
+        Their names ``begin`` with one of these texts, if any are given, ``but`` with none of those.
         Nothing else may be called until the caller is done with it.
         """
-        patterns = ["%" + _LIKE.sub(r"!\g<0>", word) + "%" for word in words]
-        like = " AND words LIKE ? ESCAPE '!'" * len(words)
-        where, given = f"WHERE v.tag = t.id AND v.superseded_at IS NULL{like}", patterns
+        like = "words LIKE ? ESCAPE '!'"
+        patterns = [f"%{_escaped(word)}%" for word in words]
+        patterns += [f"{_escaped(text)}%" for text in (*begin, *but)]
+        conditions = [like] * len(words)
+        if begin:
+            conditions.append(f"({' OR '.join([like] * len(begin))})")
+        conditions += [f"NOT {like}"] * len(but)
+        more = "".join(f" AND {each}" for each in conditions)
+        where, given = f"WHERE v.tag = t.id AND v.superseded_at IS NULL{more}", patterns
         few = self._db.execute(
-            f"SELECT id FROM versions WHERE superseded_at IS NULL{like} LIMIT {_FEW}", patterns
+            f"SELECT id FROM versions WHERE superseded_at IS NULL{more} LIMIT {_FEW}", patterns
         ).fetchall()
         source, ordered = _ORDERS[order]
         if len(few) < _FEW:

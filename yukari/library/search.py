@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from attrs import frozen
@@ -34,16 +34,25 @@ class Search:
     _catalog: Catalog
     _rules: ModelRules
 
-    async def find(self, words: str, order: str, page: int, size: int) -> Found:
+    async def find(
+        self,
+        words: str,
+        order: str,
+        page: int,
+        size: int,
+        begin: Sequence[str] = (),
+        but: Sequence[str] = (),
+    ) -> Found:
         """
         Return the page, counted from 1, of models that have all ``words`` in their name or details.
 
-        ``order`` is one of `ORDERS`. `CatalogUnusable`.
+        ``order`` is one of `ORDERS`; ``begin`` and ``but`` are as in `CatalogReads.search`.
+        `CatalogUnusable`.
         """
         start = (min(page, MAX_PAGE) - 1) * size
 
         def find(file: CatalogFile) -> list[Entry]:
-            rows = file.search(words.split()[:MAX_WORDS], order)
+            rows = file.search(words.split()[:MAX_WORDS], order, begin, but)
             return list(islice(self._allowed(rows), start, start + size + 1))
 
         entries = await self._catalog.run(find)

@@ -252,6 +252,7 @@ class PictureTests(PageCase):
             upstream,
             upstream_registry="http://registry.ollama.ai/",
             upstream_address=f"127.0.0.1:{port}",
+            upstreams="hf=https://huggingface.co/",
             admin_bind="127.0.0.1:0",
         )
         await self.dress(upstream, daemon)

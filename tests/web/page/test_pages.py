@@ -310,7 +310,7 @@ class ListTests(PageCase):
             self.assertIn(text, page)
         # Both models have the same template.
         self.assertIn('<a href="/models/library/beta/70b">beta:70b</a>', page)
-        for path in ("/models", "/models/a", "/models/a/b", "/models/a/b/c/d"):
+        for path in ("/models", "/models/a", "/models/a/b", "/models/a/b/c/d", "/models/a/b/c/d/e"):
             reply, _ = await self.ask(daemon.url + path, HTML)
             self.assertEqual(reply.status, 404, path)
         for path in ("/models/library/alpha/none", "/models/library/none/7b"):
@@ -391,7 +391,7 @@ class StateTests(PageCase):
     async def test_how_requests_get_past_challenges_is_told(self) -> None:
         upstream = await self.upstream(challenge="everyone")
         daemon = await self.daemon(upstream)
-        self.assertIn("has not been asked for anything", await self.page(daemon))
+        self.assertIn("Nothing has come from it", await self.page(daemon))
         await self.pull(daemon)
         page = await self.page(daemon)
         self.assertIn("Challenged, and sent signed by this cache", page)
@@ -421,6 +421,68 @@ class StateTests(PageCase):
             self.assertIn('<p class="done" role="status">', await self.page(daemon, path))
             self.assertNotIn('class="done"', await self.page(daemon, path, STRANGER))
             self.assertNotIn('class="done"', await self.page(daemon, path + "x"))
+
+
+class RegistryTests(PageCase):
+    """A cache of two registries."""
+
+    async def both(self) -> tuple[str, Daemon]:
+        """Return the other registry's host, and a daemon with a model of each."""
+        upstream = await self.upstream()
+        other = await self.upstream("library/n:latest=3000")
+        daemon = await self.daemon(upstream, upstreams=f"lab={other.url}")
+        for name in (MODEL, "lab--library/n:latest"):
+            await self.pull(daemon, name)
+        await daemon.idle()
+        await daemon.service.parts.management.index.settled()
+        return other.url.rpartition("/")[2], daemon
+
+    async def test_each_has_its_command_and_its_models(self) -> None:
+        host, daemon = await self.both()
+        page = await self.page(daemon, "/", STRANGER)
+        self.assertIn("/library/llama3.2:latest</code>", page)
+        self.assertIn("/lab--library/llama3.2:latest</code>", page)
+        for chosen, found in (
+            ("", ["m:latest", f"{host}/library/n:latest"]),
+            (host, [f"{host}/library/n:latest"]),
+            (daemon.service._settings.upstream_registry.host, ["m:latest"]),
+            (MARKUP, ["m:latest", f"{host}/library/n:latest"]),
+        ):
+            for words in ("", "library"):
+                query = urlencode({"q": words, "registry": chosen})
+                page = await self.page(daemon, f"/?{query}")
+                names = re.findall(r'<th scope="row"><a href="/models/[^"]+">([^<]+)<', page)
+                self.assertEqual(sorted(names), sorted(found), (chosen, words))
+        page = await self.page(daemon, f"/?{urlencode({'registry': host, 'q': 'm:latest'})}")
+        self.assertIn("No stored model matches", page)
+
+    async def test_a_model_of_the_other_is_managed_on_its_page(self) -> None:
+        host, daemon = await self.both()
+        page = await self.page(daemon, f"/models/{host}/library/n/latest")
+        self.assertIn("/lab--library/n:latest</code>", page)
+        self.assertIn("/v2/lab--library/n/manifests/latest</code>", page)
+        found = re.search('name="model" value="([^"]+)"', page)
+        assert found is not None
+        fields = {"token": await self.token(daemon), "model": found[1]}
+        reply, body = await self.post(daemon, "pin", fields)
+        self.assertEqual(reply.status, 303, body)
+        self.assertEqual(reply.headers["location"], f"/models/{host}/library/n/latest?done=pinned")
+        self.assertIn("Pinned", await self.page(daemon, f"/models/{host}/library/n/latest"))
+        _, body = await self.post(daemon, "delete", fields)
+        reply, _ = await self.ask(f"{daemon.url}/models/{host}/library/n/latest", HTML)
+        self.assertEqual(reply.status, 404)
+
+    async def test_the_other_is_told_when_it_is_down(self) -> None:
+        upstream = await self.upstream()
+        other = await self.upstream("library/n:latest=3000")
+        daemon = await self.daemon(upstream, upstreams=f"lab={other.url}")
+        await other.down()
+        for at in range(4):
+            await self.ask(f"{daemon.url}/v2/lab--library/x{at}/manifests/latest")
+        page = await self.page(daemon, "/", STRANGER)
+        self.assertEqual(page.count("Not reachable"), 1)
+        self.assertEqual(page.count(">Reachable<"), 1)
+        self.assertIn("cannot be reached", await self.page(daemon))
 
 
 class StrangerTests(PageCase):

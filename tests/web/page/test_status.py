@@ -16,8 +16,6 @@ from yukari.library.status import FORMAT
 from yukari.storage.inventory import FrontDisk
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-OTHERS = {"other_upstreams[].registry"}
-SCRUBS = {f"scrub[].{key}" for key in ("place", "period", "read", "verified_since", "damaged")}
 FRONT = {f"store.front_disk.{each.name}" for each in fields(FrontDisk)}
 
 
@@ -43,15 +41,17 @@ class DocumentedTests(StatusCase):
         text = (DOCS / "status.rst").read_text(encoding="utf-8")
         documented = re.findall(r"^   \* - ``([^`]+)``$", text, re.MULTILINE)
         self.assertEqual(len(documented), len(set(documented)))
-        _, daemon = await self.under_way(scrub_period="24h")
+        _, daemon = await self.under_way(scrub_period="24h", upstreams="lab=http://127.0.0.1:9/")
+        daemon.service.parts.traffic.sent_to("192.0.2.1", 5)
         Logger(namespace="yukari.test").warn("something")
         found = await self.status(daemon)
+        (other,) = found.pop("other_upstreams")
+        self.assertEqual(set(other), set(found["upstream"]))
         for told in ("fills", "errors", "scrub"):
             self.assertTrue(found[told])
         self.assertTrue(found["traffic"]["clients"] and found["upstream"]["access"])
-        # "store" itself can be null, and so can the disk in front of a bucket; no blob is read
-        # again in tests, and no other registry is mirrored.
-        self.assertEqual(paths(found) | FRONT | SCRUBS | OTHERS | {"store"}, set(documented))
+        # "store" itself can be null, and so can the disk in front of a bucket.
+        self.assertEqual(paths(found) | FRONT | {"store", "other_upstreams[]"}, set(documented))
 
     def test_the_page_names_the_format(self) -> None:
         text = (DOCS / "status.rst").read_text(encoding="utf-8")

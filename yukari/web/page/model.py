@@ -46,6 +46,8 @@ class ModelPage(Page):
         parts = self.parts
         name, tag = _named(request)
         management = parts.management
+        if parts.names.registries.find(name.host or parts.names.registry) is None:
+            raise RegistryError("NAME_UNKNOWN", f"this cache does not mirror {name.host}", 404)
         management.library.rules.check(name)
         await management.index.settled()
         await parts.refresh()
@@ -65,8 +67,7 @@ class ModelPage(Page):
         context = {
             "viewer": viewer,
             "token": parts.token.text if viewer.is_admin else "",
-            "registry": parts.names.registries.host_of(name.registry),
-            "upstream": parts.status.upstream(name.host),
+            "upstreams": [parts.status.upstream(name.host)],
             "row": rows[0],
             "done": DONE.get(Query.of(request).text("done")) if viewer.is_admin else None,
             "whole_name": f"{name}:{tag}",

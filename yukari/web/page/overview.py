@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Optional
 from urllib.parse import urlencode
 
 from attrs import field, frozen
 from twisted.web.server import Request
 
+from yukari.config.registry_names import RegistryNames
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Version
 from yukari.library.search import MAX_WORDS, ORDERS
 from yukari.library.status import Status
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins
 from yukari.web.page.plots import disk_bar, front_bar, plot
@@ -25,15 +28,33 @@ MAX_CANDIDATES = 5000
 MAX_STEPS = 100
 """Models that are shown to go next, and as many that stay."""
 _EXAMPLES = {
-    "hf.co": "bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
-    "huggingface.co": "bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+    "hf.co": ("bartowski", "Llama-3.2-1B-Instruct-GGUF", "Q4_K_M"),
+    "huggingface.co": ("bartowski", "Llama-3.2-1B-Instruct-GGUF", "Q4_K_M"),
+    "modelscope.cn": ("Qwen", "Qwen2.5-0.5B-Instruct-GGUF", "Q4_K_M"),
 }
-"""A model of each registry that is not Ollama's."""
+"""A model of each registry that is not Ollama's: namespace, model and tag."""
 
 
-def example(registry: str) -> str:
-    """Return a model that people know of a registry."""
-    return _EXAMPLES.get(registry, "library/llama3.2:latest")
+@frozen
+class Shelf:
+    """One of the registries, as people choose among them."""
+
+    host: str
+    registry: str
+    """As `Repository` has it."""
+    example: str
+    """What clients ask this cache for to have a model of it that people know."""
+
+
+def shelves(names: RegistryNames) -> list[Shelf]:
+    """Return all registries, the default one first."""
+    found = []
+    for registry in (DEFAULT, *names.hosts_beside):
+        host = names.host_of(registry)
+        namespace, model, tag = _EXAMPLES.get(host, ("library", "llama3.2", "latest"))
+        path = names.path_for_clients(Repository(registry, namespace, model))
+        found.append(Shelf(host, registry, f"{path}:{tag}"))
+    return found
 
 
 @frozen
@@ -57,16 +78,21 @@ class Overview(Page):
         words = " ".join(query.text("q").split()[:MAX_WORDS])
         order = query.text("sort") if query.text("sort") in ORDERS else "name"
         number = query.number("page", 1)
+        registries = shelves(parts.names.registries)
+        chosen = next((each for each in registries if each.host == query.text("registry")), None)
+        link = partial(_link, words, "" if chosen is None else chosen.host)
         await parts.refresh()
         listed, status = await together(
-            self._listed(words, order, number), self._status(viewer.is_admin)
+            self._listed(words, order, number, chosen), self._status(viewer.is_admin)
         )
         context: dict[str, Any] = {
             "viewer": viewer,
             "token": parts.token.text if viewer.is_admin else "",
-            "registry": parts.names.registry,
-            "example": example(parts.names.registry),
-            "upstream": parts.status.upstream(),
+            "upstreams": [parts.status.upstream(each.registry) for each in registries],
+            "registries": registries,
+            "chosen": chosen,
+            "choices": [(each, _link(words, each.host, order, 1)) for each in registries],
+            "all_registries": _link(words, "", order, 1),
             "count": listed.count,
             "trouble": listed.trouble if viewer.is_admin else bool(listed.trouble),
             "complete": parts.management.index.looked,
@@ -74,10 +100,10 @@ class Overview(Page):
             "rows": listed.rows,
             "words": words,
             "order": order,
-            "orders": {each: _link(words, each, 1) for each in ORDERS},
+            "orders": {each: link(each, 1) for each in ORDERS},
             "number": number,
-            "before": _link(words, order, number - 1) if number > 1 else None,
-            "behind": _link(words, order, number + 1) if listed.more else None,
+            "before": link(order, number - 1) if number > 1 else None,
+            "behind": link(order, number + 1) if listed.more else None,
             "pulls": (),
             "status": status,
             "done": DONE.get(query.text("done")) if viewer.is_admin else None,
@@ -94,10 +120,17 @@ class Overview(Page):
             )
         await parts.pages.reply(request, "overview.html", context)
 
-    async def _listed(self, words: str, order: str, number: int) -> _Listed:
-        parts = self.parts
+    async def _listed(
+        self, words: str, order: str, number: int, chosen: Optional[Shelf]
+    ) -> _Listed:
+        parts, begin, but = self.parts, [], []
+        others = [f"{each}/" for each in parts.names.registries.others]
+        if chosen is not None and chosen.registry == DEFAULT:
+            but = others
+        elif chosen is not None:
+            begin = [f"{chosen.registry}/", f"{chosen.registry}{AS_LLAMA_CPP}/"]
         try:
-            found = await parts.search.find(words, order, number, PER_PAGE)
+            found = await parts.search.find(words, order, number, PER_PAGE, begin, but)
             rows = await parts.rows(found.entries)
             count = await parts.management.catalog.run(CatalogFile.count_tags)
         except CatalogUnusable as error:
@@ -108,8 +141,9 @@ class Overview(Page):
         return await self.parts.status.read() if is_admin else None
 
 
-def _link(words: str, order: str, number: int) -> str:
-    given = {"q": words, "sort": "" if order == "name" else order, "page": number}
+def _link(words: str, registry: str, order: str, number: int) -> str:
+    sort = "" if order == "name" else order
+    given = {"q": words, "registry": registry, "sort": sort, "page": number}
     query = urlencode({key: value for key, value in given.items() if value and value != 1})
     return f"/?{query}#models" if query else "/#models"
 
@@ -124,8 +158,9 @@ class Evictions(Page):
         need = 0 if store is None else store.held.stored // 10
         found = await parts.management.collector.plan(need, most=MAX_CANDIDATES)
         context = {
-            "registry": parts.names.registry,
-            "upstream": parts.status.upstream(),
+            "upstreams": [
+                parts.status.upstream(each.registry) for each in shelves(parts.names.registries)
+            ],
             "viewer": viewer,
             "evicts": parts.management.bounds.evict,
             "need": need,
