@@ -96,6 +96,8 @@ class RegistriesCase(RunningCase):
         yield Way("hf", "host", main, NAME, {"Host": "hf.co"})
         yield Way("lab", "host", main, NAME, {"Host": "lab.cache.lan"})
         yield Way("lab", "port", lab, NAME)
+        for registry, url in (("default", main), ("lab", lab)) * 2:
+            yield Way(registry, "port alone, byte for byte one request", url, NAME, {"Host": "c"})
         yield Way("hf", "host on another's port", lab, NAME, {"Host": "huggingface.co"})
         yield Way("hf", "whole name", main, f"hf.co/{NAME}")
 

@@ -181,7 +181,7 @@ class Shelf:
     async def tags(self, name: Repository) -> list[Tag]:
         return [Tag("latest")]
 
-    async def models(self, last: str, most: int) -> list[Repository]:
+    async def models(self, last: str, most: int, registry: str = DEFAULT) -> list[Repository]:
         return [NAME]
 
 
