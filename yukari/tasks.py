@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import Any, TypeVar, cast
 
 from attrs import define, field
@@ -34,6 +34,16 @@ async def together(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -
     except FirstError as error:
         raise cast(BaseException, error.subFailure.value) from None
     return found, other_found
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of all of it, in order, or raise the first error once all has ended."""
+    begun = [Deferred.fromCoroutine(each).addBoth(lambda result: [result]) for each in work]
+    results: list[Any] = [result for (result,) in await gatherResults(begun)]
+    for result in results:
+        if isinstance(result, Failure):
+            result.raiseException()
+    return results
 
 
 @define(eq=False)

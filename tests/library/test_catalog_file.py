@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -18,12 +19,16 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from yukari.config.registry_names import RegistryNames
 from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_reads import LISTED
 from yukari.library.catalog_rows import Entry, Indexed, Need, Usage, Version
+from yukari.library.shown_names import ShownNames
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 M, N = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "user", "n")
 LATEST, SMALL = Tag("latest"), Tag("small")
+NAMES = ShownNames(RegistryNames("registry.ollama.ai", {}))
 
 
 def digest(name: object) -> Digest:
@@ -70,6 +75,25 @@ class Contract:
         self.assertEqual(self.file.page(("library/m", "latest"), 9), [self.find(N)])
         self.assertEqual(self.file.page(most=1), [found])
         self.assertEqual(self.file.find(M, SMALL), [])
+
+    def test_listing_in_json_is_what_the_rows_are(self: Any) -> None:
+        put(self.file, version(("w", 1000)))
+        put(self.file, version(("x", 10), called="v2"), 30.0)
+        put(self.file, version(("w", 1000), name=N, called='quo"ted'))
+        put(self.file, version(("w", 1000), tag=SMALL))
+        pinned, names = {"user/n:latest": 'Ana "A"'}, ["m:latest", "m:small", "user/n:latest"]
+        wanted = [
+            [name, pinned.get(f"{row.repository}:{row.tag}"), *row]
+            for name, row in zip(names, self.file.page())
+        ]
+        found: list[Any] = []
+        after: Any = ("", "")
+        while after is not None:
+            rows, after = self.file.listing(list(LISTED), after, 2, pinned)
+            found += json.loads(rows)
+        self.assertEqual(found, wanted)
+        for row, name in zip(self.file.page(), names):
+            self.assertEqual(NAMES.show(row.repository, row.tag), name)
 
     def test_version_is_whole_once_all_its_blobs_are_here(self: Any) -> None:
         self.file.blobs_stored([(digest("w"), 1000)])

@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Optional, Union
 from urllib.parse import unquote, urlsplit
@@ -82,15 +82,24 @@ class Cache:
                     raise CacheError(str(found["error"]))
                 yield found
 
-    def models(self, *wanted: str) -> list[dict[str, Any]]:
-        """Return these columns, or all, of what the cache knows of its models, in their order."""
+    def models(self, *wanted: str) -> Iterator[dict[str, Any]]:
+        """Yield these columns, or all, of what the cache knows of its models, in their order."""
         columns: list[str] = []
-        models: list[dict[str, Any]] = []
-        asked = f"?columns={','.join(wanted)}" if wanted else ""
-        for line in self.lines("GET", f"/store/models{asked}"):
+        for line in self._pages(wanted):
             columns = line.get("columns", columns)
-            models += [dict(zip(columns, row)) for row in line.get("rows", ())]
-        return models
+            for row in line.get("rows", ()):
+                yield dict(zip(columns, row))
+
+    def rows(self, *wanted: str) -> list[list[Any]]:
+        """Return these columns of the models, in their order: half the work of `models`."""
+        rows: list[list[Any]] = []
+        for line in self._pages(wanted):
+            rows += line.get("rows", ())
+        return rows
+
+    def _pages(self, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+        asked = f"?columns={','.join(wanted)}" if wanted else ""
+        return self.lines("GET", f"/store/models{asked}")
 
     def open(
         self,

@@ -38,10 +38,10 @@ def ago(at: Optional[float], now: float) -> str:
 
 def table(rows: Sequence[Sequence[str]], *heads: str) -> None:
     """Print columns, each as wide as it has to be."""
-    lines = [heads, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    form = "   ".join(f"{{:<{width}}}" for width in widths)
-    click.echo("\n".join(form.format(*line).rstrip() for line in lines))
+    widths = [max(map(len, column)) for column in zip(heads, *rows)]
+    form = "   ".join(f"%-{width}s" for width in widths)
+    lines = [(form % tuple(line)).rstrip() for line in (heads, *rows)]
+    click.echo("\n".join(lines))
 
 
 @define(eq=False)

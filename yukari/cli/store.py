@@ -11,8 +11,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from itertools import compress
 from typing import Any, Optional
 
 import click
@@ -82,17 +83,16 @@ def model_argument(**more: Any) -> Callable[[Any], Any]:
     return click.argument("model", shell_complete=models_here, **more)
 
 
-_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "name": lambda model: model["name"],
-    "size": lambda model: -model["size"],
-    "pulls": lambda model: -model["pulls"],
-    "used": lambda model: -(model["last_pull"] or 0),
-    "stored": lambda model: -model["stored_at"],
+_SORTS = {
+    "name": None,
+    "size": "size",
+    "pulls": "pulls",
+    "used": "last_pull",
+    "stored": "stored_at",
 }
-
-
+"""The columns to sort by, downwards; by their names models come sorted."""
 _SHOWN = (
-    *("name", "digest", "size", "stored_at", "last_pull", "pulls"),
+    *("name", "digest", "size", "last_pull", "pulls"),
     *("pinned", "own", "gone_since", "missing"),
 )
 
@@ -104,40 +104,34 @@ _SHOWN = (
 @talks()
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
     """List the models that are stored, or those whose names begin with PREFIX."""
-    columns = () if as_json else _SHOWN
-    models = [each for each in cache.models(*columns) if each["name"].startswith(prefix)]
-    models.sort(key=_SORTS[sort])
+    column = _SORTS[sort]
     if as_json:
+        models: Iterable[dict[str, Any]]
+        models = (each for each in cache.models() if each["name"].startswith(prefix))
+        if column is not None:
+            models = sorted(models, key=lambda each: -(each[column] or 0))
         for model in models:
             shown = {**model, "own": bool(model["own"]), "details": json.loads(model["details"])}
-            click.echo(json.dumps(shown))
+            sys.stdout.write(json.dumps(shown) + "\n")
         return
+    # Lists, and as little as can be for each of them: there may be 100,000.
+    rows = cache.rows(*_SHOWN, *([column] if column else ()))
+    if prefix:
+        rows = [row for row in rows if row[0].startswith(prefix)]
+    if column is not None:
+        rows.sort(key=lambda row: -(row[-1] or 0))
     now = time.time()
-    rows = [
-        (
-            model["name"],
-            model["digest"][:12],
-            size(model["size"]),
-            ago(model["last_pull"], now),
-            str(model["pulls"]),
-            ", ".join(_remarks(model)),
-        )
-        for model in models
+    shown_rows = [
+        (name, digest[:12], size(count), ago(at, now), str(pulls), _remarks(marks))
+        for name, digest, count, at, pulls, *marks in rows
     ]
-    table(rows, "NAME", "ID", "SIZE", "PULLED", "PULLS", "")
+    table(shown_rows, "NAME", "ID", "SIZE", "PULLED", "PULLS", "")
 
 
-def _remarks(model: dict[str, Any]) -> list[str]:
-    remarks = []
-    if model["pinned"]:
-        remarks.append("pinned")
-    if model["own"]:
-        remarks.append("own copy")
-    if model["gone_since"]:
-        remarks.append("gone upstream")
-    if model["missing"]:
-        remarks.append("incomplete")
-    return remarks
+def _remarks(marks: list[Any]) -> str:
+    """What there is to say of a model that is pinned, a copy, gone upstream or lacks blobs."""
+    words = ("pinned", "own copy", "gone upstream", "incomplete")
+    return ", ".join(compress(words, marks)) if any(marks[:4]) else ""
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from yukari.library.catalog_rows import (
@@ -13,6 +13,7 @@ from yukari.library.catalog_rows import (
     Entry,
     Indexed,
     Need,
+    Outline,
     Totals,
     Unverified,
     Version,
@@ -30,6 +31,14 @@ FROM {page} JOIN versions v ON v.tag = t.id AND v.superseded_at IS {which}
 ORDER BY t.repository, t.tag, v.superseded_at
 """
 )
+LISTED = {
+    # As Ollama shows it; see `yukari.library.shown_names`.
+    "name": "CASE WHEN t.repository GLOB 'library/*' THEN substr(t.repository, 9)"
+    " ELSE t.repository END || ':' || t.tag",
+    "pinned": "pins.value",
+    **dict(zip(Entry._fields, map(str.strip, _COLUMNS.split(",")))),
+}
+"""What a row of `CatalogReads.listing` may have: its name, who pinned it, and `Entry`'s fields."""
 # CROSS JOIN keeps the order of the tables: each of these reads an index, and stops early.
 _ORDERS = {
     "name": ("tags t CROSS JOIN versions v", "t.repository, t.tag"),
@@ -88,6 +97,36 @@ class CatalogReads:
         )
         sql = _ROWS.format(page=page, which="NOT NULL" if superseded else "NULL")
         return list(map(Entry._make, self._db.execute(sql, (*after, most))))
+
+    def listing(
+        self,
+        columns: Sequence[str],
+        after: tuple[str, str],
+        most: int,
+        pinned: Mapping[str, str],
+    ) -> tuple[bytes, Optional[tuple[str, str]]]:
+        """
+        Return some `LISTED` columns of what up to ``most`` tags name, from behind ``after``, as a
+        list in JSON; and the last of these tags, None at the end.
+
+        ``pinned`` says by whom, by ``NAMESPACE/MODEL:TAG``. SQLite makes the text: of 100,000
+        tuples Python would make it in several times as long, with every other thread waiting.
+        """
+        behind = "(repository, tag) > (?, ?)"
+        page = f"SELECT * FROM tags WHERE {behind} ORDER BY repository, tag LIMIT ?"
+        last = self._db.execute(
+            f"SELECT repository, tag FROM ({page}) ORDER BY repository DESC, tag DESC LIMIT 1",
+            (*after, most),
+        ).fetchone()
+        rows = self._db.execute(
+            f"WITH t AS ({page}), pins AS MATERIALIZED (SELECT key, value FROM json_each(?))"
+            f" SELECT json_array({', '.join(LISTED[each] for each in columns)})"
+            " FROM t JOIN versions v ON v.tag = t.id AND v.superseded_at IS NULL"
+            " LEFT JOIN pins ON pins.key = t.repository || ':' || t.tag"
+            " ORDER BY t.repository, t.tag",
+            (*after, most, json.dumps(pinned)),
+        )
+        return f"[{','.join(row for (row,) in rows)}]".encode(), last
 
     def find(self, name: Repository, tag: Tag, *, superseded: bool = False) -> list[Entry]:
         """Return what the tag names, or what it named before."""
@@ -193,10 +232,10 @@ class CatalogReads:
         ).fetchone()
         return int(found)
 
-    def candidates(self) -> Iterator[Candidate]:
+    def candidates(self, wanted: Callable[[Outline], bool] = lambda _: True) -> Iterator[Candidate]:
         """
         Yield what could be evicted: superseded versions, the oldest first, then current ones, the
-        least recently pulled first.
+        least recently pulled first; of these what is ``wanted``.
 
         Nothing else may be called until the caller is done with it.
         """
@@ -206,7 +245,11 @@ class CatalogReads:
                 " t.gone_since IS NOT NULL, t.own FROM versions v JOIN tags t ON t.id = v.tag"
                 f" WHERE v.superseded_at IS {which}, v.id"
             )
-            for number, name, tag, digest, superseded_at, used_at, gone, own in found:
+            for number, repository, tag, digest, *rest in found:
+                superseded_at, used_at, gone, own = rest
+                name, outlined = Repository.parse(repository), Tag(tag)
+                if not wanted(Outline(name, outlined, superseded_at, used_at, gone, own)):
+                    continue
                 blobs = self._db.execute(
                     "SELECT b.digest, b.size, b.needed, b.stored FROM needs n"
                     " JOIN blobs b ON b.id = n.blob WHERE n.version = ? ORDER BY b.id",
@@ -214,8 +257,8 @@ class CatalogReads:
                 ).fetchall()
                 yield Candidate(
                     Version(
-                        Repository.parse(name),
-                        Tag(tag),
+                        name,
+                        outlined,
                         digest_of(digest),
                         tuple(Need(digest_of(blob), size) for blob, size, _, _ in blobs),
                     ),

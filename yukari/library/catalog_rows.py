@@ -65,6 +65,18 @@ class Entry(NamedTuple):
     """JSON; see `yukari.library.details`."""
 
 
+class Outline(NamedTuple):
+    """What is to be known of a version before its blobs are."""
+
+    name: Repository
+    tag: Tag
+    superseded_at: Optional[float]
+    used_at: float
+    """When it was last pulled, or stored if it never was."""
+    gone: bool
+    own: bool
+
+
 @frozen
 class Candidate:
     """A version that could be evicted, and with it the blobs that nothing else needs."""
@@ -79,6 +91,12 @@ class Candidate:
     """How many versions stand on each of its blobs."""
     stored: tuple[bool, ...]
     """Whether each of its blobs is here."""
+
+    @property
+    def outline(self) -> Outline:
+        """The same without its blobs."""
+        name, tag = self.version.name, self.version.tag
+        return Outline(name, tag, self.superseded_at, self.used_at, self.gone, self.own)
 
     def blobs(self) -> Iterator[tuple[Need, int, bool]]:
         """Yield each blob, how many versions stand on it, and whether it is here."""

@@ -27,7 +27,7 @@ from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Candidate, Version
 from yukari.library.events import Observer
-from yukari.library.eviction import Plan, Rules, Step, plan
+from yukari.library.eviction import Plan, Planner, Rules, Step
 from yukari.library.in_use import InUse, Key
 from yukari.library.index import Index
 from yukari.library.marks import Marks
@@ -242,12 +242,12 @@ class Collector(Observer):
         await self._catalog.flush()
         if self._removal.shared is not None:
             await self._removal.shared.pulls.refresh()
-        tried, rules = set(without), self._rules(silent)
+        tried, planner = set(without), Planner(self._rules(silent), need)
 
         # In the catalog's thread: what is asked there is only read.
         def planned(file: CatalogFile) -> Plan:
-            candidates = (each for each in file.candidates() if each.version not in tried)
-            return plan(islice(candidates, most), rules, need)
+            found = file.candidates(planner.wants)
+            return planner.plan(islice((each for each in found if each.version not in tried), most))
 
         return await self._catalog.run(planned)
 

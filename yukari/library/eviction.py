@@ -13,7 +13,7 @@ from typing import Optional
 
 from attrs import define, field, frozen
 
-from yukari.library.catalog_rows import Candidate, Version
+from yukari.library.catalog_rows import Candidate, Outline, Version
 from yukari.names import Digest, Repository, Tag
 
 USELESS = 1024 * 1024
@@ -71,25 +71,26 @@ class Plan:
 
 def protection(candidate: Candidate, rules: Rules) -> Optional[str]:
     """Return why a version must not go, None if it may."""
-    version = candidate.version
-    used = rules.in_use(candidate)
-    if used is not None:
-        return used
-    if candidate.used_at > rules.now - rules.grace:
+    return rules.in_use(candidate) or _protection(candidate.outline, rules)
+
+
+def _protection(found: Outline, rules: Rules) -> Optional[str]:
+    """Return why a version must not go, whatever its blobs are."""
+    if found.used_at > rules.now - rules.grace:
         return "pulled or stored within EVICT_GRACE"
-    if candidate.superseded_at is not None:
+    if found.superseded_at is not None:
         return None
-    pinned = rules.pinned(version.name, version.tag)
+    pinned = rules.pinned(found.name, found.tag)
     if pinned is not None:
         return f"pinned by {pinned}"
-    pattern = rules.kept(version.name)
+    pattern = rules.kept(found.name)
     if pattern is not None:
         return f"KEEP has {pattern}"
-    if candidate.own:
+    if found.own:
         return "a copy made here: it cannot be fetched again"
-    if candidate.gone:
+    if found.gone:
         return "gone upstream: it cannot be fetched again"
-    if version.name.registry in rules.silent:
+    if found.name.registry in rules.silent:
         return "its registry does not say whether it still has it"
     return None
 
@@ -101,16 +102,13 @@ def plan(candidates: Iterable[Candidate], rules: Rules, need: int) -> Plan:
     ``candidates`` come in the order in which they would go; no more of them is looked at than is
     needed.
     """
-    planner = _Planner(rules, need)
-    for candidate in candidates:
-        if not planner.look(candidate):
-            break
-    planner.spare()
-    return Plan(tuple(planner.steps), tuple(planner.kept), planner.frees)
+    return Planner(rules, need).plan(candidates)
 
 
 @define(eq=False)
-class _Planner:
+class Planner:
+    """Makes one plan."""
+
     _rules: Rules
     _need: int
     steps: list[Step] = field(factory=list, init=False)
@@ -120,7 +118,23 @@ class _Planner:
     """How many of the versions that stand on a blob go."""
     _changed: bool = field(default=False, init=False)
 
-    def look(self, candidate: Candidate) -> bool:
+    def plan(self, candidates: Iterable[Candidate]) -> Plan:
+        """As the function `plan`."""
+        for candidate in candidates:
+            if not self._look(candidate):
+                break
+        self.spare()
+        return Plan(tuple(self.steps), tuple(self.kept), self.frees)
+
+    def wants(self, found: Outline) -> bool:
+        """
+        Whether a version is to be looked at: it may go, or there is room to tell why not.
+
+        Of 100,000 that must not go it saves finding out what they stand on.
+        """
+        return len(self.kept) < MAX_KEPT or _protection(found, self._rules) is None
+
+    def _look(self, candidate: Candidate) -> bool:
         """Consider the next candidate; return False if no more of them is needed."""
         reason, rules = "least recently pulled", self._rules
         if candidate.superseded_at is not None:

@@ -29,7 +29,7 @@ from yukari.library.marks import Marks
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import Store
-from yukari.tasks import Background, backoff
+from yukari.tasks import Background, all_of, backoff
 
 log = Logger()
 
@@ -37,6 +37,8 @@ EVERY = 3600.0
 """Seconds from one look through the store to the next."""
 PAGE = 500
 """Blobs or tags that are looked at together."""
+READ_TOGETHER = 8
+"""Tags that are read at the same time: each waits for disk threads several times over."""
 BATCH = 100
 """Tags that are written together."""
 QUICK = 0.1
@@ -156,8 +158,10 @@ class Index(Observer):
     # reading
 
     async def _read(self, tags: Iterable[Key]) -> None:
-        found = [await self.read(*key) for key in tags]
-        indexed = [each for each in found if each is not None]
+        keys, indexed = list(tags), list[Indexed]()
+        for start in range(0, len(keys), READ_TOGETHER):
+            found = await all_of(self.read(*key) for key in keys[start : start + READ_TOGETHER])
+            indexed += [each for each in found if each is not None]
         if indexed:
             await self._catalog.run(CatalogFile.put, indexed, self._now())
 

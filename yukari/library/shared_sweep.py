@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, gatherResults
+from twisted.internet.defer import DeferredLock, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -31,7 +31,7 @@ from yukari.library.sweeping import Swept
 from yukari.names import Digest
 from yukari.storage.ports import BlobEntry, Store
 from yukari.storage.shared import Root, SharedInventory
-from yukari.tasks import Background
+from yukari.tasks import Background, all_of
 
 log = Logger()
 
@@ -134,11 +134,8 @@ class SharedSweep:
             after = page[-1].key
             unknown = await self._catalog.run(CatalogFile.see_roots, page, look)
             for start in range(0, len(unknown), AT_ONCE):
-                reads = [
-                    Deferred.fromCoroutine(self._shared.read(root))
-                    for root in unknown[start : start + AT_ONCE]
-                ]
-                found = [each for each in await _all(reads) if each is not None]
+                reads = map(self._shared.read, unknown[start : start + AT_ONCE])
+                found = [each for each in await all_of(reads) if each is not None]
                 await self._catalog.run(CatalogFile.put_roots, found, look)
         await self._catalog.run(CatalogFile.end_roots, look)
 
@@ -205,11 +202,8 @@ class SharedSweep:
         unneeded = await self._catalog.run(CatalogFile.without_root, [*batch], oldest, dropped)
         removed: list[Digest] = []
         for start in range(0, len(unneeded), AT_ONCE):
-            removals = [
-                Deferred.fromCoroutine(self._remove_one(digest))
-                for digest in unneeded[start : start + AT_ONCE]
-            ]
-            removed += [digest for digest in await _all(removals) if digest is not None]
+            removals = map(self._remove_one, unneeded[start : start + AT_ONCE])
+            removed += [digest for digest in await all_of(removals) if digest is not None]
         return removed
 
     async def _remove_root(self, root: Root) -> None:
@@ -218,7 +212,7 @@ class SharedSweep:
         if root.digest is not None:
             await self._catalog.run(CatalogFile.forget_superseded, root.digest)
 
-    async def _remove_one(self, digest: Digest) -> Any:
+    async def _remove_one(self, digest: Digest) -> Optional[Digest]:
         # Somebody who knows nothing of the lease may have stored it meanwhile.
         stored_at = await self._shared.stored_at(digest)
         if stored_at is None or stored_at >= self._now() - self._bounds.grace:
@@ -228,15 +222,6 @@ class SharedSweep:
             return None
         await self._catalog.run(CatalogFile.blob_removed, digest)
         return digest
-
-
-async def _all(work: list[Deferred[Any]]) -> list[Any]:
-    """Return all results, or raise the first failure once all have ended."""
-    found = await gatherResults([each.addBoth(lambda result: [result]) for each in work])
-    for (result,) in found:
-        if isinstance(result, Failure):
-            result.raiseException()
-    return [result for (result,) in found]
 
 
 def _failed(failure: Failure) -> None:

@@ -17,7 +17,6 @@ What ``yukari`` on the command line asks of the daemon, beside Ollama's own API.
 from __future__ import annotations
 
 import json
-from operator import itemgetter
 from typing import Any
 
 from attrs import frozen
@@ -25,6 +24,7 @@ from twisted.web.server import Request
 
 from yukari.errors import RegistryError
 from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_reads import LISTED
 from yukari.library.catalog_rows import Entry, Totals, Version
 from yukari.library.management import Management
 from yukari.library.shown_names import ShownNames, Wanted
@@ -35,8 +35,6 @@ from yukari.web.json_api import Body, JsonApi, Lines
 from yukari.web.ollama_api import PAGE
 from yukari.web.replies import reply_json
 
-COLUMNS = ("name", "pinned", *Entry._fields)
-"""What a row of ``/store/models`` has; ``details`` is JSON in a text."""
 MAX_SHOWN = 1000
 """Versions that a reply about evictions lists, at most."""
 
@@ -73,26 +71,15 @@ class StoreApi:
         await self._management.index.refresh()
         await self._management.catalog.flush()
         lines, after = Lines(request), ("", "")
-        pinned, show = self._management.marks.pinned(), self._names.show
-        columns = _columns(request)
-        pick = itemgetter(*map(COLUMNS.index, columns))
-
-        # In the catalog's thread. Lists, for 100,000 objects take twice as long on either side.
-        def page(file: CatalogFile, after: tuple[str, str]) -> tuple[bytes, tuple[str, str], int]:
-            found = file.page(after, PAGE)
-            rows = [
-                pick((show(row[0], row[1]), pinned.get(f"{row[0]}:{row[1]}"), *row))
-                for row in found
-            ]
-            last = found[-1][:2] if found else after
-            return json.dumps({"rows": rows}).encode() + b"\n", last, len(found)
-
+        pinned, columns = self._management.marks.pinned(), _columns(request)
+        run = self._management.catalog.run
         await lines.line({"columns": columns})
         while True:
-            body, after, count = await self._management.catalog.run(page, after)
-            if not count:
+            rows, last = await run(CatalogFile.listing, columns, after, PAGE, pinned)
+            if last is None:
                 break
-            await lines.write(body)
+            await lines.write(b'{"rows": ' + rows + b"}\n")
+            after = last
         lines.end()
 
     def _facts(self, entry: Entry) -> dict[str, Any]:
@@ -247,7 +234,7 @@ class StoreApi:
 def _columns(request: Any) -> tuple[str, ...]:
     """Return the columns that are asked for, at least two; `RegistryError` if one is unknown."""
     asked = request.args.get(b"columns", [b""])[0].decode("latin-1")
-    columns = tuple(asked.split(",")) if asked else COLUMNS
-    if len(columns) < 2 or not set(columns) <= set(COLUMNS):
-        raise RegistryError("UNSUPPORTED", f"columns: expected some of {','.join(COLUMNS)}", 400)
+    columns = tuple(asked.split(",")) if asked else tuple(LISTED)
+    if len(columns) < 2 or not set(columns) <= set(LISTED):
+        raise RegistryError("UNSUPPORTED", f"columns: expected some of {','.join(LISTED)}", 400)
     return columns

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Optional, cast
+from typing import Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, stands_on
 from yukari.names import Digest, InvalidName
@@ -26,6 +25,7 @@ from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.known import Known
 from yukari.storage.ports import BlobEntry, BlobFile
+from yukari.tasks import all_of
 from yukari.threads import InThread
 
 
@@ -79,15 +79,9 @@ class BucketBlobs:
                 self.sizes.forget(digest)
         if self.lease.is_doomed(manifest.digest):
             raise BeingRemoved(blob_key(manifest.digest))
-        looks = [
-            Deferred.fromCoroutine(self._see_again(digest))
-            for digest in needs
-            if self.known_size(digest) is not None
-        ]
-        try:
-            await gatherResults(looks, consumeErrors=True)
-        except FirstError as error:
-            raise cast(BaseException, error.subFailure.value) from None
+        await all_of(
+            self._see_again(digest) for digest in needs if self.known_size(digest) is not None
+        )
 
     async def _see_again(self, digest: Digest) -> None:
         if await self._client.head_object(blob_key(digest)) is None:
