@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.task import deferLater
 
 from tests.emulator import HUB, Emulator, Model
 from tests.ollama import MODEL, OllamaCase
-from tests.running import GENERATIONS, RunningCase
+from tests.running import GENERATIONS, LOOK, RunningCase, reactor
 
 ON_HUB = "her/repo-GGUF:Q4_K_M"
 HERE = f"hf--{ON_HUB}"
@@ -136,3 +137,28 @@ class GenerationTests(RunningCase):
                 reply, body = await self.ask(url, {"User-Agent": agent})
                 self.assertEqual(reply.status, 200)
                 self.assertEqual("ggufFile" in json.loads(body), agent == "llama-cpp")
+
+    async def test_a_check_fetches_no_manifest_that_has_not_changed(self) -> None:
+        """Its HEAD has no digest; each GET would count against the limit of the address."""
+        for etags in (True, False):
+            there = await hub(self, etags=etags)
+            flags = {"manifest_lifetime": "0", "revalidate_after": "0"}
+            daemon = await self.daemon(await self.upstream(), upstreams=f"hf={there.url}", **flags)
+            await self.pull(daemon, HERE)
+            await daemon.idle()
+            revalidator = daemon.library.revalidator
+            assert revalidator is not None
+            fetched = there.counters.answers["manifest GET 200"]
+            asked = there.counters.answers["manifest HEAD 200"]
+            for _ in range(3):
+                await revalidator.look()
+            self.assertGreaterEqual(there.counters.answers["manifest HEAD 200"], asked + 3)
+            self.assertEqual(there.counters.answers["manifest GET 200"], fetched)
+            if etags:
+                newer = there.set_model(ON_HUB, [5000, 7], seed=9)
+                await revalidator.look()
+                # It takes the old one's place once its blobs are here.
+                while (await self.pull(daemon, HERE)).manifest != newer.manifest_bytes:
+                    await deferLater(reactor, LOOK, lambda: None)
+                self.assert_whole(await self.pull(daemon, HERE), newer)
+            await daemon.stop()
