@@ -896,6 +896,13 @@ class BlobTests(BlobCase):
             self.assertFalse(self.blob.ranges)
             self.blob.retry()
 
+    def test_a_whole_blob_under_a_parts_status_is_one(self) -> None:
+        found = self.fetch()
+        self.internet.last.head(206, content_length=1000)
+        answer = self.successResultOf(found)
+        self.assertEqual((answer.span, answer.asked), (Span(0, 1000), False))
+        self.assertFalse(self.blob.ranges)
+
     def test_a_whole_blob_where_that_was_asked_for(self) -> None:
         found = self.fetch(Span(0, 1000))
         self.internet.last.head(200, content_length=1000)

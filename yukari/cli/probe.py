@@ -319,11 +319,9 @@ class Probe:
         encoding = header(response, b"content-encoding")
         try:
             if response.code == 200:
-                check_encoding(encoding, length, blob.size)
-                span_of_whole(length, blob.size)
-                self._say("Range", "ignored: blobs come by one connection, from their first byte")
-                return len(span)
-            sent = span_of_part(header(response, b"content-range"), span, blob.size, length)
+                sent = span_of_whole(length, blob.size)
+            else:
+                sent = span_of_part(header(response, b"content-range"), span, blob.size, length)
             check_encoding(encoding, length, len(sent))
         except WrongSize as error:
             discard(response, self._reactor)
@@ -331,6 +329,9 @@ class Probe:
         except SourceFailed as error:
             discard(response, self._reactor)
             _fail_blob(f"{host}: {error}")
+        if len(sent) > len(span):
+            self._say("Range", "ignored: blobs come by one connection, from their first byte")
+            return len(span)
         self._say("Range", "honoured" if sent == span else f"honoured for {len(sent)} bytes")
         return len(sent)
 

@@ -64,8 +64,8 @@ def check_encoding(label: str, length: Optional[int], expected: int) -> None:
 
 def span_of_part(content_range: str, asked: Span, size: int, length: Optional[int] = None) -> Span:
     """
-    Return what a 206 of ``length`` bytes holds: a beginning of what was asked for; `SourceFailed`,
-    `WrongSize`.
+    Return what a 206 of ``length`` bytes holds: a beginning of what was asked for, or the whole;
+    `SourceFailed`, `WrongSize`.
 
     A body that is as long as was asked for is just that if the header does not say, or is off by
     one: some count from 1, or write the number of the byte behind the last.
@@ -75,6 +75,8 @@ def span_of_part(content_range: str, asked: Span, size: int, length: Optional[in
     if found is None:
         if is_as_long:
             return asked
+        if length == size and not content_range:
+            return Span(0, size)  # The whole, under a part's status.
         raise SourceFailed("a part came without saying which")
     if found.total is not None and found.total != size:
         raise WrongSize(str(found.total))

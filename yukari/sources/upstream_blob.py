@@ -152,8 +152,8 @@ class UpstreamBlob:
             raise
         if self._asked(span) is not None:
             self._failures = 0
-        asked = response.code == 206 or found == span
-        if response.code == 206:
+        asked = span.start <= found.start and found.end <= span.end
+        if response.code == 206 and asked:
             pace.ranges = True
         counted = Counted(response, self._registry.metrics.received)
         if self._registry.line is None:
