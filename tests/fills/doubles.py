@@ -219,7 +219,7 @@ class Keeper(FillKeeper[Fill]):
         assert fill.spool is not None
         await self.store.publish(fill.spool)
 
-    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
+    async def direct_upload(self, fill: Fill) -> Optional[DirectUpload]:
         return self.way
 
     def ended(self, fill: Fill) -> None:

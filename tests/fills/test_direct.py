@@ -52,7 +52,7 @@ class SlowKeeper(Keeper):
 
     asking: Deferred[None] = field(factory=Deferred)
 
-    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
+    async def direct_upload(self, fill: Fill) -> Optional[DirectUpload]:
         await self.asking
         return self.way
 

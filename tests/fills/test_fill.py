@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any, Optional
 
+from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -616,7 +617,7 @@ class FillTests(SynchronousTestCase):
 
     def test_another_repository_is_kept_with_the_spool(self) -> None:
         scene = self.scene()
-        other = type(NAME)("me", "copy")
+        other = evolve(NAME, namespace="me", model="copy")
         scene.fill.also_in(other)
         assert scene.fill.spool is not None
         self.assertIn(other, scene.fill.spool.repositories)

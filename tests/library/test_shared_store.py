@@ -39,7 +39,7 @@ from yukari.library.shared_sweep import Busy
 from yukari.manifest import parse_manifest, stands_on
 from yukari.names import Digest
 from yukari.storage.bucket.lease import LIFETIME, Lease, LeaseLost
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import Store
 
 ENDLESS = Bounds(None, True, grace=HOUR)
@@ -55,7 +55,7 @@ class BucketWorld(World):
     def open_store(self) -> Store:
         self.client = MemoryS3(self.bucket)
         client: Any = self.client
-        return TigrisStore(
+        return BucketStore(
             client=client,
             spool_dir=self.path,
             in_thread=maybeDeferred,

@@ -13,13 +13,13 @@ from tests.s3.proxy import Proxy
 from tests.s3.servers import CEPH
 from yukari.config.settings import Settings
 from yukari.names import Digest
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 
 
-def store_of(daemon: Daemon) -> TigrisStore:
+def store_of(daemon: Daemon) -> BucketStore:
     """The daemon's store."""
     store = daemon.service.parts.store
-    assert isinstance(store, TigrisStore)
+    assert isinstance(store, BucketStore)
     return store
 
 

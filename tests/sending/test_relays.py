@@ -32,7 +32,7 @@ class Full(FillKeeper[Fill]):
     def ended(self, fill: Any) -> None:
         pass
 
-    async def straight(self, fill: Fill) -> None:
+    async def direct_upload(self, fill: Fill) -> None:
         return None
 
 

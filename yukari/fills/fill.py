@@ -224,7 +224,7 @@ class Fill(Download):
         except (NoRoom, OSError) as error:
             upload, lost = None, self.spool is None or error is self._write_error
             if lost and not isinstance(error, StoreFull):
-                upload = await self._keeper.straight(self)
+                upload = await self._keeper.direct_upload(self)
             self._write_error = None
             if upload is not None:
                 await self._drop_spool()

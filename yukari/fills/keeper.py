@@ -24,7 +24,7 @@ class FillKeeper(Protocol[Fill]):
         """Store the blob of a verified spool; OSError leaves the spool as it was."""
         raise NotImplementedError
 
-    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
+    async def direct_upload(self, fill: Fill) -> Optional[DirectUpload]:
         """Return how the blob can be stored without a spool; None if it cannot, or is stored."""
         raise NotImplementedError
 

@@ -215,11 +215,11 @@ class FillManager(FillKeeper[Fill]):
         assert fill.spool is not None
         await self._store.publish(fill.spool)
 
-    async def straight(self, fill: Fill) -> Optional[DirectUpload]:
+    async def direct_upload(self, fill: Fill) -> Optional[DirectUpload]:
         store = self._store
         if not isinstance(store, DirectUploads) or await store.blob_size(fill.digest) is not None:
             return None
-        return store.straight(fill.digest, fill.size, fill.name, fill.source)
+        return store.direct_upload(fill.digest, fill.size, fill.name, fill.source)
 
     def ended(self, fill: Fill) -> None:
         if not self._stopping and self.fills.get(fill.digest) is fill:

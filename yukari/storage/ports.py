@@ -390,7 +390,7 @@ class RemoteBlobs(Protocol):
 class DirectUploads(Protocol):
     """The further methods of a `Store` that can take blobs past this disk."""
 
-    def straight(
+    def direct_upload(
         self, digest: Digest, size: int, repository: Repository, source: BlobSource
     ) -> Optional[DirectUpload]:
         """
@@ -400,7 +400,7 @@ class DirectUploads(Protocol):
 
     async def unfinished(self) -> list[Unfinished]:
         """
-        Return the blobs of uploads by `straight` that an earlier process did not finish.
+        Return the blobs of uploads by `direct_upload` that an earlier process did not finish.
 
         Each has to begin anew. To be called once, after `spools`.
         """

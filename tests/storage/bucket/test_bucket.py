@@ -132,7 +132,7 @@ class OneBucketTests(BucketCase):
         self.assertLessEqual(upstream.counters.sent / model.size, 1.10)
         await self.assert_in_bucket(model)
 
-    async def test_killed_on_the_straight_way_it_begins_anew_unasked(self) -> None:
+    async def test_a_direct_upload_that_is_killed_begins_anew_unasked(self) -> None:
         upstream, model = await self.model(line=15e6)
         disk = self.directory()
         daemon = await self.process(upstream.url, "--spool-max=100kB", disk=disk)

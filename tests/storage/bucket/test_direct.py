@@ -28,11 +28,10 @@ from yukari.sources import sequential as inorder
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
-from yukari.storage.bucket import direct as straight
-from yukari.storage.bucket import direct_uploads
-from yukari.storage.bucket.direct import IN_MEMORY, StraightUpload
+from yukari.storage.bucket import direct, direct_uploads
+from yukari.storage.bucket.direct import IN_MEMORY, BucketUpload
 from yukari.storage.bucket.multipart import NOTE, SMALL, Note, note_path, part_size
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import NoRoom, Unfinished, WrongDigest
 
@@ -151,18 +150,18 @@ class _Sending:
             self._protocol.connectionLost(Failure(why))
 
 
-class StraightTests(AgainstServer):
+class DirectUploadTests(AgainstServer):
     """A store whose disk has room for nothing."""
 
     async def setUp(self) -> None:
         await super().setUp()
         self.patch(inorder, "FIRST_WAIT", 0.01)
-        self.patch(straight, "FIRST_WAIT", 0.01)
+        self.patch(direct, "FIRST_WAIT", 0.01)
         self.patch(requests_module, "FIRST_WAIT", 0.01)
 
-    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> BucketStore:
         keywords = {"spool_dir": self.mktemp(), "min_free": FreeSpace(percent=100.0), **keywords}
-        store = TigrisStore(
+        store = BucketStore(
             client=client or self.client, in_thread=self.threads, clock=reactor, **keywords
         )
         await store.start()
@@ -170,11 +169,11 @@ class StraightTests(AgainstServer):
         return store
 
     def way(
-        self, store: TigrisStore, source: Any, digest: Digest = DIGEST, size: int = len(BLOB)
-    ) -> StraightUpload:
-        return store.straight(digest, size, NAME, source)
+        self, store: BucketStore, source: Any, digest: Digest = DIGEST, size: int = len(BLOB)
+    ) -> BucketUpload:
+        return store.direct_upload(digest, size, NAME, source)
 
-    async def failing(self, way: StraightUpload, error: type[Exception]) -> Any:
+    async def failing(self, way: BucketUpload, error: type[Exception]) -> Any:
         try:
             await way.run()
         except error as failed:
@@ -184,14 +183,14 @@ class StraightTests(AgainstServer):
     async def objects(self) -> dict[str, int]:
         return {row.key: row.size for row in (await self.client.list_objects()).objects}
 
-    async def assert_nothing_left(self, store: TigrisStore) -> None:
+    async def assert_nothing_left(self, store: BucketStore) -> None:
         """Neither in the bucket, but for objects, nor on the disk."""
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         entries = os.listdir(store.spool_dir)
         self.assertEqual([entry for entry in entries if entry.endswith(NOTE)], [])
         self.assertEqual(store._direct.running, set())
 
-    async def assert_stored(self, store: TigrisStore, body: bytes = BLOB) -> None:
+    async def assert_stored(self, store: BucketStore, body: bytes = BLOB) -> None:
         digest = Digest.of(body)
         self.assertEqual(await self.objects(), {f"blobs/{digest}": len(body)})
         got = await self.client.get_whole(f"blobs/{digest}", 1 << 30)
@@ -350,10 +349,10 @@ class StraightTests(AgainstServer):
         running.addErrback(lambda failure: failure.trap(CancelledError))
         await running
         self.assertEqual(store._direct.running, set())
-        self.assertEqual(store._direct.large_slots.tokens, straight.AT_ONCE)
+        self.assertEqual(store._direct.large_slots.tokens, direct.AT_ONCE)
 
     async def test_what_could_not_be_aborted_is_by_the_next_start(self) -> None:
-        self.patch(straight, "LEAVE_WITHIN", 0.1)
+        self.patch(direct, "LEAVE_WITHIN", 0.1)
         proxy, client = await self.through_proxy()
         store = await self.started(client)
         way = self.way(store, Flowing(BLOB))
@@ -423,7 +422,7 @@ class StraightTests(AgainstServer):
         await self.assert_stored(again)
 
     async def test_another_daemons_object_ends_it_early(self) -> None:
-        self.patch(straight, "RIVAL_EVERY", 0.0)
+        self.patch(direct, "RIVAL_EVERY", 0.0)
         store, source = await self.started(), Flowing(BLOB)
         way = self.way(store, source)
         running = Deferred.fromCoroutine(way.run())
@@ -468,8 +467,8 @@ class StraightTests(AgainstServer):
             body = b"%d" % number
             way = self.way(store, Held(body, gate=gate), Digest.of(body), len(body))
             running.append(Deferred.fromCoroutine(way.run()))
-        await until(lambda: len(store._direct._small_slots.waiting) == 4 - straight.AT_ONCE)
-        await until(lambda: len(gate.waiting) == straight.AT_ONCE)
+        await until(lambda: len(store._direct._small_slots.waiting) == 4 - direct.AT_ONCE)
+        await until(lambda: len(gate.waiting) == direct.AT_ONCE)
         gate.release()
         for each in running:
             await each
@@ -492,13 +491,13 @@ class StraightTests(AgainstServer):
     async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
         store = await self.started()
         running = []
-        for number in range(straight.AT_ONCE):
+        for number in range(direct.AT_ONCE):
             source = Flowing(BLOB)
             source.watch = lambda source=source: source.bodies[-1].pauseProducing()
             way = self.way(store, source, Digest.of(b"%d" % number))
             running.append(Deferred.fromCoroutine(way.run()))
             way.give_up()
-        while len(await self.client.list_multipart_uploads()) < straight.AT_ONCE:
+        while len(await self.client.list_multipart_uploads()) < direct.AT_ONCE:
             pass
         await self.way(store, Flowing(b"small"), Digest.of(b"small"), 5).run()
         for each in running:
@@ -508,4 +507,4 @@ class StraightTests(AgainstServer):
         await self.assert_stored(store, b"small")
 
 
-for_each_server(StraightTests)(globals())
+for_each_server(DirectUploadTests)(globals())

@@ -18,7 +18,7 @@ from tests.s3.servers import ACCESS, MOTO, SECRET
 from yukari.library import blobs
 from yukari.names import Digest
 from yukari.storage.bucket import sweep
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 from yukari.storage.disk.spool import SpoolFile
 
 LARGE = 20_000_000
@@ -52,9 +52,9 @@ class SmallDiskTests(AgainstServer, RunningCase):
             upstream, storage="tigris", tigris_bucket=self.bucket, **{**given, **flags}
         )
 
-    def store(self, daemon: Daemon) -> TigrisStore:
+    def store(self, daemon: Daemon) -> BucketStore:
         found = daemon.library.store
-        assert isinstance(found, TigrisStore)
+        assert isinstance(found, BucketStore)
         return found
 
     async def assert_in_bucket(self, model: Model) -> None:
@@ -117,7 +117,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         self.assertEqual(list(proxy.faults), [])
         self.assert_sent_once(upstream, model)
 
-    async def test_a_redirect_leads_to_what_went_straight(self) -> None:
+    async def test_a_redirect_leads_to_what_was_uploaded_directly(self) -> None:
         self.patch(blobs, "LEAST_REDIRECTED", 5000)
         upstream = await self.upstream(f"{MODEL}={LARGE},3000,10")
         daemon = await self.bucket_daemon(upstream, redirect="on")
@@ -134,7 +134,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         there, body = await self.ask(url, {"Range": f"bytes={size - 9}-"})
         self.assertEqual(body, upstream.models[MODEL].read(digest, size - 9, size))
 
-    async def test_a_newer_manifest_waits_for_the_blob_that_goes_straight(self) -> None:
+    async def test_a_newer_manifest_waits_for_the_blob_that_is_uploaded_directly(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3000,10")
         daemon = await self.bucket_daemon(upstream, revalidate_after="1ms")
         await self.prefetched(daemon)

@@ -45,7 +45,7 @@ from yukari.storage.bucket import listing as bucketlisting
 from yukari.storage.bucket import pending as lateputs
 from yukari.storage.bucket import sweep, upload
 from yukari.storage.bucket.multipart import Note, note_path, part_size
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import (
     ManifestEntry,
     NoRoom,
@@ -61,9 +61,9 @@ LARGE_DIGEST = Digest.of(LARGE)
 
 
 class Stores(AgainstServer):
-    def store(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+    def store(self, client: Optional[S3Client] = None, **keywords: Any) -> BucketStore:
         keywords = {"spool_dir": self.mktemp(), "min_free": NOTHING, **keywords}
-        return TigrisStore(
+        return BucketStore(
             client=client or self.client, in_thread=self.threads, clock=reactor, **keywords
         )
 
@@ -78,7 +78,7 @@ class Contract(StoreContract, Stores):
         return self.store(min_free=FreeSpace(bytes=disk.free - room), statvfs=disk.statvfs)
 
     def after_a_kill(self, store: Store) -> Store:
-        assert isinstance(store, TigrisStore)
+        assert isinstance(store, BucketStore)
         store.interrupt()
         store._let_go()
         return self.store(spool_dir=store.spool_dir)
@@ -151,13 +151,13 @@ class _Counted(Metrics):
 class BucketTests(Stores):
     """What only this one does."""
 
-    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> TigrisStore:
+    async def started(self, client: Optional[S3Client] = None, **keywords: Any) -> BucketStore:
         store = self.store(client, **keywords)
         await store.start()
         self.addCleanup(store.stop)
         return store
 
-    async def published(self, store: TigrisStore, body: bytes = BODY) -> None:
+    async def published(self, store: BucketStore, body: bytes = BODY) -> None:
         spool = await store.new_spool(Digest.of(body), len(body), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [body])])

@@ -59,7 +59,7 @@ LEAVE_WITHIN = 5.0
 
 
 @define(eq=False)
-class StraightUpload:
+class BucketUpload:
     """One blob from ``source`` into the object ``key`` (a `DirectUpload`)."""
 
     _client: S3Client
@@ -76,7 +76,7 @@ class StraightUpload:
     _lease: Lease
     _slots: Sequence[DeferredSemaphore]
     """The semaphores that it acquires before it begins, in this order."""
-    _under_way: set[StraightUpload]
+    _under_way: set[BucketUpload]
     """All that run or wait for their turn; this upload adds and removes itself."""
     sent: int = field(default=0, init=False)
     upload_id: str = field(init=False)

@@ -13,7 +13,7 @@ from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, StraightUpload
+from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, BucketUpload
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
 from yukari.storage.ports import Unfinished
@@ -31,7 +31,7 @@ class BucketDirectUploads:
     _in_thread: InThread
     _calls: Calls
     _clock: IReactorTime
-    running: set[StraightUpload] = field(factory=set, init=False)
+    running: set[BucketUpload] = field(factory=set, init=False)
     """Those that run or wait for their turn."""
     left: dict[Digest, Note] = field(factory=dict, init=False)
     """Notes of uploads without a spool that an earlier process left."""
@@ -44,9 +44,9 @@ class BucketDirectUploads:
 
     def new(
         self, digest: Digest, size: int, repository: Repository, source: BlobSource
-    ) -> StraightUpload:
+    ) -> BucketUpload:
         left = self.left.pop(digest, Note())
-        return StraightUpload(
+        return BucketUpload(
             self._client,
             blob_key(digest),
             digest,

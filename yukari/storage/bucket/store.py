@@ -41,7 +41,7 @@ from yukari.sources.base import BlobSource, KeptSource
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.copies import BucketCopies
-from yukari.storage.bucket.direct import StraightUpload
+from yukari.storage.bucket.direct import BucketUpload
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.inventory import BucketInventory
@@ -74,7 +74,7 @@ def _absolute(path: str) -> str:
 
 
 @define(eq=False)
-class TigrisStore(DiskWork):
+class BucketStore(DiskWork):
     """
     `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk.
 
@@ -278,9 +278,9 @@ class TigrisStore(DiskWork):
 
     # past the disk
 
-    def straight(
+    def direct_upload(
         self, digest: Digest, size: int, repository: Repository, source: BlobSource
-    ) -> StraightUpload:
+    ) -> BucketUpload:
         return self._direct.new(digest, size, repository, source)
 
     async def unfinished(self) -> list[Unfinished]:
@@ -301,7 +301,7 @@ class TigrisStore(DiskWork):
                 str(digest): {"size": upload.spool.size, "sent": upload.sent}
                 for digest, upload in self._spools.uploads.items()
             },
-            "straight": {
+            "direct": {
                 str(way.digest): {"size": way.size, "sent": way.sent}
                 for way in self._direct.running
             },

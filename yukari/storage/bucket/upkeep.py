@@ -26,7 +26,7 @@ from yukari.fatal import end
 from yukari.metrics import Metrics
 from yukari.net.agent import Connections
 from yukari.s3.connect import open_bucket
-from yukari.storage.bucket.store import TigrisStore
+from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import StoreUnusable
 
 log = Logger()
@@ -61,7 +61,7 @@ def _exit_in_failure() -> None:
 class BucketKeeper:
     """Connects the store, sweeps its bucket, closes its connections."""
 
-    store: TigrisStore
+    store: BucketStore
     _connections: Connections
     _reactor: Any
     _registry: str
@@ -148,7 +148,7 @@ def open_bucket_store(
         proxies=proxies,
     )
     assert settings.spool_dir is not None
-    store = TigrisStore(
+    store = BucketStore(
         client=opened.client,
         spool_dir=settings.spool_dir,
         in_thread=in_thread,
