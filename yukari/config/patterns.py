@@ -69,9 +69,12 @@ class ModelRules:
     allowed: Patterns | None = None
     denied: Patterns = Patterns()
     others: Mapping[str, ModelRules | None] = field(factory=dict)
+    changes: int = field(default=0, init=False, eq=False)
+    """How often they have changed."""
 
     def become(self, rules: ModelRules) -> None:
         """Take over other rules."""
+        self.changes += 1
         self.registry, self.others = rules.registry, rules.others
         self.allowed, self.denied = rules.allowed, rules.denied
 

@@ -175,7 +175,7 @@ class Library:
     @property
     def changes(self) -> int:
         """A number that grows when what clients get may change, but for its age."""
-        return self.store.changes + self.blobs.removed
+        return self.store.changes + self.blobs.removed + self.rules.changes
 
     async def manifest(
         self,

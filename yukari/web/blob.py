@@ -56,10 +56,14 @@ class BlobSource:
     _digest: Digest
     size: int
     _method: bytes
+    _changes: int
+    """`Library.changes` when it was found."""
 
     def read(self, client: Any, start: int, end: int) -> Optional[bytes]:
         """As `Source.read`."""
         registry = self._registry
+        if registry.library.changes != self._changes:
+            return None
         file = registry.library.blobs.find_open(self._digest)
         if file is None or file.size != self.size:
             return None
@@ -80,6 +84,7 @@ class BlobRequest:
     _name: Repository
     _digest: Digest
     _readable: Optional[Readable] = field(default=None, init=False)
+    _changes: int = field(default=0, init=False)
 
     async def reply(self) -> None:
         """Reply."""
@@ -88,6 +93,8 @@ class BlobRequest:
 
     async def _reply(self) -> None:
         request, library = self._request, self._registry.library
+        if request.can_repeat:
+            self._changes = library.changes
         if request.method == b"HEAD":
             size = await library.blob_size(self._name, self._digest)
             if self._headers(size) is not None:
@@ -118,7 +125,9 @@ class BlobRequest:
     def _let_repeat(self, size: int, start: int, end: int) -> None:
         request = self._request
         if request.can_repeat:
-            source = BlobSource(self._registry, self._name, self._digest, size, request.method)
+            source = BlobSource(
+                self._registry, self._name, self._digest, size, request.method, self._changes
+            )
             ranges = request.requestHeaders.getRawHeaders(b"range", [])
             any_range = request.code == 206 and len(ranges) == 1
             request.repeat(source, start, end, any_range=any_range)

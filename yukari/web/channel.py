@@ -14,10 +14,12 @@ from typing import Any, Optional
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import write_now
+from yukari.web.heads import reply_head
 from yukari.web.repeats import Repeats, is_head
 
 TLS_HANDSHAKE = b"\x16"
@@ -49,14 +51,6 @@ _HOST = re.compile(
 )
 _ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
 
-SAFE_HEADERS = (
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
-)
-"""
-Headers of every reply: whatever a model says it is, no browser runs it as a page of this host.
-"""
-
 
 @implementer(IHalfCloseableProtocol)
 class RegistryChannel(HTTPChannel):
@@ -80,21 +74,28 @@ class RegistryChannel(HTTPChannel):
     name: str = "-"
     """The same as text."""
     head: Optional[bytes] = None
-    """The bytes of the request in progress, if they are a head and arrived alone."""
+    """The bytes of the request in progress, if it is one whose reply may be given again."""
     _repeats: Optional[Repeats] = None
     """None if a proxy may name another client in each request."""
+    _at_start: bool = True
+    """Whether not even an empty line has been read since the last request."""
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
     _gone: bool = False
     _quiet_since: float = 0.0
+    _idle_for: float = 0.0
+    """Seconds that it may be silent between requests."""
+    _idle: Optional[IDelayedCall] = None
     _begun_at: float = 0.0
     _deadline: Optional[IDelayedCall] = None
 
     # the connection's beginning and end
 
     def connectionMade(self) -> None:
+        # Twisted would set its own timer anew with each request.
+        self._idle_for, self.timeOut = float(self.timeOut or 0), None
         super().connectionMade()
         host = getattr(self.transport.getPeer(), "host", None)
         self.address = None if host is None else parse_address(host)
@@ -106,11 +107,13 @@ class RegistryChannel(HTTPChannel):
         self.site.drain.joined(self)
         self._too_many = not self.site.clients.joined(self, self.address)
         self._expect(QUIET if self._too_many else HEADER_WITHIN)
+        self._watch_idle(self._idle_for)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True
         self._expect(None)
         self.site.ahead.leave(self)
+        self._stop_watching()
         super().connectionLost(reason)
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
@@ -118,7 +121,7 @@ class RegistryChannel(HTTPChannel):
     def loseConnection(self) -> None:
         super().loseConnection()
         self._expect(None)
-        self.setTimeout(None)
+        self._stop_watching()
         if self._abortingCall is None and not self._gone:
             self._abortingCall = self.callLater(CLOSED_WITHIN, self.forceAbortClient)
         self.site.drain.closes(self)
@@ -162,14 +165,14 @@ class RegistryChannel(HTTPChannel):
         if self._repeats is not None and is_head(data) and self._is_between:
             if self._repeat(self._repeats, data):
                 return
-            self.head = data
+            if self._repeats.is_asked_again(data):
+                self.head = data
         if not self._heard and data.startswith(TLS_HANDSHAKE):
             self.refuse(BAD_REQUEST)
         elif self._too_many:
             self.refuse(TOO_MANY)
         elif not self.refused:
             self._heard = True
-            self.resetTimeout()
             self._read(data)
 
     @property
@@ -179,6 +182,7 @@ class RegistryChannel(HTTPChannel):
             self.requests
             or self._buffer
             or self.paused
+            or not self._at_start
             or self.refused
             or self._too_many
             or self._held
@@ -196,7 +200,6 @@ class RegistryChannel(HTTPChannel):
         if reply is None:
             return False
         self._heard = self.asked = True
-        self.resetTimeout()
         if self._deadline is not None:
             self._expect(None)
         write_now(self.transport, reply)
@@ -204,6 +207,7 @@ class RegistryChannel(HTTPChannel):
 
     def _read(self, data: bytes) -> None:
         """Read a request; what follows it waits in ``_buffer``."""
+        self._at_start = False
         LineReceiver.dataReceived(self, data)
         if self._busyReceiving or self.refused or self.transport.disconnecting:
             return
@@ -224,7 +228,6 @@ class RegistryChannel(HTTPChannel):
     def begin_upload(self) -> None:
         """Set no deadline for the body that begins."""
         self._expect(None)
-        self.setTimeout(None)
 
     def hold(self, held: bool) -> None:
         """Pause or resume reading an upload."""
@@ -258,6 +261,7 @@ class RegistryChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         self._expect(None)
         self.paused = True  # until the reply has been taken
+        self._at_start = True
         if self.refused:
             return
         self._begun_at = self.site.clock.seconds()
@@ -276,7 +280,6 @@ class RegistryChannel(HTTPChannel):
             return
         self._handlingRequest = False
         self._quiet_since = self.site.clock.seconds()
-        self.setTimeout(self._savedTimeOut)
         self._buffer = b"".join(self._dataBuffer) + self._buffer
         self._dataBuffer.clear()
         self.line_mode = 1
@@ -328,6 +331,25 @@ class RegistryChannel(HTTPChannel):
         else:
             self.loseConnection()  # it has sent nothing that could be answered
 
+    def _watch_idle(self, seconds: float) -> None:
+        self._idle = self.site.clock.callLater(seconds, self._look_idle)
+
+    def _look_idle(self) -> None:
+        """Close if nothing was read or answered for long enough."""
+        self._idle = None
+        quiet = self.site.clock.seconds() - self._quiet_since
+        if self.requests:
+            self._watch_idle(self._idle_for)
+        elif quiet < self._idle_for:
+            self._watch_idle(self._idle_for - quiet)
+        else:
+            self.timeoutConnection()
+
+    def _stop_watching(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
     # what is refused
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
@@ -358,15 +380,18 @@ class RegistryChannel(HTTPChannel):
         # Twisted has these two from the request's first line to its end.
         method, uri = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
         request.refused(why[0], method, uri)
-        headers = [
-            (b"Content-Length", b"0"),
-            (b"Connection", b"close"),
-            (b"X-Request-Id", request.id.encode()),
-            *SAFE_HEADERS,
-        ]
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\n" % why
-            + b"".join(b"%b: %b\r\n" % header for header in headers)
-            + b"\r\n"
-        )
+        headers = Headers({b"content-length": [b"0"], b"connection": [b"close"]})
+        code, reason = why
+        self._write_head(request, b"HTTP/1.1", b"%d" % code, reason, headers)
         self.loseConnection()
+
+    # what is sent
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        self._write_head(self.requests[0], version, code, reason, headers)
+
+    def _write_head(
+        self, request: Any, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> None:
+        id, date = request.id.encode(), self.site.dates.now()
+        self.transport.write(reply_head(version, code, reason, headers, id=id, date=date))

@@ -13,16 +13,15 @@ answered by them.
 from __future__ import annotations
 
 import re
-import time
 from random import getrandbits
 from typing import Any, Optional, Protocol, Union
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.http import datetimeToString
 
 from yukari.metrics import Replies
 from yukari.web.access import is_allowed
+from yukari.web.heads import Dates, reply_head
 
 GIVEN_FOR = 0.5
 """
@@ -31,11 +30,15 @@ goes by the time of the last request learns of it.
 """
 MAX_HEAD = 2048
 """Bytes of the longest request's head that is remembered."""
+MAX_ASKED = 10_000
+"""Requests of which it is known that they were sent before."""
 MAX_BYTES = 8 * 1024 * 1024
 """About how many bytes of memory the remembered replies may take."""
 
 _RANGE = re.compile(rb"\r\nRange: bytes=([0-9]{1,18})-([0-9]{1,18})\r\n")
 _END = b"\r\n\r\n"
+_DATE, _ID, _LENGTH, _PART = b"\0date", b"\0id", b"\0length", b"\0part"
+"""Stand for gaps, for no header has a NUL."""
 
 Key = Union[bytes, tuple[bytes, bytes]]
 """A request's head, or what of it stands before and after the two positions of a range."""
@@ -66,22 +69,6 @@ def is_head(data: bytes) -> bool:
     return len(data) <= MAX_HEAD and data.find(_END) == len(data) - 4 and data[:1].isalpha()
 
 
-@define(eq=False)
-class Dates:
-    """The Date header's value, made once a second."""
-
-    _second: int = field(default=-1, init=False)
-    _text: bytes = field(default=b"", init=False)
-
-    def now(self) -> bytes:
-        """Return the value."""
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._text = datetimeToString(now)
-        return self._text
-
-
 @frozen(eq=False)
 class Template:
     """A reply's head with gaps."""
@@ -95,19 +82,19 @@ class Template:
 
         The date and the id are gaps; with ``any_range`` also what tells the range.
         """
-        gaps = {b"date": b"%(date)b", b"x-request-id": b"%(id)b"}
+        headers = request.responseHeaders.copy()
+        gaps = {_DATE: b"%(date)b", _ID: b"%(id)b"}
         if any_range:
-            gaps |= {
-                b"content-length": b"%(length)d",
-                b"content-range": b"bytes %(first)d-%(last)d/%(size)d",
-            }
-        status = b"%b %d %b" % (request.clientproto, request.code, request.code_message)
-        lines = [status.replace(b"%", b"%%")]
-        for name, values in request.responseHeaders.getAllRawHeaders():
-            for value in values:
-                shown = gaps.get(name.lower(), value.replace(b"%", b"%%"))
-                lines.append(name.replace(b"%", b"%%") + b": " + shown)
-        return cls(b"\r\n".join([*lines, b"", b""]))
+            gaps |= {_LENGTH: b"%(length)d", _PART: b"bytes %(first)d-%(last)d/%(size)d"}
+            headers.setRawHeaders(b"content-length", [_LENGTH])
+            headers.setRawHeaders(b"content-range", [_PART])
+        code = b"%d" % request.code
+        format = reply_head(
+            request.clientproto, code, request.code_message, headers, id=_ID, date=_DATE
+        ).replace(b"%", b"%%")
+        for mark, gap in gaps.items():
+            format = format.replace(mark, gap)
+        return cls(format)
 
     def fill(self, date: bytes, id: str, start: int, end: int, size: int) -> bytes:
         """Return the head of a reply with the bytes from ``start`` up to ``end`` of ``size``."""
@@ -139,10 +126,22 @@ class Repeats:
     """The replies of a site that can be given again."""
 
     _clock: IReactorTime
+    _dates: Dates
     _kept: dict[Key, Repeat] = field(factory=dict, init=False)
+    _asked: set[int] = field(factory=set, init=False)
+    """Hashes of what was asked for lately."""
     held: int = field(default=0, init=False)
     """About how many bytes of memory they take."""
-    _dates: Dates = field(factory=Dates, init=False)
+
+    def is_asked_again(self, head: bytes) -> bool:
+        """Whether this was asked for before: most of what is asked for once is not worth a copy."""
+        asked = hash(_cut(head))
+        if asked in self._asked:
+            return True
+        if len(self._asked) >= MAX_ASKED:
+            self._asked.clear()
+        self._asked.add(asked)
+        return False
 
     def keep(
         self, request: Any, head: bytes, source: Source, start: int, end: int, *, any_range: bool

@@ -71,7 +71,8 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     connection.
     """
     running = Deferred.fromCoroutine(work)
-    request.notifyFinish().addErrback(lambda _: running.cancel())
+    if not running.called:
+        request.notifyFinish().addErrback(lambda _: running.cancel())
 
     def failed(failure: Failure) -> None:
         error = failure.value

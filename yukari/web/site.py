@@ -8,23 +8,25 @@ import re
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Optional, Protocol
+from urllib.parse import unquote_to_bytes
 
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from yukari import __version__
 from yukari.config.networks import NOBODY, Networks
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, plain_socket
 from yukari.web import clients
 from yukari.web.ahead import SentAhead
-from yukari.web.channel import SAFE_HEADERS, TOO_LARGE, RegistryChannel
+from yukari.web.channel import TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
+from yukari.web.heads import Dates
 from yukari.web.htpasswd import Passwords
 from yukari.web.repeats import Repeats, Source, new_id
 
@@ -89,6 +91,8 @@ class RegistryRequest(Request):
     _first_byte: Optional[float] = None
     _body: int = 0
     _is_upload: bool = False
+    _is_open: bool = False
+    """Whether the line in the log is still to come."""
     imported: Any = None
     """The import that the body goes into."""
 
@@ -119,11 +123,16 @@ class RegistryRequest(Request):
         if self.channel.refused:
             return
         self._begin()
-        self.setHeader(b"x-request-id", self.id.encode())
-        for name, value in SAFE_HEADERS:
-            self.setHeader(name, value)
-        self.notifyFinish().addBoth(self._log_end)
-        super().process()
+        # As Twisted's own, but for headers that `reply_head` adds.
+        self.prepath: list[bytes] = []
+        self.postpath = list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+        if self.path == b"*":
+            self._handleStar()
+            return
+        try:
+            self.render(self.site.getResourceFor(self))
+        except BaseException:
+            self.processingFailed(Failure())
 
     def repeat(self, source: Source, start: int, end: int, *, any_range: bool = False) -> None:
         """Let the reply, whose headers are all set, be given again; see `Repeats.keep`."""
@@ -138,12 +147,13 @@ class RegistryRequest(Request):
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
         self.id = clients.said_id(self) or new_id()
+        self._is_open = True
 
     def refused(self, status: int, method: bytes, uri: bytes) -> None:
         """Log a request that is refused before a resource sees it; parts of it may be ``-``."""
         self._begin()
         self.code, self.method, self.path = status, method, uri.partition(b"?")[0]
-        self._log_end(None)
+        self._log_end(left=False)
 
     @property
     def shown_path(self) -> str:
@@ -155,10 +165,7 @@ class RegistryRequest(Request):
         if self._is_upload:
             self.content.finish(broken=True)
         super().connectionLost(reason)
-
-    def render(self, resrc: Any) -> None:
-        self.setHeader(b"server", f"yukari/{__version__}".encode())
-        super().render(resrc)
+        self._log_end(left=True)
 
     def write(self, data: bytes) -> None:
         if self._first_byte is None:
@@ -170,8 +177,12 @@ class RegistryRequest(Request):
         super().finish()
         if transport is not None:
             flush(transport)
+        self._log_end(left=False)
 
-    def _log_end(self, failure: object) -> None:
+    def _log_end(self, *, left: bool) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
         sent = self.sentLength + self.sent_directly
         self.site.metrics.replies(
             path=self.path, method=self.method, status=self.code, result=self.result
@@ -193,7 +204,7 @@ class RegistryRequest(Request):
             told=self.told,
             client=client,
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
-            left=failure is not None,
+            left=left,
             request=self.id,
         )
 
@@ -249,7 +260,8 @@ class RegistrySite(Site):
         self.uploads = uploads
         self.sent_to = sent_to
         self.registry = registry
-        self.repeats = Repeats(clock)
+        self.dates = Dates()
+        self.repeats = Repeats(clock, self.dates)
         self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
         """Errors of the store that were logged lately."""
 
