@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.storage.contract import BODY, DIGEST, NAME, StoreContract, StoreMachine
+from tests.storage.contract import BODY, DIGEST, NAME, StoreContract
+from tests.storage.machine import StoreMachine
 from tests.storage.strategies import result_of
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import NoRoom, Store

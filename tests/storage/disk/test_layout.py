@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.contract import ANOTHER, BODY, DIGEST, LATEST, LISTED, NAME, NEW, OLD, OTHER
-from tests.storage.disk.test_store import HOST, AtEveryStep, HeldThread, store_in
+from tests.storage.disk.test_crashes import AtEveryStep
+from tests.storage.disk.test_store import HOST, HeldThread, store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, AnyManifest, Manifest, Variant
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
