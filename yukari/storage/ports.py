@@ -201,10 +201,8 @@ class ManifestStore(Protocol):
     @property
     def changes(self) -> int:
         """
-        A number that grows when a call of this store changes or removes what `get_manifest` has
-        returned, at the latest when the call returns.
-
-        What other daemons or operators do does not count.
+        A number that grows, before the call returns, with each call that changes or removes what
+        `get_manifest` has returned. What other daemons or operators do does not count.
         """
 
     async def get_manifest(
@@ -364,10 +362,9 @@ class Store(ManifestStore, BlobStore, SpoolStore, Protocol):
 
     async def count(self) -> Holdings:
         """
-        Count what is stored by listing every name; OSError if that fails.
+        Count what is stored by listing every name, manifests among the blobs too; OSError.
 
-        Manifests count among the blobs too. Not to be called every second: 100,000 blobs take some
-        tenths of a second on a disk, and hundreds of requests in a bucket.
+        100,000 blobs take some tenths of a second on a disk, and hundreds of requests in a bucket.
         """
 
 
@@ -393,10 +390,7 @@ class DirectUploads(Protocol):
     def direct_upload(
         self, digest: Digest, size: int, repository: Repository, source: BlobSource
     ) -> Optional[DirectUpload]:
-        """
-        Return the way into the store of a blob for which `new_spool` raised `NoRoom`; None if there
-        is none.
-        """
+        """Return the way of a blob for which `new_spool` raised `NoRoom`; None if there is none."""
 
     async def unfinished(self) -> list[Unfinished]:
         """

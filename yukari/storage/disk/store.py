@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional, TypeVar
 
 from attrs import Attribute, define, field
@@ -250,8 +250,7 @@ class DirectoryStore(DiskWork):
     # spools
 
     async def spools(self) -> list[Spool]:
-        spools = await self._run(self._reopen_spools, undo=_close_all)
-        return list(spools)
+        return list(await self._run(self._reopen_spools, undo=_close_all))
 
     async def new_spool(self, digest: Digest, size: int, repository: Repository) -> Spool:
         return await self._run(
@@ -396,6 +395,6 @@ def _close(blob: Optional[BlobFile]) -> None:
         blob.close()
 
 
-def _close_all(spools: list[SpoolFile]) -> None:
+def _close_all(spools: Iterable[Spool]) -> None:
     for spool in spools:
         spool.close()
