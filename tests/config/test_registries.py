@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
 from yukari.config.gathering import MOST, gather
+from yukari.config.hours import DailyRate
 from yukari.config.in_force import in_force
 from yukari.config.listen import Bind
 from yukari.config.patterns import Patterns
@@ -110,12 +111,12 @@ class UpstreamsTests(SynchronousTestCase):
 
     def test_what_is_said_of_the_default_stays_where_its_name_says_nothing(self) -> None:
         url = RegistryUrl.parse("http://h:5000/")
-        default = evolve(RegistrySettings.default(url), rate=1, lifetime=2.0)
-        named = evolve(RegistrySettings.named("lab", url), rate=3, connections=5)
+        default = evolve(RegistrySettings.default(url), rate=DailyRate(1), lifetime=2.0)
+        named = evolve(RegistrySettings.named("lab", url), rate=DailyRate(3), connections=5)
         (found,) = gathered([named], (), default)
         self.assertEqual(
             (found.name, found.rate, found.lifetime, found.connections),
-            ("default", 3, 2.0, 5),
+            ("default", DailyRate(3), 2.0, 5),
         )
 
     def test_registries_that_nobody_asked_for_give_way(self) -> None:
@@ -243,7 +244,7 @@ class TableTests(SynchronousTestCase):
                 hosts=("lab.cache.lan", "lab:80"),
                 bind=(Bind.parse(":9202"), Bind.parse("[::1]:9203")),
                 address=Address("192.0.2.1"),
-                rate=1_000_000,
+                rate=DailyRate(1_000_000),
                 connections=4,
                 lifetime=3600.0,
                 allow=Patterns(("team/*", "a/b")),
@@ -259,7 +260,7 @@ class TableTests(SynchronousTestCase):
             self.read(text, UPSTREAMS="lab=http://h/ hf=https://hf.co/"),
             self.read(f'upstreams = "hf=https://hf.co"\n{text}'),
         ):
-            self.assertEqual((found["hf"].host, found["hf"].rate), ("hf.co", 1_000_000))
+            self.assertEqual((found["hf"].host, found["hf"].rate), ("hf.co", DailyRate(1_000_000)))
         (found_,) = (
             each
             for each in self.read(text, UPSTREAM_REGISTRY="https://hf.co").values()
@@ -270,7 +271,9 @@ class TableTests(SynchronousTestCase):
     def test_a_variable_wins_over_a_tables_url(self) -> None:
         text = '[registries.lab]\nurl = "http://file/"\nrate = "1MB/s"\n'
         found = self.read(text, UPSTREAMS="lab=http://variable/")
-        self.assertEqual((found["lab"].url.hostname, found["lab"].rate), ("variable", 1_000_000))
+        self.assertEqual(
+            (found["lab"].url.hostname, found["lab"].rate), ("variable", DailyRate(1_000_000))
+        )
         self.assertEqual(list(found), ["default", "lab"])
 
     def test_none_leaves_the_tables(self) -> None:

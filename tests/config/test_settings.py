@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
 from yukari.config.files import Roots
+from yukari.config.hours import DailyHours, DailyRate, Hours
 from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.networks import Networks
@@ -72,6 +73,7 @@ DEFAULTS = {
     "evict_grace": 3600.0,
     "upstream_connections": Connections(32, 64),
     "upstream_rate": None,
+    "prefetch_hours": None,
     "scrub_period": 720 * 3600.0,
     "scrub_bucket": False,
     "client_rate": None,
@@ -144,6 +146,7 @@ class ReadTests(SynchronousTestCase):
                 EVICT_GRACE="5m",
                 UPSTREAM_CONNECTIONS="4",
                 UPSTREAM_RATE="1.5GB/s",
+                PREFETCH_HOURS="22:00-06:00",
                 SCRUB_PERIOD="24h",
                 SCRUB_BUCKET="1",
                 CLIENT_RATE="100Mbit/s",
@@ -192,7 +195,8 @@ class ReadTests(SynchronousTestCase):
                 "superseded_lifetime": 86400.0,
                 "evict_grace": 300.0,
                 "upstream_connections": Connections(4, 8),
-                "upstream_rate": 1_500_000_000,
+                "upstream_rate": DailyRate(1_500_000_000),
+                "prefetch_hours": DailyHours((Hours(22 * 60, 6 * 60),)),
                 "scrub_period": 86_400.0,
                 "scrub_bucket": True,
                 "client_rate": 12_500_000,
@@ -280,6 +284,7 @@ class ReadTests(SynchronousTestCase):
             "upstream_key": "/dev/null",
             "private_models": "admins",
             "prefetch": "some",
+            "prefetch_hours": "22-6",
             "manifest_lifetime": "240",
             "invalidator_period": "0s",
             "revalidate_after": "-5m",

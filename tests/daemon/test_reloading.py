@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import HUB
 from tests.processes import CHECKOUT, ProcessCase, YukariProcess
 from tests.running import RunningCase
+from yukari.config.hours import DailyRate
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
 from yukari.config.registries import KEYS
@@ -213,13 +214,13 @@ class TakesTests(RunningCase):
         url = mirrors.asked["default"].url.url
         pace = mirrors.asked["default"].pace(url)
         before = pace.bound
-        self.assertTrue(take(evolve(settings, upstream_rate=2_000_000)))
+        self.assertTrue(take(evolve(settings, upstream_rate=DailyRate(2_000_000))))
         line = mirrors.line
         assert line is not None
         self.assertEqual((line.rate, pace.bound), (2_000_000, 2 * before))
         self.assertFalse(take(evolve(settings, upstream_rate=None)))
         # A registry without a rate of its own does not change that of all.
-        with_own = evolve(settings, registries=(default, evolve(hf, rate=70_000)))
+        with_own = evolve(settings, registries=(default, evolve(hf, rate=DailyRate(70_000))))
         self.assertFalse(take(with_own))
         self.assertEqual(line.rate, 2_000_000)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -121,3 +122,30 @@ class CrowdTests(SynchronousTestCase):
             scene.clock.advance(0.01)
         self.assertTrue(all(drinker.done for drinker in drinkers))
         self.assertLess(looks, 20 * 2000)
+
+
+class HourTests(SynchronousTestCase):
+    """Blobs that nobody reads wait for their hours."""
+
+    def setUp(self) -> None:
+        self.scene = Scene(bytes(1_000_000))
+        self.is_hour = False
+        self.scene.scheduler.may_fetch_ahead = lambda: self.is_hour
+        self.scene.fill.start()
+        self.addCleanup(self.scene.scheduler.remove, self.scene.fill)
+
+    def test_nothing_is_asked_for_before_and_all_of_it_then(self) -> None:
+        self.scene.clock.advance(100.0)
+        self.assertEqual(self.scene.source.asked, [])
+        self.is_hour = True
+        self.scene.clock.advance(TICK)
+        self.scene.answer_all()
+        self.assertEqual(self.scene.stored(), bytes(1_000_000))
+
+    def test_a_reader_does_not_wait_for_the_hour(self) -> None:
+        reader = self.scene.fill.open_reader(0, whole=False)
+        self.addCleanup(reader.close)
+        ready = Deferred.fromCoroutine(reader.ready(0))
+        self.scene.feed()
+        self.scene.feed()
+        self.successResultOf(ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Optional
 
 from hypothesis import given
@@ -192,6 +193,43 @@ class LineTests(SynchronousTestCase):
             self.clock.advance(0.005)
         self.assertLess(took, 1_000_000 * 10 * 1.05 + LARGE)
         self.assertGreater(took, 1_000_000 * 10 * 0.5)
+
+
+class HourTests(SynchronousTestCase):
+    """A line whose rate differs by the hour."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.rate = inf
+        self.line = Line(inf, self.clock, 4)
+        self.line.follow(lambda: self.rate, 100_000)
+        self.sockets = [Socket(self.clock, self.line, 5000) for _ in range(4)]
+
+    def took(self, seconds: float) -> int:
+        before = sum(socket.took for socket in self.sockets)
+        run(self.clock, seconds, *self.sockets)
+        return sum(socket.took for socket in self.sockets) - before
+
+    def test_nothing_is_held_while_there_is_no_bound(self) -> None:
+        self.assertEqual(self.took(2.0), 4 * 5000 * 400)
+
+    def test_those_who_take_are_bounded_as_soon_as_there_is_a_rate(self) -> None:
+        self.took(2.0)
+        self.rate = 200_000
+        self.took(1.0)
+        self.assertLess(self.took(5.0), 1_300_000)
+        self.assertGreater(self.took(5.0), 900_000)
+
+    def test_those_who_wait_go_on_when_the_bound_goes(self) -> None:
+        self.rate = 200_000
+        self.took(5.0)
+        self.rate = inf
+        self.took(2.0)
+        self.assertEqual(self.took(1.0), 4 * 5000 * 200)
+
+    def test_reads_are_as_short_as_the_lowest_rate_wants_them(self) -> None:
+        self.assertEqual(self.line.smallest_share, int(100_000 * ROUND / 4))
+        self.assertEqual(Line(inf, self.clock, 4).smallest_share, LARGE)
 
 
 class LinesTests(SynchronousTestCase):

@@ -15,13 +15,14 @@ import attrs
 from attrs import frozen
 
 from yukari.config.files import Roots
+from yukari.config.hours import DailyRate
 from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
 from yukari.config.parsers import parse_count
 from yukari.config.patterns import Patterns
 from yukari.config.setting import Setting, declared
 from yukari.config.token_file import BearerToken
-from yukari.config.units import MOST_CONNECTIONS, parse_duration, parse_rate
+from yukari.config.units import MOST_CONNECTIONS, parse_duration
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 DEFAULT_NAME = "default"
@@ -171,13 +172,12 @@ class RegistrySettings:
         default_shown="none",
         example="/etc/yukari/lab_token",
     )
-    rate: int | None = _key(
-        parse_rate,
+    rate: DailyRate | None = _key(
+        DailyRate.parse,
         "How fast blobs may come from it. Written as ``UPSTREAM_RATE``.",
         default_shown="a share of ``UPSTREAM_RATE``",
         example="50MB/s",
     )
-    """Bytes a second."""
     connections: int | None = _key(
         parse_connections,
         "The most connections to it, in all.",

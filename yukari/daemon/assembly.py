@@ -20,7 +20,14 @@ from yukari.config.registry_names import RegistryNames, id_of
 from yukari.config.settings import TIGRIS, Settings
 from yukari.daemon.connection_limit import most_of_one_client, room_for
 from yukari.daemon.listening import open_files_limit
-from yukari.daemon.mirrors import Mirrors, freshness_of, most_upstream, open_mirrors, rules_of
+from yukari.daemon.mirrors import (
+    Mirrors,
+    freshness_of,
+    line_of,
+    most_upstream,
+    open_mirrors,
+    rules_of,
+)
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
@@ -35,7 +42,7 @@ from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.net.throttle import Line, Lines
+from yukari.net.throttle import Lines
 from yukari.sending.workers import Helpers, helpful
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
@@ -101,10 +108,11 @@ def assemble(
     except ValueError as error:
         end(error)
     bounds = settings.upstream_connections
+    hours = settings.prefetch_hours
     pseudonym = f"yukari-{token_hex(8)}"
     line = None
     if settings.upstream_rate is not None:
-        line = Line(settings.upstream_rate, reactor, bounds.in_all)
+        line = line_of(settings.upstream_rate, reactor, bounds.in_all)
     mirrors = open_mirrors(reactor, settings, proxies, disk_threads, metrics, pseudonym, line)
     registries = RegistryNames.of(settings.registries)
     usage = UsageCounter(store, reactor)
@@ -113,7 +121,13 @@ def assemble(
     library = Library(
         store=store,
         upstream=mirrors.upstreams,
-        scheduler=FetchScheduler(reactor, bounds.per_blob, bounds.in_all, line=line),
+        scheduler=FetchScheduler(
+            reactor,
+            bounds.per_blob,
+            bounds.in_all,
+            line=line,
+            may_fetch_ahead=_always if hours is None else hours.now,
+        ),
         in_thread=disk_threads,
         clock=reactor,
         metrics=metrics,
@@ -215,6 +229,10 @@ def assemble(
         client_lines=client_lines,
         admin_site=make_site(DEFAULT, is_admins=True),
     )
+
+
+def _always() -> bool:
+    return True
 
 
 @frozen(eq=False)

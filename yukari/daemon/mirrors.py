@@ -15,6 +15,7 @@ from typing import Any, Optional, TypeVar
 from attrs import frozen
 from twisted.internet.defer import DeferredList
 
+from yukari.config.hours import DailyRate
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
@@ -63,7 +64,7 @@ class Mirrors:
 
     def take_rates(self, settings: Settings) -> bool:
         """Take over rates; False if there is a bound where there was none, or the reverse."""
-        lines: dict[str, tuple[Optional[Line], Optional[int]]] = {}
+        lines: dict[str, tuple[Optional[Line], Optional[DailyRate]]] = {}
         for registry in settings.registries:
             if registry.name in self.asked:
                 line = self.asked[registry.name].line
@@ -74,7 +75,7 @@ class Mirrors:
             return False
         for line, rate in lines.values():
             if line is not None and rate is not None:
-                line.change(rate)
+                line.follow(rate.now, rate.lowest)
         for asked in self.asked.values():
             asked.rate_changed()
         return True
@@ -101,7 +102,7 @@ def open_mirrors(
     asked: dict[str, Registry] = {}
     for registry in settings.registries:
         most = connections_of(registry, settings)
-        bound = line if registry.rate is None else Line(registry.rate, reactor, most)
+        bound = line if registry.rate is None else line_of(registry.rate, reactor, most)
         made = make_connections(reactor, settings, registry, proxies, bound)
         connections.append(made)
         key = id_of(registry, settings.registries)
@@ -143,6 +144,13 @@ def _is_down(upstream: One, registry: str) -> bool:
     return not upstream.state_of(registry).reachable
 
 
+def line_of(rate: DailyRate, reactor: Any, most: int) -> Line:
+    """Return a line with the rate that the clock says, for so many connections at once."""
+    line = Line(rate.now(), reactor, most)
+    line.follow(rate.now, rate.lowest)
+    return line
+
+
 def connections_of(registry: RegistrySettings, settings: Settings) -> int:
     """Return how many connections a registry may have in all."""
     return registry.connections or settings.upstream_connections.in_all
@@ -172,7 +180,7 @@ def make_connections(
         trust(registry.ca),
         elsewhere,
         proxies,
-        READ if line is None else min(READ, line.share_of(line.most)),
+        READ if line is None else min(READ, line.smallest_share),
         Perimeter(named, at[0]),
     )
 

@@ -9,7 +9,8 @@ blobs: small layers are never stuck behind a large one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Optional
 
 from attrs import define, field, frozen
@@ -61,6 +62,8 @@ class FetchScheduler:
     held: int = HELD
     line: Optional[Line] = None
     """What bounds how fast blobs come from upstream, if that is bounded."""
+    may_fetch_ahead: Callable[[], bool] = lambda: True
+    """Whether it is the hour for blobs that nobody reads."""
     window: Window = field(factory=Window)
     """The memory for blobs that no disk keeps."""
     fills: dict[Download, None] = field(factory=dict, init=False)
@@ -230,7 +233,8 @@ class FetchScheduler:
             (self._with_readers, Priority.AHEAD),
             (self._without_readers, Priority.UPKEEP),
         ):
-            if queue is self._without_readers and self._line_is_taken():
+            is_unread = queue is self._without_readers
+            if is_unread and (self._line_is_taken() or not self.may_fetch_ahead()):
                 break
             for download in list(queue):
                 budget = self._budget(download)
@@ -250,7 +254,7 @@ class FetchScheduler:
         Whether a bounded line has nothing left for blobs without readers, or these have half of all
         connections: the other half is for readers who come while the line is slow.
         """
-        if self.line is None:
+        if self.line is None or self.line.rate == inf:
             return False
         unread = sum(len(each.fetches) for each in self._open if not each.is_read)
         return self.line.is_short or unread >= max(1, self.in_all // 2)
@@ -321,8 +325,7 @@ class FetchScheduler:
         for download in list(self._open):
             download.tick(now)
         self._make_way(now)
-        if self.line is not None:
-            self._assign()
+        self._assign()
 
     def _make_way(self, now: float) -> None:
         """

@@ -9,6 +9,7 @@ it took beyond its share is deducted from the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from math import inf
 from typing import Any, Optional, cast
 
 from attrs import define, field
@@ -31,6 +32,10 @@ BURST = 0.1
 """Seconds' worth of bytes that may pass at once after a quiet time."""
 TICK = 0.01
 """Seconds between two looks at the line, at least."""
+RATE_LASTS = 1.0
+"""Seconds after which a rate that differs by the hour is looked up again."""
+ALL = 1 << 60
+"""Bytes of a share while nothing is bounded."""
 YIELDED = 8.0
 """Seconds after which a yielding taker gets a turn anyway, so that its connection survives."""
 
@@ -88,6 +93,7 @@ class Taker:
 
     def took(self, count: int) -> None:
         """Count bytes that have passed."""
+        self._line.keep_rate()
         self.share -= count
         if self.share <= 0 and not self.held:
             self._line.ask(self)
@@ -111,25 +117,66 @@ def _never() -> bool:
     return False
 
 
+def _share(rate: float, takers: int) -> int:
+    if rate == inf:
+        return LARGE
+    fair = rate * ROUND / max(1, takers)
+    return int(max(LEAST, min(fair, max(LARGE, rate / 100))))
+
+
 @define(eq=False)
 class Line:
-    """At most ``rate`` bytes a second in all, for ``most`` takers at once."""
+    """
+    At most ``rate`` bytes a second in all, for ``most`` takers at once.
+
+    The rate is infinite if nothing is bounded, which may differ by the hour.
+    """
 
     rate: float
     _clock: IReactorTime
     most: int = 1
+    _rate_now: Optional[Callable[[], float]] = field(default=None, init=False)
+    _rate_until: float = field(default=-inf, init=False)
+    _slowest: float = field(init=False)
     _bucket: Bucket = field(init=False)
     _takers: set[Taker] = field(factory=set, init=False)
     _waiting: dict[Taker, None] = field(factory=dict, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._slowest = self.rate
         self._bucket = Bucket(self.rate, self.rate * BURST, at=self._clock.seconds())
 
     def change(self, rate: float) -> None:
         """Let ``rate`` bytes a second pass from now on; those who wait may wait a turn longer."""
-        self.rate = rate
-        self._bucket.rate, self._bucket.burst = rate, rate * BURST
+        if rate == self.rate:
+            return
+        was, self.rate = self.rate, rate
+        if rate == inf:
+            waiting, self._waiting = self._waiting, {}
+            for taker in self._takers:
+                taker.share = ALL
+            for taker in waiting:
+                taker.release()
+        elif was == inf:
+            self._bucket = Bucket(rate, rate * BURST, at=self._clock.seconds())
+            for taker in self._takers:
+                taker.share = 0
+        else:
+            self._bucket.rate, self._bucket.burst = rate, rate * BURST
+
+    def follow(self, rate_now: Callable[[], float], slowest: float) -> None:
+        """
+        Have the rate that ``rate_now`` returns, asked now and at most once a second; ``slowest`` is
+        the lowest that it can be.
+        """
+        self._rate_now, self._rate_until, self._slowest = rate_now, -inf, slowest
+        self.keep_rate()
+
+    @property
+    def smallest_share(self) -> int:
+        """Bytes that each of all takers may take in its turn at the lowest rate."""
+        return _share(self._slowest, self.most)
 
     def join(
         self,
@@ -138,6 +185,7 @@ class Line:
         yields: Callable[[], bool] = _never,
     ) -> Taker:
         """Add a taker; it is held at once if others wait."""
+        self.keep_rate()
         taker = Taker(self, hold, release, yields)
         self._takers.add(taker)
         self.ask(taker)
@@ -153,8 +201,18 @@ class Line:
         """Whether nobody takes from it, and no debt is left."""
         return not self._takers and self._bucket.level(self._clock.seconds()) >= self._bucket.burst
 
+    def keep_rate(self) -> None:
+        """Take another rate, if it is time for one."""
+        if self._rate_now is None or (now := self._clock.seconds()) < self._rate_until:
+            return
+        self._rate_until = now + RATE_LASTS
+        self.change(self._rate_now())
+
     def ask(self, taker: Taker) -> None:
         """Note that a taker has used up its share."""
+        if self.rate == inf:
+            taker.share = ALL
+            return
         now = self._clock.seconds()
         if not self._waiting and self._bucket.level(now) > 0:
             self._grant(taker)
@@ -169,15 +227,15 @@ class Line:
         if taker in self._takers:
             self._takers.discard(taker)
             self._waiting.pop(taker, None)
-            self._bucket.take(-taker.share)
+            if self.rate < inf:
+                self._bucket.take(-taker.share)
             if not self._waiting and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
     def share_of(self, takers: int) -> int:
         """Return the bytes that each of so many takers may take in its turn."""
-        fair = self.rate * ROUND / max(1, takers)
-        return int(max(LEAST, min(fair, max(LARGE, self.rate / 100))))
+        return _share(self.rate, takers)
 
     def _grant(self, taker: Taker) -> None:
         share = self.share_of(len(self._takers))
@@ -191,6 +249,7 @@ class Line:
 
     def _look(self) -> None:
         self._timer = None
+        self.keep_rate()
         now = self._clock.seconds()
         while self._waiting and self._bucket.level(now) > 0:
             taker = self._next(now)

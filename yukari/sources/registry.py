@@ -135,6 +135,7 @@ class Registry:
                 patience=self.headers_within - TOLD_BEFORE,
                 line=self.lines.of((parts.hostname or "", port)),
             )
+        pace.bound = self._bound()  # It may differ by the hour.
         return pace
 
     def rate_changed(self) -> None:

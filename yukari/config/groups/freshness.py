@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from yukari.config.hours import DailyHours
 from yukari.config.parsers import parse_prefetch
 from yukari.config.setting import declare
 from yukari.config.units import parse_duration, parse_positive_duration
@@ -38,3 +39,14 @@ class Freshness:
         " pulled, the others of the manifest once one of them is ``asked`` for, or ``none``.",
     )
     """``all``, ``asked`` or ``none``."""
+    prefetch_hours: DailyHours | None = declare(
+        DailyHours.parse,
+        None,
+        "The hours, local time, within which blobs are fetched that no client waits for, such as"
+        " ``22:00-06:00, 12:00-13:00``.",
+        details="A client that waits is always served. What it leaves unread waits for these hours,"
+        " and so do newer versions of stored models, ``yukari pull`` and ``yukari warm``.",
+        default_shown="at all hours",
+        example="22:00-06:00",
+    )
+    """None for all hours."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from attrs import frozen
 
 from yukari.config.files import Roots
+from yukari.config.hours import DailyRate
 from yukari.config.keys import SigningKey
 from yukari.config.parsers import parse_private_models, parse_switch
 from yukari.config.registries import UPSTREAMS, RegistrySettings, parse_upstream
 from yukari.config.setting import declare
-from yukari.config.units import Connections, parse_positive_duration, parse_rate
+from yukari.config.units import Connections, parse_positive_duration
 from yukari.config.urls import Address, RegistryUrl
 
 
@@ -78,18 +79,20 @@ class Upstream:
         "32/64",
         "The most connections to upstream: for one blob / in all.",
     )
-    upstream_rate: int | None = declare(
-        parse_rate,
+    upstream_rate: DailyRate | None = declare(
+        DailyRate.parse,
         None,
         "How fast blobs may come from upstream, all together: bytes or bits a second, such as"
-        " ``200MB/s`` or ``100Mbit/s``.",
-        details="At least 8 KB/s for each part that clients ask for at once (Ollama asks for 16 of"
+        " ``200MB/s`` or ``100Mbit/s``, and other rates or ``off`` at some hours, such as"
+        " ``off, 08:00-18:00 20Mbit/s``.",
+        details="Others can use the line without it, too (docs/networks.rst). Hours are local"
+        " time. At least 8 KB/s for each part that clients ask for at once (Ollama asks for 16 of"
         " a blob, old releases for 64) and for each connection for one blob: with less, old"
         " releases, which wait 5 s for a byte, give parts up and ask again.",
         default_shown="as fast as they come",
         example="200MB/s",
     )
-    """Bytes a second; None for no bound."""
+    """None for no bound at any hour."""
     offline: bool = declare(
         parse_switch,
         "0",
