@@ -61,7 +61,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         version, digest = found.version, raw(found.version.digest)
         tag = self._tag_id(version)
         self._db.execute(
-            "UPDATE tags SET checked_at = :at, own = :own, gone_since ="
+            "UPDATE tags SET checked_at = :at, listed_at = NULL, own = :own, gone_since ="
             " CASE WHEN :at > gone_since THEN NULL ELSE gone_since END WHERE id = :tag",
             {"tag": tag, "at": found.checked_at, "own": found.own},
         )
@@ -308,7 +308,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         self._db.execute(
             "UPDATE tags SET gone_since = coalesce(gone_since, ?) WHERE repository = ? AND tag = ?"
             if gone
-            else "UPDATE tags SET gone_since = NULL, checked_at = ?"
+            else "UPDATE tags SET gone_since = NULL, listed_at = NULL, checked_at = ?"
             " WHERE repository = ? AND tag = ?",
             (at, str(name), str(tag)),
         )
@@ -318,18 +318,27 @@ class CatalogFile(CatalogReads, CatalogRoots):
     def changed(
         self, page: Iterable[tuple[Repository, Tag, float]]
     ) -> list[tuple[Repository, Tag]]:
-        """Return the tags that were checked at another time than is known, or are not known."""
+        """Return the tags that are listed with another time than is known, or are not known."""
         found = []
         for name, tag, checked_at in page:
             (known,) = self._db.execute(
                 "SELECT count(*) FROM versions v JOIN tags t ON t.id = v.tag"
                 " WHERE repository = ? AND t.tag = ? AND superseded_at IS NULL"
-                " AND abs(checked_at - ?) < 0.001",
+                " AND abs(coalesce(listed_at, checked_at) - ?) < 0.001",
                 (str(name), str(tag), checked_at),
             ).fetchone()
             if not known:
                 found.append((name, tag))
         return found
+
+    def listed(self, page: Iterable[tuple[Repository, Tag, float]]) -> None:
+        """These were read since they are listed so: of a bucket, with when they were put."""
+        with self._db:
+            self._begin()
+            self._db.executemany(
+                "UPDATE tags SET listed_at = ? WHERE repository = ? AND tag = ?",
+                [(at, str(name), str(tag)) for name, tag, at in page],
+            )
 
     def lacking(self, blobs: Iterable[Digest]) -> list[tuple[Repository, Tag]]:
         """Return the tags that stand on one of these blobs and of which no details are known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-VERSION = 5
+VERSION = 6
 """The schema's version; a file of another version is made anew."""
 
 _SCHEMA = """
@@ -16,6 +16,7 @@ CREATE TABLE tags (
     repository TEXT NOT NULL,
     tag TEXT NOT NULL,
     checked_at REAL NOT NULL DEFAULT 0,
+    listed_at REAL,
     gone_since REAL,
     first_pull REAL,
     last_pull REAL,

@@ -43,6 +43,8 @@ BATCH = 100
 """Tags that are written together."""
 QUICK = 0.1
 """Seconds; a list waits for a look if the last one took no longer than that."""
+SHARED_EVERY, SHARED_QUICK = 300.0, 1.0
+"""The same of a store in which other daemons store too."""
 OLD_AFTER = 2.0
 SHARE = 100
 """A quick look is old after so many seconds, and after this many times as long as it took."""
@@ -78,6 +80,8 @@ class Index(Observer):
     """Blobs that were stored and that the catalog does not have yet."""
     _running: Background = field(factory=Background, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _due_in: float = field(default=EVERY, init=False)
+    """Seconds to the next look after the last one."""
     _failures: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -93,6 +97,10 @@ class Index(Observer):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._store.inventory.shared is not None
 
     # what is told
 
@@ -217,10 +225,9 @@ class Index(Observer):
             self._running.start("look", self._look_again(), _failed)
 
     async def _look_again(self) -> None:
-        wait = EVERY
         try:
             await self.look()
-            self._failures = 0
+            wait, self._failures = self._due_in, 0
         except (CatalogUnusable, OSError) as error:
             self._failures += 1
             wait = backoff(self._failures, RETRY_FIRST, RETRY_LONGEST)
@@ -250,11 +257,16 @@ class Index(Observer):
             changed = await run(CatalogFile.changed, rows)
             for start in range(0, len(changed), BATCH):
                 await self._read(changed[start : start + BATCH])
+            if changed:
+                times = {row[:2]: row for row in rows}
+                await run(CatalogFile.listed, [times[key] for key in changed])
         await self._forget_unseen()
         self.looked = True
         now = self._clock.seconds()
         took = now - began
-        self._old_at = now + max(OLD_AFTER, SHARE * took) if took <= QUICK else inf
+        rest = max(OLD_AFTER, SHARE * took)
+        self._old_at = now + rest if took <= (SHARED_QUICK if self._is_shared else QUICK) else inf
+        self._due_in = min(EVERY, max(SHARED_EVERY, rest)) if self._is_shared else EVERY
 
     async def _forget_unseen(self) -> None:
         tags, blobs = await self._catalog.run(CatalogFile.unseen)

@@ -98,6 +98,11 @@ class StoreApi:
         await management.index.settled()
         await management.catalog.flush()
         found = await management.catalog.run(CatalogFile.find, *key)
+        if not found and await management.library.store.get_manifest(*key) is not None:
+            # Another daemon may have stored it.
+            management.index.tag_stored(*key)
+            await management.index.settled()
+            found = await management.catalog.run(CatalogFile.find, *key)
         if not found:
             raise RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
         before = await management.catalog.run(CatalogFile.find, *key, superseded=True)

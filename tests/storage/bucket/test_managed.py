@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
 from tests.s3.servers import CEPH, MOTO, Server
+from yukari.library.catalog_file import CatalogFile
 from yukari.library.management import Management
 from yukari.names import DEFAULT, Repository, Tag
 
@@ -59,6 +60,27 @@ class ManagedBucketTests(BucketCase):
         self.assertEqual(
             [pin and pin.by for pin in (marks.pin(M, LATEST), marks.pin(N, LATEST))], ["ana", "ben"]
         )
+
+    async def test_model_of_one_daemon_is_soon_listed_by_the_other_and_read_once(self) -> None:
+        upstream = await self.upstream("library/m:latest=400KB,3000")
+        first, second = await self.daemon(upstream), await self.daemon(upstream)
+        index = self.management(second).index
+        await until(lambda: index.looked)
+        await self.pull(first, "library/m:latest")
+        await first.idle()
+        reads: list[object] = []
+        read = type(index).read
+
+        async def counted(*key: object) -> object:
+            reads.append(key)
+            return await read(*key)  # type: ignore[arg-type]
+
+        self.patch(type(index), "read", counted)
+        await index.look()
+        (row,) = await self.management(second).catalog.run(CatalogFile.find, M, LATEST)
+        self.assertEqual((row.tag, row.missing, len(reads)), ("latest", 0, 1))
+        await index.look()
+        self.assertEqual(len(reads), 1)
 
     async def test_bound_of_a_bucket_is_a_number_of_bytes(self) -> None:
         upstream = await self.upstream("library/m:latest=400KB,3000")
