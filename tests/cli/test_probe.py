@@ -251,10 +251,10 @@ class DispatchTests(ProbeCase):
         for arguments, words in (
             (["--help"], "Usage: yukari [options]"),
             (["--version"], "yukari "),
-            (["nonsense"], "expected options only"),
+            (["nonsense"], "No such command 'nonsense'"),
             (["probe", "--help"], "Usage: yukari probe"),
         ):
             process = self.spawn(sys.executable, "-c", MAIN, *arguments)
             await process.ended
             self.assertIn(words, process.text)
-            self.assertEqual(process.status, 1 if arguments == ["nonsense"] else 0)
+            self.assertEqual(process.status, 2 if arguments == ["nonsense"] else 0)

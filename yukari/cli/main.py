@@ -58,8 +58,8 @@ def main() -> None:
     if "_YUKARI_COMPLETE" in os.environ or sys.argv[1:2] == ["help"]:
         sys.argv[1:] = [] if "_YUKARI_COMPLETE" in os.environ else ["--help"]
         yukari(prog_name="yukari")
-    if sys.argv[1:] and sys.argv[1] in VERBS:
-        yukari(prog_name="yukari")
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        yukari(prog_name="yukari")  # The daemon takes flags alone.
     from yukari.tap import main as daemon
 
     daemon()

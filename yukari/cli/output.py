@@ -32,8 +32,13 @@ def ago(at: Optional[float], now: float) -> str:
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
         count = int(seconds // length)
         if count:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+            return f"{counted(count, unit)} ago"
     return "just now"
+
+
+def counted(count: int, what: str) -> str:
+    """``1 blob``, ``2 blobs``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def table(rows: Sequence[Sequence[str]], *heads: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Optional
 import click
 
 from yukari.cli.client import DEFAULT, Cache, CacheError
-from yukari.cli.output import ago, size, table
+from yukari.cli.output import ago, counted, size, table
 from yukari.config.units import InvalidUnit, parse_bytes
 
 ALL = 2**62
@@ -226,26 +226,31 @@ def du(cache: Cache, as_json: bool) -> None:
         ("free", "free"),
     ):
         click.echo(f"{name:<18}{size(usage[key]):>10}")
-    click.echo(f"{usage['models']} models, {usage['blobs']} blobs")
+    click.echo(f"{counted(usage['models'], 'model')}, {counted(usage['blobs'], 'blob')}")
     if not usage["complete"]:
         click.echo("the store is still being looked through: the numbers grow", err=True)
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True)
 @talks()
-def gc(cache: Cache, dry_run: bool) -> None:
+def gc(cache: Cache, dry_run: bool, as_json: bool) -> None:
     """Remove the blobs that no model stands on, and superseded versions past their lifetime."""
     swept = cache.ask("POST", "/store/collect", {"dry_run": dry_run})
+    if as_json:
+        click.echo(json.dumps(swept))
+        return
     would = "would be " if dry_run else ""
-    click.echo(f"{swept['blobs']} blobs, {size(swept['bytes'])} {would}removed")
+    click.echo(f"{counted(swept['blobs'], 'blob')}, {size(swept['bytes'])} {would}removed")
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would go; the daemon evicts by itself.")
+@click.option("--json", "as_json", is_flag=True)
 @click.argument("need", default="", metavar="[SIZE]")
 @talks()
-def evict(cache: Cache, dry_run: bool, need: str) -> None:
+def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
     """Say what would go next, in this order, and why not the rest; or what would go for SIZE."""
     if not dry_run:
         fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
@@ -255,6 +260,9 @@ def evict(cache: Cache, dry_run: bool, need: str) -> None:
         fail(f"{need!a}: {error}", 2)
         return
     plan = cache.ask("POST", "/store/evictions", {"bytes": wanted})
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
     rows = [(each["name"], size(each["size"]), each["reason"]) for each in plan["goes"]]
     rows += [
         (each["name"], size(each["size"]), f"stays: {each['reason']}") for each in plan["stays"]
@@ -283,7 +291,7 @@ def status(cache: Cache, as_json: bool) -> None:
             click.echo(f"{upstream['registry']} is not reachable: {upstream['error']}")
         if store is not None:
             of = "" if store["bound"] is None else f" of {size(store['bound'])}"
-            click.echo(f"{store['models']} models, {size(store['stored'])}{of} stored")
+            click.echo(f"{counted(store['models'], 'model')}, {size(store['stored'])}{of} stored")
         for fill in found["fills"]:
             click.echo(
                 f"{fill['digest'][7:19]}  {fill['model']}  {fill['state']}"

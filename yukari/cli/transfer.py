@@ -16,7 +16,7 @@ import click
 from attrs import define, field
 
 from yukari.cli.client import Cache, CacheError
-from yukari.cli.output import Progress, size
+from yukari.cli.output import Progress, counted, size
 from yukari.cli.store import model_argument, talks
 from yukari.library.archive import (
     CHUNK,
@@ -97,7 +97,7 @@ def _export(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
             progress.show(written, total)
     writer.end()
     if file is not sys.stdout.buffer:
-        progress.end(f"{len(found)} models, {size(total)} exported")
+        progress.end(f"{counted(len(found), 'model')}, {size(total)} exported")
 
 
 @define(eq=False)
@@ -189,7 +189,7 @@ def import_(cache: Cache, file: str, storage: Optional[str]) -> None:
     else:
         found = _import_into(storage, file, progress)
     progress.end(
-        f"{len(found['models'])} models, {size(found['written'])} stored,"
+        f"{counted(len(found['models']), 'model')}, {size(found['written'])} stored,"
         f" {size(found['skipped'])} were there already"
     )
     for name in found["models"]:
