@@ -61,20 +61,21 @@ def _pages(scale: Scale) -> Table:
         f"Pages of a cache of {count:,} models, ms",
         ["page", "for", "first since the start", "p50", "longest", "KB"],
     )
-    asked_for = [
-        ("/", "a stranger", STRANGER),
-        ("/", "an admin", BROWSER),
-        ("/?sort=size", "an admin", BROWSER),
-        ("/?q=model77+tag7", "an admin", BROWSER),
-        ("/?q=nothing+has+this", "an admin", BROWSER),
-        ("/?page=200", "an admin", BROWSER),
-        ("/models/library/model77/tag7", "an admin", BROWSER),
-        ("/evictions", "an admin", BROWSER),
-        ("/status", "an admin", {}),
-    ]
     with workplace() as place:
         store = place / "store"
-        many_models(store, HOST, count)
+        names = many_models(store, HOST, count)
+        model, _, tag = names[count // 2].partition(":")
+        asked_for = [
+            ("/", "a stranger", STRANGER),
+            ("/", "an admin", BROWSER),
+            ("/?sort=size", "an admin", BROWSER),
+            (f"/?q={model}+{tag}", "an admin", BROWSER),
+            ("/?q=nothing+has+this", "an admin", BROWSER),
+            ("/?page=200", "an admin", BROWSER),
+            (f"/models/{model}/{tag}", "an admin", BROWSER),
+            ("/evictions", "an admin", BROWSER),
+            ("/status", "an admin", {}),
+        ]
         with peers.yukari(place, f"http://{HOST}", store=store) as peer:
             _until_looked(peer)
         for path, whom, headers in asked_for:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from tests.emulator import Fault
 from tests.running import MODEL, Daemon, until
-from tests.web.page.cases import HTML, NAME, PageCase
+from tests.web.page.cases import HTML, NAME, TAG, PageCase
 from tests.web.page.models import MARKUP, STRANGER
 from yukari.names import Tag
 
@@ -56,6 +56,21 @@ class StateTests(PageCase):
             page = await self.page(daemon, "/models/library/m/latest", STRANGER)
             self.assertEqual("Newer upstream" in page, newer is not None)
             self.assertNotIn("no room", page)
+
+    async def test_a_newer_version_that_is_on_its_way_is_told(self) -> None:
+        due = {"manifest_lifetime": "1ms", "invalidator_period": "50ms", "revalidate_after": "0s"}
+        upstream, daemon = await self.running(**due)
+        revalidator = daemon.library.revalidator
+        assert revalidator is not None
+        held = upstream.faults.add(Fault("store", "silence"))
+        upstream.add_model(MODEL, [300_000], seed=9)
+        await until(lambda: revalidator.newer(NAME, TAG, 0.0) == "")
+        self.assertIn("Newer upstream, coming", await self.page(daemon))
+        upstream.faults.remove(held)
+        upstream.release()
+        await until(lambda: revalidator.newer(NAME, TAG, 0.0) is None)
+        await daemon.service.parts.management.index.settled()
+        self.assertNotIn("Newer upstream", await self.page(daemon))
 
     async def test_an_upstream_that_asks_to_wait_is_told_with_until_when(self) -> None:
         upstream, daemon = await self.running()
