@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ending import begin
 from tests.library.test_collector import World, weights
 from tests.storage.disk.test_store import HOST
 from tests.storage.strategies import result_of
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.index import OLD_AFTER, QUICK, SHARE
+from yukari.library.index import OLD_AFTER, OLD_SHARE, QUICK
 from yukari.storage.disk.store import DirectoryStore
 
 
@@ -52,29 +55,50 @@ class ByHandTests(SynchronousTestCase):
         self.assertEqual(self.listed(), ["library/a", "library/b", "library/c"])
 
     def test_many_lists_are_one_look(self) -> None:
-        looks = self.count_looks(0.0)
+        looks = self.look_by(lambda: None)
         self.world.clock.advance(OLD_AFTER)
         for _ in range(10):
             self.listed()
-        self.assertEqual(looks, [None])
+        self.assertEqual(len(looks), 1)
 
-    def test_a_list_does_not_wait_where_looks_are_slow(self) -> None:
+    def test_slow_looks_are_rare(self) -> None:
         """A hundred thousand models, or a network disk."""
-        looks = self.count_looks(QUICK * 2)
+        slow = QUICK * 2
+        looks = self.look_by(lambda: self.world.clock.advance(slow))
         self.world.clock.advance(OLD_AFTER)
+        for _ in range(10):
+            self.listed()
+            self.world.clock.advance(OLD_AFTER)
+        self.assertEqual(len(looks), 1)
+        self.world.clock.advance(slow * OLD_SHARE)
         self.listed()
-        self.world.clock.advance(QUICK * SHARE * 2)
-        self.listed()
-        self.assertEqual(looks, [None])
+        self.assertEqual(len(looks), 2)
 
-    def count_looks(self, seconds: float) -> list[Any]:
-        """The looks from now on, each of which takes so long."""
-        real, looks = DirectoryStore.blobs, []
+    def test_a_list_waits_for_quick_looks_alone(self) -> None:
+        index, clock = self.world.management.index, self.world.clock
+        held: Deferred[None] = Deferred()
+        self.look_by(lambda: held)
+        clock.advance(OLD_AFTER)
+        listing = begin(self, index.refresh())
+        self.assertNoResult(listing)
+        clock.advance(QUICK)
+        clock.advance(0)
+        self.successResultOf(listing)
+        clock.advance(QUICK)
+        held.callback(None)
+        held = Deferred()
+        clock.advance(2 * QUICK * OLD_SHARE)
+        self.successResultOf(begin(self, index.refresh()))
+        held.callback(None)
+
+    def look_by(self, during: Callable[[], Any]) -> list[Any]:
+        """The looks from now on; each does this, and waits for what it returns if anything."""
+        real, looks = DirectoryStore.blobs, list[Any]()
 
         async def blobs(store: DirectoryStore, after: Any = None, most: int = 500) -> Any:
             if after is None:
                 looks.append(after)
-                self.world.clock.advance(seconds)
+                await (during() or succeed(None))
             return await real(store, after, most)
 
         self.patch(DirectoryStore, "blobs", blobs)

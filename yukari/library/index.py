@@ -35,19 +35,18 @@ log = Logger()
 
 EVERY = 3600.0
 """Seconds from one look through the store to the next."""
+SHARED_EVERY, SHARE = 300.0, 100
+"""The same if other daemons store there too, but at least so many times as long as a look takes."""
 PAGE = 500
 """Blobs or tags that are looked at together."""
 READ_TOGETHER = 8
 """Tags that are read at the same time: each waits for disk threads several times over."""
 BATCH = 100
 """Tags that are written together."""
-QUICK = 0.1
-"""Seconds; a list waits for a look if the last one took no longer than that."""
-SHARED_EVERY, SHARED_QUICK = 300.0, 1.0
-"""The same of a store in which other daemons store too."""
-OLD_AFTER = 2.0
-SHARE = 100
-"""A quick look is old after so many seconds, and after this many times as long as it took."""
+QUICK = 1.0
+"""Seconds; a list waits for another look if the last one took no longer than that."""
+OLD_AFTER, OLD_SHARE = 2.0, 20
+"""For a list a look is old after so many seconds, and after so many times as long as it took."""
 RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 """Seconds after which a look that failed is taken again, doubled up to the longest."""
 ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
@@ -69,7 +68,8 @@ class Index(Observer):
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
     _old_at: float = field(default=inf, init=False)
-    """When the last look becomes old, if it was quick."""
+    """When the last look becomes old."""
+    _is_quick: bool = field(default=False, init=False)
     _tags: dict[Key, None] = field(factory=dict, init=False)
     """Tags that are to be read."""
     _models: dict[Repository, None] = field(factory=dict, init=False)
@@ -155,11 +155,12 @@ class Index(Observer):
             await deferLater(self._clock, 0)
 
     async def refresh(self) -> None:
-        """Find, if it is quick, what changed while nobody told; for those who list everything."""
+        """Find what changed while nobody told, and wait if that is quick; for lists of all."""
         now = self._clock.seconds()
         if now >= self._old_at:
             self.look_soon()
-            while "look" in self._running and self._clock.seconds() < now + 10 * QUICK:
+            until = now + QUICK if self._is_quick else now
+            while "look" in self._running and self._clock.seconds() < until:
                 await deferLater(self._clock, 0)
         await self.settled()
 
@@ -264,9 +265,8 @@ class Index(Observer):
         self.looked = True
         now = self._clock.seconds()
         took = now - began
-        rest = max(OLD_AFTER, SHARE * took)
-        self._old_at = now + rest if took <= (SHARED_QUICK if self._is_shared else QUICK) else inf
-        self._due_in = min(EVERY, max(SHARED_EVERY, rest)) if self._is_shared else EVERY
+        self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
+        self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
 
     async def _forget_unseen(self) -> None:
         tags, blobs = await self._catalog.run(CatalogFile.unseen)
