@@ -182,7 +182,7 @@ def _is_integer(found: Any) -> bool:
 
 
 def _shown(found: Any) -> str:
-    """What was found, short; what is nested only by its kind (it may be too deep to show)."""
+    """Return a value for a message, short; a nested one by its kind, as it may be too deep."""
     if isinstance(found, (list, dict)):
         return f"a {type(found).__name__}"
     return ascii(found)[:40]

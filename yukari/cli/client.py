@@ -22,7 +22,7 @@ MAX_REPLY = 64 * 1024 * 1024
 
 
 class CacheError(Exception):
-    """What went wrong, for a person; ``status`` is HTTP's, 0 if there was no reply."""
+    """An error to show to a person; ``status`` is HTTP's, 0 if there was no reply."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)

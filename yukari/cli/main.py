@@ -54,7 +54,7 @@ def with_verbs() -> click.Group:
 
 
 def main() -> None:
-    """What the console script runs: a verb, or the daemon with its flags."""
+    """Run the console script: a verb, or the daemon with its flags."""
     if "_YUKARI_COMPLETE" in os.environ or sys.argv[1:2] == ["help"]:
         sys.argv[1:] = [] if "_YUKARI_COMPLETE" in os.environ else ["--help"]
         yukari(prog_name="yukari")

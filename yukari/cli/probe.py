@@ -48,7 +48,7 @@ from yukari.spans import Span
 CLIENT = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"
 """The User-Agent of the client that is played."""
 NEWER_CLIENT = "ollama/0.40.0 (amd64 linux) Go/go1.26.0"
-"""Of a client that accepts lists."""
+"""The Accept header of a client that accepts lists."""
 STEP_WITHIN = 60.0
 """Seconds for each step."""
 SAMPLE = 1024 * 1024
@@ -56,7 +56,7 @@ SAMPLE = 1024 * 1024
 
 
 class Wrong(Exception):
-    """What is wrong, and what to do about it."""
+    """A fault that was found, and what to do about it."""
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
@@ -232,7 +232,7 @@ class Probe:
         return child.inline or await self._upstream.child(self._name, child.digest)
 
     async def _ask_list(self) -> None:
-        """What a client gets that accepts lists."""
+        """Show what clients that accept lists get."""
         asked = self._upstream.manifest(self._name, self._reference, NEWER_CLIENT, Variant.LIST)
         try:
             found = await asked
@@ -356,7 +356,7 @@ def _fail_blob(what: str) -> NoReturn:
 
 
 def _advice(error: RegistryError) -> str:
-    """What to do about what a client would be told."""
+    """Return what to do about an error that a client would get."""
     return _ADVICE.get(error.status, _ADVICE[502])
 
 

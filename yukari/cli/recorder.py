@@ -1,4 +1,4 @@
-"""What was asked of hosts and what they answered, without anything secret."""
+"""A record of requests and replies, without anything secret."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
 
 
 def _remarks(marks: list[Any]) -> str:
-    """What there is to say of a model that is pinned, a copy, gone upstream or lacks blobs."""
+    """Return remarks on a model: pinned, a copy, gone upstream, blobs missing."""
     words = ("pinned", "own copy", "gone upstream", "incomplete")
     return ", ".join(compress(words, marks)) if any(marks[:4]) else ""
 

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Parts:
-    """What a daemon consists of."""
+    """The parts of a daemon."""
 
     metrics: PrometheusMetrics
     disk_threads: Threads
@@ -90,9 +90,9 @@ class Parts:
     drain: Drain
     passwords: Optional[Passwords]
     sites: Mapping[str, RegistrySite]
-    """What listens for each registry, by its name in the settings."""
+    """The ports' sites of each registry, by its name in the settings."""
     client_lines: Optional[Lines]
-    """What bounds each client's rate."""
+    """The bound on each client's rate."""
     admin_site: RegistrySite
 
 

@@ -63,7 +63,7 @@ def _result(result: str, status: int) -> str:
 
 @frozen(eq=False)
 class Watched:
-    """What is measured of a registry."""
+    """The measurements of a registry."""
 
     is_down: Callable[[], bool]
     allowed: Callable[[], int]

@@ -42,7 +42,7 @@ FLOOR_RESTS = 10.0
 
 
 class Scheduler(Protocol):
-    """What begins requests, as a download knows it."""
+    """The scheduler, as a download knows it."""
 
     per_blob: int
     """How many requests one blob may have at once."""

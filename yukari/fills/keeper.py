@@ -1,4 +1,4 @@
-"""What a fill asks of its surroundings."""
+"""The library, as a fill knows it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Event(enum.Enum):
 
 
 class Effect(enum.Enum):
-    """What a fill does when it enters a state."""
+    """An action of a fill when it enters a state."""
 
     FORGET_FAILURES = "forget failures"
     SUBMIT = "submit"

@@ -39,7 +39,7 @@ class FillStatus:
         now: float,
         done: bool,
     ) -> FillStatus:
-        """That of a fill in ``state``; ``done`` asks for the whole of it, and not for of late."""
+        """Return the progress of a fill in ``state``; overall if ``done``, else of late."""
         received, covered = download.upstream_bytes, download.coverage.plan.covered.total
         if upload is not None:
             received, covered = received + upload.came, upload.sent

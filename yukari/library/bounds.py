@@ -1,4 +1,4 @@
-"""What a store may take, and how long things stay in it."""
+"""Bounds of a store: its size, and how long things stay in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yukari.config.units import FreeSpace
 
 @frozen
 class Bounds:
-    """What the store may take, and how long things stay; times in seconds."""
+    """The store's bounds; times in seconds."""
 
     store_max: Optional[FreeSpace] = None
     """Bytes, or a share of the disk; None for what MIN_FREE leaves."""

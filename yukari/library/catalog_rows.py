@@ -27,7 +27,7 @@ class Need:
 
 @frozen
 class Version:
-    """What a tag names, or named before: the digest of its manifest or list, and its blobs."""
+    """A version that a tag names or named: the digest of its manifest or list, and its blobs."""
 
     name: Repository
     tag: Tag
@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     repository: str
     tag: str
     digest: str
-    """Of its manifest or list: 64 hex digits."""
+    """The digest of its manifest or list: 64 hex digits."""
     size: int
     missing: int
     """How many of its blobs are not stored."""

@@ -187,7 +187,7 @@ def _capabilities(found: Any) -> list[str]:
 
 
 def _guessed(header: Optional[GgufHeader], manifest: Manifest, template: str) -> list[str]:
-    """What a model can do by the signs that Ollama goes by."""
+    """Return a model's capabilities, by the signs that Ollama goes by."""
     if header is None:
         return []
     if header.of_architecture("pooling_type") is not None:

@@ -92,19 +92,19 @@ class InvalidGguf(ValueError):
 
 @frozen
 class GgufHeader:
-    """What a header says: its values by key, and the weights of all tensors together."""
+    """The contents of a header: its values by key, and the weights of all tensors together."""
 
     values: dict[str, Value]
     parameters: int
 
     @property
     def architecture(self) -> str:
-        """Such as ``llama``; "" if the header has none."""
+        """The architecture, such as ``llama``; "" if the header has none."""
         return self._text("general.architecture")
 
     @property
     def quantization(self) -> str:
-        """Such as ``Q4_K_M``; "" if the header has none that is known."""
+        """The quantization, such as ``Q4_K_M``; "" if the header has none that is known."""
         found = self.values.get("general.file_type")
         return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
 

@@ -126,7 +126,7 @@ class Pulls:
             )
 
     async def _newest(self, pull: Pull) -> Optional[NewVersion]:
-        """What upstream has by now of a tag that is stored; None if that stays as it is."""
+        """Return upstream's new version of a stored tag; None if there is none."""
         library, name, tag = self._library, pull.name, pull.tag
         if library.versions is None or not self._may_check(name, tag):
             pull.note = "kept as it is: upstream is not asked about it"

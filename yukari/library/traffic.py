@@ -45,7 +45,7 @@ class Moved:
 
 @frozen
 class Span:
-    """What moved within the hour or the day that began ``at``, in seconds of the epoch."""
+    """The traffic of the hour or the day that began ``at``, in seconds of the epoch."""
 
     at: int
     sent: int

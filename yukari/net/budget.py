@@ -29,7 +29,7 @@ Seconds after a refusal until one more concurrent request is tried; doubled each
 
 
 class Priority(enum.IntEnum):
-    """Who needs a request's reply; the lower number goes first."""
+    """The priority of a request; the lower number goes first."""
 
     READER = 0
     AHEAD = 1

@@ -125,8 +125,8 @@ async def follow(
 
 def _location(response: IResponse) -> str:
     """
-    Where a redirect leads, "" if it does not say. What no URL may have (a space, UTF-8) is
-    percent-encoded, as clients do.
+    Return where a redirect leads, "" if it does not say. Characters that no URL may have (a space,
+    UTF-8) are percent-encoded, as clients do.
     """
     values = response.headers.getRawHeaders(b"location")
     return quote(values[0].strip(), safe=_IN_URLS) if values else ""

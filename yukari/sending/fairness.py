@@ -20,7 +20,7 @@ A sender that finds the turn's bytes used up is first in line in the next turn, 
 have sent nothing yet.
 """
 A_CALL = 16 * 1024
-"""What one ``sendfile`` counts as in a turn at least, in bytes."""
+"""Bytes that one ``sendfile`` counts as in a turn, at least."""
 
 
 class Sender(Protocol):

@@ -1,4 +1,4 @@
-"""What all ways of sending a blob's bytes have in common."""
+"""The common base of all ways of sending a blob's bytes: the stall timer."""
 
 from __future__ import annotations
 

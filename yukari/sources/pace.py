@@ -113,7 +113,7 @@ class HostPace:
     _longest: int = 0
     _bytes: float = 0.0
     _bytes_of_all: float = 0.0
-    """What all that were under way brought in the same time, were each like the one measured."""
+    """Bytes that all requests in progress brought in that time, if each is like this one."""
     _seconds: float = 0.0
     _request_seconds: float = 0.0
     _counted_at: float = 0.0

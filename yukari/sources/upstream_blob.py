@@ -21,7 +21,7 @@ from yukari.spans import Span
 from yukari.tasks import Waiters
 
 WITHOUT_RANGE_AFTER = 4
-"""Of so many replies in a row that are of no use, the last is to a request without a Range."""
+"""The last of so many replies in a row that are of no use is to a request without a Range."""
 
 
 @define(eq=False)

@@ -20,7 +20,7 @@ Key = tuple[Repository, Reference, Variant]
 
 
 class Kept(Protocol):
-    """What the cache keeps."""
+    """A value that the cache keeps."""
 
     @property
     def cost(self) -> int:
@@ -49,7 +49,7 @@ class ManifestCache(Generic[K]):
     """About how many bytes they take in memory."""
 
     def get(self, key: Key) -> tuple[Optional[K], bool]:
-        """What is kept, and whether it can be trusted without another look."""
+        """Return the kept value, and whether it can be trusted without another look."""
         found = self._kept.get(key)
         if found is None:
             return None, False

@@ -66,7 +66,7 @@ class MemoryBlob:
 
 @define(eq=False)
 class _Lying:
-    """What stays of a spool when it is closed."""
+    """The remains of a spool that is closed."""
 
     digest: Digest
     repositories: tuple[Repository, ...]

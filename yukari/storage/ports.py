@@ -93,7 +93,7 @@ class Unfinished:
 
 @frozen
 class Holdings:
-    """What a store holds: tagged manifests, whole blobs, and these blobs' bytes."""
+    """A store's holdings: tagged manifests, whole blobs, and these blobs' bytes."""
 
     models: int
     blobs: int

@@ -1,4 +1,4 @@
-"""Who may pull, and who may use the admin endpoints."""
+"""Access: which clients may pull, and which may use the admin endpoints."""
 
 from __future__ import annotations
 

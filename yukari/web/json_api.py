@@ -55,7 +55,7 @@ class Lines:
         await self.write(json.dumps(content).encode() + b"\n")
 
     def end(self) -> None:
-        """That was all."""
+        """End the reply."""
         if self._begun:
             self._request.unregisterProducer()
         self._request.finish()

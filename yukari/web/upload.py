@@ -49,7 +49,7 @@ class Upload:
         return len(data)
 
     def finish(self, broken: bool = False) -> None:
-        """That was all, or the client is gone."""
+        """Note that the upload has ended, or that the client has left."""
         with self._changed:
             self._ended = True
             self._broken = self._broken or broken

@@ -1,4 +1,4 @@
-"""What one client may take."""
+"""Bounds of one client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yukari.config.units import parse_positive_duration, parse_rate
 
 @frozen(slots=False)
 class Sending:
-    """What one client may take."""
+    """Bounds of one client."""
 
     client_rate: int | None = declare(
         parse_rate,

@@ -40,7 +40,7 @@ class BucketDirectUploads:
         factory=lambda: DeferredSemaphore(HUGE_AT_ONCE), init=False
     )
     _small_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
-    """Of blobs that go in one piece, so that none waits the hours that a large one takes."""
+    """Turns of blobs that go in one piece, so that none waits hours for a large one."""
 
     def new(
         self, digest: Digest, size: int, repository: Repository, source: BlobSource

@@ -31,7 +31,7 @@ class BucketInventory:
     _calls: Calls
     _tier: Tier
     _room: Room
-    """What the disk leaves for spools."""
+    """The room that the disk leaves for spools."""
     _run: Callable[..., Deferred[Any]]
     """Calls a blocking function in a disk thread."""
     _copies: tuple[Copies, ...]

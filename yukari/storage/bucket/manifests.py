@@ -146,7 +146,7 @@ class BucketManifests:
         return None
 
     async def _object(self, key: Key, anew: bool) -> Optional[StoredManifest]:
-        """What is stored under one key, or waits for S3 to take it."""
+        """Return the manifest under one key, stored or waiting for S3 to take it."""
         known, trusted = self.cache.get(key)
         if known is None or not trusted or anew:
             changes = self.changes

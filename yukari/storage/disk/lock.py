@@ -161,7 +161,7 @@ def _inode_of(path: str) -> tuple[int, int]:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from all others on all machines; empty if there is none."""
+    """Return facts that identify a process among those of all machines; empty if there is none."""
     found: dict[str, Any] = {"pid": pid, "machine": os.uname().nodename}
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

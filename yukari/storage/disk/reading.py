@@ -38,7 +38,7 @@ _NAMED_BY_ANCHORS = (DOCKER_MANIFEST, OCI_MANIFEST, MANIFEST_LIST)
 """Media types of the layers by which Ollama 0.40 names manifests in ``manifests``."""
 
 Stamp = Optional[tuple[int, int, int]]
-"""What changes when a file does; None if it is not there."""
+"""A value that changes when a file does; None if there is no file."""
 Watched = dict[tuple[str, bool], Stamp]
 """Stamps of the files that an answer depends on; with each path, whether to follow a link."""
 

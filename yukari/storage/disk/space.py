@@ -66,7 +66,7 @@ class Room:
     _lock: Lock = field(factory=Lock, init=False)
 
     def _look(self) -> os.statvfs_result:
-        """What is free now. OSError."""
+        """Return what the file system says of its space now. OSError."""
         path = self.path
         while True:
             try:

@@ -333,7 +333,7 @@ SpoolKind = TypeVar("SpoolKind", bound=SpoolFile)
 
 
 def digests_in(directory: str) -> list[Digest]:
-    """Of the spools that lie in a directory, sorted; what was in the making is removed."""
+    """Return the digests of a directory's spools, sorted; remove files in the making."""
     found = set()
     for entry in os.listdir(directory):
         if match := _SPOOL.fullmatch(entry):
@@ -383,7 +383,7 @@ def open_in_rooms(
 
 
 def put_back(spool: SpoolFile) -> None:
-    """Of a spool that nobody takes the bytes stay, if there are any."""
+    """Close a spool that nobody takes; keep its bytes, if there are any."""
     if spool.covered().total:
         spool.close()
     else:

@@ -1,4 +1,4 @@
-"""What all pages stand on."""
+"""The base of all pages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DONE = {
 
 @define(eq=False)
 class PageParts:
-    """What pages are made from."""
+    """The parts that pages are made from."""
 
     pages: Pages
     status: StatusReader

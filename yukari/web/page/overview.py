@@ -68,7 +68,7 @@ class _Listed:
 
 
 class Overview(Page):
-    """What everybody sees, and the parts for admins."""
+    """The first page: for everybody, with parts for admins."""
 
     is_for_any_name = True
 

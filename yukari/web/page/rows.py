@@ -68,7 +68,7 @@ class Row:
 
     @property
     def path(self) -> str:
-        """Of its page."""
+        """The path of its page."""
         return f"/models/{self.repository}/{self.tag}"
 
     @property

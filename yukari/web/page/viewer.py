@@ -1,4 +1,4 @@
-"""Who looks at a page, and the address by which they came."""
+"""The viewer of a page, and the address by which they came."""
 
 from __future__ import annotations
 
