@@ -24,10 +24,11 @@ from yukari.spans import Span
 from yukari.storage.disk.page_cache import NOWAIT
 from yukari.storage.readable import Readable
 
-LITTLE = 32 * 1024
+LITTLE = 64 * 1024
 """
 Bytes that leave together with the headers. All but one of a model's blobs are smaller, and a
-``sendfile`` would cost more than it saves.
+``sendfile`` would cost more than it saves. What a socket does not take waits in memory: no more
+than the 64 KiB that a transport holds of anything else.
 """
 
 
