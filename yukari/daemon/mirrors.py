@@ -32,6 +32,7 @@ from yukari.net.trust import trust
 from yukari.sources.authorizer import Keys
 from yukari.sources.offline import Offline
 from yukari.sources.own_key import OwnKey
+from yukari.sources.patience import Patience
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.sources.upstreams import One, Upstreams
@@ -131,7 +132,9 @@ def open_mirrors(
         if answers_by_agent(registry):
             each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
         watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed)
-    return Mirrors(Upstreams(each), tuple(connections), watched, asked, line)
+    # The default registry's clients are told to wait, as they are without a cache.
+    patience = {key: Patience(reactor) for key in each if key != DEFAULT}
+    return Mirrors(Upstreams(each, patience), tuple(connections), watched, asked, line)
 
 
 def keys_of(registry: RegistrySettings, settings: Settings, own: Optional[OwnKey]) -> Keys:

@@ -7,8 +7,9 @@ these are asked for it one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Optional, Union
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Optional, TypeVar, Union
 
 from attrs import define, field
 
@@ -19,9 +20,12 @@ from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.circuit import Reachability
 from yukari.sources.offline import Offline
 from yukari.sources.pace import HostPace
+from yukari.sources.patience import Patience
 from yukari.sources.upstream import Upstream
 from yukari.sources.ways import Access
 from yukari.spans import Span
+
+T = TypeVar("T")
 
 One = Union[Upstream, Offline]
 
@@ -37,6 +41,8 @@ class Upstreams:
     """The registries, by what `Repository` calls them; the default one is among them."""
 
     each: Mapping[str, One]
+    _patience: Mapping[str, Patience] = field(factory=dict)
+    """With those whose wish to be left alone for a moment questions wait out."""
 
     def of(self, name: Repository) -> One:
         """Return the registry of a repository. `RegistryError` if it is not mirrored any more."""
@@ -68,7 +74,8 @@ class Upstreams:
         variant: Variant = Variant.PLAIN,
     ) -> AnyManifest:
         """As `Upstream.manifest`."""
-        return await self.of(name).manifest(name, reference, user_agent, variant)
+        ask = partial(self.of(name).manifest, name, reference, user_agent, variant)
+        return await self._ask(name, ask)
 
     async def manifest_digest(
         self,
@@ -78,15 +85,20 @@ class Upstreams:
         variant: Variant = Variant.PLAIN,
     ) -> Optional[Digest]:
         """As `Upstream.manifest_digest`."""
-        return await self.of(name).manifest_digest(name, tag, user_agent, variant)
+        ask = partial(self.of(name).manifest_digest, name, tag, user_agent, variant)
+        return await self._ask(name, ask)
 
     async def child(self, name: Repository, digest: Digest) -> Manifest:
         """As `Upstream.child`."""
-        return await self.of(name).child(name, digest)
+        return await self._ask(name, partial(self.of(name).child, name, digest))
 
     async def blob_size(self, name: Repository, digest: Digest) -> int:
         """As `Upstream.blob_size`."""
-        return await self.of(name).blob_size(name, digest)
+        return await self._ask(name, partial(self.of(name).blob_size, name, digest))
+
+    async def _ask(self, name: Repository, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        patience = self._patience.get(name.host)
+        return await (ask() if patience is None else patience.ask(ask))
 
     def blob(self, digest: Digest, size: int, *repositories: Repository) -> BlobSource:
         """A blob as a fill's source."""
