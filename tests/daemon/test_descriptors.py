@@ -26,7 +26,8 @@ class DescriptorTests(ProcessCase):
         self.spawn(
             *(sys.executable, "-c", LIMITED, "--log-format=json", "--bind=127.0.0.1:0"),
             *("--min-free=0", f"--upstream-registry={upstream}", f"--storage={storage}"),
-            "--upstream-timeout=10m",  # Nobody gives up while the test runs.
+            # One registry, for each takes descriptors; and nobody gives up while the test runs.
+            *("--upstreams=none", "--upstream-timeout=10m"),
             environment=bare_environment(HOME=self.directory()),
             process=made,
         )
