@@ -61,9 +61,10 @@ class CatalogFile(CatalogReads, CatalogRoots):
         version, digest = found.version, raw(found.version.digest)
         tag = self._tag_id(version)
         self._db.execute(
-            "UPDATE tags SET checked_at = :at, listed_at = NULL, own = :own, gone_since ="
-            " CASE WHEN :at > gone_since THEN NULL ELSE gone_since END WHERE id = :tag",
-            {"tag": tag, "at": found.checked_at, "own": found.own},
+            "UPDATE tags SET checked_at = :at, listed_at = NULL, own = :own, seen = :sweep,"
+            " gone_since = CASE WHEN :at > gone_since THEN NULL ELSE gone_since END"
+            " WHERE id = :tag",
+            {"tag": tag, "at": found.checked_at, "own": found.own, "sweep": self._sweep},
         )
         self._db.execute(
             "UPDATE versions SET superseded_at = ?"
@@ -79,7 +80,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         ).fetchone()
         self._need(number, version.needs)
         self._db.executemany(
-            "UPDATE blobs SET stored = 1 WHERE digest = ?",
+            "UPDATE blobs SET stored = 1, manifest = 1 WHERE digest = ?",
             [(raw(digest),) for digest in found.manifests],
         )
 
@@ -386,8 +387,9 @@ class CatalogFile(CatalogReads, CatalogRoots):
             " (SELECT 1 FROM versions v WHERE v.tag = t.id AND superseded_at IS NULL)",
             (self._sweep,),
         )
+        # Manifests may lie elsewhere than blobs do.
         blobs = self._db.execute(
-            "SELECT digest FROM blobs WHERE seen != ? AND stored", (self._sweep,)
+            "SELECT digest FROM blobs WHERE seen != ? AND stored AND NOT manifest", (self._sweep,)
         )
         return (
             [(Repository.parse(name), Tag(tag)) for name, tag in tags],

@@ -53,6 +53,7 @@ CREATE TABLE blobs (
     stored INTEGER NOT NULL DEFAULT 0,
     needed INTEGER NOT NULL DEFAULT 0,
     seen INTEGER NOT NULL DEFAULT 0,
+    manifest INTEGER NOT NULL DEFAULT 0,
     disk_verified REAL,
     bucket_verified REAL
 );

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 from urllib.parse import urlencode
 
 from tests.emulator import Fault
@@ -38,6 +41,24 @@ class StateTests(PageCase):
         await daemon.idle()
         await daemon.service.parts.management.index.settled()
         self.assertNotIn("so-far", await self.page(daemon))
+
+    async def test_a_model_is_complete_whose_manifest_is_not_among_the_blobs(self) -> None:
+        """As Ollama up to 0.39 lays models out."""
+        upstream, daemon = await self.running()
+        await daemon.stop()
+        model, storage = upstream.models[MODEL], daemon.service._settings.storage
+        for path in (
+            os.path.join(storage, "blobs", model.digest.replace(":", "-")),
+            os.path.join(storage, "yukari", "catalog.sqlite3"),
+        ):
+            os.unlink(path)
+        (path,) = Path(storage, "manifests").rglob("latest")
+        self.assertEqual(path.read_bytes(), model.manifest_bytes)
+        shutil.rmtree(os.path.join(storage, "manifests-v2"))
+        daemon = await self.restarted(daemon, upstream)
+        index = daemon.service.parts.management.index
+        await until(lambda: index.looked)
+        self.assertIn(">Complete<", await self.page(daemon))
 
     async def test_a_newer_version_upstream_is_told_until_it_is_here(self) -> None:
         _, daemon = await self.running()

@@ -75,6 +75,8 @@ class BucketStatusTests(StatusCase, BucketCase):
         self.assertLessEqual(store["front_disk"]["free"], 50_000_000 - size)
         self.assertGreaterEqual(store["stored"], size)
         self.assertIsNone(store["free"])
+        await daemon.service.parts.management.index.look()
         reply, body = await self.ask(daemon.url, {"Accept": "text/html"})
+        self.assertIn(b">Complete<", body)
         self.assertIn(b"The disk in front", body)
         self.assertNotIn(b"Free for more <strong>0 B", body)
