@@ -15,6 +15,8 @@ from yukari.web.replies import text_header
 
 MAX_HOSTS = 1000
 """Host headers that are remembered: clients may send any."""
+LONGEST_HOST = 300
+"""Characters; no registry's is longer."""
 
 
 @define(eq=False)
@@ -37,7 +39,9 @@ class AskedRegistry:
         if headers.hasHeader(b"x-forwarded-host"):
             host = clients.host(request)
         else:
-            host = headers.getRawHeaders("host", [""])[0]
+            host = headers.getRawHeaders(b"host", [b""])[0].decode("latin-1")
+        if len(host) > LONGEST_HOST:
+            return str(request.site.registry)
         try:
             found = self._by_host[host]
         except KeyError:
