@@ -11,8 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ending import begin
 from tests.fills.doubles import Asked, ScriptedSource, content_of
-from yukari.errors import blob_unknown
+from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Plan
 from yukari.net.budget import ConnectionBudget, HostLimit, Priority
@@ -108,6 +109,27 @@ class FetchTests(FetchCase):
         asked.transport.stopped = False
         asked._protocol.dataReceived(b"x" * 100)  # what was on its way
         self.assertEqual(len(self.fill.got), 1000)
+
+    def test_a_page_in_a_blobs_place_counts_as_a_refusal_while_others_are_served(self) -> None:
+        """A host that allowed two connections was asked 427 times for three blobs."""
+        fill: Any = self.fill
+        limit, budget = HostLimit(), ConnectionBudget(8)
+        served = budget.take(limit, Priority.READER)
+        assert served is not None
+        served.answered(0.0, began=0.0)
+        for _ in range(2):
+            self.clock.advance(1.0)
+            turn = budget.take(limit, Priority.READER)
+            assert turn is not None
+            fetch = RangeFetch(fill, self.fill.plan.claim(0, 1000), turn, self.clock)
+            ended = begin(self, fetch.run())
+            page = RegistryError("SIZE_INVALID", "blob x has 17 bytes upstream", 502)
+            self.fill.source.asked[-1].refuse(SourceRefused(page))
+            self.failureResultOf(ended, SourceRefused)
+            turn.release()
+            self.fill.plan.release(fetch.claim)
+        self.assertTrue(limit.is_known)
+        self.assertEqual(limit.bears, 1)
 
     def test_what_the_source_says_is_what_the_fetch_raises(self) -> None:
         for error in (SourceFailed("busy", 5.0, busy=True), SourceRefused(blob_unknown("x"))):

@@ -14,7 +14,7 @@ from twisted.web.client import ResponseDone
 from yukari.fills.plan import Claim
 from yukari.net.budget import Turn
 from yukari.net.throttle import Paced
-from yukari.sources.base import Answer, BlobSource, SourceFailed
+from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
@@ -112,6 +112,11 @@ class RangeFetch:
             raise SourceFailed(self._dropped or "given up") from None
         except SourceFailed as error:
             self._not_answered(began, error)
+            raise
+        except SourceRefused as error:
+            if error.error.code == "SIZE_INVALID":
+                # A page in the blob's place may say that there are too many requests.
+                self._not_answered(began, SourceFailed(str(error)))
             raise
         finally:
             now = self._clock.seconds()
