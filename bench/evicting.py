@@ -78,9 +78,8 @@ def _fill(store: Path, host: str, count: int) -> int:
         with (store / "blobs" / blob.file_name).open("wb") as opened:
             opened.truncate(OWN)
         name = f"library/model{at // 100}:tag{at % 100}"
-        body = manifest_of([blob], config, mark=name)
-        store_manifest(store, host, name, body, age=1000.0)
-        taken += blob.size + len(body)
+        store_manifest(store, host, name, manifest_of([blob], config, mark=name), age=1000.0)
+        taken += blob.size
     return taken
 
 

@@ -38,7 +38,7 @@ from yukari.library.catalog_file import CatalogFile
 from yukari.library.shared_sweep import Busy
 from yukari.manifest import parse_manifest, stands_on
 from yukari.names import Digest
-from yukari.storage.bucket.lease import LIFETIME, Lease, LeaseLost
+from yukari.storage.bucket.lease import LIFETIME, OWN_LIFETIME, Lease, LeaseLost
 from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import Store
 
@@ -346,6 +346,20 @@ class SharedStoreTests(SynchronousTestCase):
             self.assertRaises(LeaseLost, pair.first.run, first.doom([]))
             self.assertRaises(LeaseLost, first.check)
             pair.first.run(second.release())
+
+    def test_daemon_that_was_killed_soon_removes_again(self) -> None:
+        pair = self.pair()
+        first: Any = Lease(pair.first.client, pair.first.clock, "it")  # type: ignore[arg-type]
+        again: Any = Lease(pair.first.client, pair.first.clock, "it")  # type: ignore[arg-type]
+        self.assertTrue(pair.first.run(first.take()))
+        self.assertFalse(pair.first.run(again.take()))
+        pair.first.clock.advance(OWN_LIFETIME)
+        self.assertTrue(pair.first.run(again.take()))
+        before = pair.first.store._lease.holder
+        pair.first.stop()
+        pair.first.start()
+        self.assertEqual(pair.first.store._lease.holder, before)
+        self.assertNotEqual(pair.second.store._lease.holder, before)
 
     def test_s3_without_conditional_puts_is_swept_too(self) -> None:
         pair = self.with_garbage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from attrs import define, field
@@ -20,48 +21,41 @@ CLIENTS = 8
 SIZE = 600_000
 BOUND = 3 * (SIZE + SIDECARS + 20_000)
 """Room for three models."""
-TRIES = 60
-KILLED_EVERY = 3.0
-"""Seconds."""
+KILLED_AFTER = 4
+"""Pulls from the daemon's start to its end."""
 
 
 @define(eq=False)
 class Watch:
-    """How many bytes of blobs a store has had at most."""
+    """How many bytes of blobs a store has had at most, by what ``taken`` returns."""
 
-    storage: str
+    _taken: Callable[[], Coroutine[Any, Any, int]]
     most: int = 0
     _stopped: bool = field(default=False, init=False)
 
     async def run(self) -> None:
         while not self._stopped:
-            self.most = max(self.most, self._taken())
+            self.most = max(self.most, await self._taken())
             await deferLater(reactor, 0.02)
 
     def stop(self) -> None:
         self._stopped = True
 
-    def _taken(self) -> int:
-        found = 0
-        for directory in ("blobs", "yukari/spool"):
-            path = os.path.join(self.storage, directory)
-            for name in os.listdir(path) if os.path.isdir(path) else ():
-                try:
-                    found += os.path.getsize(os.path.join(path, name))
-                except FileNotFoundError:
-                    pass  # It has become a blob, or was removed.
-        return found
-
 
 class HerdTests(ProcessCase):
     """No pull fails, each is right, and the bound holds all the time."""
 
+    models = MODELS
+    pulled = 0
+    """How many models were pulled."""
+
     async def herd(self, *, killed: bool) -> None:
-        names = [f"library/m{at}:latest" for at in range(MODELS)]
+        names = [f"library/m{at}:latest" for at in range(self.models)]
         upstream = await self.upstream(
             *(f"{name}={SIZE},3000@{at}" for at, name in enumerate(names)), line=8e6
         )
-        self.flags = f"--store-max={BOUND}", "--evict-grace=0s", "--keep=library/m0"
+        bound = f"--store-max={BOUND}"
+        self.flags = bound, "--evict=lru", "--evict-grace=0s", "--keep=library/m0"
         self.bind, self.storage = f"127.0.0.1:{free_port()}", self.directory()
         self.killing = killed
         daemon = await self.start(upstream)
@@ -69,10 +63,10 @@ class HerdTests(ProcessCase):
         for name in (kept, gone):
             await self.pull_whole(upstream, name)
         upstream.delete_model(gone, blobs=False)
-        watch = Watch(self.storage)
+        watch = Watch(self.taken)
         watching = self.begin(watch.run())
         killing = self.begin(self.kill_again_and_again(upstream, daemon))
-        await gatherResults([self.begin(self.client(upstream, others)) for _ in range(CLIENTS)])
+        await gatherResults([self.begin(self.pull_all(upstream, others)) for _ in range(CLIENTS)])
         self.killing = False
         await killing
         await upstream.down()
@@ -83,6 +77,18 @@ class HerdTests(ProcessCase):
         await watching
         self.assertLessEqual(watch.most, BOUND)
 
+    async def taken(self) -> int:
+        """The bytes of all blobs and spools."""
+        found = 0
+        for directory in ("blobs", "yukari/spool"):
+            path = os.path.join(self.storage, directory)
+            for name in os.listdir(path) if os.path.isdir(path) else ():
+                try:
+                    found += os.path.getsize(os.path.join(path, name))
+                except FileNotFoundError:
+                    pass  # It has become a blob, or was removed.
+        return found
+
     async def start(self, upstream: Emulator) -> YukariProcess:
         return await self.yukari(upstream.url, *self.flags, bind=self.bind, storage=self.storage)
 
@@ -92,29 +98,35 @@ class HerdTests(ProcessCase):
 
     async def kill_again_and_again(self, upstream: Emulator, daemon: YukariProcess) -> None:
         """Kill the daemon and start it, as long as clients pull."""
-        while self.killing:
-            await deferLater(reactor, KILLED_EVERY)
+        while await self.has_pulled(KILLED_AFTER):
             daemon.signal("KILL")
             await daemon.ended
             daemon = await self.start(upstream)
 
-    async def client(self, upstream: Emulator, names: list[str]) -> None:
+    async def has_pulled(self, count: int) -> bool:
+        """Whether clients pull so many models more."""
+        goal = self.pulled + count
+        while self.killing and self.pulled < goal:
+            await deferLater(reactor, 0.02)
+        return self.killing
+
+    async def pull_all(self, upstream: Emulator, names: list[str]) -> None:
         while names:
             await self.pull_whole(upstream, names.pop())
 
     async def pull_whole(self, upstream: Emulator, name: str) -> None:
         """A pull that is repeated, as a person would, only if the daemon was killed in it."""
-        for _ in range(TRIES):
+        while True:
             try:
                 pulled = await self.pull(self.where(), name)
             except PullFailed:
                 if not self.killing:
                     raise
-                await deferLater(reactor, 0.5)
+                await deferLater(reactor, 0.2)
             else:
                 self.assert_whole(pulled, upstream.models[name])
+                self.pulled += 1
                 return
-        self.fail(f"{name} did not come in {TRIES} tries")
 
     async def test_bound_holds_for_a_herd(self) -> None:
         await self.herd(killed=False)

@@ -9,7 +9,8 @@ blob is needed, and leaves it. A doomed blob counts as not stored, and nobody up
 lease is over.
 
 No clocks are compared: a lease is over if its holder has released it, or if it was seen unchanged
-for `LIFETIME`. Its holder removes nothing later than `REMOVED_WITHIN` after it has put it.
+for `LIFETIME`. Its holder removes nothing later than `REMOVED_WITHIN` after it has put it. A daemon
+that was killed and started again finds its own lease, and need not wait for as long.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from yukari.s3.errors import S3Error
 KEY = "yukari/sweep.json"
 LIFETIME = 600.0
 """Seconds after which a lease that did not change belongs to nobody: its holder was killed."""
+OWN_LIFETIME = 30.0
+"""Seconds after which no request of an earlier process of this daemon's is on its way any more."""
 REMOVED_WITHIN = 300.0
 """Seconds after the lease was put in which its holder removes what is doomed."""
 LOOK_EVERY = 2.0
@@ -49,7 +52,8 @@ class _Seen:
 
     etag: str
     at: float
-    is_held: bool
+    holder: str
+    """"" if nobody holds it."""
     doomed: frozenset[Digest]
 
 
@@ -59,8 +63,8 @@ class Lease:
 
     _client: S3Client
     _clock: IReactorTime
-    _holder: str = field(factory=lambda: token_hex(8))
-    _puts: int = field(default=0, init=False)
+    holder: str = field(factory=lambda: token_hex(8))
+    """This daemon's name, the same after a restart."""
     _seen: Optional[_Seen] = field(default=None, init=False)
     _own: Optional[str] = field(default=None, init=False)
     """The ETag of the lease that this daemon holds, if it does."""
@@ -76,13 +80,13 @@ class Lease:
         """Take the lease; return False if another daemon has it."""
         await self.look()
         seen = self._seen
-        if seen is not None and seen.is_held and not self._is_stale(seen):
+        if seen is not None and seen.holder and not self._is_stale(seen):
             return False
-        return await self._put(self._holder, ())
+        return await self._put(self.holder, ())
 
     async def doom(self, digests: Iterable[Digest]) -> None:
         """Say that these, and no others, are about to be removed. `LeaseLost`."""
-        if self._own is None or not await self._put(self._holder, digests):
+        if self._own is None or not await self._put(self.holder, digests):
             self._own = None
             raise LeaseLost("another daemon removes from the bucket by now")
 
@@ -99,9 +103,9 @@ class Lease:
 
     async def _put(self, holder: str, doomed: Iterable[Digest]) -> bool:
         """Put the lease over the version that was seen last; False if there is another by now."""
-        self._puts += 1
         listed = sorted(map(str, doomed))
-        content = {"holder": holder, "by": self._holder, "puts": self._puts, "doomed": listed}
+        # No two are the same.
+        content = {"holder": holder, "put": token_hex(8), "doomed": listed}
         body = json.dumps(content).encode()
         began = self._clock.seconds()
         etag = await self._put_over(body, self._own or (self._seen.etag if self._seen else None))
@@ -164,7 +168,8 @@ class Lease:
                     raise
 
     def _is_stale(self, seen: _Seen) -> bool:
-        return self._clock.seconds() - seen.at >= LIFETIME
+        is_own = self._own is None and seen.holder == self.holder
+        return self._clock.seconds() - seen.at >= (OWN_LIFETIME if is_own else LIFETIME)
 
 
 def _read(body: bytes, etag: str, at: float) -> _Seen:
@@ -172,6 +177,6 @@ def _read(body: bytes, etag: str, at: float) -> _Seen:
     try:
         content = json.loads(body)
         doomed = frozenset(Digest.parse(each) for each in content["doomed"])
-        return _Seen(etag, at, bool(content["holder"]), doomed)
+        return _Seen(etag, at, str(content["holder"]), doomed)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InvalidName):
-        return _Seen(etag, at, False, frozenset())
+        return _Seen(etag, at, "", frozenset())

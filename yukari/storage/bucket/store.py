@@ -12,6 +12,7 @@ In the bucket, as the original Yukari has them::
 and in ``spool_dir``::
 
     yukari-spool.lock                           held while a daemon owns the directory
+    name                                        what the daemon is called in the bucket
     sha256-HEX.spool, .cover, .upload           blobs on their way, down and up
     tier/sha256-HEX                             whole blobs that S3 has too
     late/                                       manifests that S3 could not take yet
@@ -26,6 +27,8 @@ upstream is asked then.
 from __future__ import annotations
 
 import os
+import time
+from secrets import token_hex
 from typing import Any, Optional
 
 from attrs import define, field
@@ -52,6 +55,7 @@ from yukari.storage.bucket.roots import BucketRoots
 from yukari.storage.bucket.shared import BucketShared
 from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.bucket.sweep import Sweeper
+from yukari.storage.disk.atomic import replace_file
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.space import Statvfs
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
@@ -93,6 +97,7 @@ class BucketStore(DiskWork):
     _owned: OwnedDirectories = field(init=False)
     _contact: Contact = field(init=False)
     _listing: BucketListing = field(init=False)
+    _lease: Lease = field(init=False)
     _blobs: BucketBlobs = field(init=False)
     _manifests: BucketManifests = field(init=False)
     _direct: BucketDirectUploads = field(init=False)
@@ -112,7 +117,7 @@ class BucketStore(DiskWork):
         self._owned = OwnedDirectories(directories, (files.lock,))
         self._contact = Contact(client, clock)
         self._listing = BucketListing(client, clock)
-        lease = Lease(client, clock)
+        self._lease = lease = Lease(client, clock)
         self._blobs = BucketBlobs(client, self._contact, self.tier, run, calls, self.seen, lease)
         self._manifests = BucketManifests(
             client,
@@ -315,11 +320,25 @@ class BucketStore(DiskWork):
             self._owned.take()
             clear(os.path.join(self.spool_dir, "tmp"))
             self.tier.scan()
+            self._lease.holder = self._own_name()
             return self._manifests.late.read()
         except OSError as error:
             self._let_go()
             where, why = error.filename or self.spool_dir, error.strerror or error
             raise StoreUnusable(f"SPOOL_DIR {self.spool_dir}: {where}: {why}") from None
+
+    def _own_name(self) -> str:
+        """The name of the daemon that owns this directory, for the others of its bucket."""
+        path = os.path.join(self.spool_dir, "name")
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                name = file.read(64).strip()
+        except FileNotFoundError:
+            name = ""
+        if not name:
+            name = token_hex(8)
+            replace_file(path, name.encode(), time.time_ns(), os.path.join(self.spool_dir, "tmp"))
+        return name
 
     def _let_go(self) -> None:
         self._owned.release()
