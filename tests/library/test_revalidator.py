@@ -56,33 +56,35 @@ class Registry:
     has: dict[Repository, Manifest] = field(factory=dict)
     """What is not `OLD`."""
     down: bool = False
+    silent: tuple[str, ...] = ()
+    """Registries that are down."""
     asked: list[tuple[float, Repository]] = field(factory=list)
     under_way: int = 0
     most: int = 0
     """So many questions at a time, at most."""
-    _circuit: Circuit = field(init=False)
+    _circuits: dict[str, Circuit] = field(factory=dict, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        self._circuit = Circuit(self.clock)
+    def _circuit(self, name: Repository) -> Circuit:
+        return self._circuits.setdefault(name.registry, Circuit(self.clock))
 
-    def is_down(self, _: Repository) -> bool:
-        return self._circuit.is_open
+    def is_down(self, name: Repository) -> bool:
+        return self._circuit(name).is_open
 
     async def manifest_digest(
         self, name: Repository, tag: Tag, agent: str, variant: Variant
     ) -> Optional[Digest]:
-        self._circuit.enter()
+        self._circuit(name).enter()
         self.asked.append((self.clock.seconds(), name))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         if self.takes:
             await deferLater(self.clock, self.takes)
         self.under_way -= 1
-        if self.down:
+        if self.down or name.registry in self.silent:
             failed = upstream_unreachable("it is down")
-            self._circuit.failed(failed)
+            self._circuit(name).failed(failed)
             raise failed
-        self._circuit.succeeded()
+        self._circuit(name).succeeded()
         return self.has.get(name, OLD).digest
 
     async def manifest(self, name: Repository, tag: Tag, agent: str, variant: Variant) -> Manifest:
@@ -137,7 +139,7 @@ class RevalidatorCase(SynchronousTestCase):
             store=self.store,
             upstream=self.upstream,  # type: ignore[arg-type]
             versions=versions,
-            rules=ModelRules("registry.invalid"),
+            rules=ModelRules("registry.invalid", others={"hf.co": None}),
             clock=self.clock,
             freshness=evolve(freshness, **keywords),
             now=self.clock.seconds,
@@ -198,6 +200,31 @@ class LookTests(RevalidatorCase):
         self.run_for(3 * HOUR)
         self.assertLess(len(self.upstream.asked), 4 * AT_ONCE)
         self.assertTrue(all(self.checked(number) > self.lifetime for number in range(100)))
+
+    def test_one_registry_that_is_down_holds_up_no_other(self) -> None:
+        """Neither the one that is listed first nor the one behind it."""
+        for silent, other in ((DEFAULT, "hf.co"), ("hf.co", DEFAULT)):
+            self.setUp()
+            self.stored(2 * PAGE, 2 * self.lifetime)
+            for number in range(20):
+                name = Repository("hf.co", "library", f"m{number}")
+                checked_at = self.clock.seconds() - 2 * self.lifetime
+                result_of(self.store.put_manifest(name, LATEST, OLD, checked_at))
+            self.upstream.silent = (silent,)
+            self.daemon().start()
+            self.run_for(HOUR / 2)
+            asked = Counter(name.registry for _, name in self.upstream.asked)
+            self.assertEqual(asked[other], 20 if other else 2 * PAGE)
+            self.assertLess(asked[silent], 3 * AT_ONCE)
+
+    def test_each_registry_has_a_lifetime_of_its_own(self) -> None:
+        self.stored(1, 2 * self.lifetime)
+        name = Repository("hf.co", "library", "m")
+        checked_at = self.clock.seconds() - 2 * self.lifetime
+        result_of(self.store.put_manifest(name, LATEST, OLD, checked_at))
+        self.daemon(lifetimes={"hf.co": 5 * self.lifetime}).start()
+        self.run_for(HOUR)
+        self.assertEqual([name for _, name in self.upstream.asked], [named(0)])
 
     def test_back_again_it_is_asked_about_all_of_them(self) -> None:
         self.stored(100, 2 * self.lifetime)

@@ -112,7 +112,8 @@ class Probe:
         settings = self._settings
         registries = settings.registries
         self._asked = next(
-            each for each in registries if id_of(each, registries) == self._name.registry
+            (each for each in registries if id_of(each, registries) == self._name.host),
+            registries[0],
         )
         registry = self._asked.url
         self._connections = make_connections(
