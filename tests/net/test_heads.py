@@ -110,3 +110,32 @@ class HeadTests(SynchronousTestCase):
         asked = self.ask()
         self.send(b"HTTP/1.1 103 X\n\nHTTP/1.1 200 X\nContent-Length: 0\n\n")
         self.assertEqual(self.successResultOf(asked).code, 200)
+
+    # chunks
+
+    def chunked(self, body: bytes, size: int) -> bytes:
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+    def test_body_in_tiny_chunks_is_not_read_on(self) -> None:
+        """A chunk of a byte costs as much time as one of 64 KB, and 40 bytes of memory."""
+        for size in (1, 5, 10):
+            asked = self.ask()
+            collector = Collector(10_000_000)
+            asked.addCallback(lambda response: response.deliverBody(collector))  # noqa: B023
+            sent = self.send(self.chunked(bytes(1_000_000), size), piece=65536)
+            self.assertLessEqual(sent, 65536)
+            failure: Failure = self.failureResultOf(collector.done)
+            self.assertEqual(why(failure.value), "a body in tiny chunks")
+            self.assertTrue(self.host.wires[-1].disconnected)
+
+    def test_body_of_short_lines_or_in_small_chunks_is_read(self) -> None:
+        document = b"\r\n".join([b'  "size": 1,', b"  },", b"  {"] * 100)
+        lines = b"\r\n".join([b'      "digest": "sha256:0123456789"'] * 100_000)
+        for body, size in ((document, 10), (lines, 8192), (bytes(1_000_000), 64), (b"x" * 400, 1)):
+            asked = self.ask()
+            collector = Collector(len(body))
+            asked.addCallback(lambda response: response.deliverBody(collector))  # noqa: B023
+            self.send(self.chunked(body, size), piece=65536)
+            self.assertEqual(self.successResultOf(collector.done), body)

@@ -1,8 +1,9 @@
 """
-Bounds on the head of a reply: its status line, its headers, and the interim replies before it.
+Bounds on the head of a reply: its status line, its headers, and the interim replies before it; and
+on how many chunks its body is cut into.
 
 Twisted bounds the length of one line alone: an upstream that never stops sending headers, or
-``103 Early Hints``, would take all memory and a core.
+``103 Early Hints``, would take all memory and a core, and so would a body in chunks of a byte.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol  # Exported nowhere.
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.http import _ChunkedTransferDecoder
 
 MAX_BYTES = 64 * 1024
 """Bytes of a reply before its body, interim replies included; signed URLs take a few thousand."""
@@ -22,22 +24,30 @@ MAX_LINES = 1000
 MAX_INTERIM = 8
 """Interim replies (1xx) to one request; Go's client takes five."""
 
+LINES_OF_CHUNKS = 1000
+LEAST_BETWEEN = 16
+"""
+Line ends that a chunked body may have, and one more for each so many bytes; each chunk has two.
+"""
+
 _END = re.compile(rb"\n\r?\n")
 
 
 class HeadTooLarge(Exception):
-    """A reply's head exceeds a bound; the text says which."""
+    """A reply's head, or its chunks, exceed a bound; the text says which."""
 
 
 class _Client(HTTP11ClientProtocol):
     """Twisted's client of one connection, which drops it if the head of a reply is too large."""
 
     _bytes = _lines = _interim = 0
+    _body = _ends = 0
+    """Bytes and line ends of the body."""
     _tail = b""
     """The last bytes of the head so far, in which its end may have begun."""
 
     def request(self, request: Any) -> Any:
-        self._bytes = self._lines = self._interim = 0
+        self._bytes = self._lines = self._interim = self._body = self._ends = 0
         self._tail = b""
         return super().request(request)
 
@@ -60,8 +70,18 @@ class _Client(HTTP11ClientProtocol):
                 super().dataReceived(head)
                 continue
             return
+        if data and self._is_in_chunks():
+            self._body += len(data)
+            self._ends += data.count(b"\r\n")
+            if self._ends > LINES_OF_CHUNKS + self._body // LEAST_BETWEEN:
+                self._refuse("a body in tiny chunks")
+                return
         if data:
             super().dataReceived(data)
+
+    def _is_in_chunks(self) -> bool:
+        decoder = getattr(self._parser, "bodyDecoder", None)
+        return isinstance(decoder, _ChunkedTransferDecoder)
 
     def _refuse(self, text: str) -> None:
         transport: Any = self.transport
