@@ -31,6 +31,7 @@ class Waits:
     coverage: Coverage
     position: int
     woken: bool = field(default=False)
+    client: str = "somebody"
 
     def wake(self) -> None:
         if self.coverage.available(self.position, whole=False) > self.position:

@@ -39,8 +39,10 @@ MIB = 1024 * 1024
 class Drinker:
     """Reads from a `FillReader` whatever it may, and keeps it."""
 
-    def __init__(self, scene: Scene, start: int, end: int, *, whole: bool = False) -> None:
-        self.reader: FillReader = scene.fill.open_reader(start, whole=whole)
+    def __init__(
+        self, scene: Scene, start: int, end: int, *, whole: bool = False, client: object = None
+    ) -> None:
+        self.reader: FillReader = scene.fill.open_reader(start, whole=whole, client=client)
         self.start, self.at, self.end = start, start, end
         self.got = b""
         self.broken: Optional[BaseException] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from random import Random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -97,6 +98,47 @@ class StuckBlobTests(SynchronousTestCase):
 
 
 class CrowdTests(SynchronousTestCase):
+    def pull_beside(self, crowd: int) -> float:
+        """
+        The seconds that 16 parts of 6 MB take beside so many readers of a byte of another client,
+        who come again as soon as they have it, on 12 other blobs.
+        """
+        clock, pace, network = Clock(), HostPace(), Network(20.0 * MB, 0.02)
+        scheduler, random = FetchScheduler(clock, 32, 64), Random(1)
+        scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(13)]
+        for scene in scenes:
+            scene.scheduler, scene.source.pace_now = scheduler, pace
+            scene.fill = scene.new_fill()
+        *others, pulled = scenes
+
+        def reader(number: int) -> Drinker:
+            at = random.randrange(6 * MB)
+            return Drinker(others[number % len(others)], at, at + 1, client="crowd")
+
+        readers = [reader(number) for number in range(crowd)]
+        parts: list[Drinker] = []
+        while not parts or not all(part.done for part in parts):
+            if not parts and clock.seconds() > 0.5:
+                parts = [
+                    Drinker(pulled, at * 375_000, (at + 1) * 375_000, client="a machine")
+                    for at in range(16)
+                ]
+                began = clock.seconds()
+            self.assertLess(clock.seconds(), 20)
+            asked = [asked for scene in scenes for asked in scene.source.open]
+            network.pass_on(asked, clock.seconds(), 0.02)
+            clock.advance(0.02)
+            for number, each in enumerate(readers):
+                if each.done:
+                    each.close()
+                    readers[number] = reader(number)
+        return clock.seconds() - began
+
+    def test_crowd_of_one_client_hardly_delays_the_pull_of_another(self) -> None:
+        """Each reader had a turn, and requests that were short for all of them."""
+        alone = self.pull_beside(0)
+        self.assertLess(self.pull_beside(400), 5 * alone)
+
     def test_two_thousand_readers_of_a_byte_are_counted_as_they_come_and_go(self) -> None:
         looks = 0
         wanted = Plan.wanted

@@ -8,22 +8,22 @@ bytes are wanted, and tell when they are there. Neither knows the other.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Callable, Hashable, Sequence
 from typing import Optional, Protocol
 
 from attrs import define, field
 
 from yukari.fills.plan import Claim, Plan
+from yukari.fills.turns import Queues, Turn, Turns
 from yukari.spans import Span
 from yukari.storage.ports import Spool
-
-_turns = count()
-"""The order in which readers of any blob began to wait."""
 
 
 class Waiter(Protocol):
     """A reader as its coverage knows it."""
+
+    client: Hashable
+    """Whose readers take turns with those of others."""
 
     @property
     def position(self) -> int:
@@ -54,12 +54,19 @@ class Coverage:
     """The file that readers read from, if there is one."""
     error: Optional[Exception] = None
     """Why there will be no more bytes for now."""
+    turns: Turns = field(factory=Turns)
+    """Shared with the other blobs."""
     readers: dict[Waiter, None] = field(factory=dict, init=False)
     _at: dict[int, dict[Waiter, None]] = field(factory=dict, init=False)
+    _owners: dict[int, Hashable] = field(factory=dict, init=False)
+    """The clients whose readers came first to these positions."""
     _positions: list[int] = field(factory=list, init=False)
     """The positions at which readers wait, in order."""
-    _unserved: dict[int, int] = field(factory=dict, init=False)
-    """Positions that no fetch serves, as far as is known, with their turns, the oldest first."""
+    _unserved: Queues = field(init=False)
+    """Positions that no fetch serves, as far as is known."""
+
+    def __attrs_post_init__(self) -> None:
+        self._unserved = Queues(self.turns)
 
     # for readers
 
@@ -86,8 +93,10 @@ class Coverage:
         position = reader.position
         if position not in self._at:
             self._at[position] = {}
+            self._owners[position] = reader.client
+            self.turns.joined(reader.client)
             insort(self._positions, position)
-            self._unserved[position] = next(_turns)
+            self._unserved.put(position, reader.client)
         self._at[position][reader] = None
         self._wanted()
 
@@ -99,8 +108,9 @@ class Coverage:
         waiting.pop(reader, None)
         if not waiting:
             del self._at[position]
+            self.turns.left(self._owners.pop(position))
             del self._positions[bisect_left(self._positions, position)]
-            self._unserved.pop(position, None)
+            self._unserved.remove(position)
 
     # for whoever owns the blob
 
@@ -108,7 +118,7 @@ class Coverage:
         """Fetch the blob again, by a new ``plan``."""
         self.plan = plan
         for position in self._positions:
-            self._unserved.setdefault(position, next(_turns))
+            self._unserved.put(position, self._owners[position])
 
     def wake_all(self) -> None:
         """Wake all readers."""
@@ -127,17 +137,17 @@ class Coverage:
         return len(self._positions)
 
     @property
-    def waits_since(self) -> Optional[int]:
-        """The turn of the reader that has waited longest for a byte that no fetch serves."""
-        return next(iter(self._unserved.values()), None)
+    def waits_since(self) -> Optional[Turn]:
+        """The turn of the reader that is next to be served; None if a fetch serves each."""
+        return self._unserved.first()
 
     def next_wanted(self) -> Optional[int]:
-        """The byte to fetch for the reader that has waited longest; None if all are served."""
-        for position in list(self._unserved):
-            wanted = self.plan.wanted(position)
+        """The byte to fetch for the reader whose turn it is; None if all are served."""
+        while (first := self._unserved.first()) is not None:
+            wanted = self.plan.wanted(first.position)
             if wanted is not None:
                 return wanted
-            del self._unserved[position]
+            self._unserved.remove(first.position)
         return None
 
     def next_needed(self) -> Optional[int]:
@@ -156,12 +166,8 @@ class Coverage:
         first, last = claim.cursor, claim.end
         self.plan.release(claim)
         if first < last:
-            again = {
-                position: next(_turns)
-                for position in self._within(first, last)
-                if position not in self._unserved
-            }
-            self._unserved = again | self._unserved
+            again = self._within(first, last)
+            self._unserved.put_first({each: self._owners[each] for each in again})
 
     def is_waited_for(self, claim: Claim) -> bool:
         """Whether a reader waits for one of the claim's bytes that have not arrived."""

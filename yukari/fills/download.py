@@ -19,6 +19,7 @@ from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Claim
 from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
+from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.metrics import Metrics
 from yukari.names import Digest
@@ -48,6 +49,8 @@ class Scheduler(Protocol):
     """How many requests one blob may have at once."""
     window: Window
     """The memory for blobs that no disk keeps."""
+    turns: Turns
+    """The order of the readers of all blobs."""
     is_closed: bool
     """Whether no request is begun any more."""
 
@@ -163,8 +166,7 @@ class Download:
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """How many bytes its next request should ask for."""
-        free = self.coverage.plan.free
-        cap = pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
+        free, cap = self.coverage.plan.free, pace.limit.at_most(self.fetch_cap())
         if self.is_kept_waiting() and pace.rate() is None:
             parts = min(cap, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(free, max(1, parts))

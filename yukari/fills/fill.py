@@ -95,6 +95,7 @@ class Fill(Download):
             lambda: self.scheduler.readers_changed(self),
             lambda: self.scheduler.reader_waits(self),
             self.spool,
+            turns=self.scheduler.turns,
         )
 
     def _plan_from(self, covered: SpanSet) -> None:
@@ -169,9 +170,9 @@ class Fill(Download):
         if self.state is State.FILLING:
             self._disk.note_repository(name)
 
-    def open_reader(self, position: int, *, whole: bool) -> FillReader:
+    def open_reader(self, position: int, *, whole: bool, client: object = None) -> FillReader:
         """A new reader that begins at ``position``; wakes a suspended fill."""
-        reader = FillReader(self.coverage, whole, position)
+        reader = FillReader(self.coverage, whole, position, client=client)
         self.start()
         return reader
 

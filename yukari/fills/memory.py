@@ -122,6 +122,7 @@ class MemoryDownload(Download):
             lambda: False,
             self._readers_changed,
             lambda: self.scheduler.reader_waits(self),
+            turns=self.scheduler.turns,
         )
 
     @property
@@ -129,14 +130,23 @@ class MemoryDownload(Download):
         """The clock's seconds."""
         return self._clock.seconds()
 
-    def open_reader(self, span: Span, *, whole: bool, hashed: Any = None) -> MemoryReader:
+    def open_reader(
+        self, span: Span, *, whole: bool, hashed: Any = None, client: object = None
+    ) -> MemoryReader:
         """
         A reader of ``span``. ``whole`` says that it is held to the digest, and ``hashed``
         is the sha256 of what it has had before.
         """
         self.coverage.error = None
         return MemoryReader(
-            self.coverage, whole, span.start, span.end, self.digest, self, hashed or sha256()
+            self.coverage,
+            whole,
+            span.start,
+            span.end,
+            self.digest,
+            self,
+            hashed or sha256(),
+            client=client,
         )
 
     def stop(self, error: Exception) -> None:

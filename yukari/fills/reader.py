@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Optional
 
 from attrs import define, field
@@ -23,6 +24,8 @@ class Reader:
     end.
     """
     position: int
+    client: Hashable = field(default=None, kw_only=True)
+    """Who reads; readers take turns client by client."""
     _waiting: Optional[Deferred[None]] = field(default=None, init=False)
     _starting: bool = field(default=False, init=False)
 

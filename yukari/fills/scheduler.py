@@ -1,15 +1,15 @@
 """
 Who works where: the connections upstream, shared by all downloads.
 
-A connection goes to the longest-waiting reader of any blob, then to work ahead
-in the blobs that have readers, then in those that have none, in turn over the
+A connection goes to the waiting reader whose turn it is, of any blob, in turn over the clients;
+then to work ahead in the blobs that have readers, then in those that have none, in turn over the
 blobs: small layers are never stuck behind a large one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Optional
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from yukari.errors import RegistryError
 from yukari.fills.download import KEPT_WAITING, Download
 from yukari.fills.fetcher import RangeFetch
+from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.net.budget import ConnectionBudget, Priority
 from yukari.net.throttle import Line
@@ -50,6 +51,8 @@ class Assignment:
     download: Download
     start: int
     priority: Priority
+    client: Hashable = None
+    """Whose reader it is for, if it is for one."""
 
 
 @define(eq=False)
@@ -64,6 +67,8 @@ class FetchScheduler:
     """What bounds how fast blobs come from upstream, if that is bounded."""
     may_fetch_ahead: Callable[[], bool] = lambda: True
     """Whether it is the hour for blobs that nobody reads."""
+    turns: Turns = field(factory=Turns)
+    """The order of the readers of all blobs."""
     window: Window = field(factory=Window)
     """The memory for blobs that no disk keeps."""
     fills: dict[Download, None] = field(factory=dict, init=False)
@@ -203,12 +208,13 @@ class FetchScheduler:
 
     def _for_readers(self) -> Optional[Assignment]:
         first: Optional[Download] = None
-        best: tuple[bool, bool, int] = (True, True, 0)
+        best: tuple[int, bool, bool, int] = (0, True, True, 0)
         for download in self._waited_for():
             since = download.coverage.waits_since
             assert since is not None
             # Until its first connection has an answer no reader of the blob can have another.
-            rank = bool(download.fetches), download.coverage.crowd > CROWD, since
+            crowded = download.coverage.crowd > CROWD
+            rank = since.had, bool(download.fetches), crowded, since.number
             if first is not None and rank >= best:
                 continue
             if not self._may_begin(download, Priority.READER):
@@ -217,9 +223,11 @@ class FetchScheduler:
                 first, best = download, rank
         if first is None:
             return None
-        start = first.coverage.next_wanted()
+        start, since = first.coverage.next_wanted(), first.coverage.waits_since
         assert start is not None
-        return Assignment(first, start, Priority.READER)
+        assert since is not None
+        self.turns.served(since.client)
+        return Assignment(first, start, Priority.READER, since.client)
 
     def _waited_for(self) -> Iterable[Download]:
         return [each for each in self._open if each.coverage.waits_since is not None]
@@ -274,10 +282,12 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
+        cap, in_all = pace.limit.at_most(download.fetch_cap()), pace.limit.at_most(self.in_all)
         crowds = {each: min(each.coverage.crowd, CROWD) for each in self._open}
-        cap = pace.limit.at_most(download.fetch_cap(), crowds[download])
-        in_all = pace.limit.at_most(self.in_all, sum(crowds.values()))
-        crowding = max(crowds[download] / cap, sum(crowds.values()) / in_all)
+        most = inf
+        if assignment.priority is Priority.READER:
+            most = self.turns.crowd(assignment.client)
+        crowding = max(min(most, crowds[download]) / cap, min(most, sum(crowds.values())) / in_all)
         soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
         claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))
         if claim is None:

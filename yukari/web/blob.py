@@ -169,7 +169,9 @@ class BlobRequest:
         request, registry = self._request, self._registry
         if isinstance(found, Fill):
             whole = len(span) == found.size
-            readable: Readable = found.open_reader(span.start, whole=whole)
+            readable: Readable = found.open_reader(
+                span.start, whole=whole, client=clients.address(request)
+            )
             self._readable = readable
             try:
                 await readable.ready(span.start)
@@ -244,7 +246,8 @@ class BlobRequest:
         if self._readable is not None:
             self._readable.close()
         whole = so_far is not None or len(span) == fill.size
-        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far)
+        client = clients.address(request)
+        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far, client=client)
         self._readable = reader
         request.result = reader.result
         await reader.ready(span.start)
