@@ -84,7 +84,7 @@ class MemoryS3:
             Row(key, len(found.body), found.etag, found.modified)
             for key, found in ((key, self._held.objects[key]) for key in keys[:most])
         )
-        return Listing(rows, (), keys[most - 1] if len(keys) > most else None)
+        return Listing(rows, keys[most - 1] if len(keys) > most else None)
 
     async def head_object(self, key: str) -> Optional[Head]:
         self._asked()

@@ -108,8 +108,8 @@ class ClientTests(AgainstServer):
             if token is None:
                 break
         self.assertEqual(found, keys)
-        page = await self.client.list_objects("v2/a/", delimiter="/", after="v2/a/b2")
-        self.assertEqual(page.prefixes[-1], "v2/a/b4/")
+        page = await self.client.list_objects("v2/a/", after=keys[2])
+        self.assertEqual([row.key for row in page.objects], keys[3:])
 
     async def test_an_upload_in_parts_in_any_order(self) -> None:
         body, last = bytes(PART), b"the end"

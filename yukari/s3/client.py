@@ -58,7 +58,6 @@ class S3Client(Requests):
         self,
         prefix: str = "",
         *,
-        delimiter: str = "",
         after: str = "",
         token: Optional[str] = None,
         most: int = 1000,
@@ -67,8 +66,6 @@ class S3Client(Requests):
         A page of the objects whose key begins with ``prefix``, from behind the key ``after``.
         """
         asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": most, "EncodingType": "url"}
-        if delimiter:
-            asked["Delimiter"] = delimiter
         if after:
             asked["StartAfter"] = after
         if token is not None:
@@ -85,7 +82,6 @@ class S3Client(Requests):
                 )
                 for row in told.get("Contents", ())
             ),
-            tuple(decoded(row["Prefix"]) for row in told.get("CommonPrefixes", ())),
             told.get("NextContinuationToken") if told.get("IsTruncated") else None,
         )
 

@@ -37,7 +37,6 @@ class Listing:
     """A page of a listing; ``token`` asks for the next, None after the last."""
 
     objects: tuple[Row, ...]
-    prefixes: tuple[str, ...]
     token: Optional[str]
 
 
