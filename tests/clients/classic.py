@@ -67,7 +67,7 @@ class Classic:
         await together(one(part) for part in parts_of(size, self._generation))
 
     async def _direct_url(self, url: str) -> str:
-        """Where parts are asked from: an un-ranged GET's Location, its body never read."""
+        """Return the URL of parts: an un-ranged GET's Location. Its body is never read."""
         ends = self._reactor.seconds() + self._generation.direct_seconds
         asked, host, attempt = url, urlsplit(url).hostname, 0
         while True:

@@ -57,7 +57,7 @@ class Generation:
 
     @property
     def version(self) -> str:
-        """Such as ``0.34.4``."""
+        """The release, such as ``0.34.4``."""
         return self.user_agent.removeprefix("ollama/").partition(" ")[0]
 
     def scaled(self, **changes: Any) -> Generation:

@@ -1,4 +1,4 @@
-"""Where a client keeps the blobs that it verifies."""
+"""The files in which a client keeps the blobs that it verifies."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ChallengeTests(SynchronousTestCase):
 
 
 class RedirectTests(SynchronousTestCase):
-    """Where clients let themselves be sent."""
+    """Redirects that clients follow, and those that they do not."""
 
     def test_a_secure_client_stays_on_its_host_and_family(self) -> None:
         secure = CURRENT.scaled(insecure=False)

@@ -124,7 +124,7 @@ class Transfer:
             bodies.release()
 
     async def _resolved(self, url: str, bodies: DeferredSemaphore) -> str:
-        """Where the blob is; a 200 that says so is read to its end and thrown away."""
+        """Return the blob's URL; the body of a 200 that names it is read and thrown away."""
         for _ in range(10):
             headers = self._session.headers(url, agent=self._generation.transfer_agent)
             reply = await self._http.open("GET", url, headers, seconds=self._generation.stall)

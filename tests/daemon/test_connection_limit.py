@@ -88,7 +88,7 @@ class DoorTests(SocketCase):
         self.assertEqual([peer.gone for peer in peers], [True, True, False])
 
     async def test_nobody_is_let_in_while_descriptors_are_short(self) -> None:
-        """Whatever has taken them: a stored blob needs one, too."""
+        """A stored blob needs a descriptor, too, whatever has taken the others."""
         await self.peers(1)
         open_files = 1000
         self.door._open_files = open_files

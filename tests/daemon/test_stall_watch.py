@@ -1,4 +1,4 @@
-"""Whatever blocks the reactor too long is logged."""
+"""Code that blocks the reactor too long is logged."""
 
 from __future__ import annotations
 

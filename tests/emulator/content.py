@@ -45,7 +45,7 @@ class Content:
         return self._placed[digest][1]
 
     def offset(self, digest: str) -> int:
-        """Where in the file the blob begins."""
+        """The offset in the file at which the blob begins."""
         return self._placed[digest][0]
 
     def read(self, digest: str, start: int = 0, end: int | None = None) -> bytes:

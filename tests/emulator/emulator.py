@@ -237,7 +237,7 @@ class Emulator(Catalog):
         return self._control.answer(path, request)
 
     def described(self) -> dict[str, Any]:
-        """Where it listens and what it has, for the line that is printed when ready."""
+        """Return its addresses and models, for the line that is printed when it is ready."""
         models = {
             name: {
                 "digest": model.digest,

@@ -100,7 +100,7 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Of all blobs together, in bytes."""
+        """The size of all blobs together, in bytes."""
         return sum(size for _, size in self.blobs)
 
     def read(self, digest: str, start: int = 0, end: int | None = None) -> bytes:

@@ -80,7 +80,7 @@ class ChallengeCase(EmulatorCase):
     async def status(
         self, emulator: Emulator, token: str = "", path: str = MANIFEST_PATH, **more: Any
     ) -> int:
-        """Of an Ollama's request with this token."""
+        """Return the status of an Ollama's request with this token."""
         headers = {**OLLAMA, **({"Authorization": f"Bearer {token}"} if token else {})}
         return (await self.ask(emulator.url + path, headers, **more))[0].status
 
@@ -99,7 +99,7 @@ class ChallengeCase(EmulatorCase):
 
 
 class ChallengeTests(ChallengeCase):
-    """Who is challenged, and with what."""
+    """The requests that are challenged, and their challenges."""
 
     async def test_only_unsigned_ollamas_are_challenged(self) -> None:
         emulator = await self.challenging()

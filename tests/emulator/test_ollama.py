@@ -54,7 +54,7 @@ class StockOllamaTests(OllamaCase):
         self.assertEqual(opened, {f"{ollama.public_key} library/m"})
 
     async def test_a_realm_on_another_host_gets_no_signature(self) -> None:
-        """Of Ollama 0.14.3 and later; older ones ask it."""
+        """Ollama 0.14.3 and later send none; older ones do."""
         upstream, host, ollama = await self.challenging(realm="{other}/token")
         self.assertIn("does not match original host", await self.refused(ollama, host))
         self.assertEqual(upstream.counters.requests["token GET"], 0)

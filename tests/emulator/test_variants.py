@@ -24,7 +24,7 @@ class VariantCase(EmulatorCase):
     async def manifest(
         self, emulator: Emulator, name: str = MODEL, method: str = "GET", **headers: str
     ) -> tuple[Reply, bytes]:
-        """Of ``NAMESPACE/MODEL:TAG``; ``headers`` are named with _ for -."""
+        """Return the manifest of ``NAMESPACE/MODEL:TAG``; ``headers`` are named with _ for -."""
         model, _, tag = name.partition(":")
         given = {header.replace("_", "-"): value for header, value in headers.items()}
         return await self.ask(f"{emulator.url}/v2/{model}/manifests/{tag}", given, method)

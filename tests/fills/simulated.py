@@ -80,7 +80,7 @@ class NoStore(Keeper):
 
 @frozen
 class Host:
-    """Where blobs come from; seconds, and bytes a second."""
+    """A host of blobs; times in seconds, rates in bytes a second."""
 
     delay: float = 0.0
     """From a request to its reply's first byte."""

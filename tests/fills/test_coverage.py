@@ -1,4 +1,4 @@
-"""Who waits for which bytes, and which are to be fetched next."""
+"""Readers that wait for bytes, and the bytes to fetch next."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class CoverageTests(SynchronousTestCase):
 
 
 class CoverageMachine(RuleBasedStateMachine):
-    """Whatever waits, is claimed, breaks off or comes: nobody who waits is forgotten."""
+    """No reader that waits is forgotten, whatever is claimed, breaks off or arrives."""
 
     def __init__(self) -> None:
         super().__init__()

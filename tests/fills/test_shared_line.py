@@ -155,7 +155,7 @@ def waits_of_layers(
 
 
 class UnknownLineTests(SynchronousTestCase):
-    """Nobody has said how much the line brings."""
+    """Pulls over a line whose rate is not known."""
 
     def test_layers_that_come_at_once_keep_each_other_waiting_for_less_than_three_seconds(
         self,

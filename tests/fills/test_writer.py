@@ -1,4 +1,4 @@
-"""Whatever comes in which order: every byte is written once, at its place, one write at a time."""
+"""Every byte is written once, at its place, one write at a time, in whatever order they arrive."""
 
 from __future__ import annotations
 

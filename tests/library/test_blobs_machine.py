@@ -168,7 +168,7 @@ class Blobs(RuleBasedStateMachine):
     @precondition(lambda self: self.honest and self.upstream.up)
     @rule(digest=digests)
     def pull(self, digest: Digest) -> None:
-        """Whoever has the truth gets the blob, whatever happened before."""
+        """A repository that has the blob gives it to clients, whatever happened before."""
         name = next((name for name, each in sorted(self.honest) if each == digest), None)
         if name is None:
             return

@@ -212,7 +212,7 @@ class HostLimitTests(SynchronousTestCase):
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Whatever is taken, waited for, given up and given back, the counts are right."""
+    """The counts are right, whatever is taken, waited for, given up and returned."""
 
     @initialize(most=st.integers(1, 9))
     def begin(self, most: int) -> None:

@@ -70,7 +70,7 @@ class PacedTests(SynchronousTestCase):
         self.taking = Taking()
 
     def owe(self, seconds: float) -> None:
-        """Others took so much of the line."""
+        """Let others have taken so many bytes of the line."""
         other = self.line.join(lambda: None, lambda: None)
         other.took(round(seconds * RATE))
         other.end()

@@ -1,4 +1,4 @@
-"""Where a registry may send the cache."""
+"""The addresses to which a registry may redirect the cache."""
 
 from __future__ import annotations
 

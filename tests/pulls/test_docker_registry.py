@@ -55,7 +55,7 @@ class DockerRegistry(Process):
 
     @property
     def port(self) -> int:
-        """Where it listens, 0 as long as it does not."""
+        """The port that it listens on, 0 while it does not."""
         found = re.search(rb"listening on 127\.0\.0\.1:([0-9]+)", self.out + self.err)
         return int(found[1]) if found else 0
 

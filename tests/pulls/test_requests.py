@@ -170,13 +170,13 @@ class RangeContract:
 
 
 class WarmRangeTests(RangeContract, RequestCase):
-    """Of a blob that is stored."""
+    """Ranges of a blob that is stored."""
 
     warm = True
 
 
 class ColdRangeTests(RangeContract, RequestCase):
-    """Of a blob that nobody has asked for before."""
+    """Ranges of a blob that nobody has asked for before."""
 
     warm = False
 

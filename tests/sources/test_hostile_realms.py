@@ -245,7 +245,7 @@ REALM_REPLIES = st.sampled_from((200, 200, 200, 401, 307))
 
 
 class AnyRegistryTests(AuthorizerCase):
-    """Whatever a registry, its realms and its redirects answer."""
+    """No key leaves and no request hangs, whatever a registry, its realms and redirects answer."""
 
     @given(
         st.dictionaries(PLACES, BEHAVIOURS),

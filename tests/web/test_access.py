@@ -1,4 +1,4 @@
-"""Who may pull, which models, and what only admins may."""
+"""Access to models, and to what is for admins."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class AllowTests(SynchronousTestCase):
 
 
 class OwnMachineTests(SynchronousTestCase):
-    """Who counts as the daemon's own machine, for what is for admins."""
+    """Clients that count as the daemon's own machine, for what is for admins."""
 
     def test_what_came_through_a_proxy_does_not(self) -> None:
         for headers in (

@@ -134,7 +134,7 @@ class SecretsCase(ProcessCase):
             await self.provoke(url, path, "her:wrong-password")
 
     def assert_kept(self, daemon: Process, *secrets: str) -> None:
-        """None of the secrets got out."""
+        """Check that none of the secrets got out."""
         for what, text in (("log", daemon.text), ("replies", self.told.decode("latin-1"))):
             for secret in (*SECRETS, *secrets):
                 at = text.find(secret)

@@ -27,7 +27,7 @@ SPOOL_MAX = 100_000
 
 
 class SmallDiskTests(AgainstServer, RunningCase):
-    """Of a model's blobs the largest goes straight into the bucket."""
+    """A model whose largest blob goes straight into the bucket."""
 
     async def setUp(self) -> None:
         await super().setUp()

@@ -52,7 +52,7 @@ class Bucket:
 
 class UploadTests(SynchronousTestCase):
     def upload(self, bucket: Bucket, clock: Clock) -> BlobUpload:
-        """Of a spool that has it all."""
+        """The upload of a spool that has all of its blob."""
         directory = self.mktemp()
         os.mkdir(directory)
         spool = SpoolFile.create(directory, DIGEST, len(BODY), NAME)

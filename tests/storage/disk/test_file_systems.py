@@ -163,7 +163,7 @@ class RefusedTests(OneFileSystem):
 
 
 class LockTests(OneFileSystem):
-    """Whatever locks the file system has, one daemon owns a directory."""
+    """One daemon owns a directory, whatever locks the file system has."""
 
     def refused(self, path: Optional[str] = None, **keywords: Any) -> str:
         with self.assertRaises(StoreUnusable) as caught:
