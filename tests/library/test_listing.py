@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from attrs import define, field
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.storage.strategies import manifest_of, result_of
+from tests.strategies import model_names
 from yukari.config.patterns import ModelRules
+from yukari.errors import RegistryError
 from yukari.library.listing import PAGE, Listing
-from yukari.names import Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository, Tag
+from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import ManifestEntry
 
 
@@ -88,3 +94,38 @@ class ListingTests(SynchronousTestCase):
         self.store.work()
         self.successResultOf(asked[0])
         self.assertEqual((self.store.reading, self.store.pages), ([], 1))
+
+
+class RegistryTests(SynchronousTestCase):
+    """One registry's models are listed, whatever is stored of others beside it."""
+
+    @given(
+        st.sets(model_names(DEFAULT, "0.example", "hf.co", f"hf.co{AS_LLAMA_CPP}"), max_size=8),
+        st.integers(1, 3),
+    )
+    @example({Repository("hf.co", "0", "0"), Repository(DEFAULT, "z" * 80, "z" * 80)}, 1)
+    @example({Repository("0.example", "z" * 96, "z" * 96), Repository("hf.co", "0", "0")}, 1)
+    def test_all_of_it_is_listed_in_pages_and_nothing_else(
+        self, names: set[Repository], most: int
+    ) -> None:
+        store = MemoryStore()
+        for name in names:
+            result_of(store.put_manifest(name, Tag("latest"), manifest_of(b"x"), 1.0))
+        # "0.example" is no longer mirrored; a bucket lists it all the same.
+        others = {"hf.co": None, f"hf.co{AS_LLAMA_CPP}": None}
+        listing = Listing(store, ModelRules("registry.test", others=others), tuple(others))
+        for registry in (DEFAULT, *others):
+            found: list[Repository] = []
+            last = ""
+            while page := result_of(listing.models(last, most, registry)):
+                self.assertLessEqual(len(page), most)
+                found += page
+                last = page[-1].path
+            self.assertEqual(found, sorted(each for each in names if each.registry == registry))
+
+    def test_a_name_of_another_registry_is_no_place_to_go_on(self) -> None:
+        listing = Listing(MemoryStore(), ModelRules(), ("hf.co",))
+        for registry in (DEFAULT, "hf.co"):
+            for last in ("0.example/a/b", "a", "a/b/c/d", "/"):
+                with self.assertRaises(RegistryError):
+                    result_of(listing.models(last, 1, registry))
