@@ -112,6 +112,23 @@ class LookTests(PageCase):
 
         await self.look(daemon.url, look, extra_http_headers=STRANGER)
 
+    async def test_a_models_own_page_says_how_far_it_is_without_a_reload(self) -> None:
+        upstream, daemon = await self.stocked()
+        await self.coming(upstream, daemon)
+        upstream.settings.line = 100_000
+        await daemon.service.parts.management.index.settled()
+
+        def look(look: Look) -> None:
+            look.open("/models/library/gemma3/12b")
+            so_far = "[data-part='so-far']"
+            first = float(look.page.locator(so_far).inner_text())
+            look.until(f'parseFloat(document.querySelector("{so_far}").textContent) > {first}')
+            upstream.settings.line = None
+            look.page.get_by_role("link", name="Something new is here").click()
+            look.page.get_by_text("Complete", exact=True).wait_for()
+
+        await self.look(daemon.url, look, extra_http_headers=STRANGER)
+
     async def test_search_finds_while_typing_and_by_its_button(self) -> None:
         _, daemon = await self.stocked()
 
