@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from math import inf
 from typing import Any, Optional
 
 from tests.emulator import Emulator
@@ -277,7 +278,7 @@ class PictureTests(PageCase):
         rules = f"MAP cache:9200 127.0.0.1:{admin.getHost().port}"
 
         def look(look: Look) -> None:
-            look.page.set_viewport_size({"width": 1000, "height": 1080})
+            look.page.set_viewport_size({"width": 1160, "height": 1080})
             look.open("/")
             look.until("document.querySelector('progress').value > 30")
             path = os.path.join(os.environ["PICTURES"], "status-page.jpg")
@@ -287,7 +288,9 @@ class PictureTests(PageCase):
 
     async def dress(self, upstream: Emulator, daemon: Daemon) -> None:
         """Let the catalog tell what a cache in use would."""
-        store = daemon.library.store
+        store, index = daemon.library.store, daemon.service.parts.management.index
+        await until(lambda: index.looked)
+        index._old_at = inf  # The files tell other sizes.
         self.patch(type(store), "describe", lambda _: "directory /var/cache/yukari")
         run = daemon.service.parts.management.catalog.run
         for name, _, _, size in MODELS:
