@@ -30,7 +30,7 @@ MAX_RETRIES = 12
 """How often a fill is retried before it waits for somebody to ask for its blob."""
 MAX_RESTING = 200
 """Fills that gave up halfway and will be retried: each keeps two files open."""
-MAX_REFUSED = 50_000
+MAX_REFUSED = 25_000
 """Blobs for which the reason why they cannot be had is remembered."""
 
 

@@ -33,7 +33,7 @@ from yukari.tasks import Coalescer, Waiters
 
 log = Logger()
 
-MAX_ENTRIES = 50_000
+MAX_ENTRIES = 25_000
 """Blobs of which something is remembered."""
 FIRST_WORD_WITHIN = 2.0
 """Seconds for which a request waits for upstream's first word about a blob."""

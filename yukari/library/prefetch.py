@@ -25,7 +25,7 @@ log = Logger()
 
 MAX_AHEAD = 2000
 """Fills of one manifest that are started before the first of them must have ended."""
-MAX_ARMED = 50_000
+MAX_ARMED = 25_000
 """Blobs whose first request starts the fills of their manifest's other blobs."""
 MAX_WHOLE = 10_000
 """Manifests that are remembered as stored with all their blobs."""
