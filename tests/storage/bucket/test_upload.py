@@ -14,6 +14,7 @@ from tests.fills.doubles import NAME, ScriptedDisk
 from yukari.names import Digest
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.multipart import SMALL, Note, note_path
 from yukari.storage.bucket.upload import LONGEST_WAIT, BlobUpload
 from yukari.storage.disk.spool import SpoolFile
@@ -70,6 +71,7 @@ class UploadTests(SynchronousTestCase):
             clock,
             lambda _: None,
             self.ended.append,
+            Lease(bucket, clock),  # type: ignore[arg-type]
         )
         self.addCleanup(upload.stop)
         return upload
