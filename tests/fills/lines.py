@@ -41,6 +41,8 @@ class Flow:
     """Seconds, smoothed, as the receiver measures it."""
     least: Optional[float] = field(default=None, init=False)
     """The shortest round trip."""
+    asked: Optional[float] = field(default=None, init=False)
+    """Seconds that requests take to be received, smoothed as the receiver's system does."""
     lost: float = field(default=0.0, init=False)
     """Bytes that were dropped."""
     congestion: float = field(default=float(FIRST_WINDOW), init=False)
@@ -49,6 +51,12 @@ class Flow:
     _allowance: float = field(default=0.0, init=False)
     _was_most: float = field(default=0.0, init=False)
     _dropped_at: Optional[float] = field(default=None, init=False)
+
+    def asks(self, count: int, round_trip: float) -> None:
+        """The receiver asks for so many bytes."""
+        self.wanted += count
+        seen = self.asked
+        self.asked = round_trip if seen is None else seen + (round_trip - seen) / 8
 
     def may_send(self, tick: float) -> float:
         """Bytes that leave now."""

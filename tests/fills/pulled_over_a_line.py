@@ -13,7 +13,10 @@ from tests.fills.lines import SEGMENT, Flow, Line
 from tests.fills.simulated import NoStore, Part, Zeros
 from yukari.fills.scheduler import FetchScheduler
 from yukari.names import Digest
+from yukari.net.budget import HostLimit
 from yukari.net.tcp import UNBOUNDED, Reading
+from yukari.net.useful import LEAST, Useful
+from yukari.sources.pace import HostPace
 
 TICK = 0.004
 """Seconds."""
@@ -32,7 +35,7 @@ class FlowConnection:
         flow = self.flow
         if not self.tells:
             return None
-        return Reading(int(flow.arrived), flow.round_trip, flow.least, SEGMENT)
+        return Reading(int(flow.arrived), flow.round_trip, flow.asked, flow.least, SEGMENT)
 
     def bound(self, window: int) -> None:
         self.flow.window = float("inf") if window == UNBOUNDED else window
@@ -71,6 +74,8 @@ class Daemon:
             disk=ScriptedDisk(held=frozenset({"advance"})),
             keeper=NoStore(),
         )
+
+        self.scene.source.pace_now = HostPace(limit=HostLimit(Useful(LEAST)))
 
     @property
     def scheduler(self) -> FetchScheduler:
@@ -116,7 +121,7 @@ class Daemon:
                 flow = self._connection()
                 self._busy[asked] = flow, flow.arrived
                 self._asked_at[asked] = now
-                flow.wanted += len(asked.span)
+                flow.asks(len(asked.span), self.line.round_trip)
         self.most = max(self.most, len(self._busy))
         for asked, (flow, before) in list(self._busy.items()):
             if now - self._asked_at[asked] < self.line.base:

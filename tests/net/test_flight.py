@@ -48,7 +48,11 @@ class Way:
             self.now += tick
             if self.flight.is_due(self.now):
                 each = Reading(
-                    int(self.received / self.connections), self.round_trip, self.base, SEGMENT
+                    int(self.received / self.connections),
+                    self.round_trip,
+                    None,
+                    self.base,
+                    SEGMENT,
                 )
                 readings = dict.fromkeys(range(self.connections), each)
                 window = self.flight.look(self.now, readings, is_read=self.is_read)
@@ -122,7 +126,7 @@ class FlightTests(SynchronousTestCase):
 
     def test_the_first_look_after_a_while_compares_with_nothing(self) -> None:
         flight = Flight()
-        reading = Reading(10**9, 0.5, 0.01, SEGMENT)
+        reading = Reading(10**9, 0.5, None, 0.01, SEGMENT)
         self.assertEqual(flight.look(1000.0, {1: reading}, is_read=True), AT_FIRST)
         self.assertEqual(flight.rate, 0.0)
 
@@ -131,10 +135,10 @@ class FlightTests(SynchronousTestCase):
         for now in (10.0, 10.1):
             received = int(1e6 * (now - 10.0))
             readings = {
-                1: Reading(received, 0.5, 0.01, SEGMENT),
-                2: Reading(77, 0.02, 0.02, SEGMENT),
+                1: Reading(received, 0.5, None, 0.01, SEGMENT),
+                2: Reading(77, 0.02, None, 0.02, SEGMENT),
             }
-            window = flight.look(now, readings, is_read=True)
+            window = flight.look(now, readings, is_read=False)
         assert window is not None
         self.assertEqual(flight.round_trip, 0.5)
         self.assertEqual(window, AT_FIRST // 2)

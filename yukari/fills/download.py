@@ -166,7 +166,8 @@ class Download:
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """How many bytes its next request should ask for."""
-        free, cap = self.coverage.plan.free, pace.limit.at_most(self.fetch_cap())
+        free = self.coverage.plan.free
+        cap = pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
         if self.is_kept_waiting() and pace.rate() is None:
             parts = min(cap, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(free, max(1, parts))

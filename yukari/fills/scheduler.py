@@ -282,8 +282,9 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
-        cap, in_all = pace.limit.at_most(download.fetch_cap()), pace.limit.at_most(self.in_all)
         crowds = {each: min(each.coverage.crowd, CROWD) for each in self._open}
+        cap = pace.limit.at_most(download.fetch_cap(), crowds[download])
+        in_all = pace.limit.at_most(self.in_all, sum(crowds.values()))
         most = inf
         if assignment.priority is Priority.READER:
             most = self.turns.crowd(assignment.client)

@@ -15,8 +15,15 @@ from typing import Optional
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from yukari.net.useful import Useful
+
 AT_FIRST = 8
 """Requests at once to an unknown host for work ahead; readers who wait may have more."""
+READERS_ENOUGH = 16
+"""
+Readers who wait may have so many connections however little more of them bring: as many as stock
+Ollama's parts, so that nobody waits longer through this cache than without it.
+"""
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
 _MEMORY = 0.85
@@ -47,6 +54,8 @@ class HostLimit:
     reset or silence before the reply's header.
     """
 
+    useful: Useful = field(factory=Useful)
+    """How many bring something."""
     active: int = field(default=0, init=False)
     """Requests in progress."""
     served: int = field(default=0, init=False)
@@ -80,13 +89,20 @@ class HostLimit:
         """Whether it has answered a request later than ``then``, in the clock's seconds."""
         return self._answered_at > then
 
-    def at_most(self, count: int) -> int:
-        """How many of ``count`` requests it will be given at once."""
-        return min(count, self.bears) if self._is_known else count
+    def at_most(self, count: int, readers: int = 0) -> int:
+        """
+        How many of ``count`` requests it will be given at once while so many ``readers`` wait.
+        """
+        if self._is_known:
+            count = min(count, self.bears)
+        return int(min(count, max(self.useful.allowed, min(readers, READERS_ENOUGH))))
 
     def has_room(self, priority: Priority) -> bool:
         """Whether one more may be sent now."""
-        if priority is Priority.READER and not self._is_known:
+        is_readers = priority is Priority.READER
+        if self.active >= max(self.useful.allowed, READERS_ENOUGH * is_readers):
+            return False
+        if is_readers and not self._is_known:
             return True  # Only a host that is known to refuse a crowd makes it wait.
         return self.active < self.bears
 

@@ -29,15 +29,18 @@ SEGMENT = 1448
 """Bytes of a usual segment."""
 LEAST_SEGMENTS = 4
 """What each connection may have on its way at least, so that losses are noticed and mended."""
+AT_LEAST_SEEN = 4
+"""As many connections at least."""
 STEP = 0.1
 """Seconds between two looks at least while there is a bound; a round trip, if that is longer."""
 STEP_AT_FIRST = 0.02
 """Seconds between two looks until a queue is seen."""
 AT_FIRST = 256 * 1024
-ENOUGH = 64 * 1024
+"""Bytes on their way when a host is first asked, over all connections."""
+PROMISED = 64 * 1024
 """
-Bytes on their way when a host is first asked, over all connections, and for each of them when its
-own system's growth, which begins with so many, is left to itself.
+Bytes that Linux lets be on their way on each connection before anybody can bound it. As long as no
+more have arrived on all of them nothing is known: a queue would not show.
 """
 SMALLEST_CHANGE = 0.5
 """The most by which one look lowers the bound, as a factor."""
@@ -50,6 +53,11 @@ equal shares by adding alike and lowering in proportion.
 """
 ROOM = 3.0
 """How much more than can be on its way with the target may be allowed; with more the bound goes."""
+FIRST_REPLY = 48 * 1024
+"""
+Bytes of a connection after which its round trips count: before, they have what the host needed to
+answer.
+"""
 BASE_LASTS = 30.0
 """Seconds for which the shortest round trip is remembered."""
 LOOKS_FIRST = 1.0
@@ -59,17 +67,22 @@ Seconds after which next to nothing is let on its way for a moment: since the fi
 the last time. That shows the round trip without a queue of our own: whoever comes
 later than another would take the other's queue for the line.
 """
-CROWDED_OUT = 0.25
+DRAINS = 0.1
+"""Seconds for which that lasts, beside two round trips."""
+KEPT = 0.35
 """
-The share of its rate of late below which a pull that clients wait for is taken to be crowded out:
-others keep the queue full, and whoever does not gets nothing.
+The share of its rate of late that a pull keeps that clients wait for, though others keep the queue
+full; what nobody waits for keeps none.
 """
-CROWDED_FOR = 5.0
-"""Seconds for which it must be so: another cache that has just come notices sooner."""
+CROWDED_FOR = 10.0
+"""
+Seconds after which it is not content with that. Another cache has seen by then that the round trip
+is shorter than it took it to be.
+"""
 RATE_LASTS = 15.0
 """Seconds after which a rate of the past counts half."""
 COMPETES = 20.0
-"""Seconds for which nothing is bounded then."""
+"""Seconds for which nothing is bounded then: it takes what TCP gives it."""
 
 
 @define(eq=False)
@@ -84,12 +97,16 @@ class Flight:
     """Bytes a second, of late."""
     bound: float = field(default=AT_FIRST, init=False)
     """Bytes on their way over all connections together."""
-    _is_first: bool = field(default=True, init=False)
+    is_first: bool = field(default=True, init=False)
     """Whether no queue has been seen, nor that there is none."""
     active: int = field(default=0, init=False)
     """How many connections brought something, of late."""
     _segment: int = field(default=SEGMENT, init=False)
     """Bytes of a segment of theirs."""
+    _came: int = field(default=0, init=False)
+    """Bytes that have come in all."""
+    _asked: dict[Hashable, float] = field(factory=dict, init=False)
+    """`Reading.asked` of each connection at the last look."""
     _seen: dict[Hashable, int] = field(factory=dict, init=False)
     """How many bytes each connection had received at the last look."""
     _looked_at: float = field(default=-inf, init=False)
@@ -112,7 +129,7 @@ class Flight:
     @property
     def queues(self) -> bool:
         """Whether a queue has been seen, so that the line is the limit."""
-        return self.bound < inf and not self._is_first
+        return self.bound < inf and not self.is_first
 
     def look(self, now: float, readings: Mapping[Any, Reading], *, is_read: bool) -> Optional[int]:
         """
@@ -129,10 +146,13 @@ class Flight:
         active = [reading for each, reading in readings.items() if came[each] > 0]
         self.active = len(active)
         self._segment = max([each.segment for each in active], default=SEGMENT)
+        if not readings:
+            self.bound, self.is_first = inf, False  # The system tells nothing.
         if not active or seconds > 10 * STEP + 2 * (self.round_trip or 0.0):
             return self.share()  # The first look after a while compares with nothing.
+        self._came += sum(came.values())
         self.rate = sum(came.values()) / seconds
-        self._measure(now, active)
+        self._measure(now, active, readings)
         if self.base is None or self.round_trip is None:
             return self.share()
         self._best = max(self.rate, self._best * 0.5 ** (seconds / RATE_LASTS))
@@ -141,14 +161,29 @@ class Flight:
             self._look_at = now + max(STEP, self.round_trip)
         return self.share()
 
-    def _measure(self, now: float, active: Collection[Reading]) -> None:
-        """Take the round trips of what has just arrived."""
-        trips = sorted(each.round_trip for each in active if each.round_trip is not None)
+    def _measure(
+        self, now: float, active: Collection[Reading], readings: Mapping[Any, Reading]
+    ) -> None:
+        """
+        Take the round trips of what has arrived, and of what was asked for.
+
+        A sender that is slow itself makes the first seem long, a receiver that acknowledges late
+        the second: both have to be long for a queue.
+        """
+        answers = self._answers(readings)
+        trips = sorted(
+            each.round_trip
+            for each in active
+            if each.round_trip is not None and each.received > FIRST_REPLY
+        )
+        if trips:
+            median = trips[(len(trips) - 1) // 2]
+            self.round_trip = min([median, *answers])
         leasts = [each.least for each in active if each.least is not None]
-        if not trips:
+        known = [*trips[:1], *answers, *(() if self._bases else leasts)]
+        if not known:
             return
-        self.round_trip = trips[(len(trips) - 1) // 2]
-        least = min([trips[0], *leasts] if not self._bases else [trips[0]])
+        least = min(known)
         while self._bases and self._bases[-1][1] >= least:
             self._bases.pop()
         self._bases.append((now, least))
@@ -156,39 +191,51 @@ class Flight:
             self._bases.popleft()
         self.base = self._bases[0][1]
 
+    def _answers(self, readings: Mapping[Any, Reading]) -> list[float]:
+        """How long the requests took to be received that were since the last look, in seconds."""
+        found = []
+        for connection, reading in readings.items():
+            asked, before = reading.asked, self._asked.get(connection)
+            if asked is not None and asked != before:
+                # The last one by itself: the system tells an average with a weight of an eighth.
+                last = asked if before is None else 8 * asked - 7 * before
+                found.append(max(last, reading.least or 0.0))
+        self._asked = {
+            each: reading.asked for each, reading in readings.items() if reading.asked is not None
+        }
+        return found
+
     def _decide(self, now: float, target: float, *, is_read: bool) -> None:
         assert self.base is not None and self.round_trip is not None
         queue = self.round_trip - self.base
         if self._is_draining:
-            self._is_draining, self.bound = False, self._before
-            self._drains_at = now + LOOKS_EVERY
+            if now >= self._drains_at:
+                self._is_draining, self.bound = False, self._before
+                self._drains_at = now + LOOKS_EVERY
             return
         if now < self._competes_until and is_read:
             return
         if self.bound == inf:
             if queue > target:
-                self._is_first = False
+                self.is_first = False
                 self.bound = self.rate * (self.base + target)
                 self._best, self._drains_at = self.rate, now + LOOKS_FIRST
             return
-        if self._is_first:
-            if queue <= target / 2:
+        if self.is_first:
+            if queue <= TARGET_READ:
                 self.bound *= 2
-                if self.bound >= ENOUGH * self.active:
-                    self.bound = inf
+                if self._came > PROMISED * max(AT_LEAST_SEEN, self.active):
+                    self.bound, self.is_first = inf, False
                 return
-            self._is_first = False
-            self._best, self._drains_at = self.rate, now + LOOKS_FIRST
+            self.is_first = False
+            self._best, self._drains_at = self.rate, now + LOOKS_EVERY
         if queue > target:
-            if not is_read or self.rate >= CROWDED_OUT * self._best:
-                self._crowded_since = inf
-            elif now >= (since := min(self._crowded_since, now)) + CROWDED_FOR:
+            lower = self.bound * max(SMALLEST_CHANGE, (self.base + target) / self.round_trip)
+            # As long as there is a queue the line is full, with what arrives now.
+            self.bound = min(self.bound, max(lower, self.rate * (self.base + target / 2)))
+            if is_read and self._is_crowded_out(now):
                 self.bound, self._competes_until = inf, now + COMPETES
                 return
-            else:
-                self._crowded_since = since
-            lower = (self.base + target) / self.round_trip
-            self.bound *= max(SMALLEST_CHANGE, lower)
         elif queue > target / 2:
             self.bound += ADDED_SEGMENTS * self._segment
         else:
@@ -201,7 +248,19 @@ class Flight:
                 return
         self.bound = max(self.bound, self._least)
         if now >= self._drains_at:
-            self._is_draining, self._before, self.bound = True, self.bound, 0.0
+            self._is_draining, self._before = True, self.bound
+            self.bound = min(self.bound, self.rate * self.base / 2)
+            self._drains_at = now + DRAINS + 2 * self.round_trip
+
+    def _is_crowded_out(self, now: float) -> bool:
+        """Keep a share while others fill the queue; return whether they have done so for long."""
+        assert self.round_trip is not None
+        kept = KEPT * self._best * self.round_trip
+        if self.bound >= kept:
+            self._crowded_since = inf
+            return False
+        self.bound, self._crowded_since = kept, min(self._crowded_since, now)
+        return now - self._crowded_since >= CROWDED_FOR
 
     @property
     def _least(self) -> float:

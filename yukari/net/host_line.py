@@ -59,23 +59,27 @@ class HostLine:
             # Again, even if it is the same: the system's own growth forgets it.
             each.bound(UNBOUNDED if window is None else window)
 
-    def received(self, now: float, *, is_read: bool, held: bool) -> None:
+    def received(self, now: float, *, is_read: bool, held: bool) -> bool:
         """
         Bytes of a blob have arrived; ``is_read`` if a client waits for some of that blob, ``held``
-        if its connection must pause now because of our disk, our memory, or UPSTREAM_RATE.
+        if its connection must pause now because of our disk, our memory, or UPSTREAM_RATE. Returns
+        whether it has looked at all of them.
         """
         if is_read:
             self._read_at = now
         if held:
             self._held_at = now
-        if self.flight.is_due(now) and now - self._held_at > HELD:
-            self._look(now)
+        if not self.flight.is_due(now) or now - self._held_at <= HELD:
+            return False
+        self._look(now)
+        return True
 
     def _look(self, now: float) -> None:
         is_read = now - self._read_at < HELD
         readings = self._read()
+        window = self.flight.look(now, readings, is_read=is_read)
         if readings:
-            self._bound(self.flight.look(now, readings, is_read=is_read))
+            self._bound(window)
         self._new = 0
 
 

@@ -21,6 +21,8 @@ _SIZE = 160
 """Bytes of the structure that are asked for."""
 _SEGMENT = struct.Struct("=20xI")
 """``tcpi_rcv_mss``: bytes of the segments that arrive."""
+_ASKED = struct.Struct("=68xI")
+"""``tcpi_rtt``: microseconds, smoothed over what was sent; 0 if nothing is known."""
 _ROUND_TRIP = struct.Struct("=92xI")
 """``tcpi_rcv_rtt``: microseconds, measured by what arrives; 0 if nothing is known."""
 _RECEIVED = struct.Struct("=128xQ")
@@ -44,6 +46,8 @@ class Reading:
     """Bytes since it was made."""
     round_trip: Optional[float]
     """Seconds from a byte that was asked for to its arrival, of late; None if it is not known."""
+    asked: Optional[float]
+    """Seconds from what was sent, such as a request, to its receipt, smoothed with an eighth."""
     least: Optional[float]
     """The shortest round trip of what was sent on it, in seconds."""
     segment: int
@@ -83,10 +87,13 @@ class SocketConnection:
             return None  # Closed meanwhile, or no TCP.
         if len(told) < _SIZE:
             return None  # Before Linux 4.9.
-        round_trip, least = _ROUND_TRIP.unpack_from(told)[0], _LEAST.unpack_from(told)[0]
+        asked, round_trip, least = (
+            each.unpack_from(told)[0] for each in (_ASKED, _ROUND_TRIP, _LEAST)
+        )
         return Reading(
             _RECEIVED.unpack_from(told)[0],
             round_trip * _MICROSECONDS if round_trip else None,
+            asked * _MICROSECONDS if asked else None,
             least * _MICROSECONDS if least not in (0, _UNKNOWN) else None,
             max(1, _SEGMENT.unpack_from(told)[0]),
         )

@@ -111,6 +111,8 @@ class HostPace:
     _longest_wait: float = 0.0
     """At the most, of late."""
     _longest: int = 0
+    _received: int = 0
+    """Bytes since the last look at the line."""
     _bytes: float = 0.0
     _bytes_of_all: float = 0.0
     """Bytes that all requests in progress brought in that time, if each is like this one."""
@@ -151,7 +153,15 @@ class HostPace:
         ``count`` bytes of a blob have arrived; ``is_read`` if clients read that blob, ``held`` if
         this connection must pause now because of our disk, our memory, or UPSTREAM_RATE.
         """
-        self.line.received(now, is_read=is_read, held=held)
+        self._received += count
+        looked = self.line.received(now, is_read=is_read, held=held)
+        useful, flight = self.limit.useful, self.line.flight
+        if held or self.is_slow_to_answer:
+            useful.held(now)
+        elif looked and not flight.is_first:
+            useful.look(now, self.limit.active, self._received, queues=flight.queues)
+        if looked:
+            self._received = 0
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""

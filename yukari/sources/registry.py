@@ -18,11 +18,12 @@ from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError, denied, denied_by, upstream_unreachable
 from yukari.metrics import Metrics
 from yukari.names import Repository
-from yukari.net.budget import ConnectionBudget
+from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLines
 from yukari.net.http import BadRedirect, follow, why
 from yukari.net.perimeter import Outside
 from yukari.net.throttle import Line
+from yukari.net.useful import LEAST, Useful
 from yukari.sources.authorizer import Authorizer, Keys, Send, failed
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import KeyUnusable
@@ -133,6 +134,7 @@ class Registry:
                 self._bound(),
                 self.budget,
                 patience=self.headers_within - TOLD_BEFORE,
+                limit=HostLimit(Useful(LEAST)),
                 line=self.lines.of((parts.hostname or "", port)),
             )
         pace.bound = self._bound()  # It may differ by the hour.

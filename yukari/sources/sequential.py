@@ -21,8 +21,7 @@ from twisted.web.client import ResponseDone
 
 from yukari.net.budget import Priority, Turn
 from yukari.net.http import within
-from yukari.net.throttle import Paced
-from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
+from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import LARGEST
 from yukari.spans import Span
 
@@ -113,7 +112,7 @@ class InOrder:
         if turn is not None:
             turn.moved(answer.pace.limit)
             turn.answered(self._clock.seconds(), began=began)
-        body = _Body(self, skipped, missing, self._clock, answer.paced, turn)
+        body = _Body(self, skipped, missing, self._clock, answer, turn)
         answer.body.deliverBody(body)
         return body
 
@@ -150,12 +149,13 @@ class _Body(Protocol):
         skipped: int,
         count: int,
         clock: IReactorTime,
-        paced: Optional[Paced],
+        answer: Answer,
         turn: Optional[Turn],
     ) -> None:
         self._owner = owner
         self._turn = turn
-        self._paced = paced
+        self._paced = answer.paced
+        self._pace = answer.pace
         self._skip = skipped
         self._missing = count
         self._clock = clock
@@ -201,6 +201,8 @@ class _Body(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._owner.came += len(data)
+        held = self._room is None or (self._paced is not None and self._paced.held)
+        self._pace.received(self._clock.seconds(), len(data), is_read=False, held=held)
         if self._silence is not None:
             self._silence.reset(SILENCE)
         skipped = min(self._skip, len(data))

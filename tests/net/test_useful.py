@@ -1,0 +1,128 @@
+"""Connections that bring something are kept, others are not, and what was learnt is tried again."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Optional
+
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from yukari.net.useful import FIRST_TRIAL, LEAST, QUIET, REST_LONGEST, Useful
+
+LOOK = 0.1
+"""Seconds between two looks."""
+
+
+@define
+class Host:
+    """A host over a line, bytes a second of one connection and of all together."""
+
+    each: float
+    line: float
+    most: int = 32
+    """Connections that there is a use for."""
+    ends: float = 1.0
+    """Seconds within which a connection's request ends, when too many are in use."""
+    useful: Useful = field(factory=Useful)
+    now: float = 100.0
+    connections: float = 0.0
+    received: int = 0
+    lowest: float = inf
+    """The fewest connections since there were as many as possible."""
+
+    def run(
+        self, seconds: float, queues: bool = False, until: Optional[float] = None
+    ) -> Optional[float]:
+        """Let time pass; when so many connections were there, in seconds from now."""
+        began = self.now
+        while self.now < began + seconds:
+            wanted = min(self.most, self.useful.allowed)
+            if self.connections < wanted:
+                self.connections = wanted
+            else:
+                self.connections = max(wanted, self.connections - self.most * LOOK / self.ends)
+            self.lowest = min(self.lowest, self.connections)
+            count = int(min(self.connections * self.each, self.line) * LOOK)
+            self.received += count
+            self.now += LOOK
+            self.useful.look(self.now, int(self.connections), count, queues=queues)
+            if until is not None and self.connections >= until:
+                return self.now - began
+        return None
+
+
+EACH = st.floats(1e4, 1e8)
+
+
+class UsefulTests(SynchronousTestCase):
+    @given(EACH, st.integers(LEAST, 64))
+    def test_where_each_is_the_limit_all_are_used(self, each: float, most: int) -> None:
+        host = Host(each, inf, most)
+        host.run(60.0)
+        # Trials with fewer are rare, and drop few.
+        self.assertGreater(host.received, 0.97 * each * most * 60.0 - each * most)
+        self.assertGreaterEqual(host.lowest, 0.7 * most - 1)
+        if most > LEAST + 1:
+            self.assertTrue(host.useful.more_bring_more)
+
+    @given(EACH, st.floats(0.5, 20.0), st.booleans())
+    def test_where_the_line_is_the_limit_those_that_fill_it_are_left(
+        self, each: float, needed: float, queues: bool
+    ) -> None:
+        host = Host(each, each * needed)
+        host.run(40.0, queues)
+        self.assertLessEqual(host.useful.allowed, max(LEAST + 0.5, 3 * needed))
+        self.assertGreaterEqual(host.useful.allowed, min(32, max(LEAST, 0.4 * needed)))
+        self.assertGreater(host.received, 0.9 * host.line * 40.0 - host.line)
+
+    def test_nothing_is_dropped_in_the_first_seconds_unless_bytes_queue(self) -> None:
+        host = Host(1e6, 4e6)
+        host.run(FIRST_TRIAL - LOOK)
+        self.assertEqual(host.useful.allowed, inf)
+        host = Host(1e6, 4e6)
+        host.run(FIRST_TRIAL, queues=True)
+        self.assertLess(host.useful.allowed, 32)
+
+    def test_a_host_that_was_slow_has_all_connections_within_three_seconds(self) -> None:
+        host = Host(1e6, 2e6)
+        host.run(30.0, queues=True)
+        self.assertEqual(host.useful.allowed, LEAST)
+        host.line = inf
+        host.now += QUIET + 1
+        host.connections = 0
+        took = host.run(10.0, until=32)
+        assert took is not None
+        self.assertLessEqual(took, 3.0)
+
+    def test_more_are_tried_now_and_then_while_bytes_come(self) -> None:
+        host = Host(1e6, 2e6)
+        host.run(100.0, queues=True)
+        host.line = inf
+        self.assertIsNotNone(host.run(2 * REST_LONGEST, until=32))
+
+    def test_what_this_cache_holds_up_shows_nothing(self) -> None:
+        host = Host(1e6, 4e6)
+        for _ in range(300):
+            host.run(LOOK)
+            host.useful.held(host.now)
+        self.assertEqual((host.useful.allowed, host.useful.more_bring_more), (inf, None))
+
+    def test_a_trial_that_a_pause_cuts_short_leaves_all_as_it_was(self) -> None:
+        host = Host(1e6, inf)
+        while host.useful.allowed == inf:
+            host.run(LOOK)
+        host.useful.held(host.now)
+        self.assertEqual(host.useful.allowed, inf)
+
+    @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 100), st.integers(0, 10**9))))
+    def test_whatever_comes_there_are_always_some(
+        self, looks: list[tuple[float, int, int]]
+    ) -> None:
+        useful, now = Useful(), 0.0
+        for seconds, connections, received in looks:
+            now += seconds
+            useful.look(now, connections, received, queues=received % 2 == 0)
+            self.assertGreaterEqual(useful.allowed, LEAST)
