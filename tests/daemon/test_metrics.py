@@ -16,8 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import Fault
 from tests.processes import CHECKOUT
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
-from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, Watched, kind_of
+from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, kind_of
+from yukari.daemon.watched import Watched
 from yukari.metrics import RESULTS, Metrics
+from yukari.sources.host_facts import BOUNDS, THE_LINE, HostFacts
 from yukari.storage import usage as stock
 from yukari.storage.ports import Holdings
 
@@ -36,6 +38,10 @@ def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 def value(text: bytes, name: str, **labels: str) -> Optional[float]:
     """Return one sample's value, None if there is no such sample."""
     return samples(text).get((f"yukari_{name}", frozenset(labels.items())))
+
+
+IDLE_HOST = HostFacts("registry", 1, 0.0, 0.3, None, None)
+BUSY_HOST = HostFacts("blobs", 4, 1e7, 0.02, 0.05, THE_LINE)
 
 
 class KindTests(SynchronousTestCase):
@@ -95,7 +101,10 @@ class PrometheusTests(SynchronousTestCase):
         holdings: list[Optional[Holdings]] = [None]
         self.metrics.watch(
             lambda state: 3 if state == "filling" else 0,
-            {"default": Watched(lambda: True, lambda: 16), "hf": Watched(lambda: False, lambda: 2)},
+            {
+                "default": Watched(lambda: True, lambda: 16, lambda: (IDLE_HOST, BUSY_HOST)),
+                "hf": Watched(lambda: False, lambda: 2, tuple),
+            },
             lambda: holdings[0],
         )
         self.assertTrue(math.isnan(value(self.metrics.text(), "stored_blobs") or 0))
@@ -117,6 +126,15 @@ class PrometheusTests(SynchronousTestCase):
                 ("upstream_connections_allowed", allowed),
             ):
                 self.assertEqual(value(text, name, registry=registry), expected, name)
+        name = "upstream_round_trip_seconds"
+        for kind, seconds in (("base", 0.02), ("present", 0.05)):
+            self.assertEqual(value(text, name, registry="default", kind=kind), seconds)
+            self.assertTrue(math.isnan(value(text, name, registry="hf", kind=kind) or 0))
+        for registry, count in (("default", 5), ("hf", 0)):
+            self.assertEqual(value(text, "upstream_connections", registry=registry), count)
+        for by in BOUNDS:
+            found = value(text, "upstream_bound", registry="default", by=by)
+            self.assertEqual(found, by == THE_LINE, by)
         for direction in ("to", "from"):
             self.assertEqual(value(text, "store_bytes_total", direction=direction), 0)
         for what, count in {"models": 1, "blobs": 2, "bytes": 30}.items():

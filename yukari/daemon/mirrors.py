@@ -21,7 +21,8 @@ from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
 from yukari.config.registry_names import answers_by_agent, id_of
 from yukari.config.settings import TIGRIS, Settings
-from yukari.daemon.prometheus import PrometheusMetrics, Watched
+from yukari.daemon.prometheus import PrometheusMetrics
+from yukari.daemon.watched import Watched
 from yukari.library.revalidator import Freshness
 from yukari.names import AS_LLAMA_CPP, DEFAULT
 from yukari.net.agent import READ, Connections
@@ -30,6 +31,7 @@ from yukari.net.perimeter import Perimeter
 from yukari.net.throttle import Line
 from yukari.net.trust import trust
 from yukari.sources.authorizer import Keys
+from yukari.sources.host_facts import HostFacts
 from yukari.sources.offline import Offline
 from yukari.sources.own_key import OwnKey
 from yukari.sources.patience import Patience
@@ -109,6 +111,7 @@ def open_mirrors(
         key = id_of(registry, settings.registries)
         upstream: One = Offline()
         allowed: Callable[[], int] = int
+        hosts: Callable[[], tuple[HostFacts, ...]] = tuple
         if not settings.offline:
             asked[registry.name] = source = Registry(
                 registry.url,
@@ -127,11 +130,11 @@ def open_mirrors(
                 made.lines,
             )
             upstream = Upstream(source)
-            allowed = partial(source.allowed, most)
+            allowed, hosts = partial(source.allowed, most), source.hosts
         each[key] = upstream
         if answers_by_agent(registry):
             each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
-        watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed)
+        watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed, hosts)
     # The default registry's clients are told to wait, as they are without a cache.
     patience = {key: Patience(reactor) for key in each if key != DEFAULT}
     return Mirrors(Upstreams(each, patience), tuple(connections), watched, asked, line)

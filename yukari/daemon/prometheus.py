@@ -24,8 +24,10 @@ from twisted.internet.task import LoopingCall
 
 from yukari import __version__
 from yukari.config.registries import DEFAULT_NAME
+from yukari.daemon.watched import Watched
 from yukari.library.traffic import Moved
 from yukari.metrics import EVICTED, RESULTS, STATES, Metrics, Replies
+from yukari.sources.host_facts import BOUNDS
 from yukari.storage.ports import Holdings
 
 LAG_PERIOD = 0.5
@@ -59,15 +61,6 @@ def _result(result: str, status: int) -> str:
     if status >= 400:
         return "error"
     return result if result in RESULTS else "none"
-
-
-@frozen(eq=False)
-class Watched:
-    """The measurements of a registry."""
-
-    is_down: Callable[[], bool]
-    allowed: Callable[[], int]
-    """How many requests at once its most reluctant host gets."""
 
 
 @frozen(eq=False)
@@ -124,6 +117,9 @@ class PrometheusMetrics(Metrics):
     _damaged: Counter = field(init=False)
     _circuit: Gauge = field(init=False)
     _allowed: Gauge = field(init=False)
+    _connections: Gauge = field(init=False)
+    _round_trip: Gauge = field(init=False)
+    _bound: Gauge = field(init=False)
     _revalidations: Counter = field(init=False)
     _evicted_models: Counter = field(init=False)
     _evicted_bytes: Counter = field(init=False)
@@ -211,6 +207,25 @@ class PrometheusMetrics(Metrics):
             "Requests for blobs that a registry's most reluctant host gets at once, by registry.",
             "registry",
         )
+        self._connections = make(
+            Gauge,
+            "upstream_connections",
+            "Requests for blobs under way, by registry.",
+            "registry",
+        )
+        self._round_trip = make(
+            Gauge,
+            "upstream_round_trip_seconds",
+            "The round trip to a registry's busiest host, with the queue (present) and without"
+            " (base); NaN if it is not known.",
+            *("registry", "kind"),
+        )
+        self._bound = make(
+            Gauge,
+            "upstream_bound",
+            "1 for what bounds how fast blobs come from a registry's busiest host.",
+            *("registry", "by"),
+        )
         self._revalidations = make(
             Counter, "revalidations", "Checks of stored manifests, by result.", "result"
         )
@@ -266,6 +281,12 @@ class PrometheusMetrics(Metrics):
             self._upstream_bytes.labels(name)
             self._circuit.labels(name).set_function(each.is_down)
             self._allowed.labels(name).set_function(each.allowed)
+            self._connections.labels(name).set_function(each.connections)
+            for kind in ("base", "present"):
+                found = partial(each.round_trip, present=kind == "present")
+                self._round_trip.labels(name, kind).set_function(found)
+            for by in BOUNDS:
+                self._bound.labels(name, by).set_function(partial(each.is_bound_by, by))
 
     def of_registry(self, name: str) -> Metrics:
         """Return the metrics that one registry's bytes are counted in."""

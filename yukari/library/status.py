@@ -24,6 +24,7 @@ from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.scrubbing import ScrubStatus
 from yukari.library.traffic import Traffic, TrafficReport
 from yukari.names import DEFAULT
+from yukari.sources.host_facts import HostFacts
 from yukari.sources.ways import Access
 from yukari.storage.inventory import FrontDisk
 from yukari.tasks import Coalescer, together
@@ -53,6 +54,8 @@ class UpstreamStatus:
     """Of all that comes from it now."""
     access: tuple[Access, ...]
     """How requests get past its challenges."""
+    hosts: tuple[HostFacts, ...]
+    """Where its blobs have come from, and what bounds how fast."""
 
 
 @frozen
@@ -162,6 +165,7 @@ class StatusReader:
             max([state.wait, *(fill.tries.asked_to_wait_until - now for fill in fills)]),
             sum(fill.facts()["rate"] * 1e6 for fill in fills),
             library.upstream.access_of(registry),
+            library.upstream.hosts_of(registry),
         )
 
     async def store(self) -> Optional[StoreStatus]:

@@ -197,6 +197,11 @@ class Line:
         return any(not taker.yields() for taker in self._waiting)
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether any taker waits for its turn."""
+        return bool(self._waiting)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody takes from it, and no debt is left."""
         return not self._takers and self._bucket.level(self._clock.seconds()) >= self._bucket.burst

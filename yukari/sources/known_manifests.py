@@ -9,7 +9,7 @@ from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
-from yukari.manifest import Variant
+from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, OCI_MANIFEST, Variant
 from yukari.names import Digest, InvalidName, Reference, Repository
 from yukari.net.http import header
 
@@ -17,6 +17,10 @@ MAX_MANIFESTS = 50_000
 """Manifests that are remembered."""
 SELDOM = 3600.0
 """Seconds for which a manifest is taken for unchanged by whose HEAD nothing can be told."""
+
+_ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
+ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}
+"""The Accept header by which each variant is asked for."""
 
 Key = tuple[Repository, Reference, Variant]
 

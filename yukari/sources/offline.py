@@ -13,6 +13,7 @@ from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.base import Answer, SourceRefused
 from yukari.sources.circuit import Reachability
+from yukari.sources.host_facts import HostFacts
 from yukari.sources.pace import HostPace
 from yukari.sources.ways import Access
 from yukari.spans import Span
@@ -30,6 +31,9 @@ class Offline:
         return Reachability()
 
     def access_of(self, _: str) -> tuple[Access, ...]:
+        return ()
+
+    def hosts_of(self, _: str) -> tuple[HostFacts, ...]:
         return ()
 
     def is_down(self, _: Repository) -> bool:

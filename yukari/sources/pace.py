@@ -16,6 +16,14 @@ from attrs import define, field
 
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLine
+from yukari.net.throttle import Line
+from yukari.sources.host_facts import (
+    EACH_CONNECTION,
+    THE_HOSTS_LIMIT,
+    THE_LINE,
+    THE_RATE,
+    HostFacts,
+)
 
 FIRST = 16 * 1024
 """
@@ -46,6 +54,8 @@ A request is never shorter than this many round trips' time is worth, near a blo
 """
 ROUND_TRIPS_ENOUGH = 20
 """What a request waits for its header is then a twentieth of its time."""
+OF_LATE = 2.0
+"""Seconds after a look for which what was seen is told."""
 _MEMORY = 0.8
 """The weight of earlier measurements at each new one."""
 ORDINARY = 0.3
@@ -113,6 +123,8 @@ class HostPace:
     _longest: int = 0
     _received: int = 0
     """Bytes since the last look at the line."""
+    _looked_at: float = -inf
+    _rate_of_late: float = 0.0
     _bytes: float = 0.0
     _bytes_of_all: float = 0.0
     """Bytes that all requests in progress brought in that time, if each is like this one."""
@@ -161,7 +173,32 @@ class HostPace:
         elif looked and not flight.is_first:
             useful.look(now, self.limit.active, self._received, queues=flight.queues)
         if looked:
-            self._received = 0
+            seconds = max(1e-3, now - self._looked_at)
+            kept = _MEMORY if seconds < OF_LATE else 0.0
+            self._rate_of_late = kept * self._rate_of_late + (1 - kept) * self._received / seconds
+            self._looked_at, self._received = now, 0
+
+    def facts(self, host: str, now: float, throttle: Optional[Line]) -> HostFacts:
+        """Return what is known of the way to ``host``; ``throttle`` is UPSTREAM_RATE's line."""
+        flight, useful = self.line.flight, self.limit.useful
+        is_busy = now - self._looked_at < OF_LATE
+        bound_by = None
+        if throttle is not None and throttle.is_waited_for:
+            bound_by = THE_RATE
+        elif is_busy and self.limit.is_known and self.limit.active >= self.limit.bears:
+            bound_by = THE_HOSTS_LIMIT
+        elif is_busy and (flight.queues or useful.more_bring_more is False):
+            bound_by = THE_LINE
+        elif is_busy and useful.more_bring_more:
+            bound_by = EACH_CONNECTION
+        return HostFacts(
+            host,
+            self.limit.active,
+            self._rate_of_late if is_busy else 0.0,
+            flight.base,
+            flight.round_trip if is_busy else None,
+            bound_by,
+        )
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""

@@ -26,6 +26,7 @@ from yukari.net.throttle import Line
 from yukari.net.useful import LEAST, Useful
 from yukari.sources.authorizer import Authorizer, Keys, Send, failed
 from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.sources.host_facts import HostFacts
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.pace import HostPace
 from yukari.sources.tokens import RealmFailed, Tokens
@@ -148,6 +149,11 @@ class Registry:
     def _bound(self) -> float:
         """Bytes a second that one connection has of the line while all are at work."""
         return inf if self.line is None else self.line.rate / self.line.most
+
+    def hosts(self) -> tuple[HostFacts, ...]:
+        """The hosts that blobs have come from."""
+        now = self.clock.seconds()
+        return tuple(pace.facts(host, now, self.line) for host, pace in self._paces.items())
 
     def allowed(self, most: int) -> int:
         """How many of ``most`` requests at once the host gets that bears the fewest."""

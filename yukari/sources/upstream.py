@@ -30,10 +30,7 @@ from yukari.errors import (
     upstream_unreachable,
 )
 from yukari.manifest import (
-    DOCKER_MANIFEST,
-    MANIFEST_LIST,
     MAX_BYTES,
-    OCI_MANIFEST,
     AnyManifest,
     InvalidManifest,
     Manifest,
@@ -56,7 +53,8 @@ from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.error_text import error_text
-from yukari.sources.known_manifests import KnownManifests, announced
+from yukari.sources.host_facts import HostFacts
+from yukari.sources.known_manifests import ACCEPT, KnownManifests, announced
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.questions import Questions
@@ -70,11 +68,6 @@ from yukari.spans import Span
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
-ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}
-"""The Accept header by which each variant is asked for."""
-
 
 Asked = Callable[Concatenate["Upstream", Repository, P], Coroutine[Any, Any, T]]
 """A question about a repository."""
@@ -130,6 +123,10 @@ class Upstream:
     def access_of(self, _: str) -> tuple[Access, ...]:
         """How requests get past its challenges."""
         return self._registry.authorizer.ways.access()
+
+    def hosts_of(self, _: str) -> tuple[HostFacts, ...]:
+        """The hosts that its blobs have come from."""
+        return self._registry.hosts()
 
     # manifests
 

@@ -18,6 +18,7 @@ from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.circuit import Reachability
+from yukari.sources.host_facts import HostFacts
 from yukari.sources.offline import Offline
 from yukari.sources.pace import HostPace
 from yukari.sources.patience import Patience
@@ -60,6 +61,11 @@ class Upstreams:
         """How requests get past a registry's challenges."""
         found = self.each.get(registry)
         return () if found is None else found.access_of(registry)
+
+    def hosts_of(self, registry: str) -> tuple[HostFacts, ...]:
+        """The hosts that a registry's blobs have come from."""
+        found = self.each.get(registry)
+        return () if found is None else found.hosts_of(registry)
 
     def is_down(self, name: Repository) -> bool:
         """Whether questions about a repository are answered without asking."""

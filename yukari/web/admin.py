@@ -120,8 +120,14 @@ class Fills(Resource):
                 raise RegistryError("BLOB_UNKNOWN", "no such fill", 404)
             reply_json(request, 200, fill.facts())
             return
-        fills = self._library.fills.values()
-        reply_json(request, 200, {"fills": [fill.facts() for fill in fills]})
+        fills = list(self._library.fills.values())
+        registries = sorted({fill.name.registry for fill in fills})
+        hosts = [host for each in registries for host in self._library.upstream.hosts_of(each)]
+        told = {
+            "fills": [fill.facts() for fill in fills],
+            "hosts": [host.as_json() for host in hosts],
+        }
+        reply_json(request, 200, told)
 
     async def _stop(self, request: Request) -> None:
         await check_admin(request)

@@ -1,0 +1,38 @@
+"""The measurements of a registry, for the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import nan
+
+from attrs import frozen
+
+from yukari.sources.host_facts import HostFacts
+
+
+@frozen(eq=False)
+class Watched:
+    """The measurements of a registry."""
+
+    is_down: Callable[[], bool]
+    allowed: Callable[[], int]
+    """How many requests at once its most reluctant host gets."""
+    hosts: Callable[[], tuple[HostFacts, ...]]
+    """Where its blobs come from."""
+
+    def connections(self) -> int:
+        """Return how many requests for its blobs are under way."""
+        return sum(host.connections for host in self.hosts())
+
+    def round_trip(self, *, present: bool) -> float:
+        """Seconds to the host that brings the most, now or without a queue; NaN if unknown."""
+        busiest = max(self.hosts(), key=lambda host: host.rate, default=None)
+        if busiest is None:
+            return nan
+        found = busiest.round_trip if present else busiest.base_round_trip
+        return nan if found is None else found
+
+    def is_bound_by(self, what: str) -> bool:
+        """Whether that bounds how fast blobs come from the host that brings the most."""
+        busiest = max(self.hosts(), key=lambda host: host.rate, default=None)
+        return busiest is not None and busiest.bound_by == what
