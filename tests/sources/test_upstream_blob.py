@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectionRefusedError,
 )
@@ -84,6 +84,19 @@ class BlobTests(BlobCase):
             self.part(self.internet.last)
             self.successResultOf(found)
         self.assertEqual(len(self.internet.exchanges), 5)
+
+    def test_a_request_that_is_taken_back_is_none_that_failed(self) -> None:
+        """It counted as one that the host had refused because there were too many."""
+        for is_located in (False, True):
+            if is_located:
+                self.located()
+            found = self.fetch()
+            before = len(self.internet.exchanges)
+            found.cancel()
+            self.failureResultOf(found, CancelledError)
+            self.assertEqual(
+                (len(self.internet.exchanges), self.internet.last.open), (before, False)
+            )
 
     def test_less_than_was_asked_for_is_an_answer_too(self) -> None:
         found = self.fetch()

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 import idna
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -76,21 +76,28 @@ def retry_after(response: IResponse, now: float) -> Optional[float]:
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
 
-def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+def as_cancelled(waited_for: Deferred[T]) -> Deferred[T]:
     """
-    Return the result of ``waited_for``; TimeoutError if it is late, CancelledError if it is
-    cancelled, whatever error its cancellation ends in.
+    Return the result of ``waited_for``; CancelledError if it is cancelled, whatever that ends in.
 
-    An agent reports a cancelled request as a failed one: as if the other end had hung up.
+    An agent reports a cancelled request as a failed one, as if the other end had hung up.
     """
+    given_up = False
 
-    def cancel(outcome: Deferred[T]) -> None:
-        outcome.errback(CancelledError())
+    def cancel(_: Deferred[T]) -> None:
+        nonlocal given_up
+        given_up = True
         waited_for.cancel()
 
     outcome: Deferred[T] = Deferred(cancel)
-    waited_for.addBoth(lambda result: None if outcome.called else outcome.callback(result))
+    waited_for.addBoth(lambda result: None if given_up else outcome.callback(result))
+    return outcome
+
+
+def within(seconds: float, waited_for: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+    """As `as_cancelled`; TimeoutError if it is late."""
     late = Failure(TimeoutError(seconds, "no answer in time"))
+    outcome = as_cancelled(waited_for)
     return outcome.addTimeout(seconds, clock, onTimeoutCancel=lambda *_: late)
 
 

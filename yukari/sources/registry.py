@@ -20,7 +20,7 @@ from yukari.metrics import Metrics
 from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLines
-from yukari.net.http import BadRedirect, follow, why
+from yukari.net.http import BadRedirect, as_cancelled, follow, why
 from yukari.net.perimeter import Outside
 from yukari.net.throttle import Line
 from yukari.net.useful import LEAST, Useful
@@ -101,7 +101,7 @@ class Registry:
             headers = self.headers(user_agent, token)
             if span is not None:
                 headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
-            return await self.agent.request(b"GET", url.encode("ascii"), headers)
+            return await as_cancelled(self.agent.request(b"GET", url.encode("ascii"), headers))
 
         try:
             authorized = self.authorized(send, url, USER_AGENT)
