@@ -39,6 +39,8 @@ class UpstreamBlob:
     _at: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     """Replies in a row that were of no use."""
+    _had_part: bool = field(default=False, init=False)
+    """Whether a part has come as it was asked for."""
     _locating: Optional[Waiters] = field(default=None, init=False)
 
     @property
@@ -144,8 +146,12 @@ class UpstreamBlob:
         except BaseException as error:
             discard(response, self._registry.clock)
             if isinstance(error, WrongSize):
-                # A part's label may be odd: the whole tells.
-                self._failures = WITHOUT_RANGE_AFTER - 1
+                # A part's label may be odd: the whole tells, unless other parts were right.
+                self._failures = (
+                    (self._failures + 1) % WITHOUT_RANGE_AFTER
+                    if self._had_part
+                    else WITHOUT_RANGE_AFTER - 1
+                )
                 raise SourceFailed(self._wrong_size(error.found).message, moved=True) from None
             if isinstance(error, SourceFailed) and not error.busy:
                 self._failures = (self._failures + 1) % WITHOUT_RANGE_AFTER
@@ -154,7 +160,7 @@ class UpstreamBlob:
             self._failures = 0
         asked = span.start <= found.start and found.end <= span.end
         if response.code == 206 and asked:
-            pace.ranges = True
+            pace.ranges = self._had_part = True
         counted = Counted(response, self._registry.metrics.received)
         if self._registry.line is None:
             return Answer(found, asked, pace, counted)
