@@ -118,6 +118,11 @@ class ManifestTests(SynchronousTestCase):
         sent = json.dumps({"SchemaVersion": 2, "Layers": [layer], "CONFIG": None}).encode()
         self.assertEqual(Manifest.parse(sent).blobs, (Descriptor(Digest(HEX), 3, "a/b"),))
 
+    def test_texts_that_are_no_utf_8_are_read(self) -> None:
+        """As Go reads them, and their bytes are kept."""
+        sent = body()[:-1] + b', "annotations": {"author": "J\xe9r\xf4me"}}'
+        self.assertEqual(Manifest.parse(sent).body, sent)
+
     def test_a_size_that_is_not_told_is_unknown(self) -> None:
         bare = {key: value for key, value in LAYER.items() if key != "size"}
         for layers in (
@@ -136,6 +141,9 @@ class ManifestTests(SynchronousTestCase):
             (b"<html>Please log in</html>", "not JSON"),
             (body()[:-5], "not JSON"),
             (b"\xff\xfe\xff", "not JSON"),
+            (body().decode().encode("utf-16"), "not JSON"),
+            (b"\xef\xbb\xbf" + body(), "not JSON"),
+            (body()[:-1] + b', "x": NaN}', "not JSON"),
             (b"[]", "not a JSON object"),
             (b'{"error": "x"}', "it has neither schemaVersion nor"),
             (b"{}", "it has neither schemaVersion nor"),

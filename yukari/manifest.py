@@ -150,7 +150,9 @@ def parse_manifest(body: bytes) -> AnyManifest:
     if len(body) > MAX_BYTES:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
     try:
-        content = json.loads(body, object_pairs_hook=_fields)
+        # As Go reads it: in UTF-8, with a replacement for what is none.
+        text = body.decode("utf-8", "replace")
+        content = json.loads(text, object_pairs_hook=_fields, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -170,6 +172,11 @@ def parse_manifest(body: bytes) -> AnyManifest:
         # Nobody can run it, and it must not take the place of a model that can be run.
         raise InvalidManifest("it names no blob")
     return Manifest(body, Digest.of(body), media_type, blobs, config)
+
+
+def _refuse(constant: str) -> None:
+    """ValueError: JSON has no NaN and no Infinity, though Python reads them."""
+    raise ValueError(f"{constant} is no number")
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
