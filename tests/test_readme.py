@@ -15,8 +15,8 @@ from yukari.config.reference import BEGIN, COMMON, END, TABLES, full_table, shor
 from yukari.config.settings import SETTINGS
 
 IN_CHECKOUT = re.compile(r"``((?:deploy|tests|yukari|bench|docs|twisted|\.ci)/[\w./-]+)``")
-IN_BUCKET = {"yukari/sweep.json"}
-"""Objects of a bucket, whose names begin as those of modules do."""
+IN_BUCKET = {"yukari/sweep.json", "yukari/llama-cpp"}
+"""What stores have under names that begin as those of modules do."""
 LONGEST_README = 200
 """Lines. A reader should get to the commands and the way to pull on the first screens."""
 OTHERS_FLAGS = {
