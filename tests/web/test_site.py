@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from tests.fills.doubles import Scene
 from tests.sending.doubles import NAME, Growing, Talk
@@ -92,6 +93,23 @@ class EdgeTests(SynchronousTestCase):
             talk.ask("/v2/", f"Content-Type: {kind}", "Content-Length: 5", method="POST")
             talk.say(b"a=b&c")
             self.assertEqual([reply.status for reply in talk.replies()], [405], kind)
+
+    def test_a_reply_without_a_length_begins_with_its_head(self) -> None:
+        """Catches chunks that leave before the head that waits for them."""
+
+        class Stream(Resource):
+            def render_GET(self, request: Any) -> int:
+                request.write(b"one")
+                request.write(b"two")
+                request.finish()
+                return NOT_DONE_YET
+
+        talk = Talk()
+        talk.channel.site.resource.putChild(b"stream", Stream())
+        talk.ask("/stream")
+        head, _, body = talk.wire.value().partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"), head)
+        self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
     def test_pipelined_requests_are_answered_in_order(self) -> None:
         talk = Talk()

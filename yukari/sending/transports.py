@@ -61,10 +61,15 @@ def flush(transport: Any) -> None:
         transport.startWriting()
 
 
+def holds(transport: Any) -> bool:
+    """Whether a plain transport has bytes that its socket has not taken yet."""
+    return bool(transport.dataBuffer or transport._tempDataLen)
+
+
 def write_now(transport: Any, data: bytes) -> None:
     """Write to a transport, and send what its socket takes at once."""
     plain = isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False)
-    if plain and transport.connected and not (transport.dataBuffer or transport._tempDataLen):
+    if plain and transport.connected and not holds(transport):
         # Nothing waits there, as a rule: to enter and leave the poll would cost two system calls.
         sent = transport.writeSomeData(data)
         if isinstance(sent, int):

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import write_now
 from yukari.web.heads import reply_head
+from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
 
 TLS_HANDSHAKE = b"\x16"
@@ -83,19 +84,19 @@ class RegistryChannel(HTTPChannel):
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
+    _head: bytes = b""
+    """A reply's head that waits for the first bytes of its body."""
     _gone: bool = False
     _quiet_since: float = 0.0
-    _idle_for: float = 0.0
-    """Seconds that it may be silent between requests."""
-    _idle: Optional[IDelayedCall] = None
+    _idle: IdleTimer
     _begun_at: float = 0.0
     _deadline: Optional[IDelayedCall] = None
 
     # the connection's beginning and end
 
     def connectionMade(self) -> None:
-        # Twisted would set its own timer anew with each request.
-        self._idle_for, self.timeOut = float(self.timeOut or 0), None
+        self._idle = IdleTimer(float(self.timeOut or 0))
+        self.timeOut = None
         super().connectionMade()
         host = getattr(self.transport.getPeer(), "host", None)
         self.address = None if host is None else parse_address(host)
@@ -107,13 +108,13 @@ class RegistryChannel(HTTPChannel):
         self.site.drain.joined(self)
         self._too_many = not self.site.clients.joined(self, self.address)
         self._expect(QUIET if self._too_many else HEADER_WITHIN)
-        self._watch_idle(self._idle_for)
+        self._idle.start(self)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True
         self._expect(None)
         self.site.ahead.leave(self)
-        self._stop_watching()
+        self._idle.stop()
         super().connectionLost(reason)
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
@@ -121,7 +122,7 @@ class RegistryChannel(HTTPChannel):
     def loseConnection(self) -> None:
         super().loseConnection()
         self._expect(None)
-        self._stop_watching()
+        self._idle.stop()
         if self._abortingCall is None and not self._gone:
             self._abortingCall = self.callLater(CLOSED_WITHIN, self.forceAbortClient)
         self.site.drain.closes(self)
@@ -331,25 +332,6 @@ class RegistryChannel(HTTPChannel):
         else:
             self.loseConnection()  # it has sent nothing that could be answered
 
-    def _watch_idle(self, seconds: float) -> None:
-        self._idle = self.site.clock.callLater(seconds, self._look_idle)
-
-    def _look_idle(self) -> None:
-        """Close if nothing was read or answered for long enough."""
-        self._idle = None
-        quiet = self.site.clock.seconds() - self._quiet_since
-        if self.requests:
-            self._watch_idle(self._idle_for)
-        elif quiet < self._idle_for:
-            self._watch_idle(self._idle_for - quiet)
-        else:
-            self.timeoutConnection()
-
-    def _stop_watching(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-
     # what is refused
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
@@ -382,16 +364,34 @@ class RegistryChannel(HTTPChannel):
         request.refused(why[0], method, uri)
         headers = Headers({b"content-length": [b"0"], b"connection": [b"close"]})
         code, reason = why
-        self._write_head(request, b"HTTP/1.1", b"%d" % code, reason, headers)
+        head = self._make_head(request, b"HTTP/1.1", b"%d" % code, reason, headers)
+        self.transport.write(head)
         self.loseConnection()
 
     # what is sent
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        self._write_head(self.requests[0], version, code, reason, headers)
+        self._head = self._make_head(self.requests[0], version, code, reason, headers)
 
-    def _write_head(
+    def write(self, data: bytes) -> None:
+        """Write bytes of a reply's body; the first together with its head."""
+        head, self._head = self._head, b""
+        if head:
+            write_now(self.transport, head + data)
+        else:
+            self.transport.write(data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def end_head(self) -> None:
+        """Write the head of a reply that has no body yet."""
+        head, self._head = self._head, b""
+        if head:
+            self.transport.write(head)
+
+    def _make_head(
         self, request: Any, version: bytes, code: bytes, reason: bytes, headers: Headers
-    ) -> None:
+    ) -> bytes:
         id, date = request.id.encode(), self.site.dates.now()
-        self.transport.write(reply_head(version, code, reason, headers, id=id, date=date))
+        return reply_head(version, code, reason, headers, id=id, date=date)

@@ -20,7 +20,7 @@ from twisted.web.server import Request, Site
 from yukari.config.networks import NOBODY, Networks
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT
-from yukari.sending.transports import flush, plain_socket
+from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
 from yukari.web.ahead import SentAhead
 from yukari.web.channel import TOO_LARGE, RegistryChannel
@@ -171,11 +171,12 @@ class RegistryRequest(Request):
         if self._first_byte is None:
             self._first_byte = self.site.clock.seconds() - self._began
         super().write(data)
+        self.channel.end_head()
 
     def finish(self) -> None:
         transport = plain_socket(self)
         super().finish()
-        if transport is not None:
+        if transport is not None and holds(transport):
             flush(transport)
         self._log_end(left=False)
 
