@@ -222,6 +222,8 @@ class OneBucketTests(BucketCase):
             await daemon.idle()
             parts: Any = daemon.service.parts
             await until(lambda parts=parts: parts.management.index.looked and parts.keeper.compared)
+            # The blobs have come from the bucket: the catalog reads what they belong to again.
+            await parts.management.index.settled()
             asked = store_of(daemon).client.requests
             asked.clear()
             await self.pull(daemon)
