@@ -45,6 +45,7 @@ class Watch:
 class HerdTests(ProcessCase):
     """No pull fails, each is right, and the bound holds all the time."""
 
+    timeout = 600.0
     models = MODELS
     pulled = 0
     """How many models were pulled."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
 from tests.s3.servers import CEPH, MOTO, Server
 from yukari.library.catalog_file import CatalogFile
+from yukari.library.index import Index
 from yukari.library.management import Management
 from yukari.names import DEFAULT, Repository, Tag
 
@@ -71,9 +74,10 @@ class ManagedBucketTests(BucketCase):
         reads: list[object] = []
         read = type(index).read
 
-        async def counted(*key: object) -> object:
-            reads.append(key)
-            return await read(*key)  # type: ignore[arg-type]
+        async def counted(of: Index, *key: Any) -> object:
+            if of is index:
+                reads.append(key)
+            return await read(of, *key)
 
         self.patch(type(index), "read", counted)
         await index.look()
@@ -107,7 +111,10 @@ class ManagedBucketTests(BucketCase):
         tags = [await store_of(daemon).tags(name_of(name)) for name in names[:3]]
         self.assertEqual(tags, [[LATEST]] * 3)
         self.assertLessEqual(await self.stored(), BOUND)
-        # Another daemon, over the same bucket, that may remove.
+        # Another daemon, over the same bucket, that may remove; it knows what was pulled here.
+        shared = self.management(daemon).shared
+        assert shared is not None
+        await shared.pulls.tell()
         second = await self.daemon(upstream, evict="lru", **bound)
         await until(lambda: self.management(second).index.looked)
         self.assert_whole(await self.pull(second, names[3]), upstream.models[names[3]])
