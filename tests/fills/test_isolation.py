@@ -16,6 +16,7 @@ from tests.fills.test_shared_line import Network
 from yukari.fills.download import FLOOR_SECONDS
 from yukari.fills.plan import Plan
 from yukari.fills.scheduler import FetchScheduler
+from yukari.net.budget import ConnectionBudget
 from yukari.net.throttle import Line
 from yukari.sources.base import SourceFailed
 from yukari.sources.pace import HostPace
@@ -95,6 +96,36 @@ class StuckBlobTests(SynchronousTestCase):
         while not healthy.fill.fetches:
             self.pass_on(clock, [*slow, healthy], network)
         self.assertEqual(len(read.fill.fetches), before)
+
+    def test_one_registry_that_is_only_busy_keeps_none_from_the_readers_of_another(self) -> None:
+        """No way was made for anybody while the first who waited could not be helped."""
+        clock = Clock()
+        scheduler = FetchScheduler(clock, 4, 8)
+        budgets = ConnectionBudget(4), ConnectionBudget(4)
+        paces = [HostPace(budget=budget) for budget in budgets]
+        scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(4)]
+        for number, scene in enumerate(scenes):
+            scene.scheduler, scene.source.pace_now = scheduler, paces[number // 2]
+            scene.fill = scene.new_fill()
+        busy, waits, stuck, healthy = scenes
+        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=1.0)
+
+        def pass_on() -> None:
+            bad.pass_on(stuck.source.open, clock.seconds(), TICK)
+            self.pass_on(clock, [busy, waits], good)
+
+        for scene in (busy, stuck):
+            for part in range(4):
+                Drinker(scene, part * MB, 6 * MB)
+        while len(busy.fill.fetches) + len(stuck.fill.fetches) < 8:
+            pass_on()
+        for scene in (waits, healthy):
+            Drinker(scene, 0, 6 * MB)
+        for _ in range(80):  # None of the good requests ends so soon.
+            if healthy.fill.fetches:
+                break
+            pass_on()
+        self.assertEqual(len(healthy.fill.fetches), 1)
 
 
 class CrowdTests(SynchronousTestCase):
