@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.storage.disk.test_store import store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import AnyManifest
-from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk.store import DirectoryStore
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
@@ -52,6 +52,22 @@ class InventoryTests(SynchronousTestCase):
         wanted = {plain.digest, child.digest, listed.digest}
         wanted |= {Digest.of(b"plain"), Digest.of(b"child")}
         self.assertEqual(self.elsewhere(), wanted)
+
+    def test_so_are_those_of_llama_cpps_models_of_a_registry_mirrored_no_more(self) -> None:
+        # Their manifests are not where those for Ollama are: their weights were swept.
+        for host in ("hf.co", "modelscope.cn"):
+            name = Repository(f"{host}{AS_LLAMA_CPP}", "user", "repo")
+            found = manifest_of(host.encode())
+            store = store_in(self.mktemp(), other_registries=(name.registry,))
+            result_of(store.start())
+            result_of(store.put_manifest(name, LATEST, found, 1.0))
+            self.assertEqual(result_of(store.inventory.named_elsewhere()), frozenset())
+            result_of(store.stop())
+            later = store_in(store.path, other_registries=())
+            result_of(later.start())
+            wanted = {found.digest, Digest.of(host.encode())}
+            self.assertEqual(result_of(later.inventory.named_elsewhere()), wanted)
+            result_of(later.stop())
 
     def test_manifest_that_cannot_be_read_leaves_nothing_known(self) -> None:
         self.write("manifests/quay.io/user/repo/Q4", b"not a manifest")

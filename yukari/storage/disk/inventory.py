@@ -140,8 +140,8 @@ class DirectoryInventory:
         layout = self._files.layout
         ours = set(layout.directories)
         found: set[Digest] = set()
-        for tree in ("manifests", "manifests-v2"):
-            for host in _listed(os.path.join(layout.path, tree)):
+        for tree in layout.trees:
+            for host in _listed(tree):
                 if host not in ours:
                     for path in _files_below(host):
                         found |= self._named_by(path)

@@ -32,6 +32,7 @@ _SPELLINGS = (
 The hosts that are one registry's: as ``manifests`` has them, and ``manifests-v2``, the first in
 each being the one that Ollama writes there, up to 0.39 and from 0.40 on.
 """
+_TREES = ("manifests", "manifests-v2")
 _DOS_EPOCH = 315_532_800.0
 """The earliest time on vfat and exfat, in seconds of the epoch."""
 _TIME_ZONES = 86_400.0
@@ -102,6 +103,12 @@ class Layout:
             yield from self._plain[registry]
             yield from self._linked[registry]
 
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """All directories that have one for each host, mirrored or not."""
+        tops = self.path, _for_llama_cpp(self.path)
+        return tuple(os.path.join(top, tree) for top in tops for tree in _TREES)
+
     def blob(self, digest: Digest) -> str:
         """The path of a blob."""
         return os.path.join(self.blobs, digest.file_name)
@@ -121,22 +128,24 @@ class Layout:
             return None
 
 
+def _for_llama_cpp(path: str) -> str:
+    """Where manifests for llama.cpp are: Ollama would not take these for its own."""
+    return os.path.join(path, "yukari", "llama-cpp")
+
+
 def _directories(path: str, host: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The directories of a host's plain manifests, and of its links."""
     if host.endswith(AS_LLAMA_CPP):
-        # Ollama would not take these for its own.
-        path = os.path.join(path, "yukari", "llama-cpp")
+        path = _for_llama_cpp(path)
         host = host.removesuffix(AS_LLAMA_CPP)
     spellings = next((each for each in _SPELLINGS if host in each[0]), ((host,), (host,)))
     return (
         tuple(
-            os.path.join(path, "manifests", each)
+            os.path.join(path, _TREES[0], each)
             for host in spellings[0]
             for each in dict.fromkeys((host, host.replace(":", "%3A")))
         ),
-        tuple(
-            os.path.join(path, "manifests-v2", each.replace(":", "%3A")) for each in spellings[1]
-        ),
+        tuple(os.path.join(path, _TREES[1], each.replace(":", "%3A")) for each in spellings[1]),
     )
 
 
