@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.net.tcp import Reading
 from yukari.net.throttle import Line
+from yukari.net.useful import Useful
 from yukari.sources.host_facts import EACH_CONNECTION, THE_HOSTS_LIMIT, THE_LINE, THE_RATE
 from yukari.sources.pace import HostPace
 
@@ -34,12 +35,12 @@ class FactsTests(SynchronousTestCase):
         self.pace, self.connection, self.now = HostPace(), Told(), 10.0
         self.pace.line.connected(self.connection)
 
-    def receive(self, times: int = 10) -> None:
+    def receive(self, times: int = 10, *, held: bool = False) -> None:
         """So many times 100 kB in a tenth of a second."""
         for _ in range(times):
             self.now += 0.1
             self.connection.received += 100_000
-            self.pace.received(self.now, 100_000, is_read=True, held=False)
+            self.pace.received(self.now, 100_000, is_read=True, held=held)
 
     def bound_by(self) -> Optional[str]:
         return self.pace.facts("host:1", self.now, None).bound_by
@@ -55,6 +56,26 @@ class FactsTests(SynchronousTestCase):
         found = self.pace.facts("host:1", self.now, None)
         self.assertAlmostEqual(found.rate / 1e6, 1.0, 1)
         self.assertEqual((found.round_trip, found.bound_by), (0.02, None))
+
+    def test_the_rate_is_told_while_a_bound_of_ours_holds_it(self) -> None:
+        """It was 0 then, for nobody looks at the line meanwhile."""
+        self.receive(50, held=True)
+        self.assertAlmostEqual(self.pace.facts("host:1", self.now, None).rate / 1e6, 1.0, 1)
+
+    def test_what_came_while_we_were_slow_says_nothing_of_more_connections(self) -> None:
+        """The bytes of all that time were taken for those of its last second."""
+        rates = []
+
+        class Noted(Useful):
+            def look(self, now: float, connections: int, received: int, *, queues: bool) -> None:
+                rates.append(received / (now - self._looked_at))
+                super().look(now, connections, received, queues=queues)
+
+        self.pace.limit.useful = Noted()
+        self.receive(5)
+        self.receive(50, held=True)
+        self.receive(20)
+        self.assertLess(max(rates), 1.2e6)
 
     def test_bytes_that_queue_say_that_it_is_the_line(self) -> None:
         self.receive()

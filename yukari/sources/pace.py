@@ -54,8 +54,10 @@ A request is never shorter than this many round trips' time is worth, near a blo
 """
 ROUND_TRIPS_ENOUGH = 20
 """What a request waits for its header is then a twentieth of its time."""
+RATED_EVERY = 0.1
+"""Seconds over which bytes are counted for a rate, at least."""
 OF_LATE = 2.0
-"""Seconds after a look for which what was seen is told."""
+"""Seconds for which such a rate, and what was seen at a look at the line, is told."""
 _MEMORY = 0.8
 """The weight of earlier measurements at each new one."""
 ORDINARY = 0.3
@@ -122,8 +124,10 @@ class HostPace:
     """At the most, of late."""
     _longest: int = 0
     _received: int = 0
-    """Bytes since the last look at the line."""
-    _looked_at: float = -inf
+    """Bytes that say how much the connections bring, since the last look at that."""
+    _rated: int = 0
+    """Bytes since `_rated_at`."""
+    _rated_at: float = -inf
     _rate_of_late: float = 0.0
     _bytes: float = 0.0
     _bytes_of_all: float = 0.0
@@ -170,18 +174,21 @@ class HostPace:
         useful, flight = self.limit.useful, self.line.flight
         if held or self.is_slow_to_answer:
             useful.held(now)
+            self._received = 0
         elif looked and not flight.is_first:
             useful.look(now, self.limit.active, self._received, queues=flight.queues)
-        if looked:
-            seconds = max(1e-3, now - self._looked_at)
+            self._received = 0
+        self._rated += count
+        seconds = now - self._rated_at
+        if seconds >= RATED_EVERY:
             kept = _MEMORY if seconds < OF_LATE else 0.0
-            self._rate_of_late = kept * self._rate_of_late + (1 - kept) * self._received / seconds
-            self._looked_at, self._received = now, 0
+            self._rate_of_late = kept * self._rate_of_late + (1 - kept) * self._rated / seconds
+            self._rated_at, self._rated = now, 0
 
     def facts(self, host: str, now: float, throttle: Optional[Line]) -> HostFacts:
         """Return what is known of the way to ``host``; ``throttle`` is UPSTREAM_RATE's line."""
         flight, useful = self.line.flight, self.limit.useful
-        is_busy = now - self._looked_at < OF_LATE
+        is_busy = now - self._rated_at < OF_LATE
         bound_by = None
         if throttle is not None and throttle.is_waited_for:
             bound_by = THE_RATE
