@@ -143,6 +143,12 @@ class UpstreamsTests(SynchronousTestCase):
             ("a=http://h/ a=http://i/", "a=http://i/", f"{name}a is given twice"),
             ("a=http://h/x b=http://h/y", "b=http://h/y/", f"{directory}h belongs to a"),
             (
+                # One directory in a store: the models of both would mix.
+                "a=https://ollama.com/",
+                "a=https://ollama.com/",
+                f"{directory}registry.ollama.ai belongs to default",
+            ),
+            (
                 "hf=https://hf.co b=https://hf.co/",
                 "b=https://hf.co/",
                 f"{directory}hf.co belongs to hf",
@@ -385,7 +391,8 @@ class HostTests(SynchronousTestCase):
         self.assertEqual(host_candidates("[::1]:9200"), ("[::1]:9200", "[::1]"))
 
     def test_a_host_without_a_port_is_that_of_either_scheme(self) -> None:
-        self.assertEqual(host_candidates("hf.co."), ("hf.co", "hf.co:443", "hf.co:80"))
+        for header in ("hf.co", "hf.co.", "HF.co:", "hf.co.:"):
+            self.assertEqual(host_candidates(header), ("hf.co", "hf.co:443", "hf.co:80"), header)
 
     @given(st.text() | st.text("a.:[]0", max_size=9))
     def test_any_header_gives_hosts_that_a_setting_may_have(self, header: str) -> None:

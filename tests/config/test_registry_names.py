@@ -80,6 +80,17 @@ class NamingTests(SynchronousTestCase):
         }.items():
             self.assertEqual(NAMES.find(host), expected, host)
 
+    def test_both_hosts_of_ollamas_registry_name_it_where_another_is_the_default_one(self) -> None:
+        for url, host in (
+            ("https://registry.ollama.ai/", "registry.ollama.ai"),
+            ("https://ollama.com/", "ollama.com"),
+        ):
+            default = RegistrySettings.default(RegistryUrl.parse("http://10.0.0.5:5000/"))
+            ollama = RegistrySettings.named("ol", RegistryUrl.parse(url))
+            names = RegistryNames.of((default, ollama))
+            for said in ("registry.ollama.ai", "ollama.com", "Ollama.com"):
+                self.assertEqual(names.find(said), host, said)
+
     def test_what_is_behind_a_prefix_may_not_be_bad(self) -> None:
         self.assertRaises(InvalidName, NAMES.repository, "hf---x", "m")
         self.assertRaises(InvalidName, NAMES.repository, "hf--.hidden", "m")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Union
 
+from yukari.config.registries import SPELLED
 from yukari.library.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository, Tag
@@ -14,8 +15,6 @@ from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
 PAGE = 500
-_SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}
-"""Hosts that are another spelling of a registry's."""
 
 
 def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
@@ -90,7 +89,7 @@ def _hosts(path: str) -> list[str]:
             continue
         for name in names:
             host = name.replace("%3A", ":")
-            found[_SPELLED.get(host, host)] = None
+            found[SPELLED.get(host, host)] = None
     return list(found)
 
 

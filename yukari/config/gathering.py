@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from attrs import asdict, evolve
 
 from yukari.config.listen import Bind
-from yukari.config.registries import DEFAULT_NAME, RegistrySettings, known
+from yukari.config.registries import DEFAULT_NAME, RegistrySettings, known, spelled
 from yukari.config.setting import SettingError
 
 MOST = 64
@@ -76,7 +76,7 @@ def _is_same(default: RegistrySettings, named: RegistrySettings) -> bool:
 def _identity(registry: RegistrySettings) -> Iterator[tuple[str, str, str]]:
     """Yield what tells a registry from others: the field, what is compared, what is shown."""
     yield "name", registry.name, registry.name
-    yield "host", registry.host.lower(), registry.host
+    yield "host", spelled(registry.host), registry.host
     if registry.prefix is not None:
         yield "prefix", registry.prefix, registry.prefix
     for host in registry.hosts:

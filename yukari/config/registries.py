@@ -50,6 +50,8 @@ _KNOWN = {
     "ms": ("modelscope.cn", ("modelscope.cn", "www.modelscope.cn")),
 }
 """By usual name: the name that Ollama's users write, and all names of the registry's hosts."""
+SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}
+"""Hosts that are another spelling of a registry's, and have the same directories in a store."""
 
 
 def parse_name(text: str) -> str:
@@ -77,6 +79,11 @@ def parse_host(text: str) -> str:
     address = Address.parse(text.lower())
     host = f"[{address.host}]" if ":" in address.host else address.host.removesuffix(".")
     return host if address.port is None else f"{host}:{address.port}"
+
+
+def spelled(host: str) -> str:
+    """Return a registry's host in its usual spelling, in lower case."""
+    return SPELLED.get(host.lower(), host.lower())
 
 
 def parse_connections(text: str) -> int:
@@ -249,7 +256,8 @@ def host_candidates(header: str) -> tuple[str, ...]:
     found counts. Empty for a header that is no host.
     """
     try:
-        host = parse_host(header)
+        # The port may be empty (RFC 3986, section 3.2.3).
+        host = parse_host(header.removesuffix(":"))
     except InvalidSetting:
         return ()
     name = re.sub(r":[0-9]+$", "", host)

@@ -13,12 +13,10 @@ from typing import Optional
 
 from attrs import evolve, field, frozen
 
-from yukari.config.registries import RegistrySettings, host_candidates
+from yukari.config.registries import RegistrySettings, host_candidates, spelled
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 
 _BY_AGENT = ("hf.co", "modelscope.cn")
-_OLLAMAS_OWN = ("registry.ollama.ai", "ollama.com")
-"""Hosts that are one registry for Ollama."""
 
 
 @frozen
@@ -67,10 +65,11 @@ class RegistryNames:
 
     def find(self, host: str) -> Optional[str]:
         """Return the registry that people call ``host``; None if it is not mirrored."""
-        host, default = host.lower(), self.default_host.lower()
-        if host == default or (host in _OLLAMAS_OWN and default in _OLLAMAS_OWN):
+        meant = spelled(host)
+        if meant == spelled(self.default_host):
             return DEFAULT
-        return host if host in self.others else self.by_host(host)
+        found = next((each for each in self.others if spelled(each) == meant), None)
+        return found or self.by_host(host)
 
     def host_of(self, registry: str) -> str:
         """Return the host of a registry."""
