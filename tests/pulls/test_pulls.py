@@ -247,7 +247,7 @@ class FairnessTests(RunningCase):
     """Two models on their way at once."""
 
     async def test_small_blobs_do_not_wait_behind_a_large_one(self) -> None:
-        upstream = await self.upstream(f"{A}=4MB@1", f"{B}=3000x20@2", line=2_000_000)
+        upstream = await self.upstream(f"{A}=40MB@1", f"{B}=3000x20@2", line=2_000_000)
         daemon = await self.daemon(upstream)
         large = self.begin(self.pull(daemon, A))
         await until_sent(upstream, 200_000)

@@ -336,7 +336,7 @@ class FillsPageTests(RequestCase):
     async def test_nothing_is_told_where_nothing_is_on_its_way(self) -> None:
         daemon = await self.daemon(await self.upstream())
         _, body = await self.ask(f"{daemon.url}/fills")
-        self.assertEqual(json.loads(body), {"fills": []})
+        self.assertEqual(json.loads(body), {"fills": [], "hosts": []})
 
     async def test_deleting_one_stops_it_and_leaves_nothing(self) -> None:
         daemon, upstream, digest = await self.slow()
