@@ -30,6 +30,9 @@ Ends a registry's name where it stands for what llama.cpp gets there: hf.co and 
 it other manifests under the same names than they send to Ollama.
 """
 
+SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}
+"""Hosts that are another spelling of a registry's, and have the same directories in a store."""
+
 
 class InvalidName(ValueError):
     """A name that no registry could hold; the text names it and the rule."""
@@ -39,6 +42,11 @@ def _shown(text: object) -> str:
     """Return the text as it was sent, short and printable."""
     shown = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
     return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def spelled(host: str) -> str:
+    """Return a registry's host in its usual spelling, in lower case."""
+    return SPELLED.get(host.lower(), host.lower())
 
 
 def _is_hex(_: object, __: object, value: str) -> None:

@@ -44,6 +44,20 @@ class PatternTests(SynchronousTestCase):
             self.assertEqual(found, matched, pattern)
             self.assertEqual([e for e in (LLAMA, HERS) if rules(pattern).allow(e)], matched)
 
+    def test_a_registry_has_all_its_spellings(self) -> None:
+        # A rule for huggingface.co refused nothing of hf.co.
+        for pattern, registry, default, is_matched in (
+            ("huggingface.co/*/*", "hf.co", "h", True),
+            ("HuggingFace.co/u/*", "hf.co+llama-cpp", "h", True),
+            ("hf.co/*/*", "", "huggingface.co", True),
+            ("ollama.com/*/*", "", "registry.ollama.ai", True),
+            ("*.com/*/*", "", "ollama.com", True),
+            ("*.com/*/*", "hf.co", "h", False),
+            ("hf.co/*/*", "", "h", False),
+        ):
+            found = Patterns.parse(pattern).match(default, Repository(registry, "u", "m"))
+            self.assertEqual(found is not None, is_matched, (pattern, registry, default))
+
     def test_a_registrys_port_is_part_of_its_name(self) -> None:
         patterns = Patterns.parse("localhost:5000/*/*")
         self.assertIsNotNone(patterns.match("localhost:5000", LLAMA))

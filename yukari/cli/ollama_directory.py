@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any, Union
 
-from yukari.config.registries import SPELLED
 from yukari.library.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import Digest, Repository, Tag
+from yukari.names import SPELLED, Digest, Repository, Tag
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from attrs import asdict, evolve
 
 from yukari.config.listen import Bind
-from yukari.config.registries import DEFAULT_NAME, RegistrySettings, known, spelled
+from yukari.config.registries import DEFAULT_NAME, RegistrySettings, known
 from yukari.config.setting import SettingError
+from yukari.names import spelled
 
 MOST = 64
 """Registries at most: each has a pool of connections of its own."""

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from attrs import define, field, frozen
 
 from yukari.errors import RegistryError
-from yukari.names import Repository
+from yukari.names import Repository, spelled
 
 _PART = r"(?:[A-Za-z0-9._*?-]|\[!?[A-Za-z0-9._-]+\])+"
 _PATTERN = re.compile(rf"(?:{_PART}(?::[0-9]{{1,5}})?/)?{_PART}/{_PART}")
@@ -45,11 +45,13 @@ class Patterns:
 
     def match(self, default: str, name: Repository) -> str | None:
         """Return the first pattern that matches a model; ``default`` is the default registry."""
-        registry = name.host or default
-        parts = [part.lower() for part in (registry, name.namespace, name.model)]
+        host = (name.host or default).lower()
+        parts = [name.namespace.lower(), name.model.lower()]
         for pattern in self.each:
-            wanted = pattern.lower().split("/")
-            if all(map(fnmatchcase, parts[-len(wanted) :], wanted)):
+            *registry, namespace, model = pattern.lower().split("/")
+            if all(map(fnmatchcase, parts, (namespace, model))) and all(
+                fnmatchcase(host, each) or spelled(host) == spelled(each) for each in registry
+            ):
                 return pattern
         return None
 

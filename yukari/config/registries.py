@@ -50,8 +50,6 @@ _KNOWN = {
     "ms": ("modelscope.cn", ("modelscope.cn", "www.modelscope.cn")),
 }
 """By usual name: the name that Ollama's users write, and all names of the registry's hosts."""
-SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}
-"""Hosts that are another spelling of a registry's, and have the same directories in a store."""
 
 
 def parse_name(text: str) -> str:
@@ -79,11 +77,6 @@ def parse_host(text: str) -> str:
     address = Address.parse(text.lower())
     host = f"[{address.host}]" if ":" in address.host else address.host.removesuffix(".")
     return host if address.port is None else f"{host}:{address.port}"
-
-
-def spelled(host: str) -> str:
-    """Return a registry's host in its usual spelling, in lower case."""
-    return SPELLED.get(host.lower(), host.lower())
 
 
 def parse_connections(text: str) -> int:

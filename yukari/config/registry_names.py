@@ -13,8 +13,8 @@ from typing import Optional
 
 from attrs import evolve, field, frozen
 
-from yukari.config.registries import RegistrySettings, host_candidates, spelled
-from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
+from yukari.config.registries import RegistrySettings, host_candidates
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository, spelled
 
 _BY_AGENT = ("hf.co", "modelscope.cn")
 
