@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import inf
 from random import Random
 
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.doubles import Scene
+from tests.fills.doubles import Asked, Scene
 from tests.fills.simulated import MB
 from tests.fills.test_fill import Drinker
 from tests.fills.test_shared_line import Network
@@ -126,6 +127,63 @@ class StuckBlobTests(SynchronousTestCase):
                 break
             pass_on()
         self.assertEqual(len(healthy.fill.fetches), 1)
+
+
+@define(eq=False)
+class FavouringHost:
+    """
+    Gives 1.5 MB/s to each of its first two connections, and 2 KB/s to each other one. An idle
+    connection is used again, the last one first.
+    """
+
+    _of: dict[Asked, bool] = field(factory=dict)
+    """Whether each request's connection is one of the two."""
+    _idle: list[bool] = field(factory=list)
+    _left: dict[Asked, float] = field(factory=dict)
+
+    def pass_on(self, requests: list[Asked], seconds: float) -> None:
+        for asked in [asked for asked in self._of if not asked.open]:
+            favoured = self._of.pop(asked)
+            if not asked.transport.stopped:
+                self._idle.append(favoured)
+        for asked in requests:
+            if asked not in self._of:
+                known = [*self._of.values(), *self._idle]
+                self._of[asked] = self._idle.pop() if self._idle else sum(known) < 2
+                asked.answer()
+            elif asked.open and not asked.transport.paused:
+                rate = 1.5 * MB if self._of[asked] else 2000.0
+                count = rate * seconds + self._left.get(asked, 0.0)
+                self._left[asked] = count - int(count)
+                asked.send(int(count))
+
+
+class FavouringHostTests(SynchronousTestCase):
+    def pull(self, parts: int) -> tuple[float, float, Scene]:
+        """Pull 6 MB; the seconds that took, and the longest that a part waited for a byte."""
+        scene, host, longest = Scene(bytes(6 * MB), per_blob=32, in_all=64), FavouringHost(), 0.0
+        scene.fill.start()
+        step = 6 * MB // parts
+        drinkers = [Drinker(scene, at * step, (at + 1) * step) for at in range(parts)]
+        moved = {drinker: (drinker.at, 0.0) for drinker in drinkers}
+        while not all(drinker.done for drinker in drinkers):
+            host.pass_on(scene.source.open, 0.02)
+            scene.clock.advance(0.02)
+            now = scene.clock.seconds()
+            self.assertLess(now, 60.0)
+            for drinker in drinkers:
+                if drinker.at > moved[drinker][0] or drinker.done:
+                    moved[drinker] = drinker.at, now
+                longest = max(longest, now - moved[drinker][1])
+        return scene.clock.seconds(), longest, scene
+
+    def test_what_starved_connections_have_is_asked_for_of_others(self) -> None:
+        """Some 16 KB each held the pull up for a minute."""
+        for parts in (1, 16):
+            seconds, longest, scene = self.pull(parts)
+            self.assertLess(seconds, 8.0, parts)
+            self.assertLess(longest, 5.0, parts)
+            self.assertLess(scene.source.pace_now.limit.bears, 5, parts)
 
 
 class CrowdTests(SynchronousTestCase):

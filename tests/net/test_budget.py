@@ -160,6 +160,13 @@ class HostLimitTests(SynchronousTestCase):
         turns[0].refused(1.0, began=0.5, definite=True)
         self.assertLessEqual(limit.bears, 16)
 
+    def test_a_host_that_starves_some_gets_as_many_as_it_serves(self) -> None:
+        for active, starved, bears in ((8, 5, 3), (5, 5, 2), (3, 5, 2)):
+            budget, limit = ConnectionBudget(64), HostLimit()
+            turns = [taken(budget, limit) for _ in range(active)]
+            turns[0].starves(1.0, starved)
+            self.assertEqual(limit.bears, bears, (active, starved))
+
     def test_a_host_that_is_down_is_not_taken_to_be_crowded(self) -> None:
         budget, limit = ConnectionBudget(64), HostLimit()
         for now in range(100):

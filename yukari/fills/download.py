@@ -96,11 +96,15 @@ class Download:
     """Fires when bytes come, the first or the first after a failure."""
     retries: int = field(default=0, init=False)
     peak_fetches: int = field(default=0, init=False)
+    _request_seconds: float = field(default=0.0, init=False)
+    """Seconds of all requests together, as far as ticks have counted them."""
+    _ticked_at: float = field(init=False)
     _cap: int = field(init=False)
     """How many requests at once it may have, of those the scheduler allows for one blob."""
 
     def __attrs_post_init__(self) -> None:
         self._cap = self.scheduler.per_blob
+        self._ticked_at = self._clock.seconds()
         self.coverage = self._new_coverage()
 
     # for the owner to say
@@ -240,8 +244,24 @@ class Download:
             is_first = self.tries.silences == 1 and pace.limit.has_answered_since(fetch.began_at)
             if not fetch.answered and not pace.limit.is_known and not is_first:
                 pace.waited_in_vain(now - fetch.began_at)
+        self._request_seconds += len(self.fetches) * (now - self._ticked_at)
+        self._ticked_at = now
+        self._drop_starved(now)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
+
+    def _drop_starved(self, now: float) -> None:
+        """
+        Drop requests that bring next to nothing beside the blob's others: the blob would not be
+        whole before they are.
+        """
+        of_all = self._request_seconds, self.upstream_bytes
+        starved = [fetch for fetch in self.fetches if fetch.is_starved(now, *of_all)]
+        if 2 * len(starved) >= max(2, len(self.fetches)):
+            # Not by chance: the host gives most of its rate to the first few.
+            starved[0].turn.starves(now, len(starved))
+        for fetch in starved:
+            fetch.drop("starved beside others", slow=True)
 
     def drop_slow_fetches(self, now: float, *, last: bool) -> bool:
         """

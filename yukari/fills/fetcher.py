@@ -18,6 +18,28 @@ from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
+STARVED = 16 * 1024
+"""Bytes a second below which a request brings next to nothing if others for its blob bring more."""
+STARVED_SHARE = 1 / 8
+"""The share of what each of them brings, on the average, below which that is so."""
+STARVED_SECONDS = 3.0
+"""Seconds over which that is measured."""
+
+
+class Marks:
+    """What was counted by two times in the past; a time in seconds comes first in all counts."""
+
+    def __init__(self, *counts: float) -> None:
+        self._older = self._newer = counts
+
+    def since(self, seconds: float, *counts: float) -> Optional[tuple[float, ...]]:
+        """Return what was counted in at least the last ``seconds``; None if it is too early."""
+        if counts[0] - self._newer[0] >= seconds:
+            self._older, self._newer = self._newer, counts
+        if counts[0] - self._older[0] < seconds:
+            return None
+        return tuple(now - then for now, then in zip(counts, self._older))
+
 
 class Owner(Protocol):
     """The blob's download, as one of its requests knows it."""
@@ -60,8 +82,10 @@ class RangeFetch:
     paused: bool = field(default=False, init=False)
     was_too_slow: bool = field(default=False, init=False)
     """Whether it was dropped because others waited; what it brought says nothing of the host."""
-    _marks: tuple[tuple[float, int], tuple[float, int]] = field(init=False)
-    """Two times in the past, and how many bytes had arrived by then."""
+    _marks: Marks = field(init=False)
+    """The time, and the bytes that have arrived."""
+    _shares: Optional[Marks] = field(default=None, init=False)
+    """The same since the reply began, and the same of all requests for the blob together."""
     _paced: Optional[Paced] = field(default=None, init=False)
     _pace: Optional[HostPace] = field(default=None, init=False)
     _request: Optional[Deferred[Answer]] = field(default=None, init=False)
@@ -72,7 +96,7 @@ class RangeFetch:
 
     def __attrs_post_init__(self) -> None:
         self.began_at = self.heard_at = self._clock.seconds()
-        self._marks = ((self.heard_at, 0),) * 2
+        self._marks = Marks(self.heard_at, 0)
 
     @property
     def held(self) -> bool:
@@ -171,14 +195,29 @@ class RangeFetch:
         """
         Bytes a second over at least the last ``seconds``; None if it is younger, or is not to read.
         """
-        (then, before), newer = self._marks
         if self.paused or self.held:
-            self._marks = ((now, self.received),) * 2
+            self._marks = Marks(now, self.received)
             return None
-        if now - newer[0] >= seconds:
-            self._marks = newer, (now, self.received)
-            then, before = newer
-        return None if now - then < seconds else (self.received - before) / (now - then)
+        passed = self._marks.since(seconds, now, self.received)
+        return None if passed is None else passed[1] / passed[0]
+
+    def is_starved(self, now: float, seconds_of_all: float, of_all: int) -> bool:
+        """
+        Whether it brings next to nothing, and far less than the blob's requests do on the average,
+        which together have brought ``of_all`` bytes in ``seconds_of_all`` until now.
+        """
+        if not self.answered:
+            return False
+        counts = now, self.received, seconds_of_all, of_all
+        if self._shares is None or self.paused or self.held:
+            self._shares = Marks(*counts)
+            return False
+        passed = self._shares.since(STARVED_SECONDS, *counts)
+        if passed is None:
+            return False
+        seconds, own, seconds_passed, brought = passed
+        rate = own / seconds
+        return rate < STARVED and rate * seconds_passed < STARVED_SHARE * brought
 
     def pause(self) -> None:
         """Read nothing more for now."""

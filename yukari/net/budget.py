@@ -26,6 +26,8 @@ Ollama's parts, so that nobody waits longer through this cache than without it.
 """
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
+UNKNOWN = 2
+"""Requests at once to a host that starves all that are left: those that it served have ended."""
 _MEMORY = 0.85
 """The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0
@@ -140,6 +142,11 @@ class HostLimit:
         else:
             self._pending = [*self._pending[-63:], (now, self.active)]
 
+    def starves(self, now: float, count: int) -> None:
+        """So many of the requests in progress bring next to nothing beside the others of late."""
+        left = self.active - count
+        self._decrease(now, left if left > 0 else UNKNOWN)
+
     def _count_refusal(self, now: float, of: int, accepted: int) -> None:
         if now <= self._refused_at:
             return
@@ -195,6 +202,10 @@ class Turn:
     def refused(self, now: float, *, began: float, definite: bool = False) -> None:
         """As `HostLimit.refused`; before `release`."""
         self._limit.refused(now, began=began, definite=definite)
+
+    def starves(self, now: float, count: int) -> None:
+        """As `HostLimit.starves`, of its host."""
+        self._limit.starves(now, count)
 
     def release(self) -> None:
         """Return the turn; harmless when repeated."""
