@@ -483,6 +483,10 @@ class VerbsTests(VerbsCase):
         at = f"{other.url}/v2/hf--her/m/manifests/latest"
         reply, body = await self.ask(at, OLLAMA)
         self.assertEqual((reply.status, body), (200, hf.models[ours].manifest_bytes))
+        # It became the default registry's model of the same name.
+        alone = await self.yukari(default.url, "--upstreams=none", "--offline")
+        self.assertIn("not hf.co", await self.run_verb(alone, "import", archive, status=1))
+        self.assertEqual(set(await self.listed(alone)), set())
 
         await self.run_verb(daemon, "unpin", theirs)
         await self.run_verb(daemon, "rm", theirs)

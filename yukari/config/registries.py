@@ -266,6 +266,11 @@ def known(url: RegistryUrl) -> tuple[str, tuple[str, ...]] | None:
     return next((row for row in _KNOWN.values() if url.host in row[1]), None)
 
 
+def is_known(host: str) -> bool:
+    """Whether a host is that of a registry that many use, and so never a cache's own name."""
+    return any(host.lower() in hosts for _, hosts in _KNOWN.values())
+
+
 def _own_hosts(url: RegistryUrl) -> tuple[str, ...]:
     """
     Return the URL's host with its port.

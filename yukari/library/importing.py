@@ -17,12 +17,13 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 
+from yukari.config.registries import is_known
 from yukari.errors import RegistryError
 from yukari.fills.manager import OpenSpool, Reserve
 from yukari.library.archive import BadArchive, Blob, Index, Packed, read_archive
 from yukari.library.shown_names import ShownNames
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
-from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED, Spool, Store
 
 log = Logger()
@@ -79,6 +80,8 @@ class Importer:
             for found in archive:
                 if isinstance(found, Index):
                     index = found
+                    for packed in index.models:
+                        self._named(packed)  # Nothing is stored if one may not be.
                 else:
                     self._take_blob(found)
             if index is None:
@@ -169,13 +172,20 @@ class Importer:
         self.models.append(self._names.show(str(name), str(tag)))
 
     def _named(self, packed: Packed) -> tuple[Repository, Tag]:
-        """The name here; that of a registry that is not mirrored becomes the default one's."""
+        """
+        The name here. A host that nobody knows may be a cache's own: it becomes the default one's.
+
+        `BadArchive` for a model of Hugging Face, say, if that is not mirrored.
+        """
         parts = packed.model.split("/")
-        is_mirrored = len(parts) == 3 and self._names.registries.find(parts[0]) is not None
+        is_named = len(parts) == 3 and (
+            self._names.registries.find(parts[0]) is not None
+            or is_known(parts[0].removesuffix(AS_LLAMA_CPP))
+        )
         try:
-            wanted = self._names.parse(packed.model if is_mirrored else "/".join(parts[-2:]))
+            wanted = self._names.parse(packed.model if is_named else "/".join(parts[-2:]))
         except RegistryError as error:
-            raise BadArchive(f"index.json: {error}") from None
+            raise BadArchive(f"{packed.model[:200]}: {error}") from None
         return wanted.name, wanted.tag
 
     async def _check_whole(self, model: str, manifest: Manifest) -> None:
