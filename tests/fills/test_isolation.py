@@ -128,6 +128,30 @@ class StuckBlobTests(SynchronousTestCase):
             pass_on()
         self.assertEqual(len(healthy.fill.fetches), 1)
 
+    def test_a_slow_host_makes_no_way_for_one_that_bears_no_more(self) -> None:
+        """What was dropped brought the reader nothing."""
+        clock = Clock()
+        scheduler = FetchScheduler(clock, 4, 16)
+        full, slow = HostPace(), HostPace()
+        scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(3)]
+        for scene, pace in zip(scenes, (full, full, slow)):
+            scene.scheduler, scene.source.pace_now = scheduler, pace
+            scene.fill = scene.new_fill()
+        busy, waits, stuck = scenes
+        for scene in (busy, stuck):
+            for part in range(4):
+                Drinker(scene, part * MB, 6 * MB)
+        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=1.0)
+        while len(busy.fill.fetches) + len(stuck.fill.fetches) < 8:
+            bad.pass_on(stuck.source.open, clock.seconds(), TICK)
+            self.pass_on(clock, [busy], good)
+        full.limit.refused(clock.seconds(), began=clock.seconds() - 0.1, definite=True)
+        Drinker(waits, 0, 6 * MB)
+        for _ in range(80):
+            bad.pass_on(stuck.source.open, clock.seconds(), TICK)
+            self.pass_on(clock, [busy], good)
+        self.assertEqual((len(waits.fill.fetches), len(stuck.fill.fetches)), (0, 4))
+
 
 @define(eq=False)
 class FavouringHost:

@@ -25,7 +25,7 @@ from yukari.fills.download import KEPT_WAITING, Download
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.turns import Turns
 from yukari.fills.window import Window
-from yukari.net.budget import ConnectionBudget, Priority
+from yukari.net.budget import ConnectionBudget, HostLimit, Priority
 from yukari.net.throttle import Line
 
 log = Logger()
@@ -342,18 +342,26 @@ class FetchScheduler:
     def _make_way(self, now: float) -> None:
         """
         If readers wait and no turn is free, take some from blobs that bring next to nothing: first
-        from those that nobody reads. In each budget for one reader at a time.
+        from those that nobody reads, and of the same host if that bears no more. For one reader at
+        a time, in each budget and of each such host.
         """
-        seen: set[ConnectionBudget] = set()
+        seen: set[tuple[ConnectionBudget, Optional[HostLimit]]] = set()
         for waiting in self._waited_for():
-            budget = self._budget(waiting)
-            if waiting.fetches or waiting.fetch_cap() == 0 or budget in seen:
+            budget, limit = self._budget(waiting), waiting.source.pace.limit
+            full = None if limit.has_room(Priority.READER) else limit
+            if waiting.fetches or waiting.fetch_cap() == 0 or (budget, full) in seen:
                 continue
-            if budget.may_take(waiting.source.pace.limit, Priority.READER):
+            if budget.may_take(limit, Priority.READER):
                 continue
-            others = [each for each in self._open if each.fetches and self._budget(each) is budget]
+            others = [
+                each
+                for each in self._open
+                if each.fetches
+                and self._budget(each) is budget
+                and (full is None or each.source.pace.limit is full)
+            ]
             others.sort(key=lambda each: each.is_read)
             for last in (False, True):
                 if any(other.drop_slow_fetches(now, last=last) for other in others):
                     break
-            seen.add(budget)
+            seen.add((budget, full))
