@@ -130,6 +130,20 @@ class FlightTests(SynchronousTestCase):
         self.assertEqual(flight.look(1000.0, {1: reading}, is_read=True), AT_FIRST)
         self.assertEqual(flight.rate, 0.0)
 
+    def test_a_host_that_was_slow_before_a_long_pause_is_as_fast_as_one_that_is_new(self) -> None:
+        """Its bound grew by a quarter each round trip, from next to nothing."""
+        received = []
+        for slow in (0.0, 20.0):
+            way = Way(40_000.0, 0.02, wants=4e7)
+            way.run(slow)
+            way.now += 60.0
+            way.rate, way.base, before = 50e6, 0.1, way.received
+            way.congestion = 500_000
+            way.run(1.5)
+            received.append(way.received - before)
+        new, known = received
+        self.assertGreater(known, 0.9 * new)
+
     def test_connections_that_bring_nothing_are_not_counted(self) -> None:
         flight = Flight()
         for now in (10.0, 10.1):

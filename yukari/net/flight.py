@@ -146,6 +146,8 @@ class Flight:
         active = [reading for each, reading in readings.items() if came[each] > 0]
         self.active = len(active)
         self._segment = max([each.segment for each in active], default=SEGMENT)
+        if seconds > BASE_LASTS and self.bound < inf:
+            self._begin_anew()
         if not readings:
             self.bound, self.is_first = inf, False  # The system tells nothing.
         if not active or seconds > 10 * STEP + 2 * (self.round_trip or 0.0):
@@ -160,6 +162,11 @@ class Flight:
         if self.queues:
             self._look_at = now + max(STEP, self.round_trip)
         return self.share()
+
+    def _begin_anew(self) -> None:
+        """Nothing is known after a long pause, neither what the line carries nor how far it is."""
+        self.bound, self.is_first, self._came = max(self.bound, AT_FIRST), True, 0
+        self._is_draining, self._drains_at, self._crowded_since = False, inf, inf
 
     def _measure(
         self, now: float, active: Collection[Reading], readings: Mapping[Any, Reading]
