@@ -450,6 +450,19 @@ class BucketTests(RegistriesCase, BucketCase):
             self.assertEqual(len(lines), count)
         self.assertIn(first.url[7:], lines[0])
         self.assertIn(second.url[7:], lines[0])
+        # Two hosts of one registry.
+        daemon = await self.daemon(second)
+        keeper = daemon.service.parts.keeper
+        await until(lambda: keeper.compared)
+        said.clear()
+        found = await self.client.get_whole("yukari/registry.json")
+        assert found is not None
+        document = json.dumps({"registry": "registry.ollama.ai"}).encode()
+        await keeper.store.inventory.save("registry.json", document, found[0].etag)
+        for host, count in (("ollama.com", 0), ("Registry.ollama.ai", 0), ("hf.co", 1)):
+            await evolve(keeper, registry=host)._compare_registry()
+            lines = [line for line in said if "has the models of" in line]
+            self.assertEqual(len(lines), count, host)
 
 
 class VerbsTests(VerbsCase):

@@ -76,7 +76,10 @@ def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]
         name = f"library/{name}"
     namespace, _, model = name.partition("/")
     if "/" in model:
-        raise InvalidName(f"{ascii(name)[:100]}: expected [HOST/][NAMESPACE/]MODEL")
+        raise InvalidName(
+            f"{ascii(name)[:100]}: expected [HOST/][NAMESPACE/]MODEL, HOST one of those"
+            " that are mirrored"
+        )
     return names.repository(namespace, model, registry), parse_reference(reference or "latest")
 
 

@@ -24,6 +24,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.settings import Settings
 from yukari.fatal import end
 from yukari.metrics import Metrics
+from yukari.names import spelled
 from yukari.net.agent import Connections
 from yukari.s3.connect import open_bucket
 from yukari.storage.bucket.store import BucketStore
@@ -112,7 +113,7 @@ class BucketKeeper:
             before = str(json.loads(found[0])["registry"])
         except (ValueError, LookupError, TypeError):
             before = "something else"
-        if before != self._registry:
+        if spelled(before) != spelled(self._registry):
             log.error(
                 "{store} has the models of {before}, and UPSTREAM_REGISTRY here is {now}: the same"
                 " names mean other models. Use another bucket, or name {now} in UPSTREAMS",
