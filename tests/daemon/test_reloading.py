@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import HUB
 from tests.processes import CHECKOUT, ProcessCase, YukariProcess
 from tests.running import RunningCase
-from yukari.config.hours import DailyRate
+from yukari.config.hours import DailyHours, DailyRate
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
 from yukari.config.registries import KEYS
@@ -233,6 +233,15 @@ class TakesTests(RunningCase):
         assert lines is not None
         self.assertEqual(lines.rate, 2_000_000)
         self.assertFalse(take(evolve(settings, client_rate=None)))
+
+    async def test_blobs_that_nobody_waits_for_have_other_hours(self) -> None:
+        daemon = await self.daemon(await self.upstream(), prefetch_hours="00:00-24:00")
+        settings, scheduler = daemon.service._settings, daemon.service.parts.scheduler
+        take = takes(daemon.service.parts, lambda _: None)["prefetch_hours"]
+        self.assertTrue(take(evolve(settings, prefetch_hours=DailyHours(()))))
+        self.assertFalse(scheduler.may_fetch_ahead())
+        self.assertTrue(take(evolve(settings, prefetch_hours=None)))
+        self.assertTrue(scheduler.may_fetch_ahead())
 
     async def test_manifests_have_another_lifetime(self) -> None:
         daemon = await self.daemon(await self.upstream())

@@ -14,6 +14,7 @@ from tests.fills.doubles import Asked, Scene
 from tests.fills.simulated import MB
 from tests.fills.test_fill import Drinker
 from tests.fills.test_shared_line import Network
+from yukari.fills import scheduler as scheduler_module
 from yukari.fills.download import FLOOR_SECONDS
 from yukari.fills.plan import Plan
 from yukari.fills.scheduler import FetchScheduler
@@ -296,6 +297,30 @@ class HourTests(SynchronousTestCase):
         self.scene.clock.advance(TICK)
         self.scene.answer_all()
         self.assertEqual(self.scene.stored(), bytes(1_000_000))
+
+    def test_a_pull_does_not_wait_for_the_hour(self) -> None:
+        with self.scene.fill.pulled():
+            self.scene.answer_all()
+            self.assertEqual(self.scene.stored(), bytes(1_000_000))
+
+    def test_the_rest_waits_again_once_a_pull_has_gone(self) -> None:
+        with self.scene.fill.pulled():
+            asked = len(self.scene.source.asked)
+        self.scene.fill.drop_fetches("the pull has gone")
+        self.scene.clock.advance(100.0)
+        self.assertEqual((asked, len(self.scene.source.asked)), (1, 1))
+
+    def test_a_pull_waits_for_no_blobs_that_wait_for_the_hour(self) -> None:
+        """Catches a queue of open fills that is full of what has no turn before the hour."""
+        self.patch(scheduler_module, "OPEN_AHEAD", 1)
+        other = Scene(bytes(2_000_000), clock=self.scene.clock)
+        other.scheduler = self.scene.scheduler
+        other.fill = other.new_fill()
+        other.fill.start()
+        with other.fill.pulled():
+            other.answer_all()
+        self.assertEqual(other.stored(), bytes(2_000_000))
+        self.assertEqual(self.scene.source.asked, [])
 
     def test_a_reader_does_not_wait_for_the_hour(self) -> None:
         reader = self.scene.fill.open_reader(0, whole=False)

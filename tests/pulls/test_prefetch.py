@@ -7,7 +7,7 @@ import json
 from tests.clients import Reply
 from tests.emulator import Emulator, Fault
 from tests.running import MODEL, Daemon, Hurried, RunningCase, until
-from yukari.names import Digest
+from yukari.names import DEFAULT, Digest, Repository, Tag
 
 
 class PrefetchCase(RunningCase):
@@ -52,6 +52,22 @@ class ModeTests(PrefetchCase):
             self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
             await daemon.idle()
             self.assert_sent_once(upstream, upstream.models[MODEL])
+
+
+class HoursTests(PrefetchCase):
+    async def test_what_an_admin_pulls_does_not_wait_for_the_hour(self) -> None:
+        upstream, daemon = await self.both()
+        scheduler = daemon.service.parts.scheduler
+        scheduler.may_fetch_ahead = lambda: False
+        self.addCleanup(setattr, scheduler, "may_fetch_ahead", lambda: True)
+        name = Repository(DEFAULT, "library", "m")
+        for changed in (False, True):
+            if changed:
+                upstream.add_model(MODEL, [3000, 700], seed=9)
+            pull = daemon.service.parts.pulls.start(name, Tag("latest"), "")
+            await pull.ended.wait()
+            self.assertIsNone(pull.error)
+            self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
 
 
 class ReasonTests(PrefetchCase):

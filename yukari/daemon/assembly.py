@@ -78,6 +78,7 @@ class Parts:
     store: Store
     keeper: Optional[BucketKeeper]
     mirrors: Mirrors
+    scheduler: FetchScheduler
     library: Library
     usage: UsageCounter
     management: Management
@@ -108,7 +109,6 @@ def assemble(
     except ValueError as error:
         end(error)
     bounds = settings.upstream_connections
-    hours = settings.prefetch_hours
     pseudonym = f"yukari-{token_hex(8)}"
     line = None
     if settings.upstream_rate is not None:
@@ -118,16 +118,17 @@ def assemble(
     usage = UsageCounter(store, reactor)
     catalog_thread = Threads(reactor, "catalog", 1)
     management = _management(reactor, settings, store, catalog_thread, disk_threads, metrics)
+    scheduler = FetchScheduler(
+        reactor,
+        bounds.per_blob,
+        bounds.in_all,
+        line=line,
+        may_fetch_ahead=may_fetch_ahead(settings),
+    )
     library = Library(
         store=store,
         upstream=mirrors.upstreams,
-        scheduler=FetchScheduler(
-            reactor,
-            bounds.per_blob,
-            bounds.in_all,
-            line=line,
-            may_fetch_ahead=_always if hours is None else hours.now,
-        ),
+        scheduler=scheduler,
         in_thread=disk_threads,
         clock=reactor,
         metrics=metrics,
@@ -214,6 +215,7 @@ def assemble(
         store=store,
         keeper=keeper,
         mirrors=mirrors,
+        scheduler=scheduler,
         library=library,
         usage=usage,
         management=management,
@@ -231,8 +233,10 @@ def assemble(
     )
 
 
-def _always() -> bool:
-    return True
+def may_fetch_ahead(settings: Settings) -> Callable[[], bool]:
+    """Return what tells whether blobs are fetched now that nobody waits for."""
+    hours = settings.prefetch_hours
+    return (lambda: True) if hours is None else hours.now
 
 
 @frozen(eq=False)

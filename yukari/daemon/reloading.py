@@ -18,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from yukari.config.registries import KEYS
 from yukari.config.registry_tables import TABLES
 from yukari.config.settings import SETTINGS, SettingError, Settings
-from yukari.daemon.assembly import Parts
+from yukari.daemon.assembly import Parts, may_fetch_ahead
 from yukari.daemon.mirrors import freshness_of, rules_of
 
 log = Logger()
@@ -158,6 +158,10 @@ def takes(parts: Parts, set_level: Callable[[NamedConstant], None]) -> dict[str,
             revalidator.freshness = found
         return True
 
+    def prefetch_hours(settings: Settings) -> bool:
+        parts.scheduler.may_fetch_ahead = may_fetch_ahead(settings)
+        return True
+
     def client_rate(settings: Settings) -> bool:
         if parts.client_lines is None or settings.client_rate is None:
             return False
@@ -166,6 +170,7 @@ def takes(parts: Parts, set_level: Callable[[NamedConstant], None]) -> dict[str,
 
     return {
         "client_rate": client_rate,
+        "prefetch_hours": prefetch_hours,
         **dict.fromkeys(("upstream_rate", "registries.rate"), parts.mirrors.take_rates),
         "slog_level": slog_level,
         "allow": allow,

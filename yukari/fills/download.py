@@ -7,6 +7,8 @@ disk, `yukari.fills.direct` in memory for a while.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Optional, Protocol
 
 from attrs import define, field
@@ -99,6 +101,8 @@ class Download:
     _request_seconds: float = field(default=0.0, init=False)
     """Seconds of all requests together, as far as ticks have counted them."""
     _ticked_at: float = field(init=False)
+    _pulls: int = field(default=0, init=False)
+    """How many pulls of admins wait for the whole blob."""
     _cap: int = field(init=False)
     """How many requests at once it may have, of those the scheduler allows for one blob."""
 
@@ -307,6 +311,22 @@ class Download:
     def is_read(self) -> bool:
         """Whether anybody reads the blob."""
         return bool(self.coverage.readers)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody reads the blob, or has asked for it to be stored now."""
+        return self.is_read or self._pulls > 0
+
+    @contextmanager
+    def pulled(self) -> Iterator[None]:
+        """Meanwhile fetch the blob at any hour."""
+        self._pulls += 1
+        self.scheduler.readers_changed(self)
+        self.scheduler.runnable(self)
+        try:
+            yield
+        finally:
+            self._pulls -= 1
 
     def answered(self, fetch: RangeFetch, answer: Answer) -> None:
         """A reply's header is here."""

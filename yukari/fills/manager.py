@@ -173,7 +173,7 @@ class FillManager(FillKeeper[Fill]):
     async def first_word(self, fill: Fill) -> Optional[RegistryError]:
         """Return None once upstream sends bytes of a blob, or why it will send none."""
         starting = fill.state in (State.QUEUED, State.FILLING) and not fill.tries.are_bringing
-        if not fill.is_read and not self._scheduler.may_fetch_ahead():
+        if not fill.is_waited_for and not self._scheduler.may_fetch_ahead():
             starting = False  # It waits for its hour, and upstream is not asked.
         if starting and self.fills.get(fill.digest) is fill:
             await fill.first_bytes.wait()

@@ -66,7 +66,7 @@ class FetchScheduler:
     line: Optional[Line] = None
     """What bounds how fast blobs come from upstream, if that is bounded."""
     may_fetch_ahead: Callable[[], bool] = lambda: True
-    """Whether it is the hour for blobs that nobody reads."""
+    """Whether it is the hour for blobs that nobody waits for."""
     turns: Turns = field(factory=Turns)
     """The order of the readers of all blobs."""
     window: Window = field(factory=Window)
@@ -105,7 +105,7 @@ class FetchScheduler:
         if not self._loop.running:
             self._ticked_at = self._clock.seconds()
             self._loop.start(TICK, now=False)
-        if download.is_read:
+        if download.is_waited_for:
             self._open_one(download)
         else:
             self._open_queued()
@@ -115,7 +115,7 @@ class FetchScheduler:
         if download not in self.fills:
             return
         if download in self._queued:
-            if download.is_read and not self.is_closed:
+            if download.is_waited_for and not self.is_closed:
                 self._open_one(download)
         elif download in self._open:
             queue = self._with_readers if download.is_read else self._without_readers
@@ -242,9 +242,12 @@ class FetchScheduler:
             (self._without_readers, Priority.UPKEEP),
         ):
             is_unread = queue is self._without_readers
-            if is_unread and (self._line_is_taken() or not self.may_fetch_ahead()):
+            if is_unread and self._line_is_taken():
                 break
+            is_hour = not is_unread or self.may_fetch_ahead()
             for download in list(queue):
+                if not (is_hour or download.is_waited_for):
+                    continue
                 budget = self._budget(download)
                 if budget.used + kept[budget] >= budget.most:
                     continue

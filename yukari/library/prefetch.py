@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import ExitStack
 from typing import Optional
 
 from attrs import define, field
@@ -214,15 +215,25 @@ class Prefetch:
         under_way = [blob.digest for blob in manifest.blobs if blob.digest in self._fills.fills]
         return next(filter(None, map(self._fills.refusal, under_way)), None)
 
-    async def ensure_stored(self, name: Repository, manifest: Manifest) -> None:
-        """Return when all blobs of a manifest are stored; `RegistryError` if one cannot be."""
-        with self._in_use.hold([manifest.digest, *(blob.digest for blob in manifest.blobs)]):
-            await self._ensure_stored(name, manifest)
+    async def ensure_stored(
+        self, name: Repository, manifest: Manifest, *, at_any_hour: bool = False
+    ) -> None:
+        """
+        Return when all blobs of a manifest are stored; `RegistryError` if one cannot be.
 
-    async def _ensure_stored(self, name: Repository, manifest: Manifest) -> None:
-        started = [await self._start_one(name, blob) for blob in manifest.blobs]
-        for fill in started:
-            if fill is not None:
+        They come within PREFETCH_HOURS, unless ``at_any_hour``.
+        """
+        with ExitStack() as meanwhile:
+            held = [manifest.digest, *(blob.digest for blob in manifest.blobs)]
+            meanwhile.enter_context(self._in_use.hold(held))
+            started = []
+            for blob in manifest.blobs:
+                fill = await self._start_one(name, blob)
+                if fill is not None:
+                    started.append(fill)
+                    if at_any_hour:
+                        meanwhile.enter_context(fill.pulled())
+            for fill in started:
                 await self._fills.end_of(fill)
                 if isinstance(fill.error, RegistryError):
                     raise fill.error

@@ -45,7 +45,8 @@ class Pulls:
     """
     The pulls under way, one for each tag.
 
-    They belong to the library: one that nobody watches any more goes on.
+    They belong to the library: one that nobody watches any more goes on. None waits for
+    PREFETCH_HOURS.
     """
 
     _library: Library
@@ -109,7 +110,7 @@ class Pulls:
             if isinstance(manifest, Manifest):
                 await self._bring(pull, manifest)
         assert library.versions is not None
-        await library.versions.replace(new)
+        await library.versions.replace(new, at_any_hour=True)
         library.events.tag_stored(name, tag)
 
     async def _bring_list(self, name: Repository, tag: Tag, user_agent: str) -> None:
@@ -119,7 +120,7 @@ class Pulls:
             found = await library.manifest(name, tag, user_agent, Variant.LIST, prefetch=False)
             if isinstance(found.manifest, ManifestList):
                 child = await library.children.runnable(name, found.manifest)
-                await library.prefetch.ensure_stored(name, child)
+                await library.prefetch.ensure_stored(name, child, at_any_hour=True)
         except RegistryError as error:
             log.info(
                 "{name}:{tag}: no list: {error}", name=str(name), tag=str(tag), error=str(error)
@@ -148,7 +149,8 @@ class Pulls:
     async def _bring(self, pull: Pull, manifest: Manifest) -> None:
         pull.manifest = manifest
         try:
-            await self._library.prefetch.ensure_stored(pull.name, manifest)
+            prefetch = self._library.prefetch
+            await prefetch.ensure_stored(pull.name, manifest, at_any_hour=True)
         except RegistryError:
             for blob in manifest.blobs:
                 fill = self._library.fills.get(blob.digest)

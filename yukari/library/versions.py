@@ -90,13 +90,17 @@ class Versions:
                 return
         await self._store.touch_manifest(name, tag, digest, self._now(), variant)
 
-    async def replace(self, new: NewVersion) -> None:
-        """Put what is new in the place of what is stored, once its blobs are here."""
+    async def replace(self, new: NewVersion, *, at_any_hour: bool = False) -> None:
+        """
+        Put what is new in the place of what is stored, once its blobs are here.
+
+        They come within PREFETCH_HOURS, unless ``at_any_hour``.
+        """
         for manifest in new.fresh.values():
             if isinstance(manifest, Manifest):
-                await self._prefetch.ensure_stored(new.name, manifest)
+                await self._prefetch.ensure_stored(new.name, manifest, at_any_hour=at_any_hour)
             else:
-                await self._bring_children(new, manifest)
+                await self._bring_children(new, manifest, at_any_hour=at_any_hour)
         # As of when upstream was asked: another daemon may have been told of a newer one since.
         for variant in Variant:
             if variant in new.fresh:
@@ -104,7 +108,9 @@ class Versions:
                     new.name, new.tag, new.fresh[variant], new.asked_at, variant
                 )
 
-    async def _bring_children(self, new: NewVersion, listed: ManifestList) -> None:
+    async def _bring_children(
+        self, new: NewVersion, listed: ManifestList, *, at_any_hour: bool
+    ) -> None:
         """Bring a new list's children of those runners whose old child is stored with its blobs."""
         self._children.learn(new.name, listed)
         before = new.stored[Variant.LIST].manifest
@@ -119,7 +125,7 @@ class Versions:
         for child in listed.children:
             if child.runner in runners:
                 manifest = await self._children.get(new.name, child.digest)
-                await self._prefetch.ensure_stored(new.name, manifest)
+                await self._prefetch.ensure_stored(new.name, manifest, at_any_hour=at_any_hour)
 
     async def _is_stored(self, name: Repository, child: Union[Manifest, Digest]) -> bool:
         """Whether a list's child is stored with all its blobs."""

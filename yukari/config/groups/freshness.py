@@ -45,7 +45,8 @@ class Freshness:
         "The hours, local time, within which blobs are fetched that no client waits for, such as"
         " ``22:00-06:00, 12:00-13:00``.",
         details="A client that waits is always served. What it leaves unread waits for these hours,"
-        " and so do newer versions of stored models, ``yukari pull`` and ``yukari warm``.",
+        " and so do newer versions of stored models; what an admin pulls does not.",
+        commas=True,
         default_shown="at all hours",
         example="22:00-06:00",
     )
