@@ -176,6 +176,10 @@ class ErrorTests(FileCase):
             ("grace = 30", "grace '30': expected a duration such as 30m, 1h30m or 240h, with"),
             ("grace = 07:32:00", f"grace '07:32:00': {scalar}"),
             ("grace = ['1s']", "grace '[1s]': expected one value, not an array"),
+            (
+                'upstream_ca = "\\u0000"',
+                r"upstream_ca '\x00': expected a path without a NUL",
+            ),
             ("grace = ''", "grace '': expected a duration"),
             ("grace = true", "grace 'true': expected a duration"),
             ("spool_max = inf", "spool_max 'inf': expected bytes"),

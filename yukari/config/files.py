@@ -27,6 +27,8 @@ _KINDS = (
 
 def check_file(path: str, largest: int = LARGEST) -> None:
     """Raise `ValueError` if it is not a regular file or too large, `OSError` if it is missing."""
+    if "\0" in path:
+        raise ValueError("expected a path without a NUL")
     found = os.stat(path)
     for is_kind, kind in _KINDS:
         if is_kind(found.st_mode):
