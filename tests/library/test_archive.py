@@ -110,6 +110,14 @@ class ArchiveTests(SynchronousTestCase):
             names = file.getnames()
         self.assertEqual(len(names), len(set(names)))
 
+    def test_an_archive_that_is_given_up_is_closed_without_an_error(self) -> None:
+        """Catches a traceback of tarfile's below Ctrl-C's one line."""
+        made = io.BytesIO()
+        writer = ArchiveWriter(made)
+        writer.begin([])
+        made.close()
+        writer.end()
+
     def test_blob_that_is_another_is_not_written_as_it(self) -> None:
         writer = ArchiveWriter(io.BytesIO())
         writer.begin([])

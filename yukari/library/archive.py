@@ -161,8 +161,9 @@ class ArchiveWriter:
     _written: set[Digest] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
+        sink: Any = _Sink(self._file)
         self._tar = tarfile.open(  # noqa: SIM115
-            fileobj=self._file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK
+            fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK
         )
 
     def begin(self, models: Iterable[tuple[Packed, Iterable[Descriptor]]]) -> None:
@@ -205,6 +206,21 @@ class ArchiveWriter:
     def end(self) -> None:
         """Write the end of the tar; the file stays open."""
         self._tar.close()
+
+
+@define(eq=False)
+class _Sink:
+    """
+    Writes into a file until that is closed.
+
+    tarfile writes the end when an archive that was given up is destroyed, and would print a
+    traceback then.
+    """
+
+    _file: BinaryIO
+
+    def write(self, data: bytes) -> int:
+        return len(data) if self._file.closed else self._file.write(data)
 
 
 @define(eq=False)
