@@ -14,6 +14,7 @@ from tests.running import MODEL, Daemon, until
 from tests.web.page.cases import HTML, NAME, TAG, PageCase
 from tests.web.page.models import MARKUP, STRANGER
 from yukari.names import Tag
+from yukari.sources.host_facts import THE_LINE, HostFacts
 
 
 class StateTests(PageCase):
@@ -41,6 +42,26 @@ class StateTests(PageCase):
         await daemon.idle()
         await daemon.service.parts.management.index.settled()
         self.assertNotIn("so-far", await self.page(daemon))
+
+    async def test_a_host_that_sends_has_a_line_of_what_bounds_it(self) -> None:
+        """A host that sends nothing has none, and what is not known of one is left out."""
+        _, daemon = await self.running()
+        found = (
+            HostFacts("busy.test", 4, 2e6, 0.05, 0.0754, THE_LINE),
+            HostFacts("new.test", 1, 1e6, None, None, None),
+            HostFacts("idle.test", 0, 0.0, 0.05, None, None),
+        )
+        self.patch(type(daemon.library.upstream), "hosts_of", lambda *_: found)
+        page = await self.page(daemon)
+        lines = dict(re.findall(r"<dt>([a-z]+)\.test</dt><dd>(.*?)</dd>", page, re.S))
+        self.assertEqual(
+            lines,
+            {
+                "busy": "4 connections, round trip 75 ms, 50 without a queue;"
+                " the limit is the line",
+                "new": "1 connection",
+            },
+        )
 
     async def test_a_model_is_complete_whose_manifest_is_not_among_the_blobs(self) -> None:
         """As Ollama up to 0.39 lays models out."""
