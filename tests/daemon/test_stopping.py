@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from hashlib import sha256
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -280,12 +281,21 @@ class StoppingTests(ProcessCase):
         daemon.signal("TERM")
         self.assertEqual(await daemon.ended, 0)
 
-    async def test_a_missing_store_makes_the_daemon_unready(self) -> None:
+    async def test_an_unusable_store_makes_the_daemon_unready(self) -> None:
+        """A file is in a directory's place: one that is merely missing is made again."""
         storage = self.directory()
         daemon = await self.yukari("http://127.0.0.1:9/", storage=storage)
-        os.rename(os.path.join(storage, "blobs"), os.path.join(storage, "elsewhere"))
+        blobs, file = Path(storage, "blobs"), Path(storage, "file")
+        blobs.rename(Path(storage, "elsewhere"))
+        file.touch()
+        while file.exists():
+            try:
+                file.rename(blobs)
+            except IsADirectoryError:  # It was made again in the moment before.
+                blobs.rmdir()
         status, reasons = await self.ready(daemon)
         self.assertEqual(status, 503)
-        self.assertIn("blobs: No such file or directory", reasons["store"])
-        os.rename(os.path.join(storage, "elsewhere"), os.path.join(storage, "blobs"))
+        self.assertIn("blobs: Not a directory", reasons["store"])
+        blobs.unlink()
+        Path(storage, "elsewhere").rename(blobs)
         self.assertEqual(await self.ready(daemon), (200, {}))

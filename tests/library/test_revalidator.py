@@ -97,7 +97,9 @@ class Shelf:
 
     bringing: list[Deferred[None]] = field(factory=list)
 
-    async def ensure_stored(self, name: Repository, manifest: Manifest) -> None:
+    async def ensure_stored(
+        self, name: Repository, manifest: Manifest, *, at_any_hour: bool = False
+    ) -> None:
         waiting: Deferred[None] = Deferred()
         self.bringing.append(waiting)
         await waiting

@@ -72,14 +72,11 @@ def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]
     name, at, reference = text.partition("@")
     if not at:
         name, _, reference = text.partition(":")
-    if "/" not in name:
-        name = f"library/{name}"
+    name = name if "/" in name else f"library/{name}"
     namespace, _, model = name.partition("/")
     if "/" in model:
-        raise InvalidName(
-            f"{ascii(name)[:100]}: expected [HOST/][NAMESPACE/]MODEL, HOST one of those"
-            " that are mirrored"
-        )
+        shown = ascii(name)[:100]
+        raise InvalidName(f"{shown}: expected [HOST/][NAMESPACE/]MODEL, HOST one that is mirrored")
     return names.repository(namespace, model, registry), parse_reference(reference or "latest")
 
 
