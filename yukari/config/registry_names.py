@@ -42,11 +42,10 @@ class RegistryNames:
         others: list[str] = []
         as_llama_cpp: dict[str, str] = {}
         for each in registries:
-            registry = id_of(each, registries)
+            registry, *for_agents = ids_of(each, registries)
             if registry != DEFAULT:
                 others.append(registry)
-            if answers_by_agent(each):
-                as_llama_cpp[registry] = f"{each.host.lower()}{AS_LLAMA_CPP}"
+            as_llama_cpp.update((registry, other) for other in for_agents)
             hosts.update((host, registry) for host in each.hosts)
             if each.prefix is not None:
                 prefixes[each.prefix] = registry
@@ -118,3 +117,11 @@ def answers_by_agent(registry: RegistrySettings) -> bool:
 def id_of(registry: RegistrySettings, registries: Sequence[RegistrySettings]) -> str:
     """Return what `Repository` calls one of the registries that the settings have."""
     return DEFAULT if registry is registries[0] else registry.host.lower()
+
+
+def ids_of(registry: RegistrySettings, registries: Sequence[RegistrySettings]) -> list[str]:
+    """Return all that `Repository` calls it: its id, then the one for llama.cpp if that differs."""
+    ids = [id_of(registry, registries)]
+    if answers_by_agent(registry):
+        ids.append(f"{registry.host.lower()}{AS_LLAMA_CPP}")
+    return ids

@@ -19,12 +19,12 @@ from yukari.config.hours import DailyRate
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
-from yukari.config.registry_names import answers_by_agent, id_of
+from yukari.config.registry_names import answers_by_agent, id_of, ids_of
 from yukari.config.settings import TIGRIS, Settings
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.daemon.watched import Watched
 from yukari.library.revalidator import Freshness
-from yukari.names import AS_LLAMA_CPP, DEFAULT
+from yukari.names import DEFAULT
 from yukari.net.agent import READ, Connections
 from yukari.net.budget import ConnectionBudget
 from yukari.net.perimeter import Perimeter
@@ -131,9 +131,7 @@ def open_mirrors(
             )
             upstream = Upstream(source)
             allowed, hosts = partial(source.allowed, most), source.hosts
-        each[key] = upstream
-        if answers_by_agent(registry):
-            each[f"{registry.host.lower()}{AS_LLAMA_CPP}"] = upstream
+        each.update(dict.fromkeys(ids_of(registry, settings.registries), upstream))
         watched[registry.name] = Watched(partial(_is_down, upstream, key), allowed, hosts)
     # The default registry's clients are told to wait, as they are without a cache.
     patience = {key: Patience(reactor) for key in each if key != DEFAULT}
@@ -233,9 +231,4 @@ def _by_id(
     registries: Sequence[RegistrySettings], of: Callable[[RegistrySettings], T]
 ) -> dict[str, T]:
     """Return something of each registry, by what `Repository` calls it."""
-    found = {}
-    for each in registries:
-        found[id_of(each, registries)] = of(each)
-        if answers_by_agent(each):
-            found[f"{each.host.lower()}{AS_LLAMA_CPP}"] = of(each)
-    return found
+    return {key: of(each) for each in registries for key in ids_of(each, registries)}
