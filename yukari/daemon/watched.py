@@ -26,7 +26,7 @@ class Watched:
 
     def round_trip(self, *, present: bool) -> float:
         """Seconds to the host that brings the most, now or without a queue; NaN if unknown."""
-        busiest = max(self.hosts(), key=lambda host: host.rate, default=None)
+        busiest = self._busiest()
         if busiest is None:
             return nan
         found = busiest.round_trip if present else busiest.base_round_trip
@@ -34,5 +34,9 @@ class Watched:
 
     def is_bound_by(self, what: str) -> bool:
         """Whether that bounds how fast blobs come from the host that brings the most."""
-        busiest = max(self.hosts(), key=lambda host: host.rate, default=None)
+        busiest = self._busiest()
         return busiest is not None and busiest.bound_by == what
+
+    def _busiest(self) -> HostFacts | None:
+        """Return the host that brings the most; None if there is none."""
+        return max(self.hosts(), key=lambda host: host.rate, default=None)
