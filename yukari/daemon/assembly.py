@@ -26,6 +26,7 @@ from yukari.daemon.mirrors import (
     line_of,
     most_upstream,
     open_mirrors,
+    own_directory,
     rules_of,
 )
 from yukari.daemon.prometheus import PrometheusMetrics
@@ -264,10 +265,9 @@ def _management(
     in_bucket = settings.storage == TIGRIS
     if in_bucket and settings.store_max is not None and settings.store_max.bytes is None:
         end("STORE_MAX: a bucket has no size: give bytes, such as 500GB")
-    directory = str(settings.spool_dir) if in_bucket else os.path.join(settings.storage, "yukari")
     return Management(
         store=store,
-        catalog_path=os.path.join(directory, "catalog.sqlite3"),
+        catalog_path=os.path.join(own_directory(settings), "catalog.sqlite3"),
         catalog_thread=catalog_thread,
         in_thread=in_thread,
         clock=reactor,

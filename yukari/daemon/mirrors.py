@@ -189,12 +189,17 @@ def make_connections(
     )
 
 
-def own_key_path(settings: Settings) -> str:
-    """In the store's own directory, or with a bucket in the one on this disk."""
+def own_directory(settings: Settings) -> str:
+    """Return the directory of the cache's own files: in the store, or on this disk for a bucket."""
     if settings.storage == TIGRIS:
         assert settings.spool_dir is not None
-        return os.path.join(settings.spool_dir, "id_ed25519")
-    return os.path.join(settings.storage, "yukari", "id_ed25519")
+        return settings.spool_dir
+    return os.path.join(settings.storage, "yukari")
+
+
+def own_key_path(settings: Settings) -> str:
+    """Return the path of the key that the cache makes for itself."""
+    return os.path.join(own_directory(settings), "id_ed25519")
 
 
 def rules_of(settings: Settings) -> ModelRules:
