@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timezone
 from hashlib import sha256
 from socket import SOCK_STREAM, getaddrinfo
@@ -139,7 +139,7 @@ class Probe:
         )
         if self._settings.offline:
             self._say("offline", "OFFLINE is set: the daemon would not ask at all")
-        steps: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
+        steps: tuple[tuple[str, Callable[[], Coroutine[Any, Any, None]]], ...] = (
             ("address", self._address),
             ("TLS", self._tls),
             ("manifest", self._ask_manifest),
@@ -149,7 +149,7 @@ class Probe:
         )
         try:
             for name, step in steps:
-                work = Deferred.fromCoroutine(self._step(step))
+                work = Deferred.fromCoroutine(step())
                 try:
                     await within(STEP_WITHIN, work, self._reactor)
                 except TimeoutError:
@@ -163,9 +163,6 @@ class Probe:
             await self._connections.close()
         self._say("OK", "a client can pull this through the cache")
         return True
-
-    async def _step(self, step: Callable[[], Awaitable[None]]) -> None:
-        await step()
 
     def _complain(self, name: str, error: Wrong) -> None:
         self._say(name, f"WRONG: {error}")
