@@ -27,6 +27,11 @@ class Span:
     def __len__(self) -> int:
         return self.end - self.start
 
+    @property
+    def as_range(self) -> str:
+        """The value of a request's Range header."""
+        return f"bytes={self.start}-{self.end - 1}"
+
 
 @define
 class SpanSet:

@@ -107,7 +107,7 @@ class S3Client(Requests):
         the body, and drops it if it stalls. ``once`` is for a caller that repeats the request
         itself.
         """
-        asked = {} if span is None else {"Range": f"bytes={span.start}-{span.end - 1}"}
+        asked = {} if span is None else {"Range": span.as_range}
         try:
             told, response = await self._open("get_object", {"Key": key, **asked}, once=once)
         except S3Error as error:

@@ -100,7 +100,7 @@ class Registry:
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
             headers = self.headers(user_agent, token)
             if span is not None:
-                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
+                headers.setRawHeaders("Range", [span.as_range])
             return await as_cancelled(self.agent.request(b"GET", url.encode("ascii"), headers))
 
         try:

@@ -245,7 +245,7 @@ class Upstream:
             if span is None:
                 headers.setRawHeaders("Accept", [ACCEPT[variant]])
             else:
-                headers.setRawHeaders("Range", [f"bytes={span.start}-{span.end - 1}"])
+                headers.setRawHeaders("Range", [span.as_range])
             sent = self._registry.agent.request(
                 method.encode("ascii"), url.encode("ascii"), headers
             )
