@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import Optional
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 LEAST = 4
 """Connections below which none is dropped: one that waits for its next reply brings nothing."""
@@ -158,10 +158,7 @@ class Useful:
         elif not trial.is_reached(count):
             return
         elif not trial.settled:
-            self._trial = _Trial(
-                *(trial.count, trial.before, trial.rate, trial.allowed, trial.gives_up_at),
-                settled=True,
-            )
+            self._trial = evolve(trial, settled=True)
         else:
             self._judge(now, trial, count, rate, queues=queues)
 

@@ -32,9 +32,11 @@ _warned = False
 def plain_socket(request: Request) -> Optional[tcp.Connection]:
     """Return the request's TCP (or Unix) transport, if bytes may be put on its socket directly."""
     transport = getattr(request.channel, "transport", None)
-    if isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False):
-        return transport
-    return None
+    return transport if _is_plain(transport) else None
+
+
+def _is_plain(transport: Any) -> bool:
+    return isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False)
 
 
 def set_option(transport: Any, option: Optional[int], value: int) -> None:
@@ -68,8 +70,7 @@ def holds(transport: Any) -> bool:
 
 def write_now(transport: Any, data: bytes) -> None:
     """Write to a transport, and send what its socket takes at once."""
-    plain = isinstance(transport, tcp.Connection) and not getattr(transport, "TLS", False)
-    if plain and transport.connected and not holds(transport):
+    if _is_plain(transport) and transport.connected and not holds(transport):
         # Nothing waits there, as a rule: to enter and leave the poll would cost two system calls.
         sent = transport.writeSomeData(data)
         if isinstance(sent, int):
