@@ -84,6 +84,6 @@ async def send(
             return await sender.done
         connection = lendable(request)
         if connection is not None and helpers.most:
-            secure = TlsSender(request, readable, span, clock, in_thread, join, helpers, connection)
+            secure = TlsSender(helpers, connection, request, readable, span, clock, in_thread, join)
             return await secure.run()
     return await ReadSender(request, readable, span, clock, in_thread, join).run()

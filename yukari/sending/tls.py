@@ -226,11 +226,10 @@ class TlsSender(BlockSender):
     what a helper could not put on the socket, and whatever OpenSSL has to say between two pieces.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        *arguments_of_all, helpers, connection = arguments
-        super().__init__(*arguments_of_all)
-        self._helpers: Helpers = helpers
-        self._connection: Lendable = connection
+    def __init__(self, helpers: Helpers, connection: Lendable, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._helpers = helpers
+        self._connection = connection
         self._secure: Any = self._request.channel.transport
         self._transport: Any = self._secure.transport
         self._producer: Any = None
@@ -295,8 +294,8 @@ class TlsSender(BlockSender):
         """
         answer: Deferred[Any] = Deferred()
         lent = self._connection.lend(self._pause)
-        wanted = partial(getattr, self._helpers, "waiting")
-        helping = self._helpers.send(partial(self._piece, end), encrypt, lent, wanted)
+        piece = partial(self._piece, end)
+        helping = self._helpers.send(piece, encrypt, lent, lambda: self._helpers.waiting)
         helping.addBoth(self._returned, answer)
         return answer
 
