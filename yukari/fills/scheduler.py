@@ -209,9 +209,10 @@ class FetchScheduler:
     def _for_readers(self) -> Optional[Assignment]:
         first: Optional[Download] = None
         best: tuple[int, bool, bool, int] = (0, True, True, 0)
-        for download in self._waited_for():
+        for download in self._open:
             since = download.coverage.waits_since
-            assert since is not None
+            if since is None:
+                continue
             # Until its first connection has an answer no reader of the blob can have another.
             crowded = download.coverage.crowd > CROWD
             rank = since.had, bool(download.fetches), crowded, since.number

@@ -59,14 +59,14 @@ class Turns:
             self._had = {each: had for each, had in self._had.items() if had > self._now}
 
 
-@frozen(order=True)
+@frozen
 class Turn:
-    """When a position of a blob is served, compared with others."""
+    """When a position of a blob is served: by what its client has had, then by its number."""
 
     had: int
     number: int
     position: int
-    client: Hashable = field(order=False)
+    client: Hashable
 
 
 @define(eq=False)
