@@ -19,11 +19,11 @@ from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
 STARVED = 16 * 1024
-"""Bytes a second below which a request brings next to nothing if others for its blob bring more."""
+"""Bytes a second below which a request is starved if others for its blob bring far more."""
 STARVED_SHARE = 1 / 8
-"""The share of what each of them brings, on the average, below which that is so."""
+"""The share of the average rate of the blob's requests below which one is starved."""
 STARVED_SECONDS = 3.0
-"""Seconds over which that is measured."""
+"""Seconds over which both are measured."""
 
 
 class Marks:

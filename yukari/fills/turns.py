@@ -30,11 +30,11 @@ class Turns:
     _waiting: Counter[Hashable] = field(factory=Counter, init=False)
 
     def joined(self, client: Hashable) -> None:
-        """A reader of the client begins to wait where none waits."""
+        """A reader of the client begins to wait at a position at which none waits."""
         self._waiting[client] += 1
 
     def left(self, client: Hashable) -> None:
-        """A place where a reader of the client was the first to wait has no more readers."""
+        """No reader waits any more at a position at which a reader of the client was the first."""
         self._waiting[client] -= 1
         if not self._waiting[client]:
             del self._waiting[client]

@@ -27,7 +27,7 @@ Ollama's parts, so that nobody waits longer through this cache than without it.
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
 UNKNOWN = 2
-"""Requests at once to a host that starves all that are left: those that it served have ended."""
+"""Requests at once to a host that starves all in progress: those that it served have ended."""
 _MEMORY = 0.85
 """The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0

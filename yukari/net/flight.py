@@ -24,7 +24,7 @@ from yukari.net.tcp import Reading
 TARGET_READ = 0.030
 """Seconds that bytes may queue while clients wait for them."""
 TARGET_UNREAD = 0.010
-"""Seconds that bytes may queue that nobody waits for: less than others' traffic bears."""
+"""Seconds that bytes may queue if nobody waits for them: too few to harm others' traffic."""
 SEGMENT = 1448
 """Bytes of a usual segment."""
 LEAST_SEGMENTS = 4
@@ -71,8 +71,8 @@ DRAINS = 0.1
 """Seconds for which that lasts, beside two round trips."""
 KEPT = 0.35
 """
-The share of its rate of late that a pull keeps that clients wait for, though others keep the queue
-full; what nobody waits for keeps none.
+The share of its recent rate that a blob keeps although others keep the queue full, if clients wait
+for it; a blob that nobody waits for keeps none.
 """
 CROWDED_FOR = 10.0
 """
@@ -98,7 +98,7 @@ class Flight:
     bound: float = field(default=AT_FIRST, init=False)
     """Bytes on their way over all connections together."""
     is_first: bool = field(default=True, init=False)
-    """Whether no queue has been seen, nor that there is none."""
+    """Whether nothing is known yet about a queue."""
     active: int = field(default=0, init=False)
     """How many connections brought something, of late."""
     _segment: int = field(default=SEGMENT, init=False)
@@ -199,7 +199,7 @@ class Flight:
         self.base = self._bases[0][1]
 
     def _answers(self, readings: Mapping[Any, Reading]) -> list[float]:
-        """How long the requests took to be received that were since the last look, in seconds."""
+        """Return how many seconds each request since the last look took to be received."""
         found = []
         for connection, reading in readings.items():
             asked, before = reading.asked, self._asked.get(connection)
@@ -276,8 +276,7 @@ class Flight:
 
     def share(self, more: int = 0) -> Optional[int]:
         """
-        Return how many bytes each connection may have on its way, if there are so many ``more`` of
-        them than brought something at the last look; as `look`.
+        As `look`, if ``more`` connections have been made since the last look.
         """
         if self.bound == inf:
             return None

@@ -2,7 +2,7 @@
 What the system knows of a TCP connection's round trips, and how many bytes it lets be on their way.
 
 Linux tells it by ``TCP_INFO`` (``struct tcp_info`` of ``linux/tcp.h``, which only ever grows at its
-end) and takes the bound by ``TCP_WINDOW_CLAMP``. Where either is missing, nothing is known and
+end) and takes the bound by ``TCP_WINDOW_CLAMP``. If either is missing, nothing is known and
 nothing is bounded. TLS has the same socket underneath.
 """
 

@@ -16,7 +16,7 @@ from yukari.net.http import header
 MAX_MANIFESTS = 50_000
 """Manifests that are remembered."""
 SELDOM = 3600.0
-"""Seconds for which a manifest is taken for unchanged by whose HEAD nothing can be told."""
+"""Seconds for which a manifest is taken as unchanged if its HEAD has neither digest nor ETag."""
 
 _ACCEPT_PLAIN = f"{DOCKER_MANIFEST}, {OCI_MANIFEST};q=0.9"
 ACCEPT = {Variant.PLAIN: _ACCEPT_PLAIN, Variant.LIST: f"{MANIFEST_LIST}, {_ACCEPT_PLAIN}"}

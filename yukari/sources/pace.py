@@ -57,7 +57,7 @@ ROUND_TRIPS_ENOUGH = 20
 RATED_EVERY = 0.1
 """Seconds over which bytes are counted for a rate, at least."""
 OF_LATE = 2.0
-"""Seconds for which such a rate, and what was seen at a look at the line, is told."""
+"""Seconds for which such a rate, and the last look at the line, are reported."""
 _MEMORY = 0.8
 """The weight of earlier measurements at each new one."""
 ORDINARY = 0.3

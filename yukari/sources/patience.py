@@ -20,12 +20,12 @@ from yukari.errors import RegistryError
 T = TypeVar("T")
 
 WAITED_FOR = 10.0
-"""Seconds for which a question waits at most, in all; a client of Ollama waits longer."""
+"""Seconds that a question waits at most, in all; an Ollama client is willing to wait longer."""
 
 
 @define(eq=False)
 class Patience:
-    """The patience with one registry: while it wants to be left alone, nothing is asked of it."""
+    """Waits for one registry: nothing is asked of it while it wishes to be left alone."""
 
     _clock: IReactorTime
     _until: float = field(default=0.0, init=False)

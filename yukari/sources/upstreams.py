@@ -1,7 +1,7 @@
 """
 All registries that are mirrored, each asked by itself.
 
-What a question is about says which of them it is for. A blob may be named by models of several:
+A question is sent to the registry of its repository. If models of several registries name a blob,
 these are asked for it one after the other.
 """
 
@@ -43,7 +43,7 @@ class Upstreams:
 
     each: Mapping[str, One]
     _patience: Mapping[str, Patience] = field(factory=dict)
-    """With those whose wish to be left alone for a moment questions wait out."""
+    """By host, for registries that may wish to be left alone for a moment: questions wait."""
 
     def of(self, name: Repository) -> One:
         """Return the registry of a repository. `RegistryError` if it is not mirrored any more."""

@@ -1,4 +1,4 @@
-"""The User-Agents by which a registry is asked whose manifests differ by them."""
+"""The User-Agents for registries whose manifests differ by User-Agent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LLAMA_CPP = "llama-cpp"
 
 def agent_for(name: Repository, client: str, *, by_agent: bool) -> str:
     """
-    Return the User-Agent by which to ask for a model for a client of this one.
+    Return the User-Agent to ask a registry with, for a client whose own is ``client``.
 
-    Where manifests differ, ``by_agent``, that is one of Ollama's for whatever is not llama.cpp: all
-    of these have one manifest here.
+    If manifests differ by it (``by_agent``), it is one of llama.cpp's for a name of llama.cpp's,
+    else one of Ollama's: all clients but llama.cpp have one manifest here.
     """
     if not by_agent:
         return client or USER_AGENT
