@@ -71,6 +71,11 @@ class S3Error(OSError):
         return self.status == 0
 
     @property
+    def unsupported(self) -> bool:
+        """Whether this S3 lacks what was asked of it, such as conditional puts."""
+        return self.status == 501 or self.code == "NotImplemented"
+
+    @property
     def wrong_setting(self) -> bool:
         """Whether somebody has to change a setting, a key, a bucket or a clock."""
         return not self.passing and (

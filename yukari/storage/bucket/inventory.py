@@ -87,7 +87,7 @@ class BucketInventory:
                 )
                 return put is not None
             except S3Error as error:
-                if error.status != 501 and error.code != "NotImplemented":
+                if not error.unsupported:
                     raise
                 self._unconditional = True
                 self._log.warn("this S3 knows no conditional puts: the last change of a pin wins")

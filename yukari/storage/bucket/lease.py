@@ -126,7 +126,7 @@ class Lease:
             except S3Error as error:
                 if error.unanswered:
                     return await self._kept(body)
-                if error.status != 501 and error.code != "NotImplemented":
+                if not error.unsupported:
                     raise
                 self._unconditional = True
                 self._log.warn("this S3 knows no conditional puts: two daemons may both remove")

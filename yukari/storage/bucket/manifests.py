@@ -341,7 +341,7 @@ class BucketManifests:
                 done: Optional[str] = await put(only_new=etag is None, only_over=etag)
                 return done
             except S3Error as error:
-                if error.status != 501 and error.code != "NotImplemented":
+                if not error.unsupported:
                     raise
                 self._unconditional = True
                 self._log.warn("this S3 knows no conditional puts: the last manifest put wins")
