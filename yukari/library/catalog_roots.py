@@ -52,13 +52,13 @@ class CatalogRoots:
                 self._db.execute(
                     "INSERT OR REPLACE INTO roots VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
-                        *(
-                            root.key,
-                            str(root.name),
-                            each.version if each.is_final else "",
-                            manifest,
-                        ),
-                        *(root.modified, root.digest is None, look),
+                        root.key,
+                        str(root.name),
+                        each.version if each.is_final else "",
+                        manifest,
+                        root.modified,
+                        root.digest is None,
+                        look,
                     ),
                 )
                 self._db.execute("DELETE FROM stands_on WHERE manifest = ?", (manifest,))

@@ -342,7 +342,7 @@ class Collector(Observer):
 
     # removing
 
-    async def remove(self, name: Repository, tag: Tag, digest: Optional[Digest] = None) -> int:
+    async def remove(self, name: Repository, tag: Tag) -> int:
         """
         Remove a tag and what it named before; return how many bytes that freed.
 

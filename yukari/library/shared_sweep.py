@@ -41,8 +41,6 @@ AT_ONCE = 16
 """Roots that are read, or blobs that are removed, at the same time."""
 WAITS = (2.0, 5.0, 10.0, 30.0)
 """Seconds to wait, one after the other, while another daemon removes."""
-
-
 STOPS_WITHIN = 5.0
 """Seconds that giving up a sweep may take."""
 
