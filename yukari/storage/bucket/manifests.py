@@ -21,10 +21,9 @@ of different versions, the one that was checked later counts; so neither is ever
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -47,6 +46,7 @@ from yukari.storage.bucket.pending import PendingManifests
 from yukari.storage.manifest_cache import Key, ManifestCache, cost_of
 from yukari.storage.ports import StoredManifest
 from yukari.storage.variants import Variants, check_put
+from yukari.tasks import together
 from yukari.threads import InThread
 
 TRUSTED_FOR = 30.0
@@ -114,11 +114,7 @@ class BucketManifests:
         keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
         asked = [self._object(key, anew) for key in keys]
         if anew or not all(self.cache.get(key)[1] for key in keys):
-            looks = [Deferred.fromCoroutine(each) for each in asked]
-            try:
-                plain, listed = await gatherResults(looks, consumeErrors=True)
-            except FirstError as error:
-                raise cast(BaseException, error.subFailure.value) from None
+            plain, listed = await together(*asked)
         else:
             plain, listed = [await each for each in asked]
         if plain is not None and isinstance(plain.manifest, ManifestList):
