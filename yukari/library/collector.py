@@ -46,9 +46,9 @@ HOPELESS_FOR = 2.0
 """Seconds until the next search for room after one found too little; among 100,000 models a search
 takes about as long."""
 COUNTED_FOR = 60.0
-"""Seconds for which a count of a store is used that other daemons store in too."""
+"""Seconds after which the bytes are counted again, if other daemons store there too."""
 SIDECARS = 64 * 1024
-"""Bytes that a blob on its way takes beside its own."""
+"""Bytes that a blob in progress takes beside its own."""
 
 
 class Unknown(Exception):
@@ -79,7 +79,7 @@ class Collector(Observer):
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _used: Optional[int] = field(default=None, init=False)
-    """Bytes of all blobs that are stored; None until they were counted."""
+    """Bytes of all stored blobs; None if they have to be counted."""
     _counted_at: float = field(default=0.0, init=False)
     _stored_uncounted: int = field(default=0, init=False)
     _opening: dict[Digest, int] = field(factory=dict, init=False)

@@ -1,8 +1,8 @@
 """
-The order in which a version goes: its tag, its row in the catalog, its blobs.
+Removing a version: first its tag, then its row in the catalog, then its blobs.
 
 Each step is durable before the next, so a crash leaves everything, or blobs that no tag stands on,
-which the next sweep finds. A tag that is pulled while it is removed stays.
+which the next sweep finds. A tag stays if it is pulled while it is being evicted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from yukari.storage.ports import Store
 
 @frozen(eq=False)
 class Shared:
-    """What the daemons tell one another that share a store."""
+    """The work that a daemon shares with others of the same store."""
 
     sweep: SharedSweep
     pulls: SharedPulls
@@ -37,7 +37,7 @@ class Shared:
 
 @frozen(eq=False)
 class Removal:
-    """Removes tags, and blobs; ``shared`` is there if several daemons share the store."""
+    """Removes tags and blobs; ``shared`` is None unless several daemons share the store."""
 
     _store: Store
     _catalog: Catalog
@@ -64,8 +64,8 @@ class Removal:
         """
         Remove a tag and what it named before; return the blobs that it may have stood on alone.
 
-        With a ``digest``, only if the tag still names that, and is not pulled meanwhile: nowhere
-        since ``used_at``.
+        With a ``digest``, the tag stays if it names another one by now, or if it was pulled: from
+        this daemon since the call, or from any other since ``used_at``, in seconds of the epoch.
         """
         began, needs = self._clock.seconds(), list[Digest]()
         if self.shared is not None:

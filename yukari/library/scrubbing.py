@@ -1,10 +1,10 @@
 """
 Reading stored blobs again, to find those whose bytes have changed since they were stored.
 
-The copy that was found right longest ago is read next, those that never were come first. The
-catalog has the times, so that a restart goes on where the last process was. On the average a place
-is read no faster than in its period; with nothing else to do a blob is read at `IDLE_RATE`, and the
-rest before the next one is the longer.
+Copies that were never found right are read first, then the one that was found right longest ago.
+The catalog has the times, so a restart continues where the last process was. On average, reading
+everything in a place takes about its period. While the daemon is idle, a blob is read at
+`IDLE_RATE`, and the pause before the next one is longer.
 
 A wrong copy is taken away, and the blob is fetched again if upstream still has it.
 """
@@ -39,11 +39,11 @@ from yukari.tasks import Background
 log = Logger()
 
 HEADROOM = 1.25
-"""How much faster than once in its period a place is read, so that waiting makes nothing late."""
+"""Factor by which a place is read faster than its period requires, to make up for delays."""
 IDLE_RATE = 4_000_000.0
 """Bytes a second at which a blob is read while nothing is fetched or sent."""
 AT_LEAST_APART = 0.1
-"""The part of the period in which no copy is read twice, however little there is to read."""
+"""The part of the period that passes at least between two reads of the same copy."""
 LOOK_EVERY = 600.0
 """Seconds between two looks for something to read if there was nothing."""
 START_AFTER = 60.0
@@ -100,22 +100,22 @@ class Scrubber(Observer):
     _ahead: float = field(default=0.0, init=False)
     """Bytes that were read beyond the average rate."""
     _at: float = field(default=0.0, init=False)
-    """When ``_ahead`` was reckoned."""
+    """When ``_ahead`` was updated, by the clock."""
 
     def start(self) -> None:
-        """Read, from soon on."""
+        """Begin to read, after `START_AFTER` at most."""
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._ended)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._dropping.stop()
         running, self._running = self._running, None
         if running is not None:
             running.cancel()
 
     def status(self) -> ScrubStatus:
-        """Return how far it is."""
+        """Return how far the copies are read."""
         place = self.copies.place
         return ScrubStatus(place, self.period, self._verified_since, self._read, self._damaged)
 
@@ -160,7 +160,7 @@ class Scrubber(Observer):
                 await self._check(digest, copy)
             finally:
                 copy.close()
-        # What is not there, or could not be read, has its next turn in the next round.
+        # A copy that is gone or cannot be read is tried again in the next round too.
         await self._catalog.run(CatalogFile.verified, self.copies.place, digest, self._now())
 
     # reading
@@ -169,7 +169,7 @@ class Scrubber(Observer):
         try:
             found = await self._hash(copy)
             if found != digest:
-                # Once more: it may have been replaced, or only come wrong into memory.
+                # Read it again: it may have been replaced, or the first read may have been wrong.
                 found = await self._hash(copy)
         except OSError as error:
             self._count_damaged()
@@ -213,7 +213,7 @@ class Scrubber(Observer):
         self._at = now
 
     async def _rest(self) -> None:
-        """Return when the average is kept again."""
+        """Wait until reading is no longer ahead of the average rate."""
         self._reckon()
         while self._ahead >= 1:  # byte; a clock may not show the time that a part of one takes
             await self._sleep(min(LOOK_EVERY, self._ahead / self._average))
@@ -235,7 +235,7 @@ class Scrubber(Observer):
             kept, follows = "", f"it cannot be taken away: {error}"
         else:
             if kept is None:
-                return  # Somebody has replaced it meanwhile.
+                return  # It was replaced meanwhile.
             self._library.blobs.invalidate()
             follows = await self._mend(digest)
         self._count_damaged()

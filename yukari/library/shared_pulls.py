@@ -1,7 +1,7 @@
 """
-When tags were pulled last, told to and by the other daemons that share a store.
+When tags were pulled last, exchanged between the daemons that share a store.
 
-Without it each daemon would take for unused what only the others' clients pull.
+Without it each daemon would consider a tag unused that only the others' clients pull.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from yukari.names import Repository, Tag
 from yukari.storage.shared import Pulled, SharedInventory
 
 NOTE_EVERY = 10.0
-"""Seconds from one telling of the others to the next."""
+"""Seconds from one `SharedPulls.tell` to the next."""
 NOTED_FOR = 600.0
 """Seconds for which a tag that is pulled again and again is not noted once more."""
 READ_EVERY = 300.0
-"""Seconds from one reading of what others have noted to the next."""
+"""Seconds from one `SharedPulls.read` to the next."""
 FRESH_FOR = 30.0
-"""Seconds for which what was read is good enough to decide by."""
+"""Seconds after a `SharedPulls.read` in which `SharedPulls.refresh` does not read again."""
 MAX_REMEMBERED = 10_000
+"""Tags that were noted lately, and as many that are still to be noted."""
 
 
 @define(eq=False)
 class SharedPulls:
-    """Its coroutines raise OSError and `CatalogUnusable`."""
+    """Tells the others of pulls and reads theirs; coroutines raise OSError, `CatalogUnusable`."""
 
     _shared: SharedInventory
     _catalog: Catalog
@@ -40,17 +41,18 @@ class SharedPulls:
     )
     """When a tag was noted last, by the clock."""
     _waiting: dict[tuple[Repository, Tag], None] = field(factory=dict, init=False)
+    """Tags whose pulls are still to be noted."""
     _read_at: Optional[float] = field(default=None, init=False)
 
     def pulled(self, name: Repository, tag: Tag) -> None:
-        """A client has pulled a tag from this daemon."""
+        """Remember that a client has pulled a tag from this daemon, for the next `tell`."""
         noted = self._noted.get((name, tag))
         is_due = noted is None or self._clock.seconds() - noted >= NOTED_FOR
         if is_due and len(self._waiting) < MAX_REMEMBERED:
             self._waiting[name, tag] = None
 
     async def tell(self) -> None:
-        """Note for the others what was pulled here."""
+        """Tell the others which tags were pulled here."""
         while self._waiting:
             name, tag = key = next(iter(self._waiting))
             at = await self._shared.note_pull(name, tag)
@@ -59,7 +61,7 @@ class SharedPulls:
             self._noted[key] = self._clock.seconds()
 
     async def read(self) -> None:
-        """Have what the others have noted in the catalog."""
+        """Copy into the catalog what all daemons have noted."""
         began, last = self._clock.seconds(), None
         while page := await self._shared.pulls(last):
             last = page[-1]
@@ -67,7 +69,7 @@ class SharedPulls:
         self._read_at = began
 
     async def refresh(self) -> None:
-        """`tell` and `read`, unless that was done just now."""
+        """`tell`; and `read`, unless that was done within `FRESH_FOR`."""
         await self.tell()
         if self._read_at is None or self._clock.seconds() - self._read_at >= FRESH_FOR:
             await self.read()
@@ -77,6 +79,6 @@ class SharedPulls:
         return await self._shared.pulled_at(name, tag) > at
 
     async def forget(self, name: Repository, tag: Tag) -> None:
-        """A tag was removed."""
+        """Forget the pulls of a tag that was removed."""
         self._noted.pop((name, tag), None)
         await self._shared.forget_pulls(name, tag)

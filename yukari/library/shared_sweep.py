@@ -1,10 +1,10 @@
 """
 Removing blobs from a store that several daemons share.
 
-The catalog of one daemon does not know what the others have stored. So all roots are looked at,
-once before and once after the others were told which blobs are about to go; see `SharedInventory`
-for why no blob goes that another daemon is about to use. Killed at any step, this leaves garbage
-for the next sweep, and nothing else.
+The catalog of one daemon does not know what the others have stored. So the sweep looks at all
+roots, once before it tells the others which blobs are about to go, and once afterwards; see
+`SharedInventory` for why it removes no blob that another daemon is about to use. If it is killed at
+any step, it leaves garbage for the next sweep, and nothing else.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ AT_ONCE = 16
 WAITS = (2.0, 5.0, 10.0, 30.0)
 """Seconds to wait, one after the other, while another daemon removes."""
 STOPS_WITHIN = 5.0
-"""Seconds that giving up a sweep may take."""
+"""Seconds that `SharedSweep.stop` waits at most for the sweep in progress."""
 
 
 class Busy(OSError):
-    """Another daemon removes from the store just now."""
+    """Another daemon is removing blobs from the store now."""
 
     def __init__(self) -> None:
         super().__init__("another daemon removes from this store just now: try again later")
@@ -68,14 +68,14 @@ class SharedSweep:
     _later: Background = field(factory=Background, init=False)
 
     async def stop(self) -> None:
-        """Remove no more, and let others remove."""
+        """Cancel the removals in the background, and wait for a sweep in progress."""
         self._later.stop()
         ended = self._lock.acquire().addTimeout(STOPS_WITHIN, self._clock)
         with suppress(TimeoutError):
             await ended
 
     async def run(self) -> Swept:
-        """Remove all that nothing stands on and that was stored before the grace. `Busy`."""
+        """Remove the blobs that no root stands on and that are older than the grace. `Busy`."""
         swept: Swept = await self._alone(self._run)
         return swept
 
@@ -89,8 +89,8 @@ class SharedSweep:
         """
         Remove those of these blobs that no tag stands on; return how many bytes that freed.
 
-        Manifests among them are no longer kept for their digests' sake. Blobs stay that were
-        stored within the grace. `Busy`.
+        A manifest among them goes also if it is stored by its digest. A blob that was stored
+        within the grace stays. `Busy`.
         """
         freed: int = await self._alone(self._remove_all, list(blobs))
         return freed
@@ -126,7 +126,7 @@ class SharedSweep:
         return self._now() - self._bounds.superseded_lifetime
 
     async def _look(self) -> None:
-        """Have all roots in the catalog as they are now."""
+        """Bring the roots in the catalog up to date."""
         look, after = await self._catalog.run(CatalogFile.begin_roots), ""
         while page := await self._shared.roots(after):
             after = page[-1].key
@@ -173,7 +173,7 @@ class SharedSweep:
         return found
 
     async def _remove_all(self, blobs: list[Digest]) -> int:
-        # What is doomed counts as not stored: it must not be what others stand on already.
+        # Other daemons take a doomed blob for not stored, so none that they need may be doomed.
         await self._look()
         blobs = await self._catalog.run(CatalogFile.without_root, blobs, self._oldest(), blobs)
         freed = 0
@@ -190,7 +190,7 @@ class SharedSweep:
     async def _remove_batch(
         self, batch: dict[Digest, BlobEntry], dropped: frozenset[Digest]
     ) -> list[Digest]:
-        """Remove what of a batch is still not needed; return what was removed."""
+        """Remove those of a batch that are still not needed, and return them."""
         await self._shared.doom({*batch, *dropped})
         await self._look()
         oldest = self._oldest()
@@ -211,7 +211,7 @@ class SharedSweep:
             await self._catalog.run(CatalogFile.forget_superseded, root.digest)
 
     async def _remove_one(self, digest: Digest) -> Optional[Digest]:
-        # Somebody who knows nothing of the lease may have stored it meanwhile.
+        # A client of the bucket that does not read the lease may have stored it meanwhile.
         stored_at = await self._shared.stored_at(digest)
         if stored_at is None or stored_at >= self._now() - self._bounds.grace:
             return None

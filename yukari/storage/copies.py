@@ -1,4 +1,4 @@
-"""The copies of stored blobs in one place, as they are read to see whether they are still right."""
+"""The copies of stored blobs in one place, for a check of whether their bytes are still right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OpenCopy(Protocol):
         """Bytes."""
 
     async def hash(self, into: Any, span: Span) -> None:
-        """Feed these bytes to a hash, without driving others' out of memory. OSError."""
+        """Feed these bytes to a hash, and leave the system's cache of files as it is. OSError."""
 
     async def set_aside(self) -> Optional[str]:
         """
@@ -41,11 +41,11 @@ class Copies(Protocol):
 
     def among(self) -> Optional[Mapping[Digest, int]]:
         """
-        Return the blobs that have a copy here, with their sizes; None if all that are stored have.
+        Return the blobs that have a copy here, with their sizes; None if all stored blobs do.
         """
 
     async def open(self, digest: Digest) -> Optional[OpenCopy]:
         """Open a copy; None if there is none. OSError if it cannot be read."""
 
     async def drop(self, digest: Digest) -> None:
-        """Remove what was set aside of a blob; harmless if nothing was. OSError."""
+        """Remove the copy of a blob that was set aside; harmless if there is none. OSError."""

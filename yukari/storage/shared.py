@@ -1,4 +1,4 @@
-"""What several daemons that share a store have to agree on; see `SharedInventory`."""
+"""What the daemons that share a store have to agree on; see `SharedInventory`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Root:
 
 @frozen
 class RootNeeds:
-    """What a root was found to stand on, itself included, and the version of it that was read."""
+    """The blobs that a root stands on, its manifest included, and the version that was read."""
 
     root: Root
     version: str
@@ -62,7 +62,7 @@ class SharedInventory(Protocol):
         """
         Let other daemons know that these are about to be removed.
 
-        A root that is put from now on has its daemon see that. OSError if the right is lost.
+        A daemon that puts a root from now on sees that. OSError if the right is lost.
         """
 
     def check(self) -> None:

@@ -33,17 +33,17 @@ KEY = "yukari/sweep.json"
 LIFETIME = 600.0
 """Seconds after which a lease that did not change belongs to nobody: its holder was killed."""
 OWN_LIFETIME = 30.0
-"""Seconds after which no request of an earlier process of this daemon's is on its way any more."""
+"""Seconds after which no request of an earlier process of this daemon is in flight."""
 REMOVED_WITHIN = 300.0
 """Seconds after the lease was put in which its holder removes what is doomed."""
 LOOK_EVERY = 2.0
-"""Seconds between two looks whether a lease is over."""
+"""Seconds between two reads of the lease while waiting for its end."""
 SETTLED_AFTER = 5.0
-"""Seconds after which an S3 without conditional puts is asked whose lease it has kept."""
+"""Seconds to wait before an S3 without conditional puts is asked whose lease it has kept."""
 
 
 class LeaseLost(OSError):
-    """Another daemon removes by now, or this one took too long."""
+    """Another daemon holds the lease by now, or this one took too long."""
 
 
 @frozen
@@ -96,7 +96,7 @@ class Lease:
             raise LeaseLost(f"what was to be removed was not within {REMOVED_WITHIN:g} s")
 
     async def release(self) -> None:
-        """Nothing more is removed; harmless if the lease was lost."""
+        """Give the lease back; harmless if it was lost."""
         if self._own is not None:
             await self._put("", ())
             self._own = None
@@ -104,7 +104,7 @@ class Lease:
     async def _put(self, holder: str, doomed: Iterable[Digest]) -> bool:
         """Put the lease over the version that was seen last; False if there is another by now."""
         listed = sorted(map(str, doomed))
-        # No two are the same.
+        # ``put`` makes each body unique, so that `_kept` can tell two puts apart.
         content = {"holder": holder, "put": token_hex(8), "doomed": listed}
         body = json.dumps(content).encode()
         began = self._clock.seconds()
@@ -117,7 +117,7 @@ class Lease:
         return True
 
     async def _put_over(self, body: bytes, etag: Optional[str]) -> Optional[str]:
-        """Return the new ETag, None if another than the one of ``etag`` is there by now."""
+        """Return the new ETag; None if the stored lease is not the one of ``etag`` any more."""
         if not self._unconditional:
             try:
                 return await self._client.put_object(
@@ -158,7 +158,7 @@ class Lease:
         return seen is not None and digest in seen.doomed and not self._is_stale(seen)
 
     async def over(self, digest: Digest) -> None:
-        """Return once a blob is not doomed: then it is there for good, or it is not there."""
+        """Return once a blob is no longer doomed: then it has been removed, or it stays."""
         while self.is_doomed(digest):
             await deferLater(self._clock, LOOK_EVERY)
             try:
@@ -173,7 +173,7 @@ class Lease:
 
 
 def _read(body: bytes, etag: str, at: float) -> _Seen:
-    """A lease that cannot be read is nobody's."""
+    """Parse a lease; one that cannot be parsed is nobody's."""
     try:
         content = json.loads(body)
         doomed = frozenset(Digest.parse(each) for each in content["doomed"])

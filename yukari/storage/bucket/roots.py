@@ -33,7 +33,7 @@ from yukari.storage.shared import Root, RootNeeds
 
 @frozen(eq=False)
 class BucketRoots:
-    """Its methods raise `S3Error`."""
+    """Lists and reads the roots of a bucket; its methods raise `S3Error`."""
 
     _client: S3Client
 
@@ -76,7 +76,7 @@ class BucketRoots:
                 if stored is not None:
                     needs |= stands_on(stored)
                 elif child.inline is None:
-                    is_final = False  # It may come.
+                    is_final = False  # The child may be stored later.
         return RootNeeds(root, found[0].etag, manifest.digest, frozenset(needs), is_final)
 
     async def _child(self, name: Repository, digest: Digest) -> Optional[AnyManifest]:
@@ -92,7 +92,7 @@ class BucketRoots:
 
 
 def _name(key: str) -> Optional[Repository]:
-    """The model of a root, None of another object."""
+    """Return the model of a root; None if the object is no root."""
     *place, namespace, model, kind, _ = ["", "", "", *key.split("/")]
     registry = place[-2] if place[-3:-2] == [REGISTRIES] else DEFAULT
     try:

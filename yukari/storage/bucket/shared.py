@@ -1,5 +1,5 @@
 """
-What the daemons of one bucket tell one another.
+The objects by which the daemons of one bucket inform each other.
 
 ::
 

@@ -74,8 +74,9 @@ class DiskCopies:
     """
     `Copies` in files.
 
-    ``paths`` tells where a blob's may be, ``take_away`` removes a file and returns where it is
-    kept, and ``aside`` is the path at which a blob's is kept, if any is.
+    ``paths`` returns the paths at which a blob may be. ``take_away`` moves a wrong file away, or
+    removes it, and returns the path where it is kept, "" if nowhere. ``aside`` returns that path
+    for a blob; None if none are kept.
     """
 
     _run: Callable[..., Deferred[Any]]
@@ -108,7 +109,7 @@ class DiskCopies:
 
 
 def keep_in(directory: str) -> Callable[[str], str]:
-    """Return what moves a file into a directory of the same file system."""
+    """Return a function that moves a file into a directory of the same file system."""
 
     def move(path: str) -> str:
         make_directories(directory)

@@ -29,8 +29,8 @@ _SPELLINGS = (
     (("hf.co", "huggingface.co"), ("hf.co", "huggingface.co")),
 )
 """
-The hosts that are one registry's: as ``manifests`` has them, and ``manifests-v2``, the first in
-each being the one that Ollama writes there, up to 0.39 and from 0.40 on.
+The hosts of each registry that has several: in ``manifests``, and in ``manifests-v2``. Ollama
+writes the first of each: up to 0.39 into ``manifests``, from 0.40 on into ``manifests-v2``.
 """
 _TREES = ("manifests", "manifests-v2")
 _DOS_EPOCH = 315_532_800.0
@@ -62,7 +62,7 @@ class Layout:
     """
     The paths below the directory ``path`` of what registries have.
 
-    ``host`` is that of the default one, ``others`` are those of the other ones.
+    ``host`` is the host of the default registry, ``others`` are the hosts of the others.
     """
 
     path: str
@@ -86,26 +86,26 @@ class Layout:
 
     def plain(self, registry: str) -> tuple[str, ...]:
         """
-        Directories of a registry's plain manifests; what is stored goes into the first.
+        Return the directories of a registry's plain manifests; new ones are stored in the first.
 
-        None for a registry that is not mirrored.
+        It is empty for a registry that is not mirrored.
         """
         return self._plain.get(registry, ())
 
     def linked(self, registry: str) -> tuple[str, ...]:
-        """The same of the links."""
+        """Return the directories of a registry's links; otherwise as `plain`."""
         return self._linked.get(registry, ())
 
     @property
     def directories(self) -> Iterator[str]:
-        """All of these directories."""
+        """Iterate over the directories of all mirrored registries."""
         for registry in self.registries:
             yield from self._plain[registry]
             yield from self._linked[registry]
 
     @property
     def trees(self) -> tuple[str, ...]:
-        """All directories that have one for each host, mirrored or not."""
+        """The directories whose subdirectories are those of hosts, mirrored or not."""
         tops = self.path, _for_llama_cpp(self.path)
         return tuple(os.path.join(top, tree) for top in tops for tree in _TREES)
 
