@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench import peers
-from bench.hits import MODEL
+from bench.hits import waits_beside
 from bench.models import many_models, write_blob
-from bench.processes import CHECKOUT, environment
-from bench.readers import Reader
 from bench.scale import MB, Scale
 from bench.tables import Table, quantile
 
@@ -48,26 +43,11 @@ def run(scale: Scale) -> Iterator[Table]:
             with peers.yukari(place, *flags, store=store) as peer:
                 assert peer.process is not None
                 time.sleep(1.2)
-                hits = Reader("{}/v2/{}/manifests/{}".format(peer.url, *name.split(":")))
-                command = [
-                    *(sys.executable, "-m", "bench.readers", "--readers", "8", "--split"),
-                    *("--end", str(size), "--url", f"{peer.url}/v2/{MODEL}/blobs/{blob.digest}"),
-                ]
-                waits = []
                 started = peer.process.log.stat().st_size
-                with subprocess.Popen(
-                    command, stdout=subprocess.PIPE, cwd=CHECKOUT, env=environment()
-                ) as readers:
-                    while readers.poll() is None:
-                        began = time.monotonic()
-                        hits.read()
-                        waits.append(time.monotonic() - began)
-                        time.sleep(0.002)
-                    assert readers.stdout is not None
-                    found = json.loads(readers.stdout.read())
+                waits, rate = waits_beside(peer, name, blob, "--readers", "8", "--split")
                 turns = peers.long_turns(peer, started)
             table.add(
-                *(where, found["bytes"] / found["seconds"] / MB),
+                *(where, rate / MB),
                 *(1000 * quantile(waits, part) for part in (0.5, 0.99, 1.0)),
                 *(turns.count, turns.longest),
             )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from bench import peers
 from bench.models import Blob, write_blob
 from bench.peers import Peer
-from bench.processes import python
+from bench.processes import CHECKOUT, environment, python
+from bench.readers import Reader
 from bench.scale import GB, MB, Scale, workplace
 from bench.tables import Table, in_turns, median, ratio
 
@@ -28,11 +32,7 @@ def read(peer: Peer, blob: Blob, readers: int, repeat: int = 1, *, split: bool =
 
 def run(scale: Scale) -> Iterator[Table]:
     """Bytes a second and CPU a GB, with 1 to 64 readers; many short rounds, for others work too."""
-    table = Table(
-        "hits",
-        "Hits: readers of one stored blob",
-        ["readers", "peer", "GB/s", "÷ nginx", "CPU s/GB"],
-    )
+    table = readers_table("hits", "Hits: readers of one stored blob")
     rounds = scale.of(15, 1, 25)
     size = scale.of(1000 * MB, 50 * MB)
     with workplace(2 * size) as place, ExitStack() as stack:
@@ -51,24 +51,36 @@ def run(scale: Scale) -> Iterator[Table]:
         for readers in scale.of([1, 4, 16, 64], [4]):
             repeat = max(1, round(scale.of(GB, size) / readers / size))
             part = blob if readers <= 4 else Blob(blob.hex, size * 4 // readers)
-            used = {peer.name: 0.0 for peer in found}
-            rates = in_turns(
-                {peer.name: measure_of(peer, part, readers, repeat, used) for peer in found}, rounds
-            )
-            total = rounds * readers * repeat * part.size / GB
-            for peer in found:
-                against = rates.get("nginx static")
-                table.add(
-                    readers,
-                    peer.name,
-                    median(rates[peer.name]) / GB,
-                    ratio(rates[peer.name], against) if against else None,
-                    used[peer.name] / total,
-                )
+            compare(table, found, part, readers, repeat, rounds)
     yield table
 
 
-def measure_of(
+def readers_table(name: str, title: str) -> Table:
+    """A table that `compare` fills."""
+    return Table(name, title, ["readers", "peer", "GB/s", "÷ nginx", "CPU s/GB"])
+
+
+def compare(
+    table: Table, found: Sequence[Peer], blob: Blob, readers: int, repeat: int, rounds: int
+) -> None:
+    """Add a row for each peer: all read the blob in turns, ``rounds`` times."""
+    used = {peer.name: 0.0 for peer in found}
+    rates = in_turns(
+        {peer.name: _measure_of(peer, blob, readers, repeat, used) for peer in found}, rounds
+    )
+    total = rounds * readers * repeat * blob.size / GB
+    for peer in found:
+        against = rates.get("nginx static")
+        table.add(
+            readers,
+            peer.name,
+            median(rates[peer.name]) / GB,
+            ratio(rates[peer.name], against) if against else None,
+            used[peer.name] / total,
+        )
+
+
+def _measure_of(
     peer: Peer, blob: Blob, readers: int, repeat: int, used: dict[str, float]
 ) -> Callable[[], float]:
     """A measure of bytes a second, which adds the peer's CPU seconds to what it has ``used``."""
@@ -81,3 +93,28 @@ def measure_of(
         return rate
 
     return measure
+
+
+def waits_beside(peer: Peer, name: str, blob: Blob, *flags: str) -> tuple[list[float], float]:
+    """
+    Seconds of each manifest hit, on one connection, while ``bench.readers`` takes a blob.
+
+    ``flags`` are for the readers; also returns their bytes a second, all together.
+    """
+    hits = Reader("{}/v2/{}/manifests/{}".format(peer.url, *name.split(":")))
+    command = [
+        *(sys.executable, "-m", "bench.readers", "--end", str(blob.size), *flags),
+        *("--url", f"{peer.url}/v2/{MODEL}/blobs/{blob.digest}"),
+    ]
+    waits = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=CHECKOUT, env=environment()
+    ) as readers:
+        while readers.poll() is None:
+            began = time.monotonic()
+            hits.read()
+            waits.append(time.monotonic() - began)
+            time.sleep(0.002)
+        assert readers.stdout is not None
+        told = json.loads(readers.stdout.read())
+    return waits, told["bytes"] / told["seconds"]
