@@ -30,6 +30,16 @@ class OneDaemonTests(SynchronousTestCase):
         self.assertTrue(daemon.is_whole)
         return daemon, daemon.clock.seconds()
 
+    def share(self, parts: int, seconds: float) -> float:
+        """A pull's share of the bytes of a line whose queue another sender fills."""
+        line = Line(80 * MBIT, 0.02, 0.2)
+        other = Flow(wanted=inf)
+        daemon = Daemon(line, int(line.rate * 100), parts)
+        daemon.start()
+        line.join(other)
+        pass_time(line, [daemon], seconds)
+        return daemon.got / (daemon.got + other.arrived)
+
     def test_a_reader_has_the_whole_line_and_a_short_queue(self) -> None:
         for rate, base, queue in ((20, 0.02, 0.4), (80, 0.008, 0.1), (80, 0.02, 0.4)):
             line = Line(rate * MBIT, base, queue)
@@ -52,22 +62,10 @@ class OneDaemonTests(SynchronousTestCase):
         self.assertLess(took, 6.0 * 1.05 + 1.0)
 
     def test_what_nobody_reads_leaves_the_line_to_others(self) -> None:
-        line = Line(80 * MBIT, 0.02, 0.2)
-        other = Flow(wanted=inf)
-        daemon = Daemon(line, int(line.rate * 100), 0)
-        daemon.start()
-        line.join(other)
-        pass_time(line, [daemon], 12.0)
-        self.assertLess(daemon.got / (daemon.got + other.arrived), 0.2)
+        self.assertLess(self.share(parts=0, seconds=12.0), 0.2)
 
     def test_a_reader_is_not_crowded_out_by_a_sender_that_fills_the_queue(self) -> None:
-        line = Line(80 * MBIT, 0.02, 0.2)
-        other = Flow(wanted=inf)
-        daemon = Daemon(line, int(line.rate * 100), 16)
-        daemon.start()
-        line.join(other)
-        pass_time(line, [daemon], 20.0)
-        self.assertGreater(daemon.got / (daemon.got + other.arrived), 0.4)
+        self.assertGreater(self.share(parts=16, seconds=20.0), 0.4)
 
     def test_slow_connections_are_bounded_by_nothing(self) -> None:
         seconds = []

@@ -238,9 +238,9 @@ class CollectorTests(SynchronousTestCase):
         self.world.start()
         self.addCleanup(lambda: self.world.stop())
 
-    def full(self) -> World:
-        """Three models that were pulled long ago, a before b before c."""
-        for model in "abc":
+    def full(self, *models: str) -> World:
+        """Three models (a, b and c) that were pulled long ago, in this order; a fourth, new."""
+        for model in models or "abc":
             self.world.publish(model, weights(model), b"licence")
             self.assertTrue(self.world.pull(model))
             self.world.clock.advance(HOUR)
@@ -262,14 +262,8 @@ class CollectorTests(SynchronousTestCase):
         self.assertLessEqual(world.taken(), BOUND)
 
     def test_registry_that_does_not_answer_keeps_its_models_and_others_go(self) -> None:
-        world = self.world
-        for model in ("hf.co/a", "b", "hf.co/c"):
-            world.publish(model, weights(model), b"licence")
-            self.assertTrue(world.pull(model))
-            world.clock.advance(HOUR)
-        world.clock.advance(HOUR)
+        world = self.full("hf.co/a", "b", "hf.co/c")
         world.upstream.silent = ("hf.co",)
-        world.publish("new", weights("new"))
         self.assertTrue(world.pull("new"))
         self.assertIsNone(world.stored("b"))
         for model in ("hf.co/a", "hf.co/c", "new"):
@@ -282,14 +276,8 @@ class CollectorTests(SynchronousTestCase):
             self.assertTrue(world.is_whole(model), model)
 
     def test_what_one_registry_has_no_more_stays_though_another_has_it(self) -> None:
-        world = self.world
-        for model in ("a", "hf.co/a", "c"):
-            world.publish(model, weights(model), b"licence")
-            self.assertTrue(world.pull(model))
-            world.clock.advance(HOUR)
-        world.clock.advance(HOUR)
+        world = self.full("a", "hf.co/a", "c")
         del world.upstream.tags[name_of("a")]
-        world.publish("new", weights("new"))
         self.assertTrue(world.pull("new"))
         self.assertIsNone(world.stored("hf.co/a"))
         self.assertTrue(world.is_whole("a"))

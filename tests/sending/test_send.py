@@ -152,6 +152,16 @@ class SocketCase(TestCase):
         self.assertFalse(blob.waiters)
         return peer
 
+    async def resumes_after_a_blob(self) -> None:
+        """A connection that was paused before a blob has the blob's reply and the next one."""
+        blob = Growing(noise(100_000))
+        peer = await self.paused_before_a_blob(blob, *[f"/healthz?{'x' * 1000}"] * 30)
+        peer.transport.resumeProducing()
+        await until(lambda: blob.closes)
+        peer.ask("/v2/")
+        await until(lambda: peer.got.endswith(b"\r\n\r\n{}"))
+        self.assertEqual(peer.got.count(b"OK\n"), 30)
+
     async def _parted(self, peer: Peer) -> None:
         for each in self.opened:
             if not each.gone:
@@ -344,13 +354,7 @@ class FileTests(SocketCase):
         self.assertEqual(bodies[1::2], [b"OK\n"] * 20)
 
     async def test_a_connection_paused_before_a_blob_resumes_after_it(self) -> None:
-        blob = Growing(noise(100_000))
-        peer = await self.paused_before_a_blob(blob, *[f"/healthz?{'x' * 1000}"] * 30)
-        peer.transport.resumeProducing()
-        await until(lambda: blob.closes)
-        peer.ask("/v2/")
-        await until(lambda: peer.got.endswith(b"\r\n\r\n{}"))
-        self.assertEqual(peer.got.count(b"OK\n"), 30)
+        await self.resumes_after_a_blob()
 
     async def test_bytes_that_a_client_sends_ahead_are_bounded(self) -> None:
         blob = Growing(noise(100_000), here=10)
