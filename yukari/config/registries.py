@@ -104,7 +104,7 @@ def _key(
 
 @frozen
 class RegistrySettings:
-    """One registry and how it is asked; None is what the cache does for every registry."""
+    """One registry and how it is asked; None stands for what applies to every registry."""
 
     name: str
     """`DEFAULT_NAME`, or what a user calls it; in logs and metrics."""
@@ -124,7 +124,7 @@ class RegistrySettings:
     )
     prefix: str | None = _key(
         parse_prefix,
-        "What the namespace of a model begins with that is asked for here, such as ``hf--``.",
+        "What a namespace begins with if this registry is meant, such as ``hf--``.",
         default_shown="its name and ``--``",
         example="lab--",
     )
@@ -167,7 +167,7 @@ class RegistrySettings:
     token: BearerToken | None = _key(
         BearerToken.parse,
         "The file of a token that opens private and gated models there, such as Hugging Face's."
-        " Who may pull them says ``PRIVATE_MODELS``.",
+        " ``PRIVATE_MODELS`` says who may pull them.",
         name="token_file",
         default_shown="none",
         example="/etc/yukari/lab_token",
@@ -219,10 +219,10 @@ class RegistrySettings:
     @classmethod
     def named(cls, name: str, url: RegistryUrl) -> RegistrySettings:
         """
-        Make the settings of a registry that has no others than its name and its URL.
+        Make the settings of a registry of which only the name and the URL are given.
 
         One that is called ``hf``, or is Hugging Face, is ``hf.co`` in the store and answers to its
-        public names, also if the URL is that of a mirror; ``ms`` likewise.
+        public names, even if the URL is that of a mirror; ``ms`` likewise.
         """
         host, hosts = known(url) or _KNOWN.get(name) or (url.host, _own_hosts(url))
         return cls(name, url, host, f"{name}--", hosts)

@@ -42,7 +42,7 @@ class Freshness:
     prefetch_hours: DailyHours | None = declare(
         DailyHours.parse,
         None,
-        "The hours, local time, within which blobs are fetched that no client waits for, such as"
+        "The hours, local time, within which blobs that no client waits for are fetched, such as"
         " ``22:00-06:00, 12:00-13:00``.",
         details="A client that waits is always served. What it leaves unread waits for these hours,"
         " and so do newer versions of stored models; what an admin pulls does not.",

@@ -79,8 +79,7 @@ class Storage:
     store_max: FreeSpace | None = declare(
         FreeSpace.parse,
         None,
-        "At most so many bytes of models are stored, such as ``500GB``, or a percentage of the"
-        " disk.",
+        "The most bytes of models that are stored, such as ``500GB``, or a percentage of the disk.",
         details="When something new needs room, what was superseded goes first, then the models"
         " that were pulled least recently (``EVICT``). Of a bucket it is a number of bytes, which"
         " all daemons that share it have in common.",
@@ -109,14 +108,14 @@ class Storage:
     superseded_lifetime: float = declare(
         parse_duration,
         "720h",
-        "How long a version of a model is kept that upstream has replaced, a duration; it goes"
-        " sooner if room is needed.",
+        "How long a version that upstream has replaced is kept, a duration; it goes sooner if room"
+        " is needed.",
     )
     evict_grace: float = declare(
         parse_duration,
         "1h",
-        "What was pulled within this duration is not evicted, nor are blobs removed that were"
-        " stored within it.",
+        "Models that were pulled within this duration are not evicted, and blobs that were stored"
+        " within it are not removed.",
     )
     scrub_period: float = declare(
         parse_duration,
