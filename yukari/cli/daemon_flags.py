@@ -16,7 +16,7 @@ def settings_options(command: Any) -> Any:
         kind: dict[str, Any] = {"metavar": "TEXT"}
         if row.switch:
             kind = {"is_flag": True}
-        # What is not given must be told from what is given as the default is.
+        # None tells a flag that is not given from one that is given its default.
         option = click.option(
             f"--{row.flag}",
             row.name,

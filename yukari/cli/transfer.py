@@ -155,7 +155,7 @@ class _Exported:
 def _manifest(
     cache: Cache, repository: str, reference: str, headers: dict[str, str]
 ) -> Optional[AnyManifest]:
-    """A manifest, None if the cache has it not."""
+    """Return a manifest; None if the cache does not have it."""
     try:
         with cache.open("GET", f"/v2/{repository}/manifests/{reference}", None, headers) as reply:
             return parse_manifest(reply.read())

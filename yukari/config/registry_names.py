@@ -83,10 +83,9 @@ class RegistryNames:
 
     def path_for_clients(self, name: Repository) -> str:
         """
-        Return what clients ask for a model by whose host names no registry: ``hf--USER/MODEL``.
+        Return the name of a model for clients whose Host names no registry: ``hf--USER/MODEL``.
 
-        With the registry's own host in it where no prefix names the registry, for clients that take
-        such names.
+        If the registry has no prefix, its host stands in front, for clients that take such names.
         """
         if name.registry == DEFAULT:
             return name.path
@@ -97,7 +96,7 @@ class RegistryNames:
 
     def repository(self, namespace: str, model: str, registry: str = DEFAULT) -> Repository:
         """
-        Return the repository that a client means who came by the name of ``registry``.
+        Return the repository that a client means by a name that it asks ``registry`` for.
 
         `InvalidName`.
         """

@@ -23,7 +23,7 @@ class SettingError(ValueError):
 
 
 class SettingErrors(SettingError):
-    """Several of them; the text has a line for each."""
+    """Several settings that end the start; the text has a line for each."""
 
     def __init__(self, each: Sequence[SettingError]) -> None:
         ValueError.__init__(self, "\n".join(map(str, each)))
@@ -87,7 +87,7 @@ class Setting:
         return self.default_shown or self.default or ""
 
     def split(self, text: str) -> list[str]:
-        """Return the values in a text, of which there are several if the setting may have them."""
+        """Return the values in a text; more than one only if the setting takes several."""
         # Only spaces are one wrong value: the parser says what it expects.
         return text.split() or [text] if self.several else [text.strip()]
 

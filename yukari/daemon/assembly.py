@@ -235,7 +235,7 @@ def assemble(
 
 
 def may_fetch_ahead(settings: Settings) -> Callable[[], bool]:
-    """Return what tells whether blobs are fetched now that nobody waits for."""
+    """Return a function that says whether blobs that nobody waits for may be fetched now."""
     hours = settings.prefetch_hours
     return (lambda: True) if hours is None else hours.now
 
@@ -261,7 +261,7 @@ def _management(
     in_thread: Threads,
     metrics: Metrics,
 ) -> Management:
-    """The management of the store, its catalog on this disk."""
+    """Make the management of the store, whose catalog is on this disk."""
     in_bucket = settings.storage == TIGRIS
     if in_bucket and settings.store_max is not None and settings.store_max.bytes is None:
         end("STORE_MAX: a bucket has no size: give bytes, such as 500GB")

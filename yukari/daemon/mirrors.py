@@ -1,8 +1,8 @@
 """
 The registries that are mirrored, each with what it is asked by.
 
-Each has connections of its own and their budget, tokens, and what is known of whether it answers:
-nothing that one of them does, or does not do, is felt by the others.
+Each has its own connections, their budget, tokens, and a record of whether it answers: a registry
+that is slow or down does not affect the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @frozen(eq=False)
 class Mirrors:
-    """All of them."""
+    """All mirrored registries."""
 
     upstreams: Upstreams
     connections: tuple[Connections, ...]
@@ -97,7 +97,7 @@ def open_mirrors(
     pseudonym: str,
     line: Optional[Line],
 ) -> Mirrors:
-    """Make the registries of the settings; ``line`` bounds the rate of those that have no own."""
+    """Make the registries of the settings; ``line`` bounds those that have no rate of their own."""
     own_key = OwnKey(own_key_path(settings), in_thread, reactor)
     each: dict[str, One] = {}
     connections: list[Connections] = []
@@ -172,7 +172,7 @@ def make_connections(
     proxies: Proxies,
     line: Optional[Line],
 ) -> Connections:
-    """Connections to a registry, by its own address if that is set."""
+    """Make the connections to a registry, at its own address if that is set."""
     url, elsewhere = registry.url, {}
     named = at = url.hostname.strip("[]"), url.port
     if registry.address is not None:

@@ -25,8 +25,9 @@ def check_own_name(request: Any) -> None:
     """
     Raise `RegistryError` if a browser asks by a name that may be another site's.
 
-    A page whose own name was pointed here (DNS rebinding) is of the same site for its browser,
-    which says so by https alone; https it cannot have for lack of a certificate.
+    To its browser, a page whose own name was pointed here (DNS rebinding) is of the same site. It
+    cannot ask by https: there is no certificate for its name here. By http, browsers do not say
+    which site a page is of, so they are recognized by their User-Agent too.
     """
     by_browser = (request.getHeader(b"user-agent") or b"").startswith(b"Mozilla/") or any(
         name.lower() == b"origin" or name.lower().startswith(b"sec-fetch-")
@@ -71,7 +72,7 @@ async def check_admin(request: Any, *, own_page: bool = False) -> None:
 
     It must arrive on the admins' port or from this machine, and have a user and password of
     ADMIN_AUTH_FILE if there is one; without passwords, a browser must ask as `check_own_name` says.
-    No page may have made it but, with ``own_page``, one of this cache's own.
+    A page must not have made it, except one of this cache's own with ``own_page``.
     """
     if request.site.passwords is None:
         check_own_name(request)

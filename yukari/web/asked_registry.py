@@ -1,4 +1,4 @@
-"""Which registry a request is for: decided once, where it comes in."""
+"""Which registry a request is for: decided once, when it arrives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AskedRegistry:
     _by_host: LRUCache[str, Optional[str]] = field(factory=lambda: LRUCache(MAX_HOSTS), init=False)
 
     def of(self, request: Any) -> str:
-        """Return the registry that a client means by where it has come."""
+        """Return the registry that the host or the listener of a request stands for."""
         if not self.names.hosts:
             return str(request.site.registry)
         headers = request.requestHeaders

@@ -25,13 +25,13 @@ from yukari.web.heads import Dates, reply_head
 
 GIVEN_FOR = 0.5
 """
-Seconds for which a reply is given again. Then the resources see the request again, and all that
-goes by the time of the last request learns of it.
+Seconds for which a reply is given again. Then the resources see the request again, and so does
+whatever depends on the time of the last request.
 """
 MAX_HEAD = 2048
 """Bytes of the longest request's head that is remembered."""
 MAX_ASKED = 10_000
-"""Requests of which it is known that they were sent before."""
+"""Requests that are remembered as sent before, at most."""
 MAX_BYTES = 8 * 1024 * 1024
 """About how many bytes of memory the remembered replies may take."""
 
@@ -41,11 +41,11 @@ _DATE, _ID, _LENGTH, _PART = b"\0date", b"\0id", b"\0length", b"\0part"
 """Stand for gaps, for no header has a NUL."""
 
 Key = Union[bytes, tuple[bytes, bytes]]
-"""A request's head, or what of it stands before and after the two positions of a range."""
+"""A request's head, or its parts before and after the two positions of a range."""
 
 
 class Source(Protocol):
-    """Where the body of a reply comes from that is given again."""
+    """The source of the body of a reply that is given again."""
 
     @property
     def size(self) -> int:

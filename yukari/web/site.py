@@ -62,7 +62,7 @@ class _Nowhere:
 
 
 class Uploads(Protocol):
-    """Where bodies go that are read while they arrive."""
+    """Takes the bodies that are read while they arrive."""
 
     def takes(self, method: bytes, path: bytes) -> bool:
         """Whether it is for this request's body."""

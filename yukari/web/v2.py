@@ -7,7 +7,7 @@ The resource tree, and the paths that clients pull from:
     /v2/NS/MODEL/tags/list             the tags that are stored
     /v2/_catalog                       the models that are stored
 
-Which registry's they are is said by `yukari.web.asked_registry`; its host may stand before NS.
+`yukari.web.asked_registry` decides whose they are; a registry's host may stand before NS.
 GET and HEAD only: a cache, not a place to push to.
 """
 

@@ -90,7 +90,7 @@ class PageParts:
         ]
 
     async def refresh(self) -> None:
-        """Let pins, pulls and changes by hand be known, as far as that can be."""
+        """Learn of pins, pulls and changes made by hand, as far as possible."""
         try:
             await self.management.marks.refresh()
         except OSError as error:
@@ -129,7 +129,7 @@ class Page(ReadOnly):
 
     isLeaf = True
     is_for_any_name = False
-    """Whether browsers get it that ask by a name that may be another site's."""
+    """Whether browsers get it even by a name that may be another site's."""
 
     def __init__(self, parts: PageParts) -> None:
         super().__init__()

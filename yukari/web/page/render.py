@@ -123,7 +123,7 @@ class Pages:
     def prepare(self, name: str) -> None:
         """Begin to load a template, so that it is there by the time that `reply` needs it."""
         if name not in self._known:
-            # What is wrong with it, `reply` will find out.
+            # `reply` will report what is wrong with it.
             loading = Deferred.fromCoroutine(self._loading.run(name, self._get, name))
             loading.addErrback(lambda _: None)
 

@@ -19,7 +19,7 @@ Newer = Callable[[Repository, Tag, float], Optional[str]]
 
 @frozen
 class Coming:
-    """How far a model is of which blobs are on their way."""
+    """The progress of a model while blobs of it are being fetched."""
 
     here: int
     """Bytes that have arrived, of ``size``."""
@@ -61,7 +61,7 @@ class Row:
     sent: int
     gone_since: Optional[float]
     newer: Optional[str]
-    """Why a newer version that upstream has is not here, "" while it is on its way; or None."""
+    """Why upstream's newer version is not here, "" while it is fetched; None if there is none."""
     own: bool
     pinned_by: Optional[str]
     superseded_at: Optional[float]

@@ -25,7 +25,7 @@ MAX_WATCHERS = 250
 EVERY = 1.0
 """Seconds from one event to the next."""
 HEARTBEAT = 15
-"""So many rounds without a change, and a comment is sent: who has gone is noticed by it."""
+"""Rounds without a change after which a comment is sent, which shows who has gone."""
 MAX_PAUSED = 60
 """Rounds after which a watcher that takes nothing is dropped."""
 _COMMENT = b":\n\n"
@@ -34,7 +34,7 @@ _COMMENT = b":\n\n"
 @implementer(IPushProducer)
 @define(eq=False)
 class Watcher:
-    """One of them; events that it cannot take are left out."""
+    """A page that is open; it misses events that it cannot take."""
 
     request: Any
     paused_rounds: int = 0
@@ -61,7 +61,7 @@ class Watcher:
 
 @define(eq=False)
 class Watchers:
-    """All of them; ``look`` returns what there is to see, as JSON takes it."""
+    """All pages that are open; ``look`` returns what they show, as JSON takes it."""
 
     _look: Callable[[], object]
     _clock: IReactorTime
