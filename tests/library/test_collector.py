@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
@@ -407,6 +408,19 @@ class CollectorTests(SynchronousTestCase):
     def test_nothing_goes_while_upstream_is_down(self) -> None:
         world = self.full()
         world.upstream.down = True
+        world.bodies[Digest.of(weights("x"))] = weights("x")
+        self.assertRaises(NoRoom, world.fill, name_of("x"), Digest.of(weights("x")))
+        for model in "abc":
+            self.assertTrue(world.is_whole(model))
+
+    def test_blob_is_refused_as_without_room_if_the_catalog_cannot_be_written(self) -> None:
+        """The error of a check came wrapped, and the fetch failed as by a bug."""
+        world = self.full()
+
+        def full_disk(*_: object, **__: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        self.patch(CatalogFile, "checked", full_disk)
         world.bodies[Digest.of(weights("x"))] = weights("x")
         self.assertRaises(NoRoom, world.fill, name_of("x"), Digest.of(weights("x")))
         for model in "abc":

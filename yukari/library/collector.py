@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -37,6 +37,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.space import shown
 from yukari.storage.ports import Spool, Store
+from yukari.tasks import all_of
 
 log = Logger()
 
@@ -285,9 +286,7 @@ class Collector(Observer):
 
     async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
         """Let these go, if they may; return the bytes freed, and registries that say nothing."""
-        there = await gatherResults(
-            [Deferred.fromCoroutine(self._can_go(step)) for step in steps], consumeErrors=True
-        )
+        there = await all_of(map(self._can_go, steps))
         registries = [step.candidate.version.name.registry for step in steps]
         said = {each for each, can_go in zip(registries, there) if can_go is not None}
         freed, unneeded = 0, []
