@@ -28,8 +28,6 @@ from yukari.web.page.viewer import Viewer
 from yukari.web.page.watchers import Watchers
 from yukari.web.replies import ReadOnly, reply, reply_json
 
-_ACTIONS = (b"stop", b"pull", b"pin", b"unpin", b"delete", b"copy")
-
 
 class StatusJson(ReadOnly):
     """``/status``, for admins."""
@@ -81,8 +79,9 @@ def put_pages(root: Resource, parts: PageParts, watchers: Watchers) -> None:
     status.putChild(b"events", Events(parts, watchers))
     targets = Resource()
     put_assets(targets)
-    for action in _ACTIONS:
-        targets.putChild(action, Form(parts))
+    form = Form(parts)
+    for action in form.actions:
+        targets.putChild(action, form)
     for name, child in (
         (b"status", status),
         (b"page", targets),

@@ -41,7 +41,7 @@ class Form(Resource):
     def __init__(self, parts: PageParts) -> None:
         super().__init__()
         self._parts = parts
-        self._actions: dict[bytes, Callable[[Fields], Coroutine[Any, Any, str]]] = {
+        self.actions: dict[bytes, Callable[[Fields], Coroutine[Any, Any, str]]] = {
             b"stop": self._stop,
             b"pull": self._pull,
             b"pin": self._pin,
@@ -63,7 +63,7 @@ class Form(Resource):
             await check_admin(request, own_page=True)
             fields = _fields(request)
             self._parts.token.check(fields.get("token", ""))
-            action = self._actions.get(b"/".join(request.prepath[1:]))
+            action = self.actions.get(b"/".join(request.prepath[1:]))
             if action is None:
                 raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
             where = await action(fields)
