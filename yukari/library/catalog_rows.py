@@ -35,6 +35,11 @@ class Version:
     needs: tuple[Need, ...] = field(repr=False)
     """Each once, the manifests' own bytes among them."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its blobs, also of those that are not stored."""
+        return sum(need.size for need in self.needs)
+
 
 class Entry(NamedTuple):
     """All that the catalog has of a version; sizes in bytes, times in seconds of the epoch."""

@@ -177,8 +177,8 @@ class Planner:
                 for need, needed, stored in candidate.blobs()
                 if stored and self._going[need.digest] >= needed
             )
-            size = sum(need.size for need in candidate.version.needs)
-            if candidate.superseded_at is None and freed < min(USELESS, size // 10):
+            useless = min(USELESS, candidate.version.size // 10)
+            if candidate.superseded_at is None and freed < useless:
                 self._going.subtract(need.digest for need in candidate.version.needs)
                 self.frees -= freed
                 self.steps.remove(step)

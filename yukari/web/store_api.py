@@ -227,7 +227,7 @@ class StoreApi:
         return {
             "name": self._names.show(str(version.name), str(version.tag)),
             "digest": str(version.digest),
-            "size": sum(need.size for need in version.needs),
+            "size": version.size,
         }
 
     async def _collect(self, request: Request, body: Body) -> None:

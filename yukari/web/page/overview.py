@@ -166,11 +166,7 @@ class Evictions(Page):
             "need": need,
             "frees": found.frees,
             "goes": [
-                (
-                    *self._named(step.candidate.version),
-                    sum(blob.size for blob in step.candidate.version.needs),
-                    step.reason,
-                )
+                (*self._named(step.candidate.version), step.candidate.version.size, step.reason)
                 for step in found.steps[:MAX_STEPS]
             ],
             "stays": [(*self._named(kept.version), kept.reason) for kept in found.kept[:MAX_STEPS]],
