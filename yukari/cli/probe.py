@@ -48,7 +48,7 @@ from yukari.spans import Span
 CLIENT = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"
 """The User-Agent of the client that is played."""
 NEWER_CLIENT = "ollama/0.40.0 (amd64 linux) Go/go1.26.0"
-"""The Accept header of a client that accepts lists."""
+"""The User-Agent of a client that accepts lists."""
 STEP_WITHIN = 60.0
 """Seconds for each step."""
 SAMPLE = 1024 * 1024
