@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,7 +13,7 @@ from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
-from tests.emulator import Emulator, Fault
+from tests.emulator import HUB, Emulator, Fault
 from tests.processes import MAIN, Process, ProcessCase, bare_environment, reactor
 from tests.running import MODEL
 from yukari.cli.probe import parse_model, shown_size
@@ -95,6 +96,22 @@ class WellTests(ProbeCase):
             "MB/s",
         )
         self.assertLess(upstream.counters.asked, 1_100_000)
+
+    async def test_the_token_of_a_registrys_table_opens_its_gated_models(self) -> None:
+        """The probe has to ask as the daemon does."""
+        there = await self.upstream(
+            "her/repo:Q4=3000", **{**HUB, "gated": {"her/repo": ["hf_secret"]}, "moved": False}
+        )
+        place = Path(self.directory())
+        (place / "token").write_text("hf_secret\n")
+        config = place / "yukari.toml"
+        config.write_text(
+            f'upstreams = "hf={there.url}"\n[registries.hf]\ntoken_file = "{place / "token"}"\n'
+        )
+        given = {"YUKARI_CONFIG": str(config), "UPSTREAMS": "", "PRIVATE_MODELS": "everyone"}
+        process = await self.probe("http://127.0.0.1:9/", "hf--her/repo:Q4", **given)
+        self.assert_well(process, there.models["her/repo:Q4"].digest)
+        self.assertNotIn("hf_secret", process.text)
 
     async def test_the_daemons_own_key_is_used_where_it_has_one(self) -> None:
         upstream = await self.upstream()

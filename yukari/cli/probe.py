@@ -26,9 +26,9 @@ from yukari import __version__
 from yukari.cli.recorder import Recorder
 from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
-from yukari.config.registry_names import RegistryNames, id_of
+from yukari.config.registry_names import RegistryNames, answers_by_agent, id_of
 from yukari.config.settings import SettingError, Settings
-from yukari.daemon.mirrors import make_connections, own_key_path
+from yukari.daemon.mirrors import keys_of, make_connections, own_key_path
 from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, InvalidName, Reference, Repository, parse_reference
@@ -36,7 +36,6 @@ from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, discard
 from yukari.net.handshake import shake_hands
 from yukari.net.http import header, why, within
-from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import BorrowedKey
 from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
@@ -121,13 +120,15 @@ class Probe:
         )
         self._recorder = Recorder(self._connections.agent)
         self._key = BorrowedKey(own_key_path(settings))
-        keys = Keys(self._key, self._asked.key, settings.private_models == "everyone")
         self._registry = Registry(
             registry,
             self._recorder,
             self._reactor,
             proxy=self._connections.answered_by(registry.url),
-            keys=keys,
+            keys=keys_of(self._asked, settings, self._key),
+            by_agent=answers_by_agent(self._asked),
+            challenge=self._asked.challenge,
+            is_default=self._asked is registries[0],
         )
         self._upstream = Upstream(self._registry)
 

@@ -30,7 +30,7 @@ from yukari.net.budget import ConnectionBudget
 from yukari.net.perimeter import Perimeter
 from yukari.net.throttle import Line
 from yukari.net.trust import trust
-from yukari.sources.authorizer import Keys
+from yukari.sources.authorizer import Keys, KeySource
 from yukari.sources.host_facts import HostFacts
 from yukari.sources.offline import Offline
 from yukari.sources.own_key import OwnKey
@@ -138,7 +138,7 @@ def open_mirrors(
     return Mirrors(Upstreams(each, patience), tuple(connections), watched, asked, line)
 
 
-def keys_of(registry: RegistrySettings, settings: Settings, own: Optional[OwnKey]) -> Keys:
+def keys_of(registry: RegistrySettings, settings: Settings, own: Optional[KeySource]) -> Keys:
     """Return what opens a registry."""
     token = None if registry.token is None else registry.token.value
     return Keys(own, registry.key, settings.private_models == "everyone", token)
