@@ -18,7 +18,15 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 from tests.emulator import Emulator, Fault, Model
 from tests.pulls.test_managed import VerbsCase
-from tests.running import SMALL16, SMALL64, Daemon, RunningCase, reactor, until
+from tests.running import (
+    SMALL16,
+    SMALL64,
+    Daemon,
+    RunningCase,
+    reactor,
+    stored_at,
+    until,
+)
 from tests.s3.daemons import BucketCase, store_of
 from yukari.config.listen import Bind
 from yukari.config.registries import RegistrySettings
@@ -196,11 +204,14 @@ class DirectoryTests(RegistriesCase):
 
     async def test_a_pull_that_was_cut_short_goes_on_at_the_same_registry(self) -> None:
         """By the name in the spool's sidecar."""
-        registries = await self.registries(rate=100_000)
+        registries = await self.registries(rate=20_000)
         daemon = await self.daemon(registries)  # type: ignore[arg-type]
         pulling = self.begin(self.pull(daemon, f"hf--{NAME}:latest"))
         pulling.addErrback(lambda _: None)
-        await until(lambda: registries.hf.counters.sent > 50_000)
+        large, *small = (digest for digest, _ in registries.model("hf").blobs)
+        # A blob of which nothing came yet would not be fetched after the restart.
+        await until(lambda: all(os.path.exists(stored_at(daemon, each)) for each in small))
+        await until(lambda: (fill := daemon.fill(large)) and fill.coverage.plan.covered.total)
         pulling.cancel()
         await daemon.stop()
         registries.hf.settings.rate = None
