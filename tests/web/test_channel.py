@@ -7,12 +7,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.running import until
-from tests.sending.doubles import NAME, Growing, Talk
+from tests.sending.doubles import NAME, Growing, Shelf, Talk
 from tests.sending.test_send import MIB, SocketCase, noise
 from yukari.config.networks import Networks
 from yukari.manifest import Manifest
@@ -297,6 +298,26 @@ class LimitTests(SynchronousTestCase):
         for peer in (IPv4Address("TCP", "10.0.0.1", 1), UNIXAddress(None)):
             talks = self.talks(ClientLimit(1, Networks.parse("10.0.0.0/8")), *[peer] * 5)
             self.assertEqual(self.statuses(talks), [200] * 5)
+
+    def test_client_behind_a_proxy_has_a_limit_of_its_own(self) -> None:
+        """Its proxy has no limit, so nothing bounded how many of its readers wait at once."""
+        proxies = Networks.parse("10.0.0.0/8")
+        limit, shelf = ClientLimit(2, proxies), Shelf(gate=Deferred())
+        site = {"client_limit": limit, "trusted_proxies": proxies}
+        clients = ["192.0.2.1"] * 3 + ["192.0.2.2", "10.0.0.9", "10.0.0.9", "10.0.0.9"]
+        peer = IPv4Address("TCP", "10.0.0.1", 1)
+        talks = [Talk(shelf, self.clock, peer=peer, site=site) for _ in clients]
+        for talk, client in zip(talks, clients):
+            talk.ask("/v2/library/m/manifests/latest", f"X-Forwarded-For: {client}")
+        told = [[reply.status for reply in talk.replies()] for talk in talks]
+        self.assertEqual(told, [[], [], [429], [], [], [], []])
+        talks[0].wire.leave()
+        talks[2].ask("/healthz", "X-Forwarded-For: 192.0.2.1")
+        self.assertEqual([reply.status for reply in talks[2].replies()], [429, 200])
+        assert shelf.gate is not None
+        shelf.gate.callback(None)
+        self.assertEqual([reply.status for reply in talks[1].replies()], [404])
+        self.assertFalse(limit._requests)
 
     def test_a_silent_connection_above_the_limit_is_closed_soon(self) -> None:
         mine = IPv4Address("TCP", "192.0.2.1", 1)

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from yukari.config.networks import NOBODY, Networks
+from yukari.config.networks import NOBODY, Address, Networks
+from yukari.errors import RegistryError
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
@@ -29,6 +30,7 @@ from yukari.web.drain import Drain
 from yukari.web.heads import Dates
 from yukari.web.htpasswd import Passwords
 from yukari.web.repeats import Repeats, Source, new_id
+from yukari.web.replies import reply_error
 
 log = Logger()
 
@@ -95,6 +97,8 @@ class RegistryRequest(Request):
     """Whether the line in the log is still to come."""
     imported: Any = None
     """The import that the body goes into."""
+    _counted: Optional[Address] = None
+    """The client that a proxy named, while the request counts as one of its own."""
 
     def gotLength(self, length: Optional[int]) -> None:
         # Twisted has the path there from the request's first line on.
@@ -130,9 +134,19 @@ class RegistryRequest(Request):
             self._handleStar()
             return
         try:
+            self._count()
             self.render(self.site.getResourceFor(self))
+        except RegistryError as error:
+            reply_error(self, error)
         except BaseException:
             self.processingFailed(Failure())
+
+    def _count(self) -> None:
+        """Count the request as its client's if a proxy named that one; see `ClientLimit.begins`."""
+        if self.channel.address in self.site.trusted_proxies:
+            client = clients.address(self)
+            if self.site.clients.begins(client, self._began):
+                self._counted = client
 
     def repeat(self, source: Source, start: int, end: int, *, any_range: bool = False) -> None:
         """Let the reply, whose headers are all set, be given again; see `Repeats.keep`."""
@@ -184,6 +198,8 @@ class RegistryRequest(Request):
         if not self._is_open:
             return
         self._is_open = False
+        if self._counted is not None:
+            self.site.clients.ended(self._counted)
         sent = self.sentLength + self.sent_directly
         self.site.metrics.replies(
             path=self.path, method=self.method, status=self.code, result=self.result

@@ -29,7 +29,8 @@ class Sending:
         None,
         "The most connections of one client, by its address; more are answered 429. Trusted"
         " proxies and Unix sockets have no bound.",
-        details="An old Ollama opens 64, and many machines behind one NAT are one client.",
+        details="Each client that a trusted proxy names may have as many requests in progress. An"
+        " old Ollama opens 64 connections, and many machines behind one NAT are one client.",
         default_shown="4096, at most three quarters of what the limit of open files leaves room"
         " for",
         example="1000",
