@@ -12,7 +12,8 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from tests.emulator import Emulator, Fault, Model
 from tests.running import MODEL, Daemon, RunningCase, stored_at, until
 from yukari.library.scrubbing import Scrubber
-from yukari.names import Digest
+from yukari.names import Digest, Repository
+from yukari.storage.readable import FoundWrong, StoredBlob
 
 MONTH = {"scrub_period": "720h"}
 
@@ -75,6 +76,29 @@ class RotTests(RunningCase):
             f'yukari_damaged_blobs_total{{place="disk"}} {damaged}.0'.encode(),
             daemon.service.parts.metrics.text(),
         )
+
+    async def test_replies_in_progress_are_cut_when_their_blob_is_found_wrong(self) -> None:
+        """Their clients took wrong bytes for a whole reply; a part of a blob has no digest."""
+        _, daemon, model = await self.pulled()
+        (wrong, size), (right, _) = model.layers[:2]
+        name = Repository.parse("library/m")
+        replies = []
+        for each in (wrong, right):
+            found = await daemon.library.blob(name, Digest.parse(each))
+            assert isinstance(found, StoredBlob)
+            self.addCleanup(found.close)
+            replies.append(found)
+        rot(stored_at(daemon, wrong), 5)
+        await self.scrub(daemon, wrong)
+        cut, other = replies
+        self.assertEqual(cut.available(1), 1)
+        with self.assertRaises(FoundWrong):
+            await cut.wait(1)
+        self.assertEqual(other.available(1), other.size)
+        await daemon.idle()
+        again = await daemon.library.blob(name, Digest.parse(wrong))
+        self.addCleanup(again.close)  # type: ignore[union-attr]
+        self.assertEqual(again.available(1), size)  # type: ignore[union-attr]
 
     async def test_right_blobs_stay_and_cost_upstream_nothing(self) -> None:
         upstream, daemon, model = await self.pulled()

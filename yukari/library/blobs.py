@@ -9,6 +9,7 @@ upstream does not confirm its size, its digest decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Optional, Union
 
 from attrs import define, field, frozen
@@ -99,6 +100,8 @@ class Blobs:
     _asking: Coalescer = field(factory=Coalescer, init=False)
     """Questions to upstream."""
     _removing: dict[Digest, Waiters] = field(factory=dict, init=False)
+    _sending: dict[Digest, dict[StoredBlob, None]] = field(factory=dict, init=False)
+    """The stored blobs that replies in progress read."""
     _stopping: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -204,10 +207,18 @@ class Blobs:
             if not await self._is_sound(name, digest, file.size):
                 return None
             kept = None
-            return StoredBlob(file)
+            stored = StoredBlob(file, partial(self._sent, digest))
+            self._sending.setdefault(digest, {})[stored] = None
+            return stored
         finally:
             if kept is not None:
                 kept.close()
+
+    def _sent(self, digest: Digest, stored: StoredBlob) -> None:
+        sending = self._sending.get(digest, {})
+        sending.pop(stored, None)
+        if not sending:
+            self._sending.pop(digest, None)
 
     # what is stored
 
@@ -251,7 +262,7 @@ class Blobs:
                 size=entry.size or entry.claims.get(name),
             )
             await self._store.delete_blob(entry.digest)
-            self.invalidate()
+            self.found_wrong(entry.digest)
         return whole is not False
 
     async def _is_whole(self, digest: Digest) -> Optional[bool]:
@@ -301,6 +312,12 @@ class Blobs:
         """Forget what is open and what was found stored: a stored blob is damaged or was lost."""
         self.removed += 1
         self._opened.close()
+
+    def found_wrong(self, digest: Digest) -> None:
+        """The stored bytes of a blob are not its own: cut the replies that they are sent in."""
+        self.invalidate()
+        for stored in self._sending.get(digest, ()):
+            stored.is_wrong = True
 
     # what is absent
 

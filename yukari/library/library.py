@@ -211,7 +211,11 @@ class Library:
         manifest = await self._child(name, digest)
         found = await self.blobs.open(name, digest, host)
         if manifest is None and isinstance(found, StoredBlob):
-            manifest = await self.children.of_blob(digest, found)
+            try:
+                manifest = await self.children.of_blob(digest, found)
+            except BaseException:  # The client may have left meanwhile.
+                found.close()
+                raise
         if manifest is not None:
             self.blobs.learn(name, manifest.blobs, manifest.config)
             self.prefetch.seen(name, manifest)

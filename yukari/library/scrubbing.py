@@ -236,7 +236,10 @@ class Scrubber(Observer):
         else:
             if kept is None:
                 return  # It was replaced meanwhile.
-            self._library.blobs.invalidate()
+            if self.copies.place == "disk":
+                self._library.blobs.found_wrong(digest)
+            else:
+                self._library.blobs.invalidate()
             follows = await self._mend(digest)
         self._count_damaged()
         log.error(

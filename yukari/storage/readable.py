@@ -7,16 +7,21 @@ bytes can be sent, how far, and when there will be more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Optional, Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from yukari.storage.ports import BlobFile
 
 
 class SpoolLost(Exception):
     """The bytes can no longer be kept on this disk; they are still to be had upstream."""
+
+
+class FoundWrong(Exception):
+    """Stored bytes turned out to be wrong while they were sent."""
 
 
 class Readable(Protocol):
@@ -56,10 +61,13 @@ class Readable(Protocol):
 
 @define(eq=False)
 class StoredBlob:
-    """A blob that is stored whole."""
+    """A blob that is stored whole; ``closed`` is called with it when it is closed."""
 
     _file: BlobFile
+    _closed: Callable[[StoredBlob], None] = lambda _: None
     size: int = field(init=False)
+    is_wrong: bool = field(default=False, init=False)
+    """Whether its bytes turned out to be wrong: no more of them are sent."""
     result: str = field(default="hit", init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,10 +77,10 @@ class StoredBlob:
         pass
 
     def available(self, position: int) -> int:
-        return self.size
+        return position if self.is_wrong else self.size
 
     def wait(self, position: int) -> Deferred[None]:
-        return succeed(None)
+        return fail(FoundWrong("the stored bytes are wrong")) if self.is_wrong else succeed(None)
 
     def fileno(self) -> Optional[int]:
         return self._file.fileno()
@@ -82,3 +90,4 @@ class StoredBlob:
 
     def close(self) -> None:
         self._file.close()
+        self._closed(self)
