@@ -110,6 +110,7 @@ class Background:
     """Work that nobody waits for, by a key; `stop` cancels all of it."""
 
     _running: dict[Hashable, Deferred[None]] = field(factory=dict, init=False)
+    _waiting: dict[Hashable, Waiters] = field(factory=dict, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
@@ -137,6 +138,13 @@ class Background:
         self._running.pop(key, None)
         if isinstance(result, Failure) and not self._stopped:
             failed(result)
+        if key in self._waiting:
+            self._waiting.pop(key).fire()
+
+    async def ended(self, key: Hashable) -> None:
+        """Return when no work with this key is running."""
+        while key in self._running:
+            await self._waiting.setdefault(key, Waiters()).wait()
 
     def stop(self) -> None:
         """Cancel what is running and start nothing any more."""

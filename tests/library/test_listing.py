@@ -14,8 +14,10 @@ from tests.storage.strategies import manifest_of, result_of
 from tests.strategies import model_names
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Indexed, Version
 from yukari.library.listing import PAGE, Listing
-from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository, Tag
+from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import ManifestEntry
 
@@ -54,6 +56,24 @@ class SlowStore:
         answer.callback(
             [ManifestEntry(Repository.parse(f"n/{at:04}"), Tag("t"), 1.0) for at in numbers]
         )
+
+
+@define(eq=False)
+class FileIndex:
+    """The catalog's tables as an index, that knows all models or not yet."""
+
+    names: set[Repository] = field(factory=set)
+    knows_all: bool = True
+    file: CatalogFile = field(factory=lambda: CatalogFile(":memory:"))
+
+    def __attrs_post_init__(self) -> None:
+        versions = [Version(name, Tag("latest"), Digest.of(b"x"), ()) for name in self.names]
+        self.file.put([Indexed(each, 1.0, 1.0, False, "{}") for each in versions], 1.0)
+
+    async def models(
+        self, registry: str, after: Optional[Repository], most: int
+    ) -> Optional[list[Repository]]:
+        return self.file.models(registry, after, most) if self.knows_all else None
 
 
 class ListingTests(SynchronousTestCase):
@@ -95,6 +115,19 @@ class ListingTests(SynchronousTestCase):
         self.successResultOf(asked[0])
         self.assertEqual((self.store.reading, self.store.pages), ([], 1))
 
+    def test_store_is_read_only_until_the_index_knows_all_models(self) -> None:
+        """Else each client that lists has thousands of files read, over and over."""
+        index = FileIndex({Repository.parse(f"n/{at:04}") for at in range(600)}, knows_all=False)
+        self.addCleanup(index.file.close)
+        self.listing.index = index
+        first = self.begin(1)
+        self.store.work()
+        self.assertEqual(len(self.successResultOf(first)), 1)
+        index.knows_all = True
+        self.assertEqual(len(self.successResultOf(self.begin(599))), 599)
+        self.assertEqual(len(self.successResultOf(self.begin(1000))), 600)
+        self.assertEqual(self.store.pages, 1)
+
 
 class RegistryTests(SynchronousTestCase):
     """One registry's models are listed, whatever is stored of others beside it."""
@@ -102,11 +135,13 @@ class RegistryTests(SynchronousTestCase):
     @given(
         st.sets(model_names(DEFAULT, "0.example", "hf.co", f"hf.co{AS_LLAMA_CPP}"), max_size=8),
         st.integers(1, 3),
+        st.booleans(),
     )
-    @example({Repository("hf.co", "0", "0"), Repository(DEFAULT, "z" * 80, "z" * 80)}, 1)
-    @example({Repository("0.example", "z" * 96, "z" * 96), Repository("hf.co", "0", "0")}, 1)
+    @example({Repository("hf.co", "0", "0"), Repository(DEFAULT, "z" * 80, "z" * 80)}, 1, False)
+    @example({Repository("0.example", "z" * 96, "z" * 96), Repository("hf.co", "0", "0")}, 1, True)
+    @example({Repository(DEFAULT, "a", "b"), Repository(DEFAULT, "a-b", "b")}, 1, True)
     def test_all_of_it_is_listed_in_pages_and_nothing_else(
-        self, names: set[Repository], most: int
+        self, names: set[Repository], most: int, from_index: bool
     ) -> None:
         store = MemoryStore()
         for name in names:
@@ -114,6 +149,8 @@ class RegistryTests(SynchronousTestCase):
         # "0.example" is no longer mirrored; a bucket lists it all the same.
         others = {"hf.co": None, f"hf.co{AS_LLAMA_CPP}": None}
         listing = Listing(store, ModelRules("registry.test", others=others), tuple(others))
+        index = FileIndex(names, knows_all=from_index)
+        listing.index = index
         for registry in (DEFAULT, *others):
             found: list[Repository] = []
             last = ""
@@ -122,6 +159,7 @@ class RegistryTests(SynchronousTestCase):
                 found += page
                 last = page[-1].path
             self.assertEqual(found, sorted(each for each in names if each.registry == registry))
+        index.file.close()
 
     def test_a_name_of_another_registry_is_no_place_to_go_on(self) -> None:
         listing = Listing(MemoryStore(), ModelRules(), ("hf.co",))

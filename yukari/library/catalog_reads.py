@@ -128,6 +128,24 @@ class CatalogReads:
         )
         return f"[{','.join(row for (row,) in rows)}]".encode(), last
 
+    def models(self, registry: str, after: Optional[Repository], most: int) -> list[Repository]:
+        """
+        Return up to ``most`` stored models of a registry, sorted, from behind ``after``; None is
+        before all.
+        """
+        # In this order a slash comes before what else a name may have, as it does for `Repository`.
+        order = "replace(repository, '/', ' ')"
+        begin, slashes = (f"{registry}/", 2) if registry else ("", 1)
+        found = self._db.execute(
+            f"SELECT DISTINCT repository FROM tags t WHERE {order} > replace(?, '/', ' ')"
+            " AND length(repository) - length(replace(repository, '/', '')) = ?"
+            " AND substr(repository, 1, ?) = ? AND EXISTS"
+            " (SELECT 1 FROM versions v WHERE v.tag = t.id AND v.superseded_at IS NULL)"
+            f" ORDER BY {order} LIMIT ?",
+            ("" if after is None else str(after), slashes, len(begin), begin, most),
+        )
+        return [Repository.parse(name) for (name,) in found]
+
     def find(self, name: Repository, tag: Tag, *, superseded: bool = False) -> list[Entry]:
         """Return what the tag names, or what it named before."""
         page = "(SELECT * FROM tags WHERE repository = ? AND tag = ?) t"

@@ -15,8 +15,8 @@ from math import inf
 from typing import Any, Optional
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -87,7 +87,7 @@ class Index(Observer):
 
     def start(self) -> None:
         """Look through the store now, and every so often."""
-        self._catalog.lost = self.look_soon
+        self._catalog.lost = self._lost
         self.look_soon()
 
     def stop(self) -> None:
@@ -151,18 +151,29 @@ class Index(Observer):
 
     async def settled(self) -> None:
         """Return when the catalog has everything that was reported."""
-        while "work" in self._running:
-            await deferLater(self._clock, 0)
+        await self._running.ended("work")
 
     async def refresh(self) -> None:
         """Find what changed while nobody told, and wait if that is quick; for lists of all."""
         now = self._clock.seconds()
         if now >= self._old_at:
             self.look_soon()
-            until = now + QUICK if self._is_quick else now
-            while "look" in self._running and self._clock.seconds() < until:
-                await deferLater(self._clock, 0)
+            if self._is_quick:
+                looking = Deferred.fromCoroutine(self._running.ended("look"))
+                await looking.addTimeout(QUICK, self._clock, lambda *_: None)
         await self.settled()
+
+    async def models(
+        self, registry: str, after: Optional[Repository], most: int
+    ) -> Optional[list[Repository]]:
+        """As `yukari.library.listing.Models`."""
+        if not self.looked:
+            return None
+        await self.refresh()
+        try:
+            return await self._catalog.run(CatalogFile.models, registry, after, most)
+        except CatalogUnusable:
+            return None
 
     # reading
 
@@ -216,6 +227,11 @@ class Index(Observer):
         )
 
     # looking through everything
+
+    def _lost(self) -> None:
+        """The catalog is empty."""
+        self.looked = False
+        self.look_soon()
 
     def look_soon(self) -> None:
         """Look through the store now, unless that is being done."""

@@ -1,16 +1,17 @@
 """
 Which models and tags are stored, as OCI clients ask for them.
 
-One page is read at a time, whoever asks, so that listings leave the disk threads to what is pulled.
+Models are listed from the index, or from the store until the index knows them all. One page is read
+at a time, whoever asks, so that listings leave the disk threads to what is pulled.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Optional
+from typing import Optional, Protocol
 
-from attrs import field, frozen
+from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
 
 from yukari.config.patterns import ModelRules
@@ -24,7 +25,19 @@ PAGE = 250
 """Tags that are read in one turn: some 10 ms of a disk thread."""
 
 
-@frozen(eq=False)
+class Models(Protocol):
+    """An index of the models that are stored."""
+
+    async def models(
+        self, registry: str, after: Optional[Repository], most: int
+    ) -> Optional[list[Repository]]:
+        """
+        Return up to ``most`` models of a registry, sorted, from behind ``after``; None if some may
+        be missing.
+        """
+
+
+@define(eq=False)
 class Listing:
     """The stored models that ``rules`` allow."""
 
@@ -32,6 +45,7 @@ class Listing:
     _rules: ModelRules
     _registries: tuple[str, ...] = ()
     """The registries beside the default one, in their order."""
+    index: Optional[Models] = None
     _lane: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(1), init=False)
 
     async def tags(self, name: Repository) -> list[Tag]:
@@ -56,7 +70,19 @@ class Listing:
                 raise name_invalid(str(error)) from None
             if after[0].registry != registry:
                 raise name_invalid(f"name {last[:100]!a}: expected NAMESPACE/MODEL")
+        behind = after[0] if last and after is not None else None
         found: dict[Repository, None] = {}
+        while self.index is not None and len(found) < most:
+            async with self._turn():
+                models = await self.index.models(registry, behind, max(PAGE, most))
+            if models is None:
+                break
+            found.update((name, None) for name in models if self._rules.allow(name))
+            if len(models) < max(PAGE, most):
+                return list(found)[:most]
+            behind = models[-1]
+        if behind is not None:
+            after = behind, _LAST_TAG
         while len(found) < most:
             async with self._turn():
                 page = await self._store.manifests(after, PAGE)

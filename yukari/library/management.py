@@ -121,6 +121,7 @@ class Management:
         )
         library.events.observers += [self.index, self.collector]
         library.filling.reserve = self.collector.reserve
+        library.listing.index = self.index
 
     def scrub(
         self, period: float, in_bucket: bool, is_busy: Callable[[], bool], metrics: Metrics
