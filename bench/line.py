@@ -171,9 +171,7 @@ def run(scale: Scale) -> Iterator[Table]:
                 ends = stack.enter_context(network.linked(link, kind))
                 with network.inside(ends.far):
                     upstream = stack.enter_context(
-                        peers.emulator(
-                            place, f"{MODEL}:latest={size},1KB", hosts=FAR, challenge="off"
-                        )
+                        peers.emulator(place, f"{MODEL}:latest={size},1KB", hosts=FAR)
                     )
                 case = Case(place, size, upstream)
                 with network.inside(ends.near):
