@@ -16,6 +16,8 @@ from attrs import define, field
 from yukari.net.http import BadRedirect
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL = tuple(map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "fec0::/10")))
+"""Translated within a network (RFC 8215, RFC 7915), or within a site; public to some Pythons."""
 
 
 def is_private(host: str) -> Optional[bool]:
@@ -37,6 +39,8 @@ def is_private(host: str) -> Optional[bool]:
         except (OSError, ValueError):
             return None
     if isinstance(address, IPv6Address):
+        if any(address in each for each in _LOCAL):
+            return True
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64 or int(address) >> 32 == 0 and int(address) > 0xFFFF:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
