@@ -46,7 +46,8 @@ class HeadTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.host = Host()
         clock = MemoryReactorClock()
-        self.agent = Agent.usingEndpointFactory(clock, self.host, BoundedPool(clock))
+        self.pool = BoundedPool(clock)
+        self.agent = Agent.usingEndpointFactory(clock, self.host, self.pool)
 
     def ask(self) -> Deferred[Any]:
         return self.agent.request(b"GET", b"http://registry.test/")
@@ -110,6 +111,15 @@ class HeadTests(SynchronousTestCase):
         asked = self.ask()
         self.send(b"HTTP/1.1 103 X\n\nHTTP/1.1 200 X\nContent-Length: 0\n\n")
         self.assertEqual(self.successResultOf(asked).code, 200)
+
+    def test_unused_connections_to_many_hosts_are_bounded_in_all(self) -> None:
+        """A registry that redirects each blob to another host took all descriptors."""
+        for at in range(self.pool.max_idle + 10):
+            asked = self.agent.request(b"GET", b"http://host%d.test/" % at)
+            self.send(b"HTTP/1.1 204 X\r\n\r\n")
+            self.assertEqual(self.successResultOf(asked).code, 204)
+        closed = [wire.disconnecting for wire in self.host.wires]
+        self.assertEqual(closed, [True] * 10 + [False] * self.pool.max_idle)
 
     # chunks
 

@@ -234,7 +234,7 @@ class Connections:
 
     def __attrs_post_init__(self) -> None:
         self._pool = BoundedPool(self._reactor)
-        self._pool.maxPersistentPerHost = self._most
+        self._pool.maxPersistentPerHost = self._pool.max_idle = self._most
         self._pool.cachedConnectionTimeout = KEPT_ALIVE
         policy = self._policy or trust()
         self._endpoints = _Endpoints(

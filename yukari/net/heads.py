@@ -99,6 +99,26 @@ class _Factory(_HTTP11ClientFactory):
 
 
 class BoundedPool(HTTPConnectionPool):
-    """Connections whose replies' heads are bounded."""
+    """
+    Connections whose replies' heads are bounded, and at most ``max_idle`` unused ones in all.
+
+    Twisted bounds those of each host: a registry that redirects every blob to another host would
+    take all descriptors.
+    """
 
     _factory = _Factory
+    max_idle = 64
+    _connections: dict[Any, list[Any]]
+    _timeouts: dict[Any, Any]
+
+    def _putConnection(self, key: Any, connection: Any) -> None:
+        super()._putConnection(key, connection)
+        while len(self._timeouts) > self.max_idle:
+            oldest, timeout = next(iter(self._timeouts.items()))
+            timeout.cancel()
+            self._removeConnection(self._key_of(oldest), oldest)
+        if len(self._connections) > 2 * self.max_idle:
+            self._connections = {key: kept for key, kept in self._connections.items() if kept}
+
+    def _key_of(self, connection: Any) -> Any:
+        return next(key for key, kept in self._connections.items() if connection in kept)
