@@ -102,6 +102,9 @@ class OwnMachineTests(SynchronousTestCase):
                 talk = Talk()
                 talk.ask(path, f"Sec-Fetch-Site: {site}")
                 self.assertEqual(talk.replies()[0].status, status, (site, path))
+        talk = Talk()
+        talk.ask("/v2/", "Sec-Fetch-Site: Cross-Site", "Sec-Fetch-Site: none")
+        self.assertEqual(talk.replies()[0].status, 403)
 
     def test_a_page_at_a_name_that_was_pointed_here_lists_nothing(self) -> None:
         """DNS rebinding: for the browser the page is of the same site."""

@@ -47,7 +47,8 @@ def check_own_name(request: Any) -> None:
 
 def check_same_site(request: Any) -> None:
     """Raise `RegistryError` if a browser sends this for a page of another site."""
-    if request.getHeader(b"sec-fetch-site") == b"cross-site":
+    sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
+    if any(b"cross-site" in site.lower() for site in sites):
         raise RegistryError("DENIED", "pages of other sites may not pull", 403)
 
 
