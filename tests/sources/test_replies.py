@@ -15,6 +15,7 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseFailed
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
@@ -124,3 +125,7 @@ class WhyTests(SynchronousTestCase):
         outer = ValueError()
         outer.reasons = [Failure(ConnectionRefusedError())]  # type: ignore[attr-defined]
         self.assertEqual(why(outer), "connection refused")
+
+    def test_a_number_in_a_header_that_is_none_is_no_url(self) -> None:
+        error = ResponseFailed([Failure(ValueError("invalid literal for int()"))])
+        self.assertEqual(why(error), "a malformed header")

@@ -39,8 +39,9 @@ def why(failure: Optional[BaseException]) -> str:
     """Describe a network failure in a few words for people."""
     reasons = getattr(failure, "reasons", None)
     if reasons:
-        inner = reasons[0]
-        return why(inner.value if isinstance(inner, Failure) else inner)
+        inner = reasons[0].value if isinstance(reasons[0], Failure) else reasons[0]
+        # Twisted reads numbers in headers so.
+        return "a malformed header" if isinstance(inner, ValueError) else why(inner)
     if isinstance(failure, ConnectionRefusedError):
         return "connection refused"
     if isinstance(failure, DNSLookupError):
