@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 
 from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
-from yukari.sources.known_manifests import SELDOM, KnownManifests
+from yukari.sources.known_manifests import LONGEST_ETAG, SELDOM, KnownManifests
 
 KEY = Repository("hf.co", "her", "m"), Tag("Q4"), Variant.PLAIN
 OTHER = Repository("hf.co+llama-cpp", "her", "m"), Tag("Q4"), Variant.PLAIN
@@ -49,6 +49,12 @@ class KnownManifestsTests(SynchronousTestCase):
         self.assertIsNone(known.digest(KEY, Reply.of(etag='"b"')))
         self.assertIsNone(known.digest(KEY, Reply.of()))
         self.assertIsNone(self.known().digest(KEY, Reply.of(etag='"b"')))
+
+    def test_an_etag_without_end_is_not_remembered(self) -> None:
+        """Fifty thousand of 60 kB would be three gigabytes."""
+        etag = "e" * (LONGEST_ETAG + 1)
+        known = self.known(is_patient=False, etag=etag)
+        self.assertIsNone(known.digest(KEY, Reply.of(etag=etag)))
 
     def test_without_any_it_is_fetched_anew_after_an_hour(self) -> None:
         known = self.known()

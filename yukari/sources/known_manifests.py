@@ -15,6 +15,8 @@ from yukari.net.http import header
 
 MAX_MANIFESTS = 50_000
 """Manifests that are remembered."""
+LONGEST_ETAG = 200
+"""Characters of an ETag that is remembered; a longer one counts as none."""
 SELDOM = 3600.0
 """Seconds for which a manifest is taken as unchanged if its HEAD has neither digest nor ETag."""
 
@@ -48,7 +50,7 @@ class KnownManifests:
 
     def learn(self, key: Key, response: IResponse, digest: Digest) -> None:
         """Note what a GET brought."""
-        self._known[key] = _Known(digest, header(response, b"etag"), self._clock.seconds())
+        self._known[key] = _Known(digest, _etag(response), self._clock.seconds())
 
     def digest(self, key: Key, response: IResponse) -> Optional[Digest]:
         """Return the digest of what the reply to a HEAD is about; None if nothing tells it."""
@@ -56,7 +58,7 @@ class KnownManifests:
         known = self._known.get(key)
         if told is not None or known is None:
             return told
-        etag = header(response, b"etag")
+        etag = _etag(response)
         if etag or known.etag:
             return known.digest if etag == known.etag else None
         is_recent = self._clock.seconds() - known.at < SELDOM
@@ -70,3 +72,8 @@ def announced(response: IResponse) -> Optional[Digest]:
         return Digest.parse(text if ":" in text else f"sha256:{text}")
     except InvalidName:
         return None
+
+
+def _etag(response: IResponse) -> str:
+    text = header(response, b"etag")
+    return text if len(text) <= LONGEST_ETAG else ""
