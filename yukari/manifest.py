@@ -44,6 +44,15 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_LAYERS = 20_000
 """No manifest, and no list with all its children, has more layers."""
 
+MAX_CHILDREN = 256
+"""No list has more manifests: there are a handful of runners."""
+
+MAX_VALUES = 16 * MAX_LAYERS
+"""
+Values in a manifest's JSON, by its brackets and commas: four to a layer are usual. Objects and
+lists cost Python a hundred times the two bytes that they may come in.
+"""
+
 SIZE_UNKNOWN = 0
 """The size of a blob of which a manifest does not tell it; an empty blob's is asked for, too."""
 
@@ -149,6 +158,8 @@ def parse_manifest(body: bytes) -> AnyManifest:
     """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
     if len(body) > MAX_BYTES:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
+        raise InvalidManifest(f"more than {MAX_VALUES} values")
     try:
         # As Go reads it: in UTF-8, with a replacement for what is none.
         text = body.decode("utf-8", "replace")
@@ -264,6 +275,8 @@ def _children(content: dict[str, Any]) -> tuple[Child, ...]:
     entries = content.get("manifests")
     if not isinstance(entries, list):
         raise InvalidManifest("manifests: expected a list")
+    if len(entries) > MAX_CHILDREN:
+        raise InvalidManifest(f"{len(entries)} manifests: expected at most {MAX_CHILDREN}")
     found = [_child(f"manifest {at}", entry) for at, entry in enumerate(entries)]
     children = tuple(child for child in found if child is not None)
     if not children:

@@ -14,7 +14,8 @@ from yukari.errors import RegistryError
 from yukari.manifest import MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
-from yukari.storage.ports import NoRoom, Store
+from yukari.storage.manifest_cache import cost_of
+from yukari.storage.ports import NoRoom, Store, StoredManifest
 from yukari.storage.readable import StoredBlob
 from yukari.tasks import Coalescer
 
@@ -22,8 +23,25 @@ log = Logger()
 
 MAX_CHILDREN = 50_000
 """Children, and blobs that are no manifests, that are remembered."""
+MAX_INLINE = 24 * 1024 * 1024
+"""Bytes of memory, about, of the children that lists have inline; the largest one fits."""
+MAX_TRIED = 8
+"""Children of a list that are tried for a client that accepts no lists."""
 MAX_RECALLED = 20
 """Stored tags of a model in whose lists a child is looked for."""
+
+
+class _Inline(LRUCache[tuple[Repository, Digest], Manifest]):
+    """Children that lists have inline; ``dropped`` is called with the key of each that goes."""
+
+    def __init__(self, dropped: Callable[[tuple[Repository, Digest]], object]) -> None:
+        super().__init__(MAX_INLINE, lambda child: cost_of(StoredManifest(child, 0.0)))
+        self._dropped = dropped
+
+    def popitem(self) -> tuple[tuple[Repository, Digest], Manifest]:
+        key, child = super().popitem()
+        self._dropped(key)
+        return key, child
 
 
 @define(eq=False)
@@ -36,16 +54,20 @@ class Children:
     _now: Callable[[], float]
     _stored: Callable[[Repository], None]
     """Called with the model whenever a child was stored."""
-    _known: LRUCache[tuple[Repository, Digest], Optional[Manifest]] = field(
+    _known: LRUCache[tuple[Repository, Digest], None] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
-    """Children of lists; those that a list has inline, with themselves."""
+    """Children of lists."""
+    _inline: _Inline = field(init=False)
     _recalled: LRUCache[Repository, None] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
     _blobs: LRUCache[Digest, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
     """Stored blobs that are no manifests."""
     _once: Coalescer = field(factory=Coalescer, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._inline = _Inline(self._forget)
 
     def stop(self) -> None:
         """Give up what upstream is being asked."""
@@ -54,7 +76,14 @@ class Children:
     def learn(self, name: Repository, listed: ManifestList) -> None:
         """Note a list's children."""
         for child in listed.children:
-            self._known[name, child.digest] = child.inline
+            self._known[name, child.digest] = None
+            if child.inline is not None:
+                self._inline[name, child.digest] = child.inline
+
+    def _forget(self, key: tuple[Repository, Digest]) -> None:
+        """Let the child be looked for among the stored lists."""
+        self._known.pop(key, None)
+        self._recalled.pop(key[0], None)
 
     async def find(
         self, name: Repository, digest: Digest, *, recall: bool = True
@@ -76,10 +105,12 @@ class Children:
         stored = await self._store.get_manifest(name, digest)
         if stored is not None and isinstance(stored.manifest, Manifest):
             return stored.manifest
-        return await self._once.run((name, digest), self._fetch, name, digest)
+        child = self._inline.get((name, digest))
+        return await self._once.run((name, digest), self._fetch, name, digest, child)
 
-    async def _fetch(self, name: Repository, digest: Digest) -> Manifest:
-        child = self._known.get((name, digest)) or await self._upstream.child(name, digest)
+    async def _fetch(self, name: Repository, digest: Digest, child: Optional[Manifest]) -> Manifest:
+        if child is None:
+            child = await self._upstream.child(name, digest)
         try:
             await self._store.put_manifest(name, digest, child, self._now())
         except (OSError, NoRoom) as error:
@@ -91,11 +122,11 @@ class Children:
         """
         Return what a client gets of a list that does not accept lists. `RegistryError`.
 
-        It is the first child in the order of preference that can be had.
+        It is the first child in the order of preference that can be had, of the first `MAX_TRIED`.
         """
         self.learn(name, listed)
         failed: Optional[RegistryError] = None
-        for child in listed.by_preference():
+        for child in listed.by_preference()[:MAX_TRIED]:
             try:
                 return await self.get(name, child.digest)
             except RegistryError as error:

@@ -6,7 +6,7 @@ from collections import deque
 from contextlib import ExitStack
 from typing import Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -65,7 +65,7 @@ class Prefetch:
             self.start(name, found)
         elif self._mode != "none":
             for manifest in manifests_in(found):
-                self._arm(name, manifest)
+                self._arm(name, _bare(manifest))
 
     def _arm(self, name: Repository, manifest: Manifest) -> None:
         for blob in manifest.blobs:
@@ -92,7 +92,7 @@ class Prefetch:
         if self._is_whole(manifest):
             return
         if manifest.digest not in self.running:
-            self.running.start(manifest.digest, self._fetch_all(name, manifest), _failed)
+            self.running.start(manifest.digest, self._fetch_all(name, _bare(manifest)), _failed)
 
     async def _fetch_all(self, name: Repository, manifest: Manifest) -> None:
         removed = self._blobs.removed
@@ -244,6 +244,11 @@ class Prefetch:
     def stop(self) -> None:
         """Start no more fills."""
         self.running.stop()
+
+
+def _bare(manifest: Manifest) -> Manifest:
+    """Return a manifest without its bytes, of which there may be 8 MiB."""
+    return evolve(manifest, body=b"")
 
 
 def _raise(refused: Optional[RegistryError]) -> None:

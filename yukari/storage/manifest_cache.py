@@ -8,7 +8,7 @@ from typing import Generic, Optional, Protocol, TypeVar
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
-from yukari.manifest import Manifest, Variant
+from yukari.manifest import ManifestList, Variant, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
@@ -30,8 +30,12 @@ class Kept(Protocol):
 def cost_of(stored: StoredManifest) -> int:
     """About how many bytes a manifest takes in memory."""
     manifest = stored.manifest
-    named = manifest.blobs if isinstance(manifest, Manifest) else manifest.children
-    return len(manifest.body) + 512 * len(named) + 1024
+    cost = len(manifest.body) + 1024
+    if isinstance(manifest, ManifestList):
+        cost += 512 * len(manifest.children)
+    for each in manifests_in(manifest):
+        cost += 512 * len(each.blobs) + (len(each.body) if each is not manifest else 0)
+    return cost
 
 
 K = TypeVar("K", bound=Kept)
