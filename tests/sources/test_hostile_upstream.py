@@ -141,16 +141,23 @@ class HostileUpstreamTests(RunningCase):
             self.assertNotIn(b"cookie", request.lower())
 
     async def test_the_length_of_a_compressed_blob_is_not_its_size(self) -> None:
-        digest = "sha256:" + "ab" * 32
+        head = b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n"
+        labels = {
+            "a" * 64: b"Content-Encoding: gzip\r\n",
+            "b" * 64: b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+        }
 
         def answer(request: bytes) -> tuple[bytes, bytes]:
+            digest = request.split()[1].rpartition(b":")[2].decode()
             if request.startswith(b"HEAD"):
-                return b"HTTP/1.1 200 X\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\n", b""
+                return head + labels[digest] + b"\r\n", b""
             return reply("206 X", b"x", content_range="bytes 0-0/1234")
 
         _, daemon = await self.hostile(answer)
-        found, _ = await self.ask(f"{daemon.url}/v2/library/m/blobs/{digest}", method="HEAD")
-        self.assertEqual((found.status, found.headers["content-length"]), (200, "1234"))
+        for digest in labels:
+            url = f"{daemon.url}/v2/library/m/blobs/sha256:{digest}"
+            found, _ = await self.ask(url, method="HEAD")
+            self.assertEqual((found.status, found.headers["content-length"]), (200, "1234"))
 
     async def test_an_ipv6_address_is_connected_to(self) -> None:
         try:

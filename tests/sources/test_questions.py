@@ -5,44 +5,98 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.names import DEFAULT, Repository
-from yukari.sources.questions import Questions
+from yukari.sources.questions import LEAST_PATIENCE, PATIENCE, Questions, Turn
 
 NAMES = [Repository(DEFAULT, "library", f"m{number}") for number in range(3)]
+OTHER = Repository(DEFAULT, "library", "other")
 
 
 class QuestionsTests(SynchronousTestCase):
-    def begun(self, turns: list[Deferred[None]]) -> list[bool]:
+    def setUp(self) -> None:
+        self.clock = Clock()
+
+    def questions(self, most: int, of_one: int) -> Questions:
+        return Questions(self.clock, most, of_one)
+
+    def answered(self, questions: Questions, seconds: float) -> None:
+        """An answer took so long."""
+        turn = self.successResultOf(questions.begin(NAMES[0]))
+        self.clock.advance(seconds)
+        questions.end(turn, answered=True)
+
+    def begun(self, turns: list[Deferred[Turn]]) -> list[bool]:
         return [bool(turn.called) for turn in turns]
 
     def test_so_many_at_once_and_the_others_in_their_order(self) -> None:
-        questions = Questions(2, 2)
+        questions = self.questions(2, 2)
         turns = [questions.begin(name) for name in NAMES * 2]
         self.assertEqual(self.begun(turns), [True] * 2 + [False] * 4)
-        questions.end(NAMES[0])
+        questions.end(self.successResultOf(turns[0]), answered=True)
         self.assertEqual(self.begun(turns), [True] * 3 + [False] * 3)
 
     def test_a_repository_that_hangs_leaves_turns_for_others(self) -> None:
-        questions = Questions(4, 2)
+        questions = self.questions(4, 2)
         hanging = [questions.begin(NAMES[0]) for _ in range(100)]
         self.assertEqual(sum(self.begun(hanging)), 2)
         self.successResultOf(questions.begin(NAMES[1]))
 
     def test_who_gives_up_waiting_takes_no_turn(self) -> None:
-        questions = Questions(1, 1)
-        questions.begin(NAMES[0])
+        questions = self.questions(1, 1)
+        first = self.successResultOf(questions.begin(NAMES[0]))
         given_up, next_one = questions.begin(NAMES[1]), questions.begin(NAMES[2])
         given_up.cancel()
         self.failureResultOf(given_up)
-        questions.end(NAMES[0])
+        questions.end(first, answered=True)
         self.successResultOf(next_one)
+
+    def test_questions_that_hang_lose_their_turns_to_those_that_wait(self) -> None:
+        """Sixty-four models that hung kept every other model waiting for half a minute."""
+        questions, lost = self.questions(4, 2), []
+        self.answered(questions, 0.1)
+        turns = [self.successResultOf(questions.begin(NAMES[at])) for at in (0, 1, 1, 2)]
+        for turn in turns:
+            turn.give_up = lambda turn=turn: (
+                lost.append(turn),
+                questions.end(turn, answered=False),
+            )
+        self.clock.advance(60.0)
+        self.assertEqual(lost, [])  # Nobody waits.
+        waiting = questions.begin(OTHER)
+        self.clock.advance(0.1)
+        self.successResultOf(waiting)
+        self.assertEqual(lost, turns[1:2])  # Its repository has two.
+        self.clock.advance(60.0)
+        self.assertEqual(len(lost), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_slow_questions_have_their_time_while_all_answers_are_slow(self) -> None:
+        """An upstream that takes eight seconds for each answer would never give one."""
+        for slowest, patience in ((8.0, PATIENCE * 8.0), (0.01, LEAST_PATIENCE)):
+            questions = self.questions(1, 1)
+            self.answered(questions, slowest)
+            turn = self.successResultOf(questions.begin(NAMES[0]))
+            turn.give_up = lambda: questions.end(turn, answered=False)  # noqa: B023
+            waiting = questions.begin(NAMES[1])
+            self.clock.advance(patience - 0.1)
+            self.assertNoResult(waiting)
+            self.clock.advance(0.1)
+            self.successResultOf(waiting)
+
+    def test_nobody_is_hurried_as_long_as_nothing_was_answered(self) -> None:
+        questions = self.questions(1, 1)
+        self.successResultOf(questions.begin(NAMES[0]))
+        waiting = questions.begin(NAMES[1])
+        self.clock.advance(1000.0)
+        self.assertNoResult(waiting)
 
     @given(st.lists(st.tuples(st.sampled_from(("begin", "end", "cancel")), st.integers(0, 2))))
     def test_the_bounds_hold_and_no_turn_is_lost(self, steps: list[tuple[str, int]]) -> None:
-        questions = Questions(3, 2)
-        asked: list[tuple[Repository, Deferred[None]]] = []
+        questions = Questions(Clock(), 3, 2)
+        asked: list[tuple[Repository, Deferred[Turn]]] = []
         for step, number in steps:
             running = [each for each in asked if each[1].called]
             waiting = [each for each in asked if not each[1].called]
@@ -50,7 +104,7 @@ class QuestionsTests(SynchronousTestCase):
                 asked.append((NAMES[number], questions.begin(NAMES[number])))
             elif step == "end" and running:
                 asked.remove(running[0])
-                questions.end(running[0][0])
+                questions.end(self.successResultOf(running[0][1]), answered=True)
             elif step == "cancel" and waiting:
                 asked.remove(waiting[0])
                 waiting[0][1].addErrback(lambda _: None)

@@ -33,7 +33,7 @@ from yukari.names import DEFAULT, Digest, Repository
 from yukari.net.bodies import BODY_WITHIN
 from yukari.net.http import HOPS
 from yukari.net.tunnel import ProxyFailed
-from yukari.sources import upstream
+from yukari.sources import bodies
 from yukari.sources.circuit import FAILURES, REST_FIRST
 from yukari.sources.questions import MAX_OF_ONE
 
@@ -189,7 +189,7 @@ class ManifestTests(UpstreamCase):
                 self.assertEqual(self.refused(found).status, 502)
 
     def test_a_body_that_is_too_large_is_not_read_to_its_end(self) -> None:
-        self.patch(upstream, "MAX_BYTES", 1000)
+        self.patch(bodies, "MAX_BYTES", 1000)
         for headers in ({"content_length": 5000}, {"transfer_encoding": "chunked"}):
             found = self.manifest()
             exchange = self.internet.last

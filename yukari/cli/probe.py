@@ -33,7 +33,7 @@ from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, InvalidName, Reference, Repository, parse_reference
 from yukari.net.agent import Connections
-from yukari.net.bodies import Beginning, discard
+from yukari.net.bodies import Beginning, content_encoding, discard
 from yukari.net.handshake import shake_hands
 from yukari.net.http import header, why, within
 from yukari.sources.base import SourceFailed, SourceRefused
@@ -315,7 +315,7 @@ class Probe:
     def _check_range(self, response: IResponse, span: Span, blob: Descriptor, host: str) -> int:
         """How many of the bytes asked for a reply has; `Wrong` if the daemon would not take it."""
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
-        encoding = header(response, b"content-encoding")
+        encoding = content_encoding(response)
         try:
             if response.code == 200:
                 sent = span_of_whole(length, blob.size)

@@ -128,6 +128,7 @@ def open_mirrors(
                 registry.challenge,
                 key == DEFAULT,
                 made.lines,
+                in_thread,
             )
             upstream = Upstream(source)
             allowed, hosts = partial(source.allowed, most), source.hosts

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 from typing import Protocol as Interface
 
 from attrs import define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
@@ -18,6 +18,13 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 SMALL_BODY = 64 * 1024
 """Bytes of an unwanted body that are read, so that its connection can be used again."""
+LARGE = 256 * 1024
+"""Bytes of a body beyond which it is read in turn."""
+MAX_LARGE = 4
+"""
+Large bodies of one registry that are in memory at once; a manifest may take 8 MiB, and much more
+while it is parsed.
+"""
 BODY_WITHIN = 30.0
 """Seconds within which the body of a manifest or an error must be complete."""
 
@@ -40,6 +47,12 @@ _COMPRESSIONS = frozenset({*_GZIP, "deflate", "br", "zstd", "compress", "x-compr
 
 def _compressions(label: str) -> list[str]:
     return [each for each in label.lower().replace(" ", "").split(",") if each in _COMPRESSIONS]
+
+
+def content_encoding(response: IResponse) -> str:
+    """Return the Content-Encoding of a reply, of all its headers of that name; "" for none."""
+    values = response.headers.getRawHeaders(b"content-encoding") or ()
+    return ", ".join(value.decode("latin-1") for value in values)
 
 
 def is_encoded(label: str) -> bool:
@@ -110,11 +123,45 @@ class Collector(Protocol):
             self._parts.append(data)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        self._fire(b"".join(self._parts) if reason.check(*self._ends) else reason)
+        parts, self._parts = self._parts, []
+        self._fire(b"".join(parts) if reason.check(*self._ends) else reason)
 
     def _fire(self, result: Any) -> None:
         if not self.done.called:
             self.done.callback(result)
+
+
+class InTurn(Collector):
+    """
+    A `Collector` that reads more than `LARGE` bytes only in its turn; `release` it when its bytes
+    are in memory no more.
+    """
+
+    def __init__(self, limit: int, turns: DeferredSemaphore) -> None:
+        super().__init__(limit, checked=True)
+        self._turns = turns
+        self._size = 0
+        self._turn: Optional[Deferred[Any]] = None
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._size += len(data)
+        if self._turn is None and self._size > LARGE and not self.done.called:
+            transport: Any = self.transport
+            transport.pauseProducing()
+            self._turn = self._turns.acquire()
+            self._turn.addCallback(lambda _: transport.resumeProducing())
+
+    def release(self) -> None:
+        """Let others have its turn."""
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        if turn.called:
+            self._turns.release()
+        else:
+            turn.addErrback(lambda failure: failure.trap(CancelledError))
+            turn.cancel()
 
 
 class Beginning(Collector):

@@ -8,9 +8,13 @@ clients that ask for many models would leave no descriptor for what is stored.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from math import inf
+from typing import Optional
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from yukari.names import Repository
 
@@ -18,41 +22,107 @@ MAX_QUESTIONS = 64
 """Questions at once; more wait for their turn."""
 MAX_OF_ONE = 16
 """Questions at once for one repository, so that one that hangs leaves room for others."""
+LEAST_PATIENCE = 5.0
+"""Seconds that a question has while others wait; longer if answers have taken long of late."""
+PATIENCE = 4.0
+"""As a factor of the longest time that an answer took of late."""
+_MEMORY = 0.9
+"""By what that time shrinks with each answer."""
+
+
+@define(eq=False)
+class Turn:
+    """A question's turn; ``give_up`` ends the question without an answer."""
+
+    name: Repository
+    began: float
+    give_up: Callable[[], object] = lambda: None
+    is_lost: bool = field(default=False, init=False)
+    """Whether the question was ended because others wait."""
 
 
 @define(eq=False)
 class Questions:
-    """Gives turns, first come, first served, to at most so many questions at once."""
+    """
+    Gives turns, first come, first served, to at most so many questions at once.
 
+    If others wait, questions that take much longer than the answers of late are ended: those of
+    repositories that have many turns first, then the oldest.
+    """
+
+    _clock: IReactorTime
     _most: int = MAX_QUESTIONS
     _of_one: int = MAX_OF_ONE
+    _turns: list[Turn] = field(factory=list, init=False)
+    """Those in progress, the oldest first."""
     _asked: Counter[Repository] = field(factory=Counter, init=False)
-    _waiting: dict[Deferred[None], Repository] = field(factory=dict, init=False)
+    _waiting: dict[Deferred[Turn], Repository] = field(factory=dict, init=False)
+    _slowest: float = field(default=0.0, init=False)
+    """Seconds that answers took of late, at most; 0 if there was none."""
+    _look: Optional[IDelayedCall] = field(default=None, init=False)
 
-    def begin(self, name: Repository) -> Deferred[None]:
+    def begin(self, name: Repository) -> Deferred[Turn]:
         """Wait for a turn, which `end` returns; cancelling gives up waiting."""
-        turn: Deferred[None] = Deferred(self._forget)
+        turn: Deferred[Turn] = Deferred(self._forget)
         self._waiting[turn] = name
         self._serve()
         return turn
 
-    def _forget(self, given_up: Deferred[None]) -> None:
+    def _forget(self, given_up: Deferred[Turn]) -> None:
         self._waiting.pop(given_up, None)
+        self._look_later()
 
-    def end(self, name: Repository) -> None:
+    def end(self, turn: Turn, *, answered: bool) -> None:
         """Return a turn."""
-        self._asked[name] -= 1
-        if not self._asked[name]:
-            del self._asked[name]
+        self._turns.remove(turn)
+        self._asked[turn.name] -= 1
+        if not self._asked[turn.name]:
+            del self._asked[turn.name]
+        if answered:
+            self._slowest = max(self._clock.seconds() - turn.began, _MEMORY * self._slowest)
         self._serve()
 
     def _serve(self) -> None:
-        room = self._most - self._asked.total()
-        for turn, name in list(self._waiting.items()):
+        room = self._most - len(self._turns)
+        for waiting, name in list(self._waiting.items()):
             if room <= 0:
                 break
-            if turn in self._waiting and self._asked[name] < self._of_one:
-                del self._waiting[turn]
+            if waiting in self._waiting and self._asked[name] < self._of_one:
+                del self._waiting[waiting]
+                turn = Turn(name, self._clock.seconds())
+                self._turns.append(turn)
                 self._asked[name] += 1
                 room -= 1
-                turn.callback(None)
+                waiting.callback(turn)
+        self._look_later()
+
+    # questions that are not answered
+
+    @property
+    def _patience(self) -> float:
+        """Seconds; infinite as long as nobody knows how long an answer takes."""
+        return max(LEAST_PATIENCE, PATIENCE * self._slowest) if self._slowest else inf
+
+    def _look_later(self) -> None:
+        """Look again when the oldest question has had its time, if anybody waits for its turn."""
+        if self._look is not None and self._look.active():
+            self._look.cancel()
+        self._look = None
+        oldest = next((turn for turn in self._turns if not turn.is_lost), None)
+        if self._waiting and oldest is not None and len(self._turns) >= self._most:
+            wait = oldest.began + self._patience - self._clock.seconds()
+            if wait < inf:
+                self._look = self._clock.callLater(max(wait, 0.1), self._make_room)
+
+    def _make_room(self) -> None:
+        """End questions that have had their time, one for each that waits."""
+        self._look = None
+        until = self._clock.seconds() - self._patience
+        late = [turn for turn in self._turns if turn.began <= until and not turn.is_lost]
+        late.sort(key=lambda turn: -self._asked[turn.name])
+        waiting = [name for name in self._waiting.values() if self._asked[name] < self._of_one]
+        for turn, name in zip(late, waiting):
+            if not self._asked[name] or self._asked[name] < self._asked[turn.name]:
+                turn.is_lost = True
+                turn.give_up()
+        self._look_later()

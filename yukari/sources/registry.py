@@ -9,7 +9,7 @@ from typing import Optional
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
@@ -32,7 +32,10 @@ from yukari.sources.pace import HostPace
 from yukari.sources.tokens import RealmFailed, Tokens
 from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
+from yukari.threads import InThread
 
+MAX_HOSTS = 256
+"""Hosts whose measurements are kept; those that were used last."""
 TOLD_BEFORE = 2.0
 """Seconds by which a blob's request is given up sooner than a client gives up its own."""
 
@@ -68,6 +71,8 @@ class Registry:
     """Whether UPSTREAM_REGISTRY names it, and UPSTREAM_KEY the key for it."""
     lines: HostLines = field(factory=HostLines)
     """What is known of the way to each host."""
+    in_thread: InThread = execute
+    """Where large manifests are parsed."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)
@@ -128,16 +133,19 @@ class Registry:
         """Return the measurements of the host of ``url``."""
         parts = urlsplit(url)
         self._likely = parts.netloc
-        pace = self._paces.get(parts.netloc)
+        pace = self._paces.pop(parts.netloc, None)
         if pace is None:
+            if len(self._paces) >= MAX_HOSTS:
+                del self._paces[next(iter(self._paces))]
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            pace = self._paces[parts.netloc] = HostPace(
+            pace = HostPace(
                 self._bound(),
                 self.budget,
                 patience=self.headers_within - TOLD_BEFORE,
                 limit=HostLimit(Useful(LEAST)),
                 line=self.lines.of((parts.hostname or "", port)),
             )
+        self._paces[parts.netloc] = pace  # The last one now.
         pace.bound = self._bound()  # It may differ by the hour.
         return pace
 

@@ -25,8 +25,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from yukari.config.keys import SigningKey
-from yukari.net.bodies import Collector, decoded, discard
-from yukari.net.http import header, retry_after, why, within
+from yukari.net.bodies import Collector, content_encoding, decoded, discard
+from yukari.net.http import retry_after, why, within
 from yukari.sources.challenge import Challenge
 from yukari.tasks import Coalescer
 
@@ -156,7 +156,7 @@ class Tokens:
         collector = Collector(LARGEST)
         response.deliverBody(collector)
         body = await collector.done
-        return response, decoded(body, header(response, b"content-encoding"), LARGEST)
+        return response, decoded(body, content_encoding(response), LARGEST)
 
 
 def read_token(body: bytes, asked_at: float) -> Token:

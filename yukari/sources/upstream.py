@@ -15,9 +15,8 @@ from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import (
@@ -30,7 +29,6 @@ from yukari.errors import (
     upstream_unreachable,
 )
 from yukari.manifest import (
-    MAX_BYTES,
     AnyManifest,
     InvalidManifest,
     Manifest,
@@ -39,25 +37,20 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, Reference, Repository
 from yukari.net.bodies import (
-    BODY_WITHIN,
-    SMALL_BODY,
-    BadEncoding,
-    Collector,
-    TooLarge,
-    decoded,
+    content_encoding,
     discard,
     is_encoded,
 )
-from yukari.net.http import BadRedirect, follow, header, retry_after, why, within
+from yukari.net.http import BadRedirect, follow, header, retry_after, within
 from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
+from yukari.sources.bodies import Bodies
 from yukari.sources.circuit import Circuits, Reachability
-from yukari.sources.error_text import error_text
 from yukari.sources.host_facts import HostFacts
 from yukari.sources.known_manifests import ACCEPT, KnownManifests, announced
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
-from yukari.sources.questions import Questions
+from yukari.sources.questions import Questions, Turn
 from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
@@ -78,17 +71,28 @@ def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
 
     @wraps(ask)
     async def asking(self: Upstream, name: Repository, /, *args: P.args, **keywords: P.kwargs) -> T:
-        await self._turn(name)
+        turn = await self._turn(name)
+        answered = False
         try:
-            answer = await ask(self, name, *args, **keywords)
+            asked = Deferred.fromCoroutine(ask(self, name, *args, **keywords))
+            turn.give_up = asked.cancel
+            answer = await asked
+            answered = True
             self._circuits.asked_to_wait(0.0)
             return answer
+        except CancelledError:
+            if not turn.is_lost:
+                raise
+            late = upstream_silent(f"upstream {self._host} does not answer for {name}")
+            self._circuits.late(name, late)
+            raise late from None
         except RegistryError as error:
+            answered = error.status == 404
             if error.status in (404, 429):
                 self._circuits.asked_to_wait(error.retry_after or 0.0)
             raise
         finally:
-            self._questions.end(name)
+            self._questions.end(turn, answered=answered)
 
     return asking
 
@@ -99,13 +103,16 @@ class Upstream:
 
     _registry: Registry
     _circuits: Circuits = field(init=False)
-    _questions: Questions = field(factory=Questions, init=False)
+    _questions: Questions = field(init=False)
+    _bodies: Bodies = field(init=False)
 
     _known: KnownManifests = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         clock = self._registry.clock
         self._circuits = Circuits(clock)
+        self._questions = Questions(clock)
+        self._bodies = Bodies(self._host, clock, self._registry.in_thread)
         self._known = KnownManifests(clock, is_patient=self._registry.by_agent)
 
     @property
@@ -150,14 +157,15 @@ class Upstream:
         )
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
-            text = await self._text(response)
+            text = await self._bodies.text(response)
             said = text or f"upstream {self._host} refuses {name}:{reference}"
             raise RegistryError("UNSUPPORTED", said, 400)
         if response.code not in WHOLE:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
-        body = await self._body(response, MAX_BYTES, f"manifest of {name}:{reference}")
         try:
-            manifest = parse_manifest(body)
+            manifest = await self._bodies.parsed(
+                response, f"manifest of {name}:{reference}", parse_manifest
+            )
         except InvalidManifest as error:
             raise upstream_unreachable(f"upstream sent no manifest for {name}: {error}") from None
         expected = reference if isinstance(reference, Digest) else announced(response)
@@ -180,11 +188,14 @@ class Upstream:
         if response.code not in WHOLE:
             error = await self._refusal(response, f"manifest {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
-        body = await self._body(response, MAX_BYTES, f"manifest {digest}")
-        if Digest.of(body) != digest:
-            raise upstream_unreachable(f"upstream sent wrong bytes for manifest {digest}")
-        try:
+
+        def parse(body: bytes) -> Manifest:
+            if Digest.of(body) != digest:
+                raise upstream_unreachable(f"upstream sent wrong bytes for manifest {digest}")
             return Manifest.parse(body)
+
+        try:
+            return await self._bodies.parsed(response, f"manifest {digest}", parse)
         except InvalidManifest as error:
             raise upstream_unreachable(f"upstream sent no manifest {digest}: {error}") from None
 
@@ -219,10 +230,10 @@ class Upstream:
             self._known.digest((name, tag, variant), response) if response.code in WHOLE else None
         )
 
-    async def _turn(self, name: Repository) -> None:
+    async def _turn(self, name: Repository) -> Turn:
         turn = self._questions.begin(name)
         try:
-            await within(self._registry.headers_within, turn, self._registry.clock)
+            return await within(self._registry.headers_within, turn, self._registry.clock)
         except TimeoutError:
             raise RegistryError(
                 "UNAVAILABLE", f"upstream {self._host} is slow, and many questions wait for it", 503
@@ -294,32 +305,6 @@ class Upstream:
             self._circuits.failed(name, down)
         return down
 
-    async def _body(self, response: IResponse, limit: int, what: str) -> bytes:
-        collector = Collector(limit, checked=True)
-        response.deliverBody(collector)
-        try:
-            body = await within(BODY_WITHIN, collector.done, self._registry.clock)
-            return decoded(body, header(response, b"content-encoding"), limit)
-        except (TimeoutError, ConnectTimeout):
-            raise upstream_silent(f"upstream {self._host} stopped in the middle") from None
-        except CancelledError:
-            raise
-        except (BadEncoding, TooLarge) as error:
-            raise upstream_unreachable(
-                f"upstream {self._host} sent a bad {what}: {error}"
-            ) from None
-        except Exception as error:
-            raise upstream_unreachable(
-                f"upstream {self._host} broke off in the middle: {why(error)}"
-            ) from None
-
-    async def _text(self, response: IResponse) -> str:
-        """Return the message in an error's body, "" if there is nothing to show."""
-        try:
-            return error_text(await self._body(response, SMALL_BODY, "error"))
-        except RegistryError:
-            return ""
-
     async def _refusal(
         self, response: IResponse, what: str, name: Repository, reference: Reference
     ) -> RegistryError:
@@ -327,7 +312,7 @@ class Upstream:
         code = response.code
         if code in (412, 429):
             wait = retry_after(response, self._registry.now())
-            text = await self._text(response)
+            text = await self._bodies.text(response)
             if code == 412:
                 return RegistryError(
                     "UNSUPPORTED", text or f"{what} needs a newer version of Ollama", 412
@@ -339,7 +324,7 @@ class Upstream:
                 retry_after=None if wait is None else round(wait),
             )
         if code in (401, 403) and not self._registry.is_default:
-            return self._registry.denied(what, await self._text(response))
+            return self._registry.denied(what, await self._bodies.text(response))
         discard(response, self._registry.clock)
         if code == LOOP_DETECTED:
             return looped()
@@ -367,7 +352,7 @@ class Upstream:
         except NoReply:
             return await self._size_by_range(url, name, digest)
         length = header(response, b"content-length")
-        if is_encoded(header(response, b"content-encoding")):
+        if is_encoded(content_encoding(response)):
             length = ""  # that of the encoded bytes
         if response.code in (404, 429, LOOP_DETECTED):
             error = await self._refusal(response, f"blob {digest}", name, digest)
@@ -384,7 +369,7 @@ class Upstream:
             raise blob_unknown(digest) if refusal.status == 404 else refusal
         found = ContentRange.parse(header(response, b"content-range"))
         discard(response, self._registry.clock)
-        if is_encoded(header(response, b"content-encoding")):
+        if is_encoded(content_encoding(response)):
             raise upstream_unreachable(f"upstream {self._host} sends {digest} compressed")
         if response.code == 206 and found is not None and found.total is not None:
             return found.total

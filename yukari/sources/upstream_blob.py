@@ -10,7 +10,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
 from yukari.names import Digest, Repository
-from yukari.net.bodies import Counted, discard
+from yukari.net.bodies import Counted, content_encoding, discard
 from yukari.net.http import header, retry_after
 from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
@@ -181,7 +181,7 @@ class UpstreamBlob:
         if response.code not in {*WHOLE, 206}:
             raise SourceFailed(f"upstream answered {response.code}")
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
-        encoding = header(response, b"content-encoding")
+        encoding = content_encoding(response)
         if response.code == 206:
             content_range = header(response, b"content-range")
             found = span_of_part(content_range, span, self._size, length)

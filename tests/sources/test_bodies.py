@@ -1,0 +1,69 @@
+"""How much of manifests is in memory at once, however many an upstream sends."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from tests.sources.doubles import DIGEST, Exchange, UpstreamCase
+from tests.strategies import manifest_body
+from yukari.errors import RegistryError
+from yukari.manifest import Descriptor
+from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.net.bodies import BODY_WITHIN, LARGE, MAX_LARGE
+from yukari.sources.registry import MAX_HOSTS
+
+BODY = manifest_body([Descriptor(DIGEST, 7, "a/b")], None, 3) + b" " * LARGE
+
+
+class LargeBodyTests(UpstreamCase):
+    def ask(self, count: int) -> list[Deferred[object]]:
+        """Ask for so many manifests; all but a byte of each arrives."""
+        asked = []
+        for at in range(count):
+            name = Repository(DEFAULT, "library", f"m{at}")
+            asked.append(self.begin(self.upstream.manifest(name, Tag("latest"), "ollama/0.34")))
+            self.internet.last.head(200, content_length=len(BODY))
+            self.internet.last.send(BODY[:-1])
+        return asked
+
+    def read(self) -> list[Exchange]:
+        """The connections that are read."""
+        return [each for each in self.internet.open if each.wire.producerState == "producing"]
+
+    def test_no_more_large_manifests_are_read_at_once_than_have_turns(self) -> None:
+        """Sixty-four of eight megabytes that never ended were half a gigabyte."""
+        asked = self.ask(MAX_LARGE + 2)
+        exchanges = self.internet.open
+        self.assertEqual(self.read(), exchanges[:MAX_LARGE])
+        exchanges[0].send(BODY[-1:])
+        self.assertEqual(self.successResultOf(asked[0]).digest, Digest.of(BODY))
+        self.assertEqual(self.read(), exchanges[1 : MAX_LARGE + 1])
+        exchanges[1].close()
+        self.failureResultOf(asked[1], RegistryError)
+        self.assertEqual(self.read(), exchanges[2:])
+        for each, exchange in zip(asked[2:], exchanges[2:]):
+            exchange.send(BODY[-1:])
+            self.assertEqual(self.successResultOf(each).digest, Digest.of(BODY))
+
+    def test_those_that_end_while_they_wait_take_no_turn(self) -> None:
+        asked = self.ask(MAX_LARGE + 1)
+        asked.pop().cancel()
+        self.clock.advance(BODY_WITHIN)
+        for each in asked:
+            self.assertEqual(self.failureResultOf(each, RegistryError).value.status, 504)
+        (late,) = self.ask(1)
+        self.internet.last.send(BODY[-1:])
+        self.assertEqual(self.successResultOf(late).digest, Digest.of(BODY))
+
+
+class HostTests(UpstreamCase):
+    def test_the_measurements_of_the_hosts_that_were_used_last_are_kept(self) -> None:
+        """A registry may redirect every blob to another host."""
+        first = self.registry.pace("http://first.test/x")
+        for at in range(MAX_HOSTS - 1):
+            self.registry.pace(f"http://host{at}.test/x")
+        self.assertIs(self.registry.pace("http://first.test/y"), first)
+        last = self.registry.pace("http://last.test/x")
+        self.assertEqual(len(self.registry.hosts()), MAX_HOSTS)
+        self.assertIs(self.registry.pace("http://first.test/z"), first)
+        self.assertIs(self.registry.pace("http://last.test/z"), last)

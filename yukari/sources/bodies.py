@@ -1,0 +1,83 @@
+"""The bodies of a registry's replies: read whole, and within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IResponse
+
+from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
+from yukari.manifest import MAX_BYTES
+from yukari.net.bodies import (
+    BODY_WITHIN,
+    LARGE,
+    MAX_LARGE,
+    SMALL_BODY,
+    BadEncoding,
+    Collector,
+    InTurn,
+    TooLarge,
+    content_encoding,
+    decoded,
+)
+from yukari.net.http import why, within
+from yukari.sources.error_text import error_text
+from yukari.threads import InThread
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class Bodies:
+    """The bodies of replies that the registry at ``host`` sends."""
+
+    _host: str
+    _clock: IReactorTime
+    _in_thread: InThread
+    _large: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LARGE), init=False)
+    """Turns of large bodies."""
+
+    async def parsed(self, response: IResponse, what: str, parse: Callable[[bytes], T]) -> T:
+        """Return what ``parse`` makes of a body; a large one waits its turn for a thread."""
+        collector = InTurn(MAX_BYTES, self._large)
+        try:
+            body = await self._whole(response, what, collector, MAX_BYTES)
+            if len(body) <= LARGE:
+                return parse(body)
+            parsed: T = await self._in_thread(parse, body)
+            return parsed
+        finally:
+            collector.release()
+
+    async def _whole(
+        self, response: IResponse, what: str, collector: Collector, limit: int
+    ) -> bytes:
+        response.deliverBody(collector)
+        try:
+            body = await within(BODY_WITHIN, collector.done, self._clock)
+            return decoded(body, content_encoding(response), limit)
+        except (TimeoutError, ConnectTimeout):
+            raise upstream_silent(f"upstream {self._host} stopped in the middle") from None
+        except CancelledError:
+            raise
+        except (BadEncoding, TooLarge) as error:
+            raise upstream_unreachable(
+                f"upstream {self._host} sent a bad {what}: {error}"
+            ) from None
+        except Exception as error:
+            raise upstream_unreachable(
+                f"upstream {self._host} broke off in the middle: {why(error)}"
+            ) from None
+
+    async def text(self, response: IResponse) -> str:
+        """Return the message in an error's body, "" if there is nothing to show."""
+        collector = Collector(SMALL_BODY, checked=True)
+        try:
+            return error_text(await self._whole(response, "error", collector, SMALL_BODY))
+        except RegistryError:
+            return ""
