@@ -184,6 +184,23 @@ class PipelineTests(SynchronousTestCase):
             talk.wire.take()
             talk.clock.advance(0)
 
+    def test_a_large_manifest_is_sent_at_the_pace_of_its_reader(self) -> None:
+        """A hundred clients that read nothing of eight megabytes held 800 MB."""
+        talk = Talk()
+        body = b'{"schemaVersion": 2, "layers": [{"digest": "sha256:%s", "size": 1}], "x": "%s"}'
+        manifest = Manifest.parse(body % (b"ab" * 32, b"x" * 2_000_000))
+        talk.shelf.manifests[NAME, Tag("latest")] = manifest
+        talk.wire.full = True
+        talk.ask("/v2/library/m/manifests/latest")
+        self.assertLess(len(talk.wire.value()), 600_000)
+        for _ in range(20):
+            talk.wire.take()
+        (got,) = talk.replies()
+        self.assertEqual((got.status, got.body), (200, manifest.body))
+        talk.ask("/v2/library/m/manifests/latest", method="HEAD")
+        head = talk.replies("GET", "HEAD")[1]
+        self.assertEqual(head.headers["content-length"], str(len(got.body)))
+
     @given(st.lists(st.integers(1, 60_000), max_size=5), st.integers(1, 3000))
     def test_bytes_sent_ahead_are_bounded_and_never_lost(
         self, pieces: list[int], count: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Optional, cast
+from typing import Optional, Union, cast
 
 from attrs import define, field
 
@@ -44,7 +44,7 @@ class MemoryBlob:
     """`BlobFile` over bytes."""
 
     size: int
-    _body: bytearray
+    _body: Union[bytes, bytearray]
     _closed: bool = field(default=False, init=False)
 
     def fileno(self) -> Optional[int]:
