@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -27,6 +29,10 @@ class QuestionsTests(SynchronousTestCase):
         turn = self.successResultOf(questions.begin(NAMES[0]))
         self.clock.advance(seconds)
         questions.end(turn, answered=True)
+
+    def lose(self, questions: Questions, turn: Turn, lost: list[Turn]) -> None:
+        lost.append(turn)
+        questions.end(turn, answered=False)
 
     def begun(self, turns: list[Deferred[Turn]]) -> list[bool]:
         return [bool(turn.called) for turn in turns]
@@ -55,14 +61,12 @@ class QuestionsTests(SynchronousTestCase):
 
     def test_questions_that_hang_lose_their_turns_to_those_that_wait(self) -> None:
         """Sixty-four models that hung kept every other model waiting for half a minute."""
-        questions, lost = self.questions(4, 2), []
+        lost: list[Turn] = []
+        questions = self.questions(4, 2)
         self.answered(questions, 0.1)
         turns = [self.successResultOf(questions.begin(NAMES[at])) for at in (0, 1, 1, 2)]
         for turn in turns:
-            turn.give_up = lambda turn=turn: (
-                lost.append(turn),
-                questions.end(turn, answered=False),
-            )
+            turn.give_up = partial(self.lose, questions, turn, lost)
         self.clock.advance(60.0)
         self.assertEqual(lost, [])  # Nobody waits.
         waiting = questions.begin(OTHER)
@@ -86,12 +90,21 @@ class QuestionsTests(SynchronousTestCase):
             self.clock.advance(0.1)
             self.successResultOf(waiting)
 
-    def test_nobody_is_hurried_as_long_as_nothing_was_answered(self) -> None:
-        questions = self.questions(1, 1)
-        self.successResultOf(questions.begin(NAMES[0]))
-        waiting = questions.begin(NAMES[1])
-        self.clock.advance(1000.0)
-        self.assertNoResult(waiting)
+    def test_half_of_the_turns_go_on(self) -> None:
+        """If all answers are slow by now, somebody must get one."""
+        questions = self.questions(4, 2)
+        turns = [self.successResultOf(questions.begin(name)) for name in (*NAMES, OTHER)]
+        for turn in turns:
+            turn.give_up = partial(questions.end, turn, answered=False)
+        waiting = [questions.begin(Repository(DEFAULT, "more", f"m{at}")) for at in range(9)]
+        self.clock.advance(LEAST_PATIENCE)
+        self.assertEqual(sum(self.begun(waiting)), 2)
+        self.clock.advance(LEAST_PATIENCE - 0.1)
+        self.assertEqual(sum(self.begun(waiting)), 2)
+        for turn in turns[2:]:
+            questions.end(turn, answered=True)
+        self.clock.advance(LEAST_PATIENCE * 2)
+        self.assertEqual(sum(self.begun(waiting)), 4)
 
     @given(st.lists(st.tuples(st.sampled_from(("begin", "end", "cancel")), st.integers(0, 2))))
     def test_the_bounds_hold_and_no_turn_is_lost(self, steps: list[tuple[str, int]]) -> None:

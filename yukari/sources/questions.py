@@ -47,7 +47,8 @@ class Questions:
     Gives turns, first come, first served, to at most so many questions at once.
 
     If others wait, questions that take much longer than the answers of late are ended: those of
-    repositories that have many turns first, then the oldest.
+    repositories that have many turns first, then the oldest. Half of the turns go on: should all
+    answers be slow by now, theirs will tell.
     """
 
     _clock: IReactorTime
@@ -60,6 +61,8 @@ class Questions:
     _slowest: float = field(default=0.0, init=False)
     """Seconds that answers took of late, at most; 0 if there was none."""
     _look: Optional[IDelayedCall] = field(default=None, init=False)
+    _look_at: float = field(default=-inf, init=False)
+    """When questions may be ended again, by the clock."""
 
     def begin(self, name: Repository) -> Deferred[Turn]:
         """Wait for a turn, which `end` returns; cancelling gives up waiting."""
@@ -100,8 +103,8 @@ class Questions:
 
     @property
     def _patience(self) -> float:
-        """Seconds; infinite as long as nobody knows how long an answer takes."""
-        return max(LEAST_PATIENCE, PATIENCE * self._slowest) if self._slowest else inf
+        """Seconds that a question has while others wait."""
+        return max(LEAST_PATIENCE, PATIENCE * self._slowest)
 
     def _look_later(self) -> None:
         """Look again when the oldest question has had its time, if anybody waits for its turn."""
@@ -110,18 +113,20 @@ class Questions:
         self._look = None
         oldest = next((turn for turn in self._turns if not turn.is_lost), None)
         if self._waiting and oldest is not None and len(self._turns) >= self._most:
-            wait = oldest.began + self._patience - self._clock.seconds()
-            if wait < inf:
-                self._look = self._clock.callLater(max(wait, 0.1), self._make_room)
+            at = max(oldest.began + self._patience, self._look_at)
+            wait = max(0.1, at - self._clock.seconds())
+            self._look = self._clock.callLater(wait, self._make_room)
 
     def _make_room(self) -> None:
-        """End questions that have had their time, one for each that waits."""
+        """End questions that have had their time, one for each that waits, half of all at most."""
         self._look = None
-        until = self._clock.seconds() - self._patience
+        now = self._clock.seconds()
+        self._look_at = now + self._patience
+        until = now - self._patience
         late = [turn for turn in self._turns if turn.began <= until and not turn.is_lost]
         late.sort(key=lambda turn: -self._asked[turn.name])
         waiting = [name for name in self._waiting.values() if self._asked[name] < self._of_one]
-        for turn, name in zip(late, waiting):
+        for turn, name in zip(late[: max(1, self._most // 2)], waiting):
             if not self._asked[name] or self._asked[name] < self._asked[turn.name]:
                 turn.is_lost = True
                 turn.give_up()
