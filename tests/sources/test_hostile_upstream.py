@@ -159,6 +159,24 @@ class HostileUpstreamTests(RunningCase):
             found, _ = await self.ask(url, method="HEAD")
             self.assertEqual((found.status, found.headers["content-length"]), (200, "1234"))
 
+    async def test_a_size_that_no_file_can_have_is_none(self) -> None:
+        """Neither an index nor a file's length can be as large."""
+        for size in (10**19 - 1, 2**63, 10**30):
+            told = {
+                f"Content-Length: {size}": (b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % size),
+                f"Content-Range: bytes 0-0/{size}": reply(
+                    "206 X", b"x", content_range=f"bytes 0-0/{size}"
+                )[0],
+            }
+            for what, answer in told.items():
+                _, daemon = await self.hostile(lambda _, answer=answer: (answer, b""))
+                for method in ("HEAD", "GET"):
+                    url = f"{daemon.url}/v2/library/m/blobs/sha256:{'ab' * 32}"
+                    found, body = await self.ask(url, method=method)
+                    self.assertEqual(found.status, 502, (what, method, body))
+                    if body:
+                        self.assertIn(b"does not tell the size", body)
+
     async def test_an_ipv6_address_is_connected_to(self) -> None:
         try:
             upstream, daemon = await self.hostile(lambda _: reply("404 Not Found"), "::1")

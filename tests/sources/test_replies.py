@@ -127,5 +127,5 @@ class WhyTests(SynchronousTestCase):
         self.assertEqual(why(outer), "connection refused")
 
     def test_a_number_in_a_header_that_is_none_is_no_url(self) -> None:
-        error = ResponseFailed([Failure(ValueError("invalid literal for int()"))])
-        self.assertEqual(why(error), "a malformed header")
+        for inner in (ValueError("invalid literal for int()"), KeyError(b"gzip, chunked")):
+            self.assertEqual(why(ResponseFailed([Failure(inner)])), "a malformed header")

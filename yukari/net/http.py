@@ -40,8 +40,8 @@ def why(failure: Optional[BaseException]) -> str:
     reasons = getattr(failure, "reasons", None)
     if reasons:
         inner = reasons[0].value if isinstance(reasons[0], Failure) else reasons[0]
-        # Twisted reads numbers in headers so.
-        return "a malformed header" if isinstance(inner, ValueError) else why(inner)
+        # Twisted reads a Content-Length and a Transfer-Encoding so.
+        return "a malformed header" if isinstance(inner, (ValueError, KeyError)) else why(inner)
     if isinstance(failure, ConnectionRefusedError):
         return "connection refused"
     if isinstance(failure, DNSLookupError):

@@ -59,6 +59,9 @@ from yukari.sources.user_agents import agent_for
 from yukari.sources.ways import USER_AGENT, Access
 from yukari.spans import Span
 
+LONGEST_SIZE = 19
+"""Digits from which on a size in bytes is one that no file can have."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -358,7 +361,7 @@ class Upstream:
             error = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
         discard(response, self._registry.clock)
-        if response.code in WHOLE and length.isdecimal() and len(length) < 20:
+        if response.code in WHOLE and length.isdecimal() and len(length) < LONGEST_SIZE:
             return int(length)
         return await self._size_by_range(url, name, digest)
 
@@ -371,10 +374,13 @@ class Upstream:
         discard(response, self._registry.clock)
         if is_encoded(content_encoding(response)):
             raise upstream_unreachable(f"upstream {self._host} sends {digest} compressed")
-        if response.code == 206 and found is not None and found.total is not None:
-            return found.total
-        if response.code in WHOLE and response.length is not UNKNOWN_LENGTH:
-            return int(response.length)
+        size = None
+        if response.code == 206 and found is not None:
+            size = found.total
+        elif response.code in WHOLE and response.length is not UNKNOWN_LENGTH:
+            size = int(response.length)
+        if size is not None and size < 10 ** (LONGEST_SIZE - 1):
+            return size
         raise upstream_unreachable(f"upstream {self._host} does not tell the size of {digest}")
 
     def blob(self, digest: Digest, size: int, *repositories: Repository) -> UpstreamBlob:
