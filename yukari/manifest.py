@@ -16,8 +16,11 @@ may be anything of its kind.
 from __future__ import annotations
 
 import json
+import sys
 from enum import Enum
+from threading import Lock
 from typing import Any, Optional, Union
+from weakref import WeakValueDictionary
 
 from attrs import evolve, field, frozen
 
@@ -41,6 +44,9 @@ RUNNERS = ("llamacpp", "ggml", "mlx")
 MAX_BYTES = 8 * 1024 * 1024
 """No manifest is larger: twelve thousand layers, which exist, come to three megabytes."""
 
+LARGE = 256 * 1024
+"""Bytes of a manifest from which on it is parsed in a thread, and alone."""
+
 MAX_LAYERS = 20_000
 """No manifest, and no list with all its children, has more layers."""
 
@@ -55,6 +61,9 @@ lists cost Python a hundred times the two bytes that they may come in.
 
 SIZE_UNKNOWN = 0
 """The size of a blob of which a manifest does not tell it; an empty blob's is asked for, too."""
+
+_parsing_large = Lock()
+"""One at a time: what JSON becomes before it is a manifest takes ten times its bytes."""
 
 _FIELDS = {
     name.lower(): name
@@ -137,6 +146,10 @@ AnyManifest = Union[Manifest, ManifestList]
 """What a tag or a digest of a repository stands for."""
 
 
+_large: WeakValueDictionary[Digest, AnyManifest] = WeakValueDictionary()
+"""The large ones that are in memory, so that nobody has another copy."""
+
+
 def manifests_in(found: AnyManifest) -> list[Manifest]:
     """Return the manifest itself, or those children of a list that the list has inline."""
     if isinstance(found, Manifest):
@@ -158,6 +171,17 @@ def parse_manifest(body: bytes) -> AnyManifest:
     """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
     if len(body) > MAX_BYTES:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
+    if len(body) <= LARGE:
+        return _parse(body)
+    with _parsing_large:
+        digest = Digest.of(body)
+        found = _large.get(digest)
+        if found is None:
+            found = _large[digest] = _parse(body)
+        return found
+
+
+def _parse(body: bytes) -> AnyManifest:
     if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
         raise InvalidManifest(f"more than {MAX_VALUES} values")
     try:
@@ -210,7 +234,7 @@ def _media_type(where: str, content: dict[str, Any], default: str) -> str:
     named = content.get("mediaType") or default
     if not isinstance(named, str) or not named.isascii() or not named.isprintable():
         raise InvalidManifest(f"{where}: expected printable text")
-    return named
+    return sys.intern(named)  # Thousands of layers have the same.
 
 
 def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[Descriptor]]:

@@ -7,9 +7,9 @@ from twisted.internet.defer import Deferred
 from tests.sources.doubles import DIGEST, Exchange, UpstreamCase
 from tests.strategies import manifest_body
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor
+from yukari.manifest import LARGE, Descriptor
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.net.bodies import BODY_WITHIN, LARGE, MAX_LARGE
+from yukari.net.bodies import BODY_WITHIN, MAX_LARGE
 from yukari.sources.registry import MAX_HOSTS
 
 BODY = manifest_body([Descriptor(DIGEST, 7, "a/b")], None, 3) + b" " * LARGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Union
 
 from attrs import define, field
@@ -38,8 +39,10 @@ class InUse:
         for key in keys:
             asked.pop(key, None)
             asked[key] = now
-        while len(asked) > MAX_REMEMBERED:
-            del asked[next(iter(asked))]
+        if len(asked) > MAX_REMEMBERED:
+            # Many at once: to find the first key, a dictionary goes past all that were deleted.
+            for key in list(islice(asked, len(asked) - MAX_REMEMBERED * 9 // 10)):
+                del asked[key]
 
     def ask_whole(self, manifest: Manifest) -> None:
         """A manifest was asked for, and its blobs are about to be."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, Optional
 
@@ -202,28 +202,20 @@ class Index(Observer):
                 found = await self._store.get_manifest(name, child.digest, anew=True)
                 if found is not None:
                     manifests[child.digest] = found.manifest
-        needs = {
-            blob.digest: blob.size
-            for manifest in manifests.values()
-            if isinstance(manifest, Manifest)
-            for blob in manifest.blobs
-        }
-        bodies = {digest: len(manifest.body) for digest, manifest in manifests.items()}
+        # In the catalog's thread: there may be 20,000 of them.
+        needs = await self._catalog.run(_needs, manifests)
         details: dict[str, Any] = {}
         if isinstance(first.manifest, Manifest):
             details = await self._details.summary(first.manifest)
         checked_at = max(stored.checked_at for stored in (plain, listed) if stored is not None)
-        needs.update(bodies)
         return Indexed(
-            version=Version(
-                name, tag, first.manifest.digest, tuple(Need(*each) for each in needs.items())
-            ),
+            version=Version(name, tag, first.manifest.digest, needs),
             # Of what was here before the catalog, that is the best guess.
             stored_at=min(self._now(), checked_at or self._now()),
             checked_at=checked_at,
             own=self._marks.is_copy(name, tag),
             details=json.dumps(details),
-            manifests=tuple(bodies),
+            manifests=tuple(manifests),
         )
 
     # looking through everything
@@ -293,6 +285,16 @@ class Index(Observer):
         for digest in blobs:
             if await self._store.blob_size(digest) is None:
                 await self._catalog.run(CatalogFile.blob_removed, digest)
+
+
+def _needs(_: CatalogFile, manifests: Mapping[Digest, AnyManifest]) -> tuple[Need, ...]:
+    """What a tag needs: these manifests and their blobs, each with its size."""
+    sizes: dict[Digest, int] = {}
+    for manifest in manifests.values():
+        if isinstance(manifest, Manifest):
+            sizes.update((blob.digest, blob.size) for blob in manifest.blobs)
+    sizes.update((digest, len(manifest.body)) for digest, manifest in manifests.items())
+    return tuple(Need(*each) for each in sizes.items())
 
 
 def _failed(failure: Failure) -> None:

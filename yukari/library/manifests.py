@@ -9,6 +9,7 @@ from attrs import define, field, frozen
 from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from yukari.errors import RegistryError, manifest_unknown
@@ -39,6 +40,8 @@ UNASKED_FOR = 60.0
 """Seconds for which no other client waits so, if one has waited in vain."""
 MAX_UNKNOWN = 1000
 MAX_LEARNED = 10_000
+LEARNED_AT_ONCE = 2000
+"""Blobs of a manifest whose sizes are noted in one turn of the reactor, some 5 ms."""
 
 
 @frozen
@@ -112,7 +115,7 @@ class Manifests:
         if isinstance(reference, Tag):
             self._in_use.ask([(name, reference)])
             self._agents.seen(name, reference, user_agent)
-        self._learn(name, manifest)
+        await self._learn(name, manifest)
         if prefetch:
             is_first = found.result == "miss"
             await self._prefetch.seen_and_checked(name, manifest, is_first=is_first)
@@ -140,12 +143,15 @@ class Manifests:
             revalidator.pulled(name, reference, stored)
         return Found(stored.manifest, result)
 
-    def _learn(self, name: Repository, manifest: AnyManifest) -> None:
+    async def _learn(self, name: Repository, manifest: AnyManifest) -> None:
         if (name, manifest.digest) in self._learned:
             return
-        self._learned[name, manifest.digest] = None
         for each in manifests_in(manifest):
-            self._blobs.learn(name, each.blobs, each.config)
+            self._blobs.learn(name, each.blobs[:LEARNED_AT_ONCE], each.config)
+            for start in range(LEARNED_AT_ONCE, len(each.blobs), LEARNED_AT_ONCE):
+                await deferLater(self._clock, 0)
+                self._blobs.learn(name, each.blobs[start : start + LEARNED_AT_ONCE])
+        self._learned[name, manifest.digest] = None
 
     # what is not stored
 

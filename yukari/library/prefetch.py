@@ -185,7 +185,7 @@ class Prefetch:
             await self._start_one(name, blob)
         if is_first and manifest.digest in self._walks:
             await self._walks[manifest.digest].wait()
-        under_way = [self._fills.fills.get(blob.digest) for blob in manifest.blobs]
+        under_way = [self._fills.fills.get(blob.digest) for blob in self._uncertain(manifest)]
         words = [
             Deferred.fromCoroutine(self._fills.first_word(fill)).addCallback(_raise)
             for fill in under_way
@@ -204,15 +204,23 @@ class Prefetch:
     ) -> dict[Descriptor, RegistryError]:
         """The blobs of a manifest that cannot be had and are not stored, each with the reason."""
         refused = {}
-        for blob in manifest.blobs:
+        for blob in self._uncertain(manifest):
             error = self._fills.refusal(blob.digest)
             if error is not None and await self._blobs.stored_size(name, blob.digest) is None:
                 refused[blob] = error
         return refused
 
+    def _uncertain(self, manifest: Manifest) -> list[Descriptor]:
+        """Return the blobs of a manifest that are on their way or were refused."""
+        fills, refused = self._fills.fills, self._fills.refused
+        if not fills and not refused:
+            return []
+        return [blob for blob in manifest.blobs if blob.digest in fills or blob.digest in refused]
+
     def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
         """Return why one of a manifest's blobs in progress is refused; None if none is."""
-        under_way = [blob.digest for blob in manifest.blobs if blob.digest in self._fills.fills]
+        fills = self._fills.fills
+        under_way = [blob.digest for blob in manifest.blobs if blob.digest in fills]
         return next(filter(None, map(self._fills.refusal, under_way)), None)
 
     async def ensure_stored(

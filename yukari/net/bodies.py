@@ -16,10 +16,10 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
+from yukari.manifest import LARGE
+
 SMALL_BODY = 64 * 1024
 """Bytes of an unwanted body that are read, so that its connection can be used again."""
-LARGE = 256 * 1024
-"""Bytes of a body beyond which it is read in turn."""
 MAX_LARGE = 4
 """
 Large bodies of one registry that are in memory at once; a manifest may take 8 MiB, and much more

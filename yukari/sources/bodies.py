@@ -12,10 +12,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
-from yukari.manifest import MAX_BYTES
+from yukari.manifest import LARGE, MAX_BYTES
 from yukari.net.bodies import (
     BODY_WITHIN,
-    LARGE,
     MAX_LARGE,
     SMALL_BODY,
     BadEncoding,

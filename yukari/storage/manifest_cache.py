@@ -12,7 +12,7 @@ from yukari.manifest import ManifestList, Variant, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 32 * 1024 * 1024
 TRUSTED_FOR = 1.0
 """Seconds; an operator may copy files in or delete them by hand."""
 

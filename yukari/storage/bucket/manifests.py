@@ -28,6 +28,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.manifest import (
+    LARGE,
     MAX_BYTES,
     AnyManifest,
     InvalidManifest,
@@ -172,7 +173,10 @@ class BucketManifests:
             return InBucket()
         head, body = got
         try:
-            manifest = parse_manifest(body)
+            if len(body) <= LARGE:
+                manifest = parse_manifest(body)
+            else:
+                manifest = await self._in_thread(parse_manifest, body)
         except InvalidManifest as error:
             if not key.startswith("blobs/"):
                 self._log.warn("{key} counts as not stored: {error}", key=key, error=str(error))
