@@ -98,6 +98,21 @@ class DamagedFilesTests(RunningCase):
             daemon = await self.goes_on(upstream, daemon, name)
             await daemon.stop()
 
+    async def test_whatever_is_in_the_way_of_ours_is_set_aside(self) -> None:
+        upstream, daemon = await self.pulled()
+        await daemon.stop()
+        for name in ("lock", "tmp", "spool"):
+            path = self.own(daemon, name)
+            shutil.rmtree(path, ignore_errors=True)
+            if os.path.exists(path):
+                os.unlink(path)
+        os.mkdir(self.own(daemon, "lock"))
+        os.symlink("tmp", self.own(daemon, "tmp"))
+        self.put(self.own(daemon, "spool"), b"no directory")
+        await self.goes_on(upstream, daemon, "in the way")
+        kept = {"lock.bad1", "tmp.bad1", "spool.bad1"}
+        self.assertTrue(kept <= set(os.listdir(self.own(daemon))))
+
     async def test_spool_without_a_repository_is_no_end(self) -> None:
         upstream, daemon = await self.pulled()
         await daemon.stop()

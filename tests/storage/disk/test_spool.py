@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.storage.dying import RefusingOs
 from yukari.names import DEFAULT, Digest, Repository
 from yukari.spans import Span
+from yukari.storage.disk import sidecar
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk.spool import SpoolFile
 
@@ -233,6 +234,35 @@ class SpoolFileTests(SynchronousTestCase):
             found = self.reopened()
             assert found is not None
             self.assertEqual(list(found.covered()), [Span(0, 10)], bad)
+
+    def test_what_is_no_file_or_too_large_for_a_sidecar_is_thrown_away(self) -> None:
+        """It was read to its end, and a device has none."""
+        self.patch(sidecar, "MAX_BYTES", 10_000)
+        for make in (
+            lambda path: os.symlink("/dev/zero", path),
+            os.mkfifo,
+            lambda path: self.put_cover(b"+ 1 2\n" * 10_000),
+        ):
+            self.create()
+            os.unlink(self.base + ".cover")
+            make(self.base + ".cover")
+            self.assertIsNone(self.reopened())
+            self.assertEqual(os.listdir(self.directory), [])
+
+    def test_of_very_many_spans_the_short_ones_are_fetched_again(self) -> None:
+        """A request for each of a hundred thousand gaps would never end."""
+        self.patch(sidecar, "MAX_CRUMBS", 4)
+        self.patch(sidecar, "CRUMB", 20)
+        self.create()
+        first = self.cover()
+        spans = [(0, 1), (2, 3), (10, 40), (50, 51), (60, 80)]
+        lines = [b"+ %d %d\n" % span for span in spans]
+        for count, left in ((4, spans[:4]), (5, [(10, 40), (60, 80)])):
+            self.put_cover(first + b"".join(lines[:count]))
+            found = self.reopened()
+            assert found is not None
+            self.assertEqual([(each.start, each.end) for each in found.covered()], left)
+            found.close()
 
     def test_spans_are_cut_at_the_blobs_end(self) -> None:
         self.create()

@@ -11,6 +11,7 @@ from typing import Optional
 
 from attrs import asdict, frozen
 
+from yukari.config.files import read_file
 from yukari.names import Digest
 from yukari.s3.body import FileBody
 from yukari.s3.client import S3Client
@@ -35,6 +36,10 @@ def part_size(size: int) -> int:
     mib = 1024 * 1024
     least = -(-size // MOST_PARTS)
     return max(SMALL, -(-least // mib) * mib)
+
+
+LARGEST_NOTE = 64 * 1024
+"""Bytes of a note."""
 
 
 @frozen
@@ -88,8 +93,7 @@ class Note:
     def read(cls, path: str) -> Note:
         """Read a note; an empty one if there is none that can be read. Blocks."""
         try:
-            with open(path, "rb") as file:
-                found = json.loads(file.read(65536))
+            found = json.loads(read_file(path, LARGEST_NOTE))
             read = cls(
                 str(found["media_type"]),
                 str(found["upload_id"]),

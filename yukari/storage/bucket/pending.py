@@ -22,7 +22,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.manifest import AnyManifest, Variant, parse_manifest
+from yukari.config.files import read_file
+from yukari.manifest import MAX_BYTES, AnyManifest, Variant, parse_manifest
 from yukari.names import Digest, Reference, Repository, parse_reference
 from yukari.s3.errors import S3Error
 from yukari.storage.disk.atomic import remove, replace_file
@@ -35,6 +36,8 @@ MOST = 1000
 Manifests that may wait, and `MOST_BYTES` of them together. Beyond that the oldest is dropped, and
 fetched from upstream again.
 """
+HEADER = 4096
+"""Bytes of the line before a manifest in its file, at most."""
 AGAIN = (1.0, 30.0)
 """Seconds between two tries, doubling from the first to the second."""
 
@@ -88,8 +91,8 @@ class PendingManifests:
         found = []
         for entry in os.scandir(self.directory):
             try:
-                with open(entry.path, "rb") as file:
-                    found.append((entry.stat().st_mtime, *decode(file.read())))
+                content = read_file(entry.path, MAX_BYTES + HEADER)
+                found.append((entry.stat().st_mtime, *decode(content)))
             except (OSError, ValueError) as error:
                 log.warn("{path} is thrown away: {error}", path=entry.path, error=str(error))
                 remove(entry.path)

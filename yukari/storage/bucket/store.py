@@ -35,6 +35,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.config.files import read_file
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
@@ -331,9 +332,8 @@ class BucketStore(DiskWork):
         """The name of the daemon that owns this directory, for the others of its bucket."""
         path = os.path.join(self.spool_dir, "name")
         try:
-            with open(path, encoding="ascii", errors="replace") as file:
-                name = file.read(64).strip()
-        except FileNotFoundError:
+            name = read_file(path, 64).decode("ascii").strip()
+        except (FileNotFoundError, ValueError):
             name = ""
         if not name:
             name = token_hex(8)

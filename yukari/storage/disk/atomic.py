@@ -11,9 +11,12 @@ import itertools
 import os
 from contextlib import suppress
 
+from twisted.logger import Logger
+
 from yukari.storage.disk.tolerance import link, set_times, sync_directory, sync_file
 
 _count = itertools.count()
+_log = Logger()
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Answers which mean that there is no such file."""
@@ -47,6 +50,13 @@ def make_directories(path: str, *, durable: bool = True) -> None:
         return
     if durable:
         sync_directory(above)
+
+
+def set_aside(path: str) -> None:
+    """Rename what is in the way of a file or a directory of ours, and say so; OSError."""
+    kept = next(each for at in itertools.count(1) if not os.path.lexists(each := f"{path}.bad{at}"))
+    os.rename(path, kept)
+    _log.warn("{path} is unusable: set aside as {kept}", path=path, kept=kept)
 
 
 def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Optional
 from attrs import define
 from twisted.internet.defer import Deferred
 
-from yukari.manifest import InvalidManifest, Manifest, parse_manifest
+from yukari.config.files import read_file
+from yukari.manifest import MAX_BYTES, Manifest, parse_manifest
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, replace_file, temporary
 from yukari.storage.disk.copies import DiskCopies, keep_in
@@ -115,11 +116,13 @@ class DirectoryInventory:
     # in a disk thread
 
     def _load(self, name: str) -> Optional[tuple[bytes, str]]:
+        path = os.path.join(self._own, name)
         try:
-            with open(os.path.join(self._own, name), "rb") as file:
-                return file.read(MAX_DOCUMENT), ""
+            return read_file(path, MAX_DOCUMENT), ""
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error), path) from None
 
     def _remove_tag(self, name: Repository, tag: Tag) -> None:
         layout = self._files.layout
@@ -157,11 +160,10 @@ class DirectoryInventory:
         except OSError:
             digests = []
         try:
-            with open(path, "rb") as file:
-                manifest = parse_manifest(file.read())
+            manifest = parse_manifest(read_file(path, MAX_BYTES))
         except FileNotFoundError:
             return {digest for digest in digests if digest is not None}
-        except InvalidManifest as error:
+        except ValueError as error:
             raise OSError(errno.EINVAL, f"no manifest: {error}", path) from None
         named = {manifest.digest, *(digest for digest in digests if digest is not None)}
         if isinstance(manifest, Manifest):
@@ -174,15 +176,12 @@ class DirectoryInventory:
     def _named_by_blob(self, digest: Digest) -> set[Digest]:
         path = self._files.layout.blob(digest)
         try:
-            if os.stat(path).st_size > MAX_CHILD:
-                return set()
-            with open(path, "rb") as file:
-                found = parse_manifest(file.read())
+            found = parse_manifest(read_file(path, MAX_CHILD))
         except OSError as error:
             if error.errno in FAULTS:
                 raise
             return set()
-        except InvalidManifest:
+        except ValueError:
             return set()
         if isinstance(found, Manifest):
             return {blob.digest for blob in found.blobs}

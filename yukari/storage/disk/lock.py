@@ -12,12 +12,14 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from typing import Any, Optional
 
 from attrs import define, field
 from twisted.logger import Logger
 
+from yukari.storage.disk.atomic import set_aside
 from yukari.storage.disk.tolerance import REFUSED
 from yukari.storage.ports import StoreUnusable
 
@@ -56,6 +58,8 @@ class DirectoryLock:
             if inode in _held:
                 raise _Taken
             locked = self._lock(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY), lockf=False)
+            if _is_in_the_way(self.file):
+                set_aside(self.file)
             number = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
             if not self._lock(number, lockf=True) and not locked:
                 self._record_process()
@@ -153,6 +157,14 @@ class DirectoryLock:
         if isinstance(found, dict):
             return f" (process {found.get('pid')} on {found.get('machine')}; see {self.file})"
         return f" (process {found})" if isinstance(found, int) else ""
+
+
+def _is_in_the_way(path: str) -> bool:
+    """Whether there is something that is no file, such as a directory."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        return error.errno == errno.ELOOP
 
 
 def _inode_of(path: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from typing import Optional
 from attrs import define, field
 from twisted.logger import Logger
 
+from yukari.config.files import read_file
 from yukari.manifest import MAX_BYTES
 from yukari.names import DEFAULT, Digest, InvalidName, Repository
 from yukari.storage.disk.atomic import FAULTS
@@ -84,10 +85,9 @@ class Migration:
         """Make one file a blob, if it is what its name says."""
         try:
             digest = Digest.parse(os.path.basename(path))
-            with open(path, "rb") as file:
-                body = file.read(MAX_BYTES + 1)
-        except InvalidName:
-            return
+            body = read_file(path, MAX_BYTES)
+        except ValueError:
+            return  # It has another name, or is something else than a file.
         except OSError as error:
             if error.errno in FAULTS:
                 raise

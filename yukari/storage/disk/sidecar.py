@@ -14,6 +14,16 @@ _COVERED = re.compile(rb"\+ ([0-9]{1,19}) ([0-9]{1,19})")
 _REPOSITORY = re.compile(rb"r ([!-~]{1,500})")
 
 
+MAX_BYTES = 16 * 1024 * 1024
+"""No sidecar is larger: it is rewritten long before."""
+MAX_CRUMBS = 1000
+CRUMB = 4096
+"""
+Of more spans than `MAX_CRUMBS`, those shorter than so many bytes count as missing: to fetch them
+again is cheaper than a request for each gap between them.
+"""
+
+
 class Damaged(Exception):
     """A sidecar that tells nothing; the text says why."""
 
@@ -61,4 +71,9 @@ def decode(text: bytes, digest: Digest) -> tuple[int, list[Repository], SpanSet]
                 repositories.append(name)
         else:
             break
+    if len(spans := list(cover)) > MAX_CRUMBS:
+        cover = SpanSet()
+        for span in spans:
+            if len(span) >= CRUMB:
+                cover.add(span.start, span.end)
     return size, repositories, cover

@@ -143,12 +143,10 @@ class SpoolFile:
                 found = os.fstat(number)
             number = os.open(base + COVER, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                text = bytearray()
-                while piece := os.read(number, 1 << 20):
-                    text += piece
+                text = _read_sidecar(number)
             finally:
                 os.close(number)
-            size, repositories, cover = sidecar.decode(bytes(text), digest)
+            size, repositories, cover = sidecar.decode(text, digest)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:
                 raise sidecar.Damaged(f"{found.st_size} bytes of data: expected {size}")
             made = cls(base, digest, size, tuple(repositories), data, cover)
@@ -330,6 +328,18 @@ class SpoolFile:
 
 
 SpoolKind = TypeVar("SpoolKind", bound=SpoolFile)
+
+
+def _read_sidecar(number: int) -> bytes:
+    """Return the whole of an open sidecar; `Damaged` if it is no file, or too large for one."""
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        raise sidecar.Damaged("the text beside it is no file")
+    text = bytearray()
+    while piece := os.read(number, 1 << 20):
+        text += piece
+        if len(text) > sidecar.MAX_BYTES:
+            raise sidecar.Damaged(f"the text beside it has more than {sidecar.MAX_BYTES} bytes")
+    return bytes(text)
 
 
 def digests_in(directory: str) -> list[Digest]:

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace
 from yukari.names import Digest, Repository
-from yukari.storage.disk.atomic import make_directories, remove
+from yukari.storage.disk.atomic import make_directories, remove, set_aside
 from yukari.storage.disk.lock import DirectoryLock
 from yukari.storage.disk.space import Reservation, Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms
@@ -38,7 +38,11 @@ class OwnedDirectories:
     def take(self) -> None:
         """Make what is missing and own it; OSError, `StoreUnusable`."""
         try:
+            ours = {os.path.dirname(lock.file) for lock in self.locks}
             for directory in self.directories:
+                is_ours = os.path.dirname(directory) in ours
+                if is_ours and os.path.lexists(directory) and not os.path.isdir(directory):
+                    set_aside(directory)
                 make_directories(directory)
             for lock in self.locks:
                 lock.take()
