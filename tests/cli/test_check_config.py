@@ -41,6 +41,7 @@ class CheckConfigTests(ProcessCase):
             ran = await self.run_yukari(*verb, f"--admin-auth-file={self.path}")
             self.assertEqual((ran.status, ran.err.count(b"\n")), (1, 1))
             self.assertIn("line 1: expected USER:HASH", ran.text)
+            self.assertEqual(ran.text.count("expected"), 1)
 
     async def test_daemon_and_check_refuse_a_wrong_file_by_the_same_lines(self) -> None:
         Path(self.path).write_text("grce = 1\ngrace = 2\n")

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.authority import Authority
 from tests.processes import CHECKOUT
 from yukari.config.config_file import ConfigFile
+from yukari.config.hours import DailyRate
 from yukari.config.in_force import in_force, quoted
 from yukari.config.keys import SigningKey
 from yukari.config.listen import Bind
@@ -99,7 +100,14 @@ class ValueTests(FileCase):
             "spool_max = 1.5\n"
             "revalidate_after = 0\n"
             "offline = true\n"
+            'upstream_rate = ["off", "08:00-18:00 20Mbit/s"]\n'
+            "[registries.lab]\n"
+            'url = "http://lab"\n'
+            'rate = ["5MB/s", "22:00-06:00 off"]\n'
         )
+        self.assertEqual(found.upstream_rate, DailyRate.parse("off, 08:00-18:00 20Mbit/s"))
+        lab = next(each for each in found.registries if each.name == "lab")
+        self.assertEqual(lab.rate, DailyRate.parse("5MB/s,22:00-06:00 off"))
         self.assertEqual([bind.text for bind in found.bind], [":1", "127.0.0.1:2"])
         self.assertEqual(found.admin_bind, (Bind.parse(":3"), Bind.parse(":4")))
         self.assertEqual(found.allow, Networks.parse("10.0.0.0/8,unix"))

@@ -409,6 +409,32 @@ class DirectoryTests(SynchronousTestCase):
 
 
 class BindTests(SynchronousTestCase):
+    def test_two_places_of_which_one_can_be_had_are_an_error(self) -> None:
+        """The daemon ended at its start, after ``check-config`` had found nothing wrong."""
+        for bind, admin_bind in (
+            (":9200", ":9200"),
+            (":9200", "127.0.0.1:9200"),
+            ("[::1]:9200", ":9200"),
+            ("tcp:9200", ":9200"),
+            ("127.0.0.1:9200", "tcp:9200:interface=127.0.0.1"),
+            ("unix:/run/yukari.sock", "unix:/run/yukari.sock"),
+            (":1 :9200", ":2 [::1]:9200"),
+        ):
+            flags = {"bind": bind.split(), "admin-bind": admin_bind.split()}
+            error = self.assertRaises(SettingError, Settings.read, flags, HOME)
+            self.assertRegex(str(error), "^--admin-bind '.*': expected a place of its own: this")
+        for bind, admin_bind in (
+            (":0", ":0"),
+            (":9200", ":9201"),
+            ("127.0.0.1:9200", "127.0.0.2:9200"),
+            ("127.0.0.1:9200", "[::1]:9200"),
+            ("unix:/run/a.sock", "unix:/run/b.sock"),
+        ):
+            flags = {"bind": bind.split(), "admin-bind": admin_bind.split()}
+            self.assertEqual(len(Settings.read(flags, HOME).admin_bind), 1)
+        error = self.assertRaises(SettingError, Settings.read, {"bind": [":1", ":1"]}, HOME)
+        self.assertIn("--bind", str(error))
+
     def test_addresses_to_listen_on_become_endpoints(self) -> None:
         for text, descriptions in {
             ":9200": (

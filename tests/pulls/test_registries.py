@@ -199,6 +199,7 @@ class DirectoryTests(RegistriesCase):
         management = daemon.service.parts.management
         await management.index.look()
         await management.collector.collect()
+        self.assertEqual((await management.totals()).unneeded, 0)
         daemon = await self.restarted(daemon, registries, offline="1")  # type: ignore[arg-type]
         await self.assert_right(registries, daemon)
 
@@ -495,6 +496,9 @@ class VerbsTests(VerbsCase):
         for name in ("huggingface.co/her/m", "hf--her/m", "HF.co/her/m"):
             self.assertIn(theirs, await self.run_verb(daemon, "pin", name))
         self.assertIn("quay.io", await self.run_verb(daemon, "pull", "quay.io/her/m", status=1))
+        for beginning in ("hf.co/h", "hf--h", "HF--her/m"):
+            self.assertIn(theirs, await self.run_verb(daemon, "ls", beginning))
+        self.assertEqual(await self.run_verb(daemon, "outdated"), "")
         shown = json.loads(await self.run_verb(daemon, "show", "--json", theirs))
         self.assertEqual((shown["registry"], shown["pinned"]["by"]), ("hf.co", "admin"))
 

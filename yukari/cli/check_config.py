@@ -41,6 +41,8 @@ def _check_users(path: str) -> None:
     """Raise `SettingError` for a file that the daemon could not read its admins from."""
     try:
         parse(read_file(path, MOST_BYTES))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError("ADMIN_AUTH_FILE", path, f"expected a file of users: {reason}") from None
+    except OSError as error:
+        expected = f"expected a file of users: {error.strerror}"
+        raise SettingError("ADMIN_AUTH_FILE", path, expected) from None
+    except ValueError as error:
+        raise SettingError("ADMIN_AUTH_FILE", path, str(error)) from None

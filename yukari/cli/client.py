@@ -19,6 +19,8 @@ DEFAULT = "http://localhost:9200"
 WITHIN = 300.0
 """Seconds of silence after which the cache is given up."""
 MAX_REPLY = 64 * 1024 * 1024
+IS_IT_ONE = "is this a Yukari?"
+"""Ends the errors of a host that does not answer as a cache does."""
 
 
 class CacheError(Exception):
@@ -63,7 +65,7 @@ class Cache:
         try:
             return json.loads(text) if text.strip() else None
         except ValueError:
-            raise CacheError(f"{self.url}{path}: not JSON: is this a Yukari?") from None
+            raise CacheError(f"{self.url}{path}: not JSON: {IS_IT_ONE}") from None
 
     def lines(
         self, method: str, path: str, body: Optional[dict[str, Any]] = None
@@ -77,7 +79,9 @@ class Cache:
                 try:
                     found = json.loads(line)
                 except ValueError:
-                    raise CacheError(f"{self.url}{path}: not JSON: {line[:80]!r}") from None
+                    found = None
+                if not isinstance(found, dict):
+                    raise CacheError(f"{self.url}{path}: not an object of JSON: {IS_IT_ONE}")
                 if "error" in found:
                     raise CacheError(str(found["error"]))
                 yield found
@@ -126,11 +130,10 @@ class Cache:
         except (OSError, HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from None
-        if response.status >= 400:
-            text = self._read(response, 64 * 1024)
-            raise CacheError(
-                _message(text) or f"{response.status} {response.reason}", response.status
-            )
+        if response.status >= 300:
+            message = _message(self._read(response, 64 * 1024))
+            said = f"{self.url}{path}: {response.status} {response.reason}: {IS_IT_ONE}"
+            raise CacheError(message or said, response.status)
         return response
 
     def _refused(self, connection: HTTPConnection) -> HTTPResponse:
@@ -171,11 +174,11 @@ class Cache:
 
 
 def _message(body: bytes) -> str:
-    """The message of an error, Ollama's way or a registry's."""
+    """Return the message of an error, Ollama's way or a registry's; "" if it is in neither."""
     try:
         found = json.loads(body)
         if isinstance(found.get("errors"), list):
             return str(found["errors"][0]["message"])
         return str(found["error"])
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return body.decode("utf-8", "replace").strip()[:200]
+        return ""

@@ -105,6 +105,7 @@ _SHOWN = (
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
     """List the models that are stored, or those whose names begin with PREFIX."""
     column = _SORTS[sort]
+    prefix = _as_shown(cache, prefix)
     if as_json:
         models: Iterable[dict[str, Any]]
         models = (each for each in cache.models() if each["name"].startswith(prefix))
@@ -126,6 +127,18 @@ def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
         for name, digest, count, at, pulls, *marks in rows
     ]
     table(shown_rows, "NAME", "ID", "SIZE", "PULLED", "PULLS", "")
+
+
+def _as_shown(cache: Cache, name: str) -> str:
+    """Return the beginning of a name as models are listed: ``hf.co/u`` for ``hf--u``."""
+    if "--" not in name:
+        return name
+    status = cache.ask("GET", "/status")
+    for each in (status["upstream"], *status["other_upstreams"]):
+        if each["prefix"] is not None and name.lower().startswith(each["prefix"]):
+            host = "" if each is status["upstream"] else f"{each['registry']}/"
+            return host + name[len(each["prefix"]) :]
+    return name
 
 
 def _remarks(marks: list[Any]) -> str:

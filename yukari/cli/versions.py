@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import click
@@ -15,7 +15,7 @@ from yukari.cli.output import Progress, size, total_of
 from yukari.cli.store import fail, model_argument, talks
 
 ASKED_TOGETHER = 4
-"""Models that a cache is asked about, or warmed with, at the same time."""
+"""Models of a registry that a cache is asked about, or warmed with, at the same time."""
 
 
 @click.command()
@@ -23,32 +23,52 @@ ASKED_TOGETHER = 4
 @talks(trouble=2)
 def outdated(cache: Cache, as_json: bool) -> None:
     """List the stored models of which upstream has a newer version, or none any more."""
-    names = [each["name"] for each in cache.models("name", "tag")]
+    by_registry: dict[str, list[str]] = {}
+    for each in cache.models("name", "repository"):
+        registry = each["repository"].rpartition("/")[0].rpartition("/")[0]
+        by_registry.setdefault(registry, []).append(each["name"])
     found = False
-    with ThreadPoolExecutor(ASKED_TOGETHER) as pool:
-        for name, state in zip(names, pool.map(lambda name: _compared(cache, name), names)):
-            if state["state"] in ("same", "own"):
-                continue
-            found = True
-            if as_json:
-                click.echo(json.dumps({"name": name, **state}))
-            else:
-                fetched = sum(
-                    each["size"]
-                    for each in state.get("layers", [])
-                    if each["change"] == "added" and not each["here"]
-                )
-                said = {"gone": "gone upstream", "newer": f"newer upstream, {size(fetched)}"}
-                click.echo(f"{name}: {said.get(state['state'], state['state'])}")
+    with ThreadPoolExecutor(max(1, len(by_registry))) as pool:
+        asked = [pool.submit(_compare_all, cache, names) for names in by_registry.values()]
+        for states in as_completed(asked):
+            for name, state in states.result().items():
+                if state["state"] not in ("same", "own"):
+                    found = True
+                    _print_outdated(name, state, as_json)
     sys.exit(1 if found else 0)
 
 
-def _compared(cache: Cache, name: str) -> dict[str, Any]:
-    try:
-        compared: dict[str, Any] = cache.ask("POST", "/store/compare", {"model": name})
-        return compared
-    except CacheError as error:
-        return {"state": f"not checked: {error}"}
+def _print_outdated(name: str, state: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"name": name, **state}))
+        return
+    fetched = sum(
+        each["size"]
+        for each in state.get("layers", [])
+        if each["change"] == "added" and not each["here"]
+    )
+    said = {"gone": "gone upstream", "newer": f"newer upstream, {size(fetched)}"}
+    click.echo(f"{name}: {said.get(state['state'], state['state'])}")
+
+
+def _compare_all(cache: Cache, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Compare the models of one registry, which is not asked again once it has not answered."""
+    silent: list[dict[str, Any]] = []
+
+    def compare(name: str) -> dict[str, Any]:
+        if silent:
+            return silent[0]
+        try:
+            compared: dict[str, Any] = cache.ask("POST", "/store/compare", {"model": name})
+            return compared
+        except CacheError as error:
+            state = {"state": f"not checked: {error}"}
+            if error.status == 504:
+                silent.append(state)
+            return state
+
+    with ThreadPoolExecutor(ASKED_TOGETHER) as pool:
+        return dict(zip(names, pool.map(compare, names)))
 
 
 @click.command()

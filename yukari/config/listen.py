@@ -78,6 +78,22 @@ class Bind:
             raise InvalidSetting("expected a host name or an address before the port; IPv6 in [ ]")
         return cls(text, (f"{tcp}:interface={quoteStringArgument(host)}",))
 
+    def overlaps(self, other: Bind) -> bool:
+        """Whether both cannot listen: they are the same place, or one of them is ``:PORT``."""
+        (port, address), (others_port, others_address) = self._place, other._place
+        has_all = self.text.startswith(":") or other.text.startswith(":")
+        return port == others_port != "0" and (has_all or address == others_address)
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        """The port and the address; of what is no port of IP the whole, and no address."""
+        kind, *parts = re.split(r"(?<!\\):", self.descriptions[0])
+        if kind not in _PARAMETERS:
+            return self.descriptions[0], ""
+        said = dict(zip(_PARAMETERS[kind], (part for part in parts if "=" not in part)))
+        said.update((name, value) for name, _, value in (part.partition("=") for part in parts))
+        return said["port"], said.get("interface", "").replace("\\", "")
+
 
 def _whole(description: str) -> tuple[str, ...]:
     """Return the endpoint with our backlog and all interfaces, unless it names them."""

@@ -95,7 +95,8 @@ def _value(row: Setting, text: str) -> str:
     if row.switch:
         return "true" if row.parse(text) else "false"
     if row.commas or row.several:
-        return f"[{', '.join(map(quoted, text.split(',' if row.commas else None)))}]"
+        parts = text.split("," if row.commas else None)
+        return f"[{', '.join(quoted(part.strip()) for part in parts)}]"
     return quoted(text)
 
 

@@ -176,7 +176,8 @@ class RegistrySettings:
         DailyRate.parse,
         "How fast blobs may come from it. Written as ``UPSTREAM_RATE``.",
         default_shown="a share of ``UPSTREAM_RATE``",
-        example="50MB/s",
+        commas=True,
+        example="off, 08:00-18:00 50Mbit/s",
     )
     connections: int | None = _key(
         parse_connections,

@@ -74,6 +74,11 @@ class RegistryNames:
         """Return the host of a registry."""
         return registry.removesuffix(AS_LLAMA_CPP) or self.default_host
 
+    def prefix_of(self, registry: str) -> Optional[str]:
+        """Return what a namespace begins with if a registry is meant, None for nothing."""
+        found = (prefix for prefix, meant in self.prefixes.items() if meant == registry)
+        return next(found, None)
+
     def for_agent(self, name: Repository, user_agent: str) -> Repository:
         """Return what a client of this User-Agent means by a name."""
         other = self.as_llama_cpp.get(name.registry)
@@ -89,10 +94,8 @@ class RegistryNames:
         """
         if name.registry == DEFAULT:
             return name.path
-        for prefix, registry in self.prefixes.items():
-            if registry == name.host:
-                return f"{prefix}{name.path}"
-        return str(name)
+        prefix = self.prefix_of(name.host)
+        return str(name) if prefix is None else f"{prefix}{name.path}"
 
     def repository(self, namespace: str, model: str, registry: str = DEFAULT) -> Repository:
         """

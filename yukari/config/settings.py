@@ -22,6 +22,7 @@ from yukari.config.groups.listening import Listening
 from yukari.config.groups.running import Running
 from yukari.config.groups.storing import Storage
 from yukari.config.groups.upstream import Upstream
+from yukari.config.listen import Bind
 from yukari.config.paths import absolute, cache_directory, check_system_roots
 from yukari.config.reading import Sources
 from yukari.config.registries import RegistrySettings
@@ -60,6 +61,7 @@ class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
             reader = RegistryReader(sources, _UPSTREAMS)
             try:
                 _find_directories(values, sources)
+                _check_places(values, sources)
                 check_system_roots(environment)
                 values["registries"] = reader.read(values)
             except SettingError as error:
@@ -81,6 +83,7 @@ SETTINGS: tuple[Setting, ...] = (
 """The declarations, group by group."""
 _IN_FILE = (*(row.name for row in SETTINGS if row.in_file), TABLES)
 _UPSTREAMS = next(row for row in SETTINGS if row.name == "upstreams")
+_BINDS = [row for row in SETTINGS if row.name in ("bind", "admin_bind")]
 _CONFIG = next(row for row in SETTINGS if row.name == "config")
 _TIGRIS_BUCKET = next(row for row in SETTINGS if row.name == "tigris_bucket")
 
@@ -107,3 +110,15 @@ def _find_directories(values: dict[str, Any], sources: Sources) -> None:
     for name in ("admin_auth_file", "config", "spool_dir"):
         if values[name] is not None:
             values[name] = absolute(values[name], environment)
+
+
+def _check_places(values: Mapping[str, Any], sources: Sources) -> None:
+    """Raise `SettingError` for two places to listen of which only one can be had."""
+    taken: list[Bind] = []
+    for row in _BINDS:
+        for bind, (name, text) in zip(values[row.name], sources.given(row)):
+            for other in taken:
+                if bind.overlaps(other):
+                    expected = f"expected a place of its own: this cache listens on {other.text}"
+                    raise SettingError(name, text, expected)
+            taken.append(bind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from yukari.library.catalog_rows import (
@@ -317,6 +317,11 @@ class CatalogReads:
         """Return the blobs that are here and that no version stands on."""
         found = self._db.execute("SELECT digest FROM blobs WHERE needed = 0 AND stored")
         return [digest_of(each) for (each,) in found]
+
+    def unneeded_bytes(self, but: Container[Digest]) -> int:
+        """Return the bytes of the blobs that no version stands on, without some of them."""
+        found = self._db.execute("SELECT digest, size FROM blobs WHERE needed = 0 AND stored")
+        return sum(size for each, size in found if digest_of(each) not in but)
 
     def longest_unverified(
         self, place: str, among: Optional[Mapping[Digest, int]] = None

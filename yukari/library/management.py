@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -14,6 +14,8 @@ from twisted.python.failure import Failure
 
 from yukari.library.bounds import Bounds
 from yukari.library.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog_rows import Totals
 from yukari.library.collector import Collector, Unknown
 from yukari.library.details import Details
 from yukari.library.index import Index
@@ -162,6 +164,22 @@ class Management:
         pulls = SharedPulls(inventory, self.catalog, self._clock)
         self.catalog.noted = pulls.pulled
         return Shared(sweep, pulls)
+
+    async def totals(self) -> Totals:
+        """
+        Return how much is held, and for what. `CatalogUnusable`.
+
+        What models of registries stand on that are mirrored no more is needed, too.
+        """
+        totals = await self.catalog.run(CatalogFile.totals)
+        if not totals.unneeded:
+            return totals
+        try:
+            elsewhere = await self._store.inventory.named_elsewhere()
+            unneeded = await self.catalog.run(CatalogFile.unneeded_bytes, elsewhere)
+        except OSError:
+            unneeded = 0  # Nothing would be removed.
+        return evolve(totals, unneeded=unneeded)
 
     def start(self) -> None:
         """Look through the store, keep it within its bounds, and read it again."""

@@ -17,7 +17,6 @@ from yukari import __version__
 from yukari.config.registry_names import RegistryNames
 from yukari.library.bounds import RoomUsage
 from yukari.library.catalog import CatalogUnusable
-from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Totals
 from yukari.library.management import Management
 from yukari.library.recent_errors import RecentErrors, Trouble
@@ -41,6 +40,8 @@ class UpstreamStatus:
 
     registry: str
     """Its host."""
+    prefix: Optional[str]
+    """What a namespace begins with if it is meant, such as ``hf--``; None for nothing."""
     offline: bool
     """Whether it is never asked, as OFFLINE says."""
     reachable: bool
@@ -158,6 +159,7 @@ class StatusReader:
         fills = [each for each in library.fills.values() if each.name.host == registry]
         return UpstreamStatus(
             self._registries.host_of(registry),
+            self._registries.prefix_of(registry),
             self._offline,
             state.reachable,
             state.error,
@@ -185,7 +187,7 @@ class StatusReader:
     async def _count(self) -> Totals:
         now = self._clock.seconds()
         if self._totals is None or now - self._totals[0] > TOTALS_LAST:
-            self._totals = now, await self._management.catalog.run(CatalogFile.totals)
+            self._totals = now, await self._management.totals()
         return self._totals[1]
 
     async def read(self) -> Status:

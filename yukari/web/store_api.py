@@ -25,7 +25,7 @@ from twisted.web.server import Request
 from yukari.errors import RegistryError
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_reads import LISTED
-from yukari.library.catalog_rows import Entry, Totals, Version
+from yukari.library.catalog_rows import Entry, Version
 from yukari.library.management import Management
 from yukari.library.shown_names import ShownNames, Wanted
 from yukari.manifest import Manifest
@@ -120,7 +120,7 @@ class StoreApi:
     async def _usage(self, request: Request, _: Body) -> None:
         management = self._management
         await management.index.settled()
-        totals: Totals = await management.catalog.run(CatalogFile.totals)
+        totals = await management.totals()
         usage = await management.collector.usage()
         reply_json(
             request,

@@ -90,7 +90,8 @@ class Upstream:
         " a blob, old releases for 64) and for each connection for one blob: with less, old"
         " releases, which wait 5 s for a byte, give parts up and ask again.",
         default_shown="as fast as they come",
-        example="200MB/s",
+        commas=True,
+        example="off, 08:00-18:00 20Mbit/s",
     )
     """None for no bound at any hour."""
     offline: bool = declare(
