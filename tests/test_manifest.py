@@ -188,7 +188,7 @@ class ManifestTests(SynchronousTestCase):
             (body(layers=[{**LAYER, "size": [1]}]), "layer 0: size a list"),
             (body(config="x"), "config: expected an object"),
             (body(config={"digest": 1}), "config: expected a digest"),
-            (body(mediaType="a\r\nb"), "mediaType: expected printable text"),
+            (body(mediaType=1), "mediaType: expected text"),
             (b" " * (MAX_BYTES + 1), "expected at most"),
         ):
             error = self.assertRaises(InvalidManifest, parse_manifest, sent)

@@ -231,10 +231,12 @@ def _shown(found: Any) -> str:
 
 
 def _media_type(where: str, content: dict[str, Any], default: str) -> str:
+    """The media type; the ``default`` for one that no header can have, which nobody looks at."""
     named = content.get("mediaType") or default
-    if not isinstance(named, str) or not named.isascii() or not named.isprintable():
-        raise InvalidManifest(f"{where}: expected printable text")
-    return sys.intern(named)  # Thousands of layers have the same.
+    if not isinstance(named, str):
+        raise InvalidManifest(f"{where}: expected text")
+    # Thousands of layers have the same.
+    return sys.intern(named) if named.isascii() and named.isprintable() else default
 
 
 def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[Descriptor]]:

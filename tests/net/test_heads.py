@@ -107,6 +107,26 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(asked).code, 204)
         self.assertEqual(len(self.host.wires), 1)
 
+    def test_one_line_may_be_as_long_as_all_may_be(self) -> None:
+        """A policy or a cookie of 20 KB closed the connection without a word."""
+        for length in (16_384, 20_000, 60_000):
+            asked = self.ask()
+            self.send(b"HTTP/1.1 204 X\r\nX: %b\r\n\r\n" % (b"x" * length), piece=1000)
+            self.assertEqual(self.successResultOf(asked).code, 204)
+
+    def test_odd_header_counts_as_none_and_spaces_behind_a_size_as_nothing(self) -> None:
+        """As Go reads them: such a reply is no reason to refuse a model."""
+        asked = self.ask()
+        self.send(
+            b"HTTP/1.1 200 X\r\nX A: 1\r\nB: 2\r\nTransfer-Encoding: chunked\r\n\r\n", piece=9
+        )
+        response = self.successResultOf(asked)
+        self.assertEqual(response.headers.getRawHeaders(b"b"), [b"2"])
+        collector = Collector(10)
+        response.deliverBody(collector)
+        self.send(b"0003  \r\nabc\r\n2\t \r\nde\r\n0 \r\n\r\n", piece=3)
+        self.assertEqual(self.successResultOf(collector.done), b"abcde")
+
     def test_lines_may_end_in_a_newline_alone(self) -> None:
         asked = self.ask()
         self.send(b"HTTP/1.1 103 X\n\nHTTP/1.1 200 X\nContent-Length: 0\n\n")

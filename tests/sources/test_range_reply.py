@@ -11,8 +11,10 @@ from yukari.sources.range_reply import (
     ContentRange,
     WrongSize,
     check_encoding,
+    is_part,
     span_of_part,
     span_of_whole,
+    total_of,
 )
 from yukari.spans import Span
 
@@ -94,6 +96,32 @@ class Replies(SynchronousTestCase):
             check_encoding(label, 100, 100)
             for length in (None, 70):
                 self.assertRaises(SourceFailed, check_encoding, label, length, 100)
+
+    def test_part_of_the_right_total_is_taken_for_what_it_is_whatever_its_label(self) -> None:
+        check_encoding("gzip", None, 100, total_of("bytes 0-99/1000") == 1000)
+        for content_range in ("bytes 0-99/999", "bytes 0-99/*", ""):
+            is_right = total_of(content_range) == 1000
+            self.assertRaises(SourceFailed, check_encoding, "gzip", None, 100, is_right)
+
+    def test_part_may_have_the_status_of_a_whole(self) -> None:
+        """Ollama looks at the length alone; such a blob was taken for one of another size."""
+        asked = Span(100, 200)
+        for content_range, length, expected in (
+            ("bytes 100-199/1000", 100, True),
+            ("bytes 100-199/1000", None, True),
+            ("bytes 100-149/1000", 50, True),
+            ("", 100, True),
+            ("odd", 100, True),
+            ("", 99, False),
+            ("", None, False),
+            ("", SIZE, False),
+            ("bytes 0-999/1000", SIZE, False),
+            ("bytes 0-999/1000", None, False),
+            ("bytes 300-399/1000", 100, False),
+        ):
+            found = is_part(content_range, asked, SIZE, length)
+            self.assertEqual(found, expected, (content_range, length))
+        self.assertFalse(is_part("bytes 0-999/1000", Span(0, SIZE), SIZE, None))
 
     def test_another_size_is_told_apart_from_another_part(self) -> None:
         error = self.assertRaises(WrongSize, span_of_part, "bytes 0-9/999", Span(0, 10), SIZE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ from yukari.net.http import HOPS
 from yukari.net.tunnel import ProxyFailed
 from yukari.sources import bodies
 from yukari.sources.circuit import FAILURES, REST_FIRST
+from yukari.sources.known_manifests import HEAD_WITHIN, SILENT_HEADS, WITHOUT_HEAD
 from yukari.sources.questions import MAX_OF_ONE
 
 
@@ -83,13 +85,21 @@ class ManifestTests(UpstreamCase):
 
     def test_a_compressed_body_that_cannot_be_read(self) -> None:
         whole = gzip.compress(BODY)
-        for body in (BODY, whole[:-9] + b"x" * 9, whole[:-1], whole + b"x", whole * 2, b""):
+        for body in (whole[:-9] + b"x" * 9, whole[:-1], whole + b"x", whole * 2, b"", b"x"):
             found = self.manifest()
             with capturedLogs() as events:
                 self.internet.last.answer(200, body, content_encoding="gzip")
                 self.clock.advance(BODY_WITHIN)
             self.assertIn(self.refused(found).status, (502, 504))
             self.assertEqual([event for event in events if "log_failure" in event], [])
+
+    def test_body_that_is_none_of_what_its_label_says_is_read_as_it_is(self) -> None:
+        """Ollama reads it so whatever the label says, but for gzip, which its client undoes."""
+        for label in ("br", "deflate", "zstd, gzip", "gzip"):
+            for body in (BODY, b"\r\n " + BODY):
+                found = self.manifest()
+                self.internet.last.answer(200, body, content_encoding=label)
+                self.assertEqual(self.successResultOf(found).body, body)
 
     def test_a_body_that_would_be_huge_is_not_unpacked(self) -> None:
         """By a label once or twice, and beyond the limit by one byte."""
@@ -99,7 +109,7 @@ class ManifestTests(UpstreamCase):
             (gzip.compress(small), "gzip", "more than"),
             (bomb, "x-gzip", "more than"),
             (gzip.compress(bomb, 9), "gzip, gzip", "not asked for"),
-            (BODY, "br", "not asked for"),
+            (b"\x0b\x02\x80{}\x03", "br", "not asked for"),
         ):
             found = self.manifest()
             self.internet.last.answer(200, body, content_encoding=label)
@@ -147,6 +157,39 @@ class ManifestTests(UpstreamCase):
             found = self.manifest()
             self.internet.last.answer(200, BODY)
             self.assertEqual(self.successResultOf(found).body, BODY, how)
+
+    def head(self, model: str = "m") -> Deferred[Any]:
+        """Ask for the digest of a tag."""
+        name = Repository(DEFAULT, "library", model)
+        return self.begin(self.upstream.manifest_digest(name, TAG, "curl/8"))
+
+    def test_head_that_gets_no_reply_is_not_sent_again_for_a_while(self) -> None:
+        """Each check of a tag, and so each pull that waits for one, took half a minute."""
+        for _ in range(2):
+            found = self.head()
+            self.clock.advance(HEAD_WITHIN)
+            self.assertIsNone(self.successResultOf(found))
+            for _ in range(5):
+                before = len(self.internet.exchanges)
+                self.assertIsNone(self.successResultOf(self.head()))
+                self.assertEqual(len(self.internet.exchanges), before)
+            found = self.head("another")
+            self.internet.last.head(200, content_length=0, docker_content_digest=str(DIGEST))
+            self.assertEqual(self.successResultOf(found), DIGEST)
+            self.clock.advance(WITHOUT_HEAD)
+
+    def test_registry_that_answers_no_head_is_sent_few(self) -> None:
+        for number in range(20):
+            found = self.head(f"m{number}")
+            self.clock.advance(HEAD_WITHIN)
+            self.assertIsNone(self.successResultOf(found))
+        self.assertEqual(len(self.internet.exchanges), SILENT_HEADS)
+        self.clock.advance(WITHOUT_HEAD)
+        found = self.head("m0")
+        self.internet.last.head(405, content_length=0)
+        self.assertIsNone(self.successResultOf(found))
+        self.head("m1")
+        self.assertEqual(len(self.internet.exchanges), SILENT_HEADS + 2)
 
     def test_a_head_that_is_given_up_is_not_one_without_a_reply(self) -> None:
         """A daemon that stopped took its own closing for upstream's, and began a GET."""
@@ -448,6 +491,8 @@ class RedirectTests(UpstreamCase):
             ("http://cdn.test:81/a%20b", "cdn.test:81 GET /a%20b"),
             ("/a b?c=d e", "registry.test GET /a%20b?c=d%20e"),
             ("/mod\xc3\xa8le/100%", "registry.test GET /mod%C3%A8le/100%"),
+            ("/a/../../b/./c/..", "registry.test GET /b/"),
+            ("http://cdn.test:/a/../b?c=/../d", "cdn.test GET /b?c=/../d"),
             ('/"<a>|{b}^`\\', "registry.test GET /%22%3Ca%3E%7C%7Bb%7D%5E%60%5C"),
             ("/%C3%A8?X-Sig=a+/=%2B&b=1", "registry.test GET /%C3%A8?X-Sig=a+/=%2B&b=1"),
         ):
@@ -496,12 +541,35 @@ class RedirectTests(UpstreamCase):
             self.assertEqual(self.successResultOf(found).body, BODY)
 
     def test_of_a_refused_redirect_the_host_alone_is_told(self) -> None:
-        for location in ("ftp://her:secret@cdn.test/secret?secret", "http://her:secret@cdn.test/"):
+        found = self.manifest()
+        self.internet.last.answer(307, b"", location="ftp://her:secret@cdn.test/secret?secret")
+        message = self.refused(found).message
+        self.assertIn("://cdn.test'", message)
+        self.assertNotIn("secret", message)
+
+    def test_user_in_a_redirect_is_shown_to_its_host_and_to_no_other(self) -> None:
+        """As Go's client does; a signed URL of Artifactory or WebDAV may have one."""
+        for user, sent in (
+            ("her:secret", b"her:secret"),
+            ("her", b"her:"),
+            (":secret", b":secret"),
+            ("h%40r:s%3Ac%C3%A8", "h@r:s:c\xe8".encode()),
+            ("h@r:se cret", b"h@r:se cret"),
+        ):
+            basic = f"Basic {b64encode(sent).decode()}"
             found = self.manifest()
-            self.internet.last.answer(307, b"", location=location)
-            message = self.refused(found).message
-            self.assertIn("://cdn.test'", message)
-            self.assertNotIn("secret", message)
+            for location, target, authorization in (
+                (f"http://{user}@cdn.test:81/x", "cdn.test:81 GET /x", basic),
+                ("/y", "cdn.test:81 GET /y", basic),
+                ("//other.test/z", "other.test GET /z", None),
+                (f"http://{user}@registry.test/x", "registry.test GET /x", basic),
+                ("http://registry.test/w", "registry.test GET /w", None),
+            ):
+                self.internet.last.answer(307, b"", location=location)
+                self.assertEqual(self.internet.last.target, target)
+                self.assertEqual(self.internet.last.asked[1].get("authorization"), authorization)
+            self.internet.last.answer(200, BODY)
+            self.assertEqual(self.successResultOf(found).body, BODY)
 
     def test_a_ring_of_redirects_ends(self) -> None:
         found = self.manifest()

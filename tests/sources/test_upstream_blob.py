@@ -85,6 +85,25 @@ class BlobTests(BlobCase):
             self.successResultOf(found)
         self.assertEqual(len(self.internet.exchanges), 5)
 
+    def test_user_in_a_redirect_goes_to_its_host_each_time_and_nowhere_else(self) -> None:
+        """Such a redirect was refused, or the password would have been in the log and in /fills."""
+        found = self.fetch()
+        self.internet.last.answer(307, b"", location="http://her:secret@cdn.test/signed")
+        for status in (206, 206, 503, 404):
+            _, headers = self.internet.last.asked
+            self.assertEqual(self.internet.last.target, "cdn.test GET /signed")
+            self.assertEqual(headers["authorization"], "Basic aGVyOnNlY3JldA==")
+            self.assertIn("cdn.test", self.blob.describe())
+            self.assertNotIn("secret", self.blob.describe())
+            self.internet.last.head(status, content_length=100, content_range="bytes 100-199/1000")
+            if status == 206:
+                self.successResultOf(found)
+            else:
+                self.assertNotIn("secret", str(self.failed(found)))
+            self.assertNotIn("secret", str(self.registry.hosts()))
+            found = self.fetch()
+        self.assertNotIn("authorization", self.internet.last.asked[1])
+
     def test_a_request_that_is_taken_back_is_none_that_failed(self) -> None:
         """It counted as one that the host had refused because there were too many."""
         for is_located in (False, True):
@@ -135,17 +154,44 @@ class BlobTests(BlobCase):
             self.internet.last.head(206, content_length=100, content_range=shown)
             self.assertEqual(self.successResultOf(found).span, Span(100, 200), shown)
 
+    def test_part_under_any_status_of_success_is_one(self) -> None:
+        for status in (200, 201, 203, 206, 299):
+            found = self.fetch()
+            self.part_under(status)
+            answer = self.successResultOf(found)
+            self.assertEqual((answer.span, answer.asked), (self.PART, True), status)
+            self.assertTrue(self.blob.ranges)
+
+    def part_under(self, status: int) -> None:
+        """The reply's header to a request for the part, with another status than is usual."""
+        self.internet.last.head(
+            status, content_length=len(self.PART), content_range="bytes 100-199/1000"
+        )
+
     def test_after_replies_of_no_use_the_whole_is_asked_for_once(self) -> None:
         for _ in range(WITHOUT_RANGE_AFTER - 1):
             found = self.fetch()
             self.assertIn("range", self.internet.last.asked[1])
-            self.internet.last.head(206, content_length=70)
+            self.internet.last.head(500, content_length=70)
             self.failed(found)
         found = self.fetch()
         self.assertNotIn("range", self.internet.last.asked[1])
         self.internet.last.head(200, content_length=1000)
         answer = self.successResultOf(found)
         self.assertEqual((answer.span, answer.asked), (Span(0, 1000), False))
+
+    def test_after_a_part_that_does_not_say_which_the_whole_is_asked_for(self) -> None:
+        """By then clients had been told that the blob cannot be had."""
+        for headers in ({"transfer_encoding": "chunked"}, {"content_length": 70}, {}):
+            self.blob = self.upstream.blob(DIGEST, self.SIZE, NAME)
+            for has_range in (True, False, True):
+                found = self.fetch()
+                self.assertEqual("range" in self.internet.last.asked[1], has_range)
+                self.internet.last.head(206, **headers)
+                self.assertTrue(self.failed(found).moved)
+            found = self.fetch()
+            self.internet.last.head(200, transfer_encoding="chunked")
+            self.assertEqual(self.successResultOf(found).span, Span(0, 1000))
 
     def test_a_part_of_a_blob_of_unknown_size_will_do(self) -> None:
         found = self.fetch()

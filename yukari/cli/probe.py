@@ -35,7 +35,7 @@ from yukari.names import DEFAULT, Digest, InvalidName, Reference, Repository, pa
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, content_encoding, discard
 from yukari.net.handshake import shake_hands
-from yukari.net.http import header, why, within
+from yukari.net.http import header, place_in, why, within
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import BorrowedKey
 from yukari.sources.range_reply import WrongSize, check_encoding, span_of_part, span_of_whole
@@ -294,7 +294,7 @@ class Probe:
             raise Wrong(refused.error.message, _advice(refused.error)) from None
         except SourceFailed as failed:
             _fail_blob(str(failed))
-        host = urlsplit(at).netloc.rpartition("@")[2]
+        host = place_in(at)
         where = "at the registry itself" if host == registry.host else f"at {host}"
         if response.code not in (200, 206):
             discard(response, self._reactor)

@@ -40,6 +40,7 @@ class BadEncoding(Exception):
     """A body has a Content-Encoding that it was not asked for with, or that is broken."""
 
 
+_JSON = (b"{", b"[")
 _GZIP = ("gzip", "x-gzip")
 _COMPRESSIONS = frozenset({*_GZIP, "deflate", "br", "zstd", "compress", "x-compress"})
 """The Content-Encodings of compressed bytes; any other is a mere label."""
@@ -65,11 +66,11 @@ def decoded(body: bytes, label: str, limit: int) -> bytes:
     Return a body without its Content-Encoding ``label``; `BadEncoding`, `TooLarge`.
 
     Nothing but ``identity`` is ever asked for. Some send gzip all the same, which is undone once,
-    up to ``limit`` bytes.
+    up to ``limit`` bytes. JSON is JSON, whatever its label.
     """
     compressions = _compressions(label)
-    if not compressions:
-        return body
+    if not compressions or body[:1000].lstrip().startswith(_JSON):
+        return body  # No compression begins so.
     if len(compressions) > 1 or compressions[0] not in _GZIP:
         raise BadEncoding(f"Content-Encoding {label[:40]!a}, which was not asked for")
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)

@@ -9,6 +9,7 @@ Twisted bounds the length of one line alone: an upstream that never stops sendin
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
@@ -49,7 +50,10 @@ class _Client(HTTP11ClientProtocol):
     def request(self, request: Any) -> Any:
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
         self._tail = b""
-        return super().request(request)
+        asked = super().request(request)
+        if self._parser is not None:
+            _make_lenient(self._parser)
+        return asked
 
     def dataReceived(self, data: bytes) -> None:
         # The head of each reply is passed on by itself: the parser's state then tells an interim
@@ -89,6 +93,34 @@ class _Client(HTTP11ClientProtocol):
         # It has received something: a request without any reply would be sent once more.
         super().dataReceived(b"")
         self._disconnectParser(Failure(HeadTooLarge(text)))
+
+
+class _Chunks(_ChunkedTransferDecoder):
+    """Twisted's decoder, which takes spaces behind a chunk's size, too, as Go's does."""
+
+    _buffer: bytearray
+    _start: int
+    """Where the line's end is looked for."""
+
+    def _dataReceived_CHUNK_LENGTH(self) -> bool:  # noqa: N802 (Twisted's name)
+        end = self._buffer.find(b"\r\n")
+        if end > 0 and self._buffer[end - 1] in b" \t":
+            self._buffer[:end] = self._buffer[:end].rstrip(b" \t")
+            self._start = 0
+        return bool(super()._dataReceived_CHUNK_LENGTH())
+
+
+def _make_lenient(parser: Any) -> None:
+    """Let a reply's parser take what Go's does: one long line, and odd headers as if not there."""
+    received = parser.headerReceived
+
+    def header_received(name: bytes, value: bytes) -> None:
+        with suppress(ValueError):
+            received(name, value)
+
+    parser.headerReceived = header_received
+    parser.MAX_LENGTH = MAX_BYTES
+    parser._transferDecoders = {b"chunked": _Chunks}
 
 
 class _Factory(_HTTP11ClientFactory):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Optional, TypeVar
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
 import idna
 from OpenSSL.SSL import Error as TLSError
@@ -19,8 +20,8 @@ from twisted.web.iweb import IResponse
 
 from yukari.net.bodies import discard
 
-HOPS = 5
-"""Redirects that are followed before giving up."""
+HOPS = 10
+"""Requests that are sent before giving up, with redirects; as Go's client."""
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds: a reply that asks for a longer wait is asked again after this time."""
 
@@ -111,7 +112,8 @@ async def follow(
     """
     Send to ``url`` and follow redirects, at most `HOPS` times; `BadRedirect`.
 
-    Returns the last reply and its URL; ``moved`` is told each URL that a redirect leads to.
+    Returns the last reply and its URL; ``moved`` is told each URL that a redirect leads to. Either
+    may have a user and a password: see `without_user`.
     """
     for _ in range(HOPS):
         response = await send(url)
@@ -119,16 +121,14 @@ async def follow(
         if response.code not in _REDIRECTS or not location:
             return response, url
         discard(response, clock)
-        url = _with_ascii_host(urljoin(url, location))
+        url = _as_asked(urljoin(url, location))
         if not _can_be_asked(url):
             parts = urlsplit(url)
             # The rest may be as secret as a password.
             shown = f"{parts.scheme}://{parts.hostname or ''}"[:80]
-            raise BadRedirect(
-                f"a redirect to {shown!a}: expected an http or https URL without a user"
-            )
+            raise BadRedirect(f"a redirect to {shown!a}: expected an http or https URL")
         moved(url)
-    raise BadRedirect(f"more than {HOPS} redirects")
+    raise BadRedirect(f"{HOPS} redirects and no end")
 
 
 def _location(response: IResponse) -> str:
@@ -140,25 +140,56 @@ def _location(response: IResponse) -> str:
     return quote(values[0].strip(), safe=_IN_URLS) if values else ""
 
 
-def _with_ascii_host(url: str) -> str:
-    """Write the host of a URL as DNS has it (RFC 5891), as clients do. ValueError."""
+def _as_asked(url: str) -> str:
+    """
+    Write a URL as clients ask for it: its host as DNS has it (RFC 5891), an empty port left out,
+    and a path without dots (RFC 3986, section 5.2.4). ValueError.
+    """
     parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
     host = unquote(parts.hostname or "", errors="strict")
-    if host.isascii() or "@" in parts.netloc:
-        return url
-    name = idna.encode(host, uts46=True).decode("ascii")
-    port = "" if parts.port is None else f":{parts.port}"
-    return urlunsplit(parts._replace(netloc=name + port))
+    if not host.isascii():
+        port = "" if parts.port is None else f":{parts.port}"
+        place = idna.encode(host, uts46=True).decode("ascii") + port
+    netloc = user + at + place.removesuffix(":")
+    return urlunsplit(parts._replace(netloc=netloc, path=_without_dots(parts.path)))
+
+
+def _without_dots(path: str) -> str:
+    if "/." not in path:
+        return path
+    kept: list[str] = []
+    first, *segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join([first, *kept])
+
+
+def place_in(url: str) -> str:
+    """Return the host of a URL, with a port if it names one, and never a user or a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def without_user(url: str) -> tuple[str, Optional[str]]:
+    """
+    Return a URL without its user and password, and the Authorization that they stand for, if any.
+    """
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    name, _, password = user.partition(":")
+    both = unquote_to_bytes(name) + b":" + unquote_to_bytes(password)
+    return urlunsplit(parts._replace(netloc=place)), f"Basic {b64encode(both).decode()}"
 
 
 def _can_be_asked(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     # Reading ``port`` raises ValueError if it is not a port number.
-    return (
-        parts.scheme in ("http", "https")
-        and bool(host)
-        and parts.port != 0
-        and "%" not in host
-        and "@" not in parts.netloc
-    )
+    return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and "%" not in host

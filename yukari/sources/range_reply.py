@@ -16,8 +16,8 @@ _CONTENT_RANGE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 """As it should be, and as some servers and proxies write it."""
-WHOLE = frozenset({200, 203})
-"""The statuses of a reply that holds all of a thing; 203 is a proxy's."""
+WHOLE = frozenset(range(200, 300)) - {204, 205, 206}
+"""The statuses of a reply that holds all of a thing; 203 is a proxy's, most of the others odd."""
 
 
 class WrongSize(Exception):
@@ -52,14 +52,37 @@ def span_of_whole(length: Optional[int], size: int) -> Span:
     return Span(0, size)
 
 
-def check_encoding(label: str, length: Optional[int], expected: int) -> None:
+def total_of(content_range: str) -> Optional[int]:
+    """Return of how many bytes a part is one, None if its Content-Range does not say."""
+    found = ContentRange.parse(content_range)
+    return None if found is None else found.total
+
+
+def check_encoding(
+    label: str, length: Optional[int], expected: int, is_total_right: bool = False
+) -> None:
     """
     Whether a body of ``length`` bytes (None for not known) with that Content-Encoding can be the
-    ``expected`` bytes themselves; `SourceFailed`. If the length is right they are, for the digest
-    decides.
+    ``expected`` bytes themselves; `SourceFailed`. If the length is right, or the total that a part
+    of unknown length names, they are, for the digest decides.
     """
+    if length is None and is_total_right:
+        return
     if is_encoded(label) and length != expected:
         raise SourceFailed("upstream sent the blob compressed")
+
+
+def is_part(content_range: str, asked: Span, size: int, length: Optional[int]) -> bool:
+    """
+    Whether a reply that holds all by its status has only the part that was asked for: clients that
+    look at the length alone get that, too.
+    """
+    if length == size or len(asked) == size:
+        return False
+    found = ContentRange.parse(content_range)
+    if found is None:
+        return length == len(asked)
+    return found.span.start == asked.start and found.span != Span(0, size)
 
 
 def span_of_part(content_range: str, asked: Span, size: int, length: Optional[int] = None) -> Span:

@@ -9,7 +9,7 @@ from typing import Optional
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, execute
+from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
@@ -20,7 +20,7 @@ from yukari.metrics import Metrics
 from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLines
-from yukari.net.http import BadRedirect, as_cancelled, follow, why
+from yukari.net.http import BadRedirect, as_cancelled, follow, place_in, why, without_user
 from yukari.net.perimeter import Outside
 from yukari.net.throttle import Line
 from yukari.net.useful import LEAST, Useful
@@ -106,7 +106,7 @@ class Registry:
             headers = self.headers(user_agent, token)
             if span is not None:
                 headers.setRawHeaders("Range", [span.as_range])
-            return await as_cancelled(self.agent.request(b"GET", url.encode("ascii"), headers))
+            return await as_cancelled(self.request("GET", url, headers))
 
         try:
             authorized = self.authorized(send, url, USER_AGENT)
@@ -131,12 +131,12 @@ class Registry:
 
     def pace(self, url: str) -> HostPace:
         """Return the measurements of the host of ``url``."""
-        parts = urlsplit(url)
-        self._likely = parts.netloc
-        pace = self._paces.pop(parts.netloc, None)
+        self._likely = place = place_in(url)
+        pace = self._paces.pop(place, None)
         if pace is None:
             if len(self._paces) >= MAX_HOSTS:
                 del self._paces[next(iter(self._paces))]
+            parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             pace = HostPace(
                 self._bound(),
@@ -145,7 +145,7 @@ class Registry:
                 limit=HostLimit(Useful(LEAST)),
                 line=self.lines.of((parts.hostname or "", port)),
             )
-        self._paces[parts.netloc] = pace  # The last one now.
+        self._paces[place] = pace  # The last one now.
         pace.bound = self._bound()  # It may differ by the hour.
         return pace
 
@@ -177,6 +177,16 @@ class Registry:
         """``send`` with what the registry wants to be shown, for ``url`` and its redirects."""
         path = urlsplit(url).path
         return lambda at: self.authorizer.send(send, at, path, user_agent)
+
+    def request(self, method: str, url: str, headers: Headers) -> Deferred[IResponse]:
+        """
+        Send a request; a user and a password in its URL are sent as Go's client does, if there is
+        no other Authorization.
+        """
+        url, authorization = without_user(url)
+        if authorization is not None and not headers.hasHeader("Authorization"):
+            headers.setRawHeaders("Authorization", [authorization])
+        return self.agent.request(method.encode("ascii"), url.encode("ascii"), headers)
 
     def headers(self, user_agent: str, token: Optional[str]) -> Headers:
         """A request's headers; ``token`` is the registry's."""

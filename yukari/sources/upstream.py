@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from math import inf
 from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -41,13 +41,13 @@ from yukari.net.bodies import (
     discard,
     is_encoded,
 )
-from yukari.net.http import BadRedirect, follow, header, retry_after, within
+from yukari.net.http import BadRedirect, follow, header, place_in, retry_after, within
 from yukari.net.tunnel import ProxyFailed
 from yukari.sources.authorizer import failed
 from yukari.sources.bodies import Bodies
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.host_facts import HostFacts
-from yukari.sources.known_manifests import ACCEPT, KnownManifests, announced
+from yukari.sources.known_manifests import ACCEPT, HEAD_WITHIN, KnownManifests, announced
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.questions import Questions, Turn
@@ -108,7 +108,6 @@ class Upstream:
     _circuits: Circuits = field(init=False)
     _questions: Questions = field(init=False)
     _bodies: Bodies = field(init=False)
-
     _known: KnownManifests = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -214,18 +213,23 @@ class Upstream:
         Return the digest of what upstream has under a tag, by HEAD; `RegistryError`.
 
         None if HEAD does not tell: some registries send no digest, and some answer 405, any other
-        error or nothing to the HEAD of what a GET brings.
+        error or nothing to the HEAD of what a GET brings. Where none is answered it is sent seldom.
         """
+        if self._known.heads.is_silent(name):
+            return None
         url = self._registry.url_of(name, "manifests", tag)
         try:
             agent = agent_for(name, user_agent, by_agent=self._registry.by_agent)
-            response, _ = await self._ask("HEAD", url, name, agent, variant)
-        except NoReply:
+            response, _ = await self._ask("HEAD", url, name, agent, variant, at_most=HEAD_WITHIN)
+        except NoReply as error:
+            if error.status == 504:
+                self._known.heads.missed(name)
             return None
         except RegistryError as error:
             if error.status == 403:
                 return None
             raise
+        self._known.heads.answered(name)
         if response.code in (412, 429, LOOP_DETECTED):
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
         discard(response, self._registry.clock)
@@ -250,6 +254,7 @@ class Upstream:
         user_agent: str,
         variant: Variant = Variant.PLAIN,
         span: Optional[Span] = None,
+        at_most: float = inf,
     ) -> tuple[IResponse, str]:
         """Send a request, for a ``span`` if any, and follow redirects; `RegistryError`."""
         asked = [url]
@@ -260,10 +265,9 @@ class Upstream:
                 headers.setRawHeaders("Accept", [ACCEPT[variant]])
             else:
                 headers.setRawHeaders("Range", [span.as_range])
-            sent = self._registry.agent.request(
-                method.encode("ascii"), url.encode("ascii"), headers
-            )
-            return await within(self._registry.headers_within, sent, self._registry.clock)
+            seconds = min(self._registry.headers_within, at_most)
+            sent = self._registry.request(method, url, headers)
+            return await within(seconds, sent, self._registry.clock)
 
         self._circuits.enter(name)
         try:
@@ -273,8 +277,7 @@ class Upstream:
             self._circuits.left(name)
             raise
         except Exception as error:
-            is_registry = urlsplit(asked[-1]).netloc == urlsplit(url).netloc
-            raise self._failed(method, name, error, is_registry) from None
+            raise self._failed(method, name, error, place_in(asked[-1]) == place_in(url)) from None
         self._circuits.succeeded(name)
         return answered
 

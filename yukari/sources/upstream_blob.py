@@ -11,15 +11,25 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from yukari.errors import LOOP_DETECTED, RegistryError, blob_unknown, looped
 from yukari.names import Digest, Repository
 from yukari.net.bodies import Counted, content_encoding, discard
-from yukari.net.http import header, retry_after
+from yukari.net.http import header, place_in, retry_after
 from yukari.net.throttle import Paced
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
-from yukari.sources.range_reply import WHOLE, WrongSize, check_encoding, span_of_part, span_of_whole
+from yukari.sources.range_reply import (
+    WHOLE,
+    WrongSize,
+    check_encoding,
+    is_part,
+    span_of_part,
+    span_of_whole,
+    total_of,
+)
 from yukari.sources.registry import Registry
 from yukari.spans import Span
 from yukari.tasks import Waiters
 
+_ANSWERS = frozenset({*range(200, 300), 416, 429})
+"""Statuses below 500 that say something of the blob, not that the URL has expired."""
 WITHOUT_RANGE_AFTER = 4
 """The last of so many replies in a row that are of no use is to a request without a Range."""
 
@@ -63,7 +73,7 @@ class UpstreamBlob:
     def describe(self) -> str:
         if self._location is None:
             return self._registry.url.host
-        return urlsplit(self._location).netloc
+        return place_in(self._location)
 
     async def set_aside(self, *, alone: bool) -> bool:
         self._location = None  # The registry may know of another place.
@@ -74,12 +84,12 @@ class UpstreamBlob:
             if self._location is not None:
                 url = self._location
                 response, _ = await self._registry.get(url, self._asked(span))
-                if response.code in {*WHOLE, 206, 416, 429} or response.code >= 500:
+                if response.code in _ANSWERS or response.code >= 500:
                     return self._answer(response, url, span)
                 discard(response, self._registry.clock)
                 if self._location == url:
                     self._location = None
-                message = f"{urlsplit(url).netloc} answered {response.code}"
+                message = f"{place_in(url)} answered {response.code}"
                 raise SourceFailed(message, moved=True)
             if self._locating is None:
                 return await self._locate(span)
@@ -121,7 +131,7 @@ class UpstreamBlob:
             response, url = await asking
         except SourceRefused as error:
             return error
-        if response.code in {*WHOLE, 206}:
+        if 200 <= response.code < 300:
             answer = self._answer(response, url, span)
             self._location = url
             return answer
@@ -132,7 +142,7 @@ class UpstreamBlob:
             return self._answer(response, url, span)
         discard(response, self._registry.clock)
         if not self._registry.authorizer.is_registrys(url, urlsplit(asked).path):
-            raise SourceFailed(f"{urlsplit(url).netloc} answered {response.code}", moved=True)
+            raise SourceFailed(f"{place_in(url)} answered {response.code}", moved=True)
         if response.code in (401, 403):
             return SourceRefused(self._registry.denied(f"blob {self._digest}"))
         if response.code in (404, 410):
@@ -145,21 +155,24 @@ class UpstreamBlob:
             found = self._span(response, span)
         except BaseException as error:
             discard(response, self._registry.clock)
-            if isinstance(error, WrongSize):
+            if isinstance(error, WrongSize) or (response.code == 206 and not self._had_part):
                 # A part's label may be odd: the whole tells, unless other parts were right.
+                was_whole = self._asked(span) is None
                 self._failures = (
                     (self._failures + 1) % WITHOUT_RANGE_AFTER
-                    if self._had_part
+                    if self._had_part or (was_whole and response.code == 206)
                     else WITHOUT_RANGE_AFTER - 1
                 )
-                raise SourceFailed(self._wrong_size(error.found).message, moved=True) from None
+                if isinstance(error, WrongSize):
+                    error = self._wrong_size(error.found)
+                raise SourceFailed(str(error), moved=True) from None
             if isinstance(error, SourceFailed) and not error.busy:
                 self._failures = (self._failures + 1) % WITHOUT_RANGE_AFTER
             raise
         if self._asked(span) is not None:
             self._failures = 0
         asked = span.start <= found.start and found.end <= span.end
-        if response.code == 206 and asked:
+        if asked and (response.code == 206 or found != Span(0, self._size)):
             pace.ranges = self._had_part = True
         counted = Counted(response, self._registry.metrics.received)
         if self._registry.line is None:
@@ -178,14 +191,15 @@ class UpstreamBlob:
             raise SourceFailed(f"upstream answered {response.code}", wait, busy=busy)
         if response.code == 416:
             raise WrongSize("fewer")
-        if response.code not in {*WHOLE, 206}:
+        if response.code != 206 and response.code not in WHOLE:
             raise SourceFailed(f"upstream answered {response.code}")
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
         encoding = content_encoding(response)
-        if response.code == 206:
-            content_range = header(response, b"content-range")
+        content_range, asked = header(response, b"content-range"), self._asked(span)
+        odd = asked is not None and is_part(content_range, asked, self._size, length)
+        if response.code == 206 or odd:
             found = span_of_part(content_range, span, self._size, length)
-            check_encoding(encoding, length, len(found))
+            check_encoding(encoding, length, len(found), total_of(content_range) == self._size)
             return found
         check_encoding(encoding, length, self._size)
         try:

@@ -69,7 +69,8 @@ class DirectoryLock:
                     file=self.file,
                 )
             if not self._record:
-                os.ftruncate(number, 0)
+                with suppress(OSError):
+                    os.ftruncate(number, 0)  # Else digits of another process stay behind.
                 os.pwrite(number, b"%d\n" % os.getpid(), 0)
         except _Taken:
             self.release()
@@ -119,7 +120,7 @@ class DirectoryLock:
                     raise _Taken from None
                 if call is fcntl.lockf and error.errno == errno.EACCES:
                     raise _Taken from None
-                if error.errno not in REFUSED:
+                if error.errno not in (*REFUSED, errno.EIO):
                     raise
             else:
                 return True
