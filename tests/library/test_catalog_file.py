@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.registry_names import RegistryNames
+from yukari.library import catalog_schema
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_reads import LISTED
 from yukari.library.catalog_rows import Entry, Indexed, Need, Usage, Version
@@ -232,6 +233,22 @@ class FileTests(Contract, SynchronousTestCase):
         again = CatalogFile(self.path)
         self.addCleanup(again.close)
         self.assertTrue(again.is_new)
+
+    def test_file_that_another_program_has_locked_is_no_damaged_one(self) -> None:
+        """A backup at the daemon's start cost the counts of all pulls."""
+        put(self.file, version(("w", 1000)))
+        self.file.close()
+        self.patch(catalog_schema, "LOCKED_FOR", 0.0)
+        backup = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(backup.close)
+        backup.execute("PRAGMA locking_mode = EXCLUSIVE")
+        backup.execute("BEGIN EXCLUSIVE")
+        with self.assertRaises(sqlite3.OperationalError):
+            CatalogFile(self.path)
+        backup.close()
+        again = CatalogFile(self.path)
+        self.addCleanup(again.close)
+        self.assertFalse(again.is_new)
 
     def test_damaged_file_and_file_of_another_version_are_made_anew(self) -> None:
         put(self.file, version(("w", 1000)))

@@ -7,6 +7,8 @@ import sqlite3
 
 VERSION = 6
 """The schema's version; a file of another version is made anew."""
+LOCKED_FOR = 5.0
+"""Seconds to wait for another program, such as a backup, that has locked the file."""
 
 _SCHEMA = """
 CREATE TABLE made (made_at REAL NOT NULL);
@@ -124,7 +126,8 @@ def open_database(path: str) -> tuple[sqlite3.Connection, bool]:
     """
     Open the file, or make it anew if it is missing, damaged, of another version or another user's.
 
-    Return also whether it was made anew. OSError, `sqlite3.Error` if it cannot be made.
+    Return also whether it was made anew. OSError, `sqlite3.Error` if it is locked, or cannot be
+    made.
     """
     if os.path.exists(path) and not os.access(path, os.W_OK):
         return make_database(path), True
@@ -135,8 +138,9 @@ def open_database(path: str) -> tuple[sqlite3.Connection, bool]:
         (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if version == VERSION and state == "ok":
             return db, False
-    except sqlite3.DatabaseError:
-        pass
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise  # By another program, or the file system has no locks: it is not damaged.
     if db is not None:
         db.close()
     return make_database(path), True
@@ -158,7 +162,7 @@ def make_database(path: str) -> sqlite3.Connection:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, LOCKED_FOR, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode = WAL")
     # What a power cut loses is read again from the files.
     db.execute("PRAGMA synchronous = NORMAL")
