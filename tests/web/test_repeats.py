@@ -32,7 +32,8 @@ from yukari.sending.workers import Helpers
 from yukari.sources.offline import Offline
 from yukari.storage.disk.store import DirectoryStore
 from yukari.web import repeats
-from yukari.web.repeats import GIVEN_FOR, MAX_HEAD
+from yukari.web.repeats import GIVEN_FOR
+from yukari.web.request_head import MAX_HEAD
 from yukari.web.site import RegistrySite
 from yukari.web.v2 import V2, make_root
 

@@ -8,7 +8,6 @@ connections nor absolute-form request targets. This one does.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Optional
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
@@ -22,6 +21,7 @@ from yukari.sending.transports import write_now
 from yukari.web.heads import reply_head
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
+from yukari.web.request_head import find_path, read_head
 
 TLS_HANDSHAKE = b"\x16"
 """The first byte from a client that takes this for an https server."""
@@ -46,11 +46,6 @@ REQUEST_TIMEOUT = 408, b"Request Timeout"
 TOO_LARGE = 413, b"Content Too Large"
 TOO_MANY = 429, b"Too Many Requests"
 HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
-
-_HOST = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"  # RFC 3986, section 3.2.2
-)
-_ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -208,8 +203,10 @@ class RegistryChannel(HTTPChannel):
 
     def _read(self, data: bytes) -> None:
         """Read a request; what follows it waits in ``_buffer``."""
+        begins = self._at_start and not (self.requests or self._buffer or self.paused)
         self._at_start = False
-        LineReceiver.dataReceived(self, data)
+        if not (begins and self._read_whole(data)):
+            LineReceiver.dataReceived(self, data)
         if self._busyReceiving or self.refused or self.transport.disconnecting:
             return
         self._regulate()
@@ -217,6 +214,18 @@ class RegistryChannel(HTTPChannel):
             self._expect(HEADER_WITHIN)
         if self._half_closed and not self._handlingRequest:
             self._close_if_read()
+
+    def _read_whole(self, data: bytes) -> bool:
+        """Read a request that has arrived in one piece; False if Twisted has to."""
+        head = read_head(data) if self.persistent else None
+        if head is None:
+            return False
+        request: Any = self.requestFactory(self)
+        self.requests.append(request)
+        self._command, self._path, self._version, request.requestHeaders = head
+        self.allHeadersReceived()
+        self.allContentReceived()
+        return True
 
     def _regulate(self) -> None:
         """Read the connection, unless more than enough of it is buffered."""
@@ -237,27 +246,12 @@ class RegistryChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         self._expect(BODY_WITHIN if self.length != 0 else None)
-        if self._find_host(self.requests[-1]):
-            super().allHeadersReceived()
-        else:
+        path = find_path(self._path, self._version, self.requests[-1].requestHeaders)
+        if path is None:
             self.refuse(BAD_REQUEST)
-
-    def _find_host(self, request: Any) -> bool:
-        """Make the target a path and the host the one asked for; False if they are ambiguous."""
-        hosts = request.requestHeaders.getRawHeaders(b"host", [])
-        if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
-            return False
-        if not hosts and self._version == b"HTTP/1.1":
-            return False
-        absolute = _ABSOLUTE.fullmatch(self._path)
-        if absolute is not None:
-            # RFC 9112, section 3.2.2: what Host says is ignored then.
-            host, path = absolute.groups()
-            if not _HOST.fullmatch(host):
-                return False
-            request.requestHeaders.setRawHeaders(b"host", [host])
-            self._path = path if path.startswith(b"/") else b"/" + path
-        return True
+        else:
+            self._path = path
+            super().allHeadersReceived()
 
     def allContentReceived(self) -> None:
         self._expect(None)

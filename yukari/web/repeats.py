@@ -22,14 +22,13 @@ from twisted.internet.interfaces import IReactorTime
 from yukari.metrics import Replies
 from yukari.web.access import is_allowed
 from yukari.web.heads import Dates, reply_head
+from yukari.web.request_head import BODY, MAX_HEAD
 
 GIVEN_FOR = 0.5
 """
 Seconds for which a reply is given again. Then the resources see the request again, and so does
 whatever depends on the time of the last request.
 """
-MAX_HEAD = 2048
-"""Bytes of the longest request's head that is remembered."""
 MAX_ASKED = 10_000
 """Requests that are remembered as sent before, at most."""
 MAX_BYTES = 8 * 1024 * 1024
@@ -151,7 +150,7 @@ class Repeats:
 
         With ``any_range`` it holds for all requests that differ in their range alone.
         """
-        if any(map(request.requestHeaders.hasHeader, _BODY)) or not request.channel.persistent:
+        if any(map(request.requestHeaders.hasHeader, BODY)) or not request.channel.persistent:
             return
         key = _cut(head) if any_range else head
         self._forget(key)
@@ -211,10 +210,6 @@ class Repeats:
         repeat.counter.count(len(body), self._clock.seconds() - client.quiet_since)
         site.sent_to(client.name, len(body))
         return reply
-
-
-_BODY = (b"content-length", b"transfer-encoding", b"expect")
-"""Headers of requests that are more than a head."""
 
 
 def _cut(head: bytes) -> Key:

@@ -1,0 +1,75 @@
+"""
+The head of a request: read at once if it has arrived whole, and whom it asks for what.
+
+Twisted reads a head line by line, which takes a fifth of the time of a hit. Most heads arrive in
+one piece and have nothing unusual: they are read here, and all others by Twisted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Optional
+
+from twisted.web.http_headers import Headers, InvalidHeaderName
+
+MAX_HEAD = 2048
+"""Bytes of the longest head that is read at once."""
+BODY = (b"content-length", b"transfer-encoding", b"expect")
+"""Headers of requests that are more than a head."""
+
+_HEAD = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-\xb0]+) (HTTP/1\.[01])\r\n"
+    rb"((?:[!-\xff][\t -\xff]*\r\n)+)\r\n"
+)
+"""
+A method, a target and a version as Twisted accepts them, and header lines without control
+characters of which none continues the one before.
+"""
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"  # RFC 3986, section 3.2.2
+)
+_ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
+
+
+def read_head(data: bytes) -> Optional[tuple[bytes, bytes, bytes, Headers]]:
+    """
+    Return a request's method, target, version and headers; None if Twisted has to read it.
+
+    ``data`` is the head if it is one request's, whole and alone, and no body follows.
+    """
+    found = _HEAD.fullmatch(data) if len(data) <= MAX_HEAD else None
+    if found is None:
+        return None
+    method, target, version, fields = found.groups()
+    headers = Headers()
+    try:
+        for line in fields.splitlines():
+            name, colon, value = line.partition(b":")
+            if not colon:
+                return None
+            headers.addRawHeader(name, value.strip(b" \t"))
+    except InvalidHeaderName:
+        return None
+    return None if any(map(headers.hasHeader, BODY)) else (method, target, version, headers)
+
+
+def find_path(target: bytes, version: bytes, headers: Headers) -> Optional[bytes]:
+    """
+    Return the target as a path, and make the Host header the one asked for.
+
+    None if they are ambiguous or malformed.
+    """
+    hosts = headers.getRawHeaders(b"host", [])
+    if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+        return None
+    if not hosts and version == b"HTTP/1.1":
+        return None
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return target
+    # RFC 9112, section 3.2.2: what Host says is ignored then.
+    host, path = absolute.groups()
+    if not _HOST.fullmatch(host):
+        return None
+    headers.setRawHeaders(b"host", [host])
+    return path if path.startswith(b"/") else b"/" + path
