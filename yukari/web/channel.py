@@ -69,10 +69,12 @@ class RegistryChannel(HTTPChannel):
     """The client's address; None for a Unix socket."""
     name: str = "-"
     """The same as text."""
+    is_proxy: bool = False
+    """Whether it is a trusted proxy, which may name another client in each request."""
     head: Optional[bytes] = None
     """The bytes of the request in progress, if it is one whose reply may be given again."""
     _repeats: Optional[Repeats] = None
-    """None if a proxy may name another client in each request."""
+    """None for a trusted proxy."""
     _at_start: bool = True
     """Whether not even an empty line has been read since the last request."""
     _held: bool = False
@@ -93,17 +95,24 @@ class RegistryChannel(HTTPChannel):
         self._idle = IdleTimer(float(self.timeOut or 0))
         self.timeOut = None
         super().connectionMade()
-        host = getattr(self.transport.getPeer(), "host", None)
+        self._peer, self._host = self.transport.getPeer(), self.transport.getHost()
+        host = getattr(self._peer, "host", None)
         self.address = None if host is None else parse_address(host)
         if self.address is not None:
             self.name = str(self.address)
-        if self.address not in self.site.trusted_proxies:
-            self._repeats = self.site.repeats
+        self.is_proxy = self.address in self.site.trusted_proxies
+        self._repeats = None if self.is_proxy else self.site.repeats
         self._quiet_since = self.site.clock.seconds()
         self.site.drain.joined(self)
         self._too_many = not self.site.clients.joined(self, self.address)
         self._expect(QUIET if self._too_many else HEADER_WITHIN)
         self._idle.start(self)
+
+    def getPeer(self) -> Any:
+        return self._peer
+
+    def getHost(self) -> Any:  # Twisted would ask the system for it with every request.
+        return self._host
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True

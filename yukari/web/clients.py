@@ -21,21 +21,25 @@ _HOST = re.compile(r"[A-Za-z0-9_.-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 
 def address(request: Any) -> Optional[Address]:
     """Return the client's address, IPv4 also if inside IPv6; None for a Unix socket."""
-    forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-for")
-    if not forwarded:
-        return _peer(request)
-    return behind(_peer(request), _forwarded(request, b"for"), request.site.trusted_proxies)
+    channel = request.channel
+    peer: Optional[Address] = channel.address
+    if not channel.is_proxy:
+        return peer
+    return behind(peer, _forwarded(request, b"for"), request.site.trusted_proxies)
 
 
 def name(request: Any) -> str:
     """Return the client's address as text, ``-`` for a Unix socket."""
+    channel = request.channel
     found = address(request)
+    if found is channel.address:
+        return str(channel.name)
     return "-" if found is None else str(found)
 
 
 def host(request: Any) -> str:
     """Return the host, and its port if any, by which the client reached us; "" if unknown."""
-    said = _forwarded(request, b"host") if _by_proxy(request) else []
+    said = _forwarded(request, b"host") if request.channel.is_proxy else []
     if said and _HOST.fullmatch(said[-1]):
         return said[-1]
     return (request.getHeader(b"host") or b"").decode("latin-1")
@@ -48,7 +52,7 @@ def is_host(text: str) -> bool:
 
 def is_secure(request: Any) -> bool:
     """Whether the client speaks https."""
-    said = _forwarded(request, b"proto") if _by_proxy(request) else []
+    said = _forwarded(request, b"proto") if request.channel.is_proxy else []
     return said[-1].lower() == "https" if said else bool(request.isSecure())
 
 
@@ -56,7 +60,7 @@ def said_id(request: Any) -> Optional[str]:
     """
     Return the id that a trusted proxy gave the request; None if it gave none or a malformed one.
     """
-    said = request.getHeader(b"x-request-id") if _by_proxy(request) else None
+    said = request.getHeader(b"x-request-id") if request.channel.is_proxy else None
     return said.decode("ascii") if said and _ID.fullmatch(said) else None
 
 
@@ -79,16 +83,6 @@ def behind(
             break
         client = hop
     return client
-
-
-def _by_proxy(request: Any) -> bool:
-    return _peer(request) in request.site.trusted_proxies
-
-
-def _peer(request: Any) -> Optional[Address]:
-    """Return the address of the connection; None for a Unix socket."""
-    host: Optional[str] = getattr(request.getClientAddress(), "host", None)
-    return None if host is None else parse_address(host)
 
 
 def _forwarded(request: Any, what: bytes) -> list[str]:

@@ -85,6 +85,8 @@ class RegistryRequest(Request):
     """Bytes of body that left by ``sendfile``, past `write`."""
     id: str = ""
     """Its id in the log and in the reply: a trusted proxy's, if that sent one."""
+    client_name: str = "-"
+    """The client's address as text."""
     told: Optional[str] = None
     """The error that the client got."""
     gone: bool = False
@@ -129,7 +131,8 @@ class RegistryRequest(Request):
         self._begin()
         # As Twisted's own, but for headers that `reply_head` adds.
         self.prepath: list[bytes] = []
-        self.postpath = list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+        parts = self.path[1:].split(b"/")
+        self.postpath = list(map(unquote_to_bytes, parts)) if b"%" in self.path else parts
         if self.path == b"*":
             self._handleStar()
             return
@@ -143,7 +146,7 @@ class RegistryRequest(Request):
 
     def _count(self) -> None:
         """Count the request as its client's if a proxy named that one; see `ClientLimit.begins`."""
-        if self.channel.address in self.site.trusted_proxies:
+        if self.channel.is_proxy:
             client = clients.address(self)
             if self.site.clients.begins(client, self._began):
                 self._counted = client
@@ -161,6 +164,7 @@ class RegistryRequest(Request):
         self.site = self.channel.site
         self._began = self.site.clock.seconds()
         self.id = clients.said_id(self) or new_id()
+        self.client_name = clients.name(self)
         self._is_open = True
 
     def refused(self, status: int, method: bytes, uri: bytes) -> None:
@@ -204,8 +208,7 @@ class RegistryRequest(Request):
         self.site.metrics.replies(
             path=self.path, method=self.method, status=self.code, result=self.result
         ).count(sent, self._first_byte)
-        client = clients.name(self)
-        self.site.sent_to(client, sent)
+        self.site.sent_to(self.client_name, sent)
         if not self.site.log_requests:
             return
         log.info(
@@ -219,7 +222,7 @@ class RegistryRequest(Request):
             seconds=round(self.site.clock.seconds() - self._began, 4),
             result=self.result,
             told=self.told,
-            client=client,
+            client=self.client_name,
             user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
             left=left,
             request=self.id,

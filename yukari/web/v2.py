@@ -34,7 +34,6 @@ from yukari.sending.workers import Helpers
 from yukari.spans import Span
 from yukari.storage.memory import MemoryBlob
 from yukari.storage.readable import StoredBlob
-from yukari.web import clients
 from yukari.web.accept import variant_accepted
 from yukari.web.access import check_may_pull, check_own_name, check_same_site
 from yukari.web.admin import Fills, Front, Health
@@ -143,7 +142,7 @@ class V2(ReadOnly):
         request.result = found.result
         catalog = self._registry.catalog
         if catalog is not None and request.method == b"GET" and isinstance(reference, Tag):
-            catalog.pulled(name, reference, clients.name(request))
+            catalog.pulled(name, reference, request.client_name)
         request.setHeader(b"docker-content-digest", str(manifest.digest).encode())
         request.setHeader(b"ollama-content-digest", manifest.digest.hex.encode())
         request.setHeader(b"etag", etag(manifest.digest).encode())
