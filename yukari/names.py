@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Union
 
@@ -153,6 +154,7 @@ class Tag:
 Reference = Union[Tag, Digest]
 
 
+@lru_cache(maxsize=4096)
 def parse_reference(text: str) -> Reference:
     """Parse what follows ``manifests/``: a digest if it begins as one, else a tag."""
     return Digest.parse(text) if text.startswith(("sha256:", "sha256-")) else Tag(text)

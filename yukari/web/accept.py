@@ -15,6 +15,8 @@ def variant_accepted(headers: Iterable[str]) -> Variant:
     nothing of them.
     """
     for header in headers:
+        if MANIFEST_LIST not in header.lower():
+            continue
         for part in header.split(","):
             media_type, *parameters = (each.strip().lower() for each in part.split(";"))
             if media_type == MANIFEST_LIST and not any(map(_refuses, parameters)):

@@ -15,6 +15,8 @@ from yukari.web.replies import text_header
 
 MAX_HOSTS = 1000
 """Host headers that are remembered: clients may send any."""
+MAX_NAMES = 10_000
+"""Names of models that are remembered, so that each is checked once and is one object."""
 LONGEST_HOST = 300
 """Characters; no registry's is longer."""
 
@@ -30,6 +32,10 @@ class AskedRegistry:
 
     names: RegistryNames
     _by_host: LRUCache[str, Optional[str]] = field(factory=lambda: LRUCache(MAX_HOSTS), init=False)
+    _by_name: LRUCache[tuple[str, str, str], Repository] = field(
+        factory=lambda: LRUCache(MAX_NAMES), init=False
+    )
+    """By the registry that was asked, the namespace and the model."""
 
     def of(self, request: Any) -> str:
         """Return the registry that the host or the listener of a request stands for."""
@@ -60,10 +66,14 @@ class AskedRegistry:
                 message = f"this cache does not mirror {host[:100]!a}"
                 raise RegistryError("NAME_UNKNOWN", message, 404)
             registry = named
-        try:
-            name = self.names.repository(parts[0], parts[1], registry)
-        except InvalidName as error:
-            raise name_invalid(str(error)) from None
+        key = registry, parts[0], parts[1]
+        name = self._by_name.get(key)
+        if name is None:
+            try:
+                name = self.names.repository(parts[0], parts[1], registry)
+            except InvalidName as error:
+                raise name_invalid(str(error)) from None
+            self._by_name[key] = name
         if name.registry not in self.names.as_llama_cpp:
             return name
         return self.names.for_agent(name, text_header(request, b"user-agent") or "")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
+from functools import lru_cache
 from typing import Any, Optional
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -129,7 +130,16 @@ class Unknown(ReadOnly):
 
 def digest_in(path: Optional[list[bytes]]) -> Digest:
     """Return the digest in the last part of a path; `RegistryError` if it is not one."""
+    return read_digest("/".join(part.decode("latin-1") for part in path or ()))
+
+
+def read_digest(text: str) -> Digest:
+    """Return the digest that a client names; `RegistryError` if it is not one."""
     try:
-        return Digest.parse("/".join(part.decode("latin-1") for part in path or ()))
+        return _parsed(text)
     except InvalidName as error:
         raise RegistryError("DIGEST_INVALID", str(error), 400) from None
+
+
+_parsed = lru_cache(maxsize=4096)(Digest.parse)
+"""Digests that clients asked for last, so that each is checked once and is one object."""

@@ -41,7 +41,7 @@ from yukari.web.asked_registry import AskedRegistry
 from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
 from yukari.web.ranges import etag, names_digest
-from yukari.web.replies import ReadOnly, digest_in, reply, reply_json, text_header
+from yukari.web.replies import ReadOnly, read_digest, reply, reply_json, text_header
 
 
 @frozen(eq=False)
@@ -114,9 +114,7 @@ class V2(ReadOnly):
         if kind == "manifests":
             await self._manifest(request, name, _reference(last))
         elif kind == "blobs":
-            await BlobRequest(
-                self._registry, request, name, digest_in([last.encode("latin-1")])
-            ).reply()
+            await BlobRequest(self._registry, request, name, read_digest(last)).reply()
         elif kind == "tags" and last == "list":
             check_own_name(request)
             page = Page.asked_by(request)
