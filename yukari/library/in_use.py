@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import islice
 from typing import Union
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.manifest import Manifest
@@ -30,7 +28,7 @@ class InUse:
     _clock: IReactorTime
     _asked: dict[Key, float] = field(factory=dict, init=False)
     """When each was last asked for, in that order."""
-    _held: Counter[Key] = field(factory=Counter, init=False)
+    _held: dict[Key, int] = field(factory=dict, init=False)
 
     def ask(self, keys: Iterable[Key]) -> None:
         """These are asked for, or are about to be."""
@@ -49,19 +47,23 @@ class InUse:
         if self.asked_at(manifest.digest) <= self._clock.seconds() - NOTED_EVERY:
             self.ask([manifest.digest, *(blob.digest for blob in manifest.blobs)])
 
-    @contextmanager
-    def hold(self, keys: Iterable[Key]) -> Iterator[None]:
-        """These are needed until the context ends, and for `IN_USE_FOR` from then."""
-        held = list(keys)
-        self._held.update(held)
-        try:
-            yield
-        finally:
-            for key in held:
-                self._held[key] -= 1
-                if not self._held[key]:
-                    del self._held[key]
-            self.ask(held)
+    def hold(self, keys: Iterable[Key]) -> Hold:
+        """Return a context: these are needed until it ends, and for `IN_USE_FOR` from then."""
+        return Hold(self, tuple(keys))
+
+    def begin(self, keys: Iterable[Key]) -> None:
+        """These are needed until a call of `end`."""
+        for key in keys:
+            self._held[key] = self._held.get(key, 0) + 1
+
+    def end(self, keys: Iterable[Key]) -> None:
+        """These are needed no more."""
+        for key in keys:
+            left = self._held[key] - 1
+            if left:
+                self._held[key] = left
+            else:
+                del self._held[key]
 
     def asked_at(self, key: Key) -> float:
         """When something was last asked for, by the clock; minus infinity for never."""
@@ -73,3 +75,18 @@ class InUse:
 
     def __contains__(self, key: Key) -> bool:
         return key in self._held or self.asked_at(key) > self._clock.seconds() - IN_USE_FOR
+
+
+@frozen(eq=False)
+class Hold:
+    """A context in which blobs and tags are in use, whatever happens to them elsewhere."""
+
+    _in_use: InUse
+    _keys: tuple[Key, ...]
+
+    def __enter__(self) -> None:
+        self._in_use.begin(self._keys)
+
+    def __exit__(self, *_: object) -> None:
+        self._in_use.end(self._keys)
+        self._in_use.ask(self._keys)

@@ -73,9 +73,6 @@ async def send(
     `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
     client has left.
     """
-    if join is None and (data := at_hand(readable, span)):
-        request.write(data)
-        return len(data)
     request.write(b"")
     if readable.fileno() is not None:
         transport = plain_socket(request)

@@ -19,7 +19,7 @@ from yukari.library.catalog import Catalog
 from yukari.library.library import Library
 from yukari.names import Digest, Repository
 from yukari.net.throttle import Lines
-from yukari.sending.send import LITTLE, read_little, send
+from yukari.sending.send import at_hand, read_little, send
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
@@ -182,8 +182,12 @@ class BlobRequest:
             readable = self._readable = found
         request.result = readable.result
         join = self._join()
-        if join is None and isinstance(found, StoredBlob) and len(span) <= LITTLE:
-            self._let_repeat(found.size, span.start, span.end)
+        if join is None and (data := at_hand(readable, span)):
+            if isinstance(found, StoredBlob):
+                self._let_repeat(found.size, span.start, span.end)
+            request.end_with(data)
+            self._count(len(data))
+            return
         try:
             sent = await send(
                 request,
@@ -226,7 +230,7 @@ class BlobRequest:
         return verifier.hash
 
     def _count(self, sent: int) -> None:
-        # Bytes that went through `Request.write` are counted there.
+        # Bytes that went through the request are counted there.
         if self._registry.catalog is not None:
             self._registry.catalog.sent(self._name, self._digest, sent)
         self._request.sent_directly = max(0, sent - self._request.sentLength)

@@ -10,9 +10,14 @@ from twisted.web.http_headers import Headers
 
 from yukari import __version__
 
-_SERVER = b"Server: yukari/" + __version__.encode()
-_SAFE = b"X-Content-Type-Options: nosniff"
-_POLICY = b"Content-Security-Policy: sandbox; default-src 'none'"
+_START = (
+    b"%b %b %b\r\n"
+    b"Server: yukari/" + __version__.encode() + b"\r\n"
+    b"Date: %b\r\n"
+    b"X-Request-Id: %b\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+)
+_POLICY = b"Content-Security-Policy: sandbox; default-src 'none'\r\n"
 """Whatever a model says it is, no browser runs it as a page of this host."""
 
 
@@ -40,16 +45,11 @@ def reply_head(
 
     A page has a Content-Security-Policy of its own among its ``headers``.
     """
-    lines = [
-        b"%b %b %b" % (version, code, reason),
-        _SERVER,
-        b"Date: " + date,
-        b"X-Request-Id: " + id,
-        _SAFE,
-    ]
+    lines = [_START % (version, code, reason, date, id)]
     if not headers.hasHeader(b"content-security-policy"):
         lines.append(_POLICY)
     for name, values in headers.getAllRawHeaders():
-        lines += [b"%b: %b" % (name, value) for value in values]
-    lines += [b"", b""]
-    return b"\r\n".join(lines)
+        for value in values:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(b"\r\n")
+    return b"".join(lines)

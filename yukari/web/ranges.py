@@ -37,7 +37,7 @@ def parse_range(text: Optional[str], size: int) -> Optional[Span]:
     found = _RANGE.fullmatch(text) if text is not None and text.isascii() else None
     if found is None or found[1] == found[2] == "":
         return None
-    first, last = (_position(each) for each in found.groups())
+    first, last = _position(found[1]), _position(found[2])
     if first is None:
         assert last is not None
         if last == 0 or size == 0:

@@ -40,9 +40,7 @@ def reply(
     request.setHeader(b"content-length", str(len(body)).encode())
     if source is not None:
         request.repeat(source, 0, len(body))
-    if request.method != b"HEAD":
-        request.write(body)
-    request.finish()
+    request.end_with(body)
 
 
 def reply_json(request: Request, status: int, content: object) -> None:
@@ -72,6 +70,8 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     connection.
     """
     running = Deferred.fromCoroutine(work)
+    if running.called and not isinstance(running.result, Failure):
+        return NOT_DONE_YET
     if not running.called:
         request.notifyFinish().addErrback(lambda _: running.cancel())
 

@@ -191,6 +191,24 @@ class RegistryRequest(Request):
         super().write(data)
         self.channel.end_head()
 
+    def end_with(self, body: bytes) -> None:
+        """
+        Send a whole reply whose headers are all set, Content-Type and Content-Length among them.
+
+        As `write` and `finish`, without looking for what else Twisted might add.
+        """
+        if not (self.startedWriting or self.gone):
+            self.startedWriting = 1
+            self._first_byte = self.site.clock.seconds() - self._began
+            code = b"%d" % self.code
+            self.channel.writeHeaders(
+                self.clientproto, code, self.code_message, self.responseHeaders
+            )
+            sent = b"" if self.method == b"HEAD" else body
+            self.sentLength = len(sent)
+            self.channel.write(sent)
+        self.finish()
+
     def finish(self) -> None:
         transport = plain_socket(self)
         super().finish()
