@@ -501,6 +501,21 @@ class RepeatTests(SynchronousTestCase):
         self.registry.ask()
         self.assertEqual(self.registry.rendered, before + 1)
 
+    def test_what_is_asked_for_now_and_then_is_not_kept(self) -> None:
+        """Catches a copy of each reply that nobody will ask for again in time."""
+        site: Any = self.registry.fast
+        for _ in range(4):
+            self.registry.ask()
+            self.registry.clock.advance(2 * GIVEN_FOR)
+        self.assertEqual(site.repeats.held, 0)
+
+    def test_what_is_asked_for_all_the_time_is_seen_once_in_a_while(self) -> None:
+        """Catches a reply that is kept only at the second request after its end."""
+        for _ in range(20):
+            self.registry.ask()
+            self.registry.clock.advance(GIVEN_FOR / 4)
+        self.assertEqual(self.registry.rendered, 6)
+
     def test_a_connection_that_gets_replies_again_is_not_idle(self) -> None:
         for _ in range(10):
             self.registry.ask()

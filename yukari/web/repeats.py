@@ -127,20 +127,24 @@ class Repeats:
     _clock: IReactorTime
     _dates: Dates
     _kept: dict[Key, Repeat] = field(factory=dict, init=False)
-    _asked: set[int] = field(factory=set, init=False)
-    """Hashes of what was asked for lately."""
+    _asked: dict[int, float] = field(factory=dict, init=False)
+    """When what has such a hash was last asked for."""
     held: int = field(default=0, init=False)
     """About how many bytes of memory they take."""
 
     def is_asked_again(self, head: bytes) -> bool:
-        """Whether this was asked for before: most of what is asked for once is not worth a copy."""
-        asked = hash(_cut(head))
-        if asked in self._asked:
-            return True
-        if len(self._asked) >= MAX_ASKED:
+        """
+        Whether this was asked for so lately that a kept reply is likely to be given again.
+
+        Most of what is asked for is not worth a copy. That what was kept has just ended is a
+        reason to keep it anew, hence twice the time.
+        """
+        asked, now = hash(_cut(head)), self._clock.seconds()
+        before = self._asked.get(asked)
+        if before is None and len(self._asked) >= MAX_ASKED:
             self._asked.clear()
-        self._asked.add(asked)
-        return False
+        self._asked[asked] = now
+        return before is not None and now < before + 2 * GIVEN_FOR
 
     def keep(
         self, request: Any, head: bytes, source: Source, start: int, end: int, *, any_range: bool
