@@ -17,7 +17,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.internet.ssl import TLSVersion
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
@@ -131,6 +131,21 @@ class ThreadCase(SecureCase):
         peer.ask(self.shelf.put(blob))
         await self.no_more(seen)
         return blob, peer
+
+
+class SameTurnTests(ThreadCase):
+    """Twisted gathers small writes until the next turn of its clock, which stands still here."""
+
+    def factory(self) -> Any:
+        self.lending = Lending()
+        return TLSMemoryBIOFactory(self.lending, False, self.site, Clock())
+
+    async def test_no_reply_waits_for_another_turn(self) -> None:
+        """Catches a hit that waits, under load, for whatever else is ready in the next turns."""
+        blob = Growing(noise(MIB))
+        peer = await self.secure_peer()
+        peer.ask("/healthz", self.shelf.put(blob))
+        await self.arrives(peer, b"OK\n", blob.content)
 
 
 class ThreadTests(ThreadCase):

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from yukari.sending.blocks import BlockSender
 from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.stall import ReaderGone
-from yukari.sending.transports import bound_unsent, flush
+from yukari.sending.transports import bound_unsent, flush, flush_gathered
 from yukari.sending.workers import Helpers, Piece
 from yukari.storage.disk.page_cache import in_memory
 
@@ -234,7 +234,6 @@ class TlsSender(BlockSender):
         self._transport: Any = self._secure.transport
         self._producer: Any = None
         self._in_memory_until = self._at
-        self._new = True
         self._full = False
         self._kept = b""
 
@@ -245,6 +244,7 @@ class TlsSender(BlockSender):
             # A channel that waits for what the transport holds reads no request: now we wait.
             self._producer.resumeProducing()
         bound_unsent(self._transport, self._request.site.drain.count())
+        flush_gathered(self._secure)
         self._transport.registerProducer(self, False)
 
     def _give_back(self) -> None:
@@ -258,13 +258,6 @@ class TlsSender(BlockSender):
             raise ReaderGone(self._at - self._span.start)
 
     async def _put(self, end: int) -> int:
-        if self._new:
-            # Twisted gathers small writes, such as the headers, until the reactor's next turn.
-            # The second turn is surely after that.
-            self._new = False
-            for _ in range(2):
-                await deferLater(self._transport.reactor, 0)
-                self._check()
         await self._look_ahead(end)
         await self._emptied()
         try:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from twisted.internet import tcp
 from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport
 from twisted.web.http import Request
 
 UNSENT = 128 * 1024 * 1024
@@ -68,6 +69,18 @@ def holds(transport: Any) -> bool:
     return bool(transport.dataBuffer or transport._tempDataLen)
 
 
+def flush_gathered(secure: Any) -> None:
+    """
+    Encrypt and send what was written over TLS, as far as the socket takes it.
+
+    Twisted gathers small writes until the reactor's next turn, and sends them in the one after.
+    """
+    if isinstance(secure, BufferingTLSTransport):
+        secure._aggregator.flush()
+        if _is_plain(secure.transport):
+            flush(secure.transport)
+
+
 def write_now(transport: Any, data: bytes) -> None:
     """Write to a transport, and send what its socket takes at once."""
     if _is_plain(transport) and transport.connected and not holds(transport):
@@ -76,6 +89,7 @@ def write_now(transport: Any, data: bytes) -> None:
         if isinstance(sent, int):
             data = data[sent:]
     transport.write(data)
+    flush_gathered(transport)
 
 
 def without_sendfile(error: OSError) -> None:
