@@ -26,7 +26,7 @@ HOT = 10
 """Models that are asked for again and again."""
 
 
-def _script(place: Path, paths: list[str], extra: str = "") -> Path:
+def script_of(place: Path, paths: list[str], extra: str = "") -> Path:
     """For wrk: a path chosen at random for each request; ``extra`` are more of its headers."""
     quoted = ",".join(f'"{path}"' for path in paths)
     script = place / f"paths-{len(paths)}.lua"
@@ -104,7 +104,7 @@ def _manifests(scale: Scale) -> Table:
             )
             for asked in sorted({HOT, count}):
                 if peers.WRK:
-                    script = _script(place, paths[:asked])
+                    script = script_of(place, paths[:asked])
                     used[count, asked] = []
                     measures[count, asked] = partial(
                         rate, peer, script, seconds, used[count, asked]
@@ -141,7 +141,7 @@ def _pieces(scale: Scale) -> Table:
         nginx = stack.enter_context(peers.nginx_static(place, store, "1"))
         yukari = stack.enter_context(peers.yukari(place, f"http://{HOST}", store=store))
         for size in (500, 64 * 1024, 1024 * 1024):
-            script = _script(
+            script = script_of(
                 place,
                 [f"/v2/library/m/blobs/{blob.digest}"],
                 f", ['Range'] = 'bytes=1000-{999 + size}'",

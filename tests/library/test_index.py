@@ -14,6 +14,8 @@ from tests.ending import begin
 from tests.library.test_collector import World, weights
 from tests.storage.disk.test_store import HOST
 from tests.storage.strategies import result_of
+from yukari.leisure import Leisure
+from yukari.library import index as stock
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.index import OLD_AFTER, OLD_SHARE, QUICK
 from yukari.storage.disk.store import DirectoryStore
@@ -90,6 +92,28 @@ class ByHandTests(SynchronousTestCase):
         clock.advance(2 * QUICK * OLD_SHARE)
         self.successResultOf(begin(self, index.refresh()))
         held.callback(None)
+
+    def test_a_look_rests_after_each_page_and_among_what_it_reads(self) -> None:
+        """Replies had 0.6 of their usual rate while 20,000 models were looked at."""
+        said = list[str]()
+
+        class Said(Leisure):
+            def begin(self) -> None:
+                said.append("begin")
+
+            async def rest(self) -> None:
+                said.append("rest")
+
+        world = self.world
+        self.patch(stock, "PAGE", 1)
+        world.management.index._leisure = Said(world.clock)
+        blobs = len(result_of(world.store.blobs()))
+        result_of(world.management.index.look())
+        self.assertEqual(said, ["begin"] + ["rest"] * (blobs + 2))
+        result_of(world.management.catalog.run(CatalogFile.reset))
+        said.clear()
+        result_of(world.management.index.look())
+        self.assertGreater(said.count("rest"), blobs + 2)
 
     def look_by(self, during: Callable[[], Any]) -> list[Any]:
         """The looks from now on; each does this, and waits for what it returns if anything."""

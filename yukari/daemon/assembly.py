@@ -32,6 +32,7 @@ from yukari.daemon.mirrors import (
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
+from yukari.leisure import Leisure
 from yukari.library.bounds import Bounds
 from yukari.library.events import Events, Observer
 from yukari.library.library import Library
@@ -41,13 +42,13 @@ from yukari.library.recent_errors import RecentErrors
 from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
+from yukari.library.usage import UsageCounter
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Lines
 from yukari.sending.workers import Helpers, helpful
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
-from yukari.storage.usage import UsageCounter
 from yukari.threads import DISK_THREADS, Threads
 from yukari.web.admin import Numbers, Ready
 from yukari.web.client_limit import ClientLimit
@@ -116,9 +117,9 @@ def assemble(
         line = line_of(settings.upstream_rate, reactor, bounds.in_all)
     mirrors = open_mirrors(reactor, settings, proxies, disk_threads, metrics, pseudonym, line)
     registries = RegistryNames.of(settings.registries)
-    usage = UsageCounter(store, reactor)
     catalog_thread = Threads(reactor, "catalog", 1)
     management = _management(reactor, settings, store, catalog_thread, disk_threads, metrics)
+    usage = UsageCounter(management, reactor)
     scheduler = FetchScheduler(
         reactor,
         bounds.per_blob,
@@ -139,6 +140,7 @@ def assemble(
         events=Events([_Changes(usage.changed)]),
         may_check=management.marks.may_check,
         redirects=_redirects(settings),
+        leisure=Leisure(reactor),
     )
     management.manage(library, None if settings.offline else library.is_upstream)
     pulls = Pulls(library, management.marks.may_check)
@@ -280,6 +282,7 @@ def _management(
         ),
         registry=settings.registries[0].host,
         metrics=metrics,
+        leisure=Leisure(reactor),
     )
 
 

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.leisure import Leisure
 from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Indexed, Need, Version
@@ -29,7 +30,7 @@ from yukari.library.marks import Marks
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import Store
-from yukari.tasks import Background, all_of, backoff
+from yukari.tasks import Background, Waiters, all_of, backoff
 
 log = Logger()
 
@@ -65,6 +66,8 @@ class Index(Observer):
     _details: Details
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
+    _leisure: Optional[Leisure] = None
+    """Makes a look give way to requests; None for no rest."""
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
     _old_at: float = field(default=inf, init=False)
@@ -78,6 +81,8 @@ class Index(Observer):
     """Checks that the catalog does not have yet."""
     _blobs: dict[Digest, int] = field(factory=dict, init=False)
     """Blobs that were stored and that the catalog does not have yet."""
+    _awaiting: Waiters = field(factory=Waiters, init=False)
+    """Those who wait for the first look."""
     _running: Background = field(factory=Background, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _due_in: float = field(default=EVERY, init=False)
@@ -153,6 +158,11 @@ class Index(Observer):
         """Return when the catalog has everything that was reported."""
         await self._running.ended("work")
 
+    async def first_look(self) -> None:
+        """Return when a look has gone through everything since the start."""
+        if not self.looked:
+            await self._awaiting.wait()
+
     async def refresh(self) -> None:
         """Find what changed while nobody told, and wait if that is quick; for lists of all."""
         now = self._clock.seconds()
@@ -177,11 +187,13 @@ class Index(Observer):
 
     # reading
 
-    async def _read(self, tags: Iterable[Key]) -> None:
+    async def _read(self, tags: Iterable[Key], *, leisurely: bool = False) -> None:
         keys, indexed = list(tags), list[Indexed]()
         for start in range(0, len(keys), READ_TOGETHER):
             found = await all_of(self.read(*key) for key in keys[start : start + READ_TOGETHER])
             indexed += [each for each in found if each is not None]
+            if leisurely:
+                await self._rest()
         if indexed:
             await self._catalog.run(CatalogFile.put, indexed, self._now())
 
@@ -251,6 +263,8 @@ class Index(Observer):
     async def look(self) -> None:
         """Look through all blobs and tags. `CatalogUnusable`, OSError."""
         began, self._old_at = self._clock.seconds(), inf
+        if self._leisure is not None:
+            self._leisure.begin()
         await self._marks.refresh()
         run = self._catalog.run
         await run(CatalogFile.begin_sweep)
@@ -258,6 +272,7 @@ class Index(Observer):
         while blobs := await self._store.blobs(last, PAGE):
             last = blobs[-1].digest
             await run(CatalogFile.see_blobs, [(each.digest, each.size) for each in blobs])
+            await self._rest()
         after: Optional[Key] = None
         while tags := await self._store.manifests(after, PAGE):
             after = tags[-1].name, tags[-1].tag
@@ -265,16 +280,23 @@ class Index(Observer):
             await run(CatalogFile.see_tags, [row[:2] for row in rows])
             changed = await run(CatalogFile.changed, rows)
             for start in range(0, len(changed), BATCH):
-                await self._read(changed[start : start + BATCH])
+                await self._read(changed[start : start + BATCH], leisurely=True)
+                await self._rest()
             if changed:
                 times = {row[:2]: row for row in rows}
                 await run(CatalogFile.listed, [times[key] for key in changed])
+            await self._rest()
         await self._forget_unseen()
         self.looked = True
+        self._awaiting.fire()
         now = self._clock.seconds()
         took = now - began
         self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
         self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
+
+    async def _rest(self) -> None:
+        if self._leisure is not None:
+            await self._leisure.rest()
 
     async def _forget_unseen(self) -> None:
         tags, blobs = await self._catalog.run(CatalogFile.unseen)

@@ -15,6 +15,7 @@ from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.fills.scheduler import FetchScheduler
+from yukari.leisure import Leisure
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs, Elsewhere
 from yukari.library.children import Children
@@ -57,6 +58,8 @@ class Library:
     _redirects: Callable[[str, str], bool] = lambda *_: False
     """Whether a client that came by a Host header may be sent to a presigned URL."""
     rules: ModelRules = field(factory=ModelRules)
+    _leisure: Optional[Leisure] = None
+    """Makes looks for manifests that are due give way to requests."""
     filling: FillManager = field(init=False)
     blobs: Blobs = field(init=False)
     children: Children = field(init=False)
@@ -104,6 +107,7 @@ class Library:
                 may_check=self._may_check,
                 now=self._now,
                 metrics=self._metrics,
+                leisure=self._leisure,
             )
         self.manifests = Manifests(
             store=store,

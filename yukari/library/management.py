@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.leisure import Leisure
 from yukari.library.bounds import Bounds
 from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
@@ -60,6 +61,8 @@ class Management:
     """The host of the registry, for patterns."""
     now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
+    _leisure: Optional[Leisure] = None
+    """Makes looks through the store give way to requests."""
     catalog: Catalog = field(init=False)
     marks: Marks = field(init=False)
     details: Details = field(init=False)
@@ -79,7 +82,13 @@ class Management:
         self.marks = Marks(self._store.inventory, self._clock, self.now)
         self.details = Details(self._store, self._in_thread)
         self.index = Index(
-            self._store, self.catalog, self.marks, self.details, self._clock, self.now
+            store=self._store,
+            catalog=self.catalog,
+            marks=self.marks,
+            details=self.details,
+            clock=self._clock,
+            now=self.now,
+            leisure=self._leisure,
         )
 
     def manage(

@@ -31,12 +31,13 @@ from twisted.python.failure import Failure
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
+from yukari.leisure import Leisure
 from yukari.library.events import Events
 from yukari.library.versions import NewVersion, Versions
 from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
 from yukari.sources.upstreams import AnyUpstream
-from yukari.storage.ports import NoRoom, Store, StoredManifest
+from yukari.storage.ports import ManifestEntry, NoRoom, Store, StoredManifest
 from yukari.tasks import backoff
 
 log = Logger()
@@ -111,6 +112,8 @@ class Revalidator:
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _random: Random = field(factory=Random)
+    _leisure: Optional[Leisure] = None
+    """Makes a look give way to requests; None for no rest."""
     _salt: float = field(init=False)
     _loop: LoopingCall = field(init=False)
     _checking: dict[Key, Deferred[None]] = field(factory=dict, init=False)
@@ -171,7 +174,7 @@ class Revalidator:
         after: Optional[Key] = None
         probed: set[str] = set()
         while not self._stopped:
-            page = await self._store.manifests(after, PAGE)
+            page = await self._list(after)
             if not page:
                 return
             after = page[-1].name, page[-1].tag
@@ -191,6 +194,14 @@ class Revalidator:
             )
             # One page a turn of the reactor.
             await deferLater(self._clock, 0)
+
+    async def _list(self, after: Optional[Key]) -> list[ManifestEntry]:
+        if self._leisure is None:
+            return await self._store.manifests(after, PAGE)
+        self._leisure.begin()
+        page = await self._store.manifests(after, PAGE)
+        await self._leisure.rest()
+        return page
 
     async def _probe(self, due: list[Key], probed: set[str]) -> None:
         """Ask about one manifest of each registry that is down and was not ``probed`` so yet."""

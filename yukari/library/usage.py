@@ -1,4 +1,4 @@
-"""The amount that is stored, counted at intervals in the background."""
+"""The amount that is stored, as the catalog has it, read at intervals in the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.storage.ports import Holdings, Store
+from yukari.library.catalog import CatalogUnusable
+from yukari.library.catalog_file import CatalogFile
+from yukari.library.management import Management
+from yukari.storage.ports import Holdings
 
 log = Logger()
 
@@ -19,19 +22,20 @@ REST = 10.0
 SHARE = 100
 """The next count waits at least this many times as long as the last one took."""
 RARELY = 600.0
-"""Seconds to the next count if we stored nothing: other daemons may have."""
+"""Seconds to the next count if we stored nothing: a look may have found something."""
 
 
 @define(eq=False)
 class UsageCounter:
-    """Counts what the store holds, and keeps the last count."""
+    """Counts what a managed store holds, once it has been looked through; keeps the last count."""
 
-    _store: Store
+    _management: Management
     _clock: IReactorTime
     holdings: Optional[Holdings] = field(default=None, init=False)
     """None until the first count."""
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _counting: Optional[Deferred[Any]] = field(default=None, init=False)
+    _began: float = field(default=0.0, init=False)
     _soonest: float = field(default=0.0, init=False)
     _changed: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -56,21 +60,28 @@ class UsageCounter:
             self._timer.reset(max(0.0, self._soonest - self._clock.seconds()))
 
     def _count(self) -> None:
-        self._timer, self._changed = None, False
-        began = self._clock.seconds()
-        self._counting = counting = Deferred.fromCoroutine(self._store.count())
-        counting.addBoth(self._counted, began)
+        self._timer = None
+        self._counting = counting = Deferred.fromCoroutine(self._read())
+        counting.addBoth(self._counted)
 
-    def _counted(self, result: Any, began: float) -> None:
+    async def _read(self) -> Holdings:
+        index = self._management.index
+        await index.first_look()
+        await index.settled()
+        self._began, self._changed = self._clock.seconds(), False
+        totals = await self._management.catalog.run(CatalogFile.totals)
+        return Holdings(totals.tags, totals.blobs, totals.stored)
+
+    def _counted(self, result: Any) -> None:
         self._counting = None
         if self._stopped:
             return
         now = self._clock.seconds()
-        rest = max(REST, SHARE * (now - began))
+        rest = max(REST, SHARE * (now - self._began))
         self._soonest = now + rest
         if not isinstance(result, Failure):
             self.holdings = result
-        elif result.check(OSError):
+        elif result.check(CatalogUnusable):
             log.debug("what is stored was not counted: {error}", error=str(result.value))
         else:
             log.failure("counting what is stored", result)

@@ -1,0 +1,57 @@
+"""Work in the background that gives way to requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+STEP = 0.001
+"""Seconds for which the reactor's thread is watched at first; each time twice as long."""
+BUSY = 0.25
+"""The part of a core beyond which the reactor's thread is busy."""
+LONGEST = 19.0
+"""A rest is at most so many times as long as the work before it: if the daemon is always busy, the
+work gets a twentieth of the time."""
+
+
+def cpu_times() -> tuple[float, float]:
+    """Return the CPU seconds of the calling thread, and those of all other threads."""
+    own = time.thread_time()
+    return own, time.process_time() - own
+
+
+@define(eq=False)
+class Leisure:
+    """
+    Rests between the slices of a piece of work that is done in other threads than the reactor's.
+
+    Each slice takes the interpreter's lock, and perhaps a core, from requests. So the next one
+    waits while the reactor's thread is busy. ``cpu`` is `cpu_times`, called in that thread.
+    """
+
+    _clock: IReactorTime
+    _cpu: Callable[[], tuple[float, float]] = cpu_times
+    _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+
+    def begin(self) -> None:
+        """Note that a slice begins."""
+        self._began = self._clock.seconds(), self._cpu()[1]
+
+    async def rest(self) -> None:
+        """Return when the next slice may begin; one has just ended."""
+        now = self._clock.seconds()
+        own, others = self._cpu()
+        began, others_then = self._began
+        # Waiting for a disk or a bucket is no work, and neither is what other threads do beside it.
+        ends = now + LONGEST * min(now - began, others - others_then)
+        step, busy = STEP, True
+        while busy and now < ends:
+            since, own_then = now, own
+            await deferLater(self._clock, min(step, ends - now))
+            now, (own, _), step = self._clock.seconds(), self._cpu(), 2 * step
+            busy = own - own_then > BUSY * (now - since)
+        self.begin()
