@@ -88,6 +88,21 @@ class CatalogTests(SynchronousTestCase):
         self.assertEqual(result_of(self.catalog.run(malformed)), 0)
         self.assertEqual((asked, self.lost), ([1, 0], 1))
 
+    def test_damage_that_nothing_has_read_is_found_by_a_check(self) -> None:
+        """The whole file was read at each start, while the first page waited."""
+        self.put()
+        self.lost = 0
+        result_of(self.catalog.check(maybeDeferred))
+        self.assertEqual((len(self.found()), self.lost), (1, 0))
+        result_of(self.catalog.stop())
+        with open(self.path, "r+b") as file:
+            file.seek(-4096, os.SEEK_END)
+            file.write(b"\xff" * 4096)
+        self.catalog = self.opened()
+        self.assertEqual((len(self.found()), self.lost), (1, 0))
+        result_of(self.catalog.check(maybeDeferred))
+        self.assertEqual((self.found(), self.lost), ([], 1))
+
     def test_catalog_that_is_removed_while_it_is_used_is_made_anew(self) -> None:
         """It was written into a file without a name, and gone at the next start."""
         self.path = os.path.join(self.mktemp(), "store", "catalog")

@@ -89,6 +89,7 @@ class Parts:
     catalog_thread: Threads
     traffic: Traffic
     errors: RecentErrors
+    pages: Pages
     watchers: Watchers
     drain: Drain
     passwords: Optional[Passwords]
@@ -227,6 +228,7 @@ def assemble(
         catalog_thread=catalog_thread,
         traffic=traffic,
         errors=errors,
+        pages=page_parts.pages,
         watchers=watchers,
         drain=drain,
         passwords=passwords,

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Usage
+from yukari.library.catalog_schema import is_sound
 from yukari.names import Digest, Repository, Tag
 from yukari.threads import InThread
 
@@ -93,6 +94,17 @@ class Catalog:
             self._file.is_new = False
             self.lost()
         return result
+
+    async def check(self, in_thread: InThread) -> None:
+        """
+        Make the file anew if it is damaged somewhere, be it where nobody has read yet.
+
+        ``in_thread`` calls a function in any other thread. `CatalogUnusable`.
+        """
+        if self._file is None or await in_thread(is_sound, self._path) or self._stopped:
+            return
+        log.error("{path}: it is damaged: made anew", path=self._path)
+        await self.run(CatalogFile.reset)
 
     def _call(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._file is not None and self._file.is_removed:

@@ -193,6 +193,7 @@ class Management:
     def start(self) -> None:
         """Look through the store, keep it within its bounds, and read it again."""
         self.index.start()
+        self._running.start("check", self._check_catalog(), _failed)
         for scrubber in self.scrubbers:
             scrubber.start()
         works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
@@ -226,6 +227,10 @@ class Management:
     def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if work not in self._running:
             self._running.start(work, work(), _failed)
+
+    async def _check_catalog(self) -> None:
+        await self.index.first_look()
+        await self.catalog.check(self._in_thread)
 
     async def _read_marks(self) -> None:
         await self.marks.refresh()

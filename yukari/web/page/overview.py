@@ -13,6 +13,7 @@ from yukari.config.registry_names import RegistryNames
 from yukari.library.catalog import CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Version
+from yukari.library.eviction import Plan
 from yukari.library.search import MAX_WORDS, ORDERS
 from yukari.library.status import Status
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
@@ -23,8 +24,8 @@ from yukari.web.page.rows import Row
 from yukari.web.page.viewer import Viewer
 
 PER_PAGE = 50
-MAX_CANDIDATES = 5000
-"""Versions that are looked at for what would go next: all of a large store would take seconds."""
+MAX_CANDIDATES = 1000
+"""Versions that are looked at for what would go next: some 30 ms; all could take seconds."""
 MAX_STEPS = 100
 """Models that are shown to go next, and as many that stay."""
 _EXAMPLES = {
@@ -74,7 +75,6 @@ class Overview(Page):
 
     async def show(self, request: Request, viewer: Viewer) -> None:
         parts, query = self.parts, Query.of(request)
-        parts.pages.prepare("overview.html")
         words = " ".join(query.text("q").split()[:MAX_WORDS])
         order = query.text("sort") if query.text("sort") in ORDERS else "name"
         number = query.number("page", 1)
@@ -165,6 +165,7 @@ class Evictions(Page):
             "evicts": parts.management.bounds.evict,
             "need": need,
             "frees": found.frees,
+            "looked_at": MAX_CANDIDATES if found.frees < need and _are_all(found) else None,
             "goes": [
                 (*self._named(step.candidate.version), step.candidate.version.size, step.reason)
                 for step in found.steps[:MAX_STEPS]
@@ -177,3 +178,8 @@ class Evictions(Page):
         """Return a version's name as Ollama shows it, and the path of its tag's page."""
         name, tag = str(version.name), str(version.tag)
         return self.parts.names.show(name, tag), f"/models/{name}/{tag}"
+
+
+def _are_all(found: Plan) -> bool:
+    """Whether a plan ended because no more versions were to be looked at."""
+    return len(found.steps) + len(found.kept) >= MAX_CANDIDATES

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import cache
 from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field
@@ -23,7 +24,7 @@ from yukari.web.page.assets import ASSETS
 from yukari.web.replies import reply
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -82,8 +83,9 @@ def clock(at: float) -> str:
     return f"{said.day} {said:%b, %H:%M} UTC"
 
 
-def _environment() -> Environment:
-    # Imported lazily: a cache whose page nobody opens starts faster, in less memory.
+@cache
+def _templates() -> dict[str, Template]:
+    # Imported lazily, because the daemon starts without it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
@@ -96,7 +98,7 @@ def _environment() -> Environment:
     )
     made.filters.update(size=size, duration=duration, moment=moment, clock=clock)
     made.globals.update(version=__version__, assets={name: each.tag for name, each in ASSETS})
-    return made
+    return {name: made.get_template(name) for name in made.list_templates()}
 
 
 @define(eq=False)
@@ -105,34 +107,29 @@ class Pages:
 
     _in_thread: InThread
     _now: Callable[[], float] = time.time
-    _environment: Optional[Environment] = field(default=None, init=False)
-    _known: dict[str, Any] = field(factory=dict, init=False)
+    _known: dict[str, Template] = field(factory=dict, init=False)
     _loading: Coalescer = field(factory=Coalescer, init=False)
 
     async def reply(
         self, request: Request, name: str, context: Mapping[str, Any], status: int = 200
     ) -> None:
         """Send the page that the template ``name`` makes of ``context``."""
-        await self._loading.run(name, self._get, name)
+        await self._load()
         now = self._now()
         body = self._known[name].render(now=now, ago=ago(now), **context)
         for header in HEADERS:
             request.setHeader(*header)
         reply(request, status, "text/html; charset=utf-8", body.encode())
 
-    def prepare(self, name: str) -> None:
-        """Begin to load a template, so that it is there by the time that `reply` needs it."""
-        if name not in self._known:
-            # `reply` will report what is wrong with it.
-            loading = Deferred.fromCoroutine(self._loading.run(name, self._get, name))
-            loading.addErrback(lambda _: None)
+    def start(self) -> None:
+        """Load the templates now, so that the first page needs not wait for them."""
+        # `reply` will report what is wrong with them.
+        Deferred.fromCoroutine(self._load()).addErrback(lambda _: None)
 
-    async def _get(self, name: str) -> None:
-        if name not in self._known:
-            # Reading and compiling it would hold the reactor.
-            self._known[name] = await self._in_thread(self._load, name)
+    async def _load(self) -> None:
+        if not self._known:
+            await self._loading.run("all", self._load_now)
 
-    def _load(self, name: str) -> Any:
-        if self._environment is None:
-            self._environment = _environment()
-        return self._environment.get_template(name)
+    async def _load_now(self) -> None:
+        # Reading and compiling them takes 0.1 s.
+        self._known = await self._in_thread(_templates)
