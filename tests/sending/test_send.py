@@ -34,7 +34,7 @@ from yukari.manifest import Manifest
 from yukari.names import Tag
 from yukari.sending import fairness as turn
 from yukari.sending import transports
-from yukari.sending.fairness import A_TURN, Turn
+from yukari.sending.fairness import A_TURN, HELPED_MOST, Turn
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
 from yukari.sending.stall import READ, STALL
@@ -194,6 +194,16 @@ class TakesHalf:
 
 class TurnTests(SynchronousTestCase):
     """The order of senders when a turn of the reactor has sent all that it may."""
+
+    def test_helpers_send_for_some_greedy_readers_and_not_for_thousands(self) -> None:
+        """Each piece is megabytes: the last of 12,800 readers waited 5 s for all the others."""
+        line, clock = Turn(), Clock()
+        senders: list[Any] = [
+            TakesHalf(str(at), True, line, clock, []) for at in range(HELPED_MOST + 1)
+        ]
+        for count, helped in ((1, False), (2, True), (HELPED_MOST, True), (HELPED_MOST + 1, False)):
+            line.greedy = set(senders[:count])
+            self.assertEqual(line.crowds(senders[0]), helped, count)
 
     def test_new_readers_are_served_first_then_the_longest_waiting(self) -> None:
         line, clock = Turn(), Clock()

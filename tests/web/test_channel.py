@@ -12,12 +12,14 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ending import begin
 from tests.running import until
 from tests.sending.doubles import NAME, Growing, Shelf, Talk
 from tests.sending.test_send import MIB, SocketCase, noise
 from yukari.config.networks import Networks
 from yukari.manifest import Manifest
 from yukari.names import Tag
+from yukari.web.ahead import BLOBS_IN_A_TURN
 from yukari.web.channel import (
     BODY_WITHIN,
     CLOSED_WITHIN,
@@ -27,7 +29,7 @@ from yukari.web.channel import (
     READ_AHEAD,
 )
 from yukari.web.client_limit import ClientLimit
-from yukari.web.drain import Drain
+from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.site import IDLE
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -263,6 +265,62 @@ class TurnTests(SocketCase):
         after = sum(each.got.count(b"OK\n") for each in greedy)
         self.assertLess(after - before, 60 * 10)
         await until(lambda: all(each.got.count(b"OK\n") == 300 for each in greedy))
+
+
+class CrowdTests(SynchronousTestCase):
+    """Thousands that ask for blobs at the same time."""
+
+    def setUp(self) -> None:
+        self.clock, self.turns = Clock(), Clock()
+        self.talks = [Talk(clock=self.clock) for _ in range(3 * BLOBS_IN_A_TURN)]
+        for talk in self.talks:
+            talk.channel.site.crowd = self.talks[0].channel.site.crowd
+            talk.channel.callLater = lambda _, work: self.turns.callLater(1, work)
+            path = talk.shelf.put(Growing(b"abc", here=3, in_file=False))
+            talk.channel.dataReceived(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())
+
+    def begun(self) -> list[bool]:
+        return [bool(talk.channel.requests or talk.wire.value()) for talk in self.talks]
+
+    def expected(self, count: int) -> list[bool]:
+        return [at < count for at in range(len(self.talks))]
+
+    def test_some_are_begun_in_each_turn_in_the_order_in_which_they_came(self) -> None:
+        for turns in (1, 2, 3):
+            self.assertEqual(self.begun(), self.expected(turns * BLOBS_IN_A_TURN))
+            self.turns.advance(1)
+        self.clock.advance(0)
+        for talk in self.talks:
+            self.assertEqual(talk.replies()[0].body, b"abc")
+
+    def test_anything_else_is_answered_at_once(self) -> None:
+        """/healthz took 7 s beside 12,800 parts."""
+        other = Talk(clock=self.clock)
+        other.channel.site.crowd = self.talks[0].channel.site.crowd
+        other.channel.dataReceived(HEALTH)
+        self.assertEqual(other.replies()[0].status, 200)
+        self.assertEqual(self.begun(), self.expected(BLOBS_IN_A_TURN))
+
+    def test_connection_that_waits_is_not_closed_to_make_room_or_by_a_stop(self) -> None:
+        waits = self.talks[-1].channel
+        self.clock.advance(QUIET)
+        self.assertFalse(waits.is_unused())
+        stopping = begin(self, waits.site.drain.close(60.0))
+        self.clock.advance(FIRST_WITHIN)
+        for _ in range(3):
+            self.turns.advance(1)
+        self.clock.advance(0)
+        self.successResultOf(stopping)
+        self.assertEqual(self.talks[-1].replies()[0].body, b"abc")
+
+    def test_client_that_has_left_is_not_served(self) -> None:
+        gone = self.talks[BLOBS_IN_A_TURN]
+        gone.wire.abortConnection()
+        self.clock.advance(0)
+        for _ in range(3):
+            self.turns.advance(1)
+        self.assertEqual(gone.wire.value(), b"")
+        self.assertTrue(all(self.begun()[BLOBS_IN_A_TURN + 1 :]))
 
 
 class LimitTests(SynchronousTestCase):

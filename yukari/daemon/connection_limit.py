@@ -30,8 +30,11 @@ RESERVE = 64
 """Descriptors that are left free whatever takes them: no connection is accepted into these."""
 CLIENT_CONNECTIONS = 4096
 """The most connections of one client: 64 machines behind one NAT, each an old Ollama with 64."""
-ACCEPTS = 64
-"""Connections that are accepted in one turn of the reactor at most, some 5 ms."""
+ACCEPTS = 256
+"""
+Connections that are accepted in one turn of the reactor at most, some 20 ms. Those that find the
+system's queue full, as when two hundred machines open 64 each, try again after 1, 3 and 7 seconds.
+"""
 LOOK_EVERY = 0.25
 """Seconds between two checks whether there is room again."""
 SAY_EVERY = 600.0

@@ -19,6 +19,11 @@ which is also a reader's first.
 A sender that finds the turn's bytes used up is first in line in the next turn, after those that
 have sent nothing yet.
 """
+HELPED_MOST = 256
+"""
+Greedy readers beyond which helper threads do not pay. A helper sends megabytes at a time, so that
+of thousands of readers the last would wait for all the others; and clients need the cores.
+"""
 A_CALL = 16 * 1024
 """Bytes that one ``sendfile`` counts as in a turn, at least."""
 
@@ -73,9 +78,9 @@ class Turn:
 
     def crowds(self, sender: Sender) -> bool:
         """
-        Whether this sender and another take everything they are given, so that helper threads pay.
+        Whether this sender and others take everything they are given, so that helper threads pay.
         """
-        return sender in self.greedy and len(self.greedy) > 1
+        return sender in self.greedy and 1 < len(self.greedy) <= HELPED_MOST
 
     def used(self, count: int, reactor: IReactorTime) -> None:
         """Count a ``sendfile`` of ``count`` bytes."""

@@ -29,6 +29,11 @@ The smallest bound with which a connection is corked. A cork holds back less tha
 bytes are below the bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s
 later.
 """
+COUNTED_BESIDE_CROWD = 8
+"""
+How often a byte counts in a turn of the reactor while requests wait for theirs, if its reader has
+had some already: the turns are shorter then, and everybody's first byte leaves earlier.
+"""
 CORK: Optional[int] = getattr(socket, "TCP_CORK", None)
 """Makes the system send whole segments only: without it each ``sendfile`` ends with a short one."""
 
@@ -177,7 +182,9 @@ class FileSender:
         except OSError:
             self._failed(Failure())
         else:
-            self.turn.used(sent, self._transport.reactor)
+            others_first = self.begun and len(self._request.site.crowd) > 0
+            count = COUNTED_BESIDE_CROWD * sent if others_first else sent
+            self.turn.used(count, self._transport.reactor)
             self._sent(sent, asked)
 
     def _be_helped(self, end: int) -> None:

@@ -12,16 +12,15 @@ from typing import Any, Optional
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
 from twisted.protocols.basic import LineReceiver
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import write_now
-from yukari.web.heads import reply_head
+from yukari.web.head_first import HeadFirst
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
-from yukari.web.request_head import find_path, read_head
+from yukari.web.request_head import find_path, is_for_blob, read_head
 
 TLS_HANDSHAKE = b"\x16"
 """The first byte from a client that takes this for an https server."""
@@ -49,7 +48,7 @@ HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
 
 
 @implementer(IHalfCloseableProtocol)
-class RegistryChannel(HTTPChannel):
+class RegistryChannel(HeadFirst):
     """
     Begins a request when the one before it has been answered and its reply has been taken.
 
@@ -58,9 +57,6 @@ class RegistryChannel(HTTPChannel):
     and say or do something sensible only once they are answered.
     """
 
-    site: Any
-    transport: Any
-    requests: list[Any]
     refused: bool = False
     """Whether the last request was refused, and nothing more is read."""
     asked: bool = False
@@ -81,8 +77,6 @@ class RegistryChannel(HTTPChannel):
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
-    _head: bytes = b""
-    """A reply's head that waits for the first bytes of its body."""
     _gone: bool = False
     _quiet_since: float = 0.0
     _idle: IdleTimer
@@ -118,6 +112,7 @@ class RegistryChannel(HTTPChannel):
         self._gone = True
         self._expect(None)
         self.site.ahead.leave(self)
+        self.site.crowd.leave(self)
         self._idle.stop()
         super().connectionLost(reason)
         self.site.drain.left(self)
@@ -153,10 +148,15 @@ class RegistryChannel(HTTPChannel):
 
     def is_unused(self) -> bool:
         """Whether it can be closed to make room: it is idle, or its request does not arrive."""
-        if self._handlingRequest:
+        if self._handlingRequest or self.waits:
             return False
         between = self.asked and not self.requests and not self._buffer
         return between or self.site.clock.seconds() - self._quiet_since >= QUIET
+
+    @property
+    def waits(self) -> bool:
+        """Whether its request waits for its turn."""
+        return self in self.site.crowd
 
     @property
     def quiet_since(self) -> float:
@@ -178,7 +178,17 @@ class RegistryChannel(HTTPChannel):
             self.refuse(TOO_MANY)
         elif not self.refused:
             self._heard = True
+            begins = self._at_start and not self.paused
+            if begins and is_for_blob(data) and not self.site.crowd.may_begin(self):
+                self.paused = True
+                self.site.crowd.wait(self, self._go_on)
             self._read(data)
+
+    def _go_on(self) -> None:
+        """Read what has waited for its turn."""
+        data, self._buffer = self._buffer, b""
+        self._at_start, self.paused = True, False
+        self._read(data)
 
     @property
     def _is_between(self) -> bool:
@@ -370,31 +380,3 @@ class RegistryChannel(HTTPChannel):
         head = self._make_head(request, b"HTTP/1.1", b"%d" % code, reason, headers)
         self.transport.write(head)
         self.loseConnection()
-
-    # what is sent
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        self._head = self._make_head(self.requests[0], version, code, reason, headers)
-
-    def write(self, data: bytes) -> None:
-        """Write bytes of a reply's body; the first together with its head."""
-        head, self._head = self._head, b""
-        if head:
-            write_now(self.transport, head + data)
-        else:
-            self.transport.write(data)
-
-    def writeSequence(self, iovec: Any) -> None:
-        self.write(b"".join(iovec))
-
-    def end_head(self) -> None:
-        """Write the head of a reply that has no body yet."""
-        head, self._head = self._head, b""
-        if head:
-            self.transport.write(head)
-
-    def _make_head(
-        self, request: Any, version: bytes, code: bytes, reason: bytes, headers: Headers
-    ) -> bytes:
-        id, date = request.id.encode(), self.site.dates.now()
-        return reply_head(version, code, reason, headers, id=id, date=date)

@@ -117,7 +117,7 @@ class Drain:
     def _close(self, channel: Any) -> None:
         if channel.requests:
             channel.persistent = False
-        else:
+        elif not channel.waits:
             channel.loseConnection()
 
     def _close_silent(self) -> None:

@@ -31,6 +31,11 @@ _HOST = re.compile(
 _ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
 
 
+def is_for_blob(data: bytes) -> bool:
+    """Whether these are the first bytes of a request for a blob, if they have its whole target."""
+    return data.startswith(b"GET /v2/") and b"/blobs/" in data[: data.find(b"\r")]
+
+
 def read_head(data: bytes) -> Optional[tuple[bytes, bytes, bytes, Headers]]:
     """
     Return a request's method, target, version and headers; None if Twisted has to read it.

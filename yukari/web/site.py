@@ -23,7 +23,7 @@ from yukari.metrics import Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
-from yukari.web.ahead import SentAhead
+from yukari.web.ahead import BEGUN_IN_A_TURN, BLOBS_IN_A_TURN, InTurn
 from yukari.web.channel import TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
@@ -285,7 +285,8 @@ class RegistrySite(Site):
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
         self.drain = drain or Drain(clock)
-        self.ahead = SentAhead()
+        self.ahead = InTurn(BEGUN_IN_A_TURN)
+        self.crowd = InTurn(BLOBS_IN_A_TURN)
         self.metrics = metrics or Metrics()
         self.is_admins = is_admins
         self.pseudonym = pseudonym
