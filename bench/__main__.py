@@ -25,7 +25,7 @@ exec "$@"
 """For a shell in a network of its own: the kind of congestion control is $0, the command $@."""
 BENCHES = (
     *("hits", "tls", "disk", "manifests", "startup", "cold", "line", "herd", "memory"),
-    *("latency", "page", "evicting"),
+    *("latency", "page", "evicting", "cores"),
 )
 
 

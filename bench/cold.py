@@ -158,14 +158,14 @@ def _reading(
         url = f"{peer.url}/v2/library/m{at}/blobs/{blob.digest}"
         asked = ["--url", url, "--readers", str(readers), "--end", str(blob.size)]
         told = python("-m", "bench.readers", *asked, "--split", timeout=300)
-        _quiet(peer)
+        quiet(peer)
         cpus.append((peer.process.cpu() - before) / (blob.size / GB))
         return float(blob.size / json.loads(told)["seconds"])
 
     return once
 
 
-def _quiet(peer: Peer) -> None:
+def quiet(peer: Peer) -> None:
     """Returns when it has nothing left to do."""
     assert peer.process is not None
     used = -1.0

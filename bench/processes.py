@@ -64,6 +64,10 @@ class Process:
         """Seconds of CPU so far, user and system, all threads and children."""
         return sum(map(_cpu_of, self.numbers()))
 
+    def cpu_of_main(self) -> float:
+        """The same of its first thread, which is a reactor's."""
+        return _cpu_of(self.number, f"task/{self.number}/")
+
     def resident(self) -> int:
         """Bytes of memory now, all children's."""
         return sum(_status(number, "VmRSS") for number in self.numbers())
@@ -97,9 +101,9 @@ class Process:
                 self.popen.wait()
 
 
-def _cpu_of(number: int) -> float:
+def _cpu_of(number: int, thread: str = "") -> float:
     try:
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{number}/{thread}stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / TICKS

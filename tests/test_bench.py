@@ -17,7 +17,7 @@ from tests.processes import CHECKOUT, bare_environment
 
 TABLES = (
     *("hits", "tls", "manifests", "startup", "cold-cpu", "cold", "herd", "slow-readers"),
-    *("page", "watchers", "evicting", "first seconds"),
+    *("page", "watchers", "evicting", "first seconds", "cores"),
 )
 
 
