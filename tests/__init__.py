@@ -2,7 +2,7 @@
 Tests, and what they stand on: an emulated registry and emulated clients.
 
 ``HYPOTHESIS_PROFILE`` says how hard the properties are tried: ``quick`` (the
-default), ``thorough``, or ``repeatable`` (the same examples every time).
+default), ``thorough``, ``repeatable`` (the same examples every time) or ``few``.
 """
 
 import os
@@ -14,4 +14,5 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2000)
 settings.register_profile("repeatable", settings.get_profile("quick"), derandomize=True)
+settings.register_profile("few", settings.get_profile("repeatable"), max_examples=10)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
