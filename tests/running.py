@@ -101,6 +101,16 @@ async def until(holds: Callable[[], object]) -> None:
         await deferLater(reactor, LOOK, lambda: None)
 
 
+async def settle() -> None:
+    """
+    Return when what was on its way on loopback has come, and what that began.
+
+    Counts turns of the reactor, because the clock runs on when this process does not.
+    """
+    for _ in range(10):
+        await deferLater(reactor, LOOK / 2, lambda: None)
+
+
 async def until_sent(upstream: Emulator, count: float) -> None:
     """Return when upstream has sent so many bytes of blobs."""
     await until(lambda: upstream.counters.sent >= count)

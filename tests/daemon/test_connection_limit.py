@@ -9,11 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
-from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.running import until
+from tests.running import settle, until
 from tests.sending.doubles import Growing
 from tests.sending.test_send import Peer, SocketCase
 from yukari.daemon import connection_limit
@@ -44,12 +43,12 @@ class DoorTests(SocketCase):
 
     async def connected(self) -> int:
         """How many are let in, once all is quiet."""
-        await deferLater(reactor, 0.03, lambda: None)
+        await settle()
         return sum(channel.transport.connected for channel in self.channels)
 
     async def look(self) -> None:
         self.clock.advance(LOOK_EVERY)
-        await deferLater(reactor, 0.03, lambda: None)
+        await settle()
 
     async def test_who_comes_when_there_is_no_room_is_answered_when_there_is(self) -> None:
         blob = Growing(b"x" * 1000, here=10)

@@ -60,12 +60,13 @@ class LineTests(SynchronousTestCase):
         st.floats(1, 100),
         st.floats(0.001, 0.2),
         st.floats(0.01, 0.5),
-        st.lists(st.integers(SEGMENT, 10**6), min_size=1, max_size=5),
+        st.lists(st.floats(0.01, 1), min_size=1, max_size=5),
     )
     def test_every_byte_arrives_once(
-        self, rate: float, base: float, queue: float, sizes: list[int]
+        self, rate: float, base: float, queue: float, seconds: list[float]
     ) -> None:
         line = Line(rate * MBIT, base, queue)
+        sizes = [max(SEGMENT, int(each * line.rate)) for each in seconds]
         flows = [line.join(Flow(wanted=size)) for size in sizes]
         for _ in range(round(60 / TICK)):
             if all(abs(flow.wanted + flow.under_way) < 1 for flow in flows):

@@ -28,6 +28,8 @@ from yukari.fills.machine import State
 
 HURRIED = Hurried(10)
 """The clock of daemons whose patience is to pass quickly."""
+IN_A_HURRY = Hurried(40)
+"""The clock of daemons whose patience is to end."""
 HASTY = SMALL16.scaled(direct_seconds=0.5, tries=2)
 """A client that gives up soon."""
 
@@ -134,12 +136,12 @@ class SilenceTests(FaultCase):
         await self.assert_survived(stall, most=1.5, clock=HURRIED)
 
     async def test_a_registry_that_never_answers_is_told_of_in_time(self) -> None:
-        _, daemon = await self.both(Fault("manifest", "silence"), clock=HURRIED)
+        _, daemon = await self.both(Fault("manifest", "silence"), clock=IN_A_HURRY)
         said = await self.failing(self.pull(daemon))
         self.assertRegex(said, "^504: .*does not answer")
 
     async def test_a_store_that_never_answers_is_told_of_in_time(self) -> None:
-        upstream, daemon = await self.both(Fault("store", "silence"), clock=HURRIED)
+        upstream, daemon = await self.both(Fault("store", "silence"), clock=IN_A_HURRY)
         for headers in ({}, {"Range": "bytes=1000-1999"}):
             reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0], headers)
             self.assertEqual(reply.status, 504)
@@ -398,7 +400,7 @@ class ReluctantUpstreamTests(FaultCase):
 
     async def test_one_that_serves_two_at_once_is_seldom_asked_for_more(self) -> None:
         for do in ("error", "drop", "silence"):
-            upstream = await self.upstream(f"{MODEL}=20MB", rate=5_000_000)
+            upstream = await self.upstream(f"{MODEL}=20MB", rate=10_000_000)
             crowded = Crowded("store GET", do, status=503, emulator=upstream, most=2)
             upstream.faults.add(crowded)
             daemon = await self.daemon(upstream)

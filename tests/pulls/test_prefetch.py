@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tests.clients import Reply
 from tests.emulator import Emulator, Fault
@@ -13,7 +14,7 @@ from yukari.names import DEFAULT, Digest, Repository, Tag
 class PrefetchCase(RunningCase):
     """A model with three layers, and a daemon."""
 
-    async def both(self, *faults: Fault, **flags: str) -> tuple[Emulator, Daemon]:
+    async def both(self, *faults: Fault, **flags: Any) -> tuple[Emulator, Daemon]:
         upstream = await self.upstream()
         for fault in faults:
             upstream.faults.add(fault)
@@ -75,7 +76,7 @@ class ReasonTests(PrefetchCase):
 
     async def test_a_refusal_is_the_manifests_answer_from_the_first_pull_on(self) -> None:
         for status, shown in ((403, 403), (404, 502), (500, 502), (503, 502), (429, 429)):
-            upstream, daemon = await self.both()
+            upstream, daemon = await self.both(clock=Hurried(10))
             digest, _ = upstream.models[MODEL].layers[0]
             fault = upstream.faults.add(Fault("blob", "error", status=status, digest=digest))
             for _ in range(2):

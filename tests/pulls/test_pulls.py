@@ -94,10 +94,10 @@ class TransferTests(GenerationContract, RunningCase):
     generation = SMALL_TRANSFER
 
     async def test_many_small_layers_come_whole(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=200x800")
+        upstream = await self.upstream(f"{MODEL}=200x550")
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
-        self.assertGreater(len(model.manifest_bytes), 100 * 1024)
+        self.assertGreater(len(model.manifest_bytes), 64 * 1024)
         self.assert_whole(await self.pull(daemon, MODEL, SMALL_TRANSFER), model)
         self.assert_sent_once(upstream, model)
 

@@ -35,7 +35,7 @@ class UpstreamRateTests(RateCase):
 
     async def test_what_nobody_reads_gets_what_the_readers_leave(self) -> None:
         upstream = await self.upstream(f"{MODEL}=3MB", f"{AHEAD}=4MB")
-        daemon = await self.daemon(upstream, upstream_rate="1MB/s")
+        daemon = await self.daemon(upstream, upstream_rate="3MB/s")
         model, ahead = upstream.models[MODEL], upstream.models[AHEAD]
         pulling = self.begin(self.pull(daemon))
         digest, size = model.blobs[0]

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.emulator import Emulator, Fault, Model
-from tests.running import MODEL, Daemon, RunningCase, stored_at, until
+from tests.running import MODEL, Daemon, Hurried, RunningCase, stored_at, until
 from yukari.library.scrubbing import Scrubber
 from yukari.names import Digest, Repository
 from yukari.storage.readable import FoundWrong, StoredBlob
@@ -110,8 +110,7 @@ class RotTests(RunningCase):
     async def test_blob_is_served_no_more_if_upstream_is_gone(self) -> None:
         for flags in ({}, {"offline": True}):
             upstream, daemon, model = await self.pulled()
-            if flags:
-                daemon = await self.restarted(daemon, upstream, **MONTH, **flags)
+            daemon = await self.restarted(daemon, upstream, clock=Hurried(20), **MONTH, **flags)
             await upstream.down()
             digest, size = model.layers[0]
             url = f"{daemon.url}/v2/library/m/blobs/{digest}"
