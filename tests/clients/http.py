@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.protocol import Factory
 
 from tests.clients.results import ClientError, Lost
@@ -69,6 +69,8 @@ class Http:
         endpoint = TCP4ClientEndpoint(self.reactor, *key)
         try:
             wire: Any = await endpoint.connect(Dialler(self, key))
+        except ConnectingCancelledError:
+            raise CancelledError from None  # as in every other moment
         except (OSError, ConnectError) as error:
             raise Lost(f"dial tcp {parts.netloc}: {error}") from None
         reply: Reply = await wire.ask(method, head, seconds)
