@@ -28,9 +28,14 @@ from yukari.storage.ports import DirectUpload, Spool
 NAME = Repository(DEFAULT, "library", "m")
 
 
+ROWS = [bytes((at * 31 + first) % 256 for at in range(251)) for first in range(256)]
+"""Pieces of contents, by their first byte."""
+
+
 def content_of(size: int, seed: int = 0) -> bytes:
     """Bytes that differ by their place."""
-    return bytes((at * 31 + at // 251 * 17 + seed) % 256 for at in range(size))
+    firsts = ((row * (251 * 31 + 17) + seed) % 256 for row in range(size // 251 + 1))
+    return b"".join(ROWS[first] for first in firsts)[:size]
 
 
 @define(eq=False)

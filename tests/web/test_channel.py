@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -203,6 +203,7 @@ class PipelineTests(SynchronousTestCase):
         head = talk.replies("GET", "HEAD")[1]
         self.assertEqual(head.headers["content-length"], str(len(got.body)))
 
+    @settings(max_examples=30)  # each is some thousand requests
     @given(st.lists(st.integers(1, 60_000), max_size=5), st.integers(1, 3000))
     def test_bytes_sent_ahead_are_bounded_and_never_lost(
         self, pieces: list[int], count: int
