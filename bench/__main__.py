@@ -72,6 +72,12 @@ def main() -> None:
     parser.add_argument(
         "--only", action="append", choices=BENCHES, help="this one; may be repeated"
     )
+    parser.add_argument(
+        "--cell",
+        action="append",
+        metavar="PATTERN",
+        help="of line, only these: Mbit/s, ms of queue, sender and who, '80/400/cubic/*' say",
+    )
     parser.add_argument("--json", metavar="FILE", help="the tables for programs, - for stdout")
     parser.add_argument("--plot", metavar="FILE", help="an SVG of what --json has")
     parser.add_argument(
@@ -82,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.congestion and os.environ.get("BENCH_CONGESTION") != options.congestion:
         _set_apart(options.congestion)
-    scale = Scale(options.quick, options.full)
+    scale = Scale(options.quick, options.full, tuple(options.cell or ()))
     tables, here = [], machine()
     print(", ".join(f"{name} {value}" for name, value in here.items()), end="\n\n")
     for name in options.only or BENCHES:

@@ -155,32 +155,42 @@ def run(scale: Scale) -> Iterator[Table]:
         table.note(why)
         yield table
         return
-    rates = scale.of([20, 80], [80], [20, 80, 400])
+    if not OLLAMA:
+        table.note("no stock Ollama: YUKARI_TEST_OLLAMA does not name one")
+    # With cells named, of all links that there are.
+    rates = [20, 80, 400] if scale.cells else scale.of([20, 80], [80], [20, 80, 400])
     queues = scale.of([0.1, 0.4], [0.4])
-    seconds = scale.of(SECONDS, 1.0)
+    for link in [Link(rate * 10**6, queue) for rate in rates for queue in queues]:
+        for kind in scale.of(KINDS, KINDS[:1]):
+            _measure(scale, link, kind, table, shared)
+    yield table
+    yield shared
+
+
+def _measure(scale: Scale, link: Link, kind: str, table: Table, shared: Table) -> None:
+    """Add the rows of a link, as far as they are wanted."""
     who: dict[str, Callable[[Case], float]] = {"curl": _curl}
     if OLLAMA:
         who["stock Ollama"] = _stock
-    else:
-        table.note("no stock Ollama: YUKARI_TEST_OLLAMA does not name one")
     who |= {"Yukari, a reader": _reader, "Yukari, nobody waits": _nobody}
-    for link in [Link(rate * 10**6, queue) for rate in rates for queue in queues]:
-        for kind in scale.of(KINDS, KINDS[:1]):
-            size = int(link.rate / 8 * seconds)
-            with workplace(4 * size) as place, ExitStack() as stack:
-                ends = stack.enter_context(network.linked(link, kind))
-                with network.inside(ends.far):
-                    upstream = stack.enter_context(
-                        peers.emulator(place, f"{MODEL}:latest={size},1KB", hosts=FAR)
-                    )
-                case = Case(place, size, upstream)
-                with network.inside(ends.near):
-                    for name, once in who.items():
-                        table.add(*_link(link, kind), name, *_measured(case, once))
-                    if not scale.quick:
-                        shared.add(*_link(link, kind), _larger_share(case))
-    yield table
-    yield shared
+    cell = f"{link.rate // 10**6}/{round(link.queue * 1000)}/{kind}"
+    who = {name: once for name, once in who.items() if scale.wants(f"{cell}/{name}")}
+    is_shared = not scale.quick and scale.wants(f"{cell}/two")
+    if not (who or is_shared):
+        return
+    size = int(link.rate / 8 * scale.of(SECONDS, 1.0))
+    with workplace(4 * size) as place, ExitStack() as stack:
+        ends = stack.enter_context(network.linked(link, kind))
+        with network.inside(ends.far):
+            upstream = stack.enter_context(
+                peers.emulator(place, f"{MODEL}:latest={size},1KB", hosts=FAR)
+            )
+        case = Case(place, size, upstream)
+        with network.inside(ends.near):
+            for name, once in who.items():
+                table.add(*_link(link, kind), name, *_measured(case, once))
+            if is_shared:
+                shared.add(*_link(link, kind), _larger_share(case))
 
 
 def _link(link: Link, kind: str) -> tuple[str, int, str]:

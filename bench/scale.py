@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +22,18 @@ T = TypeVar("T")
 
 @frozen
 class Scale:
-    """``quick`` is a smoke run; ``full`` adds what takes many minutes or many gigabytes."""
+    """
+    ``quick`` is a smoke run; ``full`` adds what takes many minutes or many gigabytes. ``cells`` are
+    shell patterns of the only cells that are wanted, where a bench names its cells.
+    """
 
     quick: bool = False
     full: bool = False
+    cells: tuple[str, ...] = ()
+
+    def wants(self, cell: str) -> bool:
+        """Whether a cell is to be measured."""
+        return not self.cells or any(fnmatchcase(cell, each) for each in self.cells)
 
     def of(self, normal: T, quick: T, full: T | None = None) -> T:
         """What to take in this run."""

@@ -17,6 +17,8 @@ from attrs import define, field
 SEGMENT = 1448
 FIRST_WINDOW = 10 * SEGMENT
 """Bytes that a new sender may have on their way (RFC 6928)."""
+PROMISED = 64 * 1024
+"""Bytes that a receiver of Linux's lets be on their way before it has received any."""
 STAMPS = 0.001
 """Seconds between two time stamps of TCP's, with each of which a round trip is measured."""
 CUBIC = 0.4
@@ -32,31 +34,47 @@ class Flow:
     each: float = inf
     """Bytes a second that the sender brings at the most."""
     window: float = inf
-    """Bytes that the receiver lets be on their way."""
+    """Bytes that the receiver lets be on their way; it never takes back what it has promised."""
+    promised: float = field()
+    """The first byte that the sender may not send, as it knows."""
     wanted: float = 0.0
     """Bytes that are to be sent and were not, or were dropped."""
     arrived: float = field(default=0.0, init=False)
     """Bytes that the receiver has got."""
     round_trip: Optional[float] = field(default=None, init=False)
     """Seconds, smoothed, as the receiver measures it."""
-    least: Optional[float] = field(default=None, init=False)
+    least: float = field(default=inf, init=False)
     """The shortest round trip."""
-    asked: Optional[float] = field(default=None, init=False)
+    asked: float = field(default=0.0, init=False)
     """Seconds that requests take to be received, smoothed as the receiver's system does."""
     lost: float = field(default=0.0, init=False)
     """Bytes that were dropped."""
     congestion: float = field(default=float(FIRST_WINDOW), init=False)
     under_way: float = field(default=0.0, init=False)
     """Bytes sent whose receipt the sender does not know of."""
+    out_of_order: float = field(default=0.0, init=False)
+    """Segments that arrived while an earlier one was missing."""
+    _missing_until: float = field(default=-inf, init=False)
+    _acknowledged: float = field(default=0.0, init=False)
+    _asking: deque[tuple[float, float]] = field(factory=deque, init=False)
+    """When each request reaches the sender, and its bytes."""
     _allowance: float = field(default=0.0, init=False)
     _was_most: float = field(default=0.0, init=False)
     _dropped_at: Optional[float] = field(default=None, init=False)
 
-    def asks(self, count: int, round_trip: float) -> None:
-        """The receiver asks for so many bytes."""
-        self.wanted += count
-        seen = self.asked
-        self.asked = round_trip if seen is None else seen + (round_trip - seen) / 8
+    @promised.default
+    def _promises_at_first(self) -> float:
+        return min(self.window, PROMISED)
+
+    def asks(self, count: int, at: float) -> None:
+        """The receiver asks for so many bytes, and the sender hears that at ``at`` seconds."""
+        self._asking.append((at, count))
+
+    def hear(self, now: float, round_trip: float) -> None:
+        """Take in what has been asked by now, over a line that has that round trip."""
+        while self._asking and self._asking[0][0] <= now:
+            self.wanted += self._asking.popleft()[1]
+            self.asked += (round_trip - self.asked) / 8
 
     def may_send(self, tick: float) -> float:
         """Bytes that leave now."""
@@ -64,7 +82,7 @@ class Flow:
             self._allowance = min(self._allowance + self.each * tick, self.each * max(tick, 0.02))
         else:
             self._allowance = inf
-        room = min(self.congestion, self.window) - self.under_way
+        room = min(self.congestion, self.promised - self._acknowledged) - self.under_way
         return max(0.0, min(self.wanted, room, self._allowance))
 
     def sent(self, count: float) -> None:
@@ -75,8 +93,11 @@ class Flow:
 
     def acknowledged(self, count: float, now: float, round_trip: float) -> None:
         """The sender learns that so many were received."""
-        was_full = self.under_way >= 0.8 * min(self.congestion, self.window)
+        allowed = min(self.congestion, self.promised - self._acknowledged)
+        was_full = self.under_way >= 0.8 * allowed
         self.under_way -= count
+        self._acknowledged += count
+        self.promised = max(self.promised, self._acknowledged + self.window)
         if self._dropped_at is None:
             if was_full:
                 self.congestion += count
@@ -87,19 +108,21 @@ class Flow:
         if was_full and cubic > self.congestion:
             self.congestion = min(cubic, self.congestion + count / 2)
 
-    def received(self, count: float, round_trip: float, seconds: float) -> None:
+    def received(self, count: float, round_trip: float, seconds: float, now: float) -> None:
         """So many arrive within ``seconds``, whose request for more had gone so long ago."""
         self.arrived += count
+        self.out_of_order += count / SEGMENT * (now < self._missing_until)
         seen = self.round_trip
         weight = 1 - (7 / 8) ** max(1, round(seconds / STAMPS))
         self.round_trip = round_trip if seen is None else seen + (round_trip - seen) * weight
-        self.least = round_trip if self.least is None else min(self.least, round_trip)
+        self.least = min(self.least, round_trip)
 
     def dropped(self, count: float, now: float, round_trip: float) -> None:
         """So many did not fit into the queue; they are sent again."""
         self.under_way -= count
         self.wanted += count
         self.lost += count
+        self._missing_until = now + 1.5 * round_trip  # It is sent again a round trip later.
         if self._dropped_at is None or now - self._dropped_at > round_trip:
             self._dropped_at, self._was_most = now, self.congestion
             self.congestion = max(2.0 * SEGMENT, SHRINKS * self.congestion)
@@ -131,8 +154,9 @@ class Line:
     _turn: int = field(default=0, init=False)
 
     def join(self, flow: Flow) -> Flow:
-        """Add a connection."""
+        """Add a connection, which has just been made."""
         self.flows.append(flow)
+        flow.asked = flow.least = self.round_trip
         return flow
 
     @property
@@ -144,6 +168,7 @@ class Line:
         self._turn += 1  # No flow is always the first, or has always the last room.
         first = self._turn % max(1, len(self.flows))
         for flow in self.flows[first:] + self.flows[:first]:
+            flow.hear(self.now, self.round_trip)
             count = flow.may_send(tick)
             if count < 1:
                 continue
@@ -173,7 +198,7 @@ class Line:
         while self._there and self._there[0].due <= self.now:
             piece = self._there.popleft()
             round_trip = piece.due - piece.sent_at + self.base / 2
-            piece.flow.received(piece.count, round_trip, piece.count / self.rate)
+            piece.flow.received(piece.count, round_trip, piece.count / self.rate, self.now)
             piece.due += self.base / 2
             self._back.append(piece)
         while self._back and self._back[0].due <= self.now:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 from typing import Any, Optional
 
 from attrs import define, field
@@ -35,10 +35,17 @@ class FlowConnection:
         flow = self.flow
         if not self.tells:
             return None
-        return Reading(int(flow.arrived), flow.round_trip, flow.asked, flow.least, SEGMENT)
+        return Reading(
+            int(flow.arrived),
+            flow.round_trip,
+            flow.asked,
+            flow.least,
+            SEGMENT,
+            int(flow.out_of_order),
+        )
 
     def bound(self, window: int) -> None:
-        self.flow.window = float("inf") if window == UNBOUNDED else window
+        self.flow.window = inf if window == UNBOUNDED else window
 
 
 @define(eq=False)
@@ -51,7 +58,7 @@ class Daemon:
     line: Line
     size: int
     parts: int
-    each: float = float("inf")
+    each: float = inf
     """Bytes a second that the host sends on one connection."""
     tells: bool = True
     clock: Clock = field(factory=Clock)
@@ -61,7 +68,6 @@ class Daemon:
     _idle: list[Flow] = field(factory=list, init=False)
     _busy: dict[Asked, tuple[Flow, float]] = field(factory=dict, init=False)
     """Each request with its connection and what had arrived on that before."""
-    _asked_at: dict[Asked, float] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         content: Any = Zeros(self.size)
@@ -99,9 +105,11 @@ class Daemon:
     def _connection(self) -> Flow:
         if self._idle:
             return self._idle.pop()
-        flow = self.line.join(Flow(self.each))
-        flow.least = flow.round_trip = self.line.round_trip
-        self.scene.source.pace_now.line.connected(FlowConnection(flow, self.tells))
+        way = self.scene.source.pace_now.line
+        way.begin()
+        promised = way.promised if self.tells else None
+        flow = self.line.join(Flow(self.each, inf if promised is None else promised))
+        way.connected(FlowConnection(flow, self.tells))
         return flow
 
     def step(self) -> None:
@@ -118,14 +126,12 @@ class Daemon:
                         self._idle.append(flow)
                     flow.wanted = 0  # It was dropped, and its connection is not used again.
             elif asked not in self._busy:
+                is_new = not self._idle
                 flow = self._connection()
                 self._busy[asked] = flow, flow.arrived
-                self._asked_at[asked] = now
-                flow.asks(len(asked.span), self.line.round_trip)
+                flow.asks(len(asked.span), now + self.line.base * (0.5 + is_new))
         self.most = max(self.most, len(self._busy))
         for asked, (flow, before) in list(self._busy.items()):
-            if now - self._asked_at[asked] < self.line.base:
-                continue
             came = int(flow.arrived - before + 0.01)
             if not asked.answered and came > 0:
                 asked.answer()

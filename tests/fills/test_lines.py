@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.lines import SEGMENT, Flow, Line
+from tests.fills.lines import FIRST_WINDOW, PROMISED, SEGMENT, Flow, Line
 
 TICK = 0.002
 MBIT = 125_000
@@ -42,6 +42,18 @@ class LineTests(SynchronousTestCase):
         self.assertLess(carried(line, 10.0), 0.55)
         self.assertEqual(line.flows[0].lost, 0)
 
+    def test_a_receiver_takes_back_nothing_that_it_has_promised(self) -> None:
+        line = Line(80 * MBIT, 0.02, 0.4)
+        flow = line.join(Flow(wanted=inf))
+        flow.window = SEGMENT
+        most = 0.0
+        while flow.arrived < PROMISED + SEGMENT:
+            line.advance(TICK)
+            most = max(most, flow.under_way)
+        self.assertGreater(most, 2 * FIRST_WINDOW - SEGMENT)
+        carried(line, 0.1)
+        self.assertLessEqual(flow.under_way, SEGMENT)
+
     def test_alike_senders_get_alike_shares(self) -> None:
         line = Line(80 * MBIT, 0.02, 0.1)
         flows = [line.join(Flow(wanted=inf)) for _ in range(4)]
@@ -74,4 +86,4 @@ class LineTests(SynchronousTestCase):
             line.advance(TICK)
         for flow, size in zip(flows, sizes):
             self.assertLess(abs(flow.arrived - size), 2)
-            self.assertGreaterEqual(flow.least or 0.0, base - 1e-9)
+            self.assertGreaterEqual(flow.least, base - 1e-9)

@@ -8,16 +8,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.lines import Flow, Line
-from tests.fills.pulled_over_a_line import TICK, Daemon, pass_time
+from tests.fills.pulled_over_a_line import Daemon, pass_time
+from yukari.net.useful import FIRST_TRIAL
 
 MBIT = 125_000
-SETTLED = 1.0
-"""Seconds that a new sender's first doublings may disturb."""
 
 
-def usual_wait(line: Line, after: float = SETTLED, part: float = 0.95) -> float:
-    """The seconds of queueing that so many of the ticks after the first ones do not exceed."""
-    waits = sorted(line.waits[round(after / TICK) :])
+def usual_wait(line: Line, part: float = 0.95) -> float:
+    """The seconds of queueing that so many of the ticks do not exceed, from the first one on."""
+    waits = sorted(line.waits)
     return waits[int(part * (len(waits) - 1))]
 
 
@@ -43,23 +42,33 @@ class OneDaemonTests(SynchronousTestCase):
     def test_a_reader_has_the_whole_line_and_a_short_queue(self) -> None:
         for rate, base, queue in ((20, 0.02, 0.4), (80, 0.008, 0.1), (80, 0.02, 0.4)):
             line = Line(rate * MBIT, base, queue)
-            _, took = self.pull(line, 6.0, 16)
+            _, took = self.pull(line, 8.0, 16)
             cell = rate, base, queue
-            self.assertLess(took, 6.0 * 1.05 + 10 * base, cell)
+            self.assertLess(took, 8.0 * 1.05 + 10 * base, cell)
             self.assertLess(usual_wait(line), 0.08 if rate == 20 else 0.04, cell)
 
     def test_what_nobody_reads_queues_half_as_long(self) -> None:
         for rate, most in ((20, 0.04), (80, 0.02)):
             line = Line(rate * MBIT, 0.02, 0.4)
-            daemon, took = self.pull(line, 6.0, 0)
-            self.assertLess(took, 6.0 * 1.05 + 0.3, rate)
+            daemon, took = self.pull(line, 8.0, 0)
+            self.assertLess(took, 8.0 * 1.05 + 0.3, rate)
             self.assertLess(usual_wait(line), most, rate)
             self.assertLess(daemon.scene.source.pace_now.limit.useful.allowed, 16, rate)
 
     def test_a_line_that_is_far_is_filled_all_the_same(self) -> None:
         line = Line(80 * MBIT, 0.1, 0.4)
         _, took = self.pull(line, 6.0, 16)
-        self.assertLess(took, 6.0 * 1.05 + 1.0)
+        # It doubles each round trip at first.
+        self.assertLess(took, 6.0 * 1.05 + 12 * line.base)
+
+    def test_many_losses_count_as_a_queue_that_is_too_short_to_be_seen(self) -> None:
+        """Connections that overflow it together were kept until the third second, all of them."""
+        line = Line(80 * MBIT, 0.02, 0.002)
+        daemon = Daemon(line, int(line.rate * 10), 0)
+        daemon.start()
+        pass_time(line, [daemon], FIRST_TRIAL)
+        self.assertGreater(sum(flow.lost for flow in line.flows), 0)
+        self.assertLess(daemon.scene.source.pace_now.limit.useful.allowed, 32)
 
     def test_what_nobody_reads_leaves_the_line_to_others(self) -> None:
         self.assertLess(self.share(parts=0, seconds=12.0), 0.2)
@@ -77,7 +86,8 @@ class OneDaemonTests(SynchronousTestCase):
             seconds.append(daemon.clock.seconds())
             self.assertEqual({flow.window for flow in line.flows}, {inf})
         without, with_it = seconds
-        self.assertLess(with_it, 1.02 * without)
+        # To double the connections until there are 32 takes some round trips.
+        self.assertLess(with_it, 1.02 * without + 5 * 0.05)
 
 
 class TwoDaemonsTests(SynchronousTestCase):
@@ -94,5 +104,5 @@ class TwoDaemonsTests(SynchronousTestCase):
             before = one.got
             pass_time(line, [one, other], late + 20.0)
             share = other.got / (one.got - before + other.got)
-            self.assertGreater(share, 0.25, late)
-            self.assertLess(share, 0.75, late)
+            self.assertGreater(share, 0.3, late)
+            self.assertLess(share, 0.7, late)

@@ -97,6 +97,25 @@ class UsefulTests(SynchronousTestCase):
         assert took is not None
         self.assertLessEqual(took, 3.0)
 
+    def test_they_double_at_first_whenever_all_have_brought_something(self) -> None:
+        """All at once fill the queue of a line that they do not know."""
+        useful = Useful(LEAST)
+        useful.begin(1.0, LEAST - 1, 0.1)
+        self.assertEqual(useful.allowed, LEAST)
+        useful.begin(1.0, LEAST, 0.1)
+        self.assertEqual(useful.allowed, 2 * LEAST)
+        useful.begin(1.05, 2 * LEAST, 0.1)
+        self.assertEqual(useful.allowed, 2 * LEAST, "those added cannot show yet")
+        useful.begin(1.2, 2 * LEAST, 0.1)
+        useful.begin(1.4, 4 * LEAST, 0.1)
+        self.assertEqual((useful.allowed, useful.is_new), (inf, False))
+
+    def test_a_queue_ends_the_first_doubling_where_it_is(self) -> None:
+        useful = Useful(LEAST)
+        useful.begin(1.0, LEAST, 0.1)
+        useful.look(1.1, 2 * LEAST, 100_000, queues=True)
+        self.assertEqual((useful.allowed, useful.is_new), (2 * LEAST, False))
+
     def test_more_are_tried_now_and_then_while_bytes_come(self) -> None:
         host = Host(1e6, 2e6)
         host.run(100.0, queues=True)

@@ -33,6 +33,15 @@ class PlaceTests(SynchronousTestCase):
         place = Place.of("yukari", {})
         self.assertEqual(place, Place("https://t3.storage.dev", "auto", "yukari", False))
 
+    def test_the_host_is_the_one_that_requests_go_to(self) -> None:
+        """What is known of its connections is looked up by it."""
+        for endpoint, is_path, host in (
+            ("https://t3.storage.dev", False, ("models.t3.storage.dev", 443)),
+            ("http://t3.storage.dev:81", False, ("models.t3.storage.dev", 81)),
+            ("http://[::1]:9000", True, ("::1", 9000)),
+        ):
+            self.assertEqual(Place(endpoint, "auto", "models", is_path).host, host)
+
     def test_inside_fly_the_nearer_endpoint_is_used(self) -> None:
         place = Place.of("yukari", {"FLY_APP_NAME": "x"})
         self.assertEqual(place.endpoint, "https://fly.storage.tigris.dev")

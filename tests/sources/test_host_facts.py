@@ -71,7 +71,8 @@ class FactsTests(SynchronousTestCase):
                 rates.append(received / (now - self._looked_at))
                 super().look(now, connections, received, queues=queues)
 
-        self.pace.limit.useful = Noted()
+        self.pace.limit.useful = useful = Noted()
+        useful.is_new = False
         self.receive(5)
         self.receive(50, held=True)
         self.receive(20)

@@ -15,6 +15,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, ProxyAgent
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http_headers import Headers
@@ -30,8 +31,9 @@ from zope.interface import implementer
 from yukari.config.proxies import Proxies, Proxy
 from yukari.net.bodies import discard
 from yukari.net.heads import BoundedPool
-from yukari.net.host_line import HostLines
+from yukari.net.host_line import HostLine, HostLines
 from yukari.net.perimeter import Outside, Perimeter
+from yukari.net.promising import Promising
 from yukari.net.resolved import Resolved
 from yukari.net.socks import Socks
 from yukari.net.tcp import SocketConnection
@@ -54,16 +56,24 @@ Place = tuple[str, int]
 class _Connecting:
     """
     Connects as ``endpoint`` does, makes the connection read so many bytes at once, and lets
-    ``check`` refuse the address that it has come to. ``made`` is told of each connection.
+    ``check`` refuse the address that it has come to. ``line`` is told of each connection.
     """
 
     _endpoint: IStreamClientEndpoint
     _read: int
     _check: Optional[Callable[[str], None]] = None
-    _made: Optional[Callable[[SocketConnection], None]] = None
+    _line: Optional[HostLine] = None
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._endpoint.connect(factory).addCallback(self._connected)
+        if self._line is None:
+            return self._endpoint.connect(factory).addCallback(self._connected)
+        self._line.begin()
+        connected = self._endpoint.connect(factory).addErrback(self._failed, self._line)
+        return connected.addCallback(self._connected)
+
+    def _failed(self, failure: Failure, line: HostLine) -> Failure:
+        line.failed()
+        return failure
 
     def _connected(self, protocol: IProtocol) -> IProtocol:
         transport: Any = protocol.transport  # type: ignore[attr-defined]
@@ -75,9 +85,11 @@ class _Connecting:
                 self._check(transport.getPeer().host)
             except BaseException:
                 transport.abortConnection()
+                if self._line is not None:
+                    self._line.failed()
                 raise
-        if self._made is not None:
-            self._made(SocketConnection(transport))
+        if self._line is not None:
+            self._line.connected(SocketConnection(transport))
         return protocol
 
 
@@ -99,31 +111,31 @@ class _Endpoints:
         proxy = self.proxy(uri)
         endpoint: IStreamClientEndpoint
         check = None
+        line = self._lines.of(place_of(uri))
+        reactor = Promising(self._reactor, line)
         if proxy is None:
-            endpoint = self._direct(*place)
+            endpoint = self._direct(reactor, *place)
             if self.perimeter is not None:
                 check = partial(self.perimeter.connected, place_of(uri))
         elif proxy.kind == "socks5":
-            endpoint = Resolved(
-                self._reactor, *place, partial(self._by_socks_resolved, place_of(uri), proxy)
-            )
+            by_socks = partial(self._by_socks_resolved, reactor, place_of(uri), proxy)
+            endpoint = Resolved(self._reactor, *place, by_socks)
         elif proxy.is_socks:
-            endpoint = self._by_socks(proxy, *place)
+            endpoint = self._by_socks(reactor, proxy, *place)
         else:
-            endpoint = Tunnel(self.to_proxy(proxy), *place, self._reactor)
-        made = self._lines.of(place_of(uri)).connected
+            endpoint = Tunnel(self.to_proxy(reactor, proxy), *place, self._reactor)
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            return _Connecting(wrapClientTLS(creator, endpoint), self.read, check, made)
+            return _Connecting(wrapClientTLS(creator, endpoint), self.read, check, line)
         if uri.scheme != b"http":
             raise SchemeNotSupported(f"{uri.scheme!r}: expected http or https")
-        return _Connecting(endpoint, self.read, check, made)
+        return _Connecting(endpoint, self.read, check, line)
 
-    def _direct(self, host: str, port: int) -> IStreamClientEndpoint:
+    def _direct(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         if "_" in host:
             # No host name by IDNA, which Twisted insists on; Docker and Kubernetes have such names.
-            return Resolved(self._reactor, host, port, self._direct)
-        return HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_WITHIN)
+            return Resolved(self._reactor, host, port, partial(self._direct, reactor))
+        return HostnameEndpoint(reactor, host, port, timeout=CONNECT_WITHIN)
 
     def proxy(self, uri: URI) -> Optional[Proxy]:
         """Return the proxy of a URL's connection; NO_PROXY may have either of its names."""
@@ -134,17 +146,19 @@ class _Endpoints:
         in_the_clear = uri.scheme == b"http" and place_of(uri) not in self._elsewhere
         return in_the_clear and not proxy.is_socks
 
-    def _by_socks_resolved(self, named: Place, proxy: Proxy, address: str, port: int) -> Tunnel:
+    def _by_socks_resolved(
+        self, reactor: Any, named: Place, proxy: Proxy, address: str, port: int
+    ) -> Tunnel:
         if self.perimeter is not None:
             self.perimeter.connected(named, address)
-        return self._by_socks(proxy, address, port)
+        return self._by_socks(reactor, proxy, address, port)
 
-    def _by_socks(self, proxy: Proxy, host: str, port: int) -> Tunnel:
-        return Tunnel(self.to_proxy(proxy), host, port, self._reactor, Socks)
+    def _by_socks(self, reactor: Any, proxy: Proxy, host: str, port: int) -> Tunnel:
+        return Tunnel(self.to_proxy(reactor, proxy), host, port, self._reactor, Socks)
 
-    def to_proxy(self, proxy: Proxy) -> ToProxy:
+    def to_proxy(self, reactor: Any, proxy: Proxy) -> ToProxy:
         """Connects to a proxy."""
-        endpoint = HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
+        endpoint = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
         if proxy.kind == "https":
             creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)
             return ToProxy(proxy, wrapClientTLS(creator, endpoint))
@@ -191,7 +205,8 @@ class _Agent:
             return self._direct.request(method, uri, headers, bodyProducer)
         agent = self._by_proxy.get(proxy)
         if agent is None:
-            endpoint = _Connecting(self._endpoints.to_proxy(proxy), self._endpoints.read)
+            to_proxy = self._endpoints.to_proxy(self._reactor, proxy)
+            endpoint = _Connecting(to_proxy, self._endpoints.read)
             # No pool: some proxies close behind each reply and do not say so (tinyproxy).
             agent = self._by_proxy[proxy] = ProxyAgent(
                 endpoint, self._reactor, BoundedPool(self._reactor, persistent=False)

@@ -7,21 +7,25 @@ else comes over the line waits behind it. The receiver can bound that by its win
 delay. As long as no queue is seen the bound doubles, and soon there is none: something else is then
 the limit.
 
+A pull begins with few bytes on few connections, and both double each round trip until a queue is
+seen: for what many connections were promised at once would fill the queue before anybody sees it.
+
 Without I/O and without a clock: times are seconds of the caller's.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from math import inf
 from typing import Any, Optional
 
 from attrs import define, field
 
+from yukari.net.round_trips import RoundTrips
 from yukari.net.tcp import Reading
 
-TARGET_READ = 0.030
+TARGET_READ = 0.025
 """Seconds that bytes may queue while clients wait for them."""
 TARGET_UNREAD = 0.010
 """Seconds that bytes may queue if nobody waits for them: too few to harm others' traffic."""
@@ -29,47 +33,68 @@ SEGMENT = 1448
 """Bytes of a usual segment."""
 LEAST_SEGMENTS = 4
 """What each connection may have on its way at least, so that losses are noticed and mended."""
-AT_LEAST_SEEN = 4
-"""As many connections at least."""
 STEP = 0.1
 """Seconds between two looks at least while there is a bound; a round trip, if that is longer."""
-STEP_AT_FIRST = 0.02
-"""Seconds between two looks until a queue is seen."""
+STEP_AT_FIRST = 0.005
+"""Seconds between two looks until a queue is seen or nothing is bounded any more."""
+STEP_UNBOUNDED = 0.02
+"""Seconds between two looks while nothing is bounded."""
+ACTIVE = 0.2
+"""Seconds within which a connection in use brings something; or two round trips, if longer."""
+RATED_OVER = 0.05
+"""Seconds over which a rate is measured at least."""
 AT_FIRST = 256 * 1024
 """Bytes on their way when a host is first asked, over all connections."""
-PROMISED = 64 * 1024
+LOSSY = 0.1
 """
-Bytes that Linux lets be on their way on each connection before anybody can bound it. As long as no
-more have arrived on all of them nothing is known: a queue would not show.
+The share of segments that arrive while an earlier one is missing from which on so many connections
+are too many: a queue too short to be seen drops what they send.
 """
+LOSSES_LAST = 0.5
+"""Seconds after which a missing segment counts half."""
+LOSSES_SEEN = 16
+"""Such segments at least."""
+STAYS = 0.3
+"""Seconds for which the bound stays at first while there is half of the queue that may be."""
+UNBOUNDED_FROM = 16 * 1024 * 1024
+"""Bytes from which on there is no bound as long as no queue was seen."""
 SMALLEST_CHANGE = 0.5
-"""The most by which one look lowers the bound, as a factor."""
+LARGEST_CHANGE = 0.9
+"""The most and the least by which one look lowers the bound, as factors."""
 GROWTH = 1.25
-"""By what the bound grows at each look while the queue is less than half of the target."""
+"""By what the bound grows at each look while the queue is less than a quarter of the target."""
 ADDED_SEGMENTS = 4
 """
 What is added at each look while the queue is less than the target. Two caches on one line come to
 equal shares by adding alike and lowering in proportion.
 """
-ROOM = 3.0
-"""How much more than can be on its way with the target may be allowed; with more the bound goes."""
-FIRST_REPLY = 48 * 1024
-"""
-Bytes of a connection after which its round trips count: before, they have what the host needed to
-answer.
-"""
-BASE_LASTS = 30.0
-"""Seconds for which the shortest round trip is remembered."""
+ROOM = 2.0
+"""How much more may be allowed than can be on its way with the target: more shows nothing."""
+UNUSED_FOR = 1.0
+"""Seconds for which so much is not used, and there is no queue, until the bound goes."""
+FORGETS = 30.0
+"""Seconds without a byte after which nothing is known of the line."""
 LOOKS_FIRST = 1.0
-LOOKS_EVERY = 8.0
+LOOKS_EVERY = 3.0
 """
 Seconds after which next to nothing is let on its way for a moment: since the first queue, and since
-the last time. That shows the round trip without a queue of our own: whoever comes
-later than another would take the other's queue for the line.
+the last time. That shows the round trip without a queue of our own: whoever comes later than
+another would take the other's queue for the line.
 """
+RESTS = 15
+"""How many times as long as that moment the time until the next is at least."""
+ANOTHER_DRAINS = 0.75
+"""
+A round trip of less than so much of the one before shows that somebody else does that. The next
+time is then the same for both: only if all do it together the line is seen without a queue.
+"""
+DRAINED_SEGMENTS = 2
+"""As `LEAST_SEGMENTS`, then."""
+DRAINED = 0.5
+"""What of the line's rate times its round trip is let on its way then."""
 DRAINS = 0.1
 """Seconds for which that lasts, beside two round trips."""
-KEPT = 0.35
+KEPT = 0.4
 """
 The share of its recent rate that a blob keeps although others keep the queue full, if clients wait
 for it; a blob that nobody waits for keeps none.
@@ -79,7 +104,7 @@ CROWDED_FOR = 10.0
 Seconds after which it is not content with that. Another cache has seen by then that the round trip
 is shorter than it took it to be.
 """
-RATE_LASTS = 15.0
+RATE_LASTS = 40.0
 """Seconds after which a rate of the past counts half."""
 COMPETES = 20.0
 """Seconds for which nothing is bounded then: it takes what TCP gives it."""
@@ -89,10 +114,8 @@ COMPETES = 20.0
 class Flight:
     """The bound for one host; `look` at its connections from time to time."""
 
-    base: Optional[float] = field(default=None, init=False)
-    """Seconds there and back without a queue, None while it is not known."""
-    round_trip: Optional[float] = field(default=None, init=False)
-    """The same with the queue that there is."""
+    trips: RoundTrips = field(factory=RoundTrips, init=False)
+    """What the connections show of the way there and back."""
     rate: float = field(default=0.0, init=False)
     """Bytes a second, of late."""
     bound: float = field(default=AT_FIRST, init=False)
@@ -100,25 +123,42 @@ class Flight:
     is_first: bool = field(default=True, init=False)
     """Whether nothing is known yet about a queue."""
     active: int = field(default=0, init=False)
-    """How many connections brought something, of late."""
+    """How many connections brought something of late, or have not had the time to."""
+    _brought: dict[Hashable, float] = field(factory=dict, init=False)
+    """When each of them last brought something."""
     _segment: int = field(default=SEGMENT, init=False)
     """Bytes of a segment of theirs."""
-    _came: int = field(default=0, init=False)
-    """Bytes that have come in all."""
-    _asked: dict[Hashable, float] = field(factory=dict, init=False)
-    """`Reading.asked` of each connection at the last look."""
+    has_room: bool = field(default=False, init=False)
+    """Whether the last look has shown that more may be on its way without a queue."""
+    tells: bool = field(default=False, init=False)
+    """Whether the system told anything at the last look."""
+    heard: int = field(default=0, init=False)
+    """How many of the open connections have ever brought something."""
+    _came: deque[tuple[float, int]] = field(factory=deque, init=False)
+    """Seconds and bytes of the last looks."""
+    _since_growth: int = field(default=0, init=False)
+    """Bytes that have come since the bound was doubled, as long as no queue was seen."""
+    _stays_until: float = field(default=inf, init=False)
     _seen: dict[Hashable, int] = field(factory=dict, init=False)
     """How many bytes each connection had received at the last look."""
     _looked_at: float = field(default=-inf, init=False)
     _look_at: float = field(default=-inf, init=False)
-    _bases: deque[tuple[float, float]] = field(factory=deque, init=False)
-    """Shortest round trips with when they were seen, ever longer and later."""
+    _segments: float = field(default=0.0, init=False)
+    """Segments that have come, counting for less as it is longer ago."""
+    _out_of_order: float = field(default=0.0, init=False)
+    """Those of them that came while an earlier one was missing."""
+    _missing: dict[Hashable, int] = field(factory=dict, init=False)
+    """`Reading.out_of_order` of each connection at the last look."""
     _best: float = field(default=0.0, init=False)
     """The highest rate, counting for less as it is longer ago."""
     _drains_at: float = field(default=inf, init=False)
+    _has_joined: bool = field(default=False, init=False)
+    """Whether it has put that off already, to do it with somebody else."""
+    _round_trip_before: float = field(default=0.0, init=False)
     _before: float = field(default=inf, init=False)
     """The bound when next to nothing was let on its way."""
     _is_draining: bool = field(default=False, init=False)
+    _unused_since: float = field(default=inf, init=False)
     _crowded_since: float = field(default=inf, init=False)
     _competes_until: float = field(default=-inf, init=False)
 
@@ -131,6 +171,11 @@ class Flight:
         """Whether a queue has been seen, so that the line is the limit."""
         return self.bound < inf and not self.is_first
 
+    @property
+    def loses(self) -> bool:
+        """Whether many of the last segments came while an earlier one was missing."""
+        return self._out_of_order > max(LOSSES_SEEN, LOSSY * self._segments)
+
     def look(self, now: float, readings: Mapping[Any, Reading], *, is_read: bool) -> Optional[int]:
         """
         Return how many bytes each connection may have on its way, None for any number.
@@ -142,127 +187,151 @@ class Flight:
             each: reading.received - self._seen.get(each, 0) for each, reading in readings.items()
         }
         self._seen = {each: reading.received for each, reading in readings.items()}
-        self._looked_at, self._look_at = now, now + (STEP if self.queues else STEP_AT_FIRST)
+        self._looked_at = now
+        step = STEP_AT_FIRST if self.is_first else STEP_UNBOUNDED
+        self._look_at = now + (STEP if self.queues else step)
         active = [reading for each, reading in readings.items() if came[each] > 0]
-        self.active = len(active)
+        self._count_active(now, came, readings)
+        self.has_room, self.tells = False, bool(readings)
         self._segment = max([each.segment for each in active], default=SEGMENT)
-        if seconds > BASE_LASTS and self.bound < inf:
+        if seconds > FORGETS and self.bound < inf:
             self._begin_anew()
         if not readings:
             self.bound, self.is_first = inf, False  # The system tells nothing.
-        if not active or seconds > 10 * STEP + 2 * (self.round_trip or 0.0):
+        if not active or seconds > 10 * STEP + 2 * (self.trips.now or 0.0):
+            self._came.clear()
             return self.share()  # The first look after a while compares with nothing.
-        self._came += sum(came.values())
-        self.rate = sum(came.values()) / seconds
-        self._measure(now, active, readings)
-        if self.base is None or self.round_trip is None:
+        self._rate(seconds, sum(came.values()))
+        self._count_lost(seconds, sum(came.values()), readings)
+        trips = self.trips
+        trips.measure(now, active, readings)
+        if trips.base is None or trips.now is None:
             return self.share()
         self._best = max(self.rate, self._best * 0.5 ** (seconds / RATE_LASTS))
         self._decide(now, TARGET_READ if is_read else TARGET_UNREAD, is_read=is_read)
         if self.queues:
-            self._look_at = now + max(STEP, self.round_trip)
+            self._look_at = now + max(STEP, trips.now)
         return self.share()
+
+    def _count_active(
+        self, now: float, came: Mapping[Any, int], readings: Mapping[Any, Reading]
+    ) -> None:
+        """Count those that brought something of late, or nothing at all yet."""
+        self._brought = {
+            each: now if came[each] > 0 else self._brought.get(each, now) for each in readings
+        }
+        oldest = now - max(ACTIVE, 2 * (self.trips.now or 0.0))
+        self.active = sum(then >= oldest for then in self._brought.values())
+        self.heard = sum(each.received > 0 for each in readings.values())
+
+    def _count_lost(self, seconds: float, came: int, readings: Mapping[Any, Reading]) -> None:
+        kept = 0.5 ** (seconds / LOSSES_LAST)
+        new = sum(
+            each.out_of_order - self._missing.get(connection, each.out_of_order)
+            for connection, each in readings.items()
+        )
+        self._segments = kept * self._segments + came / self._segment
+        self._out_of_order = kept * self._out_of_order + new
+        self._missing = {each: reading.out_of_order for each, reading in readings.items()}
+
+    def _rate(self, seconds: float, count: int) -> None:
+        """So many bytes have come in so many seconds."""
+        self._came.append((seconds, count))
+        while sum(each for each, _ in self._came) - self._came[0][0] >= RATED_OVER:
+            self._came.popleft()
+        self.rate = sum(each for _, each in self._came) / sum(each for each, _ in self._came)
+        self._since_growth += count
 
     def _begin_anew(self) -> None:
         """Nothing is known after a long pause, neither what the line carries nor how far it is."""
-        self.bound, self.is_first, self._came = max(self.bound, AT_FIRST), True, 0
+        self.bound, self.is_first = max(self.bound, AT_FIRST), True
         self._is_draining, self._drains_at, self._crowded_since = False, inf, inf
 
-    def _measure(
-        self, now: float, active: Collection[Reading], readings: Mapping[Any, Reading]
-    ) -> None:
-        """
-        Take the round trips of what has arrived, and of what was asked for.
-
-        A sender that is slow itself makes the first seem long, a receiver that acknowledges late
-        the second: both have to be long for a queue.
-        """
-        answers = self._answers(readings)
-        trips = sorted(
-            each.round_trip
-            for each in active
-            if each.round_trip is not None and each.received > FIRST_REPLY
-        )
-        if trips:
-            median = trips[(len(trips) - 1) // 2]
-            self.round_trip = min([median, *answers])
-        leasts = [each.least for each in active if each.least is not None]
-        known = [*trips[:1], *answers, *(() if self._bases else leasts)]
-        if not known:
-            return
-        least = min(known)
-        while self._bases and self._bases[-1][1] >= least:
-            self._bases.pop()
-        self._bases.append((now, least))
-        while self._bases[0][0] < now - BASE_LASTS:
-            self._bases.popleft()
-        self.base = self._bases[0][1]
-
-    def _answers(self, readings: Mapping[Any, Reading]) -> list[float]:
-        """Return how many seconds each request since the last look took to be received."""
-        found = []
-        for connection, reading in readings.items():
-            asked, before = reading.asked, self._asked.get(connection)
-            if asked is not None and asked != before:
-                # The last one by itself: the system tells an average with a weight of an eighth.
-                last = asked if before is None else 8 * asked - 7 * before
-                found.append(max(last, reading.least or 0.0))
-        self._asked = {
-            each: reading.asked for each, reading in readings.items() if reading.asked is not None
-        }
-        return found
-
     def _decide(self, now: float, target: float, *, is_read: bool) -> None:
-        assert self.base is not None and self.round_trip is not None
-        queue = self.round_trip - self.base
+        assert self.trips.base is not None and self.trips.now is not None
+        queue = self.trips.queue
+        self.has_room = self.bound == inf and self.trips.is_new and queue <= target / 2
         if self._is_draining:
             if now >= self._drains_at:
                 self._is_draining, self.bound = False, self._before
-                self._drains_at = now + LOOKS_EVERY
+                self._drains_at, self._has_joined = self._next_drain(now), False
+                self._round_trip_before = 0.0
             return
+        before, self._round_trip_before = self._round_trip_before, self.trips.now
+        if self.queues and not self._has_joined and self.trips.now < ANOTHER_DRAINS * before:
+            self._drains_at, self._has_joined = self._next_drain(now), True
         if now < self._competes_until and is_read:
             return
         if self.bound == inf:
             if queue > target:
                 self.is_first = False
-                self.bound = self.rate * (self.base + target)
-                self._best, self._drains_at = self.rate, now + LOOKS_FIRST
+                self.bound = self.rate * (self.trips.base + target)
+                self._queue_seen(now)
             return
         if self.is_first:
-            if queue <= TARGET_READ:
-                self.bound *= 2
-                if self._came > PROMISED * max(AT_LEAST_SEEN, self.active):
-                    self.bound, self.is_first = inf, False
-                return
-            self.is_first = False
-            self._best, self._drains_at = self.rate, now + LOOKS_EVERY
+            self._begin(now, queue, target)
+            return
         if queue > target:
-            lower = self.bound * max(SMALLEST_CHANGE, (self.base + target) / self.round_trip)
+            change = min(LARGEST_CHANGE, (self.trips.base + target) / self.trips.now)
+            lower = self.bound * max(SMALLEST_CHANGE, change)
             # As long as there is a queue the line is full, with what arrives now.
-            self.bound = min(self.bound, max(lower, self.rate * (self.base + target / 2)))
+            self.bound = min(self.bound, max(lower, self.rate * (self.trips.base + target / 2)))
             if is_read and self._is_crowded_out(now):
                 self.bound, self._competes_until = inf, now + COMPETES
                 return
-        elif queue > target / 2:
+        elif queue > target / 4:
             self.bound += ADDED_SEGMENTS * self._segment
-        else:
-            self.bound = max(
-                self.bound * GROWTH,
-                self.bound + ADDED_SEGMENTS * self._segment,
-            )
-            if self.bound > ROOM * max(self.rate * (self.base + target), self._least):
-                self.bound = inf
-                return
+        elif self._is_used(now, target):
+            # By no more than the target queues then.
+            growth = min(GROWTH, 1 + target / self.trips.base)
+            self.bound = max(growth * self.bound, self.bound + ADDED_SEGMENTS * self._segment)
+        elif now - self._unused_since >= UNUSED_FOR:
+            self.bound = inf
+            return
         self.bound = max(self.bound, self._least)
         if now >= self._drains_at:
             self._is_draining, self._before = True, self.bound
-            self.bound = min(self.bound, self.rate * self.base / 2)
-            self._drains_at = now + DRAINS + 2 * self.round_trip
+            self.bound = min(self.bound, DRAINED * self.rate * self.trips.base)
+            self._drains_at = now + DRAINS + 2 * self.trips.now
+
+    def _is_used(self, now: float, target: float) -> bool:
+        """Whether a good part of the bound may be on its way."""
+        assert self.trips.base is not None
+        most = max(self._least, ROOM * self.rate * (self.trips.base + target))
+        self._unused_since = inf if self.bound <= most else min(self._unused_since, now)
+        return self.bound <= most
+
+    def _begin(self, now: float, queue: float, target: float) -> None:
+        """Double each time that so much has come, until there is a queue."""
+        assert self.trips.base is not None and self.trips.now is not None
+        if queue <= target / 2:
+            self._stays_until = now + STAYS
+            if self.trips.is_new and self._since_growth >= self.bound:
+                self.bound, self._since_growth, self.has_room = 2 * self.bound, 0, True
+            is_unused = not self._is_used(now, TARGET_READ) and (
+                now - self._unused_since >= UNUSED_FOR
+            )
+            if is_unused or self.bound >= UNBOUNDED_FROM:
+                self.bound, self.is_first = inf, False
+        elif queue > target or now >= self._stays_until:
+            self.is_first = False
+            if queue > target:
+                self.bound = min(self.bound, self.rate * (self.trips.base + target))
+            self.bound = max(self.bound, self._least)
+            self._queue_seen(now)
+
+    def _next_drain(self, now: float) -> float:
+        assert self.trips.now is not None
+        return now + max(LOOKS_EVERY, RESTS * (DRAINS + 2 * self.trips.now))
+
+    def _queue_seen(self, now: float) -> None:
+        """Nothing was bounded until now, or nothing known of the line."""
+        self._best, self._drains_at = self.rate, now + LOOKS_FIRST
 
     def _is_crowded_out(self, now: float) -> bool:
         """Keep a share while others fill the queue; return whether they have done so for long."""
-        assert self.round_trip is not None
-        kept = KEPT * self._best * self.round_trip
+        assert self.trips.now is not None
+        kept = KEPT * self._best * self.trips.now
         if self.bound >= kept:
             self._crowded_since = inf
             return False
@@ -280,4 +349,5 @@ class Flight:
         """
         if self.bound == inf:
             return None
-        return int(max(LEAST_SEGMENTS * self._segment, self.bound / max(1, self.active + more)))
+        least = DRAINED_SEGMENTS if self._is_draining else LEAST_SEGMENTS
+        return int(max(least * self._segment, self.bound / max(1, self.active + more)))

@@ -28,8 +28,10 @@ class HostLine:
     flight: Flight = field(factory=Flight, init=False)
     _connections: list[Connection] = field(factory=list, init=False)
     """Some of them may be closed by now."""
-    _new: int = field(default=0, init=False)
-    """How many were made since the last look at them."""
+    _seen: int = field(default=0, init=False)
+    """How many there were at the last look at them."""
+    _opening: int = field(default=0, init=False)
+    """How many more are being made."""
     _window: Optional[int] = field(default=None, init=False)
     """What each of them may have on its way; None for no bound."""
     _read_at: float = field(default=-inf, init=False)
@@ -37,12 +39,32 @@ class HostLine:
     _held_at: float = field(default=-inf, init=False)
     """When a connection last had to pause because of us."""
 
+    def begin(self) -> None:
+        """A connection is being made; `connected` or `failed` follows."""
+        self._opening += 1
+
+    def failed(self) -> None:
+        """It could not be made."""
+        self._opening -= 1
+
     def connected(self, connection: Connection) -> None:
-        """A connection was made."""
+        """It was made."""
+        self._opening -= 1
         self._connections.append(connection)
-        self._new += 1
         if self._read():
-            self._bound(self.flight.share(self._new))
+            window = self.promised
+            if window is None:
+                connection.bound(UNBOUNDED)
+            self._bound(window)
+
+    @property
+    def promised(self) -> Optional[int]:
+        """
+        How many bytes may be on their way at first on a connection that is being made; None for
+        any number.
+        """
+        unseen = max(0, len(self._connections) - self._seen)
+        return self.flight.share(unseen + self._opening)
 
     def _read(self) -> dict[Connection, Reading]:
         """What the system tells of each connection that is open."""
@@ -80,7 +102,7 @@ class HostLine:
         window = self.flight.look(now, readings, is_read=is_read)
         if readings:
             self._bound(window)
-        self._new = 0
+        self._seen = len(self._connections)
 
 
 @define(eq=False)

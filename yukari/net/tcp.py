@@ -4,6 +4,10 @@ What the system knows of a TCP connection's round trips, and how many bytes it l
 Linux tells it by ``TCP_INFO`` (``struct tcp_info`` of ``linux/tcp.h``, which only ever grows at its
 end) and takes the bound by ``TCP_WINDOW_CLAMP``. If either is missing, nothing is known and
 nothing is bounded. TLS has the same socket underneath.
+
+What a window has promised is never taken back, so the first one is bounded before the connection is
+made: by the size of the socket's buffer, which must be free to grow again or else the window could
+never become large (``SO_BUF_LOCK``, Linux 5.14).
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from attrs import define, frozen
 _MICROSECONDS = 1e-6
 """Seconds."""
 _SIZE = 160
-"""Bytes of the structure that are asked for."""
+"""Bytes of the structure that are needed."""
+_SIZE_ASKED = 228
+"""Bytes of it that are asked for; older systems have fewer."""
 _SEGMENT = struct.Struct("=20xI")
 """``tcpi_rcv_mss``: bytes of the segments that arrive."""
 _ASKED = struct.Struct("=68xI")
@@ -29,13 +35,35 @@ _RECEIVED = struct.Struct("=128xQ")
 """``tcpi_bytes_received``."""
 _LEAST = struct.Struct("=148xI")
 """``tcpi_min_rtt``: microseconds, of what was sent; all ones if nothing is known."""
+_OUT_OF_ORDER = struct.Struct("=224xI")
+"""``tcpi_rcv_ooopack``: segments that arrived while an earlier one was missing (Linux 5.4)."""
 _UNKNOWN = 0xFFFFFFFF
+ORDINARY = 64 * 1024
+"""Bytes of the first window that Linux gives a connection by itself."""
+_BUFFER_LOCK = 72
+"""``SO_BUF_LOCK``, which Python does not name."""
 UNBOUNDED = 1 << 30
 """Bytes of a window that bounds nothing: TCP's largest (RFC 7323)."""
 
 _IS_LINUX = sys.platform == "linux"
 _INFO: Optional[int] = getattr(socket, "TCP_INFO", None) if _IS_LINUX else None
 _CLAMP: Optional[int] = getattr(socket, "TCP_WINDOW_CLAMP", None) if _IS_LINUX else None
+
+
+def promise(opened: Any, window: int) -> None:
+    """
+    Let at most so many bytes be on their way to a socket that is about to connect, until it is
+    bounded otherwise; harmless if that cannot be had.
+    """
+    if _CLAMP is None:
+        return
+    try:
+        free = socket.SOL_SOCKET, _BUFFER_LOCK, 0
+        opened.setsockopt(*free)  # Before the size: a system that does not know it would keep that.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(ORDINARY, window))
+        opened.setsockopt(*free)
+    except (OSError, AttributeError):
+        pass
 
 
 @frozen
@@ -52,6 +80,8 @@ class Reading:
     """The shortest round trip of what was sent on it, in seconds."""
     segment: int
     """Bytes of one of its segments."""
+    out_of_order: int = 0
+    """Segments that arrived while an earlier one was missing: lost, or overtaken."""
 
 
 class Connection(Protocol):
@@ -65,7 +95,10 @@ class Connection(Protocol):
         """Return what the system tells of it; None if it tells nothing."""
 
     def bound(self, window: int) -> None:
-        """Let at most so many bytes be on their way to us; harmless if that cannot be had."""
+        """
+        Let at most so many bytes be on their way to us, whatever was promised before; harmless if
+        that cannot be had.
+        """
 
 
 @define(eq=False)
@@ -82,7 +115,7 @@ class SocketConnection:
         if _INFO is None or _CLAMP is None:
             return None
         try:
-            told = self._transport.socket.getsockopt(socket.IPPROTO_TCP, _INFO, _SIZE)
+            told = self._transport.socket.getsockopt(socket.IPPROTO_TCP, _INFO, _SIZE_ASKED)
         except (OSError, AttributeError):
             return None  # Closed meanwhile, or no TCP.
         if len(told) < _SIZE:
@@ -96,13 +129,17 @@ class SocketConnection:
             asked * _MICROSECONDS if asked else None,
             least * _MICROSECONDS if least not in (0, _UNKNOWN) else None,
             max(1, _SEGMENT.unpack_from(told)[0]),
+            _OUT_OF_ORDER.unpack_from(told)[0] if len(told) >= _SIZE_ASKED else 0,
         )
 
     def bound(self, window: int) -> None:
-        if _CLAMP is not None:
-            try:
-                self._transport.socket.setsockopt(
-                    socket.IPPROTO_TCP, _CLAMP, min(UNBOUNDED, window)
-                )
-            except (OSError, AttributeError):
-                pass
+        if _CLAMP is None:
+            return
+        try:
+            opened = self._transport.socket
+            # The system reports twice the size that was set.
+            if opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * ORDINARY:
+                promise(opened, ORDINARY)
+            opened.setsockopt(socket.IPPROTO_TCP, _CLAMP, min(UNBOUNDED, window))
+        except (OSError, AttributeError):
+            pass

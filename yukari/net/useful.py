@@ -37,6 +37,8 @@ FIRST_TRIAL = 3.0
 REST_FIRST = 10.0
 REST_LONGEST = 600.0
 """Seconds between two trials, doubling from the first to the longest while they are in vain."""
+ALL = 32
+"""Connections which are so many that nothing is gained by adding them step by step."""
 QUIET = 5.0
 """Seconds without a byte after which the way to the host may be another one."""
 
@@ -76,7 +78,10 @@ class Useful:
     """The connections to one host; `look` at what they bring from time to time."""
 
     allowed: float = inf
-    """How many may be used: before the first look, and then infinite until fewer bring as much."""
+    """
+    How many may be used: at first as many as it is made with, twice as many each time that all of
+    them have brought something and no queue is seen, and soon infinite until fewer bring as much.
+    """
     more_bring_more: Optional[bool] = field(default=None, init=False)
     """What the last trial showed, None before the first."""
     _trial: Optional[_Trial] = field(default=None, init=False)
@@ -84,7 +89,9 @@ class Useful:
     _rest: float = field(default=REST_FIRST, init=False)
     _is_frozen: bool = field(default=False, init=False)
     """Whether that many are allowed only because bytes queued."""
-    _is_new: bool = field(default=True, init=False)
+    is_new: bool = field(default=True, init=False)
+    """Whether it is not known yet whether the line is the limit."""
+    _doubles_at: float = field(default=-inf, init=False)
     _may_double: bool = field(default=False, init=False)
     _is_next_up: bool = field(default=False, init=False)
     """Whether the next trial is with more."""
@@ -95,14 +102,25 @@ class Useful:
     _most: float = field(default=0.0, init=False)
     _connection_seconds: float = field(default=0.0, init=False)
 
+    def begin(self, now: float, heard: int, round_trip: float) -> None:
+        """
+        So many connections were ``heard`` in all, and there is no queue; a ``round_trip`` in
+        seconds passes before more of them show.
+        """
+        if self.is_new and now >= self._doubles_at and heard >= self.allowed:
+            self.allowed, self._doubles_at = 2 * self.allowed, now + round_trip
+            if self.allowed >= ALL:
+                self.is_new, self.allowed = False, inf
+
     def look(self, now: float, connections: int, received: int, *, queues: bool) -> None:
         """
         So many ``connections`` are bringing bytes, and have ``received`` so many since the last
         look; ``queues`` says whether bytes queue before the line.
         """
         seconds, self._looked_at = now - self._looked_at, now
-        if self._is_new:
-            self._is_new, self.allowed = False, inf
+        if self.is_new:
+            self.is_new = False
+            self.allowed = inf
         if self.more_bring_more is None:
             self._keep_out_of_queue(connections, queues=queues)
         if seconds > QUIET:
@@ -129,7 +147,8 @@ class Useful:
         if queues and self.allowed == inf:
             self.allowed, self._is_frozen = max(LEAST, connections), True
         elif not queues and self._is_frozen:
-            self.allowed, self._trial, self._is_frozen = inf, None, False
+            # Again twice as many, step by step.
+            self._trial, self._is_frozen, self.is_new = None, False, True
 
     def held(self, now: float) -> None:
         """What arrives now says nothing, for it is this cache that is slow."""

@@ -15,6 +15,7 @@ from yukari.config.files import Roots
 from yukari.config.proxies import Proxies
 from yukari.metrics import Metrics
 from yukari.net.agent import Connections
+from yukari.net.host_line import HostLine
 from yukari.net.trust import trust
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Credentials
@@ -24,10 +25,11 @@ from yukari.s3.signing import Signing
 
 @frozen
 class OpenedBucket:
-    """A client, its connections, and the bucket as our clients reach it."""
+    """A client, its connections, what they bring, and the bucket as our clients reach it."""
 
     client: S3Client
     connections: Connections
+    line: HostLine
     seen: Signing
 
 
@@ -64,7 +66,7 @@ def open_bucket(
     pool = Connections(reactor, connections, policy, proxies=proxies or Proxies())
     credentials = Credentials(session, in_thread)
     client = S3Client(signing, credentials, pool.agent, reactor, metrics=metrics or Metrics())
-    return OpenedBucket(client, pool, seen)
+    return OpenedBucket(client, pool, pool.lines.of(place.host), seen)
 
 
 def _session(environment: Mapping[str, str]) -> Session:

@@ -67,6 +67,14 @@ class Place:
         """Return the same bucket at another endpoint."""
         return Place(endpoint, self.region, self.bucket, needs_path_style(endpoint, self.bucket))
 
+    @property
+    def host(self) -> tuple[str, int]:
+        """The host (IPv6 without brackets) and the port that its requests go to."""
+        parts = urlsplit(self.endpoint)
+        name = parts.hostname or ""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return name if self.path_style else f"{self.bucket}.{name}", port
+
     def __str__(self) -> str:
         return f"{self.endpoint}/{self.bucket}"
 

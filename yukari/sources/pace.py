@@ -175,8 +175,12 @@ class HostPace:
         if held or self.is_slow_to_answer:
             useful.held(now)
             self._received = 0
-        elif looked and not flight.is_first:
-            useful.look(now, self.limit.active, self._received, queues=flight.queues)
+        elif looked:
+            queues = flight.queues or flight.loses
+            if not useful.is_new or queues or not flight.tells:
+                useful.look(now, self.limit.active, self._received, queues=queues)
+            elif flight.has_room:
+                useful.begin(now, flight.heard, flight.trips.now or 0.0)
             self._received = 0
         self._rated += count
         seconds = now - self._rated_at
@@ -202,8 +206,8 @@ class HostPace:
             host,
             self.limit.active,
             self._rate_of_late if is_busy else 0.0,
-            flight.base,
-            flight.round_trip if is_busy else None,
+            flight.trips.base,
+            flight.trips.now if is_busy else None,
             bound_by,
         )
 

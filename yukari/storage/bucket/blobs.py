@@ -40,10 +40,10 @@ class BucketBlobs:
     _calls: Calls
     _seen: Optional[Signing]
     lease: Lease
+    _pace: HostPace
     sizes: Known[int] = field(factory=Known, init=False)
     """Sizes in bytes of blobs that the bucket has."""
     _media_types: Known[str] = field(factory=Known, init=False)
-    _pace: HostPace = field(factory=HostPace, init=False)
 
     def learn(self, manifest: AnyManifest) -> None:
         """Remember the media types of a manifest's blobs, for their Content-Type in the bucket."""

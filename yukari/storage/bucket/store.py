@@ -39,9 +39,13 @@ from yukari.config.files import read_file
 from yukari.config.units import FreeSpace
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
+from yukari.net.budget import HostLimit
+from yukari.net.host_line import HostLine
+from yukari.net.useful import LEAST, Useful
 from yukari.s3.client import S3Client
 from yukari.s3.signing import Signing
 from yukari.sources.base import BlobSource, KeptSource
+from yukari.sources.pace import HostPace
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.copies import BucketCopies
@@ -81,7 +85,8 @@ def _absolute(path: str) -> str:
 @define(eq=False)
 class BucketStore(DiskWork):
     """
-    `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk.
+    `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk;
+    ``line`` has the client's connections.
 
     `start` opens the directory on the disk; `connect` waits until the bucket can be used.
     """
@@ -94,6 +99,7 @@ class BucketStore(DiskWork):
     min_free: FreeSpace = FreeSpace(percent=5.0)
     spool_max: Optional[int] = None
     _statvfs: Statvfs = os.statvfs
+    _line: HostLine = field(factory=HostLine)
     tier: Tier = field(init=False)
     _owned: OwnedDirectories = field(init=False)
     _contact: Contact = field(init=False)
@@ -119,7 +125,11 @@ class BucketStore(DiskWork):
         self._contact = Contact(client, clock)
         self._listing = BucketListing(client, clock)
         self._lease = lease = Lease(client, clock)
-        self._blobs = BucketBlobs(client, self._contact, self.tier, run, calls, self.seen, lease)
+        # As from a registry: blobs that come from afar must not take the whole line.
+        pace = HostPace(limit=HostLimit(Useful(LEAST)), line=self._line)
+        self._blobs = BucketBlobs(
+            client, self._contact, self.tier, run, calls, self.seen, lease, pace
+        )
         self._manifests = BucketManifests(
             client,
             self._contact,

@@ -157,5 +157,6 @@ def open_bucket_store(
         seen=opened.seen,
         min_free=settings.min_free,
         spool_max=settings.spool_max,
+        line=opened.line,
     )
     return BucketKeeper(store, opened.connections, reactor, settings.registries[0].host)
