@@ -56,7 +56,7 @@ def set_aside(path: str) -> None:
     """Rename what is in the way of a file or a directory of ours, and say so; OSError."""
     kept = next(each for at in itertools.count(1) if not os.path.lexists(each := f"{path}.bad{at}"))
     os.rename(path, kept)
-    _log.warn("{path} is unusable: set aside as {kept}", path=path, kept=kept)
+    _log.error("{path} is unusable: set aside as {kept}", path=path, kept=kept)
 
 
 def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
