@@ -337,6 +337,41 @@ class ForOllamaTests(Directories):
         self.assertEqual(os.stat(plain).st_mtime, 3000.0)
         self.assertEqual(os.lstat(linked).st_mtime, 4000.0)
 
+    def test_a_tags_file_whose_bytes_have_changed_is_not_served(self) -> None:
+        """It was served as it was, if it was still a manifest."""
+        store = self.started()
+        tag = self.at("manifests", HOST, NAME.namespace, NAME.model, LATEST.name)
+        for checked in (False, True):
+            result_of(store.put_manifest(NAME, LATEST, OLD, 1000.5))
+            if checked:
+                result_of(store.touch_manifest(NAME, LATEST, OLD.digest, 2000.25))
+            found = os.stat(tag)
+            with open(tag, "ab") as file:
+                file.write(b" ")
+            os.utime(tag, ns=(found.st_atime_ns, found.st_mtime_ns))
+            for variant in Variant:
+                stored = result_of(store.get_manifest(NAME, LATEST, variant, anew=True))
+                assert stored is not None
+                self.assertEqual(stored.manifest, OLD)
+            result_of(store.touch_manifest(NAME, LATEST, OLD.digest, 3000.0))
+            with open(tag, "rb") as file:
+                self.assertEqual(file.read(), OLD.body)
+
+    def test_a_tags_file_that_names_absent_blobs_gives_way_to_what_is_whole(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, manifest_of(BODY), 1000.5))
+        self.put_file(BODY, "blobs", Digest.of(BODY).file_name)
+        layer = b"a layer whose digest has another digit"
+        changed = manifest_of(layer)
+        self.put_plain(changed.body)
+        stored = result_of(store.get_manifest(NAME, LATEST, anew=True))
+        assert stored is not None
+        self.assertEqual(stored.manifest, manifest_of(BODY))
+        self.put_file(layer, "blobs", Digest.of(layer).file_name)
+        stored = result_of(store.get_manifest(NAME, LATEST, anew=True))
+        assert stored is not None
+        self.assertEqual(stored.manifest, changed)  # An Ollama up to 0.39 has pulled it.
+
     def test_an_anchor_gives_way_once_its_model_is_checked(self) -> None:
         for manifest in (LISTED, NEW):
             self.put_blob(manifest)

@@ -205,6 +205,9 @@ class ManifestFiles:
         checked = _nanoseconds(checked_at)
         try:
             os.utime(file.path, ns=(checked, checked), follow_symlinks=False)
+            if variant is Variant.PLAIN:
+                with suppress(OSError):  # By the same time it is known whose manifest this is.
+                    os.utime(self.layout.blob(file.manifest.digest), ns=(checked, checked))
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in REFUSED:
                 raise

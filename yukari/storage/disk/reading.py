@@ -101,6 +101,11 @@ class ManifestReader:
                     listed = StoredManifest(each, file.checked_at)
         if listed is not None and listed.checked_at == NEVER_CHECKED:
             # It mirrors the plain one, for Ollama 0.40.
+            if found.plain is not None and self._has_rotted(found.plain, listed.manifest, watched):
+                why = f"its bytes have changed, {listed.manifest.digest} is served"
+                self.tell(found.plain.path, why)
+                plain = StoredManifest(listed.manifest, found.plain.checked_at)
+                found.plain = None
             listed = None
             if plain is not None:
                 runnable = None
@@ -115,6 +120,20 @@ class ManifestReader:
             # Ollama up to 0.39 has pulled another version since, and removed the old one's blobs.
             found.variants = Variants(plain)
         return found
+
+    def _has_rotted(self, plain: File, mirror: AnyManifest, watched: Watched) -> bool:
+        """
+        Whether a tag's file is not what its ``mirror`` was made of, though nobody wrote to it.
+
+        Ollama up to 0.39 writes it without the mirror: at another time, once all blobs are there.
+        """
+        if mirror.digest == plain.manifest.digest or not isinstance(mirror, Manifest):
+            return False
+        blob = watched.get((self.layout.blob(mirror.digest), True))
+        file = watched.get((plain.path, True))
+        if blob and file and blob[0] == file[0] and plain.checked_at != NEVER_CHECKED:
+            return True
+        return self._is_whole(mirror, watched) and not self._is_whole(plain.manifest, watched)
 
     def _is_whole(self, manifest: AnyManifest, watched: Watched) -> bool:
         """Whether all blobs of a manifest are there."""
