@@ -77,7 +77,7 @@ def _rates(scale: Scale) -> Table:
         names = many_models(store, HOST, count)
         paths = ["/v2/{}/manifests/{}".format(*name.split(":")) for name in names[:HOT]]
         script = script_of(place, paths)
-        for catalog in ("to be made", "there"):
+        for catalog in scale.of(("to be made", "there"), ("to be made",)):
             firsts, settled, after = [], [], []
             for _ in range(scale.of(3, 1)):
                 for file in (store / "yukari").glob("catalog*"):
