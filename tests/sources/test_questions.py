@@ -90,6 +90,13 @@ class QuestionsTests(SynchronousTestCase):
             self.clock.advance(0.1)
             self.successResultOf(waiting)
 
+    def test_a_repository_that_has_no_turn_is_next(self) -> None:
+        questions = self.questions(4, 4)
+        turns = [self.successResultOf(questions.begin(NAMES[0])) for _ in range(4)]
+        waiting = [questions.begin(name) for name in (NAMES[0], NAMES[0], OTHER)]
+        questions.end(turns[0], answered=True)
+        self.assertEqual(self.begun(waiting), [False, False, True])
+
     def test_half_of_the_turns_go_on(self) -> None:
         """If all answers are slow by now, somebody must get one."""
         questions = self.questions(4, 2)

@@ -22,7 +22,7 @@ MAX_QUESTIONS = 64
 """Questions at once; more wait for their turn."""
 MAX_OF_ONE = 16
 """Questions at once for one repository, so that one that hangs leaves room for others."""
-LEAST_PATIENCE = 5.0
+LEAST_PATIENCE = 3.0
 """Seconds that a question has while others wait; longer if answers have taken long of late."""
 PATIENCE = 4.0
 """As a factor of the longest time that an answer took of late."""
@@ -44,7 +44,8 @@ class Turn:
 @define(eq=False)
 class Questions:
     """
-    Gives turns, first come, first served, to at most so many questions at once.
+    Gives turns to at most so many questions at once: to repositories that have few first, and first
+    come, first served.
 
     If others wait, questions that take much longer than the answers of late are ended: those of
     repositories that have many turns first, then the oldest. Half of the turns go on: should all
@@ -86,18 +87,22 @@ class Questions:
         self._serve()
 
     def _serve(self) -> None:
-        room = self._most - len(self._turns)
-        for waiting, name in list(self._waiting.items()):
-            if room <= 0:
-                break
-            if waiting in self._waiting and self._asked[name] < self._of_one:
-                del self._waiting[waiting]
-                turn = Turn(name, self._clock.seconds())
-                self._turns.append(turn)
-                self._asked[name] += 1
-                room -= 1
-                waiting.callback(turn)
+        while len(self._turns) < self._most and (waiting := self._first()) is not None:
+            turn = Turn(self._waiting.pop(waiting), self._clock.seconds())
+            self._turns.append(turn)
+            self._asked[turn.name] += 1
+            waiting.callback(turn)
         self._look_later()
+
+    def _first(self) -> Optional[Deferred[Turn]]:
+        """Return whose turn is next: one whose repository has the fewest, the first of these."""
+        first, fewest = None, self._of_one
+        for waiting, name in self._waiting.items():
+            if self._asked[name] < fewest:
+                first, fewest = waiting, self._asked[name]
+                if not fewest:
+                    break
+        return first
 
     # questions that are not answered
 
