@@ -13,7 +13,7 @@ import tempfile
 from twisted.internet.task import deferLater
 
 from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_environment, reactor
-from tests.running import MODEL
+from tests.running import MODEL, until_sent
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
 CLOCK = """
@@ -171,7 +171,7 @@ class StartTests(StartCase):
         daemon = await self.yukari(upstream.url, storage=storage)
         reply = await self.http().open("GET", f"{daemon.url}/v2/library/m/manifests/latest", {})
         self.assertEqual(reply.status, 200)
-        await upstream.until(lambda: upstream.counters.sent > 0)
+        await until_sent(upstream, 1)
         daemon.signal("TERM")
         self.assertEqual(await daemon.ended, 0)
         self.assertNotIn("Traceback", daemon.text)

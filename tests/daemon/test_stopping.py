@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 from tests.clients import ClientError, Lost, Reply
 from tests.emulator import Emulator
 from tests.processes import MAIN, ProcessCase, YukariProcess, bare_environment, reactor
-from tests.running import MODEL, until
+from tests.running import MODEL, until, until_sent
 
 STUCK = """
 import os, time
@@ -103,7 +103,7 @@ class StoppingTests(ProcessCase):
         storage = self.directory()
         daemon = await self.yukari(upstream.url, storage=storage)
         reply = await self.begun(daemon, digest)
-        await upstream.until(lambda: upstream.counters.sent >= size // 4)
+        await until_sent(upstream, size // 4)
         upstream.settings.line = 100_000  # The rest arrives when the port is closed.
         daemon.signal("TERM")
         await self.refuses(daemon)
@@ -215,7 +215,7 @@ class StoppingTests(ProcessCase):
         daemon = await self.yukari(upstream.url, *flags, storage=storage)
         reply = await self.begun(daemon, digest)
         reading = Deferred.fromCoroutine(reply.copy(Hash()))
-        await upstream.until(lambda: upstream.counters.sent >= 2_000_000)
+        await until_sent(upstream, 2_000_000)
         upstream.settings.line = 1
         await self.taken_in(daemon, upstream, digest)
         began = reactor.seconds()

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SkipTest
 from tests.library.test_gguf import LLAMA, gguf
 from tests.ollama import OLLAMA, OllamaCase
 from tests.processes import Process, ProcessCase, YukariProcess, bare_environment
+from tests.running import until_sent
 
 M, N = "library/m:latest", "user/n:7b"
 CLI = "from yukari.cli.main import main; main()"
@@ -194,7 +195,7 @@ class VerbsTests(VerbsCase):
         upstream = await self.upstream(f"{M}=3MB", rate=1_000_000)
         daemon = await self.yukari(upstream.url)
         pulling = self.verb(daemon, "pull", "m")
-        await upstream.until(lambda: upstream.counters.sent > 100_000)
+        await until_sent(upstream, 100_000)
         pulling.signal("INT")
         self.assertEqual(await pulling.ended, 130, pulling.text)
         self.assertNotIn("Traceback", pulling.text)
