@@ -129,8 +129,14 @@ class PidFileTests(SynchronousTestCase):
         other = subprocess.Popen(["sleep", "60"])
         self.addCleanup(other.wait)
         self.addCleanup(other.kill)
-        for content in (str(other.pid), str(os.getpid()), "", "garbage", "-1"):
+        for content in (str(other.pid), str(os.getpid()), "", "garbage", "-1", "0", "9" * 20):
             self.assertFalse(self.left(content), content)
+
+    def test_link_to_a_file_that_is_not_there_is_removed(self) -> None:
+        path = self.mktemp()
+        os.symlink(self.mktemp(), path)
+        remove_stale(path)
+        self.assertFalse(os.path.islink(path))
 
     def test_the_file_of_a_daemon_is_left_alone(self) -> None:
         code = "import sys; print(flush=True); sys.stdin.read()  # twistd yukari"

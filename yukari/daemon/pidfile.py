@@ -14,15 +14,19 @@ from twisted.logger import Logger
 
 log = Logger()
 
+MAX_NUMBERS = 2**31
+"""No system numbers its processes so high; twistd fails at a larger one, and takes 0 for one."""
 _OURS = (b"twistd", b"yukari")
 """A part of the command line of every process that may have written the file."""
 
 
 def remove_stale(path: str) -> None:
-    """Remove a pid file that names no number, this process, or another program."""
+    """Remove a pid file that names no process's number, this process, or another program."""
     try:
         with open(path, "rb") as file:
             content = file.read(64).strip()
+    except FileNotFoundError:
+        content = b""  # If it is there, it is a link to a file that is not.
     except OSError:
         return
     if content.isdigit() and _is_ours(int(content)):
@@ -36,7 +40,7 @@ def remove_stale(path: str) -> None:
 
 def _is_ours(number: int) -> bool:
     """Whether a process may be the daemon; True if that cannot be found out."""
-    if number == os.getpid():
+    if number == os.getpid() or not 0 < number < MAX_NUMBERS:
         return False
     try:
         with open(f"/proc/{number}/cmdline", "rb") as file:
