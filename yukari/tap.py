@@ -128,6 +128,7 @@ def makeService(options: Options) -> IService:
     """Make the daemon, not yet started; twistd's own options say where its log goes."""
     from twisted.internet import reactor as running
 
+    from yukari.daemon.allocator import keep_freed
     from yukari.daemon.reloading import Reloader, takes
     from yukari.daemon.service import YukariService
 
@@ -135,6 +136,7 @@ def makeService(options: Options) -> IService:
     # Twisted's clock is the time of day: set back by an hour, it would delay every timer by an
     # hour.
     reactor.seconds = time.monotonic
+    keep_freed()
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})
     yukari = YukariService(reactor, settings, options.proxies, give_up_after=_give_up_after)
