@@ -25,7 +25,7 @@ from tests.s3.servers import free_port
 from yukari.config.files import Roots
 from yukari.config.proxies import Proxies
 from yukari.daemon.service import YukariService
-from yukari.net.agent import READ, Connections
+from yukari.net.agent import READ_SECURE, Connections
 from yukari.net.bodies import discard
 from yukari.net.http import why
 from yukari.net.trust import trust
@@ -122,7 +122,7 @@ class CertificateTests(Secured):
             transport = each.transport
             while hasattr(transport, "transport"):
                 transport = transport.transport
-            self.assertEqual(transport.bufferSize, READ)
+            self.assertEqual(transport.bufferSize, READ_SECURE)
 
 
 class ProxyTests(Secured, ProcessCase):

@@ -1,8 +1,8 @@
 """
 Connections that leave the process.
 
-A reply's body is read in large pieces: Python's cost is per read, and a busy upstream has far more
-than Twisted's 64 KiB ready each time.
+A reply's body is read in large pieces: much of its cost is per read, and a busy upstream has far
+more than Twisted's 64 KiB ready each time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ from yukari.net.tcp import SocketConnection
 from yukari.net.trust import trust
 from yukari.net.tunnel import ToProxy, Tunnel, refused
 
-READ = 256 * 1024
-"""Bytes of one read from a socket."""
+READ = 1024 * 1024
+READ_SECURE = 256 * 1024
+"""
+Bytes of one read from a socket at most: without TLS, and with it. The reactor does nothing else
+while it decrypts them.
+"""
 CONNECT_WITHIN = 5.0
 """Seconds to connect to a host."""
 KEPT_ALIVE = 30
@@ -77,9 +81,11 @@ class _Connecting:
 
     def _connected(self, protocol: IProtocol) -> IProtocol:
         transport: Any = protocol.transport  # type: ignore[attr-defined]
+        read = self._read
         while (beneath := getattr(transport, "transport", None)) is not None:
             transport = beneath  # TLS has the socket below it
-        transport.bufferSize = self._read
+            read = min(read, READ_SECURE)
+        transport.bufferSize = read
         if self._check is not None:
             try:
                 self._check(transport.getPeer().host)
