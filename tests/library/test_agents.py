@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.library.agents import UserAgents, version
+from yukari.library.agents import MAX_LENGTH, UserAgents, version
 from yukari.names import DEFAULT, Repository, Tag
 
 NAME, OTHER = Repository(DEFAULT, "library", "m"), Repository(DEFAULT, "library", "other")
@@ -23,6 +23,12 @@ class AgentTests(SynchronousTestCase):
         self.assertEqual(agents.of(NAME, LATEST), "ollama/0.34.4 (arm64)")
         self.assertEqual(agents.of(OTHER, LATEST), "ollama/0.1.0")
         self.assertEqual(agents.of(NAME, Tag("other")), "")
+
+    def test_what_is_much_longer_than_an_ollamas_is_not_kept(self) -> None:
+        """A header may have 16 KB, and one is kept for each of 50,000 tags."""
+        agents = UserAgents()
+        agents.seen(NAME, LATEST, "ollama/0.34.4 " + "x" * MAX_LENGTH)
+        self.assertEqual(agents.of(NAME, LATEST), "")
 
     def test_versions_are_compared_as_numbers(self) -> None:
         versions = [version(f"ollama/{text} (x)") for text in ("0.9.6", "0.10.0", "0.40", "1.0.0")]

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.gguf import (
     MAX_HEADER,
+    MAX_TEXT,
     WINDOW,
     GgufHeader,
     InvalidGguf,
@@ -149,6 +150,12 @@ class HeaderTests(SynchronousTestCase):
             b"",
         ):
             self.assertRaises(InvalidGguf, parsed, body)
+
+    def test_keys_take_no_more_memory_than_texts_may(self) -> None:
+        """Ten thousand keys may have 64 KiB each."""
+        found = parsed(gguf({f"{at:065000}": at for at in range(20)}))
+        self.assertLessEqual(sum(map(len, found.values)), MAX_TEXT)
+        self.assertEqual(found.values[f"{0:065000}"], 0)
 
     def test_header_without_end_is_given_up(self) -> None:
         # Every text says that it is long; the file is as long as one asks it to be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,7 +20,11 @@ from tests.sending.doubles import NAME, Growing, Shelf, Talk
 from tests.sending.test_send import MIB, SocketCase, noise
 from yukari.config.networks import Networks
 from yukari.manifest import Manifest
-from yukari.names import Tag
+from yukari.names import DEFAULT, Repository, Tag
+from yukari.sending import transports
+from yukari.sending.stall import STALL
+from yukari.sending.transports import bound_held
+from yukari.web import site
 from yukari.web.ahead import BLOBS_IN_A_TURN
 from yukari.web.channel import (
     BODY_WITHIN,
@@ -30,6 +36,7 @@ from yukari.web.channel import (
 )
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
+from yukari.web.replies import PIECE
 from yukari.web.site import IDLE
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -322,6 +329,70 @@ class CrowdTests(SynchronousTestCase):
             self.turns.advance(1)
         self.assertEqual(gone.wire.value(), b"")
         self.assertTrue(all(self.begun()[BLOBS_IN_A_TURN + 1 :]))
+
+
+class ManyModels(Shelf):
+    """A library with a list of 160 KB."""
+
+    async def models(self, last: str, most: int, registry: str = DEFAULT) -> list[Repository]:
+        return [Repository(DEFAULT, "n" * 80, f"{at:080}") for at in range(1000)]
+
+
+class LongReplyTests(SynchronousTestCase):
+    """A long list, with so many connections that little may wait for each."""
+
+    def setUp(self) -> None:
+        self.patch(transports, "HELD", 20_000)
+        self.talk = Talk(ManyModels())
+
+    def test_client_that_reads_nothing_is_sent_a_few_pieces(self) -> None:
+        """Else the transport of each such client has a copy of its own of all of it."""
+        self.talk.wire.full = True
+        self.talk.ask("/v2/_catalog")
+        self.assertLess(len(self.talk.wire.value()), 2 * PIECE)
+        while self.talk.wire.untaken > PIECE:
+            self.talk.wire.take()
+        self.talk.wire.full = False
+        self.talk.ask("/healthz")
+        listed, health = self.talk.replies()
+        self.assertEqual(len(json.loads(listed.body)["repositories"]), 1000)
+        self.assertEqual((listed.status, health.status), (200, 200))
+
+    def test_client_that_takes_nothing_is_dropped(self) -> None:
+        self.talk.wire.full = True
+        self.talk.ask("/v2/_catalog")
+        self.talk.clock.pump([STALL, 0])
+        self.assertTrue(self.talk.wire.aborted)
+        self.assertFalse(self.talk.wire.connected)
+        self.assertEqual(self.talk.clock.getDelayedCalls(), [])
+
+
+class BodyTests(SynchronousTestCase):
+    def test_bodies_of_all_requests_together_are_bounded(self) -> None:
+        """Each may have 64 KiB, and there may be thousands of connections."""
+        self.patch(site, "MAX_HELD", 2500)
+        first = Talk()
+        talks = [first, *(Talk(first.shelf, first.clock) for _ in range(3))]
+        for talk in talks[1:]:
+            talk.channel.site = first.channel.site
+        head = b"POST /api/show HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n"
+        for talk in talks:
+            talk.say(head + b"x" * 1000)
+        statuses = [[reply.status for reply in talk.replies()] for talk in talks]
+        self.assertEqual(statuses, [[], [], [503], [503]])
+        first.wire.leave()
+        talks[1].say(b"x" * 1000)
+        self.assertEqual([reply.status for reply in talks[1].replies()], [405])
+        for talk in talks[1:]:
+            talk.wire.leave()
+        self.assertEqual(first.channel.site.held, 0)
+
+    def test_connections_that_are_many_are_read_in_small_pieces(self) -> None:
+        """What a client sends ahead while its reply waits was 64 KiB for each of thousands."""
+        for connections, most in ((1, 65536), (4096, 8192), (1_000_000, 4096)):
+            transport = Connection.__new__(Connection)
+            bound_held(transport, connections)
+            self.assertEqual(transport.bufferSize, most)
 
 
 class LimitTests(SynchronousTestCase):

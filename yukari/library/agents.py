@@ -12,6 +12,9 @@ from yukari.names import Repository, Tag
 MAX_TAGS = 50_000
 """Tags whose client is remembered."""
 
+MAX_LENGTH = 200
+"""Characters of one that is remembered; Ollama's have some fifty."""
+
 _OLLAMA = re.compile(r"ollama/v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 
 
@@ -33,6 +36,8 @@ class UserAgents:
         """Note that a client got this tag."""
         known = self.of(name, tag)
         if user_agent == known or not user_agent.startswith("ollama/"):
+            return
+        if len(user_agent) > MAX_LENGTH:
             return
         if version(user_agent) >= version(known):
             self._newest[name, tag] = user_agent

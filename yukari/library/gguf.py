@@ -24,7 +24,7 @@ MAX_TENSORS = 1_000_000
 MAX_ELEMENTS = 4_000_000
 """Strings of all arrays together, each of which is skipped by itself."""
 MAX_TEXT = 1024 * 1024
-"""Bytes of all texts that are kept; chat templates reach some ten thousand."""
+"""Bytes of all texts and keys that are kept; chat templates reach some ten thousand."""
 MAX_KEY = 65535
 MAX_DIMENSIONS = 8
 WINDOW = 256 * 1024
@@ -150,7 +150,10 @@ class _Reader:
         values: dict[str, Value] = {}
         for _ in range(keys):
             key = self._text(MAX_KEY)
-            values[key] = self._value(self._number("I"))
+            found = self._value(self._number("I"))
+            if self._kept + len(key) <= MAX_TEXT:
+                self._kept += len(key)
+                values[key] = found
         return GgufHeader(values, sum(self._tensor() for _ in range(tensors)))
 
     def _value(self, kind: int) -> Value:

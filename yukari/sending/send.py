@@ -28,7 +28,7 @@ LITTLE = 64 * 1024
 """
 Bytes that leave together with the headers. All but one of a model's blobs are smaller, and a
 ``sendfile`` would cost more than it saves. What a socket does not take waits in memory: no more
-than the 64 KiB that a transport holds of anything else.
+than the 64 KiB that a transport holds of anything else, and less if there are many connections.
 """
 
 

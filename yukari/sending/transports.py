@@ -20,6 +20,12 @@ Unsent bytes that may wait in the system: for all connections together, and the 
 for one. When only the system bounded them, 3,200 slow readers took all of its memory for TCP, 2.2
 GB, and all other traffic waited.
 """
+HELD = 32 * 1024 * 1024
+HELD_LEAST = 4 * 1024
+"""
+Bytes of replies that may wait in this process until sockets take them: for all connections
+together, and for one at the least. The same again for what is read of their requests.
+"""
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -51,6 +57,21 @@ def bound_unsent(transport: Any, connections: int) -> int:
     bound = max(UNSENT_LEAST, min(UNSENT // max(1, connections), UNSENT_MOST))
     set_option(transport, NOTSENT_LOWAT, bound)
     return bound
+
+
+def may_wait(connections: int) -> int:
+    """Return the bytes that may wait for one of so many connections."""
+    return max(HELD_LEAST, HELD // max(1, connections))
+
+
+def bound_held(transport: Any, connections: int) -> int:
+    """
+    Bound what a new connection, one of so many, reads at once and lets wait; return that bound.
+    """
+    most = may_wait(connections)
+    if _is_plain(transport):
+        transport.bufferSize = min(transport.bufferSize, most)
+    return most
 
 
 def flush(transport: Any) -> None:

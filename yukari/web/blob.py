@@ -21,6 +21,7 @@ from yukari.names import Digest, Repository
 from yukari.net.throttle import Lines
 from yukari.sending.send import at_hand, read_little, send
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone
+from yukari.sending.transports import may_wait
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
 from yukari.storage.readable import Readable, SpoolLost, StoredBlob
@@ -182,7 +183,8 @@ class BlobRequest:
             readable = self._readable = found
         request.result = readable.result
         join = self._join()
-        if join is None and (data := at_hand(readable, span)):
+        at_once = join is None and len(span) <= may_wait(request.site.drain.count())
+        if at_once and (data := at_hand(readable, span)):
             if isinstance(found, StoredBlob):
                 self._let_repeat(found.size, span.start, span.end)
             request.end_with(data)

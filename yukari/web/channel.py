@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
-from yukari.sending.transports import write_now
+from yukari.sending.transports import bound_held, write_now
 from yukari.web.head_first import HeadFirst
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
@@ -44,6 +44,7 @@ BAD_REQUEST = 400, b"Bad Request"
 REQUEST_TIMEOUT = 408, b"Request Timeout"
 TOO_LARGE = 413, b"Content Too Large"
 TOO_MANY = 429, b"Too Many Requests"
+BUSY = 503, b"Service Unavailable"
 HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
 
 
@@ -98,6 +99,8 @@ class RegistryChannel(HeadFirst):
         self._repeats = None if self.is_proxy else self.site.repeats
         self._quiet_since = self.site.clock.seconds()
         self.site.drain.joined(self)
+        held = bound_held(self.transport, self.site.drain.count())
+        self.totalHeadersSize = min(self.totalHeadersSize, held)
         self._too_many = not self.site.clients.joined(self, self.address)
         self._expect(QUIET if self._too_many else HEADER_WITHIN)
         self._idle.start(self)

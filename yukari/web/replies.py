@@ -10,19 +10,24 @@ from functools import lru_cache
 from typing import Any, Optional
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
 
 from yukari.errors import RegistryError
 from yukari.names import Digest, InvalidName
-from yukari.sending.stall import ReaderGone
+from yukari.sending.stall import ReaderGone, StallWatch
+from yukari.sending.transports import may_wait
 from yukari.web.repeats import Source
 
 log = Logger()
 
 READS = (b"GET", b"HEAD")
+PIECE = 64 * 1024
+"""Bytes of a long body that are written at once."""
 
 
 def text_header(request: Request, name: bytes) -> Optional[str]:
@@ -38,9 +43,60 @@ def reply(
     request.setResponseCode(status)
     request.setHeader(b"content-type", content_type.encode())
     request.setHeader(b"content-length", str(len(body)).encode())
-    if source is not None:
+    at_once = len(body) <= may_wait(request.site.drain.count())
+    if source is not None and at_once:
         request.repeat(source, 0, len(body))
-    request.end_with(body)
+    if at_once or request.method == b"HEAD":
+        request.end_with(body)
+    else:
+        LongBody(request, body).begin()
+
+
+@implementer(IPushProducer)
+class LongBody:
+    """
+    Writes a long body in pieces, as the client takes them, and ends the reply.
+
+    So clients that do not read share one body: their transports have no copies.
+    """
+
+    def __init__(self, request: Any, body: bytes) -> None:
+        self._request = request
+        self._body = body
+        self._at = 0
+        self._piece = min(PIECE, may_wait(request.site.drain.count()))
+        self._paused = True
+        self._watch: Optional[StallWatch] = None
+
+    def begin(self) -> None:
+        """Write what the client takes at once."""
+        request = self._request
+        request.registerProducer(self, True)
+        self._watch = StallWatch(request.site.clock, request.channel.forceAbortClient)
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        if not self._paused or self._watch is None:
+            return
+        self._paused = False
+        self._watch.made()
+        while not self._paused and self._at < len(self._body):
+            piece = self._body[self._at : self._at + self._piece]
+            self._at += len(piece)
+            self._request.write(piece)
+        if not self._paused and self._at == len(self._body):
+            self.stopProducing()
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        self._paused = True
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.end()
 
 
 def reply_json(request: Request, status: int, content: object) -> None:

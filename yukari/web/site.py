@@ -24,7 +24,7 @@ from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
 from yukari.web.ahead import BEGUN_IN_A_TURN, BLOBS_IN_A_TURN, InTurn
-from yukari.web.channel import TOO_LARGE, RegistryChannel
+from yukari.web.channel import BUSY, TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.heads import Dates
@@ -38,6 +38,8 @@ WITH_BODIES = (b"/api/", b"/store/", b"/page/")
 """The beginnings of paths at which a request's body is read; elsewhere it is thrown away."""
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read at most."""
+MAX_HELD = 16 * 1024 * 1024
+"""Bytes of the bodies that are read, of all requests together."""
 STORE_ERROR_AGAIN = 60.0
 """Seconds for which the same error of the store is not logged again, whoever meets it."""
 IDLE = 620.0
@@ -94,6 +96,8 @@ class RegistryRequest(Request):
     _began: float = 0.0
     _first_byte: Optional[float] = None
     _body: int = 0
+    _held: int = 0
+    """Bytes of its body that are in memory."""
     _is_upload: bool = False
     _is_open: bool = False
     """Whether the line in the log is still to come."""
@@ -122,8 +126,24 @@ class RegistryRequest(Request):
             self.content.write(data)
         elif self._body > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
+        elif not self._hold(len(data)):
+            self.channel.refuse(BUSY)
         else:
             self.content.write(data)
+
+    def _hold(self, count: int) -> bool:
+        """Whether there is memory for so many more bytes of the body, from now on its own."""
+        site = self.channel.site
+        if isinstance(self.content, BytesIO):
+            if site.held + count > MAX_HELD:
+                return False
+            site.held += count
+            self._held += count
+        return True
+
+    def _release(self) -> None:
+        self.channel.site.held -= self._held
+        self._held = 0
 
     def process(self) -> None:
         if self.channel.refused:
@@ -182,6 +202,7 @@ class RegistryRequest(Request):
         self.gone = True
         if self._is_upload:
             self.content.finish(broken=True)
+        self._release()
         super().connectionLost(reason)
         self._log_end(left=True)
 
@@ -211,6 +232,7 @@ class RegistryRequest(Request):
 
     def finish(self) -> None:
         transport = plain_socket(self)
+        self._release()
         super().finish()
         if transport is not None and holds(transport):
             flush(transport)
@@ -300,6 +322,8 @@ class RegistrySite(Site):
         self.sent_to = sent_to
         self.registry = registry
         self.dates = Dates()
+        self.held = 0
+        """Bytes of requests' bodies that are in memory."""
         self.repeats = Repeats(clock, self.dates)
         self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
         """Errors of the store that were logged lately."""
