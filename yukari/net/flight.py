@@ -83,7 +83,7 @@ another would take the other's queue for the line.
 """
 RESTS = 15
 """How many times as long as that moment the time until the next is at least."""
-ANOTHER_DRAINS = 0.75
+ANOTHER_DRAINS = 0.66
 """
 A round trip of less than so much of the one before shows that somebody else does that. The next
 time is then the same for both: only if all do it together the line is seen without a queue.
