@@ -93,6 +93,8 @@ class Host:
     refuses: str = "503"
     jitter: float = 0.0
     """Up to so many seconds more, by request."""
+    scans: float = 0.0
+    """From a reply's header to the body's first byte."""
     gathers: bool = False
     """Whether it has all of a reply before it sends the first byte."""
 
@@ -104,7 +106,8 @@ class Host:
         rate = min(self.line, at_once * self.each)
         # One connection brings one part: with few parts the last one decides.
         rounds = ceil(parts / at_once)
-        return self.delay * rounds + max(size / rate, rounds * min(part, size) / self.each)
+        transfer = max(size / rate, rounds * min(part, size) / self.each)
+        return (self.delay + self.scans) * rounds + transfer
 
 
 @define(eq=False)
@@ -218,6 +221,8 @@ class Pull:
         sending = [asked for asked in under_way if asked.answered and not asked.ended]
         for asked in sending:
             if asked.transport.paused or not asked.open:
+                continue
+            if now - self._began[asked] < self._delay(asked) + host.scans:
                 continue
             each = inf if host.gathers else host.each
             share = min(each, host.line / len(sending), 1e10) * tick + self._left[asked]

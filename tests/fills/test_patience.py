@@ -69,6 +69,15 @@ class DelayTests(SynchronousTestCase):
                 self.assertLessEqual(pull.seconds, 1.2 * direct + 1.0, (host, size))
                 self.assertLessEqual(pull.stalled, 5.0, (host, size))
 
+    def test_host_that_sends_headers_long_before_bodies_is_asked_for_few_long_ranges(self) -> None:
+        """As a proxy that scans files: each range was dropped as silent, or taken for slow."""
+        for scans, size in product((2.5, 8.0), SIZES[:2]):
+            host = Host(0.05, 20 * MB, 100 * MB, scans=scans)
+            pull = Pull(host, size).run()
+            # It is dropped twice before it is known.
+            self.assertLessEqual(pull.seconds, 6 * scans + 1.2 * host.direct(size), (host, size))
+            self.assertLess(len(pull.scene.source.asked), 200, (host, size))
+
     def test_a_cache_upstream_that_loads_the_whole_first(self) -> None:
         for delay, size in product((0.05, 1.0), SIZES):
             host = Host(delay, 20 * MB, gathers=True)

@@ -66,6 +66,31 @@ def steady(rate: float, round_trip: float = 0.05, fetches: int = 1) -> HostPace:
     return pace
 
 
+class BodyDelayTests(SynchronousTestCase):
+    def test_delay_before_a_body_is_the_hosts_own_until_it_is_none(self) -> None:
+        """Its rate was taken to be next to nothing, and it was asked for 4 KB at a time."""
+        pace = HostPace()
+        pace.headers_after(0.05)
+        pace.body_after(8.0)
+        self.assertTrue(pace.is_slow_to_answer)
+        self.assertAlmostEqual(pace.delay, 7.75)
+        self.assertGreater(pace.answers_within, 16)
+        for _ in range(30):
+            pace.headers_after(0.05)
+            pace.body_after(0.01)
+        self.assertFalse(pace.is_slow_to_answer)
+        self.assertEqual(pace.body_delay, 0.0)
+
+    @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=30))
+    def test_no_wait_is_ever_less_than_nothing(self, waits: list[tuple[float, float]]) -> None:
+        pace = HostPace()
+        for header, body in waits:
+            pace.headers_after(header)
+            pace.body_after(body)
+            assert pace.round_trip is not None
+            self.assertGreaterEqual(min(pace.round_trip, pace.delay), 0.0)
+
+
 class LengthTests(SynchronousTestCase):
     @given(
         paces(),

@@ -303,7 +303,10 @@ class Download:
         if not fetch.answered:
             return quiet >= self.source.pace.answers_within
         waited_for = self.coverage.is_waited_for(fetch.claim)
-        return quiet >= self.tries.longest_silence(waited_for=waited_for)
+        silence = self.tries.longest_silence(waited_for=waited_for)
+        if not fetch.received and self.source.pace.body_delay:
+            silence = max(silence, self.source.pace.answers_within)
+        return quiet >= silence
 
     # for requests
 

@@ -170,7 +170,10 @@ class RangeFetch:
 
     def got(self, offset: int, data: bytes, *, asked: bool) -> None:
         """Bytes of the body, which belong at ``offset``."""
-        self.heard_at = self._clock.seconds()
+        now = self._clock.seconds()
+        if not self.received and self._pace is not None and not (self.paused or self.held):
+            self._pace.body_after(now - self.heard_at)
+        self.heard_at = now
         self.received += len(data)
         self.new += self.fill.received(self, offset, data, asked=asked)
         if self._pace is not None:

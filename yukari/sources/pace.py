@@ -65,6 +65,8 @@ ORDINARY = 0.3
 Seconds to a first byte that are a network's. They count as time of the transfer, so that a first
 short request is not taken for a fast line; what is beyond them is the host's own delay.
 """
+LATE_BODY = 1.5
+"""Seconds from a header to its body from which on they are the host's, and not a slow line's."""
 SLOW_TO_ANSWER = 1.0
 """Seconds to a first byte from which on a host is asked for few long ranges."""
 LATENCIES = 6
@@ -118,6 +120,11 @@ class HostPace:
     """Whether it has answered a Range with 206."""
     round_trip: Optional[float] = None
     """Seconds from a request to its reply's header, smoothed."""
+    body_delay: float = 0.0
+    """
+    Seconds between a reply's header and its body, smoothed: some proxies send the one at once and
+    the other when all is scanned. 0 for fewer than `LATE_BODY`. They count as the round trip's.
+    """
     _least_wait: float = 0.0
     """Seconds to a first byte at the least, of late."""
     _longest_wait: float = 0.0
@@ -213,11 +220,24 @@ class HostPace:
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""
+        seconds += self.body_delay
         seen = self.round_trip
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
         least = seconds if seen is None else self._least_wait
         self._least_wait = min(seconds, least + 0.1 * (seconds - least))
         self._longest_wait = max(seconds, 0.98 * self._longest_wait)
+
+    def body_after(self, seconds: float) -> None:
+        """The first byte of a body came so many ``seconds`` after its header."""
+        before = self.body_delay
+        if self.round_trip is None or max(seconds, before) < LATE_BODY:
+            return
+        after = seconds if not before else 0.7 * before + 0.3 * seconds
+        self.body_delay = after if after >= LATE_BODY else 0.0
+        change = self.body_delay - before
+        self.round_trip = max(0.0, self.round_trip + change)
+        self._least_wait = max(0.0, self._least_wait + change)
+        self._longest_wait = max(self._longest_wait, self.round_trip)
 
     def waited_in_vain(self, seconds: float) -> None:
         """Note that no header arrived in ``seconds``, and wait longer for the next."""
