@@ -19,7 +19,7 @@ from twisted.protocols.wire import Echo
 
 from tests.authority import self_signed
 from tests.processes import MAIN, Process, ProcessCase, YukariProcess, bare_environment, reactor
-from tests.running import MODEL
+from tests.running import MODEL, until
 from yukari.daemon.certificates import LOOK_EVERY, Certificates
 
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -91,7 +91,7 @@ class SighupTests(Files):
         self.assertEqual(await deferToThread(shown, port), old)
         await deferToThread(download, port, upstream.models[MODEL].blobs[-1][0])
         downloading = deferToThread(download, port, digest)
-        await upstream.until(lambda: upstream.counters.sent_by_digest[digest] > size // 10)
+        await until(lambda: upstream.counters.sent_by_digest[digest] > size // 10)
         upstream.settings.line = 10_000  # The download does not end before it may.
         renew(self.key, self.certificate)
         daemon.signal("HUP")
