@@ -12,8 +12,11 @@ import ctypes
 
 KEPT = 32 * 1024 * 1024
 """Bytes of freed memory that are kept: as many as may wait to be written."""
-LARGE = 4 * 1024 * 1024
-"""Bytes from which on a block is the system's own, and given back when it is freed."""
+LARGE = 2 * 1024 * 1024
+"""
+Bytes from which on a block is the system's own, and given back when it is freed: more than is read
+at once, and less than the largest manifests.
+"""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
