@@ -99,17 +99,17 @@ class OneBucketTests(BucketCase):
 
     async def test_who_comes_later_takes_from_s3_what_another_has_put_there(self) -> None:
         self.patch(upload, "RIVAL_EVERY", 0.2)
-        upstream = await self.upstream(f"{MODEL}=40MB,300KB", line=10e6)
-        model = upstream.models[MODEL]
-        first, second = await self.daemon(upstream), await self.daemon(upstream)
-        early = self.begin(self.pull(first))
-        await until_sent(upstream, 0.75 * model.size)
-        late = self.begin(self.pull(second))
-        for pulled in await gatherResults([early, late]):
-            self.assert_whole(pulled, model)
-        for each in (first, second):
-            await each.idle()
-        self.assertLess(upstream.counters.sent, 1.85 * model.size)
+        fast, slow = [await self.upstream(f"{MODEL}=40MB,300KB") for _ in range(2)]
+        slow.settings.line = 2e6
+        model = slow.models[MODEL]
+        first, second = await self.daemon(fast), await self.daemon(slow)
+        pulling = self.begin(self.pull(second))
+        await until_sent(slow, 1e6)
+        self.assert_whole(await self.pull(first), model)
+        await first.idle()
+        self.assert_whole(await pulling, model)
+        await second.idle()
+        self.assertLess(slow.counters.sent, 0.85 * model.size)
         await self.assert_in_bucket(model)
 
     # killed
