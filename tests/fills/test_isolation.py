@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 from random import Random
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -18,7 +19,7 @@ from yukari.fills import scheduler as scheduler_module
 from yukari.fills.download import FLOOR_SECONDS
 from yukari.fills.plan import Plan
 from yukari.fills.scheduler import FetchScheduler
-from yukari.net.budget import ConnectionBudget
+from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.throttle import Line
 from yukari.sources.base import SourceFailed
 from yukari.sources.pace import HostPace
@@ -98,6 +99,29 @@ class StuckBlobTests(SynchronousTestCase):
         while not healthy.fill.fetches:
             self.pass_on(clock, [*slow, healthy], network)
         self.assertEqual(len(read.fill.fetches), before)
+
+    def test_crowd_is_not_looked_through_for_each_who_joins_a_busy_host(self) -> None:
+        """Beside 2,000 ranges of 25 blobs hits took seconds: each looked through all blobs."""
+        clock, pace = Clock(), HostPace()
+        scheduler = FetchScheduler(clock, 32, 64)
+        scenes = [Scene(bytes(MB + at), clock=clock) for at in range(5)]
+        for scene in scenes:
+            scene.scheduler, scene.source.pace_now = scheduler, pace
+            scene.fill = scene.new_fill()
+        self.patch(HostLimit, "has_room", lambda limit, _: limit.active < 2)
+        for scene in scenes:
+            Drinker(scene, 0, MB)
+        self.assertEqual([len(scene.fill.fetches) for scene in scenes], [1, 1, 0, 0, 0])
+        real, looks = FetchScheduler._next, list[float]()
+
+        def look(each: FetchScheduler) -> Any:
+            looks.append(clock.seconds())
+            return real(each)
+
+        self.patch(FetchScheduler, "_next", look)
+        for at in range(100):
+            Drinker(scenes[at % 5], 1000 * at + 500, MB)
+        self.assertEqual(looks, [])
 
     def test_one_registry_that_is_only_busy_keeps_none_from_the_readers_of_another(self) -> None:
         """No way was made for anybody while the first who waited could not be helped."""

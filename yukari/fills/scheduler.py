@@ -134,7 +134,8 @@ class FetchScheduler:
 
     def reader_waits(self, download: Download) -> None:
         """A reader needs a byte that is not here."""
-        if download in self._open and download.fetch_cap() > len(download.fetches):
+        # Nothing else can have changed: a crowd is not to be looked through for each who joins it.
+        if download in self._open and self._may_begin(download, Priority.READER):
             self._assign()
 
     def close(self) -> None:
