@@ -1,7 +1,7 @@
 """
 How much freed memory the C library keeps for the next who needs some.
 
-What arrives from upstream is read in pieces of up to 256 KiB that are freed once they are on the
+What arrives from upstream is read in pieces of up to a megabyte that are freed once they are on the
 disk. As it comes, glibc gives that memory back to the system each time, which then hands it out
 anew, one zeroed page after the other: that takes as much of the CPU as receiving the bytes.
 """
