@@ -11,7 +11,7 @@ from twisted.internet.defer import gatherResults
 from tests.clients import ACCEPT, Reply
 from tests.emulator import MANIFEST, Emulator, Fault
 from tests.running import MODEL, SMALL16, Daemon, Hurried, RunningCase
-from yukari.sources import upstream as yukari_upstream
+from yukari.sources import bodies as yukari_bodies
 
 JSON = "application/json; charset=utf-8"
 LATEST = "library/m/manifests/latest"
@@ -214,7 +214,7 @@ class RefusalTests(ManifestCase):
         await self.assert_pulled_after(upstream, daemon)
 
     async def test_a_manifest_that_stalls_in_its_middle_is_504(self) -> None:
-        self.patch(yukari_upstream, "BODY_WITHIN", 5.0)
+        self.patch(yukari_bodies, "BODY_WITHIN", 5.0)
         stall = Fault("manifest", "stall", after=50, times=1)
         upstream, daemon = await self.both(stall)
         self.assert_refused(await self.asked(daemon), 504, "UNAVAILABLE")
