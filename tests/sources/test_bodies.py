@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+import gc
+from typing import Any
+from weakref import ref
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
 
 from tests.sources.doubles import DIGEST, Exchange, UpstreamCase
 from tests.strategies import manifest_body
 from yukari.errors import RegistryError
-from yukari.manifest import LARGE, Descriptor
+from yukari.manifest import LARGE, Descriptor, InvalidManifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.bodies import BODY_WITHIN, MAX_LARGE
+from yukari.sources.bodies import Bodies
 from yukari.sources.registry import MAX_HOSTS
 
 BODY = manifest_body([Descriptor(DIGEST, 7, "a/b")], None, 3) + b" " * LARGE
@@ -54,6 +64,48 @@ class LargeBodyTests(UpstreamCase):
         (late,) = self.ask(1)
         self.internet.last.send(BODY[-1:])
         self.assertEqual(self.successResultOf(late).digest, Digest.of(BODY))
+
+    def test_a_refusal_does_not_keep_what_it_was_made_of(self) -> None:
+        """Forty bodies of eight megabytes that are no JSON were a gigabyte."""
+        self.addCleanup(gc.enable)
+        gc.disable()
+        for size in (1, 2 * LARGE):
+            made: list[ref[Held]] = []
+
+            def parse(body: bytes, made: list[ref[Held]] = made) -> None:
+                held = Held(body)
+                made.append(ref(held))
+                try:
+                    raise ValueError(body)
+                except ValueError as error:
+                    raise InvalidManifest("no manifest") from error
+
+            response: Any = Whole(bytes(size))
+            bodies = Bodies("r.test", self.clock, execute)
+            asked = Deferred.fromCoroutine(bodies.parsed(response, "manifest", parse))
+            refused = self.failureResultOf(asked, InvalidManifest).value
+            self.assertEqual(str(refused), "no manifest")
+            self.assertEqual([each() for each in made], [None])
+
+
+@frozen
+class Held:
+    """What is gone with the body."""
+
+    body: bytes
+
+
+@frozen
+class Whole:
+    """A response whose body arrives at once."""
+
+    body: bytes
+    headers: Headers = Headers()
+
+    def deliverBody(self, protocol: Any) -> None:
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(self.body)
+        protocol.connectionLost(Failure(ResponseDone()))
 
 
 class HostTests(UpstreamCase):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, Union
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError
+from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError, maybeDeferred
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
-from yukari.manifest import LARGE, MAX_BYTES
+from yukari.manifest import LARGE, MAX_BYTES, InvalidManifest
 from yukari.net.bodies import (
     BODY_WITHIN,
     MAX_LARGE,
@@ -45,13 +45,14 @@ class Bodies:
         """Return what ``parse`` makes of a body; a large one waits its turn for a thread."""
         collector = InTurn(MAX_BYTES, self._large)
         try:
-            body = await self._whole(response, what, collector, MAX_BYTES)
-            if len(body) <= LARGE:
-                return parse(body)
-            parsed: T = await self._in_thread(parse, body)
-            return parsed
+            bodies = [await self._whole(response, what, collector, MAX_BYTES)]
+            in_thread = self._in_thread if len(bodies[0]) > LARGE else maybeDeferred
+            parsed: Union[T, InvalidManifest] = await in_thread(_tried, parse, bodies)
         finally:
             collector.release()
+        if isinstance(parsed, InvalidManifest):
+            raise parsed
+        return parsed
 
     async def _whole(
         self, response: IResponse, what: str, collector: Collector, limit: int
@@ -80,3 +81,15 @@ class Bodies:
             return error_text(await self._whole(response, "error", collector, SMALL_BODY))
         except RegistryError:
             return ""
+
+
+def _tried(parse: Callable[[bytes], T], bodies: list[bytes]) -> Union[T, InvalidManifest]:
+    """
+    Return what ``parse`` makes of the only one of ``bodies``, which is taken out, or why nothing.
+
+    What an error was raised in lives as long as the error, and with it the body, several times.
+    """
+    try:
+        return parse(bodies.pop())
+    except InvalidManifest as error:
+        return InvalidManifest(str(error))
