@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Optional
 
 from tests.emulator import Emulator
-from tests.running import Daemon, until
+from tests.running import Daemon, stored_at, until
 from tests.web.page.browser import BrowserCase, Look
 from tests.web.page.models import MARKUP, STRANGER, add_model
 from yukari.library.catalog_file import CatalogFile
@@ -54,12 +54,18 @@ class PageCase(BrowserCase):
         return upstream, daemon
 
     async def coming(self, upstream: Emulator, daemon: Daemon, size: int = 4_000_000) -> str:
-        """Begin a pull that takes its time; return the model's name."""
+        """Begin a pull that takes its time, with one blob on its way; return the model's name."""
         upstream.settings.line = size / 20
-        upstream.add_model("library/gemma3:12b", [size])
+        model = upstream.add_model("library/gemma3:12b", [size])
         daemon.service.parts.pulls.start(Repository(DEFAULT, "library", "gemma3"), Tag("12b"), "")
-        await until(lambda: any(fill.size == size for fill in daemon.library.fills.values()))
+        await until(lambda: os.path.exists(stored_at(daemon, model.config[0])))
+        await until(lambda: [each.size for each in daemon.library.fills.values()] == [size])
         return "library/gemma3"
+
+    def let_come(self, look: Look, upstream: Emulator, daemon: Daemon) -> None:
+        """Begin it while the page is shown, and return when the page shows its one blob."""
+        look.do(lambda: self.begin(self.coming(upstream, daemon)))
+        look.until("document.querySelectorAll('[data-fill] progress').length === 1")
 
     def stop_fill(self, look: Look) -> None:
         """Stop what `coming` began; it takes two steps."""
@@ -97,7 +103,7 @@ class LookTests(PageCase):
             look.open("/")
             look.page.evaluate("window.same = true")
             look.page.get_by_text("Nothing is being fetched.").wait_for()
-            look.do(lambda: self.begin(self.coming(upstream, daemon)))
+            self.let_come(look, upstream, daemon)
             bar = look.page.locator("[data-fill] progress")
             bar.wait_for()
             first = bar.evaluate("each => each.value")
@@ -105,8 +111,8 @@ class LookTests(PageCase):
             self.assertIn("library/gemma3", look.page.locator("[data-fill]").inner_text())
             upstream.settings.line = None
             # At its end the bar goes, and the new model can be shown.
+            look.until("document.querySelectorAll('[data-fill]').length === 0")
             look.page.get_by_text("Something new is here").wait_for()
-            self.assertEqual(look.page.locator("[data-fill]").count(), 0)
             self.assertTrue(look.page.evaluate("window.same"))
             look.page.get_by_role("link", name="Something new is here: show it").click()
             look.page.get_by_role("link", name="gemma3:12b").wait_for()
@@ -246,7 +252,7 @@ class AdminTests(PageCase):
         def look(look: Look) -> None:
             look.open("/")
             look.page.get_by_text("Nothing is being fetched.").wait_for()
-            look.do(lambda: self.begin(self.coming(upstream, daemon)))
+            self.let_come(look, upstream, daemon)
             self.stop_fill(look)
             look.page.get_by_text("Stopped").wait_for()
             # It is said once, and not again when the page is loaded again.
