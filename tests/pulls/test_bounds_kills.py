@@ -79,16 +79,22 @@ class HerdTests(ProcessCase):
         self.assertLessEqual(watch.most, BOUND)
 
     async def taken(self) -> int:
-        """The bytes of all blobs and spools."""
-        found = 0
-        for directory in ("blobs", "yukari/spool"):
+        """
+        The bytes of all blobs and spools.
+
+        Spools are looked at first: a blob that is evicted for a new spool is not counted with it,
+        nor a spool with the blob that it becomes.
+        """
+        found: dict[str, int] = {}
+        for directory in ("yukari/spool", "blobs"):
             path = os.path.join(self.storage, directory)
             for name in os.listdir(path) if os.path.isdir(path) else ():
                 try:
-                    found += os.path.getsize(os.path.join(path, name))
+                    size = os.path.getsize(os.path.join(path, name))
+                    found[name.removesuffix(".spool")] = size
                 except FileNotFoundError:
                     pass  # It has become a blob, or was removed.
-        return found
+        return sum(found.values())
 
     async def start(self, upstream: Emulator) -> YukariProcess:
         return await self.yukari(upstream.url, *self.flags, bind=self.bind, storage=self.storage)
