@@ -357,6 +357,8 @@ class AgentTests(RegistriesCase):
                 self.assertEqual(reply.status, 200, agent)
                 self.assertEqual(body == ours, not is_llama, (agent, again))
                 self.assertEqual(b"ggufFile" in body, is_llama, (agent, again))
+            # A manifest says so while a blob of its model cannot be had.
+            await daemon.idle()
             await registries.hf.down()
             daemon = await self.restarted(daemon, registries)  # type: ignore[arg-type]
 
