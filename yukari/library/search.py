@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 
 from attrs import frozen
@@ -59,6 +60,7 @@ class Search:
         return Found(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE)
 
     def _allowed(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        allow = cache(lambda repository: self._rules.allow(Repository.parse(repository)))
         for entry in entries:
-            if self._rules.allow(Repository.parse(entry.repository)):
+            if allow(entry.repository):
                 yield entry
