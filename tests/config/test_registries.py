@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.authority import Authority
-from yukari.config.gathering import MOST, gather
+from yukari.config.gathering import MAX_REGISTRIES, gather
 from yukari.config.hours import DailyRate
 from yukari.config.in_force import in_force
 from yukari.config.listen import Bind
@@ -195,8 +195,8 @@ class UpstreamsTests(SynchronousTestCase):
         self.assertEqual(len(found), 3)
 
     def test_there_is_a_bound_on_registries(self) -> None:
-        text = " ".join(f"r{number}=http://h{number}/" for number in range(MOST - 1))
-        self.assertEqual(len(registries(text)), MOST)
+        text = " ".join(f"r{number}=http://h{number}/" for number in range(MAX_REGISTRIES - 1))
+        self.assertEqual(len(registries(text)), MAX_REGISTRIES)
         self.assertRaises(SettingError, registries, f"{text} last=http://last/")
 
     @given(st.text())

@@ -61,7 +61,7 @@ class ConfigFile:
         return f"{_shown_path(self.path)}: {self._table.removesuffix('.')}"
 
     def tables(self, key: str) -> dict[str, ConfigFile]:
-        """Return the tables ``[KEY.NAME]`` by their names; `SettingError` for what is none."""
+        """Return the tables ``[KEY.NAME]`` by name; `SettingError` for what is not a table."""
         found = self._values.get(key, {})
         if not isinstance(found, dict):
             expected = f"expected tables such as [{key}.lab]"

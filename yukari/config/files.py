@@ -38,7 +38,7 @@ def check_file(path: str, largest: int = LARGEST) -> None:
 
 
 def read_file(path: str, largest: int = LARGEST) -> bytes:
-    """The whole content; `OSError` or `ValueError` as `check_file`."""
+    """Return the whole content; `OSError` or `ValueError` as `check_file`."""
     check_file(path, largest)
     with open(path, "rb") as file:
         text = file.read(largest + 1)

@@ -14,10 +14,10 @@ from yukari.config.registries import DEFAULT_NAME, RegistrySettings, known
 from yukari.config.setting import SettingError
 from yukari.names import spelled
 
-MOST = 64
+MAX_REGISTRIES = 64
 """Registries at most: each has a pool of connections of its own."""
 Where = Callable[[RegistrySettings, str], tuple[str, str]]
-"""Returns by which setting a registry's field was given, and as what text."""
+"""Returns the setting that gave a registry's field, and the text it was given as."""
 
 
 def gather(
@@ -54,8 +54,10 @@ def gather(
             raise SettingError(
                 *where(each, field), f"expected {_WHAT[field]} of its own: {taken[field, key]}"
             )
-    if len(found) > MOST:
-        raise SettingError(*where(found[-1], "url"), f"expected at most {MOST} registries in all")
+    if len(found) > MAX_REGISTRIES:
+        raise SettingError(
+            *where(found[-1], "url"), f"expected at most {MAX_REGISTRIES} registries in all"
+        )
     return tuple(found)
 
 

@@ -27,7 +27,7 @@ OFF = "off"
 
 
 class InvalidHours(InvalidUnit):
-    """No hours of a day, or some that overlap."""
+    """Not hours of a day, or hours that overlap."""
 
 
 def minute_of(local: datetime) -> int:
@@ -41,7 +41,10 @@ def _clock(minute: int) -> str:
 
 @frozen
 class Hours:
-    """From the minute ``start`` of a day until before ``end``, over midnight if that is less."""
+    """
+    The minutes of a day from ``start`` up to, not including, ``end``; past midnight if ``end`` is
+    less.
+    """
 
     start: int = field()
     end: int = field()

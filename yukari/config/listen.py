@@ -86,7 +86,7 @@ class Bind:
 
     @property
     def _place(self) -> tuple[str, str]:
-        """The port and the address; of what is no port of IP the whole, and no address."""
+        """The port and the address; for what is no TCP port, the whole description and ""."""
         kind, *parts = re.split(r"(?<!\\):", self.descriptions[0])
         if kind not in _PARAMETERS:
             return self.descriptions[0], ""

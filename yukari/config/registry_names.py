@@ -17,6 +17,7 @@ from yukari.config.registries import RegistrySettings, host_candidates
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository, spelled
 
 _BY_AGENT = ("hf.co", "modelscope.cn")
+"""Hosts of registries whose manifests differ by User-Agent."""
 
 
 @frozen

@@ -31,7 +31,7 @@ class RegistryReader:
     errors: list[SettingError] = field(factory=list, init=False)
     """What is wrong with tables."""
     _where: dict[tuple[str, str], tuple[str, str]] = field(factory=dict, init=False)
-    """By what setting a registry's field was given, and as what text; "" is all other fields."""
+    """The setting that gave a registry's field, and its text; "" stands for all other fields."""
 
     def read(self, values: Mapping[str, Any]) -> tuple[RegistrySettings, ...]:
         """
@@ -128,5 +128,5 @@ class RegistryReader:
         return None if base is None or len(self.errors) > wrong else evolve(base, **found)
 
     def _given(self, registry: RegistrySettings, of: str) -> tuple[str, str]:
-        """Return by what setting a field was given, and as what text."""
+        """Return the setting that gave a field, and its text."""
         return self._where.get((registry.name, of)) or self._where[registry.name, ""]

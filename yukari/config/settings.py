@@ -16,7 +16,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from yukari.config.config_file import ConfigFile
-from yukari.config.groups.clients import Sending
+from yukari.config.groups.clients import Clients
 from yukari.config.groups.freshness import Freshness
 from yukari.config.groups.listening import Listening
 from yukari.config.groups.running import Running
@@ -36,7 +36,7 @@ TIGRIS = "tigris"
 
 
 @frozen(slots=False)
-class Settings(Listening, Upstream, Freshness, Storage, Sending, Running):
+class Settings(Listening, Upstream, Freshness, Storage, Clients, Running):
     """All settings, parsed; times are in seconds."""
 
     registries: tuple[RegistrySettings, ...] = field(kw_only=True)
@@ -77,7 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
     *declared("Upstream", Upstream),
     *declared("Freshness", Freshness),
     *declared("Storage", Storage),
-    *declared("Clients", Sending),
+    *declared("Clients", Clients),
     *declared("Configuration file, logs and stopping", Running),
 )
 """The declarations, group by group."""

@@ -76,7 +76,7 @@ class RegistryUrl:
 
     @property
     def url(self) -> str:
-        """Ends in a slash."""
+        """The whole URL; it ends in a slash."""
         return f"{self.scheme}://{self.host}{self.prefix}"
 
     def __str__(self) -> str:

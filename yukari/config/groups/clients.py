@@ -10,7 +10,7 @@ from yukari.config.units import parse_positive_duration, parse_rate
 
 
 @frozen(slots=False)
-class Sending:
+class Clients:
     """Bounds of one client."""
 
     client_rate: int | None = declare(

@@ -1,4 +1,4 @@
-"""The configuration file, the log, and the end."""
+"""The configuration file, the log, and stopping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yukari.config.units import parse_duration
 
 @frozen(slots=False)
 class Running:
-    """The configuration file, the log, and the end."""
+    """The configuration file, the log, and stopping."""
 
     config: str | None = declare(
         parse_file,

@@ -122,8 +122,8 @@ class Storage:
         "720h",
         "Each blob on the disk is read once in this duration to see whether its bytes are still"
         " right; 0 for never.",
-        details="Slowly, and more slowly while blobs are fetched or sent. Wrong ones are fetched"
-        " again; what upstream does not have any more is served no more.",
+        details="It reads slowly, and more slowly while blobs are fetched or sent. A wrong blob is"
+        " fetched again, or no longer served if upstream does not have it.",
     )
     """Seconds; 0 for never."""
     scrub_bucket: bool = declare(
