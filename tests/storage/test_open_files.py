@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.names import Digest
 from yukari.storage.disk.files import FileBlob
-from yukari.storage.open_files import KEEP, MOST, OpenBlobs
+from yukari.storage.open_files import KEEP, MAX_OPEN, OpenBlobs
 
 BLOB = Digest("0" * 64)
 
@@ -110,9 +110,9 @@ class OpenBlobsTests(SynchronousTestCase):
         self.assertEqual(self.descriptors(), 0)
 
     def test_descriptors_are_bounded(self) -> None:
-        for number in range(MOST + 3):
+        for number in range(MAX_OPEN + 3):
             digest = Digest(f"{number:064x}")
             self.stored(digest, b"")
             self.open(digest).close()
-            self.assertLessEqual(self.descriptors(), MOST)
+            self.assertLessEqual(self.descriptors(), MAX_OPEN)
         self.assertEqual(self.opened.size(digest), 0)

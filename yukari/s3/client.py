@@ -63,7 +63,7 @@ class S3Client(Requests):
         most: int = 1000,
     ) -> Listing:
         """
-        A page of the objects whose key begins with ``prefix``, from behind the key ``after``.
+        Return a page of the objects whose key begins with ``prefix``, after the key ``after``.
         """
         asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": most, "EncodingType": "url"}
         if after:

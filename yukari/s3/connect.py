@@ -45,7 +45,7 @@ def open_bucket(
     metrics: Optional[Metrics] = None,
 ) -> OpenedBucket:
     """
-    A client of ``bucket``, set up by AWS's environment variables. Sends nothing yet.
+    Return a client of ``bucket``, set up by AWS's environment variables; it sends nothing yet.
 
     `InvalidPlace` names the variable that is wrong.
     """

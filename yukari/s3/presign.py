@@ -10,6 +10,7 @@ from yukari.s3.location import is_public
 LONGEST = 24 * 3600
 """Seconds; one URL serves all parts of a blob on a slow line."""
 SHORTEST = 3600
+"""Seconds; with keys that expire sooner, clients are not redirected."""
 
 
 def redirects(mode: str, url: str, request_host: str) -> bool:

@@ -34,7 +34,7 @@ ATTEMPTS = 4
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 10.0
 """Seconds between two attempts, doubling from the first to the longest, at random up to them."""
-AT_ONCE = 32
+MAX_REQUESTS = 32
 """Requests in progress at most; the scheduler bounds what fills read."""
 REPLY_LIMIT = 16 * 1024 * 1024
 """Bytes of a reply that is read whole, at most."""
@@ -51,7 +51,7 @@ class Requests:
     _agent: IAgent
     _clock: IReactorTime
     metrics: Metrics = field(factory=Metrics)
-    _slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_REQUESTS), init=False)
     requests: dict[str, int] = field(factory=dict, init=False)
     """Requests sent so far, by operation."""
 

@@ -1,4 +1,4 @@
-"""How long S3 may be silent."""
+"""A timeout that counts silence, not the time that a request takes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Patience:
     _clock: IReactorTime
     _seconds: float
     late: bool = field(default=False, init=False)
+    """Whether it was silent for too long."""
     _watched: Optional[Deferred[Any]] = field(default=None, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _over: bool = field(default=False, init=False)
@@ -48,6 +49,7 @@ class Patience:
         return watched
 
     def heard(self) -> None:
+        """Note a sign of life: the silence begins anew."""
         if self._over:
             return  # the body may still be arriving when the request has failed
         if self._timer is None:
@@ -62,6 +64,7 @@ class Patience:
             self._watched.cancel()
 
     def stop(self) -> None:
+        """Watch no longer."""
         self._over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()

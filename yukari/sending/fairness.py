@@ -12,9 +12,9 @@ A_TURN = 8 * 1024 * 1024
 A_ROUND = 64 * 1024 * 1024
 AT_ONCE_LEAST = 64 * 1024
 """
-Limits in bytes, in this order: what leaves in one turn of the reactor, some 4 ms, and so the most
-of one ``sendfile``; what leaves until all greedy readers have had their share; the smallest share,
-which is also a reader's first.
+Limits in bytes. `A_TURN` is what leaves in one turn of the reactor, some 4 ms, and so the most of
+one ``sendfile``; `A_ROUND` what leaves until all greedy readers have had their share;
+`AT_ONCE_LEAST` the smallest share, which is also a reader's first.
 
 A sender that finds the turn's bytes used up is first in line in the next turn, after those that
 have sent nothing yet.

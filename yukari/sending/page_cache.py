@@ -7,7 +7,7 @@ from yukari.storage.readable import Readable
 
 LOOK_AHEAD = 8 * 1024 * 1024
 """
-The look-ahead, in bytes, for those of a file that are not in memory. They are read in a disk thread
+Bytes of a file that are looked at ahead. Those that are not in memory are read in a disk thread
 first, because ``sendfile`` would make the reactor wait for the disk.
 """
 

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from yukari.sending.stall import InThread
 from yukari.sending.transports import put
 
-MOST = 4
+MAX_WORKERS = 4
 """Threads at most; otherwise as many as there are cores."""
 A_PIECE = 4 * 1024 * 1024
 """Bytes that a helper is asked to send at least: handing over a piece costs some 0.1 ms."""
@@ -34,7 +34,7 @@ def helpful() -> int:
     """Return how many threads can help on this machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
-    return min(MOST, cores)
+    return min(MAX_WORKERS, cores)
 
 
 @define(eq=False)

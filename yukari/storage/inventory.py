@@ -20,7 +20,7 @@ class FrontDisk:
     kept: int
     """Of whole blobs, which the bucket has too: they give way."""
     bound: Optional[int]
-    """What all on it may take; None for what MIN_FREE leaves."""
+    """The most that all on it may take; None for what MIN_FREE leaves."""
     free: int
 
 

@@ -9,7 +9,7 @@ from attrs import define, field
 
 from yukari.names import Digest
 
-MOST = 100_000
+MAX_FACTS = 100_000
 """Blobs of which something is remembered; the oldest is forgotten first."""
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Known(Generic[T]):
-    """One fact of each blob, by its hex: the garbage collector keeps no account of strings."""
+    """One fact of each blob, by its hex: the garbage collector does not track strings."""
 
     _facts: OrderedDict[str, T] = field(factory=OrderedDict, init=False)
 
@@ -30,7 +30,7 @@ class Known(Generic[T]):
     def remember(self, digest: Digest, fact: T) -> None:
         self._facts[digest.hex] = fact
         self._facts.move_to_end(digest.hex)
-        while len(self._facts) > MOST:
+        while len(self._facts) > MAX_FACTS:
             self._facts.popitem(last=False)
 
     def forget(self, digest: Digest) -> None:

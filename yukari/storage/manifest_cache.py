@@ -12,7 +12,8 @@ from yukari.manifest import ManifestList, Variant, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
-MOST_BYTES = 32 * 1024 * 1024
+MAX_CACHED_BYTES = 32 * 1024 * 1024
+"""Bytes of memory that the manifests of one cache take at most."""
 TRUSTED_FOR = 1.0
 """Seconds; an operator may copy files in or delete them by hand."""
 
@@ -46,7 +47,7 @@ class ManifestCache(Generic[K]):
     """Manifests last asked for, up to ``most_bytes`` of memory; for the reactor's thread."""
 
     _clock: IReactorTime
-    _most_bytes: int = MOST_BYTES
+    _most_bytes: int = MAX_CACHED_BYTES
     _trusted_for: float = TRUSTED_FOR
     _kept: OrderedDict[Key, tuple[K, float]] = field(factory=OrderedDict, init=False)
     held: int = field(default=0, init=False)
@@ -62,7 +63,7 @@ class ManifestCache(Generic[K]):
         return loaded, 0 <= self._clock.seconds() - seen < self._trusted_for
 
     def keep(self, key: Key, loaded: K) -> None:
-        """It was just read, or seen to be unchanged."""
+        """Keep a value that was just read, or seen to be unchanged."""
         self.forget(key)
         if loaded.cost > self._most_bytes:
             return

@@ -125,7 +125,7 @@ class MemorySpool:
         self._closed = True
 
     def _own(self) -> None:
-        """The bytes may be a stored blob's by now: nothing may change them."""
+        """ValueError if the bytes may be a stored blob's by now, which nothing may change."""
         if self._closed or self._store._spools.get(self.digest) is not self._lying:
             raise ValueError(f"the spool of {self.digest} was published, discarded or closed")
 
@@ -151,7 +151,7 @@ class MemoryStore:
 
     @property
     def shared(self) -> None:
-        """One process has it."""
+        """None: one process has it."""
 
     def describe(self) -> str:
         return "memory"

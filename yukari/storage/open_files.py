@@ -1,5 +1,5 @@
 """
-Stored blobs that were opened lately, still open: who asks for one next waits for no disk thread.
+Stored blobs that were opened lately and stay open, so that the next request waits for no thread.
 
 A pull asks for a large blob in parts, 16 or 64 of them, and two hundred
 machines do so at nine o'clock; handing each to a thread and back costs more
@@ -19,7 +19,7 @@ from yukari.storage.ports import BlobFile
 
 KEEP = 1.0
 """Seconds after which all are closed, so that a blob removed by hand is noticed."""
-MOST = 64
+MAX_OPEN = 64
 """Descriptors kept."""
 
 
@@ -51,7 +51,7 @@ class OpenBlobs:
             kept = await self._open_blob(digest)
             if kept is None or times != self._times or digest in self._kept:
                 return kept
-            if len(self._kept) == MOST:
+            if len(self._kept) == MAX_OPEN:
                 self.close()
             self._kept[digest] = kept
             if self._end is None:

@@ -349,7 +349,7 @@ class DirectUploadTests(AgainstServer):
         running.addErrback(lambda failure: failure.trap(CancelledError))
         await running
         self.assertEqual(store._direct.running, set())
-        self.assertEqual(store._direct.large_slots.tokens, direct.AT_ONCE)
+        self.assertEqual(store._direct.large_slots.tokens, direct.MAX_UPLOADS)
 
     async def test_what_could_not_be_aborted_is_by_the_next_start(self) -> None:
         self.patch(direct, "LEAVE_WITHIN", 0.1)
@@ -467,8 +467,8 @@ class DirectUploadTests(AgainstServer):
             body = b"%d" % number
             way = self.way(store, Held(body, gate=gate), Digest.of(body), len(body))
             running.append(Deferred.fromCoroutine(way.run()))
-        await until(lambda: len(store._direct._small_slots.waiting) == 4 - direct.AT_ONCE)
-        await until(lambda: len(gate.waiting) == direct.AT_ONCE)
+        await until(lambda: len(store._direct._small_slots.waiting) == 4 - direct.MAX_UPLOADS)
+        await until(lambda: len(gate.waiting) == direct.MAX_UPLOADS)
         gate.release()
         for each in running:
             await each
@@ -491,13 +491,13 @@ class DirectUploadTests(AgainstServer):
     async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
         store = await self.started()
         running = []
-        for number in range(direct.AT_ONCE):
+        for number in range(direct.MAX_UPLOADS):
             source = Flowing(BLOB)
             source.watch = lambda source=source: source.bodies[-1].pauseProducing()
             way = self.way(store, source, Digest.of(b"%d" % number))
             running.append(Deferred.fromCoroutine(way.run()))
             way.give_up()
-        while len(await self.client.list_multipart_uploads()) < direct.AT_ONCE:
+        while len(await self.client.list_multipart_uploads()) < direct.MAX_UPLOADS:
             pass
         await self.way(store, Flowing(b"small"), Digest.of(b"small"), 5).run()
         for each in running:

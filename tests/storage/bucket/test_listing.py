@@ -47,7 +47,7 @@ class KeyTests(SynchronousTestCase):
 class KnownTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers())))
     def test_the_latest_are_remembered(self, told: list[tuple[int, int | None]]) -> None:
-        self.patch(known, "MOST", 4)
+        self.patch(known, "MAX_FACTS", 4)
         facts: Known[int] = Known()
         model: dict[Digest, int] = {}
         for number, fact in told:

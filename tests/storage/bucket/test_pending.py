@@ -86,7 +86,7 @@ class LatePutsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_more_wait_than_memory_is_meant_for(self) -> None:
-        self.patch(lateputs, "MOST_BYTES", 3 * len(MANIFEST.body))
+        self.patch(lateputs, "MAX_CACHED_BYTES", 3 * len(MANIFEST.body))
         self.add(5)
         self.try_so_often(1)
         self.assertEqual(self.bucket.taken, [named(2), named(3), named(4)])
@@ -127,7 +127,7 @@ class LatePutsTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.directory), [])
 
     def test_no_more_files_lie_there_than_wait(self) -> None:
-        self.patch(lateputs, "MOST", 2)
+        self.patch(lateputs, "MAX_PENDING", 2)
         self.add(5)
         self.assertEqual(len(os.listdir(self.directory)), 2)
 

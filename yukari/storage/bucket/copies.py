@@ -15,6 +15,7 @@ from yukari.storage.bucket.keys import blob_key
 from yukari.threads import InThread
 
 STEP = 4 * 1024 * 1024
+"""Bytes that one request reads to be hashed."""
 
 
 @define(eq=False)

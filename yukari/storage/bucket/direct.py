@@ -42,9 +42,9 @@ from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import WrongDigest
 from yukari.threads import InThread
 
-AT_ONCE = 2
+MAX_UPLOADS = 2
 """Large blobs that are uploaded this way at the same time, and as many small ones."""
-HUGE_AT_ONCE = 1
+MAX_HUGE_UPLOADS = 1
 """Blobs of more than 80 GB among the large ones: their parts are larger."""
 IN_MEMORY = 2
 """

@@ -13,7 +13,7 @@ from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.direct import AT_ONCE, HUGE_AT_ONCE, BucketUpload
+from yukari.storage.bucket.direct import MAX_HUGE_UPLOADS, MAX_UPLOADS, BucketUpload
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
 from yukari.storage.ports import Unfinished
@@ -35,11 +35,15 @@ class BucketDirectUploads:
     """Those that run or wait for their turn."""
     left: dict[Digest, Note] = field(factory=dict, init=False)
     """Notes of uploads without a spool that an earlier process left."""
-    large_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
-    _huge_slots: DeferredSemaphore = field(
-        factory=lambda: DeferredSemaphore(HUGE_AT_ONCE), init=False
+    large_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(MAX_UPLOADS), init=False
     )
-    _small_slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE), init=False)
+    _huge_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(MAX_HUGE_UPLOADS), init=False
+    )
+    _small_slots: DeferredSemaphore = field(
+        factory=lambda: DeferredSemaphore(MAX_UPLOADS), init=False
+    )
     """Turns of blobs that go in one piece, so that none waits hours for a large one."""
 
     def new(

@@ -3,8 +3,8 @@ Which tagged manifests a bucket holds, in the order of their names, page by page
 
 S3 sorts keys, where ``-`` comes before ``/``: its pages are in another order,
 so all of them are read before the first can be given out. A row is a tuple of
-strings and a number, for of these the garbage collector keeps no account: there
-may be 100,000.
+strings and a number, which the garbage collector does not track: there may be
+100,000.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class BucketListing:
         return [Tag(row[3]) for row in await self._read(model_root(name))]
 
     async def count(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return len(await self._read_all())
 
     async def page(self, after: Optional[tuple[Repository, Tag]], most: int) -> list[ManifestEntry]:
-        """Up to ``most`` entries from behind ``after``, read anew where that is None."""
+        """Return up to ``most`` entries after ``after``; if that is None, from a new listing."""
         now = self._clock.seconds()
         if after is None or self._rows is None or now - self._rows[0] > LISTED_FOR:
             changes = self._changes

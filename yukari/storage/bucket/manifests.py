@@ -131,7 +131,7 @@ class BucketManifests:
         return found
 
     async def _runnable(self, name: Repository, found: AnyManifest) -> Optional[AnyManifest]:
-        """The manifest that a client gets which does not accept lists, if it is stored."""
+        """Return the manifest for clients that do not accept lists, if it is stored."""
         if isinstance(found, Manifest):
             return found
         for child in found.by_preference():
@@ -153,13 +153,13 @@ class BucketManifests:
                 self._contact.complain(error)
             else:
                 if changes == self.changes and (known is not None or not anew):
-                    # Who looks at all of them anew must not drive out what is asked for.
+                    # Reading all manifests anew must not evict those that clients ask for.
                     self._keep(key, found)
                 known = found
         return self.late.newest(key, None if known is None else known.stored)
 
     async def _fetch(self, name: Repository, reference: Reference, variant: Variant) -> InBucket:
-        """The object of a key; `S3Error`."""
+        """Return the object of a key; `S3Error`."""
         key = manifest_key(name, reference, variant)
         got = await self._client.get_whole(key)
         if got is None and isinstance(reference, Digest):
@@ -235,7 +235,7 @@ class BucketManifests:
             self._changed()
 
     async def settle(self, name: Repository, child: AnyManifest) -> None:
-        """A child of lists is stored now: have the original find the models of these."""
+        """Put the plain variant of each list with this child: the original finds no lists."""
         if not isinstance(child, Manifest):
             return
         page = await self._client.list_objects(f"{model_root(name)}lists/")
@@ -325,7 +325,7 @@ class BucketManifests:
     async def _put_over(
         self, key: Key, stored: StoredManifest, etag: Optional[str]
     ) -> Optional[str]:
-        """The new ETag, None where another than the one of ``etag`` is there by now."""
+        """Return the new ETag; None if the object there is no longer the one of ``etag``."""
 
         def put(**condition: Any) -> Any:
             return self._client.put_object(

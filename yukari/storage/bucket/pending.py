@@ -27,13 +27,13 @@ from yukari.manifest import MAX_BYTES, AnyManifest, Variant, parse_manifest
 from yukari.names import Digest, Reference, Repository, parse_reference
 from yukari.s3.errors import S3Error
 from yukari.storage.disk.atomic import remove, replace_file
-from yukari.storage.manifest_cache import MOST_BYTES, Key
+from yukari.storage.manifest_cache import MAX_CACHED_BYTES, Key
 from yukari.storage.ports import StoredManifest
 from yukari.threads import InThread
 
-MOST = 1000
+MAX_PENDING = 1000
 """
-Manifests that may wait, and `MOST_BYTES` of them together. Beyond that the oldest is dropped, and
+Manifests that may wait, of `MAX_CACHED_BYTES` together. Beyond that the oldest is dropped, and
 fetched from upstream again.
 """
 HEADER = 4096
@@ -122,7 +122,7 @@ class PendingManifests:
         if self._task is None and not self._stopped:
             self._task = Deferred.fromCoroutine(self._put_all())
             self._task.addBoth(self._ended)
-        while len(self._waiting) > MOST or self._held() > MOST_BYTES:
+        while len(self._waiting) > MAX_PENDING or self._held() > MAX_CACHED_BYTES:
             await self._file(self._waiting.popitem(last=False)[0])
 
     async def _file(self, key: Key) -> None:

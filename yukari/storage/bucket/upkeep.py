@@ -1,8 +1,8 @@
 """
 The daemon's care for its bucket: whether it can be used, and what others left in it.
 
-The store's disk is taken in hand before the reactor runs; what S3 says can only
-be heard afterwards.
+The store's disk is opened before the reactor runs; S3 can be asked only
+afterwards.
 """
 
 from __future__ import annotations

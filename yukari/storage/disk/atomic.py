@@ -96,7 +96,8 @@ def replace_link(target: str, to: str, mtime: int, through: str, *, durable: boo
         if set_times(made, mtime, through) or mtime:
             os.rename(made, target)
         else:
-            # With the time of now it would count as checked; who does without it finds no old one.
+            # With the present time the link would count as just checked. Readers do without it,
+            # but must not find the old one.
             remove(made)
             remove(target)
     except OSError:

@@ -18,6 +18,7 @@ from yukari.storage.disk.page_cache import in_memory
 from yukari.storage.disk.tolerance import sync_directory
 
 STEP = 1024 * 1024
+"""Bytes that are read and hashed in one call to a disk thread."""
 
 
 @define(eq=False)

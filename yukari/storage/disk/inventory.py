@@ -48,7 +48,7 @@ class DirectoryInventory:
 
     @property
     def shared(self) -> None:
-        """One daemon owns a directory."""
+        """None: one daemon owns a directory."""
 
     def copies(self) -> tuple[DiskCopies]:
         aside = os.path.join(self._own, "damaged")
@@ -95,9 +95,9 @@ class DirectoryInventory:
 
     def link(self, path: str, digest: Digest) -> bool:
         """
-        Have a file that was made elsewhere as a blob, without a copy; blocks.
+        Store a file from elsewhere as a blob without copying its bytes; blocks.
 
-        By a hard link, or by sharing its bytes where the file system can. False if neither goes.
+        By a hard link, or by sharing its bytes if the file system can. False if neither works.
         """
         made = temporary(os.path.join(self._own, "tmp"))
         try:
@@ -190,6 +190,7 @@ class DirectoryInventory:
 
 _FICLONE = 0x40049409
 MAX_DOCUMENT = 64 * 1024 * 1024
+"""Bytes of a document that `load` returns, at most."""
 MAX_CHILD = 1024 * 1024
 """Bytes; a larger blob is not looked at for whether it is a manifest."""
 

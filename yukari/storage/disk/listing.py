@@ -21,9 +21,9 @@ from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
 
 _LARGE = 256
-"""A directory with as many names is remembered between two pages of a listing."""
+"""Names from which on a directory is remembered between two pages of a listing."""
 _REMEMBERED = 16
-"""So many such directories are."""
+"""Such directories that are remembered at most."""
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a change must have another ctime, on any file system."""
 

@@ -276,6 +276,7 @@ class ManifestFiles:
             replace_file(target, manifest.body, checked, self.made)
 
     def _store_blob(self, manifest: AnyManifest, checked_at: float, old: bool = False) -> None:
+        """Store it as a blob; an ``old`` one that is there keeps its time of check."""
         path = self.layout.blob(manifest.digest)
         checked = _nanoseconds(checked_at)
         found = self._reader.blob(manifest.digest, {})
@@ -286,6 +287,7 @@ class ManifestFiles:
                 os.utime(path, ns=(checked, checked))
 
     def changing(self, name: Repository, tag: Tag) -> Lock:
+        """Return the lock that is held while a tag's files are changed."""
         return self.tag_locks[hash((name, tag)) % len(self.tag_locks)]
 
 

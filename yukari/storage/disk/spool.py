@@ -45,7 +45,7 @@ _SPOOL = re.compile(
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_AT_ONCE = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
+_MAX_BUFFERS = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 
 
 def _write_at(number: int, offset: int, buffers: Sequence[bytes]) -> int:
@@ -53,7 +53,7 @@ def _write_at(number: int, offset: int, buffers: Sequence[bytes]) -> int:
     left = [memoryview(buffer) for buffer in buffers if buffer]
     at = 0
     while at < len(left):
-        count = os.pwritev(number, left[at : at + _AT_ONCE], offset)
+        count = os.pwritev(number, left[at : at + _MAX_BUFFERS], offset)
         if count <= 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         offset += count
@@ -110,7 +110,7 @@ class SpoolFile:
         reserved: Optional[Reservation] = None,
         landing: Optional[Reservation] = None,
     ) -> SpoolFile:
-        """An empty spool in ``directory``; OSError leaves nothing behind."""
+        """Make an empty spool in ``directory``; OSError leaves nothing behind."""
         base = os.path.join(directory, digest.file_name)
         remove(base + COVER)
         remove(base + DATA)
@@ -168,7 +168,7 @@ class SpoolFile:
         return made
 
     def take_room(self, reserved: Reservation, landing: Optional[Reservation] = None) -> None:
-        """Reservations for a spool that was reopened."""
+        """Give a spool that was reopened its reservations."""
         self._reserved, self._landing = reserved, landing
         reserved.keep(self.missing)
 
@@ -240,7 +240,7 @@ class SpoolFile:
         self.close()
 
     def let_go(self) -> None:
-        """The files have other names or none by now: touch them no more, give the room back."""
+        """Leave the files alone, which have other names or none by now; give the room back."""
         with self._lock:
             self._gone = True
             self._release()
@@ -277,7 +277,7 @@ class SpoolFile:
                 reservation.release()
 
     def _own(self) -> None:
-        """The bytes may be a stored blob's by now: nothing may change them."""
+        """ValueError if the bytes may be a stored blob's by now, which nothing may change."""
         if self._gone:
             raise ValueError(f"the spool of {self.digest} was published or discarded")
 
@@ -362,7 +362,7 @@ def open_in_rooms(
     *rooms: Room,
 ) -> SpoolKind:
     """
-    The spool that lies there closed, or an empty one of ``kind``; `NoRoom`, OSError.
+    Open the spool that was left in ``directory``, or an empty one of ``kind``; `NoRoom`, OSError.
 
     What it lacks is reserved in the first room, the whole in the others.
     """

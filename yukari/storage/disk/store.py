@@ -185,7 +185,7 @@ class DirectoryStore(DiskWork):
             found = await self._run(self._files.reload, *key, known)
         if changes == self.changes and (known is not None or not anew):
             # Else it may have been read before the change; the next one reads again.
-            # And who looks at all of them anew must not drive out what is asked for.
+            # Reading all manifests anew must not evict those that clients ask for.
             if found is None:
                 self._cache.forget(key)
             else:
@@ -313,7 +313,7 @@ class DirectoryStore(DiskWork):
                     pass
             except OSError as error:
                 if error.errno == errno.ENOENT and self._missed:
-                    self._owned.restore()  # It is not just being moved; none would be ready ever.
+                    self._owned.restore()  # It is not just being moved, and would stay away.
                     continue
                 self._missed = error.errno == errno.ENOENT
                 raise StoreUnusable(f"{path}: {error.strerror}") from None

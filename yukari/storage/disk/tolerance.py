@@ -20,7 +20,7 @@ REFUSED = frozenset(
 """Errors of calls that a file system does not know, or refuses to this user."""
 
 _TIMES = "the time of a manifest's last check is that of its last write"
-_SYNC = "a power cut may undo the last seconds, as any blob it tore would be fetched again"
+_SYNC = "a power cut may undo the last seconds, and a blob that it tears is fetched again"
 _LINKS = "Ollama 0.40 gets copies of the manifests in place of links"
 
 _log = Logger()
