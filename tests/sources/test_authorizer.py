@@ -24,7 +24,7 @@ from yukari.sources.authorizer import Keys
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.own_key import OwnKey
 from yukari.sources.registry import Registry
-from yukari.sources.tokens import LIFETIME, MOST
+from yukari.sources.tokens import LIFETIME, MAX_TOKENS
 from yukari.sources.upstream import Upstream
 from yukari.sources.ways import FALLBACK_FOR, USER_AGENT
 from yukari.spans import Span
@@ -241,10 +241,10 @@ class SignedTests(AuthorizerCase):
 
     def test_tokens_are_kept_by_the_thousand_and_no_more(self) -> None:
         world = self.world()
-        for number in range(MOST + 5):
+        for number in range(MAX_TOKENS + 5):
             self.assert_manifest(world, Repository(DEFAULT, "a", f"m{number}"))
             world.news()
-        self.assertEqual(len(self.registry.authorizer.tokens._kept), MOST)
+        self.assertEqual(len(self.registry.authorizer.tokens._kept), MAX_TOKENS)
 
     def test_412_reaches_an_old_client(self) -> None:
         world = self.world()

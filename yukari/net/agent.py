@@ -59,8 +59,8 @@ Place = tuple[str, int]
 @define(eq=False)
 class _Connecting:
     """
-    Connects as ``endpoint`` does, makes the connection read so many bytes at once, and lets
-    ``check`` refuse the address that it has come to. ``line`` is told of each connection.
+    Connects as ``endpoint`` does, makes the connection read ``read`` bytes at once, and lets
+    ``check`` refuse the address that was reached. ``line`` is told of each connection.
     """
 
     _endpoint: IStreamClientEndpoint
@@ -163,7 +163,7 @@ class _Endpoints:
         return Tunnel(self.to_proxy(reactor, proxy), host, port, self._reactor, Socks)
 
     def to_proxy(self, reactor: Any, proxy: Proxy) -> ToProxy:
-        """Connects to a proxy."""
+        """Return the endpoint of a proxy."""
         endpoint = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
         if proxy.kind == "https":
             creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)
@@ -175,7 +175,7 @@ class _Endpoints:
 
 
 def place_of(uri: URI) -> Place:
-    """The host and the port of a URL."""
+    """Return the host and the port of a URL."""
     return uri.host.decode("ascii").strip("[]"), uri.port
 
 

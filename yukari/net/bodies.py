@@ -37,7 +37,7 @@ class TooLarge(Exception):
 
 
 class BadEncoding(Exception):
-    """A body has a Content-Encoding that it was not asked for with, or that is broken."""
+    """A body has a Content-Encoding that was not asked for, or is not what that says."""
 
 
 _JSON = (b"{", b"[")
@@ -70,7 +70,7 @@ def decoded(body: bytes, label: str, limit: int) -> bytes:
     """
     compressions = _compressions(label)
     if not compressions or body[:1000].lstrip().startswith(_JSON):
-        return body  # No compression begins so.
+        return body  # No compressed body begins like this.
     if len(compressions) > 1 or compressions[0] not in _GZIP:
         raise BadEncoding(f"Content-Encoding {label[:40]!a}, which was not asked for")
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -134,8 +134,8 @@ class Collector(Protocol):
 
 class InTurn(Collector):
     """
-    A `Collector` that reads more than `LARGE` bytes only in its turn; `release` it when its bytes
-    are in memory no more.
+    A `Collector` that reads more than `LARGE` bytes only in its turn; `release` it once its bytes
+    have left memory.
     """
 
     def __init__(self, limit: int, turns: DeferredSemaphore) -> None:

@@ -21,13 +21,13 @@ AT_FIRST = 8
 """Requests at once to an unknown host for work ahead; readers who wait may have more."""
 READERS_ENOUGH = 16
 """
-Readers who wait may have so many connections however little more of them bring: as many as stock
+Connections that waiting readers may have, however little the last of them bring: as many as stock
 Ollama's parts, so that nobody waits longer through this cache than without it.
 """
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
 UNKNOWN = 2
-"""Requests at once to a host that starves all in progress: those that it served have ended."""
+"""Requests at once to a host that starves all in progress, and so does not show what it bears."""
 _MEMORY = 0.85
 """The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0
@@ -63,17 +63,17 @@ class HostLimit:
     served: int = field(default=0, init=False)
     """Requests in progress whose reply has begun."""
     unanswered: dict[Turn, float] = field(factory=dict, init=False)
-    """The others, with when they were sent."""
+    """The other requests in progress, with the time at which each was sent."""
     _bears: float = field(default=AT_FIRST, init=False)
     _is_known: bool = field(default=False, init=False)
     """Whether it has refused some: then growth is slow."""
     _most_served: int = field(default=0, init=False)
-    """At once, since it was last given fewer."""
+    """The most that it has served at once since it was last given fewer."""
     _refusals: float = field(default=0.0, init=False)
     _refused_at: float = field(default=-inf, init=False)
     _answered_at: float = field(default=-inf, init=False)
     _pending: list[tuple[float, int]] = field(factory=list, init=False)
-    """Refusals of which it is not known yet whether others are served: when, and of how many."""
+    """Refusals by a host that may be down: when, and of how many requests in progress."""
     _probe_at: float = field(default=-inf, init=False)
     _probe_wait: float = field(default=PROBE_FIRST, init=False)
 
@@ -143,7 +143,7 @@ class HostLimit:
             self._pending = [*self._pending[-63:], (now, self.active)]
 
     def starves(self, now: float, count: int) -> None:
-        """So many of the requests in progress bring next to nothing beside the others of late."""
+        """Give it fewer: ``count`` of the requests in progress bring next to nothing."""
         left = self.active - count
         self._decrease(now, left if left > 0 else UNKNOWN)
 

@@ -32,7 +32,7 @@ TARGET_UNREAD = 0.010
 SEGMENT = 1448
 """Bytes of a usual segment."""
 LEAST_SEGMENTS = 4
-"""What each connection may have on its way at least, so that losses are noticed and mended."""
+"""Segments that each connection may always have on its way, so that losses are noticed."""
 STEP = 0.1
 """Seconds between two looks at least while there is a bound; a round trip, if that is longer."""
 STEP_AT_FIRST = 0.005
@@ -47,53 +47,54 @@ AT_FIRST = 256 * 1024
 """Bytes on their way when a host is first asked, over all connections."""
 LOSSY = 0.1
 """
-The share of segments that arrive while an earlier one is missing from which on so many connections
-are too many: a queue too short to be seen drops what they send.
+The share of segments that arrive while an earlier one is missing, above which there are too many
+connections: a queue too short to be seen drops what they send.
 """
 LOSSES_LAST = 0.5
 """Seconds after which a missing segment counts half."""
 LOSSES_SEEN = 16
-"""Such segments at least."""
+"""Segments that must have arrived out of order before `LOSSY` counts."""
 STAYS = 0.3
-"""Seconds for which the bound stays at first while there is half of the queue that may be."""
+"""Seconds for which the first bound stays while the queue is above half of the target."""
 UNBOUNDED_FROM = 16 * 1024 * 1024
-"""Bytes from which on there is no bound as long as no queue was seen."""
+"""Bytes. A bound that grows to this without a queue is dropped."""
 SMALLEST_CHANGE = 0.5
 LARGEST_CHANGE = 0.9
 """The most and the least by which one look lowers the bound, as factors."""
 GROWTH = 1.25
-"""By what the bound grows at each look while the queue is less than a quarter of the target."""
+"""The factor by which the bound grows at each look while the queue is under a quarter of the
+target."""
 ADDED_SEGMENTS = 4
 """
-What is added at each look while the queue is less than the target. Two caches on one line come to
-equal shares by adding alike and lowering in proportion.
+Segments that are added at each look while the queue is less than the target. Two caches on one line
+reach equal shares by adding alike and lowering in proportion.
 """
 ROOM = 2.0
-"""How much more may be allowed than can be on its way with the target: more shows nothing."""
+"""A bound above this multiple of what the line holds with the target queue counts as unused."""
 UNUSED_FOR = 1.0
-"""Seconds for which so much is not used, and there is no queue, until the bound goes."""
+"""Seconds without a queue after which an unused bound is dropped."""
 FORGETS = 30.0
 """Seconds without a byte after which nothing is known of the line."""
 LOOKS_FIRST = 1.0
 LOOKS_EVERY = 3.0
 """
-Seconds after which next to nothing is let on its way for a moment: since the first queue, and since
-the last time. That shows the round trip without a queue of our own: whoever comes later than
-another would take the other's queue for the line.
+Seconds from the first queue to the first drain, and between two drains at least. To drain is to let
+next to nothing be on its way for a moment, which shows the round trip without a queue of our own: a
+cache that starts after another would take the other's queue for a part of the line.
 """
 RESTS = 15
-"""How many times as long as that moment the time until the next is at least."""
+"""The time until the next drain is at least this many times as long as a drain."""
 ANOTHER_DRAINS = 0.66
 """
-A round trip of less than so much of the one before shows that somebody else does that. The next
-time is then the same for both: only if all do it together the line is seen without a queue.
+A round trip below this share of the one before shows that another cache drains. The next drain is
+then at the same time for both: only if all drain together is the line seen without a queue.
 """
 DRAINED_SEGMENTS = 2
-"""As `LEAST_SEGMENTS`, then."""
+"""As `LEAST_SEGMENTS`, while draining."""
 DRAINED = 0.5
-"""What of the line's rate times its round trip is let on its way then."""
+"""The share of the line's rate times its round trip that may be on its way while draining."""
 DRAINS = 0.1
-"""Seconds for which that lasts, beside two round trips."""
+"""Seconds that a drain lasts, beside two round trips."""
 KEPT = 0.4
 """
 The share of its recent rate that a blob keeps although others keep the queue full, if clients wait
@@ -101,13 +102,13 @@ for it; a blob that nobody waits for keeps none.
 """
 CROWDED_FOR = 10.0
 """
-Seconds after which it is not content with that. Another cache has seen by then that the round trip
-is shorter than it took it to be.
+Seconds of keeping just that share, after which it competes. Another cache has drained by then, and
+has seen that the round trip is shorter than it believed.
 """
 RATE_LASTS = 40.0
-"""Seconds after which a rate of the past counts half."""
+"""Seconds after which a past rate counts half."""
 COMPETES = 20.0
-"""Seconds for which nothing is bounded then: it takes what TCP gives it."""
+"""Seconds of competing: nothing is bounded, and it takes what TCP gives it."""
 
 
 @define(eq=False)
@@ -153,10 +154,10 @@ class Flight:
     """The highest rate, counting for less as it is longer ago."""
     _drains_at: float = field(default=inf, init=False)
     _has_joined: bool = field(default=False, init=False)
-    """Whether it has put that off already, to do it with somebody else."""
+    """Whether the next drain has been moved already, to drain together with another cache."""
     _round_trip_before: float = field(default=0.0, init=False)
     _before: float = field(default=inf, init=False)
-    """The bound when next to nothing was let on its way."""
+    """The bound before the drain."""
     _is_draining: bool = field(default=False, init=False)
     _unused_since: float = field(default=inf, init=False)
     _crowded_since: float = field(default=inf, init=False)
@@ -344,9 +345,7 @@ class Flight:
         return LEAST_SEGMENTS * self._segment * self.active
 
     def share(self, more: int = 0) -> Optional[int]:
-        """
-        As `look`, if ``more`` connections have been made since the last look.
-        """
+        """Return what `look` does, with ``more`` connections that were made since then."""
         if self.bound == inf:
             return None
         least = DRAINED_SEGMENTS if self._is_draining else LEAST_SEGMENTS

@@ -28,7 +28,8 @@ MAX_INTERIM = 8
 LINES_OF_CHUNKS = 1000
 LEAST_BETWEEN = 16
 """
-Line ends that a chunked body may have, and one more for each so many bytes; each chunk has two.
+Line ends that a chunked body may have, and the bytes for which it may have one more; each chunk has
+two.
 """
 
 _END = re.compile(rb"\n\r?\n")

@@ -21,7 +21,7 @@ from twisted.web.iweb import IResponse
 from yukari.net.bodies import discard
 
 HOPS = 10
-"""Requests that are sent before giving up, with redirects; as Go's client."""
+"""Requests at most, the first and one for each redirect; as Go's client."""
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds: a reply that asks for a longer wait is asked again after this time."""
 
@@ -110,7 +110,7 @@ async def follow(
     moved: Callable[[str], None] = lambda url: None,
 ) -> tuple[IResponse, str]:
     """
-    Send to ``url`` and follow redirects, at most `HOPS` times; `BadRedirect`.
+    Send to ``url`` and follow redirects, with at most `HOPS` requests; `BadRedirect`.
 
     Returns the last reply and its URL; ``moved`` is told each URL that a redirect leads to. Either
     may have a user and a password: see `without_user`.

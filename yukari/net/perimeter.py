@@ -1,5 +1,5 @@
 """
-What is on a private network, and who may send this cache there.
+Which addresses are private, and which registries may send this cache there.
 
 A registry on a public address that redirects to ``http://169.254.169.254/`` or ``http://10.0.0.7/``
 would have this cache ask what the registry itself cannot reach.

@@ -1,8 +1,8 @@
 """
-What the system knows of a TCP connection's round trips, and how many bytes it lets be on their way.
+A TCP connection's round trips, as the system measures them, and a bound on its bytes on their way.
 
-Linux tells it by ``TCP_INFO`` (``struct tcp_info`` of ``linux/tcp.h``, which only ever grows at its
-end) and takes the bound by ``TCP_WINDOW_CLAMP``. If either is missing, nothing is known and
+Linux reports them by ``TCP_INFO`` (``struct tcp_info`` of ``linux/tcp.h``, which only ever grows at
+its end) and takes the bound by ``TCP_WINDOW_CLAMP``. If either is missing, nothing is known and
 nothing is bounded. TLS has the same socket underneath.
 
 What a window has promised is never taken back, so the first one is bounded before the connection is

@@ -1,5 +1,5 @@
 """
-How many connections to a host bring something: more than so many only stand in each other's way.
+How many connections to a host are worth having: more only stand in each other's way.
 
 If each connection is the limit, twice as many bring twice as much. If the line is, they bring
 nothing. So it is tried: some fewer, and whether the sum falls by a good part of what was theirs;
@@ -17,9 +17,9 @@ from attrs import define, evolve, field, frozen
 LEAST = 4
 """Connections below which none is dropped: one that waits for its next reply brings nothing."""
 GOOD_PART = 0.4
-"""What an added connection must bring of the share that each has, as a factor."""
+"""The part of each connection's share that an added one must bring to stay."""
 SMALL_PART = 0.15
-"""What a dropped connection may have brought of it."""
+"""The part of that share that a dropped connection must have brought to come back."""
 DROPPED = 0.25
 """The share of the connections that is dropped on trial if nothing says that the line is full."""
 DROPPED_QUEUING = 0.5
@@ -29,7 +29,7 @@ ADDED = 0.25
 MEASURES = 0.3
 """Seconds over which a number of connections is measured."""
 UNSTEADY = 0.25
-"""By what the number may change meanwhile, as a share of it."""
+"""The share by which the number of connections may change during a measurement."""
 SETTLES_WITHIN = 4.0
 """Seconds within which a trial must have as many connections as it is about."""
 FIRST_TRIAL = 3.0
@@ -38,7 +38,7 @@ REST_FIRST = 10.0
 REST_LONGEST = 600.0
 """Seconds between two trials, doubling from the first to the longest while they are in vain."""
 ALL = 32
-"""Connections which are so many that nothing is gained by adding them step by step."""
+"""Connections from which on adding them step by step gains nothing."""
 QUIET = 5.0
 """Seconds without a byte after which the way to the host may be another one."""
 

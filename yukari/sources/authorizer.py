@@ -29,7 +29,7 @@ from yukari.sources.own_key import KeyUnusable
 from yukari.sources.tokens import RealmFailed, RealmRefused, Tokens
 from yukari.sources.ways import (
     FALLBACK_FOR,
-    MOST,
+    MAX_REMEMBERED,
     OPERATORS,
     USER_AGENT,
     WAYS,
@@ -95,7 +95,7 @@ class Authorizer:
 
     def __attrs_post_init__(self) -> None:
         self.ways = KnownWays(self.clock)
-        self._strangers = TTLCache(MOST, FALLBACK_FOR, self.clock.seconds)
+        self._strangers = TTLCache(MAX_REMEMBERED, FALLBACK_FOR, self.clock.seconds)
 
     async def send(self, send: Send, url: str, path: str, user_agent: str) -> IResponse:
         """
@@ -188,6 +188,7 @@ class _Errand:
     """The realm that does not answer, and is not asked any more."""
 
     async def run(self) -> IResponse:
+        """Return the reply as `Authorizer.send` does, after at most one try of each way."""
         clock, known = self._authorizer.clock, self._authorizer.ways.known(self._place)
         way: Optional[Way] = Way.PLAIN
         if known is not None:
@@ -236,7 +237,7 @@ class _Errand:
         return self._challenge is not None or self._is_left(Way.OPERATOR_TOKEN)
 
     def _came(self, way: Way, response: IResponse) -> IResponse:
-        """Something that is no refusal."""
+        """Return a reply that is no refusal, and remember the way by which it came."""
         if way is Way.PLAIN and response.code < 400:
             self._authorizer.ways.remember_open(self._place)
         if way is Way.OWN_NAME and response.code == 404:
@@ -312,7 +313,10 @@ class _Errand:
             return None
 
     async def _with_token(self, key: Optional[SigningKey]) -> Optional[IResponse]:
-        """Sent with a token; once more if that has expired or was for something else."""
+        """
+        Return the reply to a request with a token; it is sent once more if the token has expired or
+        was for something else.
+        """
         authorizer = self._authorizer
         for again in (True, False):
             challenge = self._challenge

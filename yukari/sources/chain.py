@@ -15,7 +15,7 @@ from yukari.sources.pace import HostPace
 from yukari.spans import Span
 
 FAILURES = 3
-"""So many in a row, and the second source is asked from then on."""
+"""Failures in a row after which the second source is asked."""
 
 
 @define(eq=False)
@@ -23,7 +23,7 @@ class Fallback:
     """
     Asks ``first`` while that has the blob and does not keep failing, else ``second``.
 
-    ``untold`` says that ``first`` may have it unknown to itself: it is asked until it refuses.
+    ``untold`` says that ``first`` may have it without knowing so: it is asked until it refuses.
     (A `BlobSource`.)
     """
 

@@ -1,5 +1,5 @@
 """
-What a registry wants to be shown: the WWW-Authenticate header, and whose realms may be asked.
+A registry's challenge: its WWW-Authenticate header, and whose realms may be asked for a token.
 
 RFC 9110, section 11.6.1, and the distribution specification's token authentication. All of it
 comes from the network: what is too long, too much or malformed is no challenge.

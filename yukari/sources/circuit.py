@@ -20,7 +20,7 @@ from yukari.errors import RegistryError
 from yukari.names import Repository
 
 FAILURES = 3
-"""So many in a row open it."""
+"""Failures in a row that open a circuit."""
 REST_FIRST = 1.0
 REST_LONGEST = 30.0
 """Seconds between two probes, doubling from the first to the longest."""

@@ -31,8 +31,9 @@ Bytes of the first requests to a host: 64 of them are two seconds' worth of a li
 megabyte a second.
 """
 LARGEST = 64 * 1024 * 1024
+"""Bytes of the longest request to a host that answers quickly."""
 LEAST = 4 * 1024
-"""Bytes of the shortest request, of which a slow line that many share can bring enough in time."""
+"""Bytes of the shortest request: few enough for a slow line that many share."""
 CRUMB = 64 * 1024
 """A request is not made shorter than so many bytes only because little of the blob is left."""
 GROWTH = 16
@@ -45,15 +46,15 @@ steadily is hashed as it grows.
 """
 SECONDS_SHARED = 2.5
 """
-Within what time every reader gets a turn where more of them wait than there are connections; but
-each of these brings bytes for at least as long as it waits for the first.
+Seconds within which every reader gets a turn if more of them wait than there are connections; but a
+request brings bytes for at least as long as it waits for the first of them.
 """
 ROUND_TRIPS = 4
 """
-A request is never shorter than this many round trips' time is worth, near a blob's end either.
+A request is never shorter than this many round trips' time is worth, not even near a blob's end.
 """
 ROUND_TRIPS_ENOUGH = 20
-"""What a request waits for its header is then a twentieth of its time."""
+"""Round trips' time for which a request should last: its header is then a twentieth of it."""
 RATED_EVERY = 0.1
 """Seconds over which bytes are counted for a rate, at least."""
 OF_LATE = 2.0
@@ -72,7 +73,7 @@ SLOW_TO_ANSWER = 1.0
 LATENCIES = 6
 """A request to such a host should take so many times what its first byte takes."""
 LEAST_LATENCIES = 2
-"""As `LATENCIES`, however many wait: what it brings in a time is more than it waits for."""
+"""As `LATENCIES`, however many wait: it then brings bytes for longer than it waits for them."""
 CLIENTS_WAIT = 25.0
 """
 Seconds within which each of several waiting readers gets a turn of such a host: a client gives a
@@ -98,7 +99,7 @@ and is to be told why there is none.
 @define(eq=False)
 class HostPace:
     """
-    What was measured of one host, by whom all fills that use it go.
+    What was measured of one host, for all fills that use it.
 
     ``bound`` is how many bytes a second one connection has of a bounded line while all are at
     work. A turn on that line brings a short request whole, which says nothing of how long a

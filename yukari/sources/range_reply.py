@@ -62,9 +62,11 @@ def check_encoding(
     label: str, length: Optional[int], expected: int, is_total_right: bool = False
 ) -> None:
     """
-    Whether a body of ``length`` bytes (None for not known) with that Content-Encoding can be the
-    ``expected`` bytes themselves; `SourceFailed`. If the length is right, or the total that a part
-    of unknown length names, they are, for the digest decides.
+    Raise `SourceFailed` if a body of ``length`` bytes (None for not known) is compressed, by its
+    Content-Encoding ``label``, and so not the ``expected`` bytes themselves.
+
+    If the length is right, or the total that a part of unknown length names, the label is ignored,
+    for the digest decides.
     """
     if length is None and is_total_right:
         return

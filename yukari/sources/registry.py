@@ -52,7 +52,7 @@ class Registry:
     clock: IReactorTime
     metrics: Metrics = field(factory=Metrics)
     _pseudonym: Optional[str] = None
-    """By what name the requests' Via has this cache."""
+    """The name of this cache in the Via header of its requests."""
     line: Optional[Line] = None
     """The bound on the rate of all blobs together."""
     proxy: Optional[object] = None
@@ -97,7 +97,9 @@ class Registry:
         self, url: str, span: Optional[Span], moved: Callable[[str], None] = lambda url: None
     ) -> tuple[IResponse, str]:
         """
-        A blob's bytes, redirects followed: the reply and the URL that gave it; `SourceFailed`.
+        Ask for a blob's bytes, and follow redirects; return the reply and the URL that gave it.
+
+        `SourceFailed`, `SourceRefused`.
 
         ``moved`` is told where each redirect leads to, before that has answered.
         """
@@ -174,7 +176,7 @@ class Registry:
     def authorized(
         self, send: Send, url: str, user_agent: str
     ) -> Callable[[str], Awaitable[IResponse]]:
-        """``send`` with what the registry wants to be shown, for ``url`` and its redirects."""
+        """Return ``send`` with the credentials that the registry wants for ``url``."""
         path = urlsplit(url).path
         return lambda at: self.authorizer.send(send, at, path, user_agent)
 

@@ -39,7 +39,8 @@ LONGEST = 16 * 1024
 LIFETIME = 60.0
 """Seconds for which a token is used if nothing says for how long it may be."""
 LONGEST_LIFETIME = 3600.0
-MOST = 1000
+"""Seconds for which a token is used at most, whatever its reply says."""
+MAX_TOKENS = 1000
 """Tokens that are kept."""
 
 _EMPTY_BODY = b64encode(sha256(b"").hexdigest().encode("ascii"))
@@ -105,7 +106,7 @@ class Tokens:
         sought = challenge, "" if key is None else key.public
         self._kept[sought] = token
         self._kept.move_to_end(sought)
-        while len(self._kept) > MOST:
+        while len(self._kept) > MAX_TOKENS:
             self._kept.popitem(last=False)
         return token
 

@@ -6,7 +6,9 @@ from yukari.names import AS_LLAMA_CPP, Repository
 from yukari.sources.ways import USER_AGENT
 
 OLLAMA = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"
+"""What is sent in place of the User-Agent of any other client than llama.cpp."""
 LLAMA_CPP = "llama-cpp"
+"""What is sent for a name of llama.cpp's if another client asks for it."""
 
 
 def agent_for(name: Repository, client: str, *, by_agent: bool) -> str:

@@ -26,10 +26,10 @@ old for a model are not told so.
 """
 PRIVATE_FOR = 3600.0
 """Seconds for which what only the operator's key opened is asked for by that key at once."""
-MOST = 1000
-"""Models that are remembered so, and hosts."""
+MAX_REMEMBERED = 1000
+"""Private models that are remembered at most, and kinds of requests to hosts."""
 MAX_SHOWN = 20
-"""Kinds of requests whose way in is told to people."""
+"""Kinds of requests whose way in is shown at most."""
 
 
 class Way(Enum):
@@ -111,16 +111,16 @@ class KnownWays:
     def remember_open(self, place: Place) -> None:
         """A request got in as it is."""
         self._known.pop((place.origin, place.kind), None)
-        if len(self._open) < MOST:
+        if len(self._open) < MAX_REMEMBERED:
             self._open.add((place.origin, place.kind))
 
     def known(self, place: Place) -> Optional[Known]:
-        """How requests for ``place`` get in, None if they are sent as they are."""
+        """Return how requests for ``place`` get in, None if they are sent as they are."""
         # Whoever may not pull a model may be told that it has no blobs, instead of a challenge.
         for private in (place, evolve(place, kind="manifests")):
             if (known := self._private.get(private)) and self._clock.seconds() < known.until:
                 return known
-        # What is known of manifests is no news of blobs: those may need nothing.
+        # What is known of manifests says nothing of blobs: those may need nothing.
         known = self._known.get((place.origin, place.kind))
         return known if known and self._clock.seconds() < known.until else None
 
@@ -144,7 +144,7 @@ class KnownWays:
         if way in OPERATORS:
             self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
             self._private.move_to_end(place)
-            while len(self._private) > MOST:
+            while len(self._private) > MAX_REMEMBERED:
                 self._private.popitem(last=False)
             return
         key = place.origin, place.kind
@@ -161,5 +161,5 @@ class KnownWays:
             until = before.until if now < before.until else until
         self._known[key] = Known(way, challenge, place.name, until)
         self._known.move_to_end(key)
-        while len(self._known) > MOST:
+        while len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
