@@ -46,7 +46,7 @@ class Coverage:
 
     plan: Plan
     _limit: Callable[[], int]
-    """Returns how far readers may read that do not check the blob's digest."""
+    """Returns how far those readers may read that do not check the blob's digest."""
     _flows: Callable[[], bool]
     _readers_changed: Callable[[], None]
     _wanted: Callable[[], None]
@@ -101,6 +101,7 @@ class Coverage:
         self._wanted()
 
     def waits_no_more(self, reader: Waiter) -> None:
+        """Take back `waits`; harmless if the reader does not wait."""
         position = reader.position
         waiting = self._at.get(position)
         if waiting is None:
@@ -142,7 +143,7 @@ class Coverage:
         return self._unserved.first()
 
     def next_wanted(self) -> Optional[int]:
-        """The byte to fetch for the reader whose turn it is; None if all are served."""
+        """Return the byte to fetch for the reader whose turn it is; None if all are served."""
         while (first := self._unserved.first()) is not None:
             wanted = self.plan.wanted(first.position)
             if wanted is not None:
@@ -151,14 +152,14 @@ class Coverage:
         return None
 
     def next_needed(self) -> Optional[int]:
-        """The first free byte for the reader that will wait soonest; None if there is none."""
+        """Return the first free byte for the reader that will wait soonest; None if none is."""
         taken, size = self.plan.taken, self.plan.size
         ends = ((reader.position, taken.until(reader.position)) for reader in self.readers)
         runs = [(end - position, end) for position, end in ends if end < size]
         return min(runs)[1] if runs else self.plan.front()
 
     def waiting_at(self, position: int) -> list[Waiter]:
-        """The readers that wait for the byte at ``position``."""
+        """Return the readers that wait for the byte at ``position``."""
         return list(self._at.get(position, ()))
 
     def released(self, claim: Claim) -> None:

@@ -1,8 +1,8 @@
 """
 The requests for one blob: how many at once, what becomes of those that fail, and when to give up.
 
-Where the bytes go is for the owner to say: `yukari.fills.fill` keeps them on the
-disk, `yukari.fills.direct` in memory for a while.
+A subclass says where the bytes go: `yukari.fills.fill` keeps them on the disk,
+`yukari.fills.memory` for a while in memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FLOOR = 1024
 FLOOR_SECONDS = 5.0
 """Seconds over which that is measured."""
 FLOOR_RESTS = 10.0
-"""Seconds for which a blob rests that has given up its last connection so."""
+"""Seconds for which a blob rests after it has given up its last connection to such a reader."""
 
 
 class Scheduler(Protocol):
@@ -92,7 +92,7 @@ class Download:
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
     is_resumed: bool = field(default=False, init=False)
-    """Whether some of the bytes came before this attempt, nobody knows from where."""
+    """Whether some of the bytes came before this attempt, from a source that is not known."""
     upstream_bytes: int = field(default=0, init=False)
     first_bytes: Waiters = field(factory=Waiters, init=False)
     """Fires when bytes come, the first or the first after a failure."""
@@ -111,7 +111,7 @@ class Download:
         self._ticked_at = self._clock.seconds()
         self.coverage = self._new_coverage()
 
-    # for the owner to say
+    # for subclasses
 
     def _new_coverage(self) -> Coverage:
         raise NotImplementedError
@@ -127,15 +127,15 @@ class Download:
         raise NotImplementedError
 
     def front(self) -> Optional[int]:
-        """The byte that work ahead would fetch next; None for no such work."""
+        """Return the byte that work ahead would fetch next; None for no such work."""
         raise NotImplementedError
 
     def _keep(self, offset: int, data: bytes) -> None:
-        """New bytes of the blob."""
+        """Take new bytes of the blob, which belong at ``offset``."""
         raise NotImplementedError
 
     def give_up(self, error: RegistryError) -> None:
-        """It is not to be had for now."""
+        """Stop trying for now; readers get ``error``."""
         raise NotImplementedError
 
     async def open(self) -> None:
@@ -145,7 +145,7 @@ class Download:
     # for the scheduler
 
     def fetch_cap(self) -> int:
-        """How many requests it may have just now."""
+        """Return how many requests it may have just now."""
         if not self.takes_bytes or self.streaming:
             return 0
         if self.source.ranges and not self.tries.are_failing:
@@ -173,7 +173,7 @@ class Download:
         return self.fetch_cap() == 1 < self._cap
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
-        """How many bytes its next request should ask for."""
+        """Return how many bytes its next request should ask for."""
         free = self.coverage.plan.free
         cap = pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
         if self.is_kept_waiting() and pace.rate() is None:
@@ -182,15 +182,15 @@ class Download:
         return pace.length(free, cap, crowding, at_once=at_once)
 
     def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
-        """The bytes from ``start`` that its next request should ask for; None for none now."""
+        """Return the bytes from ``start`` that its next request asks for; None for none now."""
         return self.coverage.plan.claim(start, self.length(pace, crowding, at_once))
 
     def _release(self, claim: Claim) -> None:
-        """A claim's request has ended."""
+        """Note that a claim's request has ended."""
         self.coverage.released(claim)
 
     def add_fetch(self, fetch: RangeFetch) -> None:
-        """A request begins."""
+        """Note that a request begins."""
         now = self._clock.seconds()
         self.tries.begin(now)
         self.fetches[fetch] = now
@@ -199,7 +199,7 @@ class Download:
             fetch.pause()
 
     def fetch_ended(self, fetch: RangeFetch, failure: Optional[Failure]) -> None:
-        """A request ended, well or not."""
+        """Note that a request ended, well or not."""
         began = self.fetches.pop(fetch, 0.0)
         self._release(fetch.claim)
         if self.streaming and not self.fetches:
@@ -269,9 +269,9 @@ class Download:
 
     def drop_slow_fetches(self, now: float, *, last: bool) -> bool:
         """
-        Another blob's reader waits for a turn: drop half of the requests that bring next to
-        nothing, slowest first, and make do with fewer. ``last`` drops the only one, too, and rests
-        a while. Returns whether there were any.
+        Make way for another blob's reader: drop half of the requests that bring next to nothing,
+        slowest first, and make do with fewer. ``last`` drops the only one, too, and rests a while.
+        Return whether any was dropped.
         """
         rates = {fetch: fetch.rate_of_late(now, FLOOR_SECONDS) for fetch in self.fetches}
         slow = [fetch for fetch, rate in rates.items() if rate is not None and rate < FLOOR]
@@ -289,7 +289,7 @@ class Download:
         return bool(dropped)
 
     def was_held_up(self, seconds: float) -> None:
-        """This process did nothing for so long, which was not its connections' silence."""
+        """Do not count as silence the ``seconds`` in which this process did nothing."""
         now = self._clock.seconds()
         for fetch in self.fetches:
             fetch.heard_at = min(now, fetch.heard_at + seconds)
@@ -322,7 +322,7 @@ class Download:
 
     @contextmanager
     def pulled(self) -> Iterator[None]:
-        """Meanwhile fetch the blob at any hour."""
+        """Fetch the blob at any hour while the block runs."""
         self._pulls += 1
         self.scheduler.readers_changed(self)
         self.scheduler.runnable(self)

@@ -27,7 +27,7 @@ STARVED_SECONDS = 3.0
 
 
 class Marks:
-    """What was counted by two times in the past; a time in seconds comes first in all counts."""
+    """Counts as of two times in the past; the first of the counts is the time in seconds."""
 
     def __init__(self, *counts: float) -> None:
         self._older = self._newer = counts
@@ -61,7 +61,7 @@ class Owner(Protocol):
 @define(eq=False)
 class RangeFetch:
     """
-    A connection's turn: asks the fill's source for a claim's bytes and hands on what comes.
+    One request: asks the fill's source for a claim's bytes, and hands on what comes.
 
     Backpressure reaches it by `pause` and `resume`, impatience by `drop`.
     """
@@ -105,7 +105,7 @@ class RangeFetch:
 
     async def run(self) -> None:
         """
-        Returns when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`.
+        Return when the claim's bytes have all come; raises `SourceFailed` or `SourceRefused`.
         """
         began = self._clock.seconds()
         pace = self.fill.source.pace
@@ -169,7 +169,7 @@ class RangeFetch:
         return await self._body.ended
 
     def got(self, offset: int, data: bytes, *, asked: bool) -> None:
-        """Bytes of the body, which belong at ``offset``."""
+        """Take bytes of the body, which belong at ``offset``."""
         now = self._clock.seconds()
         if not self.received and self._pace is not None and not (self.paused or self.held):
             self._pace.body_after(now - self.heard_at)
@@ -196,7 +196,7 @@ class RangeFetch:
 
     def rate_of_late(self, now: float, seconds: float) -> Optional[float]:
         """
-        Bytes a second over at least the last ``seconds``; None if it is younger, or is not to read.
+        Return bytes a second over at least the last ``seconds``; None if it is younger, or paused.
         """
         if self.paused or self.held:
             self._marks = Marks(now, self.received)

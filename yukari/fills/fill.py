@@ -49,7 +49,7 @@ DISK_RESTS = 10.0
 
 @define(eq=False, kw_only=True)
 class Fill(Download):
-    """A download that is kept on the disk."""
+    """A download whose bytes are kept on the disk."""
 
     _keeper: FillKeeper[Fill]
     _in_thread: Callable[..., Deferred[Any]]
@@ -160,18 +160,18 @@ class Fill(Download):
             self.scheduler.runnable(self)
 
     def rests_for(self) -> float:
-        """How many seconds from now upstream wishes, or the disk needs, to be left alone."""
+        """Return for how many seconds upstream wishes, or the disk needs, to be left alone."""
         now = self._clock.seconds()
         return max(0.0, self.tries.asked_to_wait_until - now, self._disk_rests_until - now)
 
     def also_in(self, name: Repository) -> None:
-        """Another repository upstream has the blob too."""
+        """Note that another repository upstream has the blob too."""
         self.source.add_repository(name)
         if self.state is State.FILLING:
             self._disk.note_repository(name)
 
     def open_reader(self, position: int, *, whole: bool, client: object = None) -> FillReader:
-        """A new reader that begins at ``position``; wakes a suspended fill."""
+        """Return a new reader that begins at ``position``; a suspended fill is started."""
         reader = FillReader(self.coverage, whole, position, client=client)
         self.start()
         return reader
@@ -215,7 +215,7 @@ class Fill(Download):
     # the spool
 
     async def open(self) -> None:
-        """Take the spool in hand."""
+        """Open the spool; if there is no room for it, send the blob past the disk or suspend."""
         if self._opening is not None or self.state is not State.QUEUED:
             return
         opening = self._opening = Waiters()
@@ -242,7 +242,7 @@ class Fill(Download):
         return self.state is State.QUEUED and not self._stopped
 
     async def _open_spool(self) -> bool:
-        """Whether the spool is in hand, and still wanted."""
+        """Open the spool; return whether it is open and still wanted. `NoRoom`, OSError."""
         await self._disk.finish_writing()
         await self._disk.rest()
         if self._write_error is not None:
@@ -345,7 +345,7 @@ class Fill(Download):
         self.coverage.break_readers(error)
         await self._drop_spool()
         if set_aside and await self.source.set_aside(alone=not self.is_resumed):
-            self.attempt = 0  # There is a wrong copy less: that attempt does not count.
+            self.attempt = 0  # One wrong copy is gone: that attempt does not count.
         if self.attempt >= ATTEMPTS or self._stopped:
             self.attempt = 1
             self._on(Event.FAILED, error)
@@ -361,7 +361,7 @@ class Fill(Download):
         await dropping
 
     async def _release_empty(self) -> None:
-        """A spool with nothing in it is not kept open for the next try."""
+        """Discard a suspended fill's spool if there is nothing in it."""
         await self._disk.finish_writing()
         spool = self.spool
         if self.state is not State.SUSPENDED or spool is None or spool.covered().total:

@@ -157,8 +157,8 @@ class FillManager(FillKeeper[Fill]):
         """
         Return why a blob cannot be had for now; None if nobody has said so.
 
-        A size that was wrong is no reason: who asks next is told by upstream which is right. Nor
-        are failures while the host sends other blobs.
+        A wrong size is no reason: upstream says which is right when the blob is asked for again.
+        Nor are failures while the host sends other blobs.
         """
         fill = self.fills.get(digest)
         error: Optional[Exception] = self.refused.get(digest)

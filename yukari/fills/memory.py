@@ -1,8 +1,8 @@
 """
-A blob that passes through the memory, because no disk keeps it.
+A blob that passes through memory, because no disk keeps it.
 
-All who read it share what comes: whoever is a little behind another reader
-finds the bytes in the window, and is waited for while it moves. So a herd costs
+Its readers share what comes: one that is a little behind another finds the
+bytes in the window, which keeps them while that reader moves. So a crowd costs
 little more than one client, and no more connections than a fill has.
 """
 
@@ -24,13 +24,13 @@ from yukari.sources.pace import HostPace
 from yukari.spans import Span, SpanSet
 
 FIRST = 64 * 1024
-"""Bytes that a new reader's first request asks for: what one that leaves at once has cost."""
+"""Bytes that a new reader's first request asks for: few, as the reader may leave at once."""
 GROWTH = 8
-"""How much longer each next request for the same reader is."""
+"""The factor by which each next request for the same reader is longer."""
 READ = 128 * 1024
 """Bytes that a reader takes at once."""
 STANDS_AFTER = 2.0
-"""Seconds without taking a byte after which no other reader waits for this one."""
+"""Seconds without taking a byte after which the window keeps nothing for a reader."""
 FAR = 1024 * 1024
 """Bytes between two readers that are taken to read at different places."""
 LOOKS_EVERY = 0.02
@@ -38,14 +38,14 @@ LOOKS_EVERY = 0.02
 
 
 class WrongBytes(OSError):
-    """The bytes of a whole blob have another digest; the text says whence they came."""
+    """The bytes of a whole blob have another digest; the text says where they came from."""
 
 
 @define(eq=False)
 class MemoryReader(Reader):
     """
-    A reader of the window. `available`, in the reactor's thread, takes hold of the bytes that
-    `read` gives, so that these can be dropped meanwhile.
+    A reader of the window. `available`, in the reactor's thread, takes the bytes that `read` then
+    returns, so that the window can drop them meanwhile.
     """
 
     end: int
@@ -73,7 +73,7 @@ class MemoryReader(Reader):
         return position + sum(map(len, self._next))
 
     def read(self, offset: int, count: int) -> bytes:
-        """The next bytes; `WrongBytes` for the last of a whole blob whose digest is wrong."""
+        """Return the next bytes; `WrongBytes` at the end of a whole blob with a wrong digest."""
         data = b"".join(self._next)[:count]
         if self.whole:
             self.hash.update(data)
@@ -85,7 +85,7 @@ class MemoryReader(Reader):
         return None
 
     def was_asked_for(self, end: int) -> None:
-        """Bytes up to ``end`` have been asked for on its behalf."""
+        """Note that bytes up to ``end`` have been asked for on its behalf."""
         kept_up = self.position >= self.asked_until
         self.length = self.length * GROWTH if kept_up else FIRST
         self.asked_until = end
@@ -103,7 +103,7 @@ class MemoryDownload(Download):
 
     @classmethod
     def of(cls, download: Download) -> MemoryDownload:
-        """The same blob by way of the memory."""
+        """Return a download of the same blob through memory."""
         return cls(
             digest=download.digest,
             size=download.size,
@@ -134,8 +134,8 @@ class MemoryDownload(Download):
         self, span: Span, *, whole: bool, hashed: Any = None, client: object = None
     ) -> MemoryReader:
         """
-        A reader of ``span``. ``whole`` says that it is held to the digest, and ``hashed``
-        is the sha256 of what it has had before.
+        Return a reader of ``span``. ``whole`` says that it is held to the digest, and ``hashed`` is
+        the sha256 of what it has had before.
         """
         self.coverage.error = None
         return MemoryReader(
@@ -150,7 +150,7 @@ class MemoryDownload(Download):
         )
 
     def stop(self, error: Exception) -> None:
-        """No more bytes come."""
+        """Fetch no more; readers get ``error``."""
         self.coverage.error = error
         self.drop_fetches("stopping")
         self.coverage.break_readers(error)
@@ -181,7 +181,7 @@ class MemoryDownload(Download):
             self.coverage.begin_anew(Plan(self.size))
 
     def reader_moved(self) -> None:
-        """There may be room again."""
+        """Look for room, which a reader that has moved may leave."""
         if self._no_room_at is not None and self.now - self._no_room_at >= LOOKS_EVERY:
             self._look_for_room()
 

@@ -52,8 +52,9 @@ class Plan:
 
     def wanted(self, position: int) -> Optional[int]:
         """
-        What one who reads at ``position`` must ask for: the first free byte from there, if all
-        before it have come. None where some of them are on their way, or none is free.
+        Return the byte to ask for if somebody reads at ``position``: the first free one from there.
+
+        None if some before it are on their way, or none is free.
         """
         free = self.taken.until(position)
         if free >= self.size:
@@ -64,7 +65,7 @@ class Plan:
         return free
 
     def front(self) -> Optional[int]:
-        """The first free byte; None where there is none."""
+        """Return the first free byte; None if there is none."""
         first = self.taken.until(0)
         return first if first < self.size else None
 
@@ -84,7 +85,7 @@ class Plan:
 
     def arrived(self, claim: Claim, count: int) -> Optional[Span]:
         """
-        ``count`` bytes came for ``claim``: where they belong; what is beyond its end is nobody's.
+        Return where ``count`` bytes belong that came for ``claim``; None if beyond its end.
         """
         start, end = claim.cursor, min(claim.cursor + count, claim.end)
         claim.cursor = end
@@ -92,9 +93,9 @@ class Plan:
 
     def admit(self, start: int, end: int) -> list[Span]:
         """
-        Bytes that came without being asked for one by one (a reply that ignored Range).
+        Take bytes that nobody has claimed, of a reply that ignored Range.
 
-        Returns the free ones among them, which now count as arrived.
+        Returns the free ones among them, which count as arrived from then on.
         """
         spans = []
         while (gap := self.taken.gap(start, end)) is not None:
@@ -104,16 +105,16 @@ class Plan:
         return spans
 
     def release(self, claim: Claim) -> None:
-        """The claim's connection is done with: what did not come is free again."""
+        """Free what did not come of a claim whose connection has ended."""
         if claim in self.claims:
             self.claims.discard(claim)
             self.taken.remove(claim.cursor, claim.end)
 
     def forget(self, span: Span) -> None:
-        """Arrived or covered bytes are there no more: they are free again."""
+        """Free bytes that had arrived or were covered, and are there no more."""
         self.covered.remove(span.start, span.end)
         self.taken.remove(span.start, span.end)
 
     def cover(self, span: Span) -> None:
-        """Arrived bytes are on the spool."""
+        """Note that arrived bytes are on the spool."""
         self.covered.add(span.start, span.end)

@@ -14,7 +14,7 @@ TOLD = 10.0
 
 @define(eq=False)
 class Progress:
-    """Of what ``began_at`` then; times are seconds of the caller's clock."""
+    """The progress of what began at ``began_at``; times are seconds of the caller's clock."""
 
     began_at: float
     _told_at: float = field(init=False)
@@ -37,7 +37,7 @@ class Progress:
         return due
 
     def rate(self, now: float, count: int, *, of_late: bool) -> float:
-        """Bytes a second, where ``count`` have come by ``now``: of late, or in all."""
+        """Return bytes a second if ``count`` have come by ``now``: of late, or from the start."""
         then, before = self.began_at, 0
         if of_late and len(self._samples) > 1:
             then, before = self._samples[0]

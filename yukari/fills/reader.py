@@ -20,8 +20,8 @@ class Reader:
     coverage: Coverage
     whole: bool
     """
-    It reads the whole blob and cannot be expected to check it: it waits for the verdict near the
-    end.
+    Whether it reads the whole blob, and cannot be expected to check it: near the end it waits for
+    the verdict.
     """
     position: int
     client: Hashable = field(default=None, kw_only=True)

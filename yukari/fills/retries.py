@@ -1,5 +1,5 @@
 """
-What became of a fill's requests: when the next may begin, how many at once, when all is hopeless.
+The outcome of a fill's requests: when the next may begin, how many at once, when all is hopeless.
 
 Without a clock of its own: all times are seconds of the caller's.
 """
@@ -17,8 +17,8 @@ from yukari.sources.base import SourceFailed
 SILENCE_WAITED_FOR = 3.0
 SILENCE = 10.0
 """
-Seconds without a byte after which a connection is dropped, where a reader waits for one of its
-bytes and where none does; doubled each time.
+Seconds without a byte after which a connection is dropped: if a reader waits for one of its bytes,
+and if none does; doubled each time.
 """
 PATIENCE_AT_FIRST = 10.0
 PATIENCE = 60.0
@@ -32,6 +32,7 @@ HURRIED_AFTER = 1.0
 """Seconds after a failure before a new request of a client shortens the backoff."""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
+"""Seconds until the next request, doubling from the first failure to the longest wait."""
 
 
 @define(eq=False)
@@ -105,8 +106,8 @@ class RetryState:
 
     def failed(self, error: SourceFailed, now: float, *, began: float, brought: bool) -> float:
         """
-        One that ``began`` then has failed, whether or not it ``brought`` anything; returns the
-        seconds to the next.
+        Note that a request that ``began`` then has failed; ``brought`` says whether it brought new
+        bytes. Return the seconds to the next.
         """
         # Those that were at work when one failed fail for the same reason: they count once.
         is_news, self._failed_at = began > self._failed_at, now
@@ -127,8 +128,9 @@ class RetryState:
 
     def fell_silent(self, *, midway: bool) -> None:
         """
-        Some were dropped for their silence, in the middle of a reply or before it; what died
-        together counts once.
+        Note that requests were dropped for their silence; those dropped together count once.
+
+        ``midway`` says whether any of them was in the middle of a reply.
         """
         self.silences += 1
         self._stalls += midway
@@ -136,7 +138,7 @@ class RetryState:
     # what follows
 
     def longest_silence(self, *, waited_for: bool) -> float:
-        """The seconds for which a request may be silent, by whether a reader waits for it."""
+        """Return the seconds for which a request may be silent, if a reader waits for it or not."""
         seconds: float = 2 ** min(self._stalls, 4)
         return seconds * (SILENCE_WAITED_FOR if waited_for else SILENCE)
 
@@ -151,7 +153,7 @@ class RetryState:
         return now - max(self._tried_at, self.asked_to_wait_until) >= PATIENCE_AT_FIRST
 
     def reason(self) -> RegistryError:
-        """Why the fill is hopeless, for people."""
+        """Return why the fill is hopeless, for clients."""
         error = self._last_failure
         if error.busy:
             after = int(error.retry_after or 30)

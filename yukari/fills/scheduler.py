@@ -1,5 +1,5 @@
 """
-Who works where: the connections upstream, shared by all downloads.
+The scheduler of connections to upstream, which all downloads share.
 
 A connection goes to the waiting reader whose turn it is, of any blob, in turn over the clients;
 then to work ahead in the blobs that have readers, then in those that have none, in turn over the
@@ -37,10 +37,11 @@ OPEN_AHEAD = 128
 HELD = 32 * 1024 * 1024
 """Received bytes of all fills together that may wait to be written; beyond it connections pause."""
 LEAST_HELD = 512 * 1024
+"""Bytes of them that each fill may hold at least."""
 CROWD = 128
 """
-Places at which a blob's readers wait beyond which no more are counted, and other blobs' readers go
-first: two clients of the kind that has 64 parts.
+Positions at which a blob's readers wait; more are not counted, and then other blobs' readers go
+first. As many as two clients of the kind that has 64 parts.
 """
 
 

@@ -27,8 +27,8 @@ HASH_STEP = 8 * 1024 * 1024
 @define(eq=False)
 class Spooler:
     """
-    The disk's side of one fill. ``written`` is told the spans that are on the spool, ``hashed`` of
-    each step of the hash, and ``failed`` of what the disk could not do.
+    The disk's side of one fill. ``written`` is called with the spans that are on the spool,
+    ``hashed`` after each step of the hash, and ``failed`` with an error of the disk.
     """
 
     _digest: Digest
@@ -104,7 +104,7 @@ class Spooler:
         self._failed(failure)
 
     def keep_open_for(self, work: Deferred[None]) -> None:
-        """Work that must have ended before the spool is closed."""
+        """Do not close the spool before ``work`` has ended."""
         ended: Deferred[None] = Deferred()
         self._working.add(ended)
 
@@ -126,7 +126,7 @@ class Spooler:
             await next(iter(self._working))
 
     def note_repository(self, name: Any) -> None:
-        """Keep another repository that has the blob with the spool."""
+        """Record, with the spool, another repository that has the blob."""
         if self.spool is not None and name not in self.spool.repositories:
             self.keep_open_for(self._in_thread(self.spool.note_repository, name))
 

@@ -1,4 +1,4 @@
-"""How far a fill is, for people."""
+"""The progress of a fill, for people."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 WITHHELD = 1024 * 1024
-"""Bytes of the end."""
+"""Bytes that are withheld."""
 TRICKLE = 1024
 TRICKLE_SECONDS = 2.0
 """
-Should the verdict take long, so much of them every so often, so that no client takes us for
-stalled.
+Bytes that are released each time, and seconds between two times, while the verdict takes long, so
+that no client takes us for stalled.
 """
 
 

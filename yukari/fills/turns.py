@@ -19,12 +19,14 @@ MOST_KNOWN = 4096
 @define(eq=False)
 class Turns:
     """
-    How many requests each client's readers have had, the others' in the meantime counted as its own
-    while it had none waiting (fair queueing by virtual time).
+    How many requests each client's readers have had.
+
+    A client that had no reader waiting counts as having had as many as the others meanwhile (fair
+    queueing by virtual time).
     """
 
     _now: int = field(default=0, init=False)
-    """What the client had that was served last, before that."""
+    """How many requests the client that was served last had had before."""
     _had: dict[Hashable, int] = field(factory=dict, init=False)
     _numbers: count[int] = field(factory=count, init=False)
     _waiting: Counter[Hashable] = field(factory=Counter, init=False)

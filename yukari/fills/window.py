@@ -1,4 +1,4 @@
-"""Bytes of blobs that pass through the memory, for as long as somebody may still want them."""
+"""Bytes of blobs that pass through memory, for as long as a reader may want them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import define, field
 
 from yukari.spans import Span, SpanSet
 
-MOST = 64 * 1024 * 1024
+MAX_WINDOW = 64 * 1024 * 1024
 """Bytes of all blobs together, including those that are requested."""
 PIECE = 64 * 1024
 """Bytes up to which arriving bytes are joined to the piece before them."""
@@ -44,18 +44,18 @@ class Pieces:
         return start
 
     def span(self, start: int) -> Span:
-        """The piece that begins there."""
+        """Return the span of the piece that begins there."""
         return Span(start, start + len(self._at[start]))
 
     def remove(self, start: int) -> Span:
-        """Drop the piece that begins there."""
+        """Drop the piece that begins there, and return its span."""
         span = self.span(start)
         del self._at[start]
         del self._starts[bisect_right(self._starts, start) - 1]
         return span
 
     def read(self, start: int, count: int) -> list[bytes]:
-        """The bytes from ``start`` that are here without a gap, at most ``count``."""
+        """Return the bytes from ``start`` that are here without a gap, at most ``count``."""
         found: list[bytes] = []
         at = bisect_right(self._starts, start) - 1
         while count > 0 and 0 <= at < len(self._starts):
@@ -76,7 +76,7 @@ class Window:
     dropped that no reader is about to need.
     """
 
-    most: int = MOST
+    most: int = MAX_WINDOW
     used: int = field(default=0, init=False)
     """Bytes that are here or requested."""
     _blobs: dict[Pieces, None] = field(factory=dict, init=False)

@@ -36,8 +36,7 @@ class WriteBuffer:
     Writes by ``write`` (which returns a Deferred) and tells ``written`` the spans that are on the
     spool.
 
-    ``failed`` is told of a write that failed, with the spans it held; nothing
-    is written after that.
+    ``failed`` is called with the error of a write; nothing is written after that.
     """
 
     _clock: IReactorTime
@@ -53,7 +52,7 @@ class WriteBuffer:
     _closed: bool = field(default=False, init=False)
 
     def add(self, offset: int, data: bytes) -> None:
-        """Bytes that belong at ``offset``."""
+        """Take bytes that belong at ``offset``."""
         if self._closed or not data:
             return
         start, buffers = self._runs.pop(offset, (offset, []))
