@@ -17,9 +17,9 @@ from yukari.config.patterns import ModelRules
 from yukari.errors import blob_unknown, upstream_unreachable
 from yukari.library.agents import UserAgents
 from yukari.library.revalidator import (
-    AT_ONCE,
-    BROUGHT_AT_ONCE,
     FIRST_LATE,
+    MAX_CONCURRENT_CHECKS,
+    MAX_CONCURRENT_UPDATES,
     PAGE,
     Freshness,
     Revalidator,
@@ -168,9 +168,9 @@ class LookTests(RevalidatorCase):
     def test_thirty_stale_ones_take_three_seconds_and_not_thirty_at_once(self) -> None:
         self.stored(30, 2 * self.lifetime)
         self.daemon().start()
-        self.run_for(FIRST_LATE + 30 / AT_ONCE * self.upstream.takes + 1)
+        self.run_for(FIRST_LATE + 30 / MAX_CONCURRENT_CHECKS * self.upstream.takes + 1)
         self.assertEqual(len(self.upstream.asked), 30)
-        self.assertEqual(self.upstream.most, AT_ONCE)
+        self.assertEqual(self.upstream.most, MAX_CONCURRENT_CHECKS)
 
     def test_a_check_that_lies_far_ahead_was_none(self) -> None:
         """By a clock that was wrong then, or is now."""
@@ -192,7 +192,7 @@ class LookTests(RevalidatorCase):
         before = len(self.upstream.asked)
         while before < 3 * PAGE:
             self.clock.advance(TURN)
-            self.assertLessEqual(len(self.upstream.asked) - before, AT_ONCE)
+            self.assertLessEqual(len(self.upstream.asked) - before, MAX_CONCURRENT_CHECKS)
             before = len(self.upstream.asked)
 
     def test_an_upstream_that_is_down_is_not_asked_about_each(self) -> None:
@@ -200,7 +200,7 @@ class LookTests(RevalidatorCase):
         self.upstream.down = True
         self.daemon().start()
         self.run_for(3 * HOUR)
-        self.assertLess(len(self.upstream.asked), 4 * AT_ONCE)
+        self.assertLess(len(self.upstream.asked), 4 * MAX_CONCURRENT_CHECKS)
         self.assertTrue(all(self.checked(number) > self.lifetime for number in range(100)))
 
     def test_one_registry_that_is_down_holds_up_no_other(self) -> None:
@@ -217,7 +217,7 @@ class LookTests(RevalidatorCase):
             self.run_for(HOUR / 2)
             asked = Counter(name.registry for _, name in self.upstream.asked)
             self.assertEqual(asked[other], 20 if other else 2 * PAGE)
-            self.assertLess(asked[silent], 3 * AT_ONCE)
+            self.assertLess(asked[silent], 3 * MAX_CONCURRENT_CHECKS)
 
     def test_each_registry_has_a_lifetime_of_its_own(self) -> None:
         self.stored(1, 2 * self.lifetime)
@@ -248,7 +248,7 @@ class LookTests(RevalidatorCase):
 
 class UpdateTests(RevalidatorCase):
     def test_updates_whose_blobs_never_come_hold_up_no_checks(self) -> None:
-        moved = 3 * BROUGHT_AT_ONCE
+        moved = 3 * MAX_CONCURRENT_UPDATES
         self.stored(moved + 5, 2 * self.lifetime)
         self.upstream.has = {named(number): NEW for number in range(moved)}
         daemon = self.daemon()
@@ -263,10 +263,10 @@ class UpdateTests(RevalidatorCase):
             self.upstream.asked.clear()
             moved_asked = [named(number) for number in range(moved)]
             self.upstream.asked += [(0.0, name) for name in moved_asked]
-        self.assertEqual(len(daemon._versions._prefetch.bringing), BROUGHT_AT_ONCE)  # type: ignore[attr-defined]
+        self.assertEqual(len(daemon._versions._prefetch.bringing), MAX_CONCURRENT_UPDATES)  # type: ignore[attr-defined]
 
     def test_each_new_version_that_is_whole_lets_another_come(self) -> None:
-        moved = 2 * BROUGHT_AT_ONCE
+        moved = 2 * MAX_CONCURRENT_UPDATES
         self.stored(moved, 2 * self.lifetime)
         self.upstream.has = {named(number): NEW for number in range(moved)}
         daemon = self.daemon()
@@ -274,7 +274,7 @@ class UpdateTests(RevalidatorCase):
         self.run_for(10)
         shelf: Any = daemon._versions._prefetch
         for number in range(moved):
-            self.assertEqual(len(shelf.bringing), min(moved, BROUGHT_AT_ONCE + number))
+            self.assertEqual(len(shelf.bringing), min(moved, MAX_CONCURRENT_UPDATES + number))
             shelf.bringing[number].callback(None)
         found = [result_of(self.store.get_manifest(named(n), LATEST)) for n in range(moved)]
         self.assertEqual({each.manifest for each in found if each is not None}, {NEW})
@@ -346,15 +346,15 @@ class UpdateTests(RevalidatorCase):
         self.assertEqual(checks, [])
 
     def test_none_takes_anothers_place_once_it_is_stopped(self) -> None:
-        self.stored(2 * BROUGHT_AT_ONCE, 2 * self.lifetime)
-        self.upstream.has = {named(number): NEW for number in range(2 * BROUGHT_AT_ONCE)}
+        self.stored(2 * MAX_CONCURRENT_UPDATES, 2 * self.lifetime)
+        self.upstream.has = {named(number): NEW for number in range(2 * MAX_CONCURRENT_UPDATES)}
         daemon = self.daemon()
         daemon.start()
         self.run_for(10)
         result_of(daemon.stop())
         self.run_for(HOUR)
         shelf: Any = daemon._versions._prefetch
-        self.assertEqual(len(shelf.bringing), BROUGHT_AT_ONCE)
+        self.assertEqual(len(shelf.bringing), MAX_CONCURRENT_UPDATES)
         self.assertEqual(daemon._bringing, {})
 
 
@@ -415,12 +415,12 @@ class ReplicaTests(RevalidatorCase):
 
 class RefreshTests(RevalidatorCase):
     def test_many_pulls_of_one_model_are_one_check(self) -> None:
-        self.stored(AT_ONCE + 1, DAY)
+        self.stored(MAX_CONCURRENT_CHECKS + 1, DAY)
         daemon = self.daemon(refresh_after=60.0)
-        for number in (*range(AT_ONCE + 1), *range(AT_ONCE + 1)):
+        for number in (*range(MAX_CONCURRENT_CHECKS + 1), *range(MAX_CONCURRENT_CHECKS + 1)):
             found = result_of(self.store.get_manifest(named(number), LATEST))
             assert found is not None
             daemon.pulled(named(number), LATEST, found)
         self.run_for(10)
-        self.assertEqual(len(self.upstream.asked), AT_ONCE + 1)
-        self.assertEqual(self.upstream.most, AT_ONCE)
+        self.assertEqual(len(self.upstream.asked), MAX_CONCURRENT_CHECKS + 1)
+        self.assertEqual(self.upstream.most, MAX_CONCURRENT_CHECKS)

@@ -37,10 +37,13 @@ _OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 
 MAX_INDEX = 64 * 1024 * 1024
+"""Bytes of ``index.json`` at most."""
 MAX_EXTENSION = 64 * 1024
 """Bytes of an extended tar header, which is read into memory."""
 MAX_MEMBERS = 5_000_000
+"""Files in an archive at most."""
 CHUNK = 1024 * 1024
+"""Bytes that are read or written at once."""
 
 _LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
 _EXTENSIONS = (

@@ -39,7 +39,7 @@ MAX_ENTRIES = 25_000
 FIRST_WORD_WITHIN = 2.0
 """Seconds for which a request waits for upstream's first word about a blob."""
 LEAST_REDIRECTED = 16 * 1024 * 1024
-"""Bytes; clients of Ollama refuse redirects of much that is small."""
+"""Bytes from which on a blob is redirected: Ollama refuses redirects of small blobs."""
 MAX_LOOKS = 3
 """How often to look for a blob that appears and disappears."""
 MAX_CLAIMS = 16
@@ -164,8 +164,8 @@ class Blobs:
         """
         Open a blob for one reader.
 
-        Returns it opened if it is stored here, where the client finds it if it is stored for all
-        to read, or else the fill that brings it, which gives out readers. ``host`` is the client's
+        Return it opened if it is stored here, `Elsewhere` if the client can read it from the store
+        itself, or else the fill that fetches it, which gives out readers. ``host`` is the client's
         Host header. `RegistryError` if there is none of these.
         """
         self._in_use.ask([digest])
@@ -314,7 +314,7 @@ class Blobs:
         self._opened.close()
 
     def found_wrong(self, digest: Digest) -> None:
-        """The stored bytes of a blob are not its own: cut the replies that they are sent in."""
+        """Cut the replies that send a blob whose stored bytes turned out to be wrong."""
         self.invalidate()
         for stored in self._sending.get(digest, ()):
             stored.is_wrong = True
@@ -355,7 +355,7 @@ class Blobs:
         return self._fills.begin(digest, size, name)
 
     def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:
-        """The size of a blob that is on its way or absent; None if upstream has to be asked."""
+        """Return the size of a blob on its way or absent; None if upstream has to be asked."""
         fill = self._fills.fills.get(entry.digest)
         if fill is not None and has_bytes(fill):
             return fill.size

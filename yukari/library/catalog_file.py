@@ -166,7 +166,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
             return [digest_of(found) for (found,) in unneeded]
 
     def forget_superseded(self, digest: Digest) -> None:
-        """A version is superseded, and is kept no more."""
+        """Forget the superseded versions of this digest, which are kept no more."""
         found = self._db.execute(
             "SELECT t.repository, t.tag FROM versions v JOIN tags t ON t.id = v.tag"
             " WHERE v.digest = ? AND v.superseded_at IS NOT NULL",
@@ -191,7 +191,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
             )
 
     def verified(self, place: str, digest: Digest, at: float) -> None:
-        """The copy of a blob in that place has been read, and its digest is right."""
+        """Record that the copy of a blob in that place was read, and its digest is right."""
         self._db.execute(
             f"UPDATE blobs SET {VERIFIED[place]} = ? WHERE digest = ?", (at, raw(digest))
         )
@@ -261,7 +261,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         )
 
     def pulled_elsewhere(self, found: Iterable[Pulled]) -> None:
-        """Other daemons' clients have pulled these."""
+        """Record pulls by the clients of other daemons."""
         with self._db:
             self._begin()
             for each in found:
@@ -333,7 +333,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         return found
 
     def listed(self, page: Iterable[tuple[Repository, Tag, float]]) -> None:
-        """These were read since they are listed so: of a bucket, with when they were put."""
+        """Record the time that a listing has for each tag: of a bucket, when it was put."""
         with self._db:
             self._begin()
             self._db.executemany(

@@ -56,22 +56,22 @@ _LIKE = re.compile("[%_!]")
 
 
 def raw(digest: Digest) -> bytes:
-    """A digest as the tables have it."""
+    """Return a digest as the tables have it."""
     return bytes.fromhex(digest.hex)
 
 
 def digest_of(found: bytes) -> Digest:
-    """The digest that the tables have as these bytes."""
+    """Return the digest that the tables have as these bytes."""
     return Digest(found.hex())
 
 
 def _escaped(text: str) -> str:
-    """A text that LIKE takes as it stands."""
+    """Return a text that LIKE takes as it stands."""
     return _LIKE.sub(r"!\g<0>", text)
 
 
 def searched(found: Indexed) -> str:
-    """The text of a version that searches look at."""
+    """Return the text of a version that searches look at."""
     details = json.loads(found.details)
     facts = [details.get(key) for key in _SEARCHED] if isinstance(details, dict) else []
     name = f"{found.version.name}:{found.version.tag}"
@@ -109,8 +109,8 @@ class CatalogReads:
         Return some `LISTED` columns of what up to ``most`` tags name, from behind ``after``, as a
         list in JSON; and the last of these tags, None at the end.
 
-        ``pinned`` says by whom, by ``NAMESPACE/MODEL:TAG``. SQLite makes the text: of 100,000
-        tuples Python would make it in several times as long, with every other thread waiting.
+        ``pinned`` has who pinned each ``NAMESPACE/MODEL:TAG``. SQLite makes the text: Python would
+        take several times as long to make it of 100,000 tuples, with every other thread waiting.
         """
         behind = "(repository, tag) > (?, ?)"
         page = f"SELECT * FROM tags WHERE {behind} ORDER BY repository, tag LIMIT ?"

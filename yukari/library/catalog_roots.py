@@ -30,7 +30,7 @@ class CatalogRoots:
         return int(last) + 1
 
     def see_roots(self, page: Iterable[Root], look: int) -> list[Root]:
-        """These are there; return those of which it is not known what they stand on."""
+        """Note that these roots are there; return those whose blobs are not known."""
         unknown = []
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -44,7 +44,7 @@ class CatalogRoots:
         return unknown
 
     def put_roots(self, found: Iterable[RootNeeds], look: int) -> None:
-        """Roots stand on these blobs."""
+        """Record the blobs that roots stand on."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for each in found:
@@ -98,7 +98,7 @@ class CatalogRoots:
         return [digest_of(digest) for (digest,) in found]
 
     def expired_roots(self, oldest: float, dropped: Iterable[Digest] = ()) -> list[Root]:
-        """Return the manifests by their digests that do not count, and on which no tag stands."""
+        """Return the manifests stored by digest that `without_root` ignores and no tag needs."""
         self._choose("dropped", dropped)
         found = self._db.execute(
             "SELECT key, repository, version, modified, manifest FROM roots r WHERE NOT is_tag"

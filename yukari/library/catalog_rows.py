@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What is to be known of a version before its blobs are."""
+    """A version without its blobs, to decide whether these have to be read."""
 
     name: Repository
     tag: Tag

@@ -1,5 +1,5 @@
 """
-What a model is: as its config says, its small layers, and the header of its weights.
+The details of a model: from its config, its small layers, and the header of its weights.
 
 The shapes are those of Ollama's own API. Whatever is too large, absent or damaged is left out:
 details are never a reason to fail.
@@ -110,7 +110,7 @@ class Details:
         return found
 
     async def _read(self, digest: Digest) -> Optional[bytes]:
-        """A small blob; None if it is not stored here."""
+        """Return a small blob; None if it is not stored here."""
         body: Optional[bytes] = await self._with(digest, lambda file: file.read(0, MAX_SMALL))
         return body
 

@@ -56,7 +56,7 @@ class Kept:
 
 
 MAX_KEPT = 1000
-"""Versions that stay of which a plan tells."""
+"""Versions that stay and are listed in a plan, at most."""
 
 
 @frozen

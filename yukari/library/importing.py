@@ -56,7 +56,7 @@ class Importer:
     _blob_stored: Callable[[Digest, int], None] = lambda *_: None
     _tag_stored: Stored = lambda *_: None
     _link: Optional[Callable[[str, Digest], bool]] = None
-    """Has the store share a file with somebody else; False if it cannot. Blocks."""
+    """Stores a file by linking it, without a copy; False if it cannot. Blocks."""
     progress: Callable[[int], None] = lambda _: None
     _held: ExitStack = field(factory=ExitStack, init=False)
     models: list[str] = field(factory=list, init=False)
@@ -173,7 +173,9 @@ class Importer:
 
     def _named(self, packed: Packed) -> tuple[Repository, Tag]:
         """
-        The name here. A host that nobody knows may be a cache's own: it becomes the default one's.
+        Return a model's name in this cache.
+
+        A host that is not known may be a cache's own: its models become the default registry's.
 
         `BadArchive` for a model of Hugging Face, say, if that is not mirrored.
         """

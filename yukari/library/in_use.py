@@ -17,6 +17,7 @@ IN_USE_FOR = 60.0
 NOTED_EVERY = 5.0
 """Seconds in which a manifest that is asked for often has its blobs noted once."""
 MAX_REMEMBERED = 100_000
+"""Blobs and tags whose last request is remembered."""
 
 Key = Union[Digest, tuple[Repository, Tag]]
 
@@ -31,7 +32,7 @@ class InUse:
     _held: dict[Key, int] = field(factory=dict, init=False)
 
     def ask(self, keys: Iterable[Key]) -> None:
-        """These are asked for, or are about to be."""
+        """Note that these are asked for, or are about to be."""
         now = self._clock.seconds()
         asked = self._asked
         for key in keys:
@@ -43,7 +44,7 @@ class InUse:
                 del asked[key]
 
     def ask_whole(self, manifest: Manifest) -> None:
-        """A manifest was asked for, and its blobs are about to be."""
+        """Note that a manifest was asked for, and its blobs are about to be."""
         if self.asked_at(manifest.digest) <= self._clock.seconds() - NOTED_EVERY:
             self.ask([manifest.digest, *(blob.digest for blob in manifest.blobs)])
 
@@ -52,12 +53,12 @@ class InUse:
         return Hold(self, tuple(keys))
 
     def begin(self, keys: Iterable[Key]) -> None:
-        """These are needed until a call of `end`."""
+        """Note that these are needed until a call of `end`."""
         for key in keys:
             self._held[key] = self._held.get(key, 0) + 1
 
     def end(self, keys: Iterable[Key]) -> None:
-        """These are needed no more."""
+        """Note that these are needed no more."""
         for key in keys:
             left = self._held[key] - 1
             if left:
@@ -66,7 +67,7 @@ class InUse:
                 del self._held[key]
 
     def asked_at(self, key: Key) -> float:
-        """When something was last asked for, by the clock; minus infinity for never."""
+        """Return when something was last asked for, by the clock; minus infinity for never."""
         return self._asked.get(key, float("-inf"))
 
     def is_held(self, key: Key) -> bool:

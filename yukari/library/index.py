@@ -1,9 +1,9 @@
 """
 Keeping the catalog true to the store.
 
-What is stored is told to `Index.tag_stored` and `Index.blob_stored`, and read into the catalog in
-the background. At the start, and again every `EVERY`, a look goes through all files: it finds what
-changed while nobody told, and makes a catalog that was lost anew.
+What is stored is reported to `Index.tag_stored` and `Index.blob_stored`, and read into the catalog
+in the background. At the start, and again every `EVERY`, a look goes through all files: it finds
+changes that nobody reported, and makes a catalog that was lost anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ log = Logger()
 EVERY = 3600.0
 """Seconds from one look through the store to the next."""
 SHARED_EVERY, SHARE = 300.0, 100
-"""The same if other daemons store there too, but at least so many times as long as a look takes."""
+"""
+Seconds from one look to the next if other daemons store there too; at least `SHARE` times as long
+as a look takes.
+"""
 PAGE = 500
 """Blobs or tags that are looked at together."""
 READ_TOGETHER = 8
@@ -45,9 +48,10 @@ READ_TOGETHER = 8
 BATCH = 100
 """Tags that are written together."""
 QUICK = 1.0
-"""Seconds; a list waits for another look if the last one took no longer than that."""
+"""Seconds. A list waits for another look if the last one took no longer than this."""
 OLD_AFTER, OLD_SHARE = 2.0, 20
-"""For a list a look is old after so many seconds, and after so many times as long as it took."""
+"""A list looks again if the last look is older than both: these seconds, and `OLD_SHARE` times as
+long as it took."""
 RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 """Seconds after which a look that failed is taken again, doubled up to the longest."""
 ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
@@ -107,7 +111,7 @@ class Index(Observer):
     def _is_shared(self) -> bool:
         return self._store.inventory.shared is not None
 
-    # what is told
+    # what is reported
 
     def tag_stored(self, name: Repository, tag: Tag) -> None:
         self._tags[name, tag] = None
@@ -164,7 +168,7 @@ class Index(Observer):
             await self._awaiting.wait()
 
     async def refresh(self) -> None:
-        """Find what changed while nobody told, and wait if that is quick; for lists of all."""
+        """Find changes that nobody reported, and wait if that is quick; for lists of all."""
         now = self._clock.seconds()
         if now >= self._old_at:
             self.look_soon()

@@ -131,7 +131,7 @@ class Library:
         await self.filling.restore()
 
     def resume(self) -> None:
-        """Go on with what `restore` found; what only refused models have waits for another one."""
+        """Continue what `restore` found, unless the rules allow none of its models."""
         self.filling.resume(self.rules)
         if self.revalidator is not None:
             self.revalidator.start()
@@ -178,7 +178,7 @@ class Library:
 
     @property
     def changes(self) -> int:
-        """A number that grows when what clients get may change, but for its age."""
+        """A number that grows whenever what clients get may change for another reason than age."""
         return self.store.changes + self.blobs.removed + self.rules.changes
 
     async def manifest(
@@ -193,7 +193,7 @@ class Library:
         """
         Return a manifest, or a list to clients that accept lists. `RegistryError`.
 
-        With ``prefetch`` its blobs start to come.
+        With ``prefetch`` its blobs are fetched ahead.
         """
         self._check_running()
         return await self.manifests.get(name, reference, user_agent, variant, prefetch=prefetch)
@@ -228,7 +228,7 @@ class Library:
         return found
 
     async def _child(self, name: Repository, digest: Digest) -> Optional[Manifest]:
-        """The child of a list, stored by now; None if the blob is none."""
+        """Return the child of a list, stored by now; None if the blob is none."""
         return await self.children.find(name, digest, recall=not self.blobs.is_known(digest))
 
     def invalidate_open_files(self) -> None:

@@ -159,7 +159,7 @@ class Management:
         self.library.events.observers += self.scrubbers
 
     def _share(self, library: Library, inventory: SharedInventory) -> Shared:
-        """What is needed with other daemons over the same store."""
+        """Return what is needed if other daemons share the store."""
         sweep = SharedSweep(
             self._store,
             inventory,
@@ -241,6 +241,6 @@ class Management:
 
 def _failed(failure: Failure) -> None:
     if failure.check(CatalogUnusable, Unknown, OSError):
-        log.warn("the store is not tended to: {error}", error=str(failure.value))
+        log.warn("upkeep of the store failed: {error}", error=str(failure.value))
     else:
-        log.failure("tending to the store", failure)
+        log.failure("upkeep of the store", failure)

@@ -39,7 +39,9 @@ ASKED_WITHIN = 5.0
 UNASKED_FOR = 60.0
 """Seconds for which no other client waits so, if one has waited in vain."""
 MAX_UNKNOWN = 1000
+"""References of which a refusal is remembered, and variants that were asked for in vain."""
 MAX_LEARNED = 10_000
+"""Manifests that are remembered as having had the sizes of their blobs noted."""
 LEARNED_AT_ONCE = 2000
 """Blobs of a manifest whose sizes are noted in one turn of the reactor, some 5 ms."""
 
@@ -100,7 +102,7 @@ class Manifests:
         """
         Return a manifest, or a list to clients that accept lists. `RegistryError`.
 
-        With ``prefetch`` its blobs start to come.
+        With ``prefetch`` its blobs are fetched ahead.
         """
         if isinstance(reference, Tag):
             self._in_use.ask([(name, reference)])

@@ -25,6 +25,7 @@ DOCUMENT = "marks.json"
 FRESH_FOR = 60.0
 """Seconds after which the document is read again."""
 MAX_TRIES = 10
+"""How often a change is tried while other daemons change the document too."""
 
 Key = tuple[Repository, Tag]
 

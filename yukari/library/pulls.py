@@ -114,7 +114,7 @@ class Pulls:
         library.events.tag_stored(name, tag)
 
     async def _bring_list(self, name: Repository, tag: Tag, user_agent: str) -> None:
-        """Have what clients get that accept lists, too, if there is such."""
+        """Store the list as well, for clients that accept lists, if there is one."""
         library = self._library
         try:
             found = await library.manifest(name, tag, user_agent, Variant.LIST, prefetch=False)

@@ -9,6 +9,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import implementer
 
 MAX_KEPT = 50
+"""Warnings and errors that are kept."""
 MAX_TEXT = 500
 """Characters that are kept of each."""
 

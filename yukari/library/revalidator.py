@@ -42,9 +42,9 @@ from yukari.tasks import backoff
 
 log = Logger()
 
-AT_ONCE = 5
+MAX_CONCURRENT_CHECKS = 5
 """Manifests that are asked about at the same time."""
-BROUGHT_AT_ONCE = 5
+MAX_CONCURRENT_UPDATES = 5
 """Manifests whose new versions' blobs are awaited at the same time, beside the checks."""
 PAGE = 500
 """Manifests that are listed at a time."""
@@ -121,11 +121,11 @@ class Revalidator:
     _bringing: dict[Key, Deferred[None]] = field(factory=dict, init=False)
     """Manifests that have another version upstream, whose blobs are on their way."""
     _few: defaultdict[str, DeferredSemaphore] = field(
-        factory=lambda: defaultdict(lambda: DeferredSemaphore(AT_ONCE)), init=False
+        factory=lambda: defaultdict(lambda: DeferredSemaphore(MAX_CONCURRENT_CHECKS)), init=False
     )
     """Bounds the checks of each registry: one that is slow holds up no other."""
     _few_brought: DeferredSemaphore = field(
-        factory=lambda: DeferredSemaphore(BROUGHT_AT_ONCE), init=False
+        factory=lambda: DeferredSemaphore(MAX_CONCURRENT_UPDATES), init=False
     )
     _looking: Optional[Deferred[None]] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -189,7 +189,10 @@ class Revalidator:
             await self._probe(due, probed)
             keys = iter(due)
             await gatherResults(
-                [Deferred.fromCoroutine(self._ask_about(keys)) for _ in range(AT_ONCE)],
+                [
+                    Deferred.fromCoroutine(self._ask_about(keys))
+                    for _ in range(MAX_CONCURRENT_CHECKS)
+                ],
                 consumeErrors=True,
             )
             # One page a turn of the reactor.
@@ -282,7 +285,7 @@ class Revalidator:
         return age if age > -SKEW else inf
 
     def _check(self, key: Key, is_due: Callable[[float], bool]) -> Deferred[None]:
-        """One check at a time of each manifest, a few of all; never fails."""
+        """Check a manifest, one check of each at a time, a few of all; never fails."""
         running = self._checking.get(key)
         if running is None:
             running = self._few[key[0].registry].run(self._check_now, *key, is_due)
@@ -298,7 +301,7 @@ class Revalidator:
             self._not_checked(result, key)
 
     def _not_checked(self, failure: Failure, key: Key, *, is_newer: bool = False) -> None:
-        """A check failed, or, if there ``is_newer`` upstream, bringing that."""
+        """Note that a check failed or, with ``is_newer``, that fetching the new version did."""
         if self._stopped:
             return
         self._metrics.revalidated("failed")

@@ -68,7 +68,7 @@ class ScrubStatus:
     """Wrong or unreadable copies found since the start."""
 
     def as_json(self) -> dict[str, object]:
-        """For programs; docs/operating.rst has every field."""
+        """For programs; docs/status.rst has every field."""
         return asdict(self)
 
 

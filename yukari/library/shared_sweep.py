@@ -37,7 +37,7 @@ log = Logger()
 
 DOOMED_TOGETHER = 1000
 """Blobs that are removed after one look at all roots."""
-AT_ONCE = 16
+MAX_CONCURRENT_CALLS = 16
 """Roots that are read, or blobs that are removed, at the same time."""
 WAITS = (2.0, 5.0, 10.0, 30.0)
 """Seconds to wait, one after the other, while another daemon removes."""
@@ -131,8 +131,8 @@ class SharedSweep:
         while page := await self._shared.roots(after):
             after = page[-1].key
             unknown = await self._catalog.run(CatalogFile.see_roots, page, look)
-            for start in range(0, len(unknown), AT_ONCE):
-                reads = map(self._shared.read, unknown[start : start + AT_ONCE])
+            for start in range(0, len(unknown), MAX_CONCURRENT_CALLS):
+                reads = map(self._shared.read, unknown[start : start + MAX_CONCURRENT_CALLS])
                 found = [each for each in await all_of(reads) if each is not None]
                 await self._catalog.run(CatalogFile.put_roots, found, look)
         await self._catalog.run(CatalogFile.end_roots, look)
@@ -199,8 +199,8 @@ class SharedSweep:
                 await self._remove_root(root)
         unneeded = await self._catalog.run(CatalogFile.without_root, [*batch], oldest, dropped)
         removed: list[Digest] = []
-        for start in range(0, len(unneeded), AT_ONCE):
-            removals = map(self._remove_one, unneeded[start : start + AT_ONCE])
+        for start in range(0, len(unneeded), MAX_CONCURRENT_CALLS):
+            removals = map(self._remove_one, unneeded[start : start + MAX_CONCURRENT_CALLS])
             removed += [digest for digest in await all_of(removals) if digest is not None]
         return removed
 

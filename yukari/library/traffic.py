@@ -29,6 +29,7 @@ HOURS, DAYS = 24, 30
 MAX_CLIENTS = 1000
 """Clients whose bytes of today are told apart; the one heard of longest ago is forgotten first."""
 SHOWN_CLIENTS = 50
+"""Clients of today that a report has, those that got most."""
 
 
 @frozen
@@ -44,7 +45,7 @@ class Moved:
 
 
 @frozen
-class Span:
+class Period:
     """The traffic of the hour or the day that began ``at``, in seconds of the epoch."""
 
     at: int
@@ -64,8 +65,8 @@ class ClientToday:
 class TrafficReport:
     """The last hours and days, the oldest first, and the clients of today, the busiest first."""
 
-    hours: tuple[Span, ...]
-    days: tuple[Span, ...]
+    hours: tuple[Period, ...]
+    days: tuple[Period, ...]
     clients: tuple[ClientToday, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Traffic:
         await self._save()
 
     def sent_to(self, address: str, count: int) -> None:
-        """A client got so many bytes."""
+        """Note that a client got so many bytes."""
         self._begin_day()
         before = self._clients.pop(address, 0)
         self._clients[address] = before + count
@@ -158,13 +159,13 @@ class Traffic:
             began = at - at % (24 * HOUR)
             by_day[began] = by_day.get(began, Moved()).plus(by_hour[at])
         return TrafficReport(
-            _spans(by_hour, hour - (HOURS - 1) * HOUR, HOURS, HOUR),
-            _spans(by_day, first, DAYS, 24 * HOUR),
+            _periods(by_hour, hour - (HOURS - 1) * HOUR, HOURS, HOUR),
+            _periods(by_day, first, DAYS, 24 * HOUR),
             tuple(ClientToday(*each) for each in clients),
         )
 
 
-def _spans(found: dict[int, Moved], first: int, count: int, length: int) -> tuple[Span, ...]:
+def _periods(found: dict[int, Moved], first: int, count: int, length: int) -> tuple[Period, ...]:
     starts = range(first, first + count * length, length)
     moved = [found.get(at, Moved()) for at in starts]
-    return tuple(Span(at, each.sent, each.received) for at, each in zip(starts, moved))
+    return tuple(Period(at, each.sent, each.received) for at, each in zip(starts, moved))

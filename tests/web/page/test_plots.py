@@ -11,7 +11,7 @@ from yukari.library.catalog_rows import Totals
 from yukari.library.collector import RoomUsage
 from yukari.library.details import licence_title
 from yukari.library.status import StoreStatus
-from yukari.library.traffic import Span
+from yukari.library.traffic import Period
 from yukari.storage.inventory import FrontDisk
 from yukari.web.page.plots import HEIGHT, WIDTH, disk_bar, front_bar, plot
 from yukari.web.page.render import ago, duration, size
@@ -24,7 +24,7 @@ class PlotTests(SynchronousTestCase):
     def test_every_bar_is_on_the_ground_and_the_highest_fills_it(
         self, moved: list[tuple[int, int]]
     ) -> None:
-        drawn = plot([Span(at, *each) for at, each in enumerate(moved)])
+        drawn = plot([Period(at, *each) for at, each in enumerate(moved)])
         for bar in drawn.bars:
             self.assertGreaterEqual(bar.y, 0)
             self.assertLessEqual(bar.x + bar.width, WIDTH + 0.2)

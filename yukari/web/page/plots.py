@@ -8,7 +8,7 @@ from typing import Optional
 from attrs import frozen
 
 from yukari.library.status import StoreStatus
-from yukari.library.traffic import Moved, Span
+from yukari.library.traffic import Moved, Period
 
 WIDTH = 1000.0
 HEIGHT = 100.0
@@ -29,7 +29,7 @@ class Bar:
 
 @frozen
 class Plot:
-    """What moved in each of some spans of time, and in all of them."""
+    """What moved in each of some periods of time, and in all of them."""
 
     bars: tuple[Bar, ...]
     total: Moved
@@ -41,13 +41,13 @@ class Plot:
         return max(0, self.total.sent - self.total.received)
 
 
-def plot(spans: Sequence[Span]) -> Plot:
-    """Draw two bars for each span: what was sent, and before it what was received."""
-    highest = max([1, *(max(each.sent, each.received) for each in spans)])
-    step = WIDTH / max(1, len(spans))
+def plot(periods: Sequence[Period]) -> Plot:
+    """Draw two bars for each period: what was sent, and before it what was received."""
+    highest = max([1, *(max(each.sent, each.received) for each in periods)])
+    step = WIDTH / max(1, len(periods))
     bars = []
-    for at, span in enumerate(spans):
-        for kind, amount, shift in (("sent", span.sent, 0.1), ("received", span.received, 0.5)):
+    for at, period in enumerate(periods):
+        for kind, amount, shift in (("sent", period.sent, 0.1), ("received", period.received, 0.5)):
             height = HEIGHT * amount / highest
             if amount:
                 height = max(1.0, height)
@@ -59,11 +59,11 @@ def plot(spans: Sequence[Span]) -> Plot:
                         round(HEIGHT - height, 1),
                         round(step * 0.38, 1),
                         round(height, 1),
-                        span.at,
+                        period.at,
                         amount,
                     )
                 )
-    total = Moved(sum(each.sent for each in spans), sum(each.received for each in spans))
+    total = Moved(sum(each.sent for each in periods), sum(each.received for each in periods))
     return Plot(tuple(bars), total, highest)
 
 
