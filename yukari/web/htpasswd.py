@@ -26,9 +26,10 @@ FREE_GUESSES = 10
 """Wrong passwords of one address before it has to wait: 1 s, then twice as long each time."""
 LONGEST_WAIT = 60.0
 """Seconds that an address has to wait at most."""
-MOST_ADDRESSES = 4096
+MAX_ADDRESSES = 4096
 """Addresses that are remembered as having been wrong."""
-MOST_BYTES = 1_000_000
+MAX_FILE_BYTES = 1_000_000
+"""Bytes of the file at most."""
 _LINE = re.compile(
     rb"([^:\s][^:]*):(\$2[aby]\$(?:0[4-9]|1[0-6])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31})"
 )
@@ -57,7 +58,7 @@ def parse(text: bytes) -> dict[bytes, bytes]:
 
 
 def _cost(hashed: bytes) -> int:
-    """The power of two that bcrypt's time goes by."""
+    """Return a hash's cost: bcrypt's time doubles with each step."""
     return int(hashed[4:6])
 
 
@@ -80,7 +81,7 @@ class Passwords:
     _hashes: dict[bytes, bytes] = field(factory=dict, init=False)
     _right: dict[bytes, tuple[bytes, float]] = field(factory=dict, init=False)
     _wrong: LRUCache[Hashable, tuple[int, float]] = field(
-        factory=lambda: LRUCache(MOST_ADDRESSES), init=False
+        factory=lambda: LRUCache(MAX_ADDRESSES), init=False
     )
     """By address, how often it was wrong and until when it has to wait."""
     _key: bytes = field(factory=lambda: token_bytes(32), init=False)
@@ -92,7 +93,7 @@ class Passwords:
 
     def load(self) -> None:
         """Read the file again; on `OSError` or `ValueError` everything stays as it was."""
-        hashes = parse(read_file(self.path, MOST_BYTES))
+        hashes = parse(read_file(self.path, MAX_FILE_BYTES))
         if hashes != self._hashes:
             self._hashes = hashes
             self._right.clear()

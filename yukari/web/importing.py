@@ -51,11 +51,11 @@ class Imports:
     _running: set[_Import] = field(factory=set, init=False)
 
     def start(self) -> None:
-        """Imports may come."""
+        """Accept imports from now on."""
         self._pool.start()
 
     async def stop(self) -> None:
-        """End what is under way; what came of it is skipped when it is repeated."""
+        """End the imports in progress; a repeated import skips what they have stored."""
         for each in list(self._running):
             each.upload.finish(broken=True)
             await each.ended.wait()

@@ -80,7 +80,7 @@ class JsonApi(Resource):
     isLeaf = True
 
     def __init__(self, routes: Mapping[tuple[bytes, bytes], Handler], unknown: str) -> None:
-        """``unknown`` is what a client is told that asks for anything else, with its path."""
+        """``unknown`` is the error, beside its path, for a client that asks for anything else."""
         super().__init__()
         self._routes = routes
         self._unknown = unknown
@@ -139,5 +139,5 @@ def _body(request: Any) -> Body:
 
 
 def reply_nothing(request: Request) -> None:
-    """A reply without content, as Ollama sends it."""
+    """Reply without content, as Ollama does."""
     reply(request, 200, "text/plain; charset=utf-8", b"")

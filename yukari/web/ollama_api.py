@@ -45,7 +45,7 @@ class OllamaApi:
     _clock: IReactorTime
 
     def resource(self) -> JsonApi:
-        """What is at ``/api``."""
+        """Return the resource at ``/api``."""
         return JsonApi(
             {
                 (b"GET", b"version"): self._version,
@@ -126,7 +126,7 @@ class OllamaApi:
         return self._names.parse(body.get("model") or body.get("name"))
 
     async def _stored(self, wanted: Wanted) -> tuple[Wanted, StoredManifest]:
-        """A stored model by its name, whatever the case of its letters; `RegistryError`."""
+        """Return a stored model by its name, whatever the case of its letters; `RegistryError`."""
         store = self._management.library.store
         reference = wanted.digest or wanted.tag
         stored = await store.get_manifest(wanted.name, reference)
@@ -245,5 +245,5 @@ def _not_found(name: str) -> RegistryError:
 
 
 def timestamp(seconds: float) -> str:
-    """A time as Go writes it."""
+    """Return a time, in seconds of the epoch, as Go writes it."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from yukari.errors import RegistryError
 
-MOST = 1000
+MAX_PAGE = 1000
 """Names on a page at most, whatever ``n`` is."""
 
 
@@ -30,12 +30,12 @@ class Page:
         """Parse a request's query; `RegistryError` if ``n`` is not a count."""
         n = _one(request, b"n")
         if n is None:
-            return cls(MOST, _one(request, b"last") or "")
+            return cls(MAX_PAGE, _one(request, b"last") or "")
         if not n.isascii() or not n.isdigit() or int(n[:9]) == 0:
             raise RegistryError(
                 "PAGINATION_NUMBER_INVALID", f"n {n[:20]!a}: expected a number above 0", 400
             )
-        return cls(min(MOST, int(n[:9])), _one(request, b"last") or "")
+        return cls(min(MAX_PAGE, int(n[:9])), _one(request, b"last") or "")
 
     def cut(self, names: list[str], request: Any) -> list[str]:
         """

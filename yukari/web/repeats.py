@@ -128,7 +128,7 @@ class Repeats:
     _dates: Dates
     _kept: dict[Key, Repeat] = field(factory=dict, init=False)
     _asked: dict[int, float] = field(factory=dict, init=False)
-    """When what has such a hash was last asked for."""
+    """When a head of this hash, whatever its range, was last received."""
     held: int = field(default=0, init=False)
     """About how many bytes of memory they take."""
 

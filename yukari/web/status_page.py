@@ -1,12 +1,12 @@
 """
-What the cache holds and does, for people and programs.
+The pages and the JSON that show what the cache holds and does.
 
 ::
 
     /                        the page of this cache, in a browser; else a few lines of text
     /models/NS/MODEL/TAG     the page of one model
-    /evictions               what would go next, for admins
-    /status                  all of it as JSON, for admins
+    /evictions               which models would be evicted next, for admins
+    /status                  what the page shows, as JSON, for admins
     /status/events           what is on its way, as it changes
     /sign-in                 asks a browser for an admin's password
     /page/                   the stylesheet, the script, and the targets of the forms

@@ -1,5 +1,5 @@
 """
-What ``yukari`` on the command line asks of the daemon, beside Ollama's own API.
+The API of the ``yukari`` command, beside Ollama's own.
 
 ::
 
@@ -48,7 +48,7 @@ class StoreApi:
     _imports: Imports
 
     def resource(self) -> JsonApi:
-        """What is at ``/store``."""
+        """Return the resource at ``/store``."""
         return JsonApi(
             {
                 (b"GET", b"models"): self._models,
@@ -185,7 +185,7 @@ class StoreApi:
         reply_json(request, 200, facts)
 
     async def _layers(self, stored: Any, newest: Manifest) -> list[dict[str, Any]]:
-        """The blobs that only one of two manifests has, and whether they would be fetched."""
+        """Return the blobs that only one of two manifests has, and which are stored already."""
         before = stored.blobs if isinstance(stored, Manifest) else ()
         old, new = ({blob.digest for blob in blobs} for blobs in (before, newest.blobs))
         changes = [("removed", blob) for blob in before if blob.digest not in new]

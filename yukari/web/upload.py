@@ -37,7 +37,7 @@ class Upload:
     # in the reactor's thread
 
     def write(self, data: bytes) -> int:
-        """A piece has arrived."""
+        """Take a piece that has arrived."""
         with self._changed:
             if not self._unwanted:
                 self._waiting.append(data)
@@ -94,7 +94,7 @@ class Upload:
         return found
 
     def discard(self) -> None:
-        """Nothing of it is wanted any more; the rest is thrown away as it arrives."""
+        """Throw away what has arrived, and the rest as it arrives."""
         with self._changed:
             self._unwanted = True
             self._waiting.clear()

@@ -172,7 +172,7 @@ class V2(ReadOnly):
 
 
 def _text(part: bytes) -> str:
-    """A path's decoded part; `RegistryError` if no name could have it."""
+    """Return a path's decoded part; `RegistryError` if no name could have it."""
     try:
         return part.decode("ascii")
     except UnicodeDecodeError:
@@ -197,7 +197,7 @@ def make_root(
     page: Optional[ReadOnly] = None,
     names: Optional[RegistryNames] = None,
 ) -> Resource:
-    """The root of the tree; for ``page`` see `Front`, for the others `Registry`."""
+    """Return the root of the tree; for ``page`` see `Front`, for the others `Registry`."""
     root = Front(upstream, page)
     asked = AskedRegistry(names or RegistryNames(""))
     registry = Registry(library, clock, in_thread, helpers, asked, catalog, client_lines)

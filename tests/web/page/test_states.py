@@ -123,7 +123,7 @@ class StateTests(PageCase):
         self.assertGreater(json.loads(body)["upstream"]["wait"], 500)
         page = await self.page(daemon)
         self.assertIn("Asks to wait", page)
-        self.assertIn("it is left alone until <time", page)
+        self.assertIn("it is not asked until <time", page)
         # An answer shows that it has changed its mind.
         await self.ask(f"{daemon.url}/v2/library/another/manifests/latest")
         _, body = await self.ask(f"{daemon.url}/status")

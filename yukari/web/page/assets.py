@@ -37,7 +37,7 @@ ASSETS = tuple(
 
 
 class AssetFile(ReadOnly):
-    """One of them."""
+    """The resource of one asset."""
 
     isLeaf = True
 
@@ -51,6 +51,6 @@ class AssetFile(ReadOnly):
 
 
 def put_assets(parent: Resource) -> None:
-    """Put all of them below ``parent``."""
+    """Put all assets below ``parent``."""
     for name, asset in ASSETS:
         parent.putChild(name.encode(), AssetFile(asset))

@@ -34,14 +34,14 @@ log = Logger()
 MAX_FILLS = 40
 """Blobs on their way that a page shows; of more, their number."""
 _SHOWN = ("digest", "model", "size", "covered", "percent", "rate")
-"""What strangers are told of a fill, beside how it goes."""
+"""The facts of a fill that everybody may see, beside a note on how it goes."""
 _STATES = {
     "queued": "waits for its turn",
     "publishing": "is being checked",
     "direct": "goes straight into the bucket",
     "suspended": "waits to be tried again",
 }
-"""What is said of a fill's state instead of the time that is left."""
+"""The note on a fill in one of these states, instead of the time that is left."""
 DONE = {
     "stopped": "Stopped; what had arrived of it is deleted.",
     "coming": "It is on its way.",
@@ -52,7 +52,7 @@ DONE = {
     "copied": "Frozen: upstream is never asked about this copy.",
     "deleted": "Deleted.",
 }
-"""What is said once a form has done its work."""
+"""The text that a page shows once a form has done its work."""
 
 
 @define(eq=False)
@@ -154,7 +154,7 @@ class Page(ReadOnly):
 
 
 def for_admins(viewer: Viewer) -> None:
-    """Raise `RegistryError` for everybody else."""
+    """Raise `RegistryError` unless the viewer is an admin."""
     if viewer.may_sign_in:
         raise RegistryError("UNAUTHORIZED", "this needs a user of ADMIN_AUTH_FILE", 401)
     if not viewer.is_admin:
@@ -169,7 +169,7 @@ class Query:
 
     @classmethod
     def of(cls, request: Any) -> Query:
-        """Return that of a request."""
+        """Return the query of a request."""
         return cls(request.args or {})
 
     def text(self, name: str, most: int = 200) -> str:

@@ -1,5 +1,5 @@
 """
-What admins do by forms; every one of them leads back to a page.
+The forms by which admins change things; each leads back to a page.
 
 ``POST /page/ACTION`` with the fields of the form and the token of the page that it was on.
 """
@@ -27,6 +27,7 @@ from yukari.web.replies import answer, reply, reply_error
 log = Logger()
 
 MAX_FIELDS = 10
+"""Fields of a form at most."""
 FAILS_WITHIN = 5.0
 """Seconds for which a pull that was asked for is watched, so that its failure is shown at once."""
 

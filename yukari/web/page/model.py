@@ -15,7 +15,9 @@ from yukari.web.page.base import DONE, Page, Query
 from yukari.web.page.viewer import Viewer
 
 MAX_LAYERS = 200
+"""Layers that are shown."""
 MAX_SHARERS = 5
+"""Other models that are shown beside a layer that they share."""
 MAX_TEXT = 20_000
 """Characters of a licence or a template that are shown."""
 TEXTS = {

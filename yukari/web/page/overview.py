@@ -24,6 +24,7 @@ from yukari.web.page.rows import Row
 from yukari.web.page.viewer import Viewer
 
 PER_PAGE = 50
+"""Models on a page."""
 MAX_CANDIDATES = 1000
 """Versions that are looked at for what would go next: some 30 ms; all could take seconds."""
 MAX_STEPS = 100
@@ -44,7 +45,7 @@ class Shelf:
     registry: str
     """As `Repository` has it."""
     example: str
-    """What clients ask this cache for to have a model of it that people know."""
+    """A model of it that people know, by the name that clients ask this cache for."""
 
 
 def shelves(names: RegistryNames) -> list[Shelf]:

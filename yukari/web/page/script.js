@@ -115,7 +115,7 @@ function showModels({ fills, count }) {
   const now = new Map();
   for (const fill of fills) now.set(fill.digest.slice(7, 19), fill);
   for (const [digest, covered] of arrived) {
-    // Of many, some are not told of.
+    // Of many fills, some are not listed.
     if (now.has(digest) || covered === Infinity || count > fills.length) continue;
     arrived.set(digest, Infinity);
     offerNew();

@@ -1,5 +1,5 @@
 """
-What proves that a form was filled in on one of our own pages.
+The proof that a form was filled in on one of our own pages.
 
 A page of another site can make a browser send a form here, with the password that it remembers;
 it cannot read the token that our forms carry.

@@ -1,5 +1,5 @@
 """
-What is on its way, sent to the pages that are open as it changes (Server-Sent Events).
+The blobs on their way, sent to the pages that are open as they change (Server-Sent Events).
 
 The same bytes go to everybody who watches, made once a second; while nobody does, nothing runs.
 """
@@ -22,6 +22,7 @@ from yukari.errors import RegistryError
 log = Logger()
 
 MAX_WATCHERS = 250
+"""Pages that may be open at once."""
 EVERY = 1.0
 """Seconds from one event to the next."""
 HEARTBEAT = 15
