@@ -1,5 +1,5 @@
 """
-What a client is told when something cannot be had.
+The errors that clients are sent.
 
 One exception, `RegistryError`, stands for every reply that is not the thing
 asked for. Ollama prints the text of a 403, 412, 429 and 5xx as it stands,
@@ -57,7 +57,7 @@ def blob_unknown(digest: object) -> RegistryError:
 
 def denied(what: object, proxy: Optional[object] = None, *, has_key: bool = False) -> RegistryError:
     """
-    Registries do not tell what is private from what does not exist.
+    Return the error for what upstream refuses; it does not say whether that is private or missing.
 
     ``proxy`` is one that may have refused it in upstream's place; ``has_key`` says that the
     operator's key was refused as well.
@@ -73,7 +73,7 @@ def denied(what: object, proxy: Optional[object] = None, *, has_key: bool = Fals
 
 
 def denied_by(host: str, what: object, said: str, *, has_key: bool) -> RegistryError:
-    """As `denied`, by a registry beside the default one, which ``said`` so itself."""
+    """As `denied`, for a registry beside the default one; ``said`` is its own text."""
     if has_key:
         advice = "the key or token that this cache has for it may not pull it either"
     else:
@@ -85,12 +85,11 @@ def denied_by(host: str, what: object, said: str, *, has_key: bool) -> RegistryE
 
 
 def only_by_key(what: object) -> RegistryError:
-    """``what`` is open to the operator's key or token and to nothing else."""
+    """Return the error for what only the operator's key or token opens."""
     return RegistryError(
         "DENIED",
         f"{what} is private upstream: only this cache's UPSTREAM_KEY, or its token, may pull it,"
-        " and it is kept"
-        " from clients; PRIVATE_MODELS=everyone would give it to all who may pull",
+        " and it is kept from clients; PRIVATE_MODELS=everyone would give it to all who may pull",
         403,
     )
 

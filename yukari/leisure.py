@@ -12,10 +12,10 @@ from twisted.internet.task import deferLater
 STEP = 0.001
 """Seconds for which the reactor's thread is watched at first; each time twice as long."""
 BUSY = 0.25
-"""The part of a core beyond which the reactor's thread is busy."""
+"""The share of a core above which the reactor's thread counts as busy."""
 LONGEST = 19.0
-"""A rest is at most so many times as long as the work before it: if the daemon is always busy, the
-work gets a twentieth of the time."""
+"""A rest is at most this many times as long as the work before it: if the daemon is always busy,
+the work gets a twentieth of the time."""
 
 
 def cpu_times() -> tuple[float, float]:

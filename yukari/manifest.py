@@ -36,34 +36,34 @@ MANIFEST_LIST = "application/vnd.ollama.manifest.list.v2+json"
 """The media type of a list of manifests, one for each runner."""
 
 MANIFEST_TYPES = frozenset({DOCKER_MANIFEST, OCI_MANIFEST, MANIFEST_LIST})
-"""The media types as which manifests are sent; no other is a browser to be told of."""
+"""The media types that manifests are sent with; replies with any other type say octet-stream."""
 
 RUNNERS = ("llamacpp", "ggml", "mlx")
-"""The order in which Ollama 0.40 chooses a child of a list, but on Apple's processors."""
+"""The order in which Ollama 0.40 chooses a child of a list; on Apple's processors mlx is first."""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""No manifest is larger: twelve thousand layers, which exist, come to three megabytes."""
+"""Bytes of a manifest at most. One of 12,000 layers, which exists, has three megabytes."""
 
 LARGE = 256 * 1024
-"""Bytes of a manifest from which on it is parsed in a thread, and alone."""
+"""Bytes. A manifest larger than this is parsed in a thread, one at a time."""
 
 MAX_LAYERS = 20_000
-"""No manifest, and no list with all its children, has more layers."""
+"""Layers at most of a manifest, and of a list with all its children."""
 
 MAX_CHILDREN = 256
-"""No list has more manifests: there are a handful of runners."""
+"""Manifests at most of a list: there are a handful of runners."""
 
 MAX_VALUES = 16 * MAX_LAYERS
 """
-Values in a manifest's JSON, by its brackets and commas: four to a layer are usual. Objects and
-lists cost Python a hundred times the two bytes that they may come in.
+Values at most in a manifest's JSON, counted by its brackets and commas; four a layer are usual. An
+empty object of two bytes takes two hundred in Python.
 """
 
 SIZE_UNKNOWN = 0
-"""The size of a blob of which a manifest does not tell it; an empty blob's is asked for, too."""
+"""The size of a blob whose manifest gives none. An empty blob has it too, and is asked for."""
 
 _parsing_large = Lock()
-"""One at a time: what JSON becomes before it is a manifest takes ten times its bytes."""
+"""Held while a large manifest is parsed: the JSON's Python objects take ten times its bytes."""
 
 _FIELDS = {
     name.lower(): name
@@ -147,7 +147,7 @@ AnyManifest = Union[Manifest, ManifestList]
 
 
 _large: WeakValueDictionary[Digest, AnyManifest] = WeakValueDictionary()
-"""The large ones that are in memory, so that nobody has another copy."""
+"""The large manifests that are in use, so that each is in memory once."""
 
 
 def manifests_in(found: AnyManifest) -> list[Manifest]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Optional
 
 RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
+"""Where a reply came from; docs/operating.rst explains each."""
+
 STATES = ("queued", "filling", "publishing", "direct", "suspended")
 """The states of a fill; a fill that is done does not exist any more."""
 
@@ -36,10 +38,10 @@ class Metrics:
         return Replies()
 
     def received(self, count: int) -> None:
-        """Bytes of a blob arrived from upstream, wanted or not."""
+        """So many bytes of a blob arrived from upstream, wanted or not."""
 
     def from_store(self, count: int) -> None:
-        """Bytes of a reply's body arrived from the bucket."""
+        """So many bytes of a reply's body arrived from the bucket."""
 
     def to_store(self, count: int) -> None:
         """The bucket has answered a request with so many bytes of body."""

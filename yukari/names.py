@@ -27,8 +27,8 @@ DEFAULT = ""
 """The registry of a `Repository` of UPSTREAM_REGISTRY, whichever that is."""
 AS_LLAMA_CPP = "+llama-cpp"
 """
-Ends a registry's name where it stands for what llama.cpp gets there: hf.co and modelscope.cn send
-it other manifests under the same names than they send to Ollama.
+The suffix of a registry's name that stands for what llama.cpp gets there: hf.co and modelscope.cn
+send llama.cpp other manifests than Ollama under the same names.
 """
 
 SPELLED = {"ollama.com": "registry.ollama.ai", "huggingface.co": "hf.co"}

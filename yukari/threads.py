@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 DISK_THREADS = 6
+"""Threads for a store's blocking work: enough that one slow disk call does not hold up others."""
 
 T = TypeVar("T")
 InThread = Callable[..., Deferred[Any]]

@@ -12,7 +12,7 @@ from yukari.cli.daemon_flags import by_flag, settings_options
 from yukari.config.files import read_file
 from yukari.config.in_force import in_force
 from yukari.config.settings import SettingError, Settings
-from yukari.web.htpasswd import MOST_BYTES, parse
+from yukari.web.htpasswd import MAX_FILE_BYTES, parse
 
 
 @click.command()
@@ -21,9 +21,9 @@ def check_config(**flags: Any) -> None:
     """
     Read the settings as the daemon would, and print those that are in force.
 
-    Takes the daemon's flags, its environment and its configuration file. What is printed is such a
-    file itself; beside each setting stands where it comes from. Nothing secret is shown. Ends with
-    status 0, or with a line for each wrong setting and status 1.
+    Takes the daemon's flags, its environment and its configuration file. The output is a
+    configuration file itself, with a comment on where each setting comes from. Nothing secret is
+    shown. Ends with status 0, or with a line for each wrong setting and status 1.
     """
     try:
         settings = Settings.read(by_flag(flags), os.environ)
@@ -40,7 +40,7 @@ def check_config(**flags: Any) -> None:
 def _check_users(path: str) -> None:
     """Raise `SettingError` for a file that the daemon could not read its admins from."""
     try:
-        parse(read_file(path, MOST_BYTES))
+        parse(read_file(path, MAX_FILE_BYTES))
     except OSError as error:
         expected = f"expected a file of users: {error.strerror}"
         raise SettingError("ADMIN_AUTH_FILE", path, expected) from None

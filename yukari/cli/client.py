@@ -1,4 +1,4 @@
-"""A running cache, as the verbs of the command line ask it. Blocks; no reactor."""
+"""The HTTP client by which the verbs ask a running cache. It blocks, and needs no reactor."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ DEFAULT = "http://localhost:9200"
 WITHIN = 300.0
 """Seconds of silence after which the cache is given up."""
 MAX_REPLY = 64 * 1024 * 1024
+"""Bytes of a reply, or of one line of it, at most."""
 IS_IT_ONE = "is this a Yukari?"
 """Ends the errors of a host that does not answer as a cache does."""
 
@@ -112,7 +113,7 @@ class Cache:
         body: Union[dict[str, Any], Iterator[bytes], None] = None,
         headers: Optional[dict[str, str]] = None,
     ) -> HTTPResponse:
-        """Send a request; return the reply if its status is 200 or so."""
+        """Send a request, and return the reply; `CacheError` for a status from 300 on."""
         sent: dict[str, str] = {**self._headers, **(headers or {})}
         content: Any = body
         if isinstance(body, dict):

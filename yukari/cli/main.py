@@ -1,7 +1,7 @@
 """
 The ``yukari`` command.
 
-With a verb it does what the verb says; without one, as ever, it is the daemon.
+With a verb it does what the verb says; without one it is the daemon.
 """
 
 from __future__ import annotations

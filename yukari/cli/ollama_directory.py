@@ -14,6 +14,7 @@ from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
 PAGE = 500
+"""Models that are listed at a time."""
 
 
 def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
@@ -60,7 +61,7 @@ def pack(path: str, file: Any) -> None:
 
 
 def _models(path: str) -> tuple[list[tuple[Packed, list[Descriptor]]], dict[Digest, bytes]]:
-    """Every model with all of its blobs, and the bytes of their manifests."""
+    """Return every model with all of its blobs, and the bytes of their manifests."""
     path = os.path.abspath(path)
     models: list[tuple[Packed, list[Descriptor]]] = []
     bodies: dict[Digest, bytes] = {}
@@ -79,7 +80,7 @@ def _models(path: str) -> tuple[list[tuple[Packed, list[Descriptor]]], dict[Dige
 
 
 def _hosts(path: str) -> list[str]:
-    """The registries of whose models there are manifests, each by one of its spellings."""
+    """Return the registries that have manifests here, each by one of its spellings."""
     found: dict[str, None] = {}
     for tree in ("manifests", "manifests-v2"):
         try:
@@ -95,7 +96,7 @@ def _hosts(path: str) -> list[str]:
 def _model(
     files: ManifestFiles, host: str, name: Repository, tag: Tag, bodies: dict[Digest, bytes]
 ) -> Any:
-    """A model with all of its blobs; None if one is not there."""
+    """Return a model with all of its blobs; None if one is not there."""
     loaded = {variant: files.load(name, tag, variant) for variant in Variant}
     manifests: dict[Digest, AnyManifest] = {}
     for each in loaded.values():

@@ -1,4 +1,4 @@
-"""How the verbs show things: sizes, times, tables and progress."""
+"""The output of the verbs: sizes, times, tables and progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attrs import define, field
 
 
 def size(count: Optional[int]) -> str:
-    """Bytes for a person: ``1.5 GB``."""
+    """Return bytes as people read them: ``1.5 GB``."""
     if count is None:
         return "-"
     amount = float(count)
@@ -25,7 +25,7 @@ def size(count: Optional[int]) -> str:
 
 
 def ago(at: Optional[float], now: float) -> str:
-    """How long ago a time of the epoch was: ``3 days ago``; ``never`` for none."""
+    """Return how long ago a time of the epoch was: ``3 days ago``; ``never`` for None."""
     if not at:
         return "never"
     seconds = max(0.0, now - at)
@@ -37,7 +37,7 @@ def ago(at: Optional[float], now: float) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """``1 blob``, ``2 blobs``."""
+    """Return a number with its noun: ``1 blob``, ``2 blobs``."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
@@ -60,7 +60,7 @@ class Progress:
     _is_terminal: bool = field(factory=lambda: sys.stderr.isatty(), init=False)
 
     def show(self, completed: int, total: int) -> None:
-        """Say it, at most ten times a second."""
+        """Show the line, at most ten times a second."""
         if self._first is None:
             self._first = completed
         now = time.monotonic()
@@ -77,7 +77,7 @@ class Progress:
         click.echo("\r" + shown[: width - 1].ljust(width - 1), nl=False, err=True)
 
     def end(self, said: str) -> None:
-        """Replace the line by what is to be remembered of it."""
+        """Replace the line by ``said``, which stays."""
         if self._is_terminal:
             click.echo("\r" + " " * 79 + "\r", nl=False, err=True)
         click.echo(said)

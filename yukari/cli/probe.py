@@ -63,7 +63,7 @@ class Wrong(Exception):
 
 
 def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]:
-    """From ``[HOST/][NAMESPACE/]MODEL[:TAG]`` or ``...@DIGEST``; `InvalidName`."""
+    """Parse ``[HOST/][NAMESPACE/]MODEL[:TAG]`` or ``...@DIGEST``; `InvalidName`."""
     registry, (host, slash, rest) = DEFAULT, text.partition("/")
     named = names.find(host) if slash else None
     if named is not None:
@@ -80,7 +80,7 @@ def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]
 
 
 def shown_size(count: float) -> str:
-    """Bytes for people."""
+    """Return bytes as people read them."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -133,7 +133,7 @@ class Probe:
         self._upstream = Upstream(self._registry)
 
     async def run(self) -> bool:
-        """All steps, up to the first that goes wrong; whether none did."""
+        """Take all steps, up to the first that goes wrong; return whether none did."""
         registry = self._asked.url
         self._say(
             "probe", f"yukari {__version__} asks {registry} for {self._name}:{self._reference}"
@@ -222,7 +222,7 @@ class Probe:
         self._say("manifest", f"{len(found.blobs)} blobs of {size}, after {seconds:.2f} s")
 
     async def _runnable(self) -> Manifest:
-        """The tag's manifest; of a list its first child."""
+        """Return the tag's manifest; of a list its first child."""
         found = await self._upstream.manifest(self._name, self._reference, CLIENT)
         if not isinstance(found, ManifestList):
             return found
@@ -244,7 +244,7 @@ class Probe:
             self._say("list", "none: Ollama 0.40 gets a plain manifest too")
 
     def _tell_challenge(self) -> None:
-        """Whether there was a challenge, and by which way it was answered."""
+        """Say whether there was a challenge, and how it was answered."""
         seen = self._recorder.seen
         challenged = next((each for each in seen if each.challenge is not None), None)
         if challenged is None or challenged.challenge is None:
@@ -313,7 +313,7 @@ class Probe:
         )
 
     def _check_range(self, response: IResponse, span: Span, blob: Descriptor, host: str) -> int:
-        """How many of the bytes asked for a reply has; `Wrong` if the daemon would not take it."""
+        """Return how many of the wanted bytes a reply has; `Wrong` if it is of no use."""
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
         encoding = content_encoding(response)
         try:
@@ -335,7 +335,7 @@ class Probe:
         return len(sent)
 
     async def _sample(self, response: IResponse, count: int, host: str) -> bytes:
-        """The first bytes of a body; the rest is not read."""
+        """Return the first bytes of a body; the rest is not read."""
         sample = Beginning(count)
         response.deliverBody(sample)
         try:
@@ -372,7 +372,7 @@ _ADVICE = {
 
 
 def main(model: str, flags: Mapping[str, object]) -> int:
-    """Probe with these flags and this process's environment; the exit status."""
+    """Probe with these flags and this process's environment; return the exit status."""
     try:
         settings = Settings.read(flags, os.environ)
         name, reference = parse_model(model, RegistryNames.of(settings.registries))

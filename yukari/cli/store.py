@@ -79,7 +79,7 @@ def models_here(context: click.Context, _: Any, incomplete: str) -> list[str]:
 
 
 def model_argument(**more: Any) -> Callable[[Any], Any]:
-    """The argument MODEL, or several of them."""
+    """Give a verb the argument MODEL, or several of them."""
     return click.argument("model", shell_complete=models_here, **more)
 
 
@@ -98,8 +98,14 @@ _SHOWN = (
 
 
 @click.command("ls")
-@click.option("--sort", type=click.Choice(sorted(_SORTS)), default="name", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="A JSON object for each model, with all.")
+@click.option(
+    "--sort",
+    type=click.Choice(sorted(_SORTS)),
+    default="name",
+    show_default=True,
+    help="By what to sort; all but names from the largest or latest down.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all of each model, as JSON lines.")
 @click.argument("prefix", default="")
 @talks()
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
@@ -149,7 +155,7 @@ def _remarks(marks: list[Any]) -> str:
 
 @click.command()
 @model_argument()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks()
 def show(cache: Cache, model: str, as_json: bool) -> None:
     """Show all that is known of a stored MODEL."""
@@ -221,7 +227,7 @@ def unpin(cache: Cache, model: Sequence[str]) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks()
 def du(cache: Cache, as_json: bool) -> None:
     """Show what the store's bytes are for."""
@@ -246,7 +252,7 @@ def du(cache: Cache, as_json: bool) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks()
 def gc(cache: Cache, dry_run: bool, as_json: bool) -> None:
     """Remove the blobs that no model stands on, and superseded versions past their lifetime."""
@@ -259,12 +265,12 @@ def gc(cache: Cache, dry_run: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would go; the daemon evicts by itself.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--dry-run", is_flag=True, help="Needed: the daemon alone evicts, this only shows.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("need", default="", metavar="[SIZE]")
 @talks()
 def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
-    """Say what would go next, in this order, and why not the rest; or what would go for SIZE."""
+    """Show which models would be evicted next, or to make room for SIZE, and why others stay."""
     if not dry_run:
         fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
     try:
@@ -285,10 +291,10 @@ def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks()
 def status(cache: Cache, as_json: bool) -> None:
-    """Show how the cache is, and what is on its way. Status 1 if it is not ready."""
+    """Show whether the cache is ready, and what is on its way. Status 1 if it is not ready."""
     found = cache.ask("GET", "/status")
     try:
         ready = cache.ask("GET", "/readyz")

@@ -19,7 +19,7 @@ ASKED_TOGETHER = 4
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks(trouble=2)
 def outdated(cache: Cache, as_json: bool) -> None:
     """List the stored models of which upstream has a newer version, or none any more."""
@@ -73,10 +73,10 @@ def _compare_all(cache: Cache, names: Sequence[str]) -> dict[str, dict[str, Any]
 
 @click.command()
 @model_argument()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks(trouble=2)
 def diff(cache: Cache, model: str, as_json: bool) -> None:
-    """Show which layers of a stored MODEL are others upstream by now, and how many bytes."""
+    """Show which layers of a stored MODEL differ upstream, and how many bytes they have."""
     state = cache.ask("POST", "/store/compare", {"model": model})
     if as_json:
         click.echo(json.dumps(state))

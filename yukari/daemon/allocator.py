@@ -1,5 +1,5 @@
 """
-How much freed memory the C library keeps for the next who needs some.
+The freed memory that the C library keeps instead of giving it back to the system.
 
 What arrives from upstream is read in pieces of up to a megabyte that are freed once they are on the
 disk. As it comes, glibc gives that memory back to the system each time, which then hands it out

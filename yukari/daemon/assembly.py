@@ -289,7 +289,7 @@ def _management(
 
 
 def _redirects(settings: Settings) -> Callable[[str, str], bool]:
-    """Whether a client that came by a Host header may be sent to a presigned URL."""
+    """Return a function that says whether a client may be sent to a presigned URL."""
     if settings.storage != TIGRIS:
         return lambda *_: False
     from yukari.s3.presign import redirects

@@ -65,7 +65,7 @@ async def close(port: IListeningPort) -> None:
 
 
 def describe(port: IListeningPort) -> str:
-    """A port's address, for the log."""
+    """Return a port's address, for the log."""
     address = port.getHost()
     host, number = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
@@ -75,7 +75,7 @@ def describe(port: IListeningPort) -> str:
 
 
 def name_for_clients(ports: list[IListeningPort]) -> str:
-    """A host and port to pull from, for the log; ``HOST`` if no port has one."""
+    """Return a host and port to pull from, for the log; ``HOST`` if no port has one."""
     for port in ports:
         address = port.getHost()
         host, number = getattr(address, "host", None), getattr(address, "port", None)

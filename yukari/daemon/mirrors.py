@@ -1,5 +1,5 @@
 """
-The registries that are mirrored, each with what it is asked by.
+The registries that are mirrored, each with its connections and credentials.
 
 Each has its own connections, their budget, tokens, and a record of whether it answers: a registry
 that is slow or down does not affect the others.
@@ -55,7 +55,7 @@ class Mirrors:
     asked: Mapping[str, Registry]
     """Each by its name in the settings; none if the cache is offline."""
     line: Optional[Line]
-    """What bounds the rate of those that have no line of their own."""
+    """The bound on the rate of those that have no rate of their own; None for no bound."""
 
     def take_keys(self, settings: Settings) -> None:
         """Ask by the keys and tokens of these settings from now on."""

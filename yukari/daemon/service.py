@@ -214,6 +214,6 @@ class YukariService(Service):
 
 
 def _shown(registry: RegistrySettings) -> str:
-    """A registry beside the default one, for the log."""
+    """Return a registry beside the default one as the log shows it."""
     by = "" if registry.prefix is None else f" as {registry.prefix}NAMESPACE"
     return f", {registry.host}{by}"

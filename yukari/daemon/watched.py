@@ -25,7 +25,7 @@ class Watched:
         return sum(host.connections for host in self.hosts())
 
     def round_trip(self, *, present: bool) -> float:
-        """Seconds to the host that brings the most, now or without a queue; NaN if unknown."""
+        """Return the seconds to the busiest host, now or without a queue; NaN if unknown."""
         busiest = self._busiest()
         if busiest is None:
             return nan
