@@ -134,7 +134,7 @@ class ManifestTests(SynchronousTestCase):
         sent = body()[:-1] + b', "annotations": {"author": "J\xe9r\xf4me"}}'
         self.assertEqual(Manifest.parse(sent).body, sent)
 
-    def test_a_size_that_is_not_told_is_unknown(self) -> None:
+    def test_a_size_that_is_not_given_is_unknown(self) -> None:
         bare = {key: value for key, value in LAYER.items() if key != "size"}
         for layers in (
             [bare],

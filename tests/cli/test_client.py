@@ -49,7 +49,7 @@ class OtherHostTests(TestCase):
             self.assertTrue(said.endswith(f": {IS_IT_ONE}"), said)
             self.assertIn("http://127.0.0.1:", said)
 
-    async def test_error_of_a_cache_is_told_in_its_words(self) -> None:
+    async def test_the_error_of_a_cache_is_printed_in_its_words(self) -> None:
         for body in ({"error": "no"}, {"errors": [{"code": "DENIED", "message": "no"}]}):
             reply = b"HTTP/1.0 403 Forbidden\r\n\r\n" + json.dumps(body).encode()
             self.assertEqual(await self.said(reply), "no")

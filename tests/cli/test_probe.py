@@ -264,7 +264,7 @@ def secrets_of(upstream: Emulator) -> list[str]:
 
 
 class DispatchTests(ProbeCase):
-    async def test_without_a_verb_it_is_the_daemon_as_ever(self) -> None:
+    async def test_a_verb_has_its_own_help_and_without_one_it_is_the_daemon(self) -> None:
         for arguments, words in (
             (["--help"], "Usage: yukari [options]"),
             (["--version"], "yukari "),

@@ -168,7 +168,7 @@ class ListTests(EmulatorCase):
                 pulled = await pull(reactor, emulator.url, "library/m:cloud", generation)
                 self.assert_whole(pulled, made)
 
-    async def test_a_plain_manifest_is_pulled_as_ever(self) -> None:
+    async def test_a_plain_manifest_is_pulled_without_a_child(self) -> None:
         emulator = await self.started()
         pulled = await pull(reactor, emulator.url, MODEL, SMALL_LISTS)
         self.assert_whole(pulled, emulator.models[MODEL])

@@ -214,7 +214,7 @@ class ErrorTests(FileCase):
             raise SkipTest("the parser for this Python is compiled and may have no such bound")
         self.assertEqual(self.errors("x = " + "[" * 100_000), ["expected less nesting"])
 
-    def test_every_error_is_told_at_once(self) -> None:
+    def test_every_error_is_reported_in_one_go(self) -> None:
         lines = self.errors("a_b_c = 1\ngrace = 1\nidle_timeout = 2", LOG_FORMAT="json")
         self.assertEqual([line.split(" ")[0] for line in lines], ["a_b_c", "idle_timeout", "grace"])
 

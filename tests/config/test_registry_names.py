@@ -105,7 +105,7 @@ class NamingTests(SynchronousTestCase):
         self.assertEqual(NAMES.for_agent(ours, "llama-cpp"), ours)
         self.assertIn(found.registry, NAMES.others)
 
-    def test_what_clients_are_told_to_ask_for_is_what_it_means(self) -> None:
+    def test_the_path_given_to_clients_leads_back_to_the_model(self) -> None:
         for name in map(Repository.parse, ("library/m", "hf.co/a/m", "10.0.0.5:5000/a/m")):
             namespace, _, model = NAMES.path_for_clients(name).partition("/")
             self.assertEqual(NAMES.repository(namespace, model), name)

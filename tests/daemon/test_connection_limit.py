@@ -27,15 +27,15 @@ from yukari.daemon.connection_limit import (
 reactor: Any = _reactor
 
 
-class DoorTests(SocketCase):
-    """The port of `SocketCase` behind a door for three."""
+class ConnectionLimiterTests(SocketCase):
+    """The port of `SocketCase` that lets in three connections at a time."""
 
     def setUp(self) -> None:
         super().setUp()
         self.clock.advance(1000)
-        self.door = ConnectionLimiter(3, self.site.drain, self.clock)
-        self.door.guard(self.port)
-        self.addCleanup(self.door.stop)
+        self.limiter = ConnectionLimiter(3, self.site.drain, self.clock)
+        self.limiter.guard(self.port)
+        self.addCleanup(self.limiter.stop)
 
     async def peers(self, count: int) -> list[Peer]:
         """Connected clients, accepted or not."""
@@ -50,7 +50,7 @@ class DoorTests(SocketCase):
         self.clock.advance(LOOK_EVERY)
         await settle()
 
-    async def test_who_comes_when_there_is_no_room_is_answered_when_there_is(self) -> None:
+    async def test_a_client_that_finds_no_room_is_answered_once_there_is(self) -> None:
         blob = Growing(b"x" * 1000, here=10)
         path = self.shelf.put(blob)
         with capturedLogs() as captured:
@@ -90,7 +90,7 @@ class DoorTests(SocketCase):
         """A stored blob needs a descriptor, too, whatever has taken the others."""
         await self.peers(1)
         open_files = 1000
-        self.door._open_files = open_files
+        self.limiter._open_files = open_files
         used = [open_files - RESERVE]
         self.patch(connection_limit, "lowest_free", lambda: used[0])
         (late,) = await self.peers(1)

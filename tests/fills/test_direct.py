@@ -200,7 +200,7 @@ class InOrderTests(SynchronousTestCase):
         reading.cancel()
         self.failureResultOf(reading)
 
-    def test_a_size_that_was_right_until_now_is_asked_for_again(self) -> None:
+    def test_a_size_that_was_right_before_is_asked_for_again(self) -> None:
         buffer, reading = self.read(100_000)
         self.source.asked[0].answer()
         self.source.asked[0].send(40_000)

@@ -300,7 +300,7 @@ class FillTests(SynchronousTestCase):
             scene.clock.advance(0.5)
         self.assertTrue(silent.transport.stopped)
 
-    def test_a_source_that_never_answers_is_given_up_and_readers_are_told(self) -> None:
+    def test_a_source_that_never_answers_is_given_up_and_readers_fail(self) -> None:
         scene = self.scene()
         drinker = Drinker(scene, 0, 3 * MIB)
         for _ in range(60):
@@ -329,7 +329,7 @@ class FillTests(SynchronousTestCase):
         scene.answer_all()
         self.assertEqual(drinker.got, scene.content)
 
-    def test_a_source_that_is_gone_is_given_up_though_nobody_reads_any_more(self) -> None:
+    def test_a_source_that_is_gone_is_given_up_though_nobody_reads(self) -> None:
         for seconds_to_refuse in (0, 8):  # a proxy that is dead, one that is silent
             scene = self.scene()
             drinker = Drinker(scene, 0, 3 * MIB)
@@ -348,7 +348,7 @@ class FillTests(SynchronousTestCase):
             self.assertIs(scene.fill.state, State.SUSPENDED)
             self.assertEqual(scene.scheduler.fills, {})
 
-    def test_a_refusal_is_final_and_told_as_it_is(self) -> None:
+    def test_a_refusal_is_final_and_passed_on_as_it_is(self) -> None:
         scene = self.scene()
         drinker = Drinker(scene, 0, 3 * MIB)
         scene.source.open[0].refuse(SourceRefused(blob_unknown(scene.fill.digest)))

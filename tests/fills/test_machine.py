@@ -42,7 +42,7 @@ class MachineTests(SynchronousTestCase):
                 self.assertIn(state, (State.QUEUED, State.FILLING))
 
     @given(walks())
-    def test_the_keeper_is_told_once_of_each_end(self, events: list[Event]) -> None:
+    def test_the_keeper_learns_once_of_each_end(self, events: list[Event]) -> None:
         for before, _, state, effects in walked(events):
             ended = before not in (state,) and state in (State.DONE, State.SUSPENDED)
             self.assertEqual(Effect.END in effects, ended)
@@ -54,7 +54,7 @@ class MachineTests(SynchronousTestCase):
                 self.assertEqual((event, state, effects), (Event.WANTED, State.DONE, ()))
 
     @given(walks())
-    def test_readers_of_a_spool_that_is_given_up_are_told(self, events: list[Event]) -> None:
+    def test_readers_of_a_spool_that_is_given_up_fail(self, events: list[Event]) -> None:
         for before, _, state, effects in walked(events):
             if before is State.FILLING and state in (State.QUEUED, State.SUSPENDED):
                 self.assertIn(Effect.BREAK_READERS, effects)

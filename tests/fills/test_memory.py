@@ -196,7 +196,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertIsInstance(client.broken, OSError)
         self.assertLess(client.at, MIB)
 
-    def test_when_nobody_reads_any_more_nothing_is_left(self) -> None:
+    def test_nothing_is_left_once_nobody_reads(self) -> None:
         scene = self.scene()
         client = Client(scene, Span(0, 8 * MIB))
         client.take()
@@ -207,7 +207,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((scene.scheduler.window.used, scene.scheduler.fills), (0, {}))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
-    def test_an_upstream_that_fails_is_told_of_and_asked_again_by_the_next(self) -> None:
+    def test_an_upstream_that_fails_is_an_error_and_asked_again_by_the_next(self) -> None:
         scene = self.scene()
         client = Client(scene, Span(0, 100))
         client.take()

@@ -22,7 +22,7 @@ class ProgressTests(SynchronousTestCase):
         for of_late in (False, True):
             self.assertEqual(Progress(100.0).rate(100.0, 5, of_late=of_late), 0.0)
 
-    def test_it_is_told_every_so_often(self) -> None:
+    def test_it_is_logged_once_in_a_period(self) -> None:
         progress = Progress(100.0)
         told = [second for second in range(100, 131) if progress.is_to_be_told(second)]
         self.assertEqual(told, [100 + TOLD, 100 + 2 * TOLD, 100 + 3 * TOLD])

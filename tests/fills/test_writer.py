@@ -68,8 +68,8 @@ class Disk:
         writing.callback(result)  # type: ignore[arg-type]
 
 
-class GatherMachine(RuleBasedStateMachine):
-    """A gatherer against what a test put in."""
+class WriteBufferMachine(RuleBasedStateMachine):
+    """A `WriteBuffer` against what a test put in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class GatherMachine(RuleBasedStateMachine):
         self.disk = Disk()
         self.told: list[Span] = []
         self.failures: list[Failure] = []
-        self.gatherer = WriteBuffer(self.clock, self.disk.write, self.note, self.failures.append)
+        self.buffer = WriteBuffer(self.clock, self.disk.write, self.note, self.failures.append)
         self.given: dict[int, bytes] = {}
         self.closing: list[Deferred[None]] = []
         self.closed_at = 0
@@ -87,7 +87,7 @@ class GatherMachine(RuleBasedStateMachine):
 
     def _add(self, at: int, units: int) -> None:
         start, data = at * UNIT, bytes([at]) * (units * UNIT)
-        self.gatherer.add(start, data)
+        self.buffer.add(start, data)
         if not self.closing and not self.failures:
             for unit in range(units):
                 self.given[start + unit * UNIT] = data[:UNIT]
@@ -115,17 +115,17 @@ class GatherMachine(RuleBasedStateMachine):
 
     @rule()
     def nothing_comes(self) -> None:
-        self.gatherer.add(0, b"")
+        self.buffer.add(0, b"")
 
     @rule(seconds=st.sampled_from((DELAY / 3, DELAY, 1.0)))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
         if self.disk.writing is None and seconds >= DELAY and not self.failures:
-            assert self.gatherer.held == 0, "nothing is written although it waited"
+            assert self.buffer.held == 0, "nothing is written although it waited"
 
     @rule()
     def flush(self) -> None:
-        self.gatherer.flush()
+        self.buffer.flush()
 
     @precondition(lambda self: self.disk.writing is not None)
     @rule()
@@ -142,7 +142,7 @@ class GatherMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.given) > 8)
     @rule()
     def close(self) -> None:
-        self.closing.append(Deferred.fromCoroutine(self.gatherer.close()))
+        self.closing.append(Deferred.fromCoroutine(self.buffer.close()))
 
     @invariant()
     def what_is_written_is_what_came(self) -> None:
@@ -155,23 +155,23 @@ class GatherMachine(RuleBasedStateMachine):
     def held_is_what_came_and_is_not_written(self) -> None:
         came = sum(map(len, self.given.values()))
         written = sum(map(len, self.disk.cells.values()))
-        assert self.gatherer.held == (0 if self.failures else came - written)
+        assert self.buffer.held == (0 if self.failures else came - written)
 
     @invariant()
     def a_batch_does_not_wait(self) -> None:
         if self.disk.writing is None and not self.failures:
-            assert self.gatherer.held < BATCH
+            assert self.buffer.held < BATCH
 
     @invariant()
     def closed_means_that_all_is_written(self) -> None:
         for closing in self.closing:
             assert closing.called == (self.disk.writing is None)
         if self.closing and self.disk.writing is None:
-            assert self.gatherer.held == 0
+            assert self.buffer.held == 0
 
     def teardown(self) -> None:
         if not self.failures:
-            closing = Deferred.fromCoroutine(self.gatherer.close())
+            closing = Deferred.fromCoroutine(self.buffer.close())
             while self.disk.writing is not None:
                 assert not closing.called
                 self.disk.done()
@@ -180,27 +180,27 @@ class GatherMachine(RuleBasedStateMachine):
         assert self.clock.getDelayedCalls() == []
 
 
-class GathererTests(SynchronousTestCase):
+class WriteBufferTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.disk = Disk()
         self.spans: list[Span] = []
-        self.gatherer = WriteBuffer(self.clock, self.disk.write, self.spans.extend, self.fail)
+        self.buffer = WriteBuffer(self.clock, self.disk.write, self.spans.extend, self.fail)
 
     def test_any_schedule(self) -> None:
-        run_state_machine_as_test(GatherMachine)
+        run_state_machine_as_test(WriteBufferMachine)
 
     def test_little_waits_a_moment_for_more(self) -> None:
-        self.gatherer.add(0, b"ab")
-        self.gatherer.add(2, b"cd")
+        self.buffer.add(0, b"ab")
+        self.buffer.add(2, b"cd")
         self.assertEqual(self.disk.writes, 0)
         self.clock.advance(DELAY)
         self.assertEqual(self.disk.pieces, [(0, [b"ab", b"cd"])])
 
     def test_a_batch_is_written_at_once_and_the_next_one_gathers_meanwhile(self) -> None:
-        self.gatherer.add(0, bytes(BATCH))
-        self.gatherer.add(BATCH, bytes(BATCH))
-        self.gatherer.add(9 * BATCH, bytes(BATCH))
+        self.buffer.add(0, bytes(BATCH))
+        self.buffer.add(BATCH, bytes(BATCH))
+        self.buffer.add(9 * BATCH, bytes(BATCH))
         self.assertEqual((self.disk.writes, self.disk.count), (1, BATCH))
         self.disk.done()
         self.assertEqual((self.disk.writes, self.disk.count), (2, 2 * BATCH))
@@ -211,24 +211,24 @@ class GathererTests(SynchronousTestCase):
         )
 
     def test_nothing_is_taken_once_it_closes(self) -> None:
-        self.gatherer.add(0, b"ab")
-        closing = Deferred.fromCoroutine(self.gatherer.close())
-        self.gatherer.add(2, b"cd")
+        self.buffer.add(0, b"ab")
+        closing = Deferred.fromCoroutine(self.buffer.close())
+        self.buffer.add(2, b"cd")
         self.assertNoResult(closing)
         self.disk.done()
         self.successResultOf(closing)
         self.assertEqual(self.spans, [Span(0, 2)])
 
-    def test_what_is_asked_for_while_it_is_told_of_a_write_is_written_too(self) -> None:
+    def test_what_is_added_while_a_write_is_reported_is_written_too(self) -> None:
         def more(spans: Sequence[Span]) -> None:
             self.spans.extend(spans)
             if len(self.spans) < 5:
-                self.gatherer.add(spans[-1].end, bytes(BATCH))
-                self.gatherer.flush()
+                self.buffer.add(spans[-1].end, bytes(BATCH))
+                self.buffer.flush()
 
-        self.gatherer = WriteBuffer(self.clock, self.disk.write, more, self.fail)
-        self.gatherer.add(0, bytes(BATCH))
+        self.buffer = WriteBuffer(self.clock, self.disk.write, more, self.fail)
+        self.buffer.add(0, bytes(BATCH))
         while self.disk.writing is not None:
             self.disk.done()
         self.assertEqual(len(self.disk.cells), 5)
-        self.assertEqual((self.gatherer.held, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((self.buffer.held, self.clock.getDelayedCalls()), (0, []))

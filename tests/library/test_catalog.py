@@ -63,7 +63,7 @@ class CatalogTests(SynchronousTestCase):
         (found,) = self.found()
         self.assertEqual(found.pulls, 1)
 
-    def test_lost_catalog_is_told_of_once(self) -> None:
+    def test_a_lost_catalog_is_reported_once(self) -> None:
         self.put()
         self.assertEqual(self.lost, 1)
         result_of(self.catalog.stop())
@@ -123,7 +123,7 @@ class CatalogTests(SynchronousTestCase):
         self.put()
         self.assertEqual(len(self.found()), 1)
 
-    def test_full_disk_loses_nothing_and_is_told(self) -> None:
+    def test_a_full_disk_loses_nothing_and_is_reported(self) -> None:
         self.put()
         pages = "PRAGMA max_page_count = 1"
         result_of(self.catalog.run(lambda file: file._db.execute(pages).fetchall()))

@@ -228,7 +228,7 @@ class SharedStoreTests(SynchronousTestCase):
         )
         self.assertGreater(steps, 10)
 
-    def test_daemon_that_slept_in_the_middle_removes_nothing_any_more(self) -> None:
+    def test_a_daemon_that_slept_in_the_middle_removes_nothing_more(self) -> None:
         # The other daemon waits for the end of the lease, which this one does not see coming.
         steps = self.interleaved(
             lambda pair: pair.second.run(pair.second.pull_slowly("x")), lambda _: None

@@ -246,7 +246,7 @@ class DamageTests(RunningCase):
             self.assert_whole(pulled, upstream.models[MODEL])
         await self.assert_repaired(upstream, daemon)
 
-    async def test_one_that_vanished_while_upstream_is_gone_is_told_of(self) -> None:
+    async def test_one_that_vanished_while_upstream_is_gone_is_an_error_that_says_so(self) -> None:
         upstream, daemon, path = await self.stored()
         os.unlink(path)
         await upstream.down()

@@ -135,12 +135,12 @@ class SilenceTests(FaultCase):
         stall = Fault("store GET", "stall", after=30_000, times=2)
         await self.assert_survived(stall, most=1.5, clock=HURRIED)
 
-    async def test_a_registry_that_never_answers_is_told_of_in_time(self) -> None:
+    async def test_a_registry_that_never_answers_is_504_in_time(self) -> None:
         _, daemon = await self.both(Fault("manifest", "silence"), clock=IN_A_HURRY)
         said = await self.failing(self.pull(daemon))
         self.assertRegex(said, "^504: .*does not answer")
 
-    async def test_a_store_that_never_answers_is_told_of_in_time(self) -> None:
+    async def test_a_store_that_never_answers_is_504_in_time(self) -> None:
         upstream, daemon = await self.both(Fault("store", "silence"), clock=IN_A_HURRY)
         for headers in ({}, {"Range": "bytes=1000-1999"}):
             reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0], headers)
@@ -211,7 +211,7 @@ class RefusalTests(FaultCase):
     async def test_a_redirect_without_a_location_is_tried_again(self) -> None:
         await self.assert_survived(Fault("blob GET", "no-location", times=2))
 
-    async def test_a_blob_that_stays_broken_is_told_of_clearly(self) -> None:
+    async def test_a_blob_that_stays_broken_is_an_error_that_says_so(self) -> None:
         upstream, daemon = await self.both(Fault("store", "cloudflare"), clock=HURRIED)
         for headers in ({}, {"Range": "bytes=1000-1999"}):
             reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0], headers)
@@ -219,14 +219,14 @@ class RefusalTests(FaultCase):
             self.assertIn("upstream does not send this blob: upstream answered 502", said)
         self.assertEqual(upstream.counters.sent, 0)
 
-    async def test_a_private_blob_is_told_of_as_403(self) -> None:
+    async def test_a_private_blob_is_403(self) -> None:
         upstream, daemon = await self.both(Fault("blob", "error", status=401))
         reply, said = await self.told(daemon, upstream.models[MODEL].layers[0][0])
         self.assertEqual(reply.status, 403)
         self.assertNotIn("www-authenticate", reply.headers)
         self.assertIn("private upstream", said)
 
-    async def test_a_blob_that_upstream_lost_is_told_of_as_404(self) -> None:
+    async def test_a_blob_that_upstream_lost_is_404(self) -> None:
         upstream, daemon = await self.both()
         missing = upstream.add_model("library/other:latest", [77], seed=9).layers[0][0]
         upstream.delete_model("library/other:latest")
@@ -234,7 +234,7 @@ class RefusalTests(FaultCase):
         self.assertEqual(reply.status, 404)
         self.assertIn(missing, said)
 
-    async def test_a_blob_of_another_size_than_its_manifest_says_is_told_of(self) -> None:
+    async def test_a_blob_of_another_size_than_its_manifest_says_is_an_error(self) -> None:
         upstream, daemon = await self.both()
         model = upstream.models[MODEL]
         lie = model.manifest_bytes.replace(b'"size":1500000', b'"size":1500001')

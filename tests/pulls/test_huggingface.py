@@ -60,7 +60,7 @@ class StockOllamaTests(OllamaCase):
         self.assert_pulled(ollama, daemon.host, default.models[ON_HUB])
         self.assert_pulled(ollama, daemon.host, named_here(there.models[ON_HUB]))
 
-    async def test_what_hugging_face_refuses_is_told_in_its_words(self) -> None:
+    async def test_what_hugging_face_refuses_is_refused_in_its_words(self) -> None:
         there = await hub(self, sharded=["her/repo-GGUF:BF16"])
         daemon = await self.yukari((await self.upstream()).url, f"--upstreams=hf={there.url}")
         ollama = await self.ollama()

@@ -163,7 +163,7 @@ class VerbsTests(VerbsCase):
         self.assertEqual(set(await self.listed(daemon)), {"m:latest"})
         self.assertIn("3.3 MB", await self.run_verb(daemon, "du"))
 
-    async def test_newer_versions_are_told_and_brought(self) -> None:
+    async def test_newer_versions_are_listed_and_fetched(self) -> None:
         upstream = await self.upstream(f"{M}=3MB,300KB", f"{N}=2MB", "library/o:latest=5000")
         daemon = await self.yukari(upstream.url)
         await self.run_verb(daemon, "pull", "m", "user/n:7b", "o")

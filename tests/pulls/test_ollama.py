@@ -129,7 +129,7 @@ class OllamaTests(OllamaCase):
         await self.pull_by(ollama, daemon.host)
         self.assert_pulled(ollama, daemon.host, upstream.models[MODEL])
 
-    async def test_who_forgets_insecure_is_told_at_once(self) -> None:
+    async def test_a_pull_without_insecure_fails_at_once_and_says_why(self) -> None:
         daemon, ollama = await self.yukari(NOWHERE), await self.ollama()
         pulling = self.run_by(ollama, "pull", f"{daemon.host}/{MODEL}")
         self.assertEqual(await pulling.ended, 1)

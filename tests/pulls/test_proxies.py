@@ -457,7 +457,7 @@ class EnvironmentTests(ProcessCase):
         self.assertIn(said, daemon.text)
         self.assertNotIn("secret", daemon.text)
 
-    async def test_it_is_told_in_the_log_and_its_password_never(self) -> None:
+    async def test_the_log_names_it_without_its_password(self) -> None:
         if tinyproxy.MISSING:
             raise SkipTest(tinyproxy.MISSING)
         proxy = await tinyproxy.start(self, "BasicAuth me secret")

@@ -333,7 +333,7 @@ class FillsPageTests(RequestCase):
         alone = json.loads((await self.ask(f"{daemon.url}/fills/{digest}"))[1])
         self.assertEqual(alone["digest"], digest)
 
-    async def test_nothing_is_told_where_nothing_is_on_its_way(self) -> None:
+    async def test_nothing_is_shown_where_nothing_is_on_its_way(self) -> None:
         daemon = await self.daemon(await self.upstream())
         _, body = await self.ask(f"{daemon.url}/fills")
         self.assertEqual(json.loads(body), {"fills": [], "hosts": []})
@@ -350,7 +350,7 @@ class FillsPageTests(RequestCase):
         upstream.settings.line = None
         self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
 
-    async def test_who_reads_a_deleted_one_is_told(self) -> None:
+    async def test_a_reader_of_a_deleted_fill_is_cut_off(self) -> None:
         daemon, _, digest = await self.slow()
         reading = self.begin(self.read(f"{daemon.url}/v2/library/m/blobs/{digest}"))
         fill = daemon.fill(digest)

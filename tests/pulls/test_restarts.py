@@ -147,7 +147,7 @@ class KillTests(ProcessCase):
         self.assert_whole(await pull(reactor, daemon.url, MODEL, SMALL16), model)
         self.assertLessEqual(upstream.counters.sent, 1.1 * model.size)
 
-    async def test_a_daemon_that_is_told_to_end_complains_of_nothing(self) -> None:
+    async def test_a_daemon_that_is_asked_to_end_logs_no_error(self) -> None:
         upstream = await self.upstream(f"{MODEL}=2MB,3000", line=FAST)
         model = upstream.models[MODEL]
         storage = self.directory()

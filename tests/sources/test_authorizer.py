@@ -498,7 +498,7 @@ class FamilyTests(AuthorizerCase):
         self.assertIn("PRIVATE_MODELS=everyone", error.message)
         self.assertNotIn("hf_secret", error.message)
 
-    def test_a_token_that_does_not_open_it_is_told_in_the_registrys_words(self) -> None:
+    def test_a_token_that_does_not_open_it_is_refused_in_the_registrys_words(self) -> None:
         world = self.gated(everyone=True)
         world.content = lambda _: (403, {}, b'{"error":"Not in the list of authorized users."}')
         error = self.error(world)
@@ -621,7 +621,7 @@ class OperatorsKeyTests(AuthorizerCase):
         refusal = self.failureResultOf(found, SourceRefused).value.error
         self.assertIn("PRIVATE_MODELS", refusal.message)
 
-    def test_nor_is_the_size_told_that_only_a_get_tells(self) -> None:
+    def test_a_size_that_only_a_get_shows_is_refused_too(self) -> None:
         world = self.private(everyone=False)
         world.content = lambda e: (405 if e.asked[0].startswith("HEAD") else 200, {}, b"x")
         found = Deferred.fromCoroutine(self.upstream.blob_size(NAME, DIGEST))

@@ -81,7 +81,7 @@ class CircuitTests(SynchronousTestCase):
 
 
 class CircuitsTests(SynchronousTestCase):
-    def test_a_wish_to_wait_is_told_until_it_ends_or_is_taken_back(self) -> None:
+    def test_a_wish_to_wait_is_shown_until_it_ends_or_is_taken_back(self) -> None:
         clock = Clock()
         circuits = Circuits(clock)
         self.assertEqual(circuits.state.wait, 0.0)

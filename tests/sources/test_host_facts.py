@@ -57,7 +57,7 @@ class FactsTests(SynchronousTestCase):
         self.assertAlmostEqual(found.rate / 1e6, 1.0, 1)
         self.assertEqual((found.round_trip, found.bound_by), (0.02, None))
 
-    def test_the_rate_is_told_while_a_bound_of_ours_holds_it(self) -> None:
+    def test_the_rate_is_named_while_a_bound_of_ours_holds_it(self) -> None:
         """It was 0 then, for nobody looks at the line meanwhile."""
         self.receive(50, held=True)
         self.assertAlmostEqual(self.pace.facts("host:1", self.now, None).rate / 1e6, 1.0, 1)
@@ -85,7 +85,7 @@ class FactsTests(SynchronousTestCase):
         self.assertEqual(self.bound_by(), THE_LINE)
         self.assertEqual(self.pace.facts("", self.now, None).round_trip, 0.3)
 
-    def test_what_a_trial_showed_is_told(self) -> None:
+    def test_what_a_trial_showed_is_named(self) -> None:
         self.receive()
         for more, what in ((True, EACH_CONNECTION), (False, THE_LINE)):
             self.pace.limit.useful.more_bring_more = more

@@ -44,7 +44,7 @@ class KnownManifestsTests(SynchronousTestCase):
         self.clock.advance(100 * SELDOM)
         self.assertEqual(known.digest(KEY, Reply.of(etag='"a"')), DIGEST)
 
-    def test_another_etag_or_none_any_more_tells_nothing(self) -> None:
+    def test_another_etag_or_none_tells_nothing(self) -> None:
         known = self.known(etag='"a"')
         self.assertIsNone(known.digest(KEY, Reply.of(etag='"b"')))
         self.assertIsNone(known.digest(KEY, Reply.of()))

@@ -56,7 +56,7 @@ class PatienceTests(SynchronousTestCase):
         for each in questions:
             self.assertEqual(self.successResultOf(each), "answer")
 
-    def test_a_long_wait_is_told_at_once_and_to_others_what_is_left_of_it(self) -> None:
+    def test_a_long_wait_is_an_error_at_once_and_for_others_what_is_left_of_it(self) -> None:
         self.says = [self.busy(60)]
         self.assertEqual(self.error(self.ask()).retry_after, 60)
         self.clock.advance(20.5)

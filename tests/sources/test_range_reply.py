@@ -123,7 +123,7 @@ class Replies(SynchronousTestCase):
             self.assertEqual(found, expected, (content_range, length))
         self.assertFalse(is_part("bytes 0-999/1000", Span(0, SIZE), SIZE, None))
 
-    def test_another_size_is_told_apart_from_another_part(self) -> None:
+    def test_another_size_and_another_part_are_different_errors(self) -> None:
         error = self.assertRaises(WrongSize, span_of_part, "bytes 0-9/999", Span(0, 10), SIZE)
         self.assertEqual(error.found, "999")
         self.assertRaises(WrongSize, span_of_whole, 999, SIZE)

@@ -121,7 +121,7 @@ class WhyTests(SynchronousTestCase):
         ):
             self.assertEqual(why(failure), words)
 
-    def test_a_failure_of_failures_is_told_by_its_first(self) -> None:
+    def test_a_failure_of_failures_is_named_by_its_first(self) -> None:
         outer = ValueError()
         outer.reasons = [Failure(ConnectionRefusedError())]  # type: ignore[attr-defined]
         self.assertEqual(why(outer), "connection refused")

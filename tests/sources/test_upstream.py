@@ -273,7 +273,7 @@ class ManifestTests(UpstreamCase):
             self.internet.last.answer(200, body)
             self.assertEqual(self.refused(found).status, 502)
 
-    def test_refusals_are_told_as_a_client_can_show_them(self) -> None:
+    def test_refusals_have_words_that_a_client_can_show(self) -> None:
         for status, body, expected, said in (
             (404, b"", 404, "no model"),
             (401, b"", 403, "private"),
@@ -540,7 +540,7 @@ class RedirectTests(UpstreamCase):
             self.internet.last.answer(200, BODY)
             self.assertEqual(self.successResultOf(found).body, BODY)
 
-    def test_of_a_refused_redirect_the_host_alone_is_told(self) -> None:
+    def test_a_refused_redirect_shows_its_host_alone(self) -> None:
         found = self.manifest()
         self.internet.last.answer(307, b"", location="ftp://her:secret@cdn.test/secret?secret")
         message = self.refused(found).message

@@ -482,7 +482,7 @@ class StoreContract(_Base):
             self.assertRaises(ValueError, spool.write, [piece])
         self.assertEqual(list(spool.covered()), [])
 
-    async def test_the_coverage_told_is_a_copy(self) -> None:
+    async def test_the_coverage_that_a_spool_gives_is_a_copy(self) -> None:
         store = await self.started()
         spool = await self.spool_of(store, whole=False)
         spool.covered().add(0, 10)

@@ -55,7 +55,7 @@ class OpenBlobsTests(SynchronousTestCase):
                 pass
         return count
 
-    def test_who_comes_next_has_a_file_of_his_own_and_the_store_is_not_asked(self) -> None:
+    def test_the_next_reader_has_a_file_of_its_own_without_asking_the_store(self) -> None:
         self.stored(BLOB, b"bytes")
         self.assertIsNone(self.opened.size(BLOB))
         first, second = self.open(), self.open()

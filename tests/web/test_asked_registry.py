@@ -85,7 +85,7 @@ class AskedRegistryTests(SynchronousTestCase):
         self.assertEqual(error.status, 404)
         self.assertIn("quay.io", error.message)
 
-    def test_a_name_that_is_none_is_told_so(self) -> None:
+    def test_a_path_that_names_no_registry_or_model_is_refused(self) -> None:
         for path in (["a", "\u00e9"], ["hf--", ""], ["hf.co", "a", ".."], ["lab--.x", "m"]):
             error = self.assertRaises(RegistryError, self.asked.repository, Asked.of(), path)
             self.assertEqual(error.status, 400, path)

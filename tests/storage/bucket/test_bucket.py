@@ -97,7 +97,7 @@ class OneBucketTests(BucketCase):
         self.assertLessEqual(upstream.counters.sent, 2 * model.size)
         await self.assert_in_bucket(model)
 
-    async def test_who_comes_later_takes_from_s3_what_another_has_put_there(self) -> None:
+    async def test_a_daemon_takes_from_s3_what_another_has_put_there_first(self) -> None:
         self.patch(upload, "RIVAL_EVERY", 0.2)
         fast, slow = [await self.upstream(f"{MODEL}=40MB,300KB") for _ in range(2)]
         slow.settings.line = 2e6

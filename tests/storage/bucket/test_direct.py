@@ -407,7 +407,7 @@ class DirectUploadTests(AgainstServer):
         self.assertEqual(await again.unfinished(), [])
         await self.assert_stored(again)
 
-    async def test_where_there_is_room_now_its_upload_is_not_forgotten(self) -> None:
+    async def test_an_upload_is_kept_where_there_is_room_again(self) -> None:
         store = await self.started()
         begun = await self.client.init_multipart_upload(f"blobs/{DIGEST}", "a/b")
         note = Note("a/b", begun, PART, len(BLOB), str(NAME))

@@ -19,7 +19,7 @@ from tests.strategies import manifests, model_names, references
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import DEFAULT, Reference, Repository
 from yukari.s3.errors import S3Error
-from yukari.storage.bucket import pending as lateputs
+from yukari.storage.bucket import pending as pending_module
 from yukari.storage.bucket.pending import AGAIN, PendingManifests, decode, encode
 from yukari.storage.ports import StoredManifest
 
@@ -50,25 +50,27 @@ class Bucket:
         self.taken.append(name)
 
 
-class LatePutsTests(SynchronousTestCase):
+class PendingManifestsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.bucket, self.disk = Clock(), Bucket(), ScriptedDisk()
         self.directory, self.through = self.mktemp(), self.mktemp()
         os.mkdir(self.directory)
         os.mkdir(self.through)
-        self.late = self.started()
+        self.pending = self.started()
 
     def started(self) -> PendingManifests:
-        late = PendingManifests(
+        pending = PendingManifests(
             self.bucket.put, self.clock, self.directory, self.through, self.disk
         )
-        result_of(late.restore(late.read()))
-        return late
+        result_of(pending.restore(pending.read()))
+        return pending
 
     def add(self, count: int) -> None:
         for number in range(count):
             result_of(
-                self.late.add((named(number), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0))
+                self.pending.add(
+                    (named(number), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0)
+                )
             )
 
     def try_so_often(self, times: int) -> None:
@@ -86,14 +88,14 @@ class LatePutsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_more_wait_than_memory_is_meant_for(self) -> None:
-        self.patch(lateputs, "MAX_CACHED_BYTES", 3 * len(MANIFEST.body))
+        self.patch(pending_module, "MAX_CACHED_BYTES", 3 * len(MANIFEST.body))
         self.add(5)
         self.try_so_often(1)
         self.assertEqual(self.bucket.taken, [named(2), named(3), named(4)])
 
     def test_what_is_added_once_it_has_stopped_is_not_tried(self) -> None:
         self.add(1)
-        self.late.stop()
+        self.pending.stop()
         self.add(2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -101,7 +103,7 @@ class LatePutsTests(SynchronousTestCase):
         self.bucket.busy.update(named(number) for number in (1, 2, 3))
         self.add(4)
         self.try_so_often(5)
-        self.late.stop()
+        self.pending.stop()
         self.assertEqual(self.bucket.taken, [named(0)])
         with open(os.path.join(self.directory, "0" * 64), "wb") as torn:
             torn.write(b'{"name": "library/m"')
@@ -117,7 +119,7 @@ class LatePutsTests(SynchronousTestCase):
     def test_what_is_put_while_its_file_is_written_leaves_none(self) -> None:
         self.disk.slow = True
         adding = Deferred.fromCoroutine(
-            self.late.add((named(0), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0))
+            self.pending.add((named(0), LATEST, Variant.PLAIN), StoredManifest(MANIFEST, 1.0))
         )
         self.try_so_often(1)
         self.assertEqual(self.bucket.taken, [named(0)])
@@ -127,7 +129,7 @@ class LatePutsTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.directory), [])
 
     def test_no_more_files_lie_there_than_wait(self) -> None:
-        self.patch(lateputs, "MAX_PENDING", 2)
+        self.patch(pending_module, "MAX_PENDING", 2)
         self.add(5)
         self.assertEqual(len(os.listdir(self.directory)), 2)
 

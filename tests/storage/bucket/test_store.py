@@ -42,7 +42,7 @@ from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span
 from yukari.storage.bucket import health as contact
 from yukari.storage.bucket import listing as bucketlisting
-from yukari.storage.bucket import pending as lateputs
+from yukari.storage.bucket import pending as pending_module
 from yukari.storage.bucket import sweep, upload
 from yukari.storage.bucket.multipart import Note, note_path, part_size
 from yukari.storage.bucket.store import BucketStore
@@ -704,7 +704,7 @@ class BucketTests(Stores):
 
     async def test_a_manifest_that_s3_cannot_take_now_is_served_and_put_later(self) -> None:
         self.patch(requests_module, "FIRST_WAIT", 0.01)
-        self.patch(lateputs, "AGAIN", (0.05, 0.2))
+        self.patch(pending_module, "AGAIN", (0.05, 0.2))
         proxy, client = await self.through_proxy()
         store, other = await self.started(client), await self.started()
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)
@@ -732,7 +732,7 @@ class BucketTests(Stores):
         again = await self.started(client, spool_dir=store.spool_dir)
         self.assertEqual(await again.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         await again.stop()
-        self.patch(lateputs, "AGAIN", (0.05, 0.2))
+        self.patch(pending_module, "AGAIN", (0.05, 0.2))
         await proxy.start()
         last = await self.started(client, spool_dir=store.spool_dir)
         await self.until(lambda: not os.listdir(last._manifests.late.directory))

@@ -106,7 +106,7 @@ class OneFileSystem(SynchronousTestCase):
 class RefusedTests(OneFileSystem):
     """Single calls are refused."""
 
-    def test_what_is_nice_to_have_may_be_refused_and_is_told_of_once(self) -> None:
+    def test_what_is_nice_to_have_may_be_refused_and_is_logged_once(self) -> None:
         cases = [(call, number) for call in NICE_TO_HAVE for number in (errno.EPERM, errno.ENOSYS)]
         for call, number in (*cases, ("fsync", errno.EINVAL), ("fsync", errno.EIO)):
             self.path = os.path.abspath(self.mktemp())

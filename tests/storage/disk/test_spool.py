@@ -204,7 +204,7 @@ class SpoolFileTests(SynchronousTestCase):
             self.assertIsNone(self.reopened(), bad[:80])
             self.assertEqual(os.listdir(self.directory), [])
 
-    def test_a_spool_that_cannot_be_opened_now_is_left_alone(self) -> None:
+    def test_a_spool_that_cannot_be_opened_is_left_alone(self) -> None:
         self.create().write([(0, [BODY])])
 
         def refuse(name: str, *args: Any) -> None:

@@ -221,14 +221,14 @@ class DirectoryStoreTests(SynchronousTestCase):
 
     # taking hold
 
-    def test_a_second_store_is_told_who_has_the_directory(self) -> None:
+    def test_a_second_store_learns_who_has_the_directory(self) -> None:
         self.started()
         with self.assertRaises(StoreUnusable) as caught:
             result_of(store_in(self.path).start())
         self.assertIn(f"{self.path} is in use", str(caught.exception))
         self.assertIn(f"(process {os.getpid()})", str(caught.exception))
 
-    def test_a_second_process_is_told_too_until_the_first_is_gone(self) -> None:
+    def test_a_second_process_learns_it_too_until_the_first_is_gone(self) -> None:
         program = (
             "import sys\n"
             "from tests.storage.disk.test_store import result_of, store_in\n"
@@ -313,7 +313,7 @@ class DirectoryStoreTests(SynchronousTestCase):
 
     # what is damaged
 
-    def test_a_damaged_manifest_counts_as_not_stored_and_is_told_of_once(self) -> None:
+    def test_a_damaged_manifest_counts_as_not_stored_and_is_logged_once(self) -> None:
         store = self.started()
         told: list[Any] = []
         self.patch(reading.ManifestReader, "_log", Told(told))
@@ -589,7 +589,7 @@ class DirectoryStoreTests(SynchronousTestCase):
             result_of(self.started().get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0)
         )
 
-    def test_what_nobody_waits_for_any_more_is_closed(self) -> None:
+    def test_what_its_reader_gave_up_waiting_for_is_closed(self) -> None:
         store = self.started()
         result_of(store.publish(self.filled(store)))
         before = _descriptors()

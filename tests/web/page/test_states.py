@@ -81,7 +81,7 @@ class StateTests(PageCase):
         await until(lambda: index.looked)
         self.assertIn(">Complete<", await self.page(daemon))
 
-    async def test_a_newer_version_upstream_is_told_until_it_is_here(self) -> None:
+    async def test_a_newer_version_upstream_is_shown_until_it_is_here(self) -> None:
         _, daemon = await self.running()
         revalidator = daemon.library.revalidator
         assert revalidator is not None
@@ -99,7 +99,7 @@ class StateTests(PageCase):
             self.assertEqual("Newer upstream" in page, newer is not None)
             self.assertNotIn("no room", page)
 
-    async def test_a_newer_version_that_is_on_its_way_is_told(self) -> None:
+    async def test_a_newer_version_that_is_on_its_way_is_shown(self) -> None:
         due = {"manifest_lifetime": "1ms", "invalidator_period": "50ms", "revalidate_after": "0s"}
         upstream, daemon = await self.running(**due)
         revalidator = daemon.library.revalidator
@@ -114,7 +114,7 @@ class StateTests(PageCase):
         await daemon.service.parts.management.index.settled()
         self.assertNotIn("Newer upstream", await self.page(daemon))
 
-    async def test_an_upstream_that_asks_to_wait_is_told_with_until_when(self) -> None:
+    async def test_an_upstream_that_asks_to_wait_is_shown_with_until_when(self) -> None:
         upstream, daemon = await self.running()
         upstream.faults.add(Fault("manifest", "error", status=429, retry_after=600, times=1))
         reply, _ = await self.ask(f"{daemon.url}/v2/library/other/manifests/latest")
@@ -129,7 +129,7 @@ class StateTests(PageCase):
         _, body = await self.ask(f"{daemon.url}/status")
         self.assertEqual(json.loads(body)["upstream"]["wait"], 0.0)
 
-    async def test_how_requests_get_past_challenges_is_told(self) -> None:
+    async def test_how_requests_get_past_challenges_is_shown(self) -> None:
         upstream = await self.upstream(challenge="everyone")
         daemon = await self.daemon(upstream)
         self.assertIn("Nothing has come from it", await self.page(daemon))
@@ -213,7 +213,7 @@ class RegistryTests(PageCase):
         reply, _ = await self.ask(f"{daemon.url}/models/{host}/library/n/latest", HTML)
         self.assertEqual(reply.status, 404)
 
-    async def test_the_other_is_told_when_it_is_down(self) -> None:
+    async def test_the_other_is_named_when_it_is_down(self) -> None:
         upstream = await self.upstream()
         other = await self.upstream("library/n:latest=3000")
         daemon = await self.daemon(upstream, upstreams=f"lab={other.url}")

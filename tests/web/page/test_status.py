@@ -61,7 +61,7 @@ class DocumentedTests(StatusCase):
 class BucketStatusTests(StatusCase, BucketCase):
     """With a bucket."""
 
-    async def test_the_disk_in_front_is_told_apart_from_the_bucket(self) -> None:
+    async def test_the_disk_in_front_and_the_bucket_are_shown_apart(self) -> None:
         upstream = await self.upstream()
         daemon = await self.daemon(upstream, spool_max="50MB")
         await self.pull(daemon)
