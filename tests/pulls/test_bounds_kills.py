@@ -80,21 +80,26 @@ class HerdTests(ProcessCase):
 
     async def taken(self) -> int:
         """
-        The bytes of all blobs and spools.
+        The bytes of all blobs and spools, at a moment when no spool came or went.
 
-        Spools are looked at first: a blob that is evicted for a new spool is not counted with it,
-        nor a spool with the blob that it becomes.
+        Else a blob could be counted together with the spool that it was, or was evicted for.
         """
-        found: dict[str, int] = {}
-        for directory in ("yukari/spool", "blobs"):
-            path = os.path.join(self.storage, directory)
-            for name in os.listdir(path) if os.path.isdir(path) else ():
-                try:
-                    size = os.path.getsize(os.path.join(path, name))
-                    found[name.removesuffix(".spool")] = size
-                except FileNotFoundError:
-                    pass  # It has become a blob, or was removed.
-        return sum(found.values())
+        while True:
+            spools, blobs = self.sizes("yukari/spool"), self.sizes("blobs")
+            if self.sizes("yukari/spool") == spools:
+                return sum({**spools, **blobs}.values())
+
+    def sizes(self, directory: str) -> dict[int, int]:
+        """The sizes of a directory's files by their inodes: some have two names for a moment."""
+        path = os.path.join(self.storage, directory)
+        found = {}
+        for name in os.listdir(path) if os.path.isdir(path) else ():
+            try:
+                status = os.stat(os.path.join(path, name))
+            except FileNotFoundError:
+                continue  # It has become a blob, or was removed.
+            found[status.st_ino] = status.st_size
+        return found
 
     async def start(self, upstream: Emulator) -> YukariProcess:
         return await self.yukari(upstream.url, *self.flags, bind=self.bind, storage=self.storage)
