@@ -154,7 +154,7 @@ class ServiceTests(ProcessCase):
         return made
 
     async def test_connections_during_a_restart_are_not_refused(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=2MB", line=1_000_000)
+        upstream = await self.upstream(f"{MODEL}=2MB", line=100_000)
         storage = self.directory()
         digest, size = upstream.models[MODEL].blobs[0]
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -164,6 +164,7 @@ class ServiceTests(ProcessCase):
                 self.assertEqual(reply.status, 200)
             first.signal("TERM")
             await first.until(lambda: "in progress" in first.text)
+            upstream.settings.line = None
             meanwhile = self.begin(self.ask(f"{first.url}/healthz"))
             self.assertEqual(len(await reply.body()), size)
             self.assertEqual(await first.ended, 0)

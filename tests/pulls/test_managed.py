@@ -192,12 +192,13 @@ class VerbsTests(VerbsCase):
         self.assertEqual(set(await self.listed(daemon)), {"m:latest", "user/n:7b"})
 
     async def test_interrupted_pull_goes_on_in_the_cache(self) -> None:
-        upstream = await self.upstream(f"{M}=3MB", rate=1_000_000)
+        upstream = await self.upstream(f"{M}=3MB", line=100_000)
         daemon = await self.yukari(upstream.url)
         pulling = self.verb(daemon, "pull", "m")
-        await until_sent(upstream, 100_000)
+        await until_sent(upstream, 10_000)
         pulling.signal("INT")
         self.assertEqual(await pulling.ended, 130, pulling.text)
+        upstream.settings.line = None
         self.assertNotIn("Traceback", pulling.text)
         await upstream.until(lambda: upstream.counters.sent == upstream.models[M].size)
 

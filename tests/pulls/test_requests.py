@@ -181,7 +181,7 @@ class ColdRangeTests(RangeContract, RequestCase):
     warm = False
 
     async def test_a_part_in_the_middle_does_not_wait_for_what_is_before_it(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=4MB", line=2_000_000)
+        upstream = await self.upstream(f"{MODEL}=4MB", line=500_000)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         digest, size = model.layers[0]
@@ -315,7 +315,8 @@ class FillsPageTests(RequestCase):
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
         digest, size = upstream.models[MODEL].layers[0]
         await until(lambda: upstream.counters.sent_by_digest[digest] >= size // 4)
-        upstream.settings.line = 200_000
+        upstream.settings.line = 20_000
+        await until(lambda: (fill := daemon.fill(digest)) and fill.coverage.plan.covered.total)
         return daemon, upstream, digest
 
     async def test_it_tells_what_is_on_its_way(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 
-from tests.emulator import Emulator, Model
+from tests.emulator import Emulator, Fault, Model
 from tests.processes import YukariProcess, reactor
 from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
@@ -133,7 +133,10 @@ class OneBucketTests(BucketCase):
         await self.assert_in_bucket(model)
 
     async def test_a_direct_upload_that_is_killed_begins_anew_unasked(self) -> None:
-        upstream, model = await self.model(line=15e6)
+        upstream, model = await self.model()
+        digest, size = model.layers[0]
+        # It cannot be complete before the kill.
+        upstream.faults.add(Fault("store GET", "stall", digest=digest, after=size - 1000))
         disk = self.directory()
         daemon = await self.process(upstream.url, "--spool-max=100kB", disk=disk)
         await self.ask(f"{daemon.url}/v2/library/m/manifests/latest")
@@ -141,9 +144,9 @@ class OneBucketTests(BucketCase):
             self.assertIsNone(daemon.status)
         daemon.signal("KILL")
         await daemon.ended
-        (left,) = await self.unfinished()
+        self.assertEqual(len(await self.unfinished()), 1)
+        upstream.faults.clear()
         again = await self.process(upstream.url, "--spool-max=100kB", disk=disk)
-        digest, _ = model.layers[0]
         while await self.client.head_object(f"blobs/{digest}") is None:
             self.assertIsNone(again.status)
         await self.idle(again)

@@ -11,6 +11,7 @@ from tests.clients import Reply
 from tests.emulator import Emulator
 from tests.running import Daemon, RunningCase
 from yukari.names import DEFAULT, Repository, Tag
+from yukari.web.page import forms
 
 HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 NAME, TAG = Repository(DEFAULT, "library", "m"), Tag("latest")
@@ -29,6 +30,10 @@ class Tags(HTMLParser):
 
 
 class PageCase(RunningCase):
+    def setUp(self) -> None:
+        # A busy machine takes long for a pull whose end a form waits for.
+        self.patch(forms, "FAILS_WITHIN", 3600.0)
+
     async def running(self, **flags: Any) -> tuple[Emulator, Daemon]:
         """A daemon that has pulled one model."""
         upstream = await self.upstream()

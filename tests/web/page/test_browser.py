@@ -17,6 +17,7 @@ from tests.web.page.browser import BrowserCase, Look
 from tests.web.page.models import MARKUP, STRANGER, add_model
 from yukari.library.catalog_file import CatalogFile
 from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.web.page import forms
 
 LICENCE = "MIT License\n\nCopyright (c) the authors\n"
 MODELS = (
@@ -55,7 +56,7 @@ class PageCase(BrowserCase):
 
     async def coming(self, upstream: Emulator, daemon: Daemon, size: int = 4_000_000) -> str:
         """Begin a pull that takes its time, with one blob on its way; return the model's name."""
-        upstream.settings.line = size / 20
+        upstream.settings.line = size / 100  # It lasts longer than a browser takes to start.
         model = upstream.add_model("library/gemma3:12b", [size])
         daemon.service.parts.pulls.start(Repository(DEFAULT, "library", "gemma3"), Tag("12b"), "")
         await until(lambda: os.path.exists(stored_at(daemon, model.config[0])))
@@ -223,6 +224,7 @@ class AdminTests(PageCase):
     async def test_an_admin_pulls_pins_and_deletes(self) -> None:
         upstream, daemon = await self.stocked()
         upstream.add_model("library/phi4:latest", [5000])
+        self.patch(forms, "FAILS_WITHIN", 3600.0)
         marks = daemon.service.parts.management.marks
         key = Repository(DEFAULT, "library", "phi4"), Tag("latest")
 
@@ -255,6 +257,7 @@ class AdminTests(PageCase):
             self.let_come(look, upstream, daemon)
             self.stop_fill(look)
             look.page.get_by_text("Stopped").wait_for()
+            look.until("!location.search")
             # It is said once, and not again when the page is loaded again.
             look.page.reload()
             self.assertEqual(look.page.get_by_text("Stopped").count(), 0)
