@@ -102,7 +102,9 @@ class ClassicPullTests(EmulatorCase):
         emulator.faults.add(Fault("store", "stall", after=10, times=1))
         pulled = await pull(reactor, emulator.url, MODEL, SMALL16.scaled(stall=0.1))
         self.assert_whole(pulled, emulator.models[MODEL])
-        self.assertEqual(len(pulled.retries), 2)
+        # A part that a busy machine is late with is asked for again, too.
+        for why in ("no answer in 0.1 s", "stalled after 10 bytes"):
+            self.assertIn(why, " ".join(pulled.retries))
         self.assertGreaterEqual(pulled.first_wait, 0.1)
         self.assertGreaterEqual(pulled.gap_wait, 0.1)
 

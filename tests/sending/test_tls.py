@@ -99,7 +99,8 @@ class ThreadCase(SecureCase):
         self.threads = Threads(reactor, "send", 2)
         self.threads.start()
         self.addCleanup(self.threads.stop)
-        return Helpers(self.threads, 2)
+        self.helping = Helpers(self.threads, 2)
+        return self.helping
 
     def watch_encrypt(self) -> list[tuple[str, int, int]]:
         """Record the thread of each piece, and how many bytes it was to have and had."""
@@ -114,11 +115,12 @@ class ThreadCase(SecureCase):
         return seen
 
     async def no_more(self, seen: list[Any]) -> None:
-        """Return when no piece is sent any more, and one was."""
+        """Return when no piece is sent any more, and one was; a thread may wait for a core."""
         quiet, before = 0, 0
         while quiet < 10:
             await deferLater(reactor, 0.006)
-            quiet = quiet + 1 if seen and len(seen) == before else 0
+            at_rest = self.helping._free == self.helping.most
+            quiet = quiet + 1 if seen and len(seen) == before and at_rest else 0
             before = len(seen)
 
     async def paused_within_a_blob(

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.web.client import ResponseDone
 
+from tests.running import until
 from tests.s3.against import KEYS, AgainstServer, for_each_server, reactor
 from tests.s3.proxy import SLOW_DOWN, Lose, Stall, reply
 from tests.s3.servers import CEPH
@@ -162,15 +163,6 @@ class BucketTests(Stores):
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [body])])
         await store.publish(spool)
-
-    async def until(self, true: Any) -> None:
-        for _ in range(1500):
-            if true():
-                return
-            waited: Deferred[None] = Deferred()
-            reactor.callLater(0.01, waited.callback, None)
-            await waited
-        self.fail("it did not come to that in 15 s")
 
     async def objects(self) -> dict[str, int]:
         return {row.key: row.size for row in (await self.client.list_objects()).objects}
@@ -462,7 +454,7 @@ class BucketTests(Stores):
         self.addCleanup(spool.close)
         part = part_size(len(LARGE))
         await self.threads(spool.write, [(part, [LARGE[part:]])])
-        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
+        await until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
         self.assertEqual(await self.objects(), {})
         await self.threads(spool.write, [(0, [LARGE[:part]])])
         await store.publish(spool)
@@ -477,7 +469,7 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         part = part_size(len(LARGE))
         await self.threads(spool.write, [(0, [LARGE[: 2 * part]])])
-        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
+        await until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
         store.interrupt()
         store._let_go()
         spool.close()
@@ -502,16 +494,16 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
+        await until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
         self.assertEqual(client.requests["head_object"], 1)
 
     async def test_a_discarded_spools_upload_is_aborted(self) -> None:
         store = await self.started()
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
+        await until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
         await self.threads(spool.discard)
-        await self.until(lambda: not store._spools.uploads)
+        await until(lambda: not store._spools.uploads)
         self.assertEqual(await self.client.list_multipart_uploads(), [])
         self.assertEqual(await self.objects(), {})
 
@@ -541,7 +533,7 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
+        await until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
         self.assertEqual(await store.sweep(), 1)
         (left,) = await self.client.list_multipart_uploads()
         self.assertEqual(left.key, f"blobs/{LARGE_DIGEST}")
@@ -557,7 +549,7 @@ class BucketTests(Stores):
 
         async def meanwhile(prefix: str) -> list[Upload]:
             await self.threads(spool.write, [(0, [LARGE])])
-            await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
+            await until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
             return await listing(prefix)
 
         self.patch(S3Client, "list_multipart_uploads", lambda _, prefix: meanwhile(prefix))
@@ -620,7 +612,7 @@ class BucketTests(Stores):
         store = await self.started(client)
         await proxy.port.stopListening()
         publishing = Deferred.fromCoroutine(self.published(store, LARGE))
-        await self.until(lambda: LARGE_DIGEST in store._spools.uploads)
+        await until(lambda: LARGE_DIGEST in store._spools.uploads)
         store.interrupt()
         try:
             await publishing
@@ -636,12 +628,12 @@ class BucketTests(Stores):
         spool = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         self.addCleanup(spool.close)
         await self.threads(spool.write, [(0, [LARGE])])
-        await self.until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
+        await until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 3)
         stalled = Stall(0)
         proxy.faults.append(stalled)
         proxy.only = b"POST "
         publishing = Deferred.fromCoroutine(store.publish(spool))
-        await self.until(lambda: not proxy.faults)
+        await until(lambda: not proxy.faults)
         store.interrupt()
         self.failureResultOf(publishing, OSError)
         await store.stop()
@@ -652,7 +644,7 @@ class BucketTests(Stores):
         store = await self.started(client)
         discarded = await store.new_spool(LARGE_DIGEST, len(LARGE), NAME)
         await self.threads(discarded.write, [(0, [LARGE])])
-        await self.until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
+        await until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
         abandoned = store._spools.uploads[LARGE_DIGEST]
         source = store.source(DIGEST, len(BODY))
         calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
@@ -716,7 +708,7 @@ class BucketTests(Stores):
         self.assertEqual(await store.get_manifest(NAME, NEW.digest), StoredManifest(NEW, 2000.0))
         await other.put_manifest(OTHER, LATEST, NEW, 3000.0)  # by one that can reach S3
         await proxy.start()
-        await self.until(lambda: not store._manifests.late._waiting)
+        await until(lambda: not store._manifests.late._waiting)
         fresh = await self.started()
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         self.assertEqual(await fresh.get_manifest(OTHER, LATEST), StoredManifest(NEW, 3000.0))
@@ -735,7 +727,7 @@ class BucketTests(Stores):
         self.patch(pending_module, "AGAIN", (0.05, 0.2))
         await proxy.start()
         last = await self.started(client, spool_dir=store.spool_dir)
-        await self.until(lambda: not os.listdir(last._manifests.late.directory))
+        await until(lambda: not os.listdir(last._manifests.late.directory))
         fresh = await self.started()
         self.assertEqual(await fresh.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
 
