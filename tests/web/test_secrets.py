@@ -23,6 +23,12 @@ from tests.s3.against import AgainstServer
 from tests.s3.proxy import Proxy, reply
 from tests.s3.servers import MOTO
 
+SOON = f"""
+from yukari.library import blobs, prefetch
+blobs.FIRST_WORD_WITHIN = prefetch.FIRST_WORD_WITHIN = 0.5
+{MAIN}
+"""
+"""A daemon that says sooner what is wrong with a blob: it is asked often here."""
 PROXY = "proxy-user", "proxy-secret"
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIASECRETACCESSID00",
@@ -101,7 +107,7 @@ class SecretsCase(ProcessCase):
         """A daemon that logs all there is; one that ends at its start has ended."""
         made = YukariProcess()
         self.spawn(
-            *(sys.executable, "-c", MAIN, "--log-format=json", "--slog-level=DEBUG"),
+            *(sys.executable, "-c", SOON, "--log-format=json", "--slog-level=DEBUG"),
             *("--bind=127.0.0.1:0", "--min-free=0", f"--upstream-registry={upstream}"),
             *arguments,
             environment=bare_environment(HOME=self.directory(), **environment),

@@ -11,7 +11,7 @@ import time
 from math import inf
 from typing import Any, Optional
 
-from tests.emulator import Emulator
+from tests.emulator import Emulator, Fault
 from tests.running import Daemon, stored_at, until
 from tests.web.page.browser import BrowserCase, Look
 from tests.web.page.models import MARKUP, STRANGER, add_model
@@ -56,11 +56,14 @@ class PageCase(BrowserCase):
 
     async def coming(self, upstream: Emulator, daemon: Daemon, size: int = 4_000_000) -> str:
         """Begin a pull that takes its time, with one blob on its way; return the model's name."""
-        upstream.settings.line = size / 100  # It lasts longer than a browser takes to start.
         model = upstream.add_model("library/gemma3:12b", [size])
+        held = upstream.faults.add(Fault("store", "silence", digest=model.layers[0][0]))
         daemon.service.parts.pulls.start(Repository(DEFAULT, "library", "gemma3"), Tag("12b"), "")
         await until(lambda: os.path.exists(stored_at(daemon, model.config[0])))
         await until(lambda: [each.size for each in daemon.library.fills.values()] == [size])
+        upstream.settings.line = size / 100  # A browser may take long to start.
+        upstream.faults.remove(held)
+        upstream.release()
         return "library/gemma3"
 
     def let_come(self, look: Look, upstream: Emulator, daemon: Daemon) -> None:
@@ -312,3 +315,4 @@ class PictureTests(PageCase):
         ]
         await run(CatalogFile.add_traffic, rows, 0)
         await self.coming(upstream, daemon)
+        upstream.settings.line = 200_000
