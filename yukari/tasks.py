@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Iterable
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
+
+from yukari.demand import DEMAND, Demand
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,17 +53,17 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 class Waiters:
     """Those who wait for one event; cancelling one of them leaves the others waiting."""
 
-    _waiting: list[Deferred[Any]] = field(factory=list, init=False)
+    _waiting: dict[Deferred[Any], None] = field(factory=dict, init=False)
 
     def wait(self) -> Deferred[Any]:
         """Return a Deferred that fires with the next `fire`."""
-        waiter: Deferred[Any] = Deferred()
-        self._waiting.append(waiter)
+        waiter: Deferred[Any] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
+        self._waiting[waiter] = None
         return waiter
 
     def fire(self, result: Any = None) -> None:
         """Give the result, which may be a `Failure`, to all who wait now."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if not waiter.called:
                 waiter.callback(result)
@@ -70,7 +73,7 @@ class Waiters:
 class Coalescer:
     """One piece of work for all who ask for it at the same time, by a key."""
 
-    _running: dict[Hashable, Waiters] = field(factory=dict, init=False)
+    _running: dict[Hashable, tuple[Waiters, Demand]] = field(factory=dict, init=False)
     _work: dict[Hashable, Deferred[Any]] = field(factory=dict, init=False)
 
     async def run(
@@ -80,24 +83,34 @@ class Coalescer:
         Return what ``work(*arguments)`` returns, or raise what it raises.
 
         If work with this key is running, wait for that instead. Cancelling an asker does not cancel
-        the work.
+        the work, but the `Demand` that it runs with tells when no asker is left.
         """
-        waiters = self._running.get(key)
-        if waiters is not None:
-            shared: T = await waiters.wait()
-            return shared
-        self._running[key] = waiters = Waiters()
+        running = self._running.get(key)
+        waiters, demand = running or (Waiters(), Demand())
         answer = waiters.wait()
-        running = Deferred.fromCoroutine(work(*arguments))
+        demand.joined()
+        if running is None:
+            self._running[key] = waiters, demand
+            self._begin(key, demand, work(*arguments))
+        try:
+            result: T = await answer
+            return result
+        finally:
+            demand.left()
+
+    def _begin(self, key: Hashable, demand: Demand, work: Coroutine[Any, Any, Any]) -> None:
+        context = copy_context()
+        context.run(DEMAND.set, demand)
+        running = context.run(Deferred.fromCoroutine, work)
         if not running.called:
             self._work[key] = running
         running.addBoth(self._settle, key)
-        result: T = await answer
-        return result
 
     def _settle(self, result: Any, key: Hashable) -> None:
         self._work.pop(key, None)
-        self._running.pop(key).fire(result)
+        waiters, demand = self._running.pop(key)
+        demand.keep()
+        waiters.fire(result)
 
     def stop(self) -> None:
         """Cancel all work that is running."""

@@ -11,7 +11,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.names import DEFAULT, Repository
-from yukari.sources.questions import LEAST_PATIENCE, PATIENCE, Questions, Turn
+from yukari.sources.questions import (
+    LEAST_PATIENCE,
+    MAX_QUESTIONS,
+    PATIENCE,
+    Questions,
+    Turn,
+)
 
 NAMES = [Repository(DEFAULT, "library", f"m{number}") for number in range(3)]
 OTHER = Repository(DEFAULT, "library", "other")
@@ -20,6 +26,8 @@ OTHER = Repository(DEFAULT, "library", "other")
 class QuestionsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.answers: list[Repository] = []
+        self.most = 0
 
     def questions(self, most: int, of_one: int) -> Questions:
         return Questions(self.clock, most, of_one)
@@ -66,13 +74,13 @@ class QuestionsTests(SynchronousTestCase):
         self.answered(questions, 0.1)
         turns = [self.successResultOf(questions.begin(NAMES[at])) for at in (0, 1, 1, 2)]
         for turn in turns:
-            turn.give_up = partial(self.lose, questions, turn, lost)
+            turn.interrupt = partial(self.lose, questions, turn, lost)
         self.clock.advance(60.0)
         self.assertEqual(lost, [])  # Nobody waits.
         waiting = questions.begin(OTHER)
         self.clock.advance(0.1)
         self.successResultOf(waiting)
-        self.assertEqual(lost, turns[1:2])  # Its repository has two.
+        self.assertEqual(lost, turns[2:3])  # Its repository has two.
         self.clock.advance(60.0)
         self.assertEqual(len(lost), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -83,7 +91,7 @@ class QuestionsTests(SynchronousTestCase):
             questions = self.questions(1, 1)
             self.answered(questions, slowest)
             turn = self.successResultOf(questions.begin(NAMES[0]))
-            turn.give_up = lambda: questions.end(turn, answered=False)  # noqa: B023
+            turn.interrupt = lambda: questions.end(turn, answered=False)  # noqa: B023
             waiting = questions.begin(NAMES[1])
             self.clock.advance(patience - 0.1)
             self.assertNoResult(waiting)
@@ -97,21 +105,54 @@ class QuestionsTests(SynchronousTestCase):
         questions.end(turns[0], answered=True)
         self.assertEqual(self.begun(waiting), [False, False, True])
 
-    def test_half_of_the_turns_go_on(self) -> None:
-        """If all answers are slow by now, somebody must get one."""
-        questions = self.questions(4, 2)
-        turns = [self.successResultOf(questions.begin(name)) for name in (*NAMES, OTHER)]
-        for turn in turns:
-            turn.give_up = partial(questions.end, turn, answered=False)
-        waiting = [questions.begin(Repository(DEFAULT, "more", f"m{at}")) for at in range(9)]
-        self.clock.advance(LEAST_PATIENCE)
-        self.assertEqual(sum(self.begun(waiting)), 2)
-        self.clock.advance(LEAST_PATIENCE - 0.1)
-        self.assertEqual(sum(self.begun(waiting)), 2)
-        for turn in turns[2:]:
-            questions.end(turn, answered=True)
-        self.clock.advance(LEAST_PATIENCE * 2)
-        self.assertEqual(sum(self.begun(waiting)), 4)
+    def ask(self, questions: Questions, name: Repository, seconds: float) -> None:
+        """Ask for what takes so long to answer, again whenever the question is interrupted."""
+
+        def begun(turn: Turn) -> None:
+            def interrupt() -> None:
+                answer.cancel()
+                questions.end(turn, answered=False)
+                questions.begin(name, again=True).addCallback(begun)
+
+            def answered() -> None:
+                questions.end(turn, answered=True)
+                self.answers.append(name)
+
+            answer = self.clock.callLater(seconds, answered)
+            turn.interrupt = interrupt
+            self.most = max(self.most, len(questions._turns))
+
+        questions.begin(name).addCallback(begun)
+
+    def test_a_registry_that_is_slow_for_every_model_answers_all_of_them(self) -> None:
+        """Of two hundred models that took ten seconds each, all but the last few failed."""
+        for seconds, within in ((10.0, 50.0), (25.0, 115.0)):
+            self.setUp()
+            questions = Questions(self.clock)
+            for at in range(200):
+                self.ask(questions, Repository(DEFAULT, "library", f"m{at}"), seconds)
+            self.clock.pump([0.5] * int(2 * within))
+            self.assertEqual(len(self.answers), 200)
+            self.assertEqual(self.most, MAX_QUESTIONS)
+
+    def test_models_that_hang_do_not_hold_up_another_client(self) -> None:
+        """Hundreds of one client's that hung were all asked before another's first."""
+        questions = Questions(self.clock)
+        for at in range(600):
+            self.ask(questions, Repository(DEFAULT, "library", f"m{at}"), 1000.0)
+        turn = questions.begin(OTHER, "another client")
+        self.clock.pump([0.5] * int(2 * LEAST_PATIENCE))
+        self.successResultOf(turn)
+        self.assertEqual(self.answers, [])
+
+    def test_what_was_interrupted_is_asked_after_what_was_not_asked_yet(self) -> None:
+        questions = self.questions(1, 1)
+        turn = self.successResultOf(questions.begin(NAMES[0]))
+        again = questions.begin(NAMES[1], again=True)
+        first = questions.begin(NAMES[2])
+        questions.end(turn, answered=True)
+        questions.end(self.successResultOf(first), answered=True)
+        self.successResultOf(again)
 
     @given(st.lists(st.tuples(st.sampled_from(("begin", "end", "cancel")), st.integers(0, 2))))
     def test_the_bounds_hold_and_no_turn_is_lost(self, steps: list[tuple[str, int]]) -> None:

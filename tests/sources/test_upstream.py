@@ -37,7 +37,9 @@ from yukari.net.tunnel import ProxyFailed
 from yukari.sources import bodies
 from yukari.sources.circuit import FAILURES, REST_FIRST
 from yukari.sources.known_manifests import HEAD_WITHIN, SILENT_HEADS, WITHOUT_HEAD
-from yukari.sources.questions import MAX_OF_ONE
+from yukari.sources.questions import LEAST_PATIENCE, MAX_OF_ONE, Questions
+from yukari.sources.upstream import ASKED_FOR
+from yukari.tasks import Coalescer
 
 
 class ManifestTests(UpstreamCase):
@@ -469,17 +471,54 @@ class QuestionTests(UpstreamCase):
             self.internet.last.answer(200, BODY)
             self.successResultOf(found)
 
-    def test_who_waits_for_a_turn_is_answered_within_the_time_of_a_reply(self) -> None:
+    def test_who_waits_for_a_turn_is_answered_in_the_end(self) -> None:
         self.registry.headers_within = 5.0
         for _ in range(MAX_OF_ONE):
             self.manifest()
             self.internet.last.head(200, content_length=10**6)
         waits = self.manifest()
-        self.clock.advance(5.0)
+        self.clock.pump([4.9] * ASKED_FOR)
+        self.assertNoResult(waits)
+        self.clock.advance(0.1 * ASKED_FOR)
         error = self.refused(waits)
         self.assertEqual(error.status, 503)
         self.assertIn("many questions wait", error.message)
         self.assertFalse(self.upstream.is_down(NAME))
+
+    def test_a_question_that_lost_its_turn_is_asked_again(self) -> None:
+        """It failed, though upstream was slow for all and would have answered."""
+        self.upstream._questions = Questions(self.clock, 1, 1)
+        first = self.manifest()
+        asked = self.internet.last
+        other = self.begin(self.upstream.manifest(OTHER, TAG, ""))
+        self.clock.advance(LEAST_PATIENCE)
+        self.assertFalse(asked.open)
+        self.assertNoResult(first)
+        self.internet.last.answer(200, BODY)
+        self.successResultOf(other)
+        self.internet.last.answer(200, BODY)
+        self.successResultOf(first)
+        self.assertEqual(len(self.internet.exchanges), 3)
+
+    def test_what_nobody_waits_for_any_more_is_not_sent(self) -> None:
+        """Three thousand questions were asked for clients that had left long before."""
+        self.upstream._questions = Questions(self.clock, 1, 1)
+        shared = Coalescer()
+
+        def ask(name: Repository) -> Deferred[Any]:
+            return self.begin(shared.run(name, self.upstream.manifest, name, TAG, ""))
+
+        sent, waits, shares = ask(NAME), ask(OTHER), ask(OTHER)
+        left = ask(Repository(DEFAULT, "library", "third"))
+        for each in (sent, waits, left):
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        self.internet.last.answer(200, BODY)  # What was sent goes on.
+        self.internet.last.answer(200, BODY)
+        self.successResultOf(shares)
+        self.assertEqual(len(self.internet.exchanges), 2)
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class RedirectTests(UpstreamCase):

@@ -142,10 +142,6 @@ class Circuits:
     def failed(self, name: Repository, error: RegistryError) -> None:
         """Note that a connection was made, and no answer arrived."""
         self.whole.succeeded()
-        self.late(name, error)
-
-    def late(self, name: Repository, error: RegistryError) -> None:
-        """Note that a question was ended because others waited for its turn."""
         self._own.setdefault(name, Circuit(self._clock)).failed(error)
 
     def left(self, name: Repository) -> None:

@@ -8,8 +8,7 @@ clients that ask for many models would leave no descriptor for what is stored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from math import inf
+from collections.abc import Callable, Hashable, Iterator
 from typing import Optional
 
 from attrs import define, field
@@ -32,24 +31,25 @@ _MEMORY = 0.9
 
 @define(eq=False)
 class Turn:
-    """A question's turn; ``give_up`` ends the question without an answer."""
+    """A question's turn; ``interrupt`` ends the question, which may be asked again later."""
 
     name: Repository
+    client: Hashable
     began: float
-    give_up: Callable[[], object] = lambda: None
+    interrupt: Callable[[], object] = lambda: None
     is_lost: bool = field(default=False, init=False)
-    """Whether the question was ended because others wait."""
+    """Whether the question was interrupted because others wait."""
 
 
 @define(eq=False)
 class Questions:
     """
-    Gives turns to at most so many questions at once: to repositories that have few first, and first
-    come, first served.
+    Gives turns to at most so many questions at once: to clients that have few first, of these to
+    what has not been asked yet, then to repositories that have few; first come, first served.
 
-    If others wait, questions that take much longer than the answers of late are ended: those of
-    repositories that have many turns first, then the oldest. Half of the turns go on: should all
-    answers be slow by now, theirs will tell.
+    If others wait, questions that take much longer than the answers of late are interrupted. The
+    oldest half of the turns go on, one of each repository: if upstream is slow, their answers will
+    tell, and what was interrupted is asked again.
     """
 
     _clock: IReactorTime
@@ -58,23 +58,40 @@ class Questions:
     _turns: list[Turn] = field(factory=list, init=False)
     """Those in progress, the oldest first."""
     _asked: Counter[Repository] = field(factory=Counter, init=False)
-    _waiting: dict[Deferred[Turn], Repository] = field(factory=dict, init=False)
+    _clients: Counter[Hashable] = field(factory=Counter, init=False)
+    _waiting: dict[Hashable, tuple[dict[Deferred[Turn], Repository], ...]] = field(
+        factory=dict, init=False
+    )
+    """By client: what waits for the first time, and what was interrupted."""
     _slowest: float = field(default=0.0, init=False)
     """Seconds that answers took of late, at most; 0 if there was none."""
     _look: Optional[IDelayedCall] = field(default=None, init=False)
-    _look_at: float = field(default=-inf, init=False)
-    """When questions may be ended again, by the clock."""
 
-    def begin(self, name: Repository) -> Deferred[Turn]:
-        """Wait for a turn, which `end` returns; cancelling gives up waiting."""
-        turn: Deferred[Turn] = Deferred(self._forget)
-        self._waiting[turn] = name
+    def begin(
+        self, name: Repository, client: Hashable = None, *, again: bool = False
+    ) -> Deferred[Turn]:
+        """
+        Wait for a turn, which `end` returns; cancelling gives up waiting.
+
+        ``again`` says that the question was interrupted.
+        """
+
+        def give_up(turn: Deferred[Turn]) -> None:
+            self._forget(turn, client)
+            self._look_later()
+
+        turn: Deferred[Turn] = Deferred(give_up)
+        self._waiting.setdefault(client, ({}, {}))[again][turn] = name
         self._serve()
         return turn
 
-    def _forget(self, given_up: Deferred[Turn]) -> None:
-        self._waiting.pop(given_up, None)
-        self._look_later()
+    def _forget(self, waiting: Deferred[Turn], client: Hashable) -> Repository:
+        """Take out of its queue what waits there, and return what it is about."""
+        queues = self._waiting[client]
+        name = next(queue.pop(waiting) for queue in queues if waiting in queue)
+        if not any(queues):
+            del self._waiting[client]
+        return name
 
     def end(self, turn: Turn, *, answered: bool) -> None:
         """Return a turn."""
@@ -82,27 +99,36 @@ class Questions:
         self._asked[turn.name] -= 1
         if not self._asked[turn.name]:
             del self._asked[turn.name]
+        self._clients[turn.client] -= 1
+        if not self._clients[turn.client]:
+            del self._clients[turn.client]
         if answered:
             self._slowest = max(self._clock.seconds() - turn.began, _MEMORY * self._slowest)
         self._serve()
 
     def _serve(self) -> None:
-        while len(self._turns) < self._most and (waiting := self._first()) is not None:
-            turn = Turn(self._waiting.pop(waiting), self._clock.seconds())
+        while len(self._turns) < self._most and (found := self._first()) is not None:
+            waiting, client = found
+            turn = Turn(self._forget(waiting, client), client, self._clock.seconds())
             self._turns.append(turn)
             self._asked[turn.name] += 1
+            self._clients[client] += 1
             waiting.callback(turn)
         self._look_later()
 
-    def _first(self) -> Optional[Deferred[Turn]]:
-        """Return whose turn is next: one whose repository has the fewest, the first of these."""
-        first, fewest = None, self._of_one
-        for waiting, name in self._waiting.items():
-            if self._asked[name] < fewest:
-                first, fewest = waiting, self._asked[name]
-                if not fewest:
-                    break
-        return first
+    def _first(self) -> Optional[tuple[Deferred[Turn], Hashable]]:
+        """Return whose turn is next, and its client."""
+        for client in sorted(self._waiting, key=self._clients.__getitem__):
+            for queue in self._waiting[client]:
+                first, fewest = None, self._of_one
+                for waiting, name in queue.items():
+                    if self._asked[name] < fewest:
+                        first, fewest = waiting, self._asked[name]
+                        if not fewest:
+                            break
+                if first is not None:
+                    return first, client
+        return None
 
     # questions that are not answered
 
@@ -111,28 +137,43 @@ class Questions:
         """Seconds that a question has while others wait."""
         return max(LEAST_PATIENCE, PATIENCE * self._slowest)
 
+    def _expendable(self) -> Iterator[Turn]:
+        """Yield the turns that may be lost once they have had their time, the oldest first."""
+        going_on: set[Repository] = set()
+        for turn in self._turns:
+            if turn.is_lost:
+                continue
+            if len(going_on) < self._most // 2 and turn.name not in going_on:
+                going_on.add(turn.name)
+            else:
+                yield turn
+
     def _look_later(self) -> None:
-        """Look again when the oldest question has had its time, if anybody waits for its turn."""
+        """Look again when a question has had its time, if anybody waits for its turn."""
         if self._look is not None and self._look.active():
             self._look.cancel()
         self._look = None
-        oldest = next((turn for turn in self._turns if not turn.is_lost), None)
-        if self._waiting and oldest is not None and len(self._turns) >= self._most:
-            at = max(oldest.began + self._patience, self._look_at)
-            wait = max(0.1, at - self._clock.seconds())
-            self._look = self._clock.callLater(wait, self._make_room)
+        if self._waiting and len(self._turns) >= self._most:
+            first = next(self._expendable(), None)
+            if first is not None:
+                wait = max(0.1, first.began + self._patience - self._clock.seconds())
+                self._look = self._clock.callLater(wait, self._make_room)
 
     def _make_room(self) -> None:
-        """End questions that have had their time, one for each that waits, half of all at most."""
+        """Interrupt questions that have had their time, one for each that could go on then."""
         self._look = None
-        now = self._clock.seconds()
-        self._look_at = now + self._patience
-        until = now - self._patience
-        late = [turn for turn in self._turns if turn.began <= until and not turn.is_lost]
+        until = self._clock.seconds() - self._patience
+        late = [turn for turn in self._expendable() if turn.began <= until]
         late.sort(key=lambda turn: -self._asked[turn.name])
-        waiting = [name for name in self._waiting.values() if self._asked[name] < self._of_one]
-        for turn, name in zip(late[: max(1, self._most // 2)], waiting):
+        waiting = [
+            name
+            for queues in self._waiting.values()
+            for queue in queues
+            for name in queue.values()
+            if self._asked[name] < self._of_one
+        ]
+        for turn, name in zip(late, waiting):
             if not self._asked[name] or self._asked[name] < self._asked[turn.name]:
                 turn.is_lost = True
-                turn.give_up()
+                turn.interrupt()
         self._look_later()

@@ -19,13 +19,13 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
+from yukari.demand import CLIENT, DEMAND
 from yukari.errors import (
     LOOP_DETECTED,
     RegistryError,
     blob_unknown,
     looped,
     manifest_unknown,
-    upstream_silent,
     upstream_unreachable,
 )
 from yukari.manifest import (
@@ -59,6 +59,11 @@ from yukari.sources.user_agents import agent_for
 from yukari.sources.ways import USER_AGENT, Access
 from yukari.spans import Span
 
+ASKED_FOR = 4
+"""
+For how long a question may wait for its turn, as a factor of the time within which a reply must
+begin: longer than hundreds of models take of a registry that takes as long as it may for each.
+"""
 LONGEST_SIZE = 19
 """Digits from which on a size in bytes is one that no file can have."""
 
@@ -70,32 +75,37 @@ Asked = Callable[Concatenate["Upstream", Repository, P], Coroutine[Any, Any, T]]
 
 
 def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
-    """Make a question wait for its turn, which it has until its reply has been read."""
+    """
+    Make a question wait for its turn, which it has until its reply has been read.
+
+    One that lost its turn because others waited is asked again.
+    """
 
     @wraps(ask)
     async def asking(self: Upstream, name: Repository, /, *args: P.args, **keywords: P.kwargs) -> T:
-        turn = await self._turn(name)
-        answered = False
-        try:
-            asked = Deferred.fromCoroutine(ask(self, name, *args, **keywords))
-            turn.give_up = asked.cancel
-            answer = await asked
-            answered = True
-            self._circuits.asked_to_wait(0.0)
-            return answer
-        except CancelledError:
-            if not turn.is_lost:
+        until = self._registry.clock.seconds() + ASKED_FOR * self._registry.headers_within
+        again = False
+        while True:
+            turn = await self._turn(name, until, again=again)
+            answered = False
+            try:
+                asked = Deferred.fromCoroutine(ask(self, name, *args, **keywords))
+                turn.interrupt = asked.cancel
+                answer = await asked
+                answered = True
+                self._circuits.asked_to_wait(0.0)
+                return answer
+            except CancelledError:
+                if not turn.is_lost:
+                    raise
+                again = True
+            except RegistryError as error:
+                answered = error.status == 404
+                if error.status in (404, 429):
+                    self._circuits.asked_to_wait(error.retry_after or 0.0)
                 raise
-            late = upstream_silent(f"upstream {self._host} does not answer for {name}")
-            self._circuits.late(name, late)
-            raise late from None
-        except RegistryError as error:
-            answered = error.status == 404
-            if error.status in (404, 429):
-                self._circuits.asked_to_wait(error.retry_after or 0.0)
-            raise
-        finally:
-            self._questions.end(turn, answered=answered)
+            finally:
+                self._questions.end(turn, answered=answered)
 
     return asking
 
@@ -237,14 +247,22 @@ class Upstream:
             self._known.digest((name, tag, variant), response) if response.code in WHOLE else None
         )
 
-    async def _turn(self, name: Repository) -> Turn:
-        turn = self._questions.begin(name)
+    async def _turn(self, name: Repository, until: float, *, again: bool) -> Turn:
+        """Wait for a turn ``until`` then, by the clock, and while anybody wants the answer."""
+        clock, demand = self._registry.clock, DEMAND.get()
+        waiting = self._questions.begin(name, CLIENT.get(), again=again)
+        turn = within(max(0.0, until - clock.seconds()), waiting, clock)
+        if demand is not None:
+            demand.withdraw(turn)
         try:
-            return await within(self._registry.headers_within, turn, self._registry.clock)
+            return await turn
         except TimeoutError:
             raise RegistryError(
                 "UNAVAILABLE", f"upstream {self._host} is slow, and many questions wait for it", 503
             ) from None
+        finally:
+            if demand is not None:
+                demand.keep()
 
     async def _ask(
         self,

@@ -17,6 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from yukari.demand import CLIENT
 from yukari.errors import RegistryError
 from yukari.names import Digest, InvalidName
 from yukari.sending.stall import ReaderGone, StallWatch
@@ -125,7 +126,9 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     Run ``work``, which replies; an error becomes a reply or, if one has begun, a dropped
     connection.
     """
+    token = CLIENT.set(request.client_name)
     running = Deferred.fromCoroutine(work)
+    CLIENT.reset(token)
     if running.called and not isinstance(running.result, Failure):
         return NOT_DONE_YET
     if not running.called:
