@@ -36,9 +36,9 @@ from yukari.net.http import HOPS
 from yukari.net.tunnel import ProxyFailed
 from yukari.sources import bodies
 from yukari.sources.circuit import FAILURES, REST_FIRST
+from yukari.sources.in_turn import ASKED_FOR
 from yukari.sources.known_manifests import HEAD_WITHIN, SILENT_HEADS, WITHOUT_HEAD
 from yukari.sources.questions import LEAST_PATIENCE, MAX_OF_ONE, Questions
-from yukari.sources.upstream import ASKED_FOR
 from yukari.tasks import Coalescer
 
 
@@ -443,7 +443,7 @@ class CircuitTests(UpstreamCase):
             self.refused(self.ask(OTHER))
         self.internet.failing = None
         self.clock.advance(REST_FIRST - 0.5)
-        self.upstream._circuits._own[NAME].failed(upstream_silent("again"))
+        self.upstream.circuits._own[NAME].failed(upstream_silent("again"))
         self.clock.advance(0.5)
         self.assert_asked(NAME, False)
         self.assert_asked(OTHER, True)
@@ -487,7 +487,7 @@ class QuestionTests(UpstreamCase):
 
     def test_a_question_that_lost_its_turn_is_asked_again(self) -> None:
         """It failed, though upstream was slow for all and would have answered."""
-        self.upstream._questions = Questions(self.clock, 1, 1)
+        self.upstream.questions = Questions(self.clock, 1, 1)
         first = self.manifest()
         asked = self.internet.last
         other = self.begin(self.upstream.manifest(OTHER, TAG, ""))
@@ -502,7 +502,7 @@ class QuestionTests(UpstreamCase):
 
     def test_what_nobody_waits_for_any_more_is_not_sent(self) -> None:
         """Three thousand questions were asked for clients that had left long before."""
-        self.upstream._questions = Questions(self.clock, 1, 1)
+        self.upstream.questions = Questions(self.clock, 1, 1)
         shared = Coalescer()
 
         def ask(name: Repository) -> Deferred[Any]:

@@ -9,17 +9,14 @@ line of text. Nothing here carries a client's credentials.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Coroutine
-from functools import wraps
 from math import inf
-from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
+from typing import Optional
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
-from yukari.demand import CLIENT, DEMAND
 from yukari.errors import (
     LOOP_DETECTED,
     RegistryError,
@@ -47,10 +44,11 @@ from yukari.sources.authorizer import failed
 from yukari.sources.bodies import Bodies
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.host_facts import HostFacts
+from yukari.sources.in_turn import in_turn
 from yukari.sources.known_manifests import ACCEPT, HEAD_WITHIN, KnownManifests, announced
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
-from yukari.sources.questions import Questions, Turn
+from yukari.sources.questions import Questions
 from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
@@ -59,97 +57,50 @@ from yukari.sources.user_agents import agent_for
 from yukari.sources.ways import USER_AGENT, Access
 from yukari.spans import Span
 
-ASKED_FOR = 4
-"""
-For how long a question may wait for its turn, as a factor of the time within which a reply must
-begin: longer than hundreds of models take of a registry that takes as long as it may for each.
-"""
 LONGEST_SIZE = 19
 """Digits from which on a size in bytes is one that no file can have."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-Asked = Callable[Concatenate["Upstream", Repository, P], Coroutine[Any, Any, T]]
-"""A question about a repository."""
-
-
-def _in_turn(ask: Asked[P, T]) -> Asked[P, T]:
-    """
-    Make a question wait for its turn, which it has until its reply has been read.
-
-    One that lost its turn because others waited is asked again.
-    """
-
-    @wraps(ask)
-    async def asking(self: Upstream, name: Repository, /, *args: P.args, **keywords: P.kwargs) -> T:
-        until = self._registry.clock.seconds() + ASKED_FOR * self._registry.headers_within
-        again = False
-        while True:
-            turn = await self._turn(name, until, again=again)
-            answered = False
-            try:
-                asked = Deferred.fromCoroutine(ask(self, name, *args, **keywords))
-                turn.interrupt = asked.cancel
-                answer = await asked
-                answered = True
-                self._circuits.asked_to_wait(0.0)
-                return answer
-            except CancelledError:
-                if not turn.is_lost:
-                    raise
-                again = True
-            except RegistryError as error:
-                answered = error.status == 404
-                if error.status in (404, 429):
-                    self._circuits.asked_to_wait(error.retry_after or 0.0)
-                raise
-            finally:
-                self._questions.end(turn, answered=answered)
-
-    return asking
 
 
 @define(eq=False)
 class Upstream:
     """The upstream registry, as the library asks it."""
 
-    _registry: Registry
-    _circuits: Circuits = field(init=False)
-    _questions: Questions = field(init=False)
+    registry: Registry
+    circuits: Circuits = field(init=False)
+    questions: Questions = field(init=False)
     _bodies: Bodies = field(init=False)
     _known: KnownManifests = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        clock = self._registry.clock
-        self._circuits = Circuits(clock)
-        self._questions = Questions(clock)
-        self._bodies = Bodies(self._host, clock, self._registry.in_thread)
-        self._known = KnownManifests(clock, is_patient=self._registry.by_agent)
+        clock = self.registry.clock
+        self.circuits = Circuits(clock)
+        self.questions = Questions(clock)
+        self._bodies = Bodies(self._host, clock, self.registry.in_thread)
+        self._known = KnownManifests(clock, is_patient=self.registry.by_agent)
 
     @property
     def _host(self) -> str:
-        return self._registry.url.host
+        return self.registry.url.host
 
     def is_down(self, _: Repository) -> bool:
         """Whether it is taken to be down, and questions are answered without asking it."""
-        return self._circuits.whole.is_open
+        return self.circuits.whole.is_open
 
     def state_of(self, _: str) -> Reachability:
         """What is known of it now."""
-        return self._circuits.state
+        return self.circuits.state
 
     def access_of(self, _: str) -> tuple[Access, ...]:
         """How requests get past its challenges."""
-        return self._registry.authorizer.ways.access()
+        return self.registry.authorizer.ways.access()
 
     def hosts_of(self, _: str) -> tuple[HostFacts, ...]:
         """The hosts that its blobs have come from."""
-        return self._registry.hosts()
+        return self.registry.hosts()
 
     # manifests
 
-    @_in_turn
+    @in_turn
     async def manifest(
         self,
         name: Repository,
@@ -163,9 +114,9 @@ class Upstream:
         ``user_agent`` is the client's: the registry refuses models that need a newer Ollama (412).
         ``variant`` is what is asked for; some registries send a list to everybody all the same.
         """
-        url = self._registry.url_of(name, "manifests", reference)
+        url = self.registry.url_of(name, "manifests", reference)
         response, _ = await self._ask(
-            "GET", url, name, agent_for(name, user_agent, by_agent=self._registry.by_agent), variant
+            "GET", url, name, agent_for(name, user_agent, by_agent=self.registry.by_agent), variant
         )
         if response.code == 400:
             # hf.co says so of an unknown quantisation and of models in several files.
@@ -188,14 +139,14 @@ class Upstream:
         self._known.learn((name, reference, variant), response, manifest.digest)
         return manifest
 
-    @_in_turn
+    @in_turn
     async def child(self, name: Repository, digest: Digest) -> Manifest:
         """
         Return a list's child, which upstream has among the blobs; `RegistryError`.
 
         Lists do not tell their children's sizes, so it is fetched whole, by one request.
         """
-        url = self._registry.url_of(name, "blobs", digest)
+        url = self.registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("GET", url, name, USER_AGENT)
         if response.code not in WHOLE:
             error = await self._refusal(response, f"manifest {digest}", name, digest)
@@ -211,7 +162,7 @@ class Upstream:
         except InvalidManifest as error:
             raise upstream_unreachable(f"upstream sent no manifest {digest}: {error}") from None
 
-    @_in_turn
+    @in_turn
     async def manifest_digest(
         self,
         name: Repository,
@@ -227,9 +178,9 @@ class Upstream:
         """
         if self._known.heads.is_silent(name):
             return None
-        url = self._registry.url_of(name, "manifests", tag)
+        url = self.registry.url_of(name, "manifests", tag)
         try:
-            agent = agent_for(name, user_agent, by_agent=self._registry.by_agent)
+            agent = agent_for(name, user_agent, by_agent=self.registry.by_agent)
             response, _ = await self._ask("HEAD", url, name, agent, variant, at_most=HEAD_WITHIN)
         except NoReply as error:
             if error.status == 504:
@@ -242,27 +193,10 @@ class Upstream:
         self._known.heads.answered(name)
         if response.code in (412, 429, LOOP_DETECTED):
             raise await self._refusal(response, f"{name}:{tag}", name, tag)
-        discard(response, self._registry.clock)
+        discard(response, self.registry.clock)
         return (
             self._known.digest((name, tag, variant), response) if response.code in WHOLE else None
         )
-
-    async def _turn(self, name: Repository, until: float, *, again: bool) -> Turn:
-        """Wait for a turn ``until`` then, by the clock, and while anybody wants the answer."""
-        clock, demand = self._registry.clock, DEMAND.get()
-        waiting = self._questions.begin(name, CLIENT.get(), again=again)
-        turn = within(max(0.0, until - clock.seconds()), waiting, clock)
-        if demand is not None:
-            demand.withdraw(turn)
-        try:
-            return await turn
-        except TimeoutError:
-            raise RegistryError(
-                "UNAVAILABLE", f"upstream {self._host} is slow, and many questions wait for it", 503
-            ) from None
-        finally:
-            if demand is not None:
-                demand.keep()
 
     async def _ask(
         self,
@@ -278,25 +212,25 @@ class Upstream:
         asked = [url]
 
         async def send(url: str, user_agent: str, token: Optional[str]) -> IResponse:
-            headers = self._registry.headers(user_agent, token)
+            headers = self.registry.headers(user_agent, token)
             if span is None:
                 headers.setRawHeaders("Accept", [ACCEPT[variant]])
             else:
                 headers.setRawHeaders("Range", [span.as_range])
-            seconds = min(self._registry.headers_within, at_most)
-            sent = self._registry.request(method, url, headers)
-            return await within(seconds, sent, self._registry.clock)
+            seconds = min(self.registry.headers_within, at_most)
+            sent = self.registry.request(method, url, headers)
+            return await within(seconds, sent, self.registry.clock)
 
-        self._circuits.enter(name)
+        self.circuits.enter(name)
         try:
-            authorized = self._registry.authorized(send, url, user_agent)
-            answered = await follow(authorized, url, self._registry.clock, asked.append)
+            authorized = self.registry.authorized(send, url, user_agent)
+            answered = await follow(authorized, url, self.registry.clock, asked.append)
         except CancelledError:
-            self._circuits.left(name)
+            self.circuits.left(name)
             raise
         except Exception as error:
             raise self._failed(method, name, error, place_in(asked[-1]) == place_in(url)) from None
-        self._circuits.succeeded(name)
+        self.circuits.succeeded(name)
         return answered
 
     def _failed(
@@ -310,23 +244,23 @@ class Upstream:
         """
         if isinstance(error, (RealmFailed, KeyUnusable, RegistryError, BadRedirect)):
             # It answered, though only with where not to go.
-            self._circuits.succeeded(name)
+            self.circuits.succeeded(name)
             if isinstance(error, RegistryError):
                 return error
             if isinstance(error, BadRedirect):
                 return NoReply("UNAVAILABLE", f"upstream {self._host}: {error}", 502)
             return failed(error, self._host)
         if isinstance(error, ConnectError) and error.osError in (errno.EMFILE, errno.ENFILE):
-            self._circuits.left(name)
+            self.circuits.left(name)
             return RegistryError("UNAVAILABLE", "this cache has too many files open", 503)
         down = without_reply(self._host, error)
         if is_registry and isinstance(error, (ConnectError, DNSLookupError, ProxyFailed)):
-            self._circuits.unreachable(name, down)
+            self.circuits.unreachable(name, down)
             return RegistryError(down.code, down.message, down.status)
         if method == "HEAD":
-            self._circuits.left(name)  # A GET may be answered: that one counts.
+            self.circuits.left(name)  # A GET may be answered: that one counts.
         else:
-            self._circuits.failed(name, down)
+            self.circuits.failed(name, down)
         return down
 
     async def _refusal(
@@ -335,7 +269,7 @@ class Upstream:
         """Return the error that a client gets for a reply that is an error."""
         code = response.code
         if code in (412, 429):
-            wait = retry_after(response, self._registry.now())
+            wait = retry_after(response, self.registry.now())
             text = await self._bodies.text(response)
             if code == 412:
                 return RegistryError(
@@ -347,30 +281,30 @@ class Upstream:
                 429,
                 retry_after=None if wait is None else round(wait),
             )
-        if code in (401, 403) and not self._registry.is_default:
-            return self._registry.denied(what, await self._bodies.text(response))
-        discard(response, self._registry.clock)
+        if code in (401, 403) and not self.registry.is_default:
+            return self.registry.denied(what, await self._bodies.text(response))
+        discard(response, self.registry.clock)
         if code == LOOP_DETECTED:
             return looped()
         if code == 404:
             return manifest_unknown(name, reference)
         if code in (401, 403):
-            return self._registry.denied(what)
+            return self.registry.denied(what)
         who = f"upstream {self._host}"
-        if self._registry.proxy is not None:
-            who += f", or the proxy {self._registry.proxy} before it,"
+        if self.registry.proxy is not None:
+            who += f", or the proxy {self.registry.proxy} before it,"
         return upstream_unreachable(f"{who} answered {code} for {what}")
 
     # blobs
 
-    @_in_turn
+    @in_turn
     async def blob_size(self, name: Repository, digest: Digest) -> int:
         """
         Return the size of a blob that no known manifest names, in bytes; `RegistryError`.
 
         If HEAD does not tell, as that of a URL that is signed for GET, the first byte's GET does.
         """
-        url = self._registry.url_of(name, "blobs", digest)
+        url = self.registry.url_of(name, "blobs", digest)
         try:
             response, _ = await self._ask("HEAD", url, name, USER_AGENT)
         except NoReply:
@@ -381,7 +315,7 @@ class Upstream:
         if response.code in (404, 429, LOOP_DETECTED):
             error = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
-        discard(response, self._registry.clock)
+        discard(response, self.registry.clock)
         if response.code in WHOLE and length.isdecimal() and len(length) < LONGEST_SIZE:
             return int(length)
         return await self._size_by_range(url, name, digest)
@@ -392,7 +326,7 @@ class Upstream:
             refusal = await self._refusal(response, f"blob {digest}", name, digest)
             raise blob_unknown(digest) if refusal.status == 404 else refusal
         found = ContentRange.parse(header(response, b"content-range"))
-        discard(response, self._registry.clock)
+        discard(response, self.registry.clock)
         if is_encoded(content_encoding(response)):
             raise upstream_unreachable(f"upstream {self._host} sends {digest} compressed")
         size = None
@@ -406,4 +340,4 @@ class Upstream:
 
     def blob(self, digest: Digest, size: int, *repositories: Repository) -> UpstreamBlob:
         """A blob as a fill's source."""
-        return UpstreamBlob(self._registry, digest, size, list(repositories))
+        return UpstreamBlob(self.registry, digest, size, list(repositories))
