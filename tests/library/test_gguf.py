@@ -82,7 +82,7 @@ class HeaderTests(SynchronousTestCase):
     def test_values_and_parameters_are_read(self) -> None:
         found = parsed(gguf(LLAMA, [("token_embd", (4096, 100)), ("norm", (7,))]))
         self.assertEqual(found.architecture, "llama")
-        self.assertEqual(found.quantization, "Q4_K_M")
+        self.assertEqual(found.quantisation, "Q4_K_M")
         self.assertEqual(found.of_architecture("context_length"), 131072)
         self.assertEqual(found.parameters, 409607)
         self.assertIsNone(found.values["tokenizer.ggml.tokens"])

@@ -164,7 +164,7 @@ def _add_header(shown: dict[str, Any], header: GgufHeader) -> None:
     if not details.get("family"):
         details["family"] = header.architecture
     if details.get("quantization_level") in (None, "", "unknown"):
-        details["quantization_level"] = header.quantization
+        details["quantization_level"] = header.quantisation
 
 
 def _parameters(text: str) -> str:

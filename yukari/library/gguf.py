@@ -103,8 +103,8 @@ class GgufHeader:
         return self._text("general.architecture")
 
     @property
-    def quantization(self) -> str:
-        """The quantization, such as ``Q4_K_M``; "" if the header has none that is known."""
+    def quantisation(self) -> str:
+        """The quantisation, such as ``Q4_K_M``; "" if the header has none that is known."""
         found = self.values.get("general.file_type")
         return FILE_TYPES.get(found, "") if isinstance(found, int) else ""
 
