@@ -19,11 +19,11 @@ from yukari.web.htpasswd import MAX_FILE_BYTES, parse
 @settings_options
 def check_config(**flags: Any) -> None:
     """
-    Read the settings as the daemon would, and print those that are in force.
+    Print the settings that a daemon would have here.
 
-    Takes the daemon's flags, its environment and its configuration file. The output is a
-    configuration file itself, with a comment on where each setting comes from. Nothing secret is
-    shown. Ends with status 0, or with a line for each wrong setting and status 1.
+    They are read as the daemon does, from its flags, environment and configuration file. The output
+    is a configuration file itself, with a comment on where each setting comes from. Nothing secret
+    is shown. Ends with status 0, or with a line for each wrong setting and status 1.
     """
     try:
         settings = Settings.read(by_flag(flags), os.environ)

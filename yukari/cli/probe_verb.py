@@ -15,11 +15,11 @@ from yukari.cli.daemon_flags import by_flag, settings_options
 @settings_options
 def probe(model: str, **flags: Any) -> None:
     """
-    Ask the registry for MODEL as a client would, and say what was seen.
+    Ask the registry for MODEL as a client of a daemon would.
 
-    Takes the daemon's settings, as flags and from the environment. Ends with OK and status 0, or
-    with the first thing that is wrong, what to do about it, and status 1. Nothing is stored, and
-    nothing secret is shown: the output can go into a bug report.
+    Takes the daemon's settings, as flags and from the environment. Prints what was seen, and ends
+    with OK and status 0, or with the first thing that is wrong, what to do about it, and status 1.
+    Nothing is stored, and nothing secret is shown: the output can go into a bug report.
     """
     from yukari.cli.probe import main as run
 

@@ -109,7 +109,7 @@ _SHOWN = (
 @click.argument("prefix", default="")
 @talks()
 def ls(cache: Cache, sort: str, as_json: bool, prefix: str) -> None:
-    """List the models that are stored, or those whose names begin with PREFIX."""
+    """List the stored models. With PREFIX, those whose names begin with it."""
     column = _SORTS[sort]
     prefix = _as_shown(cache, prefix)
     if as_json:
@@ -165,13 +165,14 @@ def show(cache: Cache, model: str, as_json: bool) -> None:
         click.echo(json.dumps({**facts, "show": shown}, indent=1))
         return
     now, details = time.time(), shown.get("details", {})
+    clients, missing = counted(facts["clients"], "client"), facts["missing"]
     pinned, gone = facts["pinned"], facts["gone_since"]
     rows: list[tuple[str, Optional[str]]] = [
         ("name", facts["name"]),
         ("digest", f"sha256:{facts['digest']}"),
         ("family", details.get("family")),
         ("parameters", details.get("parameter_size")),
-        ("quantization", details.get("quantization_level")),
+        ("quantisation", details.get("quantization_level")),
         ("capabilities", ", ".join(shown.get("capabilities") or [])),
         ("size", size(facts["size"])),
         ("own", f"{size(facts['own_bytes'])}: what removing it frees"),
@@ -179,12 +180,12 @@ def show(cache: Cache, model: str, as_json: bool) -> None:
         ("stored", ago(facts["stored_at"], now)),
         ("first pull", ago(facts["first_pull"], now)),
         ("last pull", ago(facts["last_pull"], now)),
-        ("pulls", f"{facts['pulls']} by {facts['clients']} clients, {size(facts['sent'])} sent"),
+        ("pulls", f"{facts['pulls']} by {clients}, {size(facts['sent'])} sent"),
         ("checked", ago(facts["checked_at"], now)),
         ("gone upstream", ago(gone, now) if gone else None),
         ("pinned", f"by {pinned['by']}, {ago(pinned['at'], now)}" if pinned else None),
         ("copy", "made here, upstream is not asked about it" if facts["own"] else None),
-        ("incomplete", f"{facts['missing']} blobs are missing" if facts["missing"] else None),
+        ("incomplete", f"{counted(missing, 'blob')} missing" if missing else None),
     ]
     rows += [
         ("superseded", f"sha256:{each['digest']} {ago(each['superseded_at'], now)}")
@@ -255,7 +256,11 @@ def du(cache: Cache, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks()
 def gc(cache: Cache, dry_run: bool, as_json: bool) -> None:
-    """Remove the blobs that no model stands on, and superseded versions past their lifetime."""
+    """
+    Remove the blobs that no model stands on.
+
+    Superseded versions past their lifetime are removed first.
+    """
     swept = cache.ask("POST", "/store/collect", {"dry_run": dry_run})
     if as_json:
         click.echo(json.dumps(swept))
@@ -270,7 +275,11 @@ def gc(cache: Cache, dry_run: bool, as_json: bool) -> None:
 @click.argument("need", default="", metavar="[SIZE]")
 @talks()
 def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
-    """Show which models would be evicted next, or to make room for SIZE, and why others stay."""
+    """
+    Show which models would be evicted next.
+
+    With SIZE, only those that would make room for so many bytes. Says of the others why they stay.
+    """
     if not dry_run:
         fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
     try:

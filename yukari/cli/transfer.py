@@ -46,10 +46,10 @@ _LISTS = {"Accept": f"{MANIFEST_LIST}, {DOCKER_MANIFEST}"}
 @talks()
 def export(cache: Cache, model: Sequence[str], output: str) -> None:
     """
-    Write stored MODELs into one file, a tar that is an OCI image layout.
+    Write stored MODELs into one file.
 
-    Blobs that several models share are in it once. `yukari import` reads it, and tools for OCI
-    images do: skopeo inspect oci-archive:FILE
+    It is a tar that is an OCI image layout, in which blobs that several models share are once.
+    `yukari import` reads it, and tools for OCI images do: skopeo inspect oci-archive:FILE
     """
     if output == "-":
         _export(cache, model, sys.stdout.buffer)
@@ -172,16 +172,17 @@ def _manifest(
 @click.option(
     "--storage",
     metavar="DIR",
-    help="Store there by itself; no daemon may have it open. Other settings are read from the"
+    help="Store there without a daemon; none may have it open. Other settings are read from the"
     " environment, as the daemon does.",
 )
 @talks()
 def import_(cache: Cache, file: str, storage: Optional[str]) -> None:
     """
-    Store the models of an archive that `yukari export` wrote, or of an Ollama's directory.
+    Store the models of an archive or of an Ollama's directory.
 
-    - is stdin. What is stored already is skipped: an import that broke off is simply repeated. With
-    --storage blobs of an Ollama's directory on the same file system are linked, not copied.
+    An archive is what `yukari export` wrote; - is stdin. What is stored already is skipped: an
+    import that broke off is simply repeated. With --storage, blobs of an Ollama's directory on the
+    same file system are linked, not copied.
     """
     progress = Progress("importing")
     if storage is None:

@@ -22,7 +22,11 @@ ASKED_TOGETHER = 4
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks(trouble=2)
 def outdated(cache: Cache, as_json: bool) -> None:
-    """List the stored models of which upstream has a newer version, or none any more."""
+    """
+    List the stored models that upstream has changed or removed.
+
+    One that could not be checked is listed, too. Ends with status 1 if any is listed.
+    """
     by_registry: dict[str, list[str]] = {}
     for each in cache.models("name", "repository"):
         registry = each["repository"].rpartition("/")[0].rpartition("/")[0]
@@ -76,7 +80,11 @@ def _compare_all(cache: Cache, names: Sequence[str]) -> dict[str, dict[str, Any]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talks(trouble=2)
 def diff(cache: Cache, model: str, as_json: bool) -> None:
-    """Show which layers of a stored MODEL differ upstream, and how many bytes they have."""
+    """
+    Show the layers of a stored MODEL that differ upstream.
+
+    Each has its size. Ends with status 1 if upstream has another version, or none.
+    """
     state = cache.ask("POST", "/store/compare", {"model": model})
     if as_json:
         click.echo(json.dumps(state))
@@ -97,7 +105,7 @@ def diff(cache: Cache, model: str, as_json: bool) -> None:
 @model_argument(nargs=-1, required=True)
 @talks()
 def pull(cache: Cache, model: Sequence[str]) -> None:
-    """Bring MODELs into the cache, or up to date, and wait for them."""
+    """Bring MODELs into the cache, or up to date. Ends when all are stored."""
     for each in model:
         _pull(cache, each)
 
@@ -132,9 +140,10 @@ def _pull(cache: Cache, model: str) -> None:
 @talks()
 def warm(cache: Cache, file: Any) -> None:
     """
-    Pull every model that FILE lists, one a line; - is standard input.
+    Pull every model that FILE lists, one a line.
 
-    What stands behind a # is a comment. All are tried; the status is 1 if one cannot be had.
+    A FILE of - is stdin. What stands behind a # is a comment. All are tried; ends with status 1 if
+    one cannot be had.
     """
     lines = (line.partition("#")[0].strip() for line in file)
     models = list(dict.fromkeys(filter(None, lines)))

@@ -35,9 +35,9 @@ class Freshness:
     prefetch: str = declare(
         parse_prefetch,
         "all",
-        "Which blobs are fetched before a client asks for them: ``all`` blobs of each manifest"
-        " that is pulled; with ``asked`` the rest of a manifest once a client asks for one of its"
-        " blobs; or ``none``.",
+        "Which blobs are fetched before a client asks for them: ``all`` (those of each manifest"
+        " that is pulled), ``asked`` (the rest of a manifest once a client asks for one of its"
+        " blobs) or ``none``.",
     )
     """``all``, ``asked`` or ``none``."""
     prefetch_hours: DailyHours | None = declare(

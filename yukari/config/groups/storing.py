@@ -89,8 +89,8 @@ class Storage:
     evict: str | None = declare(
         parse_evict,
         None,
-        "What goes when something new needs room: ``lru``, the models that were pulled least"
-        " recently, or ``never`` anything.",
+        "What goes when something new needs room: ``lru`` (the models that were pulled least"
+        " recently) or ``never`` (nothing).",
         details="What is pinned, in use, matches ``KEEP`` or is gone upstream never goes; nor does"
         " anything while upstream does not answer, or with ``OFFLINE``. What then has no room is"
         " passed on to clients without being stored.",
