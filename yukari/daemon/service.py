@@ -120,16 +120,16 @@ class YukariService(Service):
 
     def _log_banner(self) -> None:
         where = ", ".join(describe(port) for port in self.ports)
-        proxy = self.parts.mirrors.connections[0].proxy(self._settings.upstream_registry.url)
+        default = self._settings.upstream_registry.url
+        proxy = self.parts.mirrors.connections[0].proxy(default)
+        by = "" if proxy is None else f" by the proxy {proxy}"
+        others = map(_shown, self._settings.registries[1:])
         log.info(
-            "yukari {version} listens on {where}, mirrors {upstream}{proxy}{others},"
-            " stores in {store};"
+            "yukari {version} listens on {where}, mirrors {upstream}, stores in {store};"
             " to pull through it: ollama pull --insecure {host}/library/MODEL:TAG",
             version=__version__,
             where=where,
-            upstream=self._settings.upstream_registry.url,
-            proxy="" if proxy is None else f" by the proxy {proxy}",
-            others="".join(map(_shown, self._settings.registries[1:])),
+            upstream=", ".join((f"{default}{by}", *others)),
             store=self.parts.store.describe(),
             host=name_for_clients(self.ports),
             banner=True,
@@ -216,4 +216,4 @@ class YukariService(Service):
 def _shown(registry: RegistrySettings) -> str:
     """Return a registry beside the default one as the log shows it."""
     by = "" if registry.prefix is None else f" as {registry.prefix}NAMESPACE"
-    return f", {registry.host}{by}"
+    return f"{registry.host}{by}"

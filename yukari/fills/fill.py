@@ -40,7 +40,7 @@ from yukari.tasks import Waiters
 log = Logger()
 
 STATUS = "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go"
-STORED = "{digest}: {size} bytes in {seconds} s, {rate} MB/s"
+STORED = "{digest}: stored, {size} bytes in {seconds} s, {rate} MB/s"
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 DISK_RESTS = 10.0

@@ -276,12 +276,12 @@ class Collector(Observer):
         version = candidate.version
         own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
         if any(digest in self._fills.fills for digest in own):
-            return "being filled"
+            return "being fetched"
         keys: list[Key] = [version.digest, *own]
         if candidate.superseded_at is None:
             keys.append((version.name, version.tag))
         if any(key in self._in_use for key in keys):
-            return "being pulled"
+            return "asked for within the last minute"
         return None
 
     async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
