@@ -57,7 +57,7 @@ class StateTests(PageCase):
         self.assertEqual(
             lines,
             {
-                "busy": "4 connections, round trip 75 ms, 50 without a queue;"
+                "busy": "4 connections, round trip 75 ms (50 ms without a queue);"
                 " the limit is the line",
                 "new": "1 connection",
             },
