@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.units import (
-    MOST_CONNECTIONS,
+    MAX_CONNECTIONS,
     SLOWEST_RATE,
     Connections,
     FreeSpace,
@@ -216,7 +216,7 @@ class ConnectionsTests(SynchronousTestCase):
         for text in ("", "0", "0/1", "4/2", "1/1001", "-1/2", "1/", "/1", "1/2/3", "1 / 2", "x"):
             self.assertRaises(InvalidConnections, Connections.parse, text)
 
-    @given(st.integers(1, MOST_CONNECTIONS), st.integers(1, MOST_CONNECTIONS))
+    @given(st.integers(1, MAX_CONNECTIONS), st.integers(1, MAX_CONNECTIONS))
     def test_it_reads_what_it_prints(self, one: int, other: int) -> None:
         bounds = Connections(min(one, other), max(one, other))
         self.assertEqual(Connections.parse(str(bounds)), bounds)
@@ -228,4 +228,4 @@ class ConnectionsTests(SynchronousTestCase):
             bounds = Connections.parse(text)
         except InvalidUnit:
             return
-        self.assertTrue(1 <= bounds.per_blob <= bounds.in_all <= MOST_CONNECTIONS)
+        self.assertTrue(1 <= bounds.per_blob <= bounds.in_all <= MAX_CONNECTIONS)

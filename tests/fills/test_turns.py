@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.fills.turns import MOST_KNOWN, Queues, Turns
+from yukari.fills.turns import MAX_KNOWN, Queues, Turns
 
 
 def serve(queues: Queues) -> tuple[object, int]:
@@ -93,7 +93,7 @@ class QueuesTests(SynchronousTestCase):
 
     def test_clients_of_long_ago_are_forgotten(self) -> None:
         turns = Turns()
-        for client in range(3 * MOST_KNOWN):
+        for client in range(3 * MAX_KNOWN):
             turns.served(client)
             turns.served("busy")
-        self.assertLessEqual(len(turns._had), MOST_KNOWN + 1)
+        self.assertLessEqual(len(turns._had), MAX_KNOWN + 1)

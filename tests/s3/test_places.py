@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from yukari.s3.location import InvalidPlace, Place, is_public
 from yukari.s3.presign import LONGEST, SHORTEST, host_of, presign_lifetime, redirects
 from yukari.spans import SpanSet
-from yukari.storage.bucket.multipart import MOST_PARTS, SMALL, Parts, part_size
+from yukari.storage.bucket.multipart import MAX_PARTS, SMALL, Parts, part_size
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 private_names = st.one_of(
@@ -142,5 +142,5 @@ class PartTests(SynchronousTestCase):
     def test_parts_are_few_and_large_enough(self, size: int) -> None:
         part = part_size(size)
         self.assertGreaterEqual(part, SMALL)
-        self.assertLessEqual(-(-size // part), MOST_PARTS)
+        self.assertLessEqual(-(-size // part), MAX_PARTS)
         self.assertLessEqual(part, 5 * 2**30)

@@ -30,7 +30,7 @@ from yukari.errors import RegistryError
 from yukari.sending import tls
 from yukari.sending.page_cache import LOOK_AHEAD
 from yukari.sending.stall import STALL
-from yukari.sending.tls import MOST_KEPT, Lendable, write_whole_blocks
+from yukari.sending.tls import MAX_KEPT, Lendable, write_whole_blocks
 from yukari.sending.workers import Helpers
 from yukari.threads import Threads
 
@@ -331,7 +331,7 @@ class SlowHelperTests(SecureCase):
         peer.ask(*["/healthz"] * 10_000)
         await until(lambda: transport not in reactor.getReaders())
         (connection,) = self.lending.made
-        self.assertLess(sum(map(len, connection._kept)), MOST_KEPT + 2 * transport.bufferSize)
+        self.assertLess(sum(map(len, connection._kept)), MAX_KEPT + 2 * transport.bufferSize)
         await self.work(blob)
         await until(lambda: peer.got.count(b"OK\n") > 1000)
         self.assertTrue(peer.got.partition(b"\r\n\r\n")[2].startswith(blob.content))

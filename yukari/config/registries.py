@@ -22,7 +22,7 @@ from yukari.config.parsers import parse_count
 from yukari.config.patterns import Patterns
 from yukari.config.setting import Setting, declared
 from yukari.config.token_file import BearerToken
-from yukari.config.units import MOST_CONNECTIONS, parse_duration
+from yukari.config.units import MAX_CONNECTIONS, parse_duration
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 DEFAULT_NAME = "default"
@@ -80,10 +80,10 @@ def parse_host(text: str) -> str:
 
 
 def parse_connections(text: str) -> int:
-    """Parse a count of connections, from 1 to `MOST_CONNECTIONS`."""
+    """Parse a count of connections, from 1 to `MAX_CONNECTIONS`."""
     count = parse_count(text)
-    if count > MOST_CONNECTIONS:
-        raise InvalidSetting(f"expected at most {MOST_CONNECTIONS} connections")
+    if count > MAX_CONNECTIONS:
+        raise InvalidSetting(f"expected at most {MAX_CONNECTIONS} connections")
     return count
 
 

@@ -33,7 +33,7 @@ _CONNECTIONS = re.compile(r"([0-9]{1,4})(?:/([0-9]{1,4}))?")
 
 SLOWEST_RATE = 64 * 1000
 """Bytes a second; at a lower rate no client would wait for any blob."""
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 """Connections at most; more to one registry would be a mistake, or an attack."""
 
 
@@ -179,10 +179,10 @@ class Connections:
     in_all: int = field()
 
     def __attrs_post_init__(self) -> None:
-        if not 1 <= self.per_blob <= self.in_all <= MOST_CONNECTIONS:
+        if not 1 <= self.per_blob <= self.in_all <= MAX_CONNECTIONS:
             raise InvalidConnections(
                 "expected BLOB/ALL, such as 32/64, BLOB at least 1,"
-                f" ALL at least BLOB and at most {MOST_CONNECTIONS}"
+                f" ALL at least BLOB and at most {MAX_CONNECTIONS}"
             )
 
     @classmethod
@@ -194,7 +194,7 @@ class Connections:
                 "expected connections a blob/in all, such as 32/64, or a blob's"
             )
         per_blob = int(found[1])
-        return cls(per_blob, int(found[2] or max(per_blob, min(2 * per_blob, MOST_CONNECTIONS))))
+        return cls(per_blob, int(found[2] or max(per_blob, min(2 * per_blob, MAX_CONNECTIONS))))
 
     def __str__(self) -> str:
         return f"{self.per_blob}/{self.in_all}"

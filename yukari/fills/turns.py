@@ -12,7 +12,7 @@ from typing import Optional
 
 from attrs import define, field, frozen
 
-MOST_KNOWN = 4096
+MAX_KNOWN = 4096
 """Clients that are told apart; those that had no more than others are forgotten first."""
 
 
@@ -57,7 +57,7 @@ class Turns:
         """A request begins for a reader of the client."""
         self._now = self.had(client)
         self._had[client] = self._now + 1
-        if len(self._had) > MOST_KNOWN:
+        if len(self._had) > MAX_KNOWN:
             self._had = {each: had for each, had in self._had.items() if had > self._now}
 
 

@@ -42,7 +42,7 @@ MAX_UNKNOWN = 1000
 """References of which a refusal is remembered, and variants that were asked for in vain."""
 MAX_LEARNED = 10_000
 """Manifests that are remembered as having had the sizes of their blobs noted."""
-LEARNED_AT_ONCE = 2000
+LEARNED_IN_A_TURN = 2000
 """Blobs of a manifest whose sizes are noted in one turn of the reactor, some 5 ms."""
 
 
@@ -149,10 +149,10 @@ class Manifests:
         if (name, manifest.digest) in self._learned:
             return
         for each in manifests_in(manifest):
-            self._blobs.learn(name, each.blobs[:LEARNED_AT_ONCE], each.config)
-            for start in range(LEARNED_AT_ONCE, len(each.blobs), LEARNED_AT_ONCE):
+            self._blobs.learn(name, each.blobs[:LEARNED_IN_A_TURN], each.config)
+            for start in range(LEARNED_IN_A_TURN, len(each.blobs), LEARNED_IN_A_TURN):
                 await deferLater(self._clock, 0)
-                self._blobs.learn(name, each.blobs[start : start + LEARNED_AT_ONCE])
+                self._blobs.learn(name, each.blobs[start : start + LEARNED_IN_A_TURN])
         self._learned[name, manifest.digest] = None
 
     # what is not stored

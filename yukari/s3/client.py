@@ -24,7 +24,7 @@ from yukari.spans import Span
 
 COMPLETING = 600.0
 """Seconds that S3 may be silent while it assembles the parts of an upload."""
-PARTS_AT_ONCE = 16
+MAX_CONCURRENT_PARTS = 16
 """Parts being uploaded at most, so that requests that clients wait for find room."""
 
 
@@ -33,7 +33,7 @@ class S3Client(Requests):
     """One bucket: each operation of S3 that is needed, with its reply as a value."""
 
     _part_slots: DeferredSemaphore = field(
-        factory=lambda: DeferredSemaphore(PARTS_AT_ONCE), init=False
+        factory=lambda: DeferredSemaphore(MAX_CONCURRENT_PARTS), init=False
     )
     _unquoted: bool = field(default=False, init=False)
     """This S3 wants If-Match without quotes (Ceph 16)."""

@@ -44,7 +44,7 @@ LOOK = 0.004
 Seconds that a helper waits for room on a full socket in one piece while nobody else waits for it,
 and between two looks whether somebody does. Going through the reactor costs more under load.
 """
-MOST_KEPT = 64 * 1024
+MAX_KEPT = 64 * 1024
 """Bytes from a client that are kept while its connection is lent; then no more are read."""
 NO_DESCRIPTORS = 0.1
 """Seconds until the next attempt if the process has no file descriptor left."""
@@ -75,7 +75,7 @@ class Lendable:
 
     def lend(self, full: Callable[[], object]) -> Connection:
         """Let another thread use the connection; ``full`` is called if the client sends a lot."""
-        self._lent, self._room, self._full = True, MOST_KEPT, full
+        self._lent, self._room, self._full = True, MAX_KEPT, full
         return self._connection
 
     def take_back(self) -> bytes:

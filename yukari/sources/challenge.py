@@ -19,9 +19,9 @@ from yukari.config.urls import RegistryUrl
 
 LONGEST = 8 * 1024
 """Characters of a header that are read, and of all of them together."""
-MOST_CHALLENGES = 16
-MOST_SCOPES = 16
-MOST_FIELDS = 32
+MAX_CHALLENGES = 16
+MAX_SCOPES = 16
+MAX_FIELDS = 32
 """Fields of a realm's own query."""
 
 FAMILIES = (("ollama.com", "ollama.ai"), ("hf.co", "huggingface.co"))
@@ -115,12 +115,12 @@ class Challenge:
                     continue
                 try:
                     query = parse_qsl(
-                        found["query"] or "", keep_blank_values=True, max_num_fields=MOST_FIELDS
+                        found["query"] or "", keep_blank_values=True, max_num_fields=MAX_FIELDS
                     )
                 except ValueError:
                     continue
                 service, scope = (parameters.get(name, "") for name in ("service", "scope"))
-                if len(scope.split()) > MOST_SCOPES:
+                if len(scope.split()) > MAX_SCOPES:
                     continue
                 base = found["base"]
                 if base.count("/") == 2:
@@ -152,7 +152,7 @@ def challenges(text: str) -> list[tuple[str, dict[str, str]]]:
     """
     found: list[tuple[str, dict[str, str]]] = []
     at = 0
-    while len(found) < MOST_CHALLENGES:
+    while len(found) < MAX_CHALLENGES:
         scheme = _SCHEME.match(text, at)
         if scheme is None:
             break

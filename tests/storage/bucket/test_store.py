@@ -318,7 +318,7 @@ class BucketTests(Stores):
 
     async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:
         """S3 has a-b/ and a.b/ before a/."""
-        self.patch(bucketlisting, "LISTED_AT_ONCE", 2)
+        self.patch(bucketlisting, "KEYS_A_PAGE", 2)
         store = await self.started()
         models = [Repository(DEFAULT, *each) for each in product(("a", "a-b", "a.b"), repeat=2)]
         for name, tag in product(models, (Tag("b"), Tag("b-c"))):

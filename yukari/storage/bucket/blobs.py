@@ -18,7 +18,7 @@ from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.lease import Lease
-from yukari.storage.bucket.listing import LISTED_AT_ONCE
+from yukari.storage.bucket.listing import KEYS_A_PAGE
 from yukari.storage.bucket.multipart import OCTETS
 from yukari.storage.bucket.source import BucketBlob
 from yukari.storage.disk.cache import Tier
@@ -144,7 +144,7 @@ class BucketBlobs:
             self._client.list_objects(
                 "blobs/sha256:",
                 after="" if after is None else blob_key(after),
-                most=min(most, LISTED_AT_ONCE),
+                most=min(most, KEYS_A_PAGE),
             )
         )
         entries = []
@@ -159,9 +159,7 @@ class BucketBlobs:
         blobs = total = 0
         token: Optional[str] = None
         while True:
-            page = await self._client.list_objects(
-                "blobs/sha256:", token=token, most=LISTED_AT_ONCE
-            )
+            page = await self._client.list_objects("blobs/sha256:", token=token, most=KEYS_A_PAGE)
             blobs += len(page.objects)
             total += sum(row.size for row in page.objects)
             token = page.token

@@ -21,7 +21,7 @@ from yukari.s3.client import S3Client
 from yukari.storage.bucket.keys import REGISTRIES, model_root, root_of
 from yukari.storage.ports import ManifestEntry
 
-LISTED_AT_ONCE = 300
+KEYS_A_PAGE = 300
 """Keys a page, which is read in one turn of the reactor: some 15 ms; S3's own 1000 take 50."""
 LISTED_FOR = 30.0
 """Seconds for which the pages of a listing come from the same one."""
@@ -100,7 +100,7 @@ class BucketListing:
         rows: list[Listed] = []
         token = None
         while True:
-            page = await self._client.list_objects(prefix, token=token, most=LISTED_AT_ONCE)
+            page = await self._client.list_objects(prefix, token=token, most=KEYS_A_PAGE)
             for each in page.objects:
                 row = listed(each.key, each.modified)
                 if row is None:

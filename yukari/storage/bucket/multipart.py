@@ -22,7 +22,7 @@ from yukari.storage.disk.files import FileBlob
 
 SMALL = 8 * 1024 * 1024
 """A blob of fewer bytes is uploaded in one piece; no part but the last has fewer."""
-MOST_PARTS = 10_000
+MAX_PARTS = 10_000
 """Parts of an upload at most, by S3's rules."""
 OCTETS = "application/octet-stream"
 NOTE = ".upload"
@@ -34,7 +34,7 @@ _BLOCK = 1024 * 1024
 def part_size(size: int) -> int:
     """Return the bytes of all parts but the last: whole MiB, for at most 10,000 parts."""
     mib = 1024 * 1024
-    least = -(-size // MOST_PARTS)
+    least = -(-size // MAX_PARTS)
     return max(SMALL, -(-least // mib) * mib)
 
 

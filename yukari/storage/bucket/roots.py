@@ -27,7 +27,7 @@ from yukari.storage.bucket.keys import (
     model_root,
     root_of,
 )
-from yukari.storage.bucket.listing import LISTED_AT_ONCE
+from yukari.storage.bucket.listing import KEYS_A_PAGE
 from yukari.storage.shared import Root, RootNeeds
 
 
@@ -42,7 +42,7 @@ class BucketRoots:
         for prefix in (f"{REGISTRIES}/", root_of(DEFAULT)):
             while after.startswith(prefix) or after < prefix:
                 behind = after if after.startswith(prefix) else ""
-                page = await self._client.list_objects(prefix, after=behind, most=LISTED_AT_ONCE)
+                page = await self._client.list_objects(prefix, after=behind, most=KEYS_A_PAGE)
                 roots = [
                     Root(row.key, name, row.etag, row.modified, _digest(row.key))
                     for row in page.objects

@@ -19,7 +19,7 @@ from yukari.s3.client import S3Client
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.lease import Lease
-from yukari.storage.bucket.listing import LISTED_AT_ONCE
+from yukari.storage.bucket.listing import KEYS_A_PAGE
 from yukari.storage.bucket.roots import BucketRoots
 from yukari.storage.shared import Pulled, Root, RootNeeds
 
@@ -74,7 +74,7 @@ class BucketShared:
     async def pulls(self, after: Optional[Pulled]) -> list[Pulled]:
         behind = "" if after is None else _pulled_key(after.name, after.tag)
         page = await self._calls.run(
-            self._client.list_objects(_PULLED, after=behind, most=LISTED_AT_ONCE)
+            self._client.list_objects(_PULLED, after=behind, most=KEYS_A_PAGE)
         )
         found = []
         for row in page.objects:

@@ -35,7 +35,7 @@ from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
 from yukari.threads import InThread
 
-MAX_PARTS = 4
+MAX_CONCURRENT_PARTS = 4
 """Parts of one blob that are uploaded at the same time."""
 LOOK_EVERY = 0.25
 """Seconds between two looks at what the spool covers."""
@@ -131,7 +131,7 @@ class BlobUpload:
             looking = self._in_background(self._look_for_rival())
             self._looking = None if looking.called else looking
         while (
-            len(self._going) < MAX_PARTS
+            len(self._going) < MAX_CONCURRENT_PARTS
             and (number := self._parts.first_ready(self.spool.covered(), self._taken)) is not None
         ):
             if not self._upload_id:
