@@ -26,7 +26,7 @@ class Fixed(Protocol):
 
 class OtherHostTests(TestCase):
     async def said(self, reply: bytes) -> str:
-        """What is said of a host that answers so."""
+        """The error of a list of the models of a host that answers any request by ``reply``."""
         factory = Factory.forProtocol(Fixed)
         factory.reply = reply
         listening: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]

@@ -193,7 +193,7 @@ class ExemptTests(SynchronousTestCase):
         self.assert_not(entry, ("example.com", 443))
 
     def test_forms_of_other_programs_are_read(self) -> None:
-        """Windows, Java, Docker, Go and people's: what a start used to end with."""
+        """Those of Windows, Java, Docker and Go, and people's own; none may end a start."""
         for text, exempt, proxied in (
             ("192.168.*", ("192.168.1.2",), ("192.169.1.2", "192.168.example.com")),
             ("10.*;172.16.*.*", ("10.1.2.3", "172.16.0.9"), ("110.1.2.3", "172.17.0.1")),

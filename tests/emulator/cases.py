@@ -1,4 +1,4 @@
-"""Tests of the emulated registry and the emulated clients: each other's only company."""
+"""The base of tests of the emulated registry and the emulated clients against each other."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ WRONG_SIZE = RegistryError("SIZE_INVALID", "it has 9 bytes upstream", 502)
 
 
 @define(eq=False)
-class Way:
+class HeldUpload:
     """A `DirectUpload` that ends when the test says so."""
 
     came: int = 0
@@ -58,8 +58,8 @@ class SlowKeeper(Keeper):
 
 
 class GoingStraightTests(SynchronousTestCase):
-    def going(self) -> tuple[Scene, Way]:
-        way = Way()
+    def going(self) -> tuple[Scene, HeldUpload]:
+        way = HeldUpload()
         scene = Scene(content_of(1000), keeper=FullDisk(way=way))
         scene.fill.start()
         self.assertIs(scene.fill.state, State.DIRECT)
@@ -71,12 +71,12 @@ class GoingStraightTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertEqual(scene.keeper.ends, [scene.fill])
-        scene.keeper.way = Way()
+        scene.keeper.way = HeldUpload()
         scene.fill.start()
         self.assertIs(scene.fill.state, State.DIRECT)
 
     def test_one_that_has_a_spool_does_not_go_straight(self) -> None:
-        scene = Scene(content_of(1000), keeper=Keeper(way=Way()))
+        scene = Scene(content_of(1000), keeper=Keeper(way=HeldUpload()))
         self.patch(spooler, "Verifier", Mock(side_effect=OSError(errno.EMFILE, "too many")))
         scene.fill.start()
         self.assertIs(scene.fill.state, State.SUSPENDED)
@@ -86,7 +86,7 @@ class GoingStraightTests(SynchronousTestCase):
 class FailingDiskTests(SynchronousTestCase):
     """A disk that fails while a blob is written to it."""
 
-    def failing(self, way: Optional[Way] = None) -> Scene:
+    def failing(self, way: Optional[HeldUpload] = None) -> Scene:
         scene = Scene(content_of(3_000_000), keeper=Keeper(way=way))
         scene.fill.start()
         scene.source.open[0].answer()
@@ -102,7 +102,7 @@ class FailingDiskTests(SynchronousTestCase):
         return spools
 
     def test_the_blob_goes_straight_and_gives_its_space_back(self) -> None:
-        way = Way()
+        way = HeldUpload()
         scene = self.failing(way)
         reader = scene.fill.open_reader(2000, whole=False)
         waiting = reader.wait(2000)
@@ -140,7 +140,7 @@ class FailingDiskTests(SynchronousTestCase):
 
     def test_one_that_stops_meanwhile_does_not_begin(self) -> None:
         asking: Deferred[None] = Deferred()
-        scene = Scene(content_of(1000), keeper=SlowKeeper(way=Way(), asking=asking))
+        scene = Scene(content_of(1000), keeper=SlowKeeper(way=HeldUpload(), asking=asking))
         scene.disk.failing = OSError(errno.EFBIG, "File too large")
         scene.fill.start()
         scene.feed()

@@ -233,7 +233,7 @@ class WindowTests(SynchronousTestCase):
     def test_any_order_of_coming_reading_and_making_room(
         self, history: list[tuple[str, int, int]]
     ) -> None:
-        """What is in the window is what was put there and not told to be forgotten."""
+        """The window holds what was put there and was not dropped."""
         window, here = Window(most=20 * PIECE), SpanSet()
         content = content_of(64 * 100) * 1024
 

@@ -315,7 +315,10 @@ class OutageTests(FreshnessCase):
     """A daemon that is started when upstream is not there."""
 
     async def _started(self, where: str, **keywords: Any) -> tuple[Daemon, Model]:
-        """On a store that has a model of the registry that is at ``where`` by now."""
+        """
+        Start a daemon whose upstream is ``where``, on a store that has a model pulled under
+        that URL from a registry elsewhere.
+        """
         upstream = await self.upstream()
         address = where.partition("://")[2]
         storage = os.path.abspath(self.mktemp())

@@ -116,7 +116,10 @@ class ByHandTests(SynchronousTestCase):
         self.assertGreater(said.count("rest"), blobs + 2)
 
     def look_by(self, during: Callable[[], Any]) -> list[Any]:
-        """The looks from now on; each does this, and waits for what it returns if anything."""
+        """
+        Have each later look begin with ``during``, and wait for a Deferred that it returns.
+        Returns a list that has an item for each of these looks.
+        """
         real, looks = DirectoryStore.blobs, list[Any]()
 
         async def blobs(store: DirectoryStore, after: Any = None, most: int = 500) -> Any:

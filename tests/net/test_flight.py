@@ -23,7 +23,7 @@ SEGMENT = 1448
 
 
 @define
-class Way:
+class Line:
     """Connections over a line, whose senders have so much on its way as they may and want."""
 
     rate: float
@@ -70,66 +70,66 @@ class Way:
                     assert window >= DRAINED_SEGMENTS * SEGMENT
 
 
-WAYS = st.builds(Way, st.floats(1e6, 1e8), st.floats(0.0005, 0.2))
+LINES = st.builds(Line, st.floats(1e6, 1e8), st.floats(0.0005, 0.2))
 
 
 class FlightTests(SynchronousTestCase):
-    @given(WAYS, st.booleans())
+    @given(LINES, st.booleans())
     def test_the_queue_comes_to_the_target_and_the_line_stays_full(
-        self, way: Way, is_read: bool
+        self, line: Line, is_read: bool
     ) -> None:
-        way.is_read, way.wants = is_read, 10 * way.rate * (way.base + 0.4)
-        way.run(5.0)
+        line.is_read, line.wants = is_read, 10 * line.rate * (line.base + 0.4)
+        line.run(5.0)
         target = TARGET_READ if is_read else TARGET_UNREAD
-        least = way.connections * LEAST_SEGMENTS * SEGMENT / way.rate
-        before, queues, began = way.received, [], way.now
-        while way.now < began + 16.0:
-            way.run(0.05)
-            queues.append(way.round_trip - way.base)
+        least = line.connections * LEAST_SEGMENTS * SEGMENT / line.rate
+        before, queues, began = line.received, [], line.now
+        while line.now < began + 16.0:
+            line.run(0.05)
+            queues.append(line.round_trip - line.base)
         queues.sort()
-        bound = max(1.5 * target, least - way.base) + 8 * SEGMENT / way.rate
-        self.assertLess(queues[int(0.95 * len(queues))], bound + 0.001, (way.rate, way.base))
-        self.assertGreater(way.received - before, 0.85 * way.rate * 16.0)
+        bound = max(1.5 * target, least - line.base) + 8 * SEGMENT / line.rate
+        self.assertLess(queues[int(0.95 * len(queues))], bound + 0.001, (line.rate, line.base))
+        self.assertGreater(line.received - before, 0.85 * line.rate * 16.0)
 
-    @given(WAYS)
-    def test_nothing_is_bounded_without_a_queue(self, way: Way) -> None:
-        way.wants = way.rate * (way.base + TARGET_UNREAD / 2)
-        way.run(20.0)
-        self.assertEqual(way.flight.bound, inf)
+    @given(LINES)
+    def test_nothing_is_bounded_without_a_queue(self, line: Line) -> None:
+        line.wants = line.rate * (line.base + TARGET_UNREAD / 2)
+        line.run(20.0)
+        self.assertEqual(line.flight.bound, inf)
 
     def test_the_bound_goes_when_the_senders_want_less(self) -> None:
-        way = Way(1e7, 0.02)
-        way.run(5.0)
-        self.assertLess(way.flight.bound, inf)
-        way.wants = 1e7 * 0.01
-        way.run(15.0)
-        self.assertEqual(way.flight.bound, inf)
+        line = Line(1e7, 0.02)
+        line.run(5.0)
+        self.assertLess(line.flight.bound, inf)
+        line.wants = 1e7 * 0.01
+        line.run(15.0)
+        self.assertEqual(line.flight.bound, inf)
 
     def test_what_nobody_reads_yields_to_others(self) -> None:
-        way = Way(1e7, 0.02, is_read=False)
-        way.run(5.0)
-        way.others = 0.2
-        way.run(10.0)
-        self.assertLessEqual(way.on_its_way, way.connections * LEAST_SEGMENTS * SEGMENT)
+        line = Line(1e7, 0.02, is_read=False)
+        line.run(5.0)
+        line.others = 0.2
+        line.run(10.0)
+        self.assertLessEqual(line.on_its_way, line.connections * LEAST_SEGMENTS * SEGMENT)
 
     def test_a_reader_that_is_crowded_out_competes(self) -> None:
-        way = Way(1e7, 0.02)
-        way.run(5.0)
-        way.others = 0.4
+        line = Line(1e7, 0.02)
+        line.run(5.0)
+        line.others = 0.4
         seen = []
         for _ in range(100):
-            way.run(0.1)
-            seen.append(way.flight.bound)
+            line.run(0.1)
+            seen.append(line.flight.bound)
         self.assertEqual(seen[-1], inf)
 
     def test_a_way_that_becomes_longer_is_not_taken_for_a_queue_for_ever(self) -> None:
-        way = Way(1e7, 0.02)
-        way.run(20.0)
-        way.base = 0.12
-        way.run(90.0)
-        before = way.received
-        way.run(10.0)
-        self.assertGreater(way.received - before, 0.8 * 1e8)
+        line = Line(1e7, 0.02)
+        line.run(20.0)
+        line.base = 0.12
+        line.run(90.0)
+        before = line.received
+        line.run(10.0)
+        self.assertGreater(line.received - before, 0.8 * 1e8)
 
     def test_the_first_look_after_a_while_compares_with_nothing(self) -> None:
         flight = Flight()
@@ -141,13 +141,13 @@ class FlightTests(SynchronousTestCase):
         """Its bound grew by a quarter each round trip, from next to nothing."""
         received = []
         for slow in (0.0, 20.0):
-            way = Way(40_000.0, 0.02, wants=4e7)
-            way.run(slow)
-            way.now += 60.0
-            way.rate, way.base, before = 50e6, 0.1, way.received
-            way.congestion = 500_000
-            way.run(1.5)
-            received.append(way.received - before)
+            line = Line(40_000.0, 0.02, wants=4e7)
+            line.run(slow)
+            line.now += 60.0
+            line.rate, line.base, before = 50e6, 0.1, line.received
+            line.congestion = 500_000
+            line.run(1.5)
+            received.append(line.received - before)
         new, known = received
         self.assertGreater(known, 0.9 * new)
 

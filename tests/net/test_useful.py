@@ -36,7 +36,10 @@ class Host:
     def run(
         self, seconds: float, queues: bool = False, until: Optional[float] = None
     ) -> Optional[float]:
-        """Let time pass; when so many connections were there, in seconds from now."""
+        """
+        Let so many seconds pass, or fewer: until there are ``until`` connections. Returns the
+        seconds until there were, None if there were not.
+        """
         began = self.now
         while self.now < began + seconds:
             wanted = min(self.most, self.useful.allowed)

@@ -1,4 +1,4 @@
-"""Trial of the S3 client and the store in a bucket, against real servers on loopback."""
+"""Tests of the S3 client, and what tests of the store in a bucket stand on: real servers."""
 
 from functools import cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is told of a host is what bounds it."""
+"""The bound that is named for a host is the one that holds its rate."""
 
 from __future__ import annotations
 

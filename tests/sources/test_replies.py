@@ -1,4 +1,4 @@
-"""What is read in replies that are errors, and told of failures without one."""
+"""What is read in replies that are errors, and the words for failures without a reply."""
 
 from __future__ import annotations
 

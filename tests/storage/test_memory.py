@@ -44,7 +44,7 @@ class MemoryStoreTests(SynchronousTestCase):
 
 
 class MemoryMachine(StoreMachine):
-    """Against dictionaries."""
+    """`StoreMachine` over a store in memory."""
 
     def make_store(self) -> Store:
         return MemoryStore()
@@ -54,7 +54,7 @@ class MemoryMachine(StoreMachine):
 
 
 class MemoryMachineTests(SynchronousTestCase):
-    """Runs it."""
+    """Runs the machine."""
 
     def test_any_sequence_of_calls_and_restarts(self) -> None:
         run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=50, deadline=None))

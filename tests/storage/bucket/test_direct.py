@@ -84,7 +84,7 @@ class Flowing:
 
 @define(eq=False)
 class Held(Flowing):
-    """One that answers to whoever comes through the gate."""
+    """One whose answers wait until the gate is open."""
 
     gate: DeferredLock = field(kw_only=True)
 

@@ -196,7 +196,7 @@ async def _coroutine(awaitable: Awaitable[None]) -> None:
 
 
 class DirectoryMachine(StoreMachine):
-    """Against dictionaries; time passes too."""
+    """`StoreMachine` over a directory; time passes too."""
 
     def make_store(self) -> Store:
         self.clock = Clock()
@@ -216,7 +216,7 @@ class DirectoryMachine(StoreMachine):
 
 
 class DirectoryMachineTests(SynchronousTestCase):
-    """Runs it."""
+    """Runs the machine."""
 
     def test_any_sequence_of_calls_and_restarts(self) -> None:
         run_state_machine_as_test(
