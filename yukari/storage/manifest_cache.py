@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 from typing import Generic, Optional, Protocol, TypeVar
 
 from attrs import define, field
@@ -14,8 +15,6 @@ from yukari.storage.ports import StoredManifest
 
 MAX_CACHED_BYTES = 32 * 1024 * 1024
 """Bytes of memory that the manifests of one cache take at most."""
-TRUSTED_FOR = 1.0
-"""Seconds; an operator may copy files in or delete them by hand."""
 
 Key = tuple[Repository, Reference, Variant]
 
@@ -48,19 +47,20 @@ class ManifestCache(Generic[K]):
 
     _clock: IReactorTime
     _most_bytes: int = MAX_CACHED_BYTES
-    _trusted_for: float = TRUSTED_FOR
     _kept: OrderedDict[Key, tuple[K, float]] = field(factory=OrderedDict, init=False)
     held: int = field(default=0, init=False)
     """About how many bytes they take in memory."""
 
-    def get(self, key: Key) -> tuple[Optional[K], bool]:
-        """Return the kept value, and whether it can be trusted without another look."""
+    def get(self, key: Key) -> tuple[Optional[K], float]:
+        """
+        Return the kept value, and how many seconds ago it was read or seen to be unchanged.
+        """
         found = self._kept.get(key)
         if found is None:
-            return None, False
+            return None, inf
         self._kept.move_to_end(key)
         loaded, seen = found
-        return loaded, 0 <= self._clock.seconds() - seen < self._trusted_for
+        return loaded, self._clock.seconds() - seen
 
     def keep(self, key: Key, loaded: K) -> None:
         """Keep a value that was just read, or seen to be unchanged."""

@@ -36,8 +36,8 @@ from yukari.storage.disk import files as blobfile
 from yukari.storage.disk import manifests as manifestfiles
 from yukari.storage.disk import spool as spoolfile
 from yukari.storage.disk import store as directory
+from yukari.storage.disk.kept import GATHERED_FOR, TRUSTED_FOR
 from yukari.storage.disk.store import DirectoryStore
-from yukari.storage.manifest_cache import TRUSTED_FOR
 from yukari.storage.ports import (
     ManifestEntry,
     NoRoom,
@@ -545,6 +545,51 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.clock.advance(5.1)
         self.assertIsNone(result_of(store.get_manifest(NAME, LATEST)))
 
+    def test_manifests_in_demand_are_compared_together_before_a_request_must_wait(self) -> None:
+        """Each would take a disk thread once a second, and a request would wait for it."""
+        store, tags = self.started(), [Tag(f"t{number}") for number in range(3)]
+        for tag in tags:
+            result_of(store.put_manifest(NAME, tag, OLD, 1000.0))
+        first = [result_of(store.get_manifest(NAME, tag)) for tag in tags]
+        self.clock.advance(TRUSTED_FOR * 0.6)
+        for tag in tags:
+            result_of(store.get_manifest(NAME, tag))
+        held = HeldThread()
+        self.patch(store, "_in_thread", held)
+        self.clock.advance(GATHERED_FOR)
+        held.work()
+        self.assertEqual(held.waiting, [])
+        held.tell(0)
+        self.clock.advance(TRUSTED_FOR * 0.6)
+        self.patch(store, "_in_thread", None)
+        for tag, stored in zip(tags, first):
+            self.assertIs(result_of(store.get_manifest(NAME, tag)), stored)
+
+    def test_a_comparison_finds_what_an_operator_changed(self) -> None:
+        store = self.started()
+        self.seed(OLD.body)
+        result_of(store.get_manifest(NAME, LATEST))
+        self.seed(NEW.body, mtime=2000.0)
+        self.clock.advance(TRUSTED_FOR * 0.6)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0))
+        self.clock.advance(GATHERED_FOR)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(NEW, 2000.0))
+
+    def test_a_comparison_that_began_before_a_put_brings_nothing_back(self) -> None:
+        store = self.started()
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        result_of(store.get_manifest(NAME, LATEST))
+        self.clock.advance(TRUSTED_FOR * 0.6)
+        result_of(store.get_manifest(NAME, LATEST))
+        held = HeldThread()
+        self.patch(store, "_in_thread", held)
+        self.clock.advance(GATHERED_FOR)
+        held.work()
+        self.patch(store, "_in_thread", maybeDeferred)
+        result_of(store.put_manifest(NAME, LATEST, NEW, 2000.0))
+        held.tell(0)
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(NEW, 2000.0))
+
     def test_a_read_that_began_before_a_put_is_not_kept(self) -> None:
         held = HeldThread()
         store = self.started()
@@ -563,13 +608,13 @@ class DirectoryStoreTests(SynchronousTestCase):
 
     def test_the_cache_is_bounded(self) -> None:
         store = self.started()
-        store._cache._most_bytes = 10_000
+        store._kept.cache._most_bytes = 10_000
         for number in range(50):
             tag = Tag(f"t{number}")
             result_of(store.put_manifest(NAME, tag, manifest_of(b"%d" % number), 1000.0))
             result_of(store.get_manifest(NAME, tag))
-        self.assertLessEqual(store._cache.held, 10_000)
-        self.assertGreater(store._cache.held, 5_000)
+        self.assertLessEqual(store._kept.cache.held, 10_000)
+        self.assertGreater(store._kept.cache.held, 5_000)
 
     # threads
 

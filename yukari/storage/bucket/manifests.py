@@ -99,7 +99,7 @@ class BucketManifests:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self.cache = ManifestCache(self._clock, trusted_for=TRUSTED_FOR)
+        self.cache = ManifestCache(self._clock)
         self.late = PendingManifests(
             self._put_everywhere, self._clock, self._late_in, self._through, self._in_thread
         )
@@ -114,7 +114,7 @@ class BucketManifests:
     async def _variants(self, name: Repository, tag: Tag, anew: bool) -> Variants:
         keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
         asked = [self._object(key, anew) for key in keys]
-        if anew or not all(self.cache.get(key)[1] for key in keys):
+        if anew or not all(self.cache.get(key)[1] < TRUSTED_FOR for key in keys):
             plain, listed = await together(*asked)
         else:
             plain, listed = [await each for each in asked]
@@ -144,8 +144,8 @@ class BucketManifests:
 
     async def _object(self, key: Key, anew: bool) -> Optional[StoredManifest]:
         """Return the manifest under one key, stored or waiting for S3 to take it."""
-        known, trusted = self.cache.get(key)
-        if known is None or not trusted or anew:
+        known, age = self.cache.get(key)
+        if known is None or age >= TRUSTED_FOR or anew:
             changes = self.changes
             try:
                 found = await self._contact.in_time(self._fetch(*key))

@@ -108,9 +108,11 @@ class ManifestFiles:
         self, name: Repository, reference: Reference, variant: Variant, known: Loaded
     ) -> Optional[Loaded]:
         """As `load`; ``known`` itself if its files are as they were."""
-        if all(stamp_of(*each) == stamp for each, stamp in known.watched.items()):
-            return known
-        return self.load(name, reference, variant)
+        return known if self.is_unchanged(known) else self.load(name, reference, variant)
+
+    def is_unchanged(self, known: Loaded) -> bool:
+        """Whether all files that said so are as they were."""
+        return all(stamp_of(*each) == stamp for each, stamp in known.watched.items())
 
     # writing
 

@@ -32,15 +32,15 @@ from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
 from yukari.storage.disk.inventory import DirectoryInventory
+from yukari.storage.disk.kept import KeptManifests
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.lock import DirectoryLock
-from yukari.storage.disk.manifests import Loaded, ManifestFiles
+from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, put_back
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
 from yukari.storage.disk.tolerance import sync_directory
-from yukari.storage.manifest_cache import ManifestCache
 from yukari.storage.ports import (
     BlobEntry,
     BlobFile,
@@ -87,7 +87,7 @@ class DirectoryStore(DiskWork):
     """Whether nothing will be stored, so that the directory may be read-only."""
     other_registries: tuple[str, ...] = ()
     _read_only: bool = field(default=False, init=False)
-    _cache: ManifestCache[Loaded] = field(init=False)
+    _kept: KeptManifests = field(init=False)
     _files: ManifestFiles = field(init=False)
     _blobs: BlobFiles = field(init=False)
     _migration: Migration = field(init=False)
@@ -108,10 +108,10 @@ class DirectoryStore(DiskWork):
     def __attrs_post_init__(self) -> None:
         self.path = os.path.abspath(self.path)
         self.spool_dir = os.path.abspath(self.spool_dir or self._own("spool"))
-        self._cache = ManifestCache(self._clock)
         layout = Layout(self.path, self.upstream_host, self.other_registries)
         older = self._own("manifests", self.upstream_host)
         self._files = ManifestFiles(layout, self._own("tmp"), older)
+        self._kept = KeptManifests(self._files, self._run, lambda: self.changes, self._clock)
         self._blobs = BlobFiles(layout)
         self._migration = Migration(self._own("manifests"), self._files)
         self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
@@ -155,6 +155,7 @@ class DirectoryStore(DiskWork):
 
     async def stop(self) -> None:
         self._migrating.cancel()
+        self._kept.stop()
         await self._disk_work_ended()
         self._let_go()
 
@@ -174,23 +175,7 @@ class DirectoryStore(DiskWork):
         *,
         anew: bool = False,
     ) -> Optional[StoredManifest]:
-        key = name, reference, variant
-        known, trusted = self._cache.get(key)
-        if known is not None and trusted and not anew:
-            return known.stored
-        changes = self.changes
-        if known is None:
-            found = await self._run(self._files.load, *key)
-        else:
-            found = await self._run(self._files.reload, *key, known)
-        if changes == self.changes and (known is not None or not anew):
-            # Else it may have been read before the change; the next one reads again.
-            # Reading all manifests anew must not evict those that clients ask for.
-            if found is None:
-                self._cache.forget(key)
-            else:
-                self._cache.keep(key, found)
-        return None if found is None else found.stored
+        return await self._kept.get((name, reference, variant), anew=anew)
 
     async def put_manifest(
         self,
@@ -270,7 +255,7 @@ class DirectoryStore(DiskWork):
             self.changes += 1
             for reference in references:
                 for variant in Variant:
-                    self._cache.forget((name, reference, variant))
+                    self._kept.forget((name, reference, variant))
 
         return ended
 

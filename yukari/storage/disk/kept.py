@@ -1,0 +1,123 @@
+"""
+Manifests that clients asked for lately, in memory, compared with their files once a second.
+
+An operator may copy files in or delete them by hand. So what is in memory is trusted for a second,
+and then a request waits until a disk thread has compared it with its files. Of many that are asked
+for all the time each would need a thread once a second, which costs more than all the rest of a
+hit: these are compared together, before any request has to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.storage.disk.manifests import Loaded, ManifestFiles
+from yukari.storage.manifest_cache import Key, ManifestCache
+from yukari.storage.ports import StoredManifest
+from yukari.tasks import Background
+
+log = Logger()
+
+TRUSTED_FOR = 1.0
+"""Seconds after which a request waits until a manifest has been compared."""
+GATHERED_FOR = TRUSTED_FOR / 4
+"""Seconds for which manifests are gathered that are compared together."""
+OLD_AFTER = TRUSTED_FOR / 2
+"""Seconds after which a manifest that is asked for is compared again, before it must be."""
+COMPARED_TOGETHER = 250
+"""Manifests that are compared in one call to a disk thread, some milliseconds."""
+
+
+@define(eq=False)
+class KeptManifests:
+    """
+    The manifests of ``files``; ``run`` calls a blocking function in a disk thread, ``changes``
+    returns a number that grows when one is stored or removed.
+    """
+
+    _files: ManifestFiles
+    _run: Callable[..., Deferred[Any]]
+    _changes: Callable[[], int]
+    _clock: IReactorTime
+    cache: ManifestCache[Loaded] = field(init=False)
+    _old: dict[Key, None] = field(factory=dict, init=False)
+    """Those that were asked for and are to be compared."""
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _comparing: Background = field(factory=Background, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.cache = ManifestCache(self._clock)
+
+    def stop(self) -> None:
+        """Compare nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._comparing.stop()
+
+    async def get(self, key: Key, *, anew: bool = False) -> Optional[StoredManifest]:
+        """Return a manifest, None if it is not stored; compare it now if ``anew``. OSError."""
+        known, age = self.cache.get(key)
+        if known is not None and age < TRUSTED_FOR and not anew:
+            if age >= OLD_AFTER:
+                self._compare_soon(key)
+            return known.stored
+        changes = self._changes()
+        if known is None:
+            found = await self._run(self._files.load, *key)
+        else:
+            found = await self._run(self._files.reload, *key, known)
+        if changes == self._changes() and (known is not None or not anew):
+            # Else it may have been read before the change; the next one reads again.
+            # Reading all manifests anew must not evict those that clients ask for.
+            if found is None:
+                self.cache.forget(key)
+            else:
+                self.cache.keep(key, found)
+        return None if found is None else found.stored
+
+    def forget(self, key: Key) -> None:
+        """Read it again when it is asked for next."""
+        self.cache.forget(key)
+
+    def _compare_soon(self, key: Key) -> None:
+        self._old[key] = None
+        if self._timer is None and "compare" not in self._comparing:
+            self._timer = self._clock.callLater(GATHERED_FOR, self._compare_old)
+
+    def _compare_old(self) -> None:
+        self._timer = None
+        old, self._old = list(self._old), {}
+        self._comparing.start("compare", self._compare(old), _failed)
+
+    async def _compare(self, keys: list[Key]) -> None:
+        for start in range(0, len(keys), COMPARED_TOGETHER):
+            known = {}
+            for key in keys[start : start + COMPARED_TOGETHER]:
+                loaded, _ = self.cache.get(key)
+                if loaded is not None:
+                    known[key] = loaded
+            changed = await self._run(_changed, self._files, known)
+            for key, loaded in known.items():
+                # One that was stored meanwhile is not there any more.
+                if self.cache.get(key)[0] is loaded:
+                    if key in changed:
+                        self.cache.forget(key)
+                    else:
+                        self.cache.keep(key, loaded)
+
+
+def _changed(files: ManifestFiles, known: dict[Key, Loaded]) -> set[Key]:
+    """Return those whose files are not as they were. Blocks: for a disk thread."""
+    return {key for key, loaded in known.items() if not files.is_unchanged(loaded)}
+
+
+def _failed(failure: Failure) -> None:
+    log.failure("comparing manifests with their files", failure)
