@@ -11,6 +11,7 @@ import sys
 import termios
 from functools import partial
 from typing import Any, Optional
+from weakref import ref
 
 from attrs import define
 from hypothesis import given
@@ -37,7 +38,7 @@ from yukari.sending import transports
 from yukari.sending.fairness import A_TURN, HELPED_MOST, Turn
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
-from yukari.sending.stall import READ, STALL
+from yukari.sending.stall import READ, STALL, StallWatch
 from yukari.sending.workers import Helpers
 from yukari.web import v2
 from yukari.web.channel import HALF_CLOSES_WITHIN
@@ -216,6 +217,18 @@ class TurnTests(SynchronousTestCase):
         clock.advance(0)
         self.assertEqual(called, ["new", "a", "b", "c"])
         self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class StallWatchTests(SynchronousTestCase):
+    """What is left of a reply when it has ended."""
+
+    def test_an_ended_watch_keeps_nothing_of_its_connection(self) -> None:
+        """All of a connection stayed in memory until the collector had looked at everything."""
+        peer = Peer()
+        watch, left = StallWatch(Clock(), peer.connectionLost), ref(peer)
+        watch.end()
+        del peer
+        self.assertIsNone(left())
 
 
 class FileTests(SocketCase):

@@ -73,12 +73,13 @@ async def send(
     `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
     client has left.
     """
+    has_descriptor = readable.fileno() is not None
+    transport = plain_socket(request) if has_descriptor else None
+    if transport is not None:
+        sender = FileSender(request, transport, readable, span, clock, in_thread, helpers, join)
+        return await sender.done
     request.write(b"")
-    if readable.fileno() is not None:
-        transport = plain_socket(request)
-        if transport is not None:
-            sender = FileSender(request, transport, readable, span, clock, in_thread, helpers, join)
-            return await sender.done
+    if has_descriptor:
         connection = lendable(request)
         if connection is not None and helpers.most:
             secure = TlsSender(helpers, connection, request, readable, span, clock, in_thread, join)

@@ -16,7 +16,7 @@ from yukari.net.throttle import Taker
 from yukari.sending.fairness import Turn
 from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone, StallWatch
-from yukari.sending.transports import bound_unsent, flush, put, set_option
+from yukari.sending.transports import bound_unsent, flush, holds, put, set_option
 from yukari.sending.workers import A_PIECE, Helpers, Piece
 from yukari.spans import Span
 from yukari.storage.disk.page_cache import in_memory
@@ -88,6 +88,7 @@ class FileSender:
         bound = bound_unsent(self._transport, request.site.drain.count())
         self._corks = bound >= CORKED_LEAST
         self._cork(True)
+        request.write(b"")  # the head, which leaves with the first bytes if they are corked
         self._transport.unregisterProducer()
         if join is not None:
             self._taker = join(self._hold, self._go_on)
@@ -95,7 +96,10 @@ class FileSender:
         self._registered = True
         # We wait for what the transport holds; a channel that still waits for it reads no request.
         self._channel.resumeProducing()
-        flush(self._transport)
+        if holds(self._transport):
+            flush(self._transport)
+        else:
+            self.resumeProducing()
 
     @property
     def begun(self) -> bool:
@@ -115,7 +119,9 @@ class FileSender:
 
     def resumeProducing(self) -> None:
         """Send: the transport's own buffer is empty, unless this is the call from registering."""
-        if self._registered and not self._in_place and not self.done.called:
+        if not self._registered:
+            return
+        if not self._in_place and not self.done.called:
             self._in_place = True
             self._transport.doWrite = self._write
             self._write()

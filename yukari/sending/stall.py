@@ -50,7 +50,7 @@ class StallWatch:
 
     def __init__(self, clock: IReactorTime, drop: Callable[[], None]) -> None:
         self._clock = clock
-        self._drop = drop
+        self._drop: Optional[Callable[[], None]] = drop
         self._at: Optional[float] = clock.seconds()
         self._timer: Optional[IDelayedCall] = clock.callLater(STALL, self._look)
 
@@ -67,12 +67,14 @@ class StallWatch:
         since = now if self._at is None else self._at
         if now - since >= STALL:
             self._timer = None
-            self._drop()
+            if self._drop is not None:
+                self._drop()
         else:
             self._timer = self._clock.callLater(since + STALL - now, self._look)
 
     def end(self) -> None:
-        """Stop watching."""
+        """Stop watching, and let go of the connection, which would be in a cycle otherwise."""
+        self._drop = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

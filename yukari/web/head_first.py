@@ -38,7 +38,7 @@ class HeadFirst(HTTPChannel):
         """Write the head of a reply that has no body yet."""
         head, self._head = self._head, b""
         if head:
-            self.transport.write(head)
+            write_now(self.transport, head)
 
     def _make_head(
         self, request: Any, version: bytes, code: bytes, reason: bytes, headers: Headers
