@@ -106,7 +106,13 @@ class Lendable:
     def recv(self, count: int) -> bytes:
         if self._lent:
             raise WantReadError
-        return self._connection.recv(count)
+        try:
+            return self._connection.recv(count)
+        except Error as error:
+            # Twisted leaves the last error in a cycle with its traceback, which has the variables
+            # of every call. OpenSSL's 50 KB of the connection must not wait there to be collected.
+            del self
+            raise error.with_traceback(None) from None
 
     def send(self, data: bytes) -> int:
         if self._lent:
