@@ -125,7 +125,7 @@ class WellTests(ProbeCase):
             environment=bare_environment(UPSTREAM_REGISTRY=upstream.url),
         )
         await process.ended
-        self.assert_well(process, "(this cache's own key)")
+        self.assert_well(process, "signed by this cache's own key\n")
         self.assertEqual(upstream.counters.signatures, {key.public: 1})
 
     async def test_other_ways_to_be_well(self) -> None:

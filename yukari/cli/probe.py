@@ -246,6 +246,8 @@ class Probe:
     def _tell_challenge(self) -> None:
         """Say whether there was a challenge, and how it was answered."""
         seen = self._recorder.seen
+        if not seen:
+            return
         challenged = next((each for each in seen if each.challenge is not None), None)
         if challenged is None or challenged.challenge is None:
             self._say("challenge", "none")
@@ -261,8 +263,8 @@ class Probe:
         url = f"{place.scheme}://{challenged.host}{challenged.path}"
         way = self._registry.authorizer.way(url)
         if way is not Way.PLAIN:
-            whose = f" ({self._key.whose})" if way is Way.OWN_KEY else ""
-            self._say("answered", f"requests get in {way.value}{whose}")
+            note = f" ({self._key.note})" if way is Way.OWN_KEY and self._key.note else ""
+            self._say("answered", f"requests get in {way.value}{note}")
 
     async def _ask_digest(self) -> None:
         assert self._manifest is not None
@@ -365,8 +367,8 @@ _ADVICE = {
     404: "check the model's name and tag; hf.co and others need NAMESPACE/MODEL",
     412: "nothing: the registry wants a newer Ollama than the one that is played here",
     429: "wait, and then ask for less at a time (UPSTREAM_CONNECTIONS)",
-    502: "check that UPSTREAM_REGISTRY is a registry, and try again; the registry or a proxy before"
-    " it may have a bad day",
+    502: "check that UPSTREAM_REGISTRY is a registry, and try again later; the registry or a proxy"
+    " before it may be out of order",
     504: "check whether a firewall drops what this machine sends, and try again",
 }
 

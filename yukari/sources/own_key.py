@@ -93,15 +93,16 @@ class BorrowedKey:
     """
 
     def __init__(self, path: str) -> None:
-        self.whose = "this cache's own key"
+        self.note = ""
+        """Why it is not the daemon's own key, "" if it is."""
         try:
             self._key = SigningKey.read(path)
         except FileNotFoundError:
             self._key = SigningKey.make()[0]
-            self.whose = "a new key; the daemon makes one of its own"
+            self.note = "a new key; the daemon makes one of its own"
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._key, self.whose = SigningKey.make()[0], f"a new key; {path}: {reason}"
+            self._key, self.note = SigningKey.make()[0], f"a new key; {path}: {reason}"
 
     async def get(self) -> SigningKey:
         """The key."""
