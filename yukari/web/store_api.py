@@ -61,7 +61,7 @@ class StoreApi:
                 (b"POST", b"collect"): self._collect,
                 (b"PUT", b"archive"): self._imports.answer,
             },
-            "see yukari --help",
+            "see yukari help",
         )
 
     # reading
