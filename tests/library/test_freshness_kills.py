@@ -81,7 +81,7 @@ class KilledOnDirectoryTests(Suite):
 
 
 class KilledOnBucketTests(AgainstServer, Suite):
-    server = MOTO
+    server = MOTO if CEPH.missing() else CEPH
 
     async def again(self, upstream: Emulator, *arguments: str) -> YukariProcess:
         if not hasattr(self, "place"):
@@ -92,10 +92,6 @@ class KilledOnBucketTests(AgainstServer, Suite):
             storage="tigris",
             **self.server.environment(),
         )
-
-
-class KilledOnCephTests(KilledOnBucketTests):
-    server = CEPH
 
 
 del Suite, AgainstServer, ProcessCase

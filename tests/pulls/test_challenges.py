@@ -90,7 +90,7 @@ class SignedTests(ChallengeCase):
 
     async def test_tokens_that_expire_are_replaced_in_the_middle_of_a_blob(self) -> None:
         upstream, daemon = await self.challenging(
-            f"{MODEL}=3MB", redirect=False, challenge="everyone", rate=200_000
+            f"{MODEL}=20MB", redirect=False, challenge="everyone", rate=200_000
         )
         pulling = self.begin(self.pull(daemon))
         await until_sent(upstream, 500_000)

@@ -94,7 +94,7 @@ class TransferTests(GenerationContract, RunningCase):
     generation = SMALL_TRANSFER
 
     async def test_many_small_layers_come_whole(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=200x550")
+        upstream = await self.upstream(f"{MODEL}=200x460")
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         self.assertGreater(len(model.manifest_bytes), 64 * 1024)
