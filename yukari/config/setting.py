@@ -73,7 +73,7 @@ class Setting:
 
     @property
     def environment(self) -> str:
-        """The environment variable."""
+        """The name of the environment variable that sets it."""
         return self.variable or self.name.upper()
 
     @property

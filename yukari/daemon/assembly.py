@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Parts:
-    """The parts of a daemon."""
+    """The parts of a daemon, as `assemble` makes them."""
 
     metrics: PrometheusMetrics
     disk_threads: Threads

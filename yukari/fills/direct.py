@@ -72,6 +72,6 @@ class DirectTransfer:
         return False
 
     def stop(self) -> None:
-        """Cancel it."""
+        """Cancel the upload, if it is under way."""
         if self._running is not None:
             self._running.cancel()

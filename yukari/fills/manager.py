@@ -51,7 +51,7 @@ async def _open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
 
 @define(eq=False)
 class FillManager(FillKeeper[Fill]):
-    """All fills."""
+    """Begins, resumes and stops fills; there is one at most for each blob."""
 
     _store: Store
     _sources: Sources

@@ -86,7 +86,7 @@ class Reader:
 
 @define(eq=False)
 class FillReader(Reader):
-    """A reader of the spool."""
+    """Reads a fill's spool for one reply, as far as bytes are there."""
 
     result: str = field(default="fill", init=False)
     _spool: Optional[Spool] = field(default=None, init=False)

@@ -47,7 +47,7 @@ class UnverifiedTail:
         self._more()
 
     def stop(self) -> None:
-        """Stop trickling."""
+        """Let no more of the end trickle; harmless when repeated."""
         if self._trickle is not None:
             self._trickle.cancel()
             self._trickle = None

@@ -74,7 +74,7 @@ class StoreStatus:
 
 @frozen
 class Status:
-    """All of it."""
+    """What ``/status`` and the page tell of the daemon."""
 
     at: float
     started_at: float
@@ -191,7 +191,7 @@ class StatusReader:
         return self._totals[1]
 
     async def read(self) -> Status:
-        """Return all of it."""
+        """Gather the status."""
         store, traffic = await together(self.store(), self._traffic.report())
         return Status(
             self._now(),

@@ -40,7 +40,7 @@ class Moved:
     received: int = 0
 
     def plus(self, other: Moved) -> Moved:
-        """Return the sums."""
+        """Return the sums of both."""
         return Moved(self.sent + other.sent, self.received + other.received)
 
 
@@ -70,7 +70,7 @@ class TrafficReport:
     clients: tuple[ClientToday, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the report as ``/status`` has it."""
         return asdict(self)
 
 

@@ -163,7 +163,7 @@ class _Endpoints:
         return Tunnel(self.to_proxy(reactor, proxy), host, port, self._reactor, Socks)
 
     def to_proxy(self, reactor: Any, proxy: Proxy) -> ToProxy:
-        """Return the endpoint of a proxy."""
+        """Return the endpoint that connects to a proxy, by TLS if that is its kind."""
         endpoint = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_WITHIN)
         if proxy.kind == "https":
             creator = self._policy.creatorForNetloc(proxy.host.encode("ascii"), proxy.port)

@@ -99,12 +99,12 @@ class Taker:
             self._line.ask(self)
 
     def hold(self, now: float) -> None:
-        """Wait."""
+        """Wait for its turn from ``now`` on, by the clock."""
         self.held_at = now
         self._hold()
 
     def release(self) -> None:
-        """Go on."""
+        """Go on, because its turn has come."""
         self.held_at = None
         self._release()
 

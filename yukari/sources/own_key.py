@@ -105,7 +105,7 @@ class BorrowedKey:
             self._key, self.note = SigningKey.make()[0], f"a new key; {path}: {reason}"
 
     async def get(self) -> SigningKey:
-        """The key."""
+        """Return the key, as `OwnKey.get` does."""
         return self._key
 
 

@@ -94,7 +94,7 @@ class Questions:
         return name
 
     def end(self, turn: Turn, *, answered: bool) -> None:
-        """Return a turn."""
+        """Give a turn back; ``answered`` is whether it brought an answer."""
         self._turns.remove(turn)
         self._asked[turn.name] -= 1
         if not self._asked[turn.name]:

@@ -14,7 +14,7 @@ class OpenCopy(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The copy's size in bytes."""
 
     async def hash(self, into: Any, span: Span) -> None:
         """Feed these bytes to a hash, and leave the system's cache of files as it is. OSError."""

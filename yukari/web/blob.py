@@ -78,7 +78,7 @@ class BlobSource:
 
 @define(eq=False)
 class BlobRequest:
-    """One request for a blob."""
+    """A request for a blob or a range of it, and its reply."""
 
     _registry: Registry
     _request: Any
@@ -88,7 +88,7 @@ class BlobRequest:
     _changes: int = field(default=0, init=False)
 
     async def reply(self) -> None:
-        """Reply."""
+        """Send the reply; RegistryError if there is no such blob to be had."""
         with self._registry.library.in_use.hold([self._digest]):
             await self._reply()
 

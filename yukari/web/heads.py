@@ -29,7 +29,7 @@ class Dates:
     _text: bytes = field(default=b"", init=False)
 
     def now(self) -> bytes:
-        """Return the value."""
+        """Return the present second's."""
         now = time.time()
         if int(now) != self._second:
             self._second = int(now)

@@ -67,7 +67,7 @@ class Found:
 
 @define(eq=False)
 class ManifestReader:
-    """Reads the manifests."""
+    """Reads a tag's files in all trees of a `Layout`, and decides which version they stand for."""
 
     layout: Layout
     _told: set[tuple[str, str]] = field(factory=set, init=False)
