@@ -109,3 +109,13 @@ def looped() -> RegistryError:
 
 def upstream_silent(message: str) -> RegistryError:
     return RegistryError("UNAVAILABLE", message, 504)
+
+
+def no_room(retry_after: int) -> RegistryError:
+    """Return the error for a request that waits while others find no room to connect."""
+    return RegistryError(
+        "UNAVAILABLE",
+        "this cache has no room for more connections, and upstream is slow: try again",
+        503,
+        retry_after,
+    )

@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.running import settle, until
-from tests.sending.doubles import Growing
+from tests.sending.doubles import NAME, Growing, Shelf
 from tests.sending.test_send import Peer, SocketCase
 from yukari.daemon import connection_limit
 from yukari.daemon.connection_limit import (
@@ -23,6 +23,8 @@ from yukari.daemon.connection_limit import (
     lowest_free,
     room_for,
 )
+from yukari.tasks import Waiters
+from yukari.web.drain import WAITED
 
 reactor: Any = _reactor
 
@@ -85,6 +87,28 @@ class ConnectionLimiterTests(SocketCase):
             await self.look()
         self.assertTrue(late.got.endswith(b"OK\n"))
         self.assertEqual([peer.gone for peer in peers], [True, True, False])
+
+    async def test_requests_that_wait_for_upstream_make_room(self) -> None:
+        """With 256 descriptors, 690 questions to a slow upstream kept everybody else out."""
+        answers = Waiters()
+
+        async def manifest(*_: object, **__: object) -> None:
+            await answers.wait()
+
+        self.patch(Shelf, "manifest", manifest)
+        peers = await self.peers(3)
+        for peer in peers:
+            peer.ask(f"/v2/{NAME}/manifests/latest")
+        await until(lambda: all(channel.waiting_since is not None for channel in self.channels))
+        self.clock.advance(WAITED)
+        (late,) = await self.peers(1)
+        late.ask("/healthz")
+        await until(lambda: all(peer.gone for peer in peers))
+        for peer in peers:
+            self.assertTrue(peer.got.startswith(b"HTTP/1.1 503 "), peer.got)
+            self.assertIn(b"\r\nRetry-After: 10\r\n", peer.got)
+        await self.look()
+        await until(lambda: late.got.endswith(b"OK\n"))
 
     async def test_nobody_is_let_in_while_descriptors_are_short(self) -> None:
         """A stored blob needs a descriptor, too, whatever has taken the others."""

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.ending import begin
@@ -19,11 +20,13 @@ from tests.running import until
 from tests.sending.doubles import NAME, Growing, Shelf, Talk
 from tests.sending.test_send import MIB, SocketCase, noise
 from yukari.config.networks import Networks
+from yukari.errors import manifest_unknown
 from yukari.manifest import Manifest
 from yukari.names import DEFAULT, Repository, Tag
 from yukari.sending import transports
 from yukari.sending.stall import STALL
 from yukari.sending.transports import bound_held
+from yukari.tasks import Waiters
 from yukari.web import site
 from yukari.web.ahead import BLOBS_IN_A_TURN
 from yukari.web.channel import (
@@ -36,6 +39,7 @@ from yukari.web.channel import (
 )
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
+from yukari.web.half_close import CONTINUE, FIRST_AFTER
 from yukari.web.replies import PIECE
 from yukari.web.site import IDLE
 
@@ -542,6 +546,30 @@ class HalfCloseTests(SocketCase):
         await self.said(request, seconds=HALF_CLOSES_WITHIN + 1)
         await until(lambda: blob.closes)
         self.assertEqual(blob.waiters, 0)
+
+    async def test_a_client_that_leaves_soon_after_its_question_is_not_waited_for(self) -> None:
+        """Its question went upstream all the same, and its descriptor was gone for minutes."""
+        asked = Waiters()
+
+        async def manifest(*_: object, **__: object) -> None:
+            await asked.wait()
+
+        self.patch(Shelf, "manifest", manifest)
+        request = f"GET /v2/{NAME}/manifests/latest HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        leaves, waits = [await self.peer() for _ in range(2)]
+        for peer in (leaves, waits):
+            peer.transport.write(request)
+        await until(lambda: len(asked._waiting) == 2)
+        leaves.transport.loseConnection()
+        waits.transport.loseWriteConnection()
+        await until(lambda: all(channel._half_closed for channel in self.channels))
+        for got in (1, 2):
+            self.clock.advance(FIRST_AFTER)
+            await until(lambda: waits.got.count(CONTINUE) == got)  # noqa: B023
+        await until(lambda: len(asked._waiting) == 1)
+        asked.fire(Failure(manifest_unknown(NAME, "latest")))
+        await until(lambda: waits.gone)
+        self.assertIn(b"\r\n\r\nHTTP/1.1 404 Not Found\r\n", waits.got)
 
     async def test_a_half_close_between_requests_closes_the_connection(self) -> None:
         peer = await self.peer()

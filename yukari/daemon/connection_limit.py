@@ -36,7 +36,12 @@ Connections that are accepted in one turn of the reactor at most, some 20 ms. Th
 system's queue full, as when two hundred machines open 64 each, try again after 1, 3 and 7 seconds.
 """
 LOOK_EVERY = 0.25
-"""Seconds between two checks whether there is room again."""
+"""Seconds for which nobody is accepted after a client found no room."""
+REFUSED = 64
+"""
+Requests that are refused at once if a client finds no room: they wait for upstream, and what is
+stored can be had at once.
+"""
 SAY_EVERY = 600.0
 """Seconds between two log lines that there is no room."""
 
@@ -70,7 +75,8 @@ class ConnectionLimiter:
     """
     Accepts at most ``most`` connections; further ones wait in the system's queue.
 
-    Before anyone has to wait, idle connections are closed.
+    Before anyone has to wait, idle connections are closed, and then requests refused that wait for
+    upstream.
     """
 
     most: int
@@ -96,6 +102,7 @@ class ConnectionLimiter:
                 port.numberAccepts = min(self._at_once, room)
                 accept()
             else:
+                self._drain.refuse_waiting(REFUSED)
                 self._shut()
 
         port.doRead = accept_some  # type: ignore[method-assign]
@@ -132,9 +139,6 @@ class ConnectionLimiter:
 
     def _open_again(self) -> None:
         self._look = None
-        if self._room() > 0:
-            for port in self._ports:
-                if port.connected:
-                    port.startReading()
-        else:
-            self._look = self._clock.callLater(LOOK_EVERY, self._open_again)
+        for port in self._ports:
+            if port.connected:
+                port.startReading()

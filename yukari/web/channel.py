@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import bound_held, write_now
+from yukari.web.half_close import Probe
 from yukari.web.head_first import HeadFirst
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
@@ -78,6 +79,7 @@ class RegistryChannel(HeadFirst):
     _heard: bool = False
     _too_many: bool = False
     _half_closed: bool = False
+    _probe: Optional[Probe] = None
     _gone: bool = False
     _quiet_since: float = 0.0
     _idle: IdleTimer
@@ -113,6 +115,8 @@ class RegistryChannel(HeadFirst):
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True
+        if self._probe is not None:
+            self._probe.stop()
         self._expect(None)
         self.site.ahead.leave(self)
         self.site.crowd.leave(self)
@@ -145,6 +149,11 @@ class RegistryChannel(HeadFirst):
             self._close_if_read()
         elif self.site.clock.seconds() - self._begun_at > HALF_CLOSES_WITHIN:
             self.transport.abortConnection()
+        elif self.requests[0].clientproto == b"HTTP/1.1":
+            self._probe = Probe(
+                self.site.clock, lambda: self.waiting_since is not None, self.transport.write
+            )
+            self._probe.begin()
 
     def writeConnectionLost(self) -> None:
         """Never: this side is not closed alone."""
@@ -165,6 +174,12 @@ class RegistryChannel(HeadFirst):
     def quiet_since(self) -> float:
         """When it was last read or answered, by the site's clock."""
         return self._quiet_since
+
+    @property
+    def waiting_since(self) -> Optional[float]:
+        """When the request began of which no reply has been sent, by the site's clock."""
+        waits = self._handlingRequest and self.requests and self.requests[0].waits
+        return self._begun_at if waits else None
 
     # what is read, and when
 

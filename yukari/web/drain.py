@@ -9,6 +9,7 @@ may be in transit.
 
 from __future__ import annotations
 
+from collections import Counter
 from heapq import nsmallest
 from typing import Any, Optional
 
@@ -17,10 +18,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from yukari.errors import no_room
+
 log = Logger()
 
 INSIST_AFTER = 1.0
 """Seconds that a TLS client has to answer our close before the socket closes without it."""
+
+WAITED = 1.0
+"""Seconds that a request has for its reply, however many connections there are."""
+
+RETRY_AFTER = 10
+"""Seconds after which a client whose request was refused for others may try again."""
 
 FIRST_WITHIN = 1.0
 """Seconds that a connection has to send its first request once the ports are closed."""
@@ -80,6 +89,22 @@ class Drain:
         unused = (channel for channel in self._channels if channel.is_unused())
         for channel in nsmallest(most, unused, key=lambda channel: channel.quiet_since):
             channel.loseConnection()
+
+    def refuse_waiting(self, most: int) -> None:
+        """
+        Refuse up to ``most`` requests that have waited for a while and not been answered.
+
+        Of the clients with many first, and the latest of these: the others may be answered soon.
+        """
+        until = self._clock.seconds() - WAITED
+        waiting = [
+            (channel, since)
+            for channel in self._channels
+            if (since := channel.waiting_since) is not None and since <= until
+        ]
+        of = Counter(channel.name for channel, _ in waiting)
+        for channel, _ in nsmallest(most, waiting, key=lambda each: (-of[each[0].name], -each[1])):
+            channel.requests[0].refuse(no_room(RETRY_AFTER))
 
     async def pause(self, seconds: float) -> None:
         """Report from now on that the daemon stops; return after ``seconds`` or when hurried."""

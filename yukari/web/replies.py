@@ -132,12 +132,15 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     if running.called and not isinstance(running.result, Failure):
         return NOT_DONE_YET
     if not running.called:
+        request.work = running
         request.notifyFinish().addErrback(lambda _: running.cancel())
 
     def failed(failure: Failure) -> None:
         error = failure.value
         if request.gone or failure.check(ReaderGone, CancelledError):
-            return
+            if request.gone or request.refusal is None:
+                return
+            error = request.refusal
         if isinstance(error, OSError):
             why = error.strerror or str(error)
             if why not in request.site.store_errors:

@@ -11,6 +11,7 @@ from typing import Any, Optional, Protocol
 from urllib.parse import unquote_to_bytes
 
 from cachetools import TTLCache
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -93,6 +94,10 @@ class RegistryRequest(Request):
     """The error that the client got."""
     gone: bool = False
     """Whether the client has left."""
+    work: Optional[Deferred[None]] = None
+    """What replies, if that takes longer than a turn of the reactor."""
+    refusal: Optional[RegistryError] = None
+    """The error that is replied because ``work`` was given up."""
     _began: float = 0.0
     _first_byte: Optional[float] = None
     _body: int = 0
@@ -179,6 +184,19 @@ class RegistryRequest(Request):
     def can_repeat(self) -> bool:
         """Whether the reply may be given again."""
         return self.channel.head is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a model or a blob of which nothing has been sent."""
+        return self.work is not None and not self.startedWriting and self.path.startswith(b"/v2/")
+
+    def refuse(self, error: RegistryError) -> None:
+        """Reply with an error instead of what it waits for, and close the connection."""
+        assert self.work is not None
+        self.refusal = error
+        self.channel.persistent = False
+        self.setHeader(b"connection", b"close")
+        self.work.cancel()
 
     def _begin(self) -> None:
         self.site = self.channel.site
