@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
+
+from attrs import define, field
 
 from tests.clients import Reply
 from tests.emulator import Emulator, Fault
-from tests.running import MODEL, Daemon, Hurried, RunningCase, until
+from tests.running import LOOK, MODEL, Daemon, Hurried, RunningCase, reactor, until
+from yukari.library import prefetch
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 
@@ -71,14 +75,60 @@ class HoursTests(PrefetchCase):
             self.assert_whole(await self.pull(daemon), upstream.models[MODEL])
 
 
+WORD_WITHIN = 2.125
+"""Seconds like no others, by which `Patient` knows them."""
+
+
+@define(eq=False)
+class Later:
+    """A call that is due when a condition holds; as much of IDelayedCall as is needed."""
+
+    _holds: Callable[[], object]
+    _call: Callable[[], object]
+    _timer: Any = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = reactor.callLater(LOOK, self._look)
+
+    def _look(self) -> None:
+        if self._holds():
+            self._call()
+        else:
+            self._timer = reactor.callLater(LOOK, self._look)
+
+    def active(self) -> bool:
+        return bool(self._timer.active())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class Patient(Hurried):
+    """A clock by which the wait for a first word is over when ``over()`` says so."""
+
+    over: Callable[[], object]
+
+    def callLater(self, delay: float, *call: Any, **keywords: Any) -> Any:
+        if delay == WORD_WITHIN:
+            return Later(lambda: self.over(), *call)
+        return super().callLater(delay, *call, **keywords)
+
+
 class ReasonTests(PrefetchCase):
     """A blob that upstream refuses is told of in the manifest's place: clients show that."""
 
     async def test_a_refusal_is_the_manifests_answer_from_the_first_pull_on(self) -> None:
+        self.patch(prefetch, "FIRST_WORD_WITHIN", WORD_WITHIN)
         for status, shown in ((403, 403), (404, 502), (500, 502), (503, 502), (429, 429)):
-            upstream, daemon = await self.both(clock=Hurried(10))
+            clock = Patient(10)
+            upstream, daemon = await self.both(clock=clock)
             digest, _ = upstream.models[MODEL].layers[0]
             fault = upstream.faults.add(Fault("blob", "error", status=status, digest=digest))
+            # A busy machine takes its time to find out that upstream keeps refusing it.
+            refusal, faults = daemon.library.filling.refusal, upstream.faults
+            clock.over = lambda refusal=refusal, faults=faults, digest=digest: (
+                faults.standing and refusal(Digest.parse(digest))
+            )
             for _ in range(2):
                 reply, body = await self.manifest(daemon)
                 self.assertEqual(reply.status, shown, body)
