@@ -247,7 +247,9 @@ class PrometheusMetrics(Metrics):
         self._collected_blobs = make(
             Counter, "collected_blobs", "Blobs removed that nothing needed."
         )
-        self._collected_bytes = make(Counter, "collected_bytes", "Bytes of these blobs.")
+        self._collected_bytes = make(
+            Counter, "collected_bytes", "Bytes of blobs removed that nothing needed."
+        )
         for result in ("same", "replaced", "failed"):
             self._revalidations.labels(result)
         for reason in EVICTED:

@@ -182,4 +182,6 @@ class Planner:
                 self._going.subtract(need.digest for need in candidate.version.needs)
                 self.frees -= freed
                 self.steps.remove(step)
-                self.kept.append(Kept(candidate.version, "others keep nearly all of it here"))
+                self.kept.append(
+                    Kept(candidate.version, "nearly all of it is shared with models that stay")
+                )

@@ -161,7 +161,7 @@ class Revalidator:
         if failure.check(OSError):
             log.warn("a look at the stored manifests failed: {error}", error=str(failure.value))
         else:
-            log.failure("a look failed", failure)
+            log.failure("a look at the stored manifests failed", failure)
 
     async def look(self, late: float = 0.0) -> None:
         """

@@ -88,12 +88,12 @@ class Lease:
         """Say that these, and no others, are about to be removed. `LeaseLost`."""
         if self._own is None or not await self._put(self.holder, digests):
             self._own = None
-            raise LeaseLost("another daemon removes from the bucket by now")
+            raise LeaseLost("another daemon has begun to remove from the bucket")
 
     def check(self) -> None:
         """`LeaseLost` if it is too late to remove what was doomed."""
         if self._own is None or self._clock.seconds() - self._put_at > REMOVED_WITHIN:
-            raise LeaseLost(f"what was to be removed was not within {REMOVED_WITHIN:g} s")
+            raise LeaseLost(f"the blobs were not removed within {REMOVED_WITHIN:g} s")
 
     async def release(self) -> None:
         """Give the lease back; harmless if it was lost."""
