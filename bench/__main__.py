@@ -1,4 +1,4 @@
-"""The command: every bench in its turn, each with its tables."""
+"""Runs the benches, one after the other, and prints the tables of each."""
 
 from __future__ import annotations
 
@@ -76,14 +76,15 @@ def main() -> None:
         "--cell",
         action="append",
         metavar="PATTERN",
-        help="of line, only these: Mbit/s, ms of queue, sender and who, '80/400/cubic/*' say",
+        help="of line, only these: Mbit/s, ms of queue, sender and who, such as '80/400/cubic/*'",
     )
     parser.add_argument("--json", metavar="FILE", help="the tables for programs, - for stdout")
     parser.add_argument("--plot", metavar="FILE", help="an SVG of what --json has")
     parser.add_argument(
         "--congestion",
         metavar="NAME",
-        help="what TCP uses, cubic say: bbr paces the loopback, now so, now so (needs root)",
+        help="TCP's congestion control, such as cubic: bbr paces the loopback differently each time"
+        " (needs root)",
     )
     options = parser.parse_args()
     if options.congestion and os.environ.get("BENCH_CONGESTION") != options.congestion:

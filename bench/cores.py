@@ -48,7 +48,7 @@ class Cost:
         return min(processes * one, CORES / (self.reactor + self.others), LINE)
 
     def bound(self, processes: int) -> str:
-        """Return what it is that gives no more."""
+        """Return what is at its limit."""
         rate = self.rate(processes)
         if rate == LINE:
             return "the line"

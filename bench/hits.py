@@ -31,7 +31,7 @@ def read(peer: Peer, blob: Blob, readers: int, repeat: int = 1, *, split: bool =
 
 
 def run(scale: Scale) -> Iterator[Table]:
-    """Bytes a second and CPU a GB, with 1 to 64 readers; many short rounds, for others work too."""
+    """Bytes a second and CPU a GB, 1 to 64 readers; short rounds, because other work goes on."""
     table = readers_table("hits", "Hits: readers of one stored blob")
     rounds = scale.of(15, 1, 25)
     size = scale.of(1000 * MB, 50 * MB)

@@ -125,7 +125,7 @@ def _manifests(scale: Scale) -> Table:
 
 
 def _pieces(scale: Scale) -> Table:
-    """What clients ask for in numbers: small blobs, and parts of a large one."""
+    """What clients ask for in large numbers: small blobs, and parts of a large one."""
     table = Table(
         "pieces",
         "Pieces of a stored blob, replies a second, 64 connections on one core",

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 @frozen
 class Blob:
-    """A blob: its digest in hex and its bytes' count."""
+    """A blob: its digest in hex and its size in bytes."""
 
     hex: str
     size: int

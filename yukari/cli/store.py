@@ -278,7 +278,7 @@ def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
     """
     Show which models would be evicted next.
 
-    With SIZE, only those that would make room for so many bytes. Says of the others why they stay.
+    With SIZE, only as many as free so many bytes. Says why others stay that would have gone before.
     """
     if not dry_run:
         fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
