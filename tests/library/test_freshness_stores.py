@@ -15,6 +15,7 @@ from tests.running import MODEL, Daemon, RunningCase, until
 from tests.s3.against import AgainstServer
 from tests.s3.servers import CEPH, MOTO
 from yukari.daemon.service import YukariService
+from yukari.manifest import Variant
 from yukari.names import DEFAULT, Repository, Tag
 from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import Store
@@ -226,9 +227,8 @@ class Replicas(InBucket):
         new = upstream.add_model(MODEL, [3000], seed=9)
         while await self.manifest(two) != new.manifest_bytes:
             await until(lambda: True)
-        found = await one.library.store.get_manifest(NAME, LATEST, anew=True)
-        assert found is not None
-        self.assertEqual(found.manifest.body, new.manifest_bytes)
+        (found,) = await one.library.store.read_anew([(NAME, LATEST)])
+        self.assertEqual(found[Variant.PLAIN].manifest.body, new.manifest_bytes)
         self.assertEqual(await self.manifest(one), new.manifest_bytes)
         await until(lambda: one.library.is_idle and two.library.is_idle)
 

@@ -304,11 +304,12 @@ class StoreContract(_Base):
     # variants of a tag
 
     async def both(self, store: Store, tag: Tag = LATEST) -> tuple[Any, Any]:
-        """What each kind of client gets."""
-        return (
-            await store.get_manifest(NAME, tag),
-            await store.get_manifest(NAME, tag, Variant.LIST),
-        )
+        """What each kind of client gets; it is the same if it is read anew."""
+        found = [await store.get_manifest(NAME, tag, variant) for variant in Variant]
+        (anew,) = await store.read_anew([(NAME, tag)])
+        self.assertEqual([anew.get(variant) for variant in Variant], found)
+        plain, listed = found
+        return plain, listed
 
     async def test_each_client_gets_its_variant_and_after_a_kill_too(self) -> None:
         store = await self.started()
@@ -319,6 +320,8 @@ class StoreContract(_Base):
             self.assertEqual(await self.both(each), wanted)
             found = await each.get_manifest(OTHER, LISTED.digest)
             self.assertEqual(found, StoredManifest(LISTED, 1500.0))
+            anew = await each.read_anew([(OTHER, LISTED.digest), (OTHER, LATEST)])
+            self.assertEqual(anew, [{Variant.PLAIN: found}, {}])
             self.assertEqual(await each.tags(NAME), [LATEST])
             self.assert_listed(await each.manifests(), [ManifestEntry(NAME, LATEST, 1000.0)])
 

@@ -20,7 +20,8 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, Repository
 from yukari.sources.base import BlobSource
 from yukari.sources.chain import Fallback
-from yukari.storage.ports import DirectUpload, DirectUploads, RemoteBlobs, Spool, Store
+from yukari.storage.capabilities import DirectUploads, RemoteBlobs
+from yukari.storage.ports import DirectUpload, Spool, Store
 from yukari.tasks import Waiters, backoff
 
 RETRY_FIRST = 30.0

@@ -27,8 +27,9 @@ from yukari.library.in_use import InUse
 from yukari.manifest import SIZE_UNKNOWN, Descriptor
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
+from yukari.storage.capabilities import RemoteBlobs
 from yukari.storage.open_files import OpenBlobs
-from yukari.storage.ports import BlobFile, RemoteBlobs, Store
+from yukari.storage.ports import BlobFile, Store
 from yukari.storage.readable import Readable, StoredBlob
 from yukari.tasks import Coalescer, Waiters
 

@@ -17,7 +17,7 @@ from typing import Optional
 
 from yukari.library.catalog_reads import VERIFIED, CatalogReads, digest_of, raw, searched
 from yukari.library.catalog_roots import CatalogRoots
-from yukari.library.catalog_rows import MAX_CLIENTS, Indexed, Need, Usage, Version
+from yukari.library.catalog_rows import MAX_CLIENTS, SAME_TIME, Indexed, Need, Usage, Version
 from yukari.library.catalog_schema import make_database, open_database
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.shared import Pulled
@@ -325,8 +325,8 @@ class CatalogFile(CatalogReads, CatalogRoots):
             (known,) = self._db.execute(
                 "SELECT count(*) FROM versions v JOIN tags t ON t.id = v.tag"
                 " WHERE repository = ? AND t.tag = ? AND superseded_at IS NULL"
-                " AND abs(coalesce(listed_at, checked_at) - ?) < 0.001",
-                (str(name), str(tag), checked_at),
+                " AND abs(coalesce(listed_at, checked_at) - ?) < ?",
+                (str(name), str(tag), checked_at, SAME_TIME),
             ).fetchone()
             if not known:
                 found.append((name, tag))

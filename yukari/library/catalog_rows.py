@@ -15,6 +15,8 @@ from yukari.names import Digest, Repository, Tag
 
 MAX_CLIENTS = 1000
 """Clients of a tag that are counted, at most."""
+SAME_TIME = 0.001
+"""Seconds; times of a check that are nearer than that are the same."""
 
 
 @frozen

@@ -8,11 +8,10 @@ details are never a reason to fail.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Optional, TypeVar
 
 from attrs import define
-from twisted.internet.defer import Deferred
 
 from yukari.library.gguf import GgufHeader, InvalidGguf, read_header
 from yukari.manifest import Descriptor, Manifest
@@ -29,39 +28,32 @@ MAX_LAYERS = 64
 """Small layers that are read of one model."""
 _TYPE = "application/vnd.ollama.image."
 
+T = TypeVar("T")
+
 
 @define(eq=False)
 class Details:
-    """Reads stored models; ``in_thread`` calls a blocking function in a disk thread."""
+    """Reads stored models."""
 
     _store: Store
-    _in_thread: Callable[..., Deferred[Any]]
 
-    async def summary(self, manifest: Manifest) -> dict[str, Any]:
+    async def summaries(self, manifests: Sequence[Manifest]) -> list[dict[str, Any]]:
         """
-        Return the ``details`` of a model in a listing, and its ``license`` in a few words.
+        Return the ``details`` of models in a listing, and each one's ``license`` in a few words.
 
         {} until config and licence are stored; OSError if they are not readable.
         """
-        config = await self._config(manifest)
-        licence = await self._licence(manifest)
-        if not config or licence is None:
-            return {}
-        families = config.get("model_families")
-        return {
-            "parent_model": "",
-            "format": _text(config, "model_format"),
-            "family": _text(config, "model_family"),
-            "families": families if _is_texts(families) else None,
-            "parameter_size": _text(config, "model_type"),
-            "quantization_level": _text(config, "file_type"),
-            **({"license": licence} if licence else {}),
-        }
+        configs = await self._configs(manifests)
+        licences = [_first(each.blobs, f"{_TYPE}license") for each in manifests]
+        titles = await self._of_each(filter(None, licences), _title)
+        return [
+            _summary(config, "" if licence is None else titles.get(licence.digest))
+            for config, licence in zip(configs, licences)
+        ]
 
     async def show(self, manifest: Manifest) -> dict[str, Any]:
         """Return what ``/api/show`` tells of a model, but for when it was modified."""
-        config = await self._config(manifest)
-        details = await self.summary(manifest)
+        (config,), (details,) = await self._configs([manifest]), await self.summaries([manifest])
         shown: dict[str, Any] = {
             "details": details,
             "model_info": {},
@@ -71,67 +63,46 @@ class Details:
         for kind, texts in (await self._texts(manifest)).items():
             shown[kind] = _parameters(texts[-1]) if kind == "parameters" else "\n".join(texts)
         weights = _first(manifest.blobs, f"{_TYPE}model")
-        header = None if weights is None else await self._header(weights.digest)
+        header = None if weights is None else await self._header(weights)
         if header is not None:
             _add_header(shown, header)
         if not shown["capabilities"]:
             shown["capabilities"] = _guessed(header, manifest, shown.get("template", ""))
         return shown
 
-    async def _config(self, manifest: Manifest) -> dict[str, Any]:
-        if manifest.config is None or manifest.config.size > MAX_SMALL:
-            return {}
-        try:
-            found = json.loads(await self._read(manifest.config.digest) or b"{}")
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    async def _licence(self, manifest: Manifest) -> Optional[str]:
-        """The title of a model's first licence, "" if it has none; None if it is not stored."""
-        blob = _first(manifest.blobs, f"{_TYPE}license")
-        if blob is None:
-            return ""
-        body = await self._with(blob.digest, lambda file: file.read(0, TITLE_WITHIN))
-        return None if body is None else licence_title(body.decode("utf-8", "replace"))
+    async def _configs(self, manifests: Sequence[Manifest]) -> list[dict[str, Any]]:
+        """The configs of models, {} for one that is not stored, is damaged or too large."""
+        configs = [each.config for each in manifests]
+        found = await self._of_each((c for c in configs if c and c.size <= MAX_SMALL), _config)
+        return [{} if each is None else found.get(each.digest, {}) for each in configs]
 
     async def _texts(self, manifest: Manifest) -> dict[str, list[str]]:
         """The texts of a model by their kind: licences, template, system message, parameters."""
+        small = [blob for blob in manifest.blobs if blob.size <= MAX_SMALL]
+        blobs = [blob for blob in small if blob.media_type in _KINDS][:MAX_LAYERS]
+        texts = await self._of_each(blobs, lambda file: _start(file, MAX_SMALL))
         found: dict[str, list[str]] = {}
-        left = MAX_LAYERS
-        for blob in manifest.blobs:
-            kind = _KINDS.get(blob.media_type)
-            if kind is None or blob.size > MAX_SMALL or not left:
-                continue
-            left -= 1
-            body = await self._read(blob.digest)
-            if body is not None:
-                found.setdefault(kind, []).append(body.decode("utf-8", "replace"))
+        for blob in blobs:
+            if blob.digest in texts:
+                found.setdefault(_KINDS[blob.media_type], []).append(texts[blob.digest])
         return found
 
-    async def _read(self, digest: Digest) -> Optional[bytes]:
-        """Return a small blob; None if it is not stored here."""
-        body: Optional[bytes] = await self._with(digest, lambda file: file.read(0, MAX_SMALL))
-        return body
-
-    async def _header(self, digest: Digest) -> Optional[GgufHeader]:
+    async def _header(self, weights: Descriptor) -> Optional[GgufHeader]:
         def header(file: BlobFile) -> GgufHeader:
             return read_header(lambda start, end: file.read(start, end - start))
 
         try:
-            found: Optional[GgufHeader] = await self._with(digest, header)
-            return found
+            return (await self._of_each([weights], header)).get(weights.digest)
         except InvalidGguf:
             return None
 
-    async def _with(self, digest: Digest, work: Callable[[BlobFile], Any]) -> Any:
-        file = await self._store.open_blob(digest)
-        if file is None:
-            return None
-        try:
-            return await self._in_thread(work, file)
-        finally:
-            file.close()
+    async def _of_each(
+        self, blobs: Iterable[Descriptor], work: Callable[[BlobFile], T]
+    ) -> dict[Digest, T]:
+        """What ``work`` returns in a disk thread of each of the blobs that are stored here."""
+        digests = list({blob.digest for blob in blobs})
+        found = zip(digests, await self._store.each_blob(digests, work))
+        return {digest: each for digest, each in found if each is not None}
 
 
 _COPIED = ("renderer", "parser", "requires", "remote_host", "remote_model")
@@ -142,6 +113,38 @@ _KINDS = {
     f"{_TYPE}system": "system",
     f"{_TYPE}params": "parameters",
 }
+
+
+def _start(file: BlobFile, most: int) -> str:
+    """The text in the first ``most`` bytes of a blob."""
+    return file.read(0, most).decode("utf-8", "replace")
+
+
+def _title(file: BlobFile) -> str:
+    return licence_title(_start(file, TITLE_WITHIN))
+
+
+def _config(file: BlobFile) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read(0, MAX_SMALL))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _summary(config: dict[str, Any], licence: Optional[str]) -> dict[str, Any]:
+    if not config or licence is None:
+        return {}
+    families = config.get("model_families")
+    return {
+        "parent_model": "",
+        "format": _text(config, "model_format"),
+        "family": _text(config, "model_family"),
+        "families": families if _is_texts(families) else None,
+        "parameter_size": _text(config, "model_type"),
+        "quantization_level": _text(config, "file_type"),
+        **({"license": licence} if licence else {}),
+    }
 
 
 def licence_title(text: str) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any, Optional
+from typing import Optional
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -23,13 +23,13 @@ from twisted.python.failure import Failure
 from yukari.leisure import Leisure
 from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Indexed, Need, Version
+from yukari.library.catalog_rows import SAME_TIME, Indexed, Need, Version
 from yukari.library.details import Details
 from yukari.library.events import Observer
 from yukari.library.marks import Marks
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage.ports import Store
+from yukari.storage.ports import Answers, Store
 from yukari.tasks import Background, Waiters, all_of, backoff
 
 log = Logger()
@@ -43,10 +43,10 @@ as a look takes.
 """
 PAGE = 500
 """Blobs or tags that are looked at together."""
-READ_TOGETHER = 8
-"""Tags that are read at the same time: each waits for disk threads several times over."""
 BATCH = 100
-"""Tags that are written together."""
+"""Tags that are read at the same time, and written together."""
+READ_TOGETHER = 25
+"""Tags that a disk thread reads one after the other."""
 QUICK = 1.0
 """Seconds. A list waits for another look if the last one took no longer than this."""
 OLD_AFTER, OLD_SHARE = 2.0, 20
@@ -191,48 +191,49 @@ class Index(Observer):
 
     # reading
 
-    async def _read(self, tags: Iterable[Key], *, leisurely: bool = False) -> None:
-        keys, indexed = list(tags), list[Indexed]()
-        for start in range(0, len(keys), READ_TOGETHER):
-            found = await all_of(self.read(*key) for key in keys[start : start + READ_TOGETHER])
-            indexed += [each for each in found if each is not None]
-            if leisurely:
-                await self._rest()
-        if indexed:
-            await self._catalog.run(CatalogFile.put, indexed, self._now())
+    async def _read(self, keys: Sequence[Key]) -> dict[Key, float]:
+        """Read tags into the catalog; return when those that are stored were checked. OSError."""
+        parts = [
+            keys[start : start + READ_TOGETHER] for start in range(0, len(keys), READ_TOGETHER)
+        ]
+        found = [each for part in await all_of(map(self._find, parts)) for each in part]
+        if found:
+            await self._catalog.run(_put, found, self._now())
+        return {each.key: each.checked_at for each in found}
 
-    async def read(self, name: Repository, tag: Tag) -> Optional[Indexed]:
-        """Return what a tag names in the store, None if it is not stored. OSError."""
-        # Read anew, so that 100,000 of them do not drive what clients ask for out of the cache.
-        plain = await self._store.get_manifest(name, tag, Variant.PLAIN, anew=True)
-        listed = await self._store.get_manifest(name, tag, Variant.LIST, anew=True)
-        first = plain or listed
-        if first is None:
-            return None
-        manifests: dict[Digest, AnyManifest] = {}
-        for stored in (plain, listed):
-            if stored is not None:
-                manifests[stored.manifest.digest] = stored.manifest
-        if listed is not None and isinstance(listed.manifest, ManifestList):
-            for child in listed.manifest.children:
-                found = await self._store.get_manifest(name, child.digest, anew=True)
-                if found is not None:
-                    manifests[child.digest] = found.manifest
-        # In the catalog's thread: there may be 20,000 of them.
-        needs = await self._catalog.run(_needs, manifests)
-        details: dict[str, Any] = {}
-        if isinstance(first.manifest, Manifest):
-            details = await self._details.summary(first.manifest)
-        checked_at = max(stored.checked_at for stored in (plain, listed) if stored is not None)
-        return Indexed(
-            version=Version(name, tag, first.manifest.digest, needs),
-            # Of what was here before the catalog, that is the best guess.
-            stored_at=min(self._now(), checked_at or self._now()),
-            checked_at=checked_at,
-            own=self._marks.is_copy(name, tag),
-            details=json.dumps(details),
-            manifests=tuple(manifests),
+    async def needs(self, name: Repository, tag: Tag) -> list[Digest]:
+        """Return the blobs that a tag stands on, as it is in the store by now. OSError."""
+        found = await self._find([(name, tag)])
+        return await self._catalog.run(
+            lambda _: [digest for each in found for digest in each.needs()]
         )
+
+    async def _find(self, keys: Sequence[Key]) -> list[_Found]:
+        """Return those of these tags that are stored. OSError."""
+        answers = dict(zip(keys, await self._store.read_anew(keys)))
+        children = [(key[0], child) for key, each in answers.items() for child in _children(each)]
+        there = dict(zip(children, await self._store.read_anew(children))) if children else {}
+        found = dict[Key, dict[Digest, AnyManifest]]()
+        for key, variants in answers.items():
+            stored = [*variants.values()]
+            for child in _children(variants):
+                stored += there[key[0], child].values()
+            if stored:
+                found[key] = {each.manifest.digest: each.manifest for each in stored}
+        named = [next(iter(manifests.values())) for manifests in found.values()]
+        models = [each for each in named if isinstance(each, Manifest)]
+        summaries = await self._details.summaries(models)
+        details = {each.digest: json.dumps(summary) for each, summary in zip(models, summaries)}
+        return [
+            _Found(
+                key,
+                manifests,
+                max(stored.checked_at for stored in answers[key].values()),
+                self._marks.is_copy(*key),
+                details.get(first.digest, "{}"),
+            )
+            for (key, manifests), first in zip(found.items(), named)
+        ]
 
     # looking through everything
 
@@ -283,12 +284,15 @@ class Index(Observer):
             rows = [(each.name, each.tag, each.checked_at) for each in tags]
             await run(CatalogFile.see_tags, [row[:2] for row in rows])
             changed = await run(CatalogFile.changed, rows)
+            listed = {row[:2]: row[2] for row in rows}
             for start in range(0, len(changed), BATCH):
-                await self._read(changed[start : start + BATCH], leisurely=True)
+                keys = changed[start : start + BATCH]
+                read = await self._read(keys)
+                # In a bucket they are listed with when they were put.
+                other = [key for key in keys if abs(read.get(key, inf) - listed[key]) >= SAME_TIME]
+                if other:
+                    await run(CatalogFile.listed, [(*key, listed[key]) for key in other])
                 await self._rest()
-            if changed:
-                times = {row[:2]: row for row in rows}
-                await run(CatalogFile.listed, [times[key] for key in changed])
             await self._rest()
         await self._forget_unseen()
         self.looked = True
@@ -306,21 +310,62 @@ class Index(Observer):
         tags, blobs = await self._catalog.run(CatalogFile.unseen)
         for name, tag in tags:
             # It may have been stored behind the look.
-            if await self._store.get_manifest(name, tag, anew=True) is None:
+            (there,) = await self._store.read_anew([(name, tag)])
+            if not there:
                 await self._catalog.run(CatalogFile.remove, name, tag)
         for digest in blobs:
             if await self._store.blob_size(digest) is None:
                 await self._catalog.run(CatalogFile.blob_removed, digest)
 
 
-def _needs(_: CatalogFile, manifests: Mapping[Digest, AnyManifest]) -> tuple[Need, ...]:
-    """What a tag needs: these manifests and their blobs, each with its size."""
-    sizes: dict[Digest, int] = {}
-    for manifest in manifests.values():
-        if isinstance(manifest, Manifest):
-            sizes.update((blob.digest, blob.size) for blob in manifest.blobs)
-    sizes.update((digest, len(manifest.body)) for digest, manifest in manifests.items())
-    return tuple(Need(*each) for each in sizes.items())
+@frozen
+class _Found:
+    """A tag as it is in the store; see `Indexed`."""
+
+    key: Key
+    manifests: Mapping[Digest, AnyManifest]
+    """The one it names, then those that other clients get, and the children that are stored."""
+    checked_at: float
+    own: bool
+    details: str
+
+    def needs(self) -> dict[Digest, int]:
+        """
+        Return the blobs that it stands on, with their sizes in bytes, the manifests among them.
+
+        For the catalog's thread: there may be 20,000.
+        """
+        sizes: dict[Digest, int] = {}
+        for manifest in self.manifests.values():
+            if isinstance(manifest, Manifest):
+                sizes.update((blob.digest, blob.size) for blob in manifest.blobs)
+        sizes.update((digest, len(each.body)) for digest, each in self.manifests.items())
+        return sizes
+
+    def indexed(self, now: float) -> Indexed:
+        """Return what the catalog has of it."""
+        needs = tuple(Need(*each) for each in self.needs().items())
+        return Indexed(
+            version=Version(*self.key, next(iter(self.manifests)), needs),
+            # Of what was here before the catalog, that is the best guess.
+            stored_at=min(now, self.checked_at or now),
+            checked_at=self.checked_at,
+            own=self.own,
+            details=self.details,
+            manifests=tuple(self.manifests),
+        )
+
+
+def _children(variants: Answers) -> list[Digest]:
+    """The children of a list; none of a manifest."""
+    listed = variants.get(Variant.LIST)
+    if listed is None or not isinstance(listed.manifest, ManifestList):
+        return []
+    return [child.digest for child in listed.manifest.children]
+
+
+def _put(file: CatalogFile, found: Sequence[_Found], now: float) -> None:
+    file.put((each.indexed(now) for each in found), now)
 
 
 def _failed(failure: Failure) -> None:

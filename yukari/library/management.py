@@ -80,7 +80,7 @@ class Management:
     def __attrs_post_init__(self) -> None:
         self.catalog = Catalog(self._catalog_path, self._catalog_thread, self._clock, self.now)
         self.marks = Marks(self._store.inventory, self._clock, self.now)
-        self.details = Details(self._store, self._in_thread)
+        self.details = Details(self._store)
         self.index = Index(
             store=self._store,
             catalog=self.catalog,

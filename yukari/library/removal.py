@@ -22,7 +22,6 @@ from yukari.library.marks import Marks
 from yukari.library.shared_pulls import SharedPulls
 from yukari.library.shared_sweep import SharedSweep
 from yukari.library.sweeping import Sweep
-from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.ports import Store
 
@@ -70,11 +69,10 @@ class Removal:
         began, needs = self._clock.seconds(), list[Digest]()
         if self.shared is not None:
             # This daemon's catalog may know nothing of it.
-            indexed = await self._index.read(name, tag)
-            needs = [] if indexed is None else [each.digest for each in indexed.version.needs]
-        variants = {each: await self._store.get_manifest(name, tag, each) for each in Variant}
+            needs = await self._index.needs(name, tag)
+        (variants,) = await self._store.read_anew([(name, tag)])
         if digest is not None:
-            if digest not in {each.manifest.digest for each in variants.values() if each}:
+            if digest not in {each.manifest.digest for each in variants.values()}:
                 return []
             if await self._is_pulled(name, tag, began, used_at):
                 return []
@@ -82,7 +80,7 @@ class Removal:
         if digest is not None and await self._is_pulled(name, tag, began, used_at):
             # A client has got it meanwhile.
             for variant, stored in variants.items():
-                if stored is not None and stored.checked_at:
+                if stored.checked_at:
                     await self._store.put_manifest(
                         name, tag, stored.manifest, stored.checked_at, variant
                     )

@@ -29,7 +29,6 @@ from yukari.library.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.events import Observer
 from yukari.library.library import Library
-from yukari.manifest import Variant
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
@@ -279,9 +278,9 @@ class Scrubber(Observer):
     async def _put_again(self, name: Repository, tag: Tag, digest: Digest) -> bool:
         """Store a manifest by its digest, if the tag's own file has it."""
         store = self._library.store
-        for variant in Variant:
-            found = await store.get_manifest(name, tag, variant, anew=True)
-            if found is not None and found.manifest.digest == digest:
+        (answers,) = await store.read_anew([(name, tag)])
+        for found in answers.values():
+            if found.manifest.digest == digest:
                 await store.put_manifest(name, digest, found.manifest, found.checked_at)
                 return True
         return False

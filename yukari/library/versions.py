@@ -55,11 +55,7 @@ class Versions:
         None if none is due: the tag was removed, or checked by another daemon. If one has changed
         the others are asked about too. `RegistryError`, OSError.
         """
-        stored: dict[Variant, StoredManifest] = {}
-        for variant in Variant:
-            found = await self._store.get_manifest(name, tag, variant, anew=True)
-            if found is not None:
-                stored[variant] = found
+        (stored,) = await self._store.read_anew([(name, tag)])
         asked = {v: each for v, each in stored.items() if each.checked_at != NEVER_CHECKED}
         if asked:
             stored = asked

@@ -9,9 +9,9 @@ discarded is found again by `MemoryStore.spools`, closed or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Optional, Union, cast
+from typing import Optional, TypeVar, Union, cast
 
 from attrs import define, field
 
@@ -28,6 +28,7 @@ from yukari.storage.inventory import FrontDisk
 from yukari.storage.memory_copies import MemoryCopies
 from yukari.storage.ports import (
     NEVER_CHECKED,
+    Answers,
     BlobEntry,
     BlobFile,
     Holdings,
@@ -36,7 +37,10 @@ from yukari.storage.ports import (
     Spool,
     StoredManifest,
 )
-from yukari.storage.variants import Variants, check_put
+from yukari.storage.readable import work_on_each
+from yukari.storage.variants import Variants, alone, check_put
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -179,16 +183,19 @@ class MemoryStore:
     # manifests
 
     async def get_manifest(
-        self,
-        name: Repository,
-        reference: Reference,
-        variant: Variant = Variant.PLAIN,
-        *,
-        anew: bool = False,
+        self, name: Repository, reference: Reference, variant: Variant = Variant.PLAIN
     ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
             return self._manifest(reference)
         return self._variants(name, reference).answer(variant)
+
+    async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
+        return [
+            alone(self._manifest(reference))
+            if isinstance(reference, Digest)
+            else self._variants(name, reference).answers()
+            for name, reference in keys
+        ]
 
     def _manifest(self, digest: Digest) -> Optional[StoredManifest]:
         if digest not in self._by_digest and digest in self._blobs:
@@ -280,6 +287,14 @@ class MemoryStore:
         return None if found is None else len(found)
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
+        return self._open(digest)
+
+    async def each_blob(
+        self, digests: Sequence[Digest], work: Callable[[BlobFile], T]
+    ) -> list[Optional[T]]:
+        return work_on_each(self._open, digests, work)
+
+    def _open(self, digest: Digest) -> Optional[BlobFile]:
         found = self._body(digest)
         return None if found is None else MemoryBlob(len(found), found)
 

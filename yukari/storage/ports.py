@@ -14,16 +14,17 @@ reactor; `Spool` and `BlobFile` say which of theirs belong in a disk thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Optional, Protocol, TypeVar
 
 from attrs import field, frozen
 
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
-from yukari.sources.base import BlobSource, KeptSource
 from yukari.spans import SpanSet
 from yukari.storage.inventory import Inventory
+
+T = TypeVar("T")
 
 
 class StoreUnusable(Exception):
@@ -58,6 +59,13 @@ class StoredManifest:
     checked_at: float
 
 
+Answers = dict[Variant, StoredManifest]
+"""
+What each kind of client gets of a tag, without a variant of which nothing is stored; what a digest
+stands for is its plain one.
+"""
+
+
 @frozen(order=True)
 class ManifestEntry:
     """
@@ -80,15 +88,6 @@ class BlobEntry:
     size: int
     stored_at: float = field(default=0.0, eq=False)
     """When it was stored or, if it was linked here, when that was; in seconds of the epoch."""
-
-
-@frozen
-class Unfinished:
-    """A blob of ``size`` bytes on its way by a `DirectUpload` when the process ended."""
-
-    digest: Digest
-    size: int
-    repository: Repository
 
 
 @frozen
@@ -206,12 +205,7 @@ class ManifestStore(Protocol):
         """
 
     async def get_manifest(
-        self,
-        name: Repository,
-        reference: Reference,
-        variant: Variant = Variant.PLAIN,
-        *,
-        anew: bool = False,
+        self, name: Repository, reference: Reference, variant: Variant = Variant.PLAIN
     ) -> Optional[StoredManifest]:
         """
         Return what is stored under a tag or a digest; None if nothing that parses is.
@@ -225,9 +219,15 @@ class ManifestStore(Protocol):
         - `Variant.LIST`: what upstream said to a client that accepts lists, be it a list or a
           manifest. If upstream was never asked so: the plain manifest, as never checked.
 
-        `yukari.storage.variants` decides so for every store.
+        `yukari.storage.variants` decides so for every store. What other daemons put or touched is
+        seen within seconds.
+        """
 
-        ``anew`` asks for what other daemons put or touched by now; else it may be some seconds old.
+    async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
+        """
+        Return what each of these is by now, whatever other daemons put or touched.
+
+        Nothing more is kept in memory: 100,000 of them must not drive out what clients ask for.
         """
 
     async def put_manifest(
@@ -289,6 +289,15 @@ class BlobStore(Protocol):
         Open a whole blob; None if it is not stored. The caller closes it.
 
         OSError if it is stored and cannot be read.
+        """
+
+    async def each_blob(
+        self, digests: Sequence[Digest], work: Callable[[BlobFile], T]
+    ) -> list[Optional[T]]:
+        """
+        Return what ``work`` returns of each blob, which it gets in a disk thread.
+
+        None for what `open_blob` does not find; OSError.
         """
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
@@ -365,36 +374,4 @@ class Store(ManifestStore, BlobStore, SpoolStore, Protocol):
         Count what is stored by listing every name, manifests among the blobs too; OSError.
 
         100,000 blobs take some tenths of a second on a disk, and hundreds of requests in a bucket.
-        """
-
-
-@runtime_checkable
-class RemoteBlobs(Protocol):
-    """The further methods of a `Store` whose blobs may not be on this disk."""
-
-    def source(self, digest: Digest, size: int) -> KeptSource:
-        """
-        Return the source of a stored blob that `open_blob` does not find on this disk.
-
-        That is a blob whose size `blob_size` knows, or that another daemon stores meanwhile.
-        """
-
-    async def presigned(self, digest: Digest) -> Optional[str]:
-        """Return a URL at which anybody can get such a blob for hours; None if there is none."""
-
-
-@runtime_checkable
-class DirectUploads(Protocol):
-    """The further methods of a `Store` that can take blobs past this disk."""
-
-    def direct_upload(
-        self, digest: Digest, size: int, repository: Repository, source: BlobSource
-    ) -> Optional[DirectUpload]:
-        """Return the way of a blob for which `new_spool` raised `NoRoom`; None if there is none."""
-
-    async def unfinished(self) -> list[Unfinished]:
-        """
-        Return the blobs of uploads by `direct_upload` that an earlier process did not finish.
-
-        Each has to begin anew. To be called once, after `spools`.
         """

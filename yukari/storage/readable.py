@@ -7,13 +7,46 @@ bytes can be sent, how far, and when there will be more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Optional, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Optional, Protocol, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
+from yukari.names import Digest
 from yukari.storage.ports import BlobFile
+
+T = TypeVar("T")
+
+
+def work_on_each(
+    open_blob: Callable[[Digest], Optional[BlobFile]],
+    digests: Sequence[Digest],
+    work: Callable[[BlobFile], T],
+) -> list[Optional[T]]:
+    """As `BlobStore.each_blob`, for a disk thread: the blobs are opened one after the other."""
+    found: list[Optional[T]] = []
+    for digest in digests:
+        file = open_blob(digest)
+        if file is None:
+            found.append(None)
+            continue
+        with closing(file):
+            found.append(work(file))
+    return found
+
+
+class Closable(Protocol):
+    """What is closed when nobody wants it any more."""
+
+    def close(self) -> None: ...
+
+
+def close_found(found: Optional[Closable]) -> None:
+    """Close what a disk thread has opened for somebody who waits no more."""
+    if found is not None:
+        found.close()
 
 
 class SpoolLost(Exception):

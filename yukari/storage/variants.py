@@ -13,7 +13,10 @@ from attrs import evolve, frozen
 
 from yukari.manifest import AnyManifest, ManifestList, Variant
 from yukari.names import Digest, Reference
-from yukari.storage.ports import NEVER_CHECKED, StoredManifest
+from yukari.storage.ports import NEVER_CHECKED, Answers, StoredManifest
+
+SMALL_MANIFEST = 1024 * 1024
+"""Bytes; a larger blob is not looked at for whether it is the child of a list."""
 
 
 def differ(plain: AnyManifest, listed: AnyManifest) -> bool:
@@ -30,6 +33,11 @@ def check_put(reference: Reference, manifest: AnyManifest, variant: Variant) -> 
             raise ValueError(f"manifest {manifest.digest} put as {reference}")
     elif variant is Variant.PLAIN and isinstance(manifest, ManifestList):
         raise ValueError(f"list {manifest.digest} put as the plain variant of {reference}")
+
+
+def alone(found: Optional[StoredManifest]) -> Answers:
+    """Return what a digest stands for."""
+    return {} if found is None else {Variant.PLAIN: found}
 
 
 @frozen
@@ -63,6 +71,11 @@ class Variants:
         if variant is Variant.LIST and self.plain is not None:
             return evolve(self.plain, checked_at=NEVER_CHECKED)
         return self.plain
+
+    def answers(self) -> Answers:
+        """Return what each kind of client gets; see `Answers`."""
+        found = ((variant, self.answer(variant)) for variant in Variant)
+        return {variant: stored for variant, stored in found if stored is not None}
 
     def outdates(self, manifest: AnyManifest, checked_at: float, variant: Variant) -> bool:
         """Whether the other variant is of another version that upstream had later than this."""

@@ -32,8 +32,9 @@ from yukari.storage.bucket import direct, direct_uploads
 from yukari.storage.bucket.direct import IN_MEMORY, BucketUpload
 from yukari.storage.bucket.multipart import NOTE, SMALL, Note, note_path, part_size
 from yukari.storage.bucket.store import BucketStore
+from yukari.storage.capabilities import Unfinished
 from yukari.storage.disk.atomic import remove
-from yukari.storage.ports import NoRoom, Unfinished, WrongDigest
+from yukari.storage.ports import NoRoom, WrongDigest
 
 MIB = 1024 * 1024
 CHUNK = 64 * 1024

@@ -11,10 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.strategies import blob_digests, model_names, tags
 from yukari.manifest import Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage import known
+from yukari.storage.bucket import blobs as blobs_module
+from yukari.storage.bucket.blobs import Known
 from yukari.storage.bucket.keys import manifest_key
 from yukari.storage.bucket.listing import listed
-from yukari.storage.known import Known
 
 
 class KeyTests(SynchronousTestCase):
@@ -47,7 +47,7 @@ class KeyTests(SynchronousTestCase):
 class KnownTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers())))
     def test_the_latest_are_remembered(self, told: list[tuple[int, int | None]]) -> None:
-        self.patch(known, "MAX_FACTS", 4)
+        self.patch(blobs_module, "MAX_FACTS", 4)
         facts: Known[int] = Known()
         model: dict[Digest, int] = {}
         for number, fact in told:

@@ -10,9 +10,9 @@ from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
 from tests.s3.servers import CEPH, MOTO, Server
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.index import Index
 from yukari.library.management import Management
 from yukari.names import DEFAULT, Repository, Tag
+from yukari.storage.bucket.store import BucketStore
 
 LATEST = Tag("latest")
 BOUND = 1_150_000
@@ -50,7 +50,7 @@ class ManagedBucketTests(BucketCase):
         await self.management(first).collector.collect()
         layer = upstream.models["library/m:latest"].layers[0][0]
         self.assertFalse(await self.bucket_has(second, layer))
-        self.assertIsNone(await store_of(second).get_manifest(M, LATEST, anew=True))
+        self.assertEqual(await store_of(second).read_anew([(M, LATEST)]), [{}])
         for digest, _ in upstream.models["library/n:latest"].blobs:
             self.assertTrue(await self.bucket_has(second, digest))
 
@@ -72,14 +72,15 @@ class ManagedBucketTests(BucketCase):
         await self.pull(first, "library/m:latest")
         await first.idle()
         reads: list[object] = []
-        read = type(index).read
+        store = store_of(second)
+        read = type(store).read_anew
 
-        async def counted(of: Index, *key: Any) -> object:
-            if of is index:
-                reads.append(key)
-            return await read(of, *key)
+        async def counted(of: BucketStore, keys: Any) -> object:
+            if of is store:
+                reads.extend(keys)
+            return await read(of, keys)
 
-        self.patch(type(index), "read", counted)
+        self.patch(type(store), "read_anew", counted)
         await index.look()
         (row,) = await self.management(second).catalog.run(CatalogFile.find, M, LATEST)
         self.assertEqual((row.tag, row.missing, len(reads)), ("latest", 0, 1))
@@ -121,7 +122,7 @@ class ManagedBucketTests(BucketCase):
         await second.idle()
         self.assertLessEqual(await self.stored(), BOUND)
         await self.assert_in_bucket(upstream.models[names[3]])
-        self.assertIsNone(await store_of(second).get_manifest(name_of(names[0]), LATEST, anew=True))
+        self.assertEqual(await store_of(second).read_anew([(name_of(names[0]), LATEST)]), [{}])
         for name in names[1:3]:
             await self.assert_in_bucket(upstream.models[name])
 

@@ -304,16 +304,16 @@ class BucketTests(Stores):
         await two.get_manifest(NAME, LATEST)
         await one.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
         self.assertEqual(await two.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
-        for again in (True, False):
-            found = await two.get_manifest(NAME, LATEST, anew=again)
-            self.assertEqual(found, StoredManifest(OLD, 2000.0))
+        (found,) = await two.read_anew([(NAME, LATEST)])
+        self.assertEqual(found[Variant.PLAIN], StoredManifest(OLD, 2000.0))
+        self.assertEqual(await two.get_manifest(NAME, LATEST), StoredManifest(OLD, 2000.0))
 
     async def test_who_looks_at_all_of_them_anew_drives_out_none(self) -> None:
         one, two = await self.started(), await self.started()
         await one.put_manifest(NAME, LATEST, OLD, 1000.0)
-        found = await two.get_manifest(NAME, LATEST, anew=True)
+        (found,) = await two.read_anew([(NAME, LATEST)])
         await two.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
-        self.assertEqual(found, StoredManifest(OLD, 1000.0))
+        self.assertEqual(found[Variant.PLAIN], StoredManifest(OLD, 1000.0))
         self.assertEqual(two._manifests.cache.held, 0)
 
     async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:

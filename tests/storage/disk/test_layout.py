@@ -349,10 +349,8 @@ class ForOllamaTests(Directories):
             with open(tag, "ab") as file:
                 file.write(b" ")
             os.utime(tag, ns=(found.st_atime_ns, found.st_mtime_ns))
-            for variant in Variant:
-                stored = result_of(store.get_manifest(NAME, LATEST, variant, anew=True))
-                assert stored is not None
-                self.assertEqual(stored.manifest, OLD)
+            (stored,) = result_of(store.read_anew([(NAME, LATEST)]))
+            self.assertEqual([stored[each].manifest for each in Variant], [OLD, OLD])
             result_of(store.touch_manifest(NAME, LATEST, OLD.digest, 3000.0))
             with open(tag, "rb") as file:
                 self.assertEqual(file.read(), OLD.body)
@@ -364,13 +362,13 @@ class ForOllamaTests(Directories):
         layer = b"a layer whose digest has another digit"
         changed = manifest_of(layer)
         self.put_plain(changed.body)
-        stored = result_of(store.get_manifest(NAME, LATEST, anew=True))
-        assert stored is not None
-        self.assertEqual(stored.manifest, manifest_of(BODY))
+        (stored,) = result_of(store.read_anew([(NAME, LATEST)]))
+        self.assertEqual(stored[Variant.PLAIN].manifest, manifest_of(BODY))
         self.put_file(layer, "blobs", Digest.of(layer).file_name)
-        stored = result_of(store.get_manifest(NAME, LATEST, anew=True))
-        assert stored is not None
-        self.assertEqual(stored.manifest, changed)  # An Ollama up to 0.39 has pulled it.
+        (stored,) = result_of(store.read_anew([(NAME, LATEST)]))
+        self.assertEqual(
+            stored[Variant.PLAIN].manifest, changed
+        )  # An Ollama up to 0.39 has pulled it.
 
     def test_an_anchor_gives_way_once_its_model_is_checked(self) -> None:
         for manifest in (LISTED, NEW):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import suppress
-from typing import Optional
+from typing import Generic, Optional, TypeVar
 
 from attrs import define, field
 
@@ -23,10 +24,38 @@ from yukari.storage.bucket.multipart import OCTETS
 from yukari.storage.bucket.source import BucketBlob
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.files import FileBlob
-from yukari.storage.known import Known
 from yukari.storage.ports import BlobEntry, BlobFile
+from yukari.storage.readable import close_found
 from yukari.tasks import all_of
 from yukari.threads import InThread
+
+MAX_FACTS = 100_000
+"""Blobs of which something is remembered; the oldest is forgotten first."""
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class Known(Generic[T]):
+    """One fact of each blob, by its hex: the garbage collector does not track strings."""
+
+    _facts: OrderedDict[str, T] = field(factory=OrderedDict, init=False)
+
+    def __contains__(self, digest: object) -> bool:
+        return isinstance(digest, Digest) and digest.hex in self._facts
+
+    def get(self, digest: Digest) -> Optional[T]:
+        return self._facts.get(digest.hex)
+
+    def remember(self, digest: Digest, fact: T) -> None:
+        self._facts[digest.hex] = fact
+        self._facts.move_to_end(digest.hex)
+        while len(self._facts) > MAX_FACTS:
+            self._facts.popitem(last=False)
+
+    def forget(self, digest: Digest) -> None:
+        """Forget a blob's fact; harmless if there is none."""
+        self._facts.pop(digest.hex, None)
 
 
 @define(eq=False)
@@ -110,7 +139,7 @@ class BucketBlobs:
     async def open(self, digest: Digest) -> Optional[BlobFile]:
         if self._tier.size(digest) is None:
             return None
-        found: Optional[FileBlob] = await self._in_thread(self._tier.open, digest, undo=_close)
+        found: Optional[FileBlob] = await self._in_thread(self._tier.open, digest, undo=close_found)
         return found
 
     def source(self, digest: Digest, size: int) -> KeptSource:
@@ -171,8 +200,3 @@ class BucketBlobs:
         await self._in_thread(self._tier.remove, digest)
         await self._client.delete_object(blob_key(digest))
         self.sizes.forget(digest)
-
-
-def _close(blob: Optional[FileBlob]) -> None:
-    if blob is not None:
-        blob.close()

@@ -16,7 +16,7 @@ from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.direct import MAX_HUGE_UPLOADS, MAX_UPLOADS, BucketUpload
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
-from yukari.storage.ports import Unfinished
+from yukari.storage.capabilities import Unfinished
 from yukari.threads import InThread
 
 

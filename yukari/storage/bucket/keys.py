@@ -1,5 +1,5 @@
 """
-The keys of a bucket's manifests.
+The keys of a bucket's manifests, and when each was checked, which is in its object's metadata.
 
 ::
 
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from yukari.manifest import Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
+from yukari.s3.replies import Head
+from yukari.storage.ports import StoredManifest
 
 REGISTRIES = "registries"
+_CHECKED_AT = "checked-at"
 
 
 def root_of(registry: str) -> str:
@@ -34,3 +37,16 @@ def manifest_key(name: Repository, reference: Reference, variant: Variant) -> st
 def blob_key(digest: Digest) -> str:
     """Return the key of a blob."""
     return f"blobs/{digest}"
+
+
+def metadata_of(stored: StoredManifest) -> dict[str, str]:
+    """Return the metadata of a manifest's object."""
+    return {_CHECKED_AT: repr(stored.checked_at)}
+
+
+def checked_at_of(head: Head) -> float:
+    """Return when a manifest was checked, or put if others than Yukari put it."""
+    try:
+        return float(head.metadata[_CHECKED_AT])
+    except (KeyError, ValueError):
+        return head.modified

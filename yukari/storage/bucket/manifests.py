@@ -20,7 +20,7 @@ of different versions, the one that was checked later counts; so neither is ever
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Optional
 
 from attrs import define, field, frozen
@@ -40,22 +40,26 @@ from yukari.manifest import (
 from yukari.names import Digest, InvalidName, Reference, Repository, Tag
 from yukari.s3.client import S3Client
 from yukari.s3.errors import BeingRemoved, S3Error
-from yukari.s3.replies import Head
 from yukari.storage.bucket.health import Contact
-from yukari.storage.bucket.keys import blob_key, manifest_key, model_root
+from yukari.storage.bucket.keys import (
+    blob_key,
+    checked_at_of,
+    manifest_key,
+    metadata_of,
+    model_root,
+)
 from yukari.storage.bucket.pending import PendingManifests
 from yukari.storage.manifest_cache import Key, ManifestCache, cost_of
-from yukari.storage.ports import StoredManifest
-from yukari.storage.variants import Variants, check_put
-from yukari.tasks import together
+from yukari.storage.ports import Answers, StoredManifest
+from yukari.storage.variants import Variants, alone, check_put
+from yukari.tasks import all_of, together
 from yukari.threads import InThread
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
-SMALL_MANIFEST = 1024 * 1024
-"""Bytes; a larger blob is not looked at for whether it is the child of a list."""
+READ_TOGETHER = 8
+"""Tags that are read anew at the same time, each by two requests."""
 _TRIES = 5
-_CHECKED_AT = "checked-at"
 
 
 @frozen
@@ -105,11 +109,23 @@ class BucketManifests:
         )
 
     async def get(
-        self, name: Repository, reference: Reference, variant: Variant, *, anew: bool = False
+        self, name: Repository, reference: Reference, variant: Variant
     ) -> Optional[StoredManifest]:
         if isinstance(reference, Digest):
-            return await self._object((name, reference, Variant.PLAIN), anew)
-        return (await self._variants(name, reference, anew)).answer(variant)
+            return await self._object((name, reference, Variant.PLAIN), False)
+        return (await self._variants(name, reference, False)).answer(variant)
+
+    async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
+        """As `ManifestStore.read_anew`."""
+        found = list[Answers]()
+        for start in range(0, len(keys), READ_TOGETHER):
+            found += await all_of(self._answers(*key) for key in keys[start:][:READ_TOGETHER])
+        return found
+
+    async def _answers(self, name: Repository, reference: Reference) -> Answers:
+        if isinstance(reference, Digest):
+            return alone(await self._object((name, reference, Variant.PLAIN), True))
+        return (await self._variants(name, reference, True)).answers()
 
     async def _variants(self, name: Repository, tag: Tag, anew: bool) -> Variants:
         keys = [(name, tag, variant) for variant in (Variant.PLAIN, Variant.LIST)]
@@ -185,7 +201,7 @@ class BucketManifests:
             self._log.warn("{key} is another manifest", key=key)
             return InBucket(head.etag)
         self._learn(manifest)
-        return InBucket(head.etag, StoredManifest(manifest, _checked_at(head)))
+        return InBucket(head.etag, StoredManifest(manifest, checked_at_of(head)))
 
     async def put(
         self,
@@ -283,7 +299,7 @@ class BucketManifests:
         for each in keys:
             # Also if it is there: what it stands on is kept for some time from now on.
             etag = await self._client.put_object(
-                each, manifest.body, manifest.media_type, metadata=_metadata(stored)
+                each, manifest.body, manifest.media_type, metadata=metadata_of(stored)
             )
         self._keep(key, InBucket(etag, stored) if len(keys) > 1 else None)
 
@@ -327,26 +343,24 @@ class BucketManifests:
     ) -> Optional[str]:
         """Return the new ETag; None if the object there is no longer the one of ``etag``."""
 
-        def put(**condition: Any) -> Any:
+        def put(**condition: Any) -> Awaitable[Optional[str]]:
             return self._client.put_object(
                 manifest_key(*key),
                 stored.manifest.body,
                 stored.manifest.media_type,
-                metadata=_metadata(stored),
+                metadata=metadata_of(stored),
                 **condition,
             )
 
         if not self._unconditional:
             try:
-                done: Optional[str] = await put(only_new=etag is None, only_over=etag)
-                return done
+                return await put(only_new=etag is None, only_over=etag)
             except S3Error as error:
                 if not error.unsupported:
                     raise
                 self._unconditional = True
                 self._log.warn("this S3 knows no conditional puts: the last manifest put wins")
-        last: Optional[str] = await put()
-        return last
+        return await put()
 
     async def touch(
         self, name: Repository, tag: Tag, digest: Digest, checked_at: float, variant: Variant
@@ -384,14 +398,3 @@ class BucketManifests:
             self.cache.forget(key)
         else:
             self.cache.keep(key, found)
-
-
-def _metadata(stored: StoredManifest) -> dict[str, str]:
-    return {_CHECKED_AT: repr(stored.checked_at)}
-
-
-def _checked_at(head: Head) -> float:
-    try:
-        return float(head.metadata[_CHECKED_AT])
-    except (KeyError, ValueError):
-        return head.modified

@@ -23,7 +23,7 @@ from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.keys import blob_key
-from yukari.storage.bucket.manifests import SMALL_MANIFEST, BucketManifests
+from yukari.storage.bucket.manifests import BucketManifests
 from yukari.storage.bucket.multipart import NOTE, Note, note_path
 from yukari.storage.bucket.upload import BlobUpload
 from yukari.storage.disk.atomic import remove
@@ -31,6 +31,7 @@ from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.spool import SpoolFile, put_back
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir
 from yukari.storage.ports import Spool
+from yukari.storage.variants import SMALL_MANIFEST
 from yukari.threads import InThread
 
 

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from secrets import token_hex
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -60,12 +61,14 @@ from yukari.storage.bucket.roots import BucketRoots
 from yukari.storage.bucket.shared import BucketShared
 from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.bucket.sweep import Sweeper
+from yukari.storage.capabilities import Unfinished
 from yukari.storage.disk.atomic import replace_file
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.space import Statvfs
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
 from yukari.storage.manifest_cache import Key
 from yukari.storage.ports import (
+    Answers,
     BlobEntry,
     BlobFile,
     Holdings,
@@ -73,9 +76,11 @@ from yukari.storage.ports import (
     Spool,
     StoredManifest,
     StoreUnusable,
-    Unfinished,
 )
+from yukari.storage.readable import work_on_each
 from yukari.threads import DiskWork, InThread
+
+T = TypeVar("T")
 
 
 def _absolute(path: str) -> str:
@@ -217,14 +222,12 @@ class BucketStore(DiskWork):
     # manifests
 
     async def get_manifest(
-        self,
-        name: Repository,
-        reference: Reference,
-        variant: Variant = Variant.PLAIN,
-        *,
-        anew: bool = False,
+        self, name: Repository, reference: Reference, variant: Variant = Variant.PLAIN
     ) -> Optional[StoredManifest]:
-        return await self._calls.run(self._manifests.get(name, reference, variant, anew=anew))
+        return await self._calls.run(self._manifests.get(name, reference, variant))
+
+    async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
+        return await self._calls.run(self._manifests.read_anew(keys))
 
     async def put_manifest(
         self,
@@ -267,6 +270,11 @@ class BucketStore(DiskWork):
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         return await self._blobs.open(digest)
+
+    async def each_blob(
+        self, digests: Sequence[Digest], work: Callable[[BlobFile], T]
+    ) -> list[Optional[T]]:
+        return await self._run(work_on_each, self.tier.open, digests, work)
 
     def source(self, digest: Digest, size: int) -> KeptSource:
         return self._blobs.source(digest, size)

@@ -28,7 +28,7 @@ class BlobFiles:
 
     _layout: Layout
     _listed: list[str] = field(factory=list, init=False)
-    """The digests as of the first page of the last listing, in order."""
+    """The digests as of the first page of the last listing, in order, until its end."""
 
     _log = Logger()
 
@@ -88,6 +88,8 @@ class BlobFiles:
                 entries.append(BlobEntry(digest, found.st_size, stored_at))
                 if len(entries) == most:
                     break
+        if not entries:
+            self._listed = []
         return entries
 
     def count(self) -> tuple[int, int]:

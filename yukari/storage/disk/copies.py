@@ -16,6 +16,7 @@ from yukari.storage.disk.atomic import ABSENT, make_directories, remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.page_cache import in_memory
 from yukari.storage.disk.tolerance import sync_directory
+from yukari.storage.readable import close_found
 
 STEP = 1024 * 1024
 """Bytes that are read and hashed in one call to a disk thread."""
@@ -92,7 +93,7 @@ class DiskCopies:
         return self._among()
 
     async def open(self, digest: Digest) -> Optional[DiskCopy]:
-        found: Optional[DiskCopy] = await self._run(self._open, digest, undo=_close)
+        found: Optional[DiskCopy] = await self._run(self._open, digest, undo=close_found)
         return found
 
     async def drop(self, digest: Digest) -> None:
@@ -120,8 +121,3 @@ def keep_in(directory: str) -> Callable[[str], str]:
         return kept
 
     return move
-
-
-def _close(copy: Optional[DiskCopy]) -> None:
-    if copy is not None:
-        copy.close()

@@ -62,10 +62,10 @@ class KeptManifests:
             self._timer = None
         self._comparing.stop()
 
-    async def get(self, key: Key, *, anew: bool = False) -> Optional[StoredManifest]:
-        """Return a manifest, None if it is not stored; compare it now if ``anew``. OSError."""
+    async def get(self, key: Key) -> Optional[StoredManifest]:
+        """Return a manifest, None if it is not stored. OSError."""
         known, age = self.cache.get(key)
-        if known is not None and age < TRUSTED_FOR and not anew:
+        if known is not None and age < TRUSTED_FOR:
             if age >= OLD_AFTER:
                 self._compare_soon(key)
             return known.stored
@@ -74,9 +74,8 @@ class KeptManifests:
             found = await self._run(self._files.load, *key)
         else:
             found = await self._run(self._files.reload, *key, known)
-        if changes == self._changes() and (known is not None or not anew):
+        if changes == self._changes():
             # Else it may have been read before the change; the next one reads again.
-            # Reading all manifests anew must not evict those that clients ask for.
             if found is None:
                 self.cache.forget(key)
             else:

@@ -30,11 +30,8 @@ from yukari.storage.disk.listing import TagListing
 from yukari.storage.disk.reading import File, Found, ManifestReader, Watched, is_anchor, stamp_of
 from yukari.storage.disk.tolerance import REFUSED
 from yukari.storage.manifest_cache import cost_of
-from yukari.storage.ports import NEVER_CHECKED, StoredManifest
-from yukari.storage.variants import differ
-
-_SMALL = 1024 * 1024
-"""Bytes; a larger blob is not looked at for whether it is the child of a list."""
+from yukari.storage.ports import NEVER_CHECKED, Answers, StoredManifest
+from yukari.storage.variants import SMALL_MANIFEST, alone, differ
 
 _NO_COLON = (errno.EINVAL, errno.ENOENT, errno.EPERM)
 """How file systems refuse a directory whose name has a colon."""
@@ -104,6 +101,16 @@ class ManifestFiles:
                     return Loaded(found.stored, watched)
         return None
 
+    def answers(self, keys: Iterable[tuple[Repository, Reference]]) -> list[Answers]:
+        """As `ManifestStore.read_anew`; each file is read and parsed once."""
+        return [self._answers(*key) for key in keys]
+
+    def _answers(self, name: Repository, reference: Reference) -> Answers:
+        if isinstance(reference, Tag):
+            return self._reader.find(name, reference).variants.answers()
+        found = self.load(name, reference, Variant.PLAIN)
+        return alone(None if found is None else found.stored)
+
     def reload(
         self, name: Repository, reference: Reference, variant: Variant, known: Loaded
     ) -> Optional[Loaded]:
@@ -169,7 +176,7 @@ class ManifestFiles:
         self, digest: Digest, size: int, names: Iterable[Repository]
     ) -> list[tuple[Repository, Tag]]:
         """As `settle`, for a blob that may be a child."""
-        file = self._reader.blob(digest, {}) if size <= _SMALL else None
+        file = self._reader.blob(digest, {}) if size <= SMALL_MANIFEST else None
         if file is None:
             return []
         try:

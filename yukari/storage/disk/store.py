@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Optional, TypeVar
 
 from attrs import Attribute, define, field
@@ -42,6 +42,7 @@ from yukari.storage.disk.spool import SpoolFile, put_back
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
 from yukari.storage.disk.tolerance import sync_directory
 from yukari.storage.ports import (
+    Answers,
     BlobEntry,
     BlobFile,
     Holdings,
@@ -50,6 +51,7 @@ from yukari.storage.ports import (
     StoredManifest,
     StoreUnusable,
 )
+from yukari.storage.readable import close_found, work_on_each
 from yukari.storage.variants import check_put
 from yukari.threads import DiskWork, InThread
 
@@ -168,14 +170,12 @@ class DirectoryStore(DiskWork):
     # manifests
 
     async def get_manifest(
-        self,
-        name: Repository,
-        reference: Reference,
-        variant: Variant = Variant.PLAIN,
-        *,
-        anew: bool = False,
+        self, name: Repository, reference: Reference, variant: Variant = Variant.PLAIN
     ) -> Optional[StoredManifest]:
-        return await self._kept.get((name, reference, variant), anew=anew)
+        return await self._kept.get((name, reference, variant))
+
+    async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
+        return await self._run(self._files.answers, keys)
 
     async def put_manifest(
         self,
@@ -223,7 +223,12 @@ class DirectoryStore(DiskWork):
         return await self._run(self._blobs.size, digest)
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
-        return await self._run(self._blobs.open, digest, undo=_close)
+        return await self._run(self._blobs.open, digest, undo=close_found)
+
+    async def each_blob(
+        self, digests: Sequence[Digest], work: Callable[[BlobFile], T]
+    ) -> list[Optional[T]]:
+        return await self._run(work_on_each, self._blobs.open, digests, work)
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
         return await self._run(self._whole, self._blobs.page, after, most)
@@ -373,11 +378,6 @@ class DirectoryStore(DiskWork):
         sync_directory(os.path.dirname(target))
         spool.published()
         return self._files.published(spool.digest, spool.size, spool.repositories)
-
-
-def _close(blob: Optional[BlobFile]) -> None:
-    if blob is not None:
-        blob.close()
 
 
 def _close_all(spools: Iterable[Spool]) -> None:
