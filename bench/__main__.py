@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench.processes import MEASURED
 from bench.scale import Scale
 
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -90,6 +92,8 @@ def main() -> None:
     if options.congestion and os.environ.get("BENCH_CONGESTION") != options.congestion:
         _set_apart(options.congestion)
     scale = Scale(options.quick, options.full, tuple(options.cell or ()))
+    # As whoever installs it does; else each start would, where PYTHONDONTWRITEBYTECODE is set.
+    compileall.compile_dir(MEASURED / "yukari", quiet=1)
     tables, here = [], machine()
     print(", ".join(f"{name} {value}" for name, value in here.items()), end="\n\n")
     for name in options.only or BENCHES:
