@@ -16,6 +16,7 @@ from tests.authority import Authority
 from yukari.config.gathering import MAX_REGISTRIES, gather
 from yukari.config.hours import DailyRate
 from yukari.config.in_force import in_force
+from yukari.config.keys import BearerToken
 from yukari.config.listen import Bind
 from yukari.config.patterns import Patterns
 from yukari.config.registries import (
@@ -30,7 +31,6 @@ from yukari.config.registries import (
 )
 from yukari.config.setting import SettingError
 from yukari.config.settings import Settings
-from yukari.config.token_file import BearerToken
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 
 OLLAMA = RegistrySettings.default(RegistryUrl.parse("https://registry.ollama.ai/"))

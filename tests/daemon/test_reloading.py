@@ -15,11 +15,11 @@ from tests.emulator import HUB
 from tests.processes import CHECKOUT, ProcessCase, YukariProcess
 from tests.running import RunningCase
 from yukari.config.hours import DailyHours, DailyRate
+from yukari.config.keys import BearerToken
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
 from yukari.config.registries import KEYS
 from yukari.config.settings import SettingError, Settings
-from yukari.config.token_file import BearerToken
 from yukari.daemon.reloading import Reloader, changes, takes
 from yukari.errors import RegistryError
 from yukari.names import Repository

@@ -12,10 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.sending.doubles import Growing
 from tests.sending.test_send import MIB, SocketCase, noise, until
 from yukari.sending import sendfile
-from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.send import LITTLE
 from yukari.sending.stall import READ
-from yukari.storage.disk.page_cache import in_memory
+from yukari.storage.disk.page_cache import LOOK_AHEAD, in_memory, read_ahead
 
 
 class ColdFileTests(SocketCase):

@@ -28,10 +28,10 @@ from tests.sending.doubles import Growing
 from tests.sending.test_send import MIB, Peer, SocketCase, noise
 from yukari.errors import RegistryError
 from yukari.sending import tls
-from yukari.sending.page_cache import LOOK_AHEAD
 from yukari.sending.stall import STALL
 from yukari.sending.tls import MAX_KEPT, Lendable, write_whole_blocks
 from yukari.sending.workers import Helpers
+from yukari.storage.disk.page_cache import LOOK_AHEAD
 from yukari.threads import Threads
 
 reactor: Any = _reactor

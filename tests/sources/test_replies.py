@@ -23,7 +23,7 @@ from tests.sources.doubles import (
     HTML,
 )
 from yukari.net.http import LONGEST_RETRY_AFTER, retry_after, why
-from yukari.sources.error_text import error_text
+from yukari.sources.bodies import error_text
 
 
 @define

@@ -1,8 +1,12 @@
-"""ed25519 keys in OpenSSH's files, by which Ollama's registries know their clients."""
+"""
+What registries know their clients by, in files: ed25519 keys as OpenSSH has them, for Ollama's own,
+and tokens, for such as Hugging Face.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64encode
 
 from attrs import field, frozen
@@ -17,9 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from yukari.config.files import read_file
+from yukari.config.urls import InvalidSetting
 
-LARGEST = 64 * 1024
+MAX_KEY = 64 * 1024
 """Bytes of a key's file at most; an ed25519 key has some 400."""
+MAX_TOKEN = 16 * 1024
+"""Bytes of a token's file at most: what is sent has to fit into one header."""
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]+")
+"""The characters of a Bearer token (RFC 6750, section 2.1)."""
 
 
 @frozen
@@ -39,7 +48,7 @@ class SigningKey:
     def read(cls, path: str) -> SigningKey:
         """Read the key in a file; `OSError` or `ValueError`."""
         try:
-            private = load_ssh_private_key(read_file(path, LARGEST), None)
+            private = load_ssh_private_key(read_file(path, MAX_KEY), None)
         except TypeError:
             raise ValueError("expected a key without a passphrase") from None
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -68,3 +77,23 @@ class SigningKey:
     def sign(self, message: bytes) -> str:
         """Return ``PUBLIC:SIGNATURE``, the value of Ollama's Authorization header."""
         return f"{self.public}:{b64encode(self._private.sign(message)).decode('ascii')}"
+
+
+@frozen
+class BearerToken:
+    """A token, which it does not show, and the path of the file that it was read from."""
+
+    path: str
+    value: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> BearerToken:
+        """Read the token in the file at this path; `ValueError` says what is wrong with it."""
+        path = os.path.abspath(os.path.expanduser(text))
+        try:
+            content = read_file(path, MAX_TOKEN).strip()
+        except OSError as error:
+            raise InvalidSetting(f"expected a token's file: {error.strerror}") from None
+        if not _TOKEN.fullmatch(content):
+            raise InvalidSetting("expected a file that has a token, on one line, and nothing else")
+        return cls(path, content.decode("ascii"))

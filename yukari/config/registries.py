@@ -16,12 +16,11 @@ from attrs import frozen
 
 from yukari.config.files import Roots
 from yukari.config.hours import DailyRate
-from yukari.config.keys import SigningKey
+from yukari.config.keys import BearerToken, SigningKey
 from yukari.config.listen import Bind
 from yukari.config.parsers import parse_count
 from yukari.config.patterns import Patterns
 from yukari.config.setting import Setting, declared
-from yukari.config.token_file import BearerToken
 from yukari.config.units import MAX_CONNECTIONS, parse_duration
 from yukari.config.urls import Address, InvalidSetting, RegistryUrl
 

@@ -14,12 +14,11 @@ from zope.interface import implementer
 
 from yukari.net.throttle import Taker
 from yukari.sending.fairness import Turn
-from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.stall import Broken, InThread, Join, ReaderGone, StallWatch
 from yukari.sending.transports import bound_unsent, flush, holds, put, set_option
 from yukari.sending.workers import A_PIECE, Helpers, Piece
 from yukari.spans import Span
-from yukari.storage.disk.page_cache import in_memory
+from yukari.storage.disk.page_cache import LOOK_AHEAD, in_memory, read_ahead
 from yukari.storage.readable import Readable
 
 CORKED_LEAST = 128 * 1024

@@ -24,11 +24,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from yukari.sending.blocks import BlockSender
-from yukari.sending.page_cache import LOOK_AHEAD, read_ahead
 from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import bound_unsent, flush, flush_gathered
 from yukari.sending.workers import Helpers, Piece
-from yukari.storage.disk.page_cache import in_memory
+from yukari.storage.disk.page_cache import LOOK_AHEAD, in_memory, read_ahead
 
 BLOCK = 64 * 1024
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TypeVar, Union
 
@@ -25,7 +26,6 @@ from yukari.net.bodies import (
     decoded,
 )
 from yukari.net.http import why, within
-from yukari.sources.error_text import error_text
 from yukari.threads import InThread
 
 T = TypeVar("T")
@@ -93,3 +93,20 @@ def _tried(parse: Callable[[bytes], T], bodies: list[bytes]) -> Union[T, Invalid
         return parse(bodies.pop())
     except InvalidManifest as error:
         return InvalidManifest(str(error))
+
+
+def error_text(body: bytes) -> str:
+    """Return the message in an error's body, on one line; "" if there is none to show people."""
+    text = body.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return "" if "<" in text else " ".join(text.split())[:300]
+    if isinstance(found, dict):
+        errors = found.get("errors")
+        if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+            found = errors[0]
+        for key in ("message", "error"):
+            if isinstance(found.get(key), str):
+                return " ".join(found[key].split())[:300]
+    return ""

@@ -53,8 +53,7 @@ from yukari.sources.range_reply import WHOLE, ContentRange
 from yukari.sources.registry import Registry
 from yukari.sources.tokens import RealmFailed
 from yukari.sources.upstream_blob import UpstreamBlob
-from yukari.sources.user_agents import agent_for
-from yukari.sources.ways import USER_AGENT, Access
+from yukari.sources.ways import USER_AGENT, Access, agent_for
 from yukari.spans import Span
 
 LONGEST_SIZE = 19

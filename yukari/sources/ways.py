@@ -14,11 +14,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari import __version__
+from yukari.names import AS_LLAMA_CPP, Repository
 from yukari.sources.challenge import Challenge, Origin
 
 log = Logger()
 
 USER_AGENT = f"yukari/{__version__}"
+OLLAMA = "ollama/0.34.4 (amd64 linux) Go/go1.26.0"
+"""What is sent in place of the User-Agent of any other client than llama.cpp."""
+LLAMA_CPP = "llama-cpp"
+"""What is sent for a name of llama.cpp's if another client asks for it."""
 FALLBACK_FOR = 3600.0
 """
 Seconds until a registry that refused our signature is asked by it again: without one, clients too
@@ -30,6 +35,20 @@ MAX_REMEMBERED = 1000
 """Private models that are remembered at most, and kinds of requests to hosts."""
 MAX_SHOWN = 20
 """Kinds of requests whose way in is shown at most."""
+
+
+def agent_for(name: Repository, client: str, *, by_agent: bool) -> str:
+    """
+    Return the User-Agent to ask a registry with, for a client whose own is ``client``.
+
+    If manifests differ by it (``by_agent``), it is one of llama.cpp's for a name of llama.cpp's,
+    else one of Ollama's: all clients but llama.cpp have one manifest here.
+    """
+    if not by_agent:
+        return client or USER_AGENT
+    if name.registry.endswith(AS_LLAMA_CPP):
+        return client if "llama-cpp" in client else LLAMA_CPP
+    return client if client.startswith("ollama/") else OLLAMA
 
 
 class Way(Enum):

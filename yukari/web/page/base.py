@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from hmac import compare_digest
+from secrets import token_urlsafe
 from typing import Any
 
 from attrs import define, field, frozen
@@ -25,7 +28,6 @@ from yukari.web.access import check_may_pull, check_own_name
 from yukari.web.ollama_api import OllamaApi
 from yukari.web.page.render import Pages, duration
 from yukari.web.page.rows import Row, Rows
-from yukari.web.page.token import FormToken
 from yukari.web.page.viewer import Viewer, viewer_of
 from yukari.web.replies import ReadOnly
 
@@ -33,6 +35,7 @@ log = Logger()
 
 MAX_FILLS = 40
 """Blobs on their way that a page shows; of more, their number."""
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHOWN = ("digest", "model", "size", "covered", "percent", "rate")
 """The facts of a fill that everybody may see, beside a note on how it goes."""
 _STATES = {
@@ -53,6 +56,23 @@ DONE = {
     "deleted": "Deleted.",
 }
 """The text that a page shows once a form has done its work."""
+
+
+@frozen
+class FormToken:
+    """
+    The proof that a form was filled in on a page of this process.
+
+    A page of another site can make a browser send a form here, with the password that it remembers;
+    it cannot read the token that our forms carry.
+    """
+
+    text: str = field(factory=lambda: token_urlsafe(24), repr=False)
+
+    def check(self, sent: str) -> None:
+        """Raise `RegistryError` unless ``sent`` is the token."""
+        if not _TOKEN.fullmatch(sent) or not compare_digest(sent, self.text):
+            raise RegistryError("DENIED", "this page is too old: reload it and try again", 403)
 
 
 @define(eq=False)
