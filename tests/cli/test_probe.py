@@ -16,7 +16,7 @@ from tests.authority import Authority
 from tests.emulator import HUB, Emulator, Fault
 from tests.processes import MAIN, Process, ProcessCase, bare_environment, reactor
 from tests.running import MODEL
-from yukari.cli.probe import parse_model, shown_size
+from yukari.cli.probe import parse_model
 from yukari.config.keys import SigningKey
 from yukari.config.registry_names import RegistryNames
 from yukari.names import InvalidName
@@ -40,10 +40,6 @@ class ParseTests(SynchronousTestCase):
         for text in ("", "a/b/c", "m:", "m:a b"):
             if text != "m:":
                 self.assertRaises(InvalidName, parse_model, text, names)
-
-    def test_sizes_have_three_digits(self) -> None:
-        for count, shown in ((7, "7 B"), (1234, "1.23 kB"), (5.6e6, "5.6 MB"), (4e10, "40 GB")):
-            self.assertEqual(shown_size(count), shown)
 
 
 class ProbeCase(ProcessCase):

@@ -20,6 +20,7 @@ from yukari.config.units import (
     parse_duration,
     parse_positive_duration,
     parse_rate,
+    shown_bytes,
 )
 
 NANOSECONDS = {
@@ -142,6 +143,11 @@ class BytesTests(SynchronousTestCase):
             self.assertIn(parse_bytes(text), range(2**63))
         except InvalidSize:
             pass
+
+    def test_sizes_are_shown_for_people(self) -> None:
+        counts = 0, 999, 1500, 2_000_000, 7_500_000_000, 10**15
+        shown = ["0 B", "999 B", "1.5 kB", "2.0 MB", "7.5 GB", "1000.0 TB"]
+        self.assertEqual(list(map(shown_bytes, counts)), shown)
 
 
 class RateTests(SynchronousTestCase):

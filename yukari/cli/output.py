@@ -11,17 +11,12 @@ from typing import Any, Optional
 import click
 from attrs import define, field
 
+from yukari.config.units import shown_bytes
+
 
 def size(count: Optional[int]) -> str:
     """Return bytes as people read them: ``1.5 GB``."""
-    if count is None:
-        return "-"
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(amount) < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+    return "-" if count is None else shown_bytes(count)
 
 
 def ago(at: Optional[float], now: float) -> str:

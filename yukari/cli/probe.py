@@ -28,6 +28,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
 from yukari.config.registry_names import RegistryNames, answers_by_agent, id_of
 from yukari.config.settings import SettingError, Settings
+from yukari.config.units import shown_bytes
 from yukari.daemon.mirrors import keys_of, make_connections, own_key_path
 from yukari.errors import RegistryError
 from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
@@ -77,15 +78,6 @@ def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]
         shown = ascii(name)[:100]
         raise InvalidName(f"{shown}: expected [HOST/][NAMESPACE/]MODEL, HOST one that is mirrored")
     return names.repository(namespace, model, registry), parse_reference(reference or "latest")
-
-
-def shown_size(count: float) -> str:
-    """Return bytes as people read them."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 @define(eq=False)
@@ -218,7 +210,7 @@ class Probe:
         seconds = self._reactor.seconds() - began
         self._tell_challenge()
         self._manifest = found
-        size = shown_size(sum(blob.size for blob in found.blobs))
+        size = shown_bytes(sum(blob.size for blob in found.blobs))
         self._say("manifest", f"{len(found.blobs)} blobs of {size}, after {seconds:.2f} s")
 
     async def _runnable(self) -> Manifest:
@@ -309,9 +301,9 @@ class Probe:
             _fail_blob(f"{host} sent {len(body)} bytes of {count}")
         if count == blob.size and Digest(sha256(body).hexdigest()) != blob.digest:
             _fail_blob(f"{host} sent other bytes than {blob.digest} has")
-        rate = shown_size(len(body) / seconds)
+        rate = shown_bytes(len(body) / seconds)
         self._say(
-            "speed", f"{rate}/s, {shown_size(len(body))} in {seconds:.2f} s on one connection"
+            "speed", f"{rate}/s, {shown_bytes(len(body))} in {seconds:.2f} s on one connection"
         )
 
     def _check_range(self, response: IResponse, span: Span, blob: Descriptor, host: str) -> int:

@@ -92,6 +92,15 @@ def parse_positive_duration(text: str) -> float:
     return seconds
 
 
+def shown_bytes(count: float) -> str:
+    """Return bytes as people read them: ``1.5 GB``, of 10**9."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def parse_bytes(text: str) -> int:
     """
     Parse a count of bytes: ``123``, ``10GB`` (thousands), ``10GiB`` (1024s).

@@ -17,6 +17,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from yukari.config.units import shown_bytes
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.keeper import StoreFull
@@ -35,7 +36,6 @@ from yukari.library.removal import Removal
 from yukari.library.sweeping import Sweep, Swept
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.disk.space import shown
 from yukari.storage.ports import Spool, Store
 from yukari.tasks import all_of
 
@@ -119,8 +119,8 @@ class Collector(Observer):
         if await self._beyond_bound(digest) > 0:
             limit = await self._limit()
             raise StoreFull(
-                f"no room for {shown(size)}: STORE_MAX is {shown(limit or 0)},"
-                f" {shown(self._taken(digest) - size)} of it taken"
+                f"no room for {shown_bytes(size)}: STORE_MAX is {shown_bytes(limit or 0)},"
+                f" {shown_bytes(self._taken(digest) - size)} of it taken"
             )
         # Whether MIN_FREE leaves enough is decided as the spool is opened.
 
@@ -174,7 +174,7 @@ class Collector(Observer):
 
     async def _evict_for(self, size: int, lacking: int) -> None:
         try:
-            await self._evict(lacking, f"for a blob of {shown(size)}")
+            await self._evict(lacking, f"for a blob of {shown_bytes(size)}")
         except (CatalogUnusable, Unknown, OSError) as error:
             say, self._warned = (log.debug if self._warned else log.warn), True
             say("nothing is evicted: {error}", error=str(error))
@@ -219,8 +219,8 @@ class Collector(Observer):
             "no room {why}: {lacking} are lacking and at most {frees} could be freed; what stays:"
             " {reasons}. It is relayed",
             why=why,
-            lacking=shown(lacking),
-            frees=shown(found.frees),
+            lacking=shown_bytes(lacking),
+            frees=shown_bytes(found.frees),
             reasons="; ".join(reasons[:5]) or "nothing else is stored",
         )
 
@@ -306,7 +306,7 @@ class Collector(Observer):
                 tag=str(version.tag),
                 why=why,
                 reason=step.reason,
-                bytes="" if self._removal.shared else f", {shown(gone)} freed",
+                bytes="" if self._removal.shared else f", {shown_bytes(gone)} freed",
             )
         if unneeded and self._removal.shared:
             freed = await self._remove_blobs(unneeded)

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.units import FreeSpace
-from yukari.storage.disk.space import Room, shown
+from yukari.storage.disk.space import Room
 from yukari.storage.ports import NoRoom
 
 
@@ -120,9 +120,3 @@ class RoomTests(SynchronousTestCase):
         room = Room("/store", FreeSpace(bytes=999_999), self.disk.statvfs)
         room.reserve(1)
         self.assertRaises(NoRoom, room.reserve, 1)
-
-    def test_sizes_are_shown_for_people(self) -> None:
-        self.assertEqual(
-            [shown(count) for count in (0, 999, 1500, 2_000_000, 7_500_000_000, 10**15)],
-            ["0 bytes", "999 bytes", "1.5 kB", "2.0 MB", "7.5 GB", "1000.0 TB"],
-        )

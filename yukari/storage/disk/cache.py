@@ -18,12 +18,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from yukari.config.units import FreeSpace
+from yukari.config.units import FreeSpace, shown_bytes
 from yukari.names import Digest, InvalidName
 from yukari.storage.disk.atomic import FAULTS, remove
 from yukari.storage.disk.copies import DiskCopies
 from yukari.storage.disk.files import FileBlob
-from yukari.storage.disk.space import Room, shown
+from yukari.storage.disk.space import Room
 from yukari.storage.ports import NoRoom
 
 _BLOCK = 1
@@ -115,7 +115,9 @@ class Tier:
     def make_way(self, size: int, room: Room) -> None:
         """Evict blobs until ``size`` bytes fit; `NoRoom`, with none evicted, if they cannot."""
         if self.most is not None and size > self.most:
-            raise NoRoom(f"{self.path}: {shown(size)} is more than SPOOL_MAX, {shown(self.most)}")
+            raise NoRoom(
+                f"{self.path}: {shown_bytes(size)} is more than SPOOL_MAX, {shown_bytes(self.most)}"
+            )
         short = max(self.budget.short_of(size), room.short_of(size))
         if short > self.total:
             return  # reserving will say so

@@ -13,7 +13,7 @@ from threading import Lock
 
 from attrs import define, field
 
-from yukari.config.units import FreeSpace
+from yukari.config.units import FreeSpace, shown_bytes
 from yukari.storage.disk.tolerance import without
 from yukari.storage.ports import NoRoom
 
@@ -24,16 +24,6 @@ _UNKNOWN = os.statvfs_result((4096, 4096, 2**38, 2**38, 2**38, 0, 0, 0, 0, 255))
 """A petabyte, if a file system does not tell its size."""
 _INODES_KEPT = 16
 """Fewer free than this count as none: a spool and a manifest take up to six."""
-
-
-def shown(count: int) -> str:
-    """Bytes for a person: ``1.5 GB``."""
-    amount = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(amount) < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 @define(eq=False)
@@ -124,7 +114,7 @@ class Room:
         kept = self.min_free.of(found.f_blocks * found.f_frsize)
         if free - reserved - size < kept:
             raise NoRoom(
-                f"{self.path}: no room for {shown(size)}: {shown(free)} free,"
-                f" {shown(reserved)} of it reserved for blobs on their way,"
-                f" {shown(kept)} to stay free"
+                f"{self.path}: no room for {shown_bytes(size)}: {shown_bytes(free)} free,"
+                f" {shown_bytes(reserved)} of it reserved for blobs on their way,"
+                f" {shown_bytes(kept)} to stay free"
             )
