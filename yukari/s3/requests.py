@@ -79,13 +79,10 @@ class Requests:
         """Send a request and return its reply, read whole."""
 
         async def call() -> dict[str, Any]:
-            slot = await self._slots.acquire()
-            try:
-                return await self._exchange(operation, parameters, body, silent)
-            finally:
-                slot.release()
+            response = await self._send(operation, parameters, body, silent)
+            return await self._read(operation, response, silent)
 
-        return await self._repeat(call, once=once)
+        return await self._repeat(lambda: self._in_turn(call), once=once)
 
     async def _open(
         self, operation: str, parameters: dict[str, Any], *, once: bool
@@ -93,16 +90,19 @@ class Requests:
         """Send a request and leave the body of its reply to the caller."""
 
         async def call() -> tuple[dict[str, Any], IResponse]:
-            slot = await self._slots.acquire()
-            try:
-                response = await self._send(operation, parameters, None, SILENT)
-                if response.code >= 300:
-                    await self._read(operation, response, SILENT)
-                return self._signing.parse(operation, 200, _headers(response), b""), response
-            finally:
-                slot.release()
+            response = await self._send(operation, parameters, None, SILENT)
+            if response.code >= 300:
+                await self._read(operation, response, SILENT)
+            return self._signing.parse(operation, 200, _headers(response), b""), response
 
-        return await call() if once else await self._repeat(call)
+        return await (self._in_turn(call) if once else self._repeat(lambda: self._in_turn(call)))
+
+    async def _in_turn(self, call: Callable[[], Awaitable[T]]) -> T:
+        slot = await self._slots.acquire()
+        try:
+            return await call()
+        finally:
+            slot.release()
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         attempt = 0
@@ -119,16 +119,6 @@ class Requests:
                         raise
                     wait += error.retry_after
             await deferLater(self._clock, wait)
-
-    async def _exchange(
-        self,
-        operation: str,
-        parameters: dict[str, Any],
-        body: Optional[Callable[[Callable[[], None]], IBodyProducer]],
-        silent: float,
-    ) -> dict[str, Any]:
-        response = await self._send(operation, parameters, body, silent)
-        return await self._read(operation, response, silent)
 
     async def _send(
         self,
