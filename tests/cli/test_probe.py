@@ -83,7 +83,7 @@ class WellTests(ProbeCase):
             f"{host} wants a token of {upstream.url}/token",
             "the realm answered 200 to a request signed",
             "signed by this cache's own key (a new key",
-            "manifest   3 blobs of 3 MB",
+            "manifest   3 blobs of 3.0 MB",
             "list       none",
             upstream.models[MODEL].digest,
             "HEAD tells the same",

@@ -43,6 +43,7 @@ from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span
 from yukari.storage.bucket import health as contact
 from yukari.storage.bucket import listing as bucketlisting
+from yukari.storage.bucket import manifests as manifests_module
 from yukari.storage.bucket import pending as pending_module
 from yukari.storage.bucket import sweep, upload
 from yukari.storage.bucket.multipart import Note, note_path, part_size
@@ -690,7 +691,7 @@ class BucketTests(Stores):
         self.assertIsNone(await store.get_manifest(OTHER, LATEST))
         self.assertIsNone(await store.blob_size(DIGEST))
         self.assertFalse(store.reachable)
-        self.patch(store._manifests.cache, "_trusted_for", 0.0)
+        self.patch(manifests_module, "TRUSTED_FOR", 0.0)
         self.assertEqual(await store.get_manifest(NAME, LATEST), StoredManifest(OLD, 1000.0))
         await proxy.start()
 
