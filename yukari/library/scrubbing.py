@@ -49,6 +49,8 @@ START_AFTER = 60.0
 """Seconds from the start to the first read; a hundredth of the period if that is less."""
 MAX_TAGS = 20
 """Tags that upstream is asked about for one wrong blob."""
+FETCHED = "it is fetched again"
+"""What the log says of a wrong blob whose copy, set aside, goes once the right one is stored."""
 
 
 @frozen
@@ -247,7 +249,7 @@ class Scrubber(Observer):
             place=self.copies.place,
             found=str(found),
             follows=follows,
-            kept=f"; kept in {kept}" if kept and follows is not FETCHED else "",
+            kept=f"; kept in {kept}" if kept and follows != FETCHED else "",
         )
 
     async def _mend(self, digest: Digest) -> str:
@@ -284,9 +286,6 @@ class Scrubber(Observer):
                 await store.put_manifest(name, digest, found.manifest, found.checked_at)
                 return True
         return False
-
-
-FETCHED = "it is fetched again"
 
 
 def _not_dropped(failure: Failure) -> None:
