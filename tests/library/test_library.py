@@ -405,6 +405,20 @@ class LibraryTests(SynchronousTestCase):
         self.assertLess(sum(asked), 20)
         self.assertEqual(max(asked), 1)
 
+    def test_of_a_model_whose_blobs_are_given_up_few_more_are_started(self) -> None:
+        """Each of 20,000 layers that upstream answered with 500 became a fill, and stayed one."""
+        self.patch(prefetch, "MAX_AHEAD", 10)
+        pulled = self.ask()
+        bodies = [str(number).encode() for number in range(100)]
+        self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        for _ in range(100):
+            for source in list(self.upstream.sources.values()):
+                for each in list(source.open):
+                    each.refuse(SourceFailed("upstream answered 500"))
+            self.clock.advance(10)
+        self.failureResultOf(pulled, RegistryError)
+        self.assertLess(len(self.upstream.sources), 10 + prefetch.MAX_GIVEN_UP + 5)
+
     def test_a_refused_blob_is_asked_for_again_with_its_manifest_and_its_head(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)

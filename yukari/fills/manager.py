@@ -149,9 +149,13 @@ class FillManager(FillKeeper[Fill]):
         fill = self.fills.get(digest)
         return None if fill is None else self.discard(fill, error)
 
+    def is_under_way(self, fill: Fill) -> bool:
+        """Whether the fill goes on: it has neither ended nor been given up for now."""
+        return self.fills.get(fill.digest) is fill and fill.state is not State.SUSPENDED
+
     async def end_of(self, fill: Fill) -> None:
         """Return when the fill has ended, well or not; at once if nobody works on it."""
-        if self.fills.get(fill.digest) is fill and fill.state is not State.SUSPENDED:
+        if self.is_under_way(fill):
             await self._ends.setdefault(fill, Waiters()).wait()
 
     def refusal(self, digest: Digest) -> Optional[RegistryError]:

@@ -26,6 +26,8 @@ log = Logger()
 
 MAX_AHEAD = 2000
 """Fills of one manifest that are started before the first of them must have ended."""
+MAX_GIVEN_UP = 16
+"""Blobs of one manifest that may be given up for now before no more of its fills are started."""
 MAX_ARMED = 25_000
 """Blobs whose first request starts the fills of their manifest's other blobs."""
 MAX_WHOLE = 10_000
@@ -109,9 +111,10 @@ class Prefetch:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
-        It stops at the first blob that upstream does not have: no client can do without it.
+        It stops at the first blob that upstream does not have, or once `MAX_GIVEN_UP` were given
+        up: no client can do without them.
         """
-        missing = 0
+        missing = given_up = 0
         ahead: deque[Fill] = deque()
         for blob in manifest.blobs:
             try:
@@ -125,9 +128,12 @@ class Prefetch:
                 ahead.append(fill)
             if len(ahead) > MAX_AHEAD:
                 await self._fills.end_of(ahead[0])
-            while ahead and self._fills.fills.get(ahead[0].digest) is not ahead[0]:
-                refused = self._fills.refusal(ahead.popleft().digest)
-                if refused is not None and refused.status == 404:
+            while ahead and not self._fills.is_under_way(ahead[0]):
+                fill = ahead.popleft()
+                given_up += self._fills.fills.get(fill.digest) is fill
+                refused = self._fills.refusal(fill.digest)
+                is_absent = refused is not None and refused.status == 404
+                if is_absent or given_up >= MAX_GIVEN_UP:
                     return missing
         return missing
 
