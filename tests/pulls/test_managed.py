@@ -180,6 +180,8 @@ class VerbsTests(VerbsCase):
         self.assertEqual(await self.run_verb(daemon, "diff", "m"), "")
         self.assertIn("superseded", await self.run_verb(daemon, "show", "m"))
         self.assertIn("keeps what it has", await self.run_verb(daemon, "pull", "user/n:7b"))
+        await upstream.down()
+        self.assertIn("not checked", await self.run_verb(daemon, "outdated", status=2))
 
     async def test_file_of_models_warms_the_cache(self) -> None:
         upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")

@@ -25,21 +25,22 @@ def outdated(cache: Cache, as_json: bool) -> None:
     """
     List the stored models that upstream has changed or removed.
 
-    One that could not be checked is listed, too. Ends with status 1 if any is listed.
+    One that could not be checked is listed, too, and ends this with status 2. Else the status is 1
+    if any is listed.
     """
     by_registry: dict[str, list[str]] = {}
     for each in cache.models("name", "repository"):
         registry = each["repository"].rpartition("/")[0].rpartition("/")[0]
         by_registry.setdefault(registry, []).append(each["name"])
-    found = False
+    status = 0
     with ThreadPoolExecutor(max(1, len(by_registry))) as pool:
         asked = [pool.submit(_compare_all, cache, names) for names in by_registry.values()]
         for states in as_completed(asked):
             for name, state in states.result().items():
                 if state["state"] not in ("same", "own"):
-                    found = True
+                    status = max(status, 1 if state["state"] in ("newer", "gone") else 2)
                     _print_outdated(name, state, as_json)
-    sys.exit(1 if found else 0)
+    sys.exit(status)
 
 
 def _print_outdated(name: str, state: dict[str, Any], as_json: bool) -> None:

@@ -71,7 +71,7 @@ class Questions:
         self, name: Repository, client: Hashable = None, *, again: bool = False
     ) -> Deferred[Turn]:
         """
-        Wait for a turn, which `end` returns; cancelling gives up waiting.
+        Wait for a turn, which `end` gives back; cancelling gives up waiting.
 
         ``again`` says that the question was interrupted.
         """
