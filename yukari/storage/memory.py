@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Optional, TypeVar, Union, cast
+from typing import Optional, TypeVar, cast
 
 from attrs import define, field
 
@@ -37,35 +37,10 @@ from yukari.storage.ports import (
     Spool,
     StoredManifest,
 )
-from yukari.storage.readable import work_on_each
+from yukari.storage.readable import MemoryBlob, work_on_each
 from yukari.storage.variants import Variants, alone, check_put
 
 T = TypeVar("T")
-
-
-@define(eq=False)
-class MemoryBlob:
-    """`BlobFile` over bytes."""
-
-    size: int
-    _body: Union[bytes, bytearray]
-    _closed: bool = field(default=False, init=False)
-
-    def fileno(self) -> Optional[int]:
-        return None
-
-    def read(self, offset: int, count: int) -> bytes:
-        if self._closed:
-            raise ValueError("this file is closed")
-        return bytes(self._body[offset : offset + count])
-
-    def share(self) -> MemoryBlob:
-        if self._closed:
-            raise ValueError("this file is closed")
-        return MemoryBlob(self.size, self._body)
-
-    def close(self) -> None:
-        self._closed = True
 
 
 @define(eq=False)

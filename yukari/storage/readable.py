@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Optional, Protocol, TypeVar
+from typing import Optional, Protocol, TypeVar, Union
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -47,6 +47,31 @@ def close_found(found: Optional[Closable]) -> None:
     """Close what a disk thread has opened for somebody who waits no more."""
     if found is not None:
         found.close()
+
+
+@define(eq=False)
+class MemoryBlob:
+    """`BlobFile` over bytes."""
+
+    size: int
+    _body: Union[bytes, bytearray]
+    _closed: bool = field(default=False, init=False)
+
+    def fileno(self) -> Optional[int]:
+        return None
+
+    def read(self, offset: int, count: int) -> bytes:
+        if self._closed:
+            raise ValueError("this file is closed")
+        return bytes(self._body[offset : offset + count])
+
+    def share(self) -> MemoryBlob:
+        if self._closed:
+            raise ValueError("this file is closed")
+        return MemoryBlob(self.size, self._body)
+
+    def close(self) -> None:
+        self._closed = True
 
 
 class SpoolLost(Exception):

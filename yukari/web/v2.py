@@ -32,8 +32,7 @@ from yukari.sending.send import LITTLE, send
 from yukari.sending.stall import InThread
 from yukari.sending.workers import Helpers
 from yukari.spans import Span
-from yukari.storage.memory import MemoryBlob
-from yukari.storage.readable import StoredBlob
+from yukari.storage.readable import MemoryBlob, StoredBlob
 from yukari.web.accept import variant_accepted
 from yukari.web.access import check_may_pull, check_own_name, check_same_site
 from yukari.web.admin import Fills, Front, Health
