@@ -177,7 +177,12 @@ class Daemon:
 
     async def idle(self) -> None:
         """Return when nothing is being fetched any more."""
-        await until(lambda: self.library.is_idle)
+        await until(lambda: is_idle(self.library))
+
+
+def is_idle(library: Library) -> bool:
+    """Whether nothing is fetched, or about to be, without a client."""
+    return not library.fills and not len(library.prefetch.running)
 
 
 class RunningCase(TestCase):

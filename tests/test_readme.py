@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
-from yukari.cli.main import with_verbs
+from yukari.cli.main import VERBS, yukari
 from yukari.config.reference import BEGIN, COMMON, END, TABLES, full_table, short_table
 from yukari.config.settings import SETTINGS
 
@@ -127,7 +127,9 @@ class ReadmeTests(SynchronousTestCase):
 def verbs_flags() -> set[str]:
     """Return the flags of the daemon and of every verb of ``yukari``."""
     found = {row.flag for row in SETTINGS}
-    for verb in with_verbs().commands.values():
+    for name in VERBS:
+        verb = yukari.get_command(None, name)
+        assert verb is not None
         for option in verb.params:
             found |= {each[2:] for each in option.opts if each.startswith("--")}
     return found

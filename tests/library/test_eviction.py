@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog_rows import Candidate, Need, Version
-from yukari.library.eviction import Plan, Rules, plan
+from yukari.library.eviction import Plan, Planner, Rules
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 NOW = 1_000_000.0
@@ -47,6 +48,10 @@ def models(
 
 def rules(**changed: Any) -> Rules:
     return Rules(**{"now": NOW, "grace": 3600.0, "superseded_lifetime": 720 * 3600.0, **changed})
+
+
+def plan(candidates: Iterable[Candidate], to: Rules, need: int) -> Plan:
+    return Planner(to, need).plan(candidates)
 
 
 def goes(found: Plan) -> list[str]:

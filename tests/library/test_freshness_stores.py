@@ -11,7 +11,7 @@ from attrs import define, field
 
 from tests.emulator import Fault
 from tests.library.test_freshness import FreshnessCase
-from tests.running import MODEL, Daemon, RunningCase, until
+from tests.running import MODEL, Daemon, RunningCase, is_idle, until
 from tests.s3.against import AgainstServer
 from tests.s3.servers import CEPH, MOTO
 from yukari.daemon.service import YukariService
@@ -215,7 +215,7 @@ class Replicas(InBucket):
         for each in one, two:
             await self.manifest(each)
             await until(
-                lambda each=each: not each.library.revalidator._checking and each.library.is_idle
+                lambda each=each: not each.library.revalidator._checking and is_idle(each.library)
             )
         self.assertEqual(upstream.counters.requests["manifest HEAD"], 1)
 
@@ -230,7 +230,8 @@ class Replicas(InBucket):
         (found,) = await one.library.store.read_anew([(NAME, LATEST)])
         self.assertEqual(found[Variant.PLAIN].manifest.body, new.manifest_bytes)
         self.assertEqual(await self.manifest(one), new.manifest_bytes)
-        await until(lambda: one.library.is_idle and two.library.is_idle)
+        await one.idle()
+        await two.idle()
 
 
 class ReplicasOnMotoTests(Replicas):

@@ -217,7 +217,7 @@ class DirectoryTests(RegistriesCase):
         await daemon.stop()
         registries.hf.settings.rate = None
         daemon = await self.restarted(daemon, registries)  # type: ignore[arg-type]
-        await until(lambda: daemon.library.is_idle)
+        await daemon.idle()
         model = registries.model("hf")
         self.assert_stored(daemon, model)
         self.assertEqual(registries.default.counters.sent, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from tests.running import MODEL, RunningCase, until
+from tests.running import MODEL, RunningCase
 
 
 class VanishingTests(RunningCase):
@@ -16,14 +16,14 @@ class VanishingTests(RunningCase):
         daemon = await self.daemon(upstream)
         storage = daemon.service._settings.storage
         await self.pull(daemon)
-        await until(lambda: daemon.library.is_idle)
+        await daemon.idle()
         for names in (("blobs", "manifests", "manifests-v2"), tuple(os.listdir(storage))):
             for name in names:
                 shutil.rmtree(os.path.join(storage, name))
             daemon.library.blobs.invalidate()
             upstream.counters.clear()
             await self.pull(daemon)
-            await until(lambda: daemon.library.is_idle)
+            await daemon.idle()
             self.assertLessEqual(upstream.counters.sent, 1.1 * model.size + 4096)
             for digest, size in model.blobs:
                 path = os.path.join(storage, "blobs", digest.replace(":", "-"))

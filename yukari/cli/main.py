@@ -44,15 +44,6 @@ def yukari() -> None:
     """A pull-through cache for Ollama model registries. Without a verb, this is the daemon."""
 
 
-def with_verbs() -> click.Group:
-    """Return the command with all of its verbs loaded."""
-    for name in VERBS:
-        command = yukari.get_command(None, name)
-        assert command is not None
-        yukari.add_command(command)
-    return yukari
-
-
 def main() -> None:
     """Run the console script: a verb, or the daemon with its flags."""
     if "_YUKARI_COMPLETE" in os.environ or sys.argv[1:2] == ["help"]:

@@ -159,11 +159,6 @@ class Catalog:
             self._sent[name, digest] = self._sent.get((name, digest), 0) + count
             self._write_soon()
 
-    def last_pull(self, name: Repository, tag: Tag) -> float:
-        """When a tag was pulled last, of the pulls that are not written yet; 0 for none."""
-        usage = self._pulls.get((name, tag))
-        return 0.0 if usage is None else usage.last
-
     def _write_soon(self) -> None:
         if self._timer is None and not self._stopped:
             self._timer = self._clock.callLater(WRITE_AFTER, self._write_now)

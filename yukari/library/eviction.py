@@ -95,19 +95,9 @@ def _protection(found: Outline, rules: Rules) -> Optional[str]:
     return None
 
 
-def plan(candidates: Iterable[Candidate], rules: Rules, need: int) -> Plan:
-    """
-    Choose what goes so that ``need`` bytes become free, or as many as can.
-
-    ``candidates`` come in the order in which they would go; no more of them is looked at than is
-    needed.
-    """
-    return Planner(rules, need).plan(candidates)
-
-
 @define(eq=False)
 class Planner:
-    """Makes one plan."""
+    """Chooses what goes so that ``need`` bytes become free, or as many as can."""
 
     _rules: Rules
     _need: int
@@ -119,7 +109,11 @@ class Planner:
     _changed: bool = field(default=False, init=False)
 
     def plan(self, candidates: Iterable[Candidate]) -> Plan:
-        """As the function `plan`."""
+        """
+        Return the plan for candidates in the order in which they would go.
+
+        No more of them is looked at than is needed.
+        """
         for candidate in candidates:
             if not self._look(candidate):
                 break

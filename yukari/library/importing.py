@@ -15,7 +15,6 @@ from typing import Any, Optional, Union
 from attrs import define, field
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.threads import blockingCallFromThread
-from twisted.logger import Logger
 
 from yukari.config.registries import is_known
 from yukari.errors import RegistryError
@@ -25,8 +24,6 @@ from yukari.library.shown_names import ShownNames
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED, Spool, Store
-
-log = Logger()
 
 Found = Union[Index, Blob]
 Stored = Callable[[Repository, Tag], None]

@@ -145,11 +145,6 @@ class Library:
         self.blobs.stop()
         await self.filling.stop()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is fetched, or about to be, without a client."""
-        return not self.filling.fills and not len(self.prefetch.running)
-
     async def is_upstream(self, name: Repository, tag: Tag) -> bool:
         """Ask the registry whether it has a tag. `RegistryError` if it does not say."""
         agent = self._agents.of(name, tag)

@@ -14,20 +14,15 @@ from typing import Any, Optional
 from attrs import define, field, frozen
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from yukari.names import Repository, Tag
 from yukari.storage.inventory import Inventory
-
-log = Logger()
 
 DOCUMENT = "marks.json"
 FRESH_FOR = 60.0
 """Seconds after which the document is read again."""
 MAX_TRIES = 10
 """How often a change is tried while other daemons change the document too."""
-
-Key = tuple[Repository, Tag]
 
 
 @frozen

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from yukari.net.tunnel import Opening, ProxyFailed
 
 VERSION = 5
-NO_PASSWORD, PASSWORD, NO_METHOD = 0, 2, 0xFF
+NO_PASSWORD, PASSWORD = 0, 2
 """Methods of authentication."""
 CONNECT = 1
 IPV4, NAME, IPV6 = 1, 3, 4
