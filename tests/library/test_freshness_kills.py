@@ -23,6 +23,9 @@ SIZE = 300_000
 class Suite(ProcessCase):
     """Behaviours; `again` is the subclass's."""
 
+    timeout = 600.0
+    """Seconds; eleven daemons start in one test."""
+
     async def again(self, upstream: Emulator, *arguments: str) -> YukariProcess:
         """A daemon on what the last one left."""
         raise NotImplementedError
