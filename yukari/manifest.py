@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from enum import Enum
-from threading import Lock
-from typing import Any, Optional, Union
-from weakref import WeakValueDictionary
+from typing import Any, Optional, Protocol, TypeVar, Union
 
 from attrs import evolve, field, frozen
 
 from yukari.names import Digest, InvalidName
+from yukari.spans import Span
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 """The media type of a manifest that names none, and of every model Ollama publishes."""
@@ -44,8 +44,11 @@ RUNNERS = ("llamacpp", "ggml", "mlx")
 MAX_BYTES = 8 * 1024 * 1024
 """Bytes of a manifest at most. One of 12,000 layers, which exists, has three megabytes."""
 
-LARGE = 256 * 1024
-"""Bytes. A manifest larger than this is parsed in a thread, one at a time."""
+LARGE = 32 * 1024
+"""
+Bytes of a manifest beyond which it is parsed in a thread, and alone, and stays in a file: a few
+hundred layers. Thousands of clients may be slow to read as many different ones.
+"""
 
 MAX_LAYERS = 20_000
 """Layers at most of a manifest, and of a list with all its children."""
@@ -61,9 +64,6 @@ empty object of two bytes takes two hundred in Python.
 
 SIZE_UNKNOWN = 0
 """The size of a blob whose manifest gives none. An empty blob has it too, and is asked for."""
-
-_parsing_large = Lock()
-"""Held while a large manifest is parsed: the JSON's Python objects take ten times its bytes."""
 
 _FIELDS = {
     name.lower(): name
@@ -88,6 +88,29 @@ class Variant(Enum):
     """A `ManifestList` if the registry has one, else a `Manifest`; Ollama 0.40 and later."""
 
 
+class KeptBytes(Protocol):
+    """The bytes of a large manifest: a span of a file, which takes no memory."""
+
+    @property
+    def span(self) -> Span:
+        """Where they are in the file."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return up to ``count`` bytes of the file from ``offset``. Blocks; OSError."""
+
+    def share(self) -> Any:
+        """Return the file as a `BlobFile`, to be closed separately."""
+
+    def __len__(self) -> int: ...
+
+    def __bytes__(self) -> bytes:
+        """Read them. Blocks; OSError."""
+
+
+Body = Union[bytes, KeptBytes]
+"""A manifest's bytes; its digest is theirs, so they take no part in comparisons."""
+
+
 @frozen
 class Descriptor:
     """One blob as a manifest names it; ``size`` in bytes, or `SIZE_UNKNOWN`."""
@@ -101,7 +124,7 @@ class Descriptor:
 class Manifest:
     """A manifest's bytes, their digest, its media type and the blobs it stands on."""
 
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False, eq=False)
     digest: Digest
     media_type: str
     blobs: tuple[Descriptor, ...] = field(repr=False)
@@ -132,7 +155,7 @@ class Child:
 class ManifestList:
     """A list's bytes, their digest, its media type and its children in their order."""
 
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False, eq=False)
     digest: Digest
     media_type: str
     children: tuple[Child, ...]
@@ -145,9 +168,7 @@ class ManifestList:
 AnyManifest = Union[Manifest, ManifestList]
 """What a tag or a digest of a repository stands for."""
 
-
-_large: WeakValueDictionary[Digest, AnyManifest] = WeakValueDictionary()
-"""The large manifests that are in use, so that each is in memory once."""
+M = TypeVar("M", bound=AnyManifest)
 
 
 def manifests_in(found: AnyManifest) -> list[Manifest]:
@@ -155,6 +176,29 @@ def manifests_in(found: AnyManifest) -> list[Manifest]:
     if isinstance(found, Manifest):
         return [found]
     return [child.inline for child in found.children if child.inline is not None]
+
+
+def bodies_of(found: AnyManifest) -> list[Body]:
+    """Return the bytes of a manifest, or those of a list and of the children it has inline."""
+    inline = manifests_in(found) if isinstance(found, ManifestList) else []
+    return [found.body, *(child.body for child in inline)]
+
+
+def with_bodies(found: M, bodies: Iterable[Body]) -> M:
+    """Return the same with other ``bodies``, in the order of `bodies_of`."""
+    each = iter(bodies)
+    own = next(each)
+    if isinstance(found, Manifest):
+        return evolve(found, body=own)
+    return evolve(
+        found, body=own, children=tuple(_with_body(child, each) for child in found.children)
+    )
+
+
+def _with_body(child: Child, bodies: Iterator[Body]) -> Child:
+    if child.inline is None:
+        return child
+    return evolve(child, inline=evolve(child.inline, body=next(bodies)))
 
 
 def stands_on(found: AnyManifest) -> set[Digest]:
@@ -171,17 +215,6 @@ def parse_manifest(body: bytes) -> AnyManifest:
     """Return the manifest or the list in ``body``; `InvalidManifest` says why it is neither."""
     if len(body) > MAX_BYTES:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
-    if len(body) <= LARGE:
-        return _parse(body)
-    with _parsing_large:
-        digest = Digest.of(body)
-        found = _large.get(digest)
-        if found is None:
-            found = _large[digest] = _parse(body)
-        return found
-
-
-def _parse(body: bytes) -> AnyManifest:
     if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
         raise InvalidManifest(f"more than {MAX_VALUES} values")
     try:

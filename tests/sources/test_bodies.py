@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+from collections.abc import Sequence
 from typing import Any
 from weakref import ref
 
@@ -16,9 +18,10 @@ from twisted.web.http_headers import Headers
 from tests.sources.doubles import DIGEST, Exchange, UpstreamCase
 from tests.strategies import manifest_body
 from yukari.errors import RegistryError
-from yukari.manifest import LARGE, Descriptor, InvalidManifest
+from yukari.large import MAX_ARRIVING, LargeManifests
+from yukari.manifest import LARGE, Body, Descriptor, InvalidManifest, bodies_of, parse_manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.net.bodies import BODY_WITHIN, MAX_LARGE
+from yukari.net.bodies import BODY_WITHIN
 from yukari.sources.bodies import Bodies
 from yukari.sources.registry import MAX_HOSTS
 
@@ -42,12 +45,12 @@ class LargeBodyTests(UpstreamCase):
 
     def test_no_more_large_manifests_are_read_at_once_than_have_turns(self) -> None:
         """Sixty-four of eight megabytes that never ended were half a gigabyte."""
-        asked = self.ask(MAX_LARGE + 2)
+        asked = self.ask(MAX_ARRIVING + 2)
         exchanges = self.internet.open
-        self.assertEqual(self.read(), exchanges[:MAX_LARGE])
+        self.assertEqual(self.read(), exchanges[:MAX_ARRIVING])
         exchanges[0].send(BODY[-1:])
         self.assertEqual(self.successResultOf(asked[0]).digest, Digest.of(BODY))
-        self.assertEqual(self.read(), exchanges[1 : MAX_LARGE + 1])
+        self.assertEqual(self.read(), exchanges[1 : MAX_ARRIVING + 1])
         exchanges[1].close()
         self.failureResultOf(asked[1], RegistryError)
         self.assertEqual(self.read(), exchanges[2:])
@@ -56,7 +59,7 @@ class LargeBodyTests(UpstreamCase):
             self.assertEqual(self.successResultOf(each).digest, Digest.of(BODY))
 
     def test_those_that_end_while_they_wait_take_no_turn(self) -> None:
-        asked = self.ask(MAX_LARGE + 1)
+        asked = self.ask(MAX_ARRIVING + 1)
         asked.pop().cancel()
         self.clock.advance(BODY_WITHIN)
         for each in asked:
@@ -64,6 +67,34 @@ class LargeBodyTests(UpstreamCase):
         (late,) = self.ask(1)
         self.internet.last.send(BODY[-1:])
         self.assertEqual(self.successResultOf(late).digest, Digest.of(BODY))
+
+    def test_a_large_manifest_comes_without_its_bytes_in_memory(self) -> None:
+        """Forty of them that were stored and sent took three hundred megabytes."""
+        kept: list[bytes] = []
+
+        def keep(bodies: Sequence[Body]) -> Sequence[Body]:
+            kept.extend(map(bytes, bodies))
+            return [b"in a file"]
+
+        bodies = Bodies("r.test", self.clock, execute, LargeManifests(keep))
+        for body in (BODY, BODY.strip()):
+            whole: Any = Whole(body)
+            asked = Deferred.fromCoroutine(bodies.parsed(whole, "manifest", parse_manifest))
+            found = self.successResultOf(asked)
+            self.assertEqual(found.digest, Digest.of(body))
+            self.assertEqual(bodies_of(found), [b"in a file" if body is BODY else body])
+        self.assertEqual(kept, [BODY])
+
+    def test_a_disk_without_room_for_a_large_manifest_is_said(self) -> None:
+        def keep(_: Sequence[Body]) -> Sequence[Body]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        whole: Any = Whole(BODY)
+        bodies = Bodies("r.test", self.clock, execute, LargeManifests(keep))
+        asked = Deferred.fromCoroutine(bodies.parsed(whole, "manifest", parse_manifest))
+        error = self.failureResultOf(asked, RegistryError).value
+        self.assertEqual(error.status, 503)
+        self.assertIn("No space left on device", error.message)
 
     def test_a_refusal_does_not_keep_what_it_was_made_of(self) -> None:
         """Forty bodies of eight megabytes that are no JSON were a gigabyte."""

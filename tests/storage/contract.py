@@ -218,7 +218,7 @@ class StoreContract(_Base):
         await store.put_manifest(NAME, LATEST, large, 1000.0)
         found = await (await self.killed(store)).get_manifest(NAME, LATEST)
         assert found is not None
-        self.assertEqual(found.manifest.body, large.body)
+        self.assertEqual(bytes(found.manifest.body), large.body)
 
     async def test_tags_are_listed_in_order(self) -> None:
         store = await self.started()

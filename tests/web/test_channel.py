@@ -21,11 +21,13 @@ from tests.sending.doubles import NAME, Growing, Shelf, Talk
 from tests.sending.test_send import MIB, SocketCase, noise
 from yukari.config.networks import Networks
 from yukari.errors import manifest_unknown
+from yukari.large import LargeManifests
 from yukari.manifest import Manifest
 from yukari.names import DEFAULT, Repository, Tag
 from yukari.sending import transports
 from yukari.sending.stall import STALL
 from yukari.sending.transports import bound_held
+from yukari.storage.disk.bodies import KeptFiles
 from yukari.tasks import Waiters
 from yukari.web import site
 from yukari.web.ahead import BLOBS_IN_A_TURN
@@ -202,7 +204,8 @@ class PipelineTests(SynchronousTestCase):
         talk = Talk()
         body = b'{"schemaVersion": 2, "layers": [{"digest": "sha256:%s", "size": 1}], "x": "%s"}'
         manifest = Manifest.parse(body % (b"ab" * 32, b"x" * 2_000_000))
-        talk.shelf.manifests[NAME, Tag("latest")] = manifest
+        large = LargeManifests(KeptFiles(self.mktemp()).keep)
+        talk.shelf.manifests[NAME, Tag("latest")] = large.kept(manifest)
         talk.wire.full = True
         talk.ask("/v2/library/m/manifests/latest")
         self.assertLess(len(talk.wire.value()), 600_000)

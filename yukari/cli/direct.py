@@ -15,6 +15,7 @@ from yukari.cli.client import CacheError
 from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import SettingError, Settings
+from yukari.large import LargeManifests
 from yukari.library.archive import BadArchive
 from yukari.library.importing import Found, Importer
 from yukari.library.shown_names import ShownNames
@@ -68,7 +69,15 @@ class DirectImport:
         threads.start()
         try:
             proxies = Proxies.read(os.environ)
-            store, _ = open_store(reactor, self._settings, os.environ, threads, Metrics(), proxies)
+            store, _ = open_store(
+                reactor,
+                self._settings,
+                os.environ,
+                threads,
+                Metrics(),
+                proxies,
+                LargeManifests(),
+            )
             await store.start()
             try:
                 names = ShownNames(RegistryNames.of(self._settings.registries))

@@ -114,7 +114,7 @@ def _model(
                     manifests[child.digest] = found.stored.manifest
     blobs: dict[Digest, Descriptor] = {}
     for manifest in manifests.values():
-        bodies[manifest.digest] = manifest.body
+        bodies[manifest.digest] = bytes(manifest.body)
         blobs[manifest.digest] = Descriptor(
             manifest.digest, len(manifest.body), manifest.media_type
         )

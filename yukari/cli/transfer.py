@@ -140,7 +140,7 @@ class _Exported:
             for child in listed.children:
                 found = _manifest(cache, repository, str(child.digest), _PLAIN)
                 manifests += [] if found is None else [found]
-        made = cls(packed, repository, {each.digest: each.body for each in manifests})
+        made = cls(packed, repository, {each.digest: bytes(each.body) for each in manifests})
         blobs: dict[Digest, Descriptor] = {}
         for manifest in manifests:
             body = Descriptor(manifest.digest, len(manifest.body), manifest.media_type)

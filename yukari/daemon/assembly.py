@@ -32,6 +32,7 @@ from yukari.daemon.mirrors import (
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
+from yukari.large import LargeManifests
 from yukari.leisure import Leisure
 from yukari.library.bounds import Bounds
 from yukari.library.events import Events, Observer
@@ -47,6 +48,7 @@ from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Lines
 from yukari.sending.workers import Helpers, helpful
+from yukari.storage.disk.bodies import KeptFiles
 from yukari.storage.opening import Opened
 from yukari.storage.ports import Store
 from yukari.threads import DISK_THREADS, Threads
@@ -106,8 +108,11 @@ def assemble(
     disk_threads = Threads(reactor, "disk", DISK_THREADS)
     send_threads = Threads(reactor, "send", helpful())
     metrics = PrometheusMetrics(reactor)
+    large = LargeManifests(KeptFiles(os.path.join(own_directory(settings), "tmp")).keep)
     try:
-        store, keeper = open_store(reactor, settings, os.environ, disk_threads, metrics, proxies)
+        store, keeper = open_store(
+            reactor, settings, os.environ, disk_threads, metrics, proxies, large
+        )
     except ValueError as error:
         end(error)
     bounds = settings.upstream_connections
@@ -115,7 +120,9 @@ def assemble(
     line = None
     if settings.upstream_rate is not None:
         line = line_of(settings.upstream_rate, reactor, bounds.in_all)
-    mirrors = open_mirrors(reactor, settings, proxies, disk_threads, metrics, pseudonym, line)
+    mirrors = open_mirrors(
+        reactor, settings, proxies, disk_threads, metrics, pseudonym, line, large
+    )
     registries = RegistryNames.of(settings.registries)
     catalog_thread = Threads(reactor, "catalog", 1)
     management = _management(reactor, settings, store, catalog_thread, disk_threads, metrics)
@@ -141,6 +148,7 @@ def assemble(
         may_check=management.marks.may_check,
         redirects=_redirects(settings),
         leisure=Leisure(reactor),
+        large=large,
     )
     management.manage(library, None if settings.offline else library.is_upstream)
     pulls = Pulls(library, management.marks.may_check)

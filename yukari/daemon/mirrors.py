@@ -23,6 +23,7 @@ from yukari.config.registry_names import answers_by_agent, id_of, ids_of
 from yukari.config.settings import TIGRIS, Settings
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.daemon.watched import Watched
+from yukari.large import LargeManifests
 from yukari.library.revalidator import Freshness
 from yukari.names import DEFAULT
 from yukari.net.agent import READ, Connections
@@ -96,6 +97,7 @@ def open_mirrors(
     metrics: PrometheusMetrics,
     pseudonym: str,
     line: Optional[Line],
+    large: LargeManifests,
 ) -> Mirrors:
     """Make the registries of the settings; ``line`` bounds those that have no rate of their own."""
     own_key = OwnKey(own_key_path(settings), in_thread, reactor)
@@ -129,6 +131,7 @@ def open_mirrors(
                 key == DEFAULT,
                 made.lines,
                 in_thread,
+                large,
             )
             upstream = Upstream(source)
             allowed, hosts = partial(source.allowed, most), source.hosts

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from yukari.errors import RegistryError
-from yukari.manifest import MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
+from yukari.large import IsLarge, LargeManifests
+from yukari.manifest import LARGE, MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.manifest_cache import cost_of
@@ -23,19 +24,26 @@ log = Logger()
 
 MAX_CHILDREN = 50_000
 """Children, and blobs that are no manifests, that are remembered."""
-MAX_INLINE = 24 * 1024 * 1024
-"""Bytes of memory, about, of the children that lists have inline; the largest one fits."""
+MAX_INLINE = 12 * 1024 * 1024
+"""
+Bytes of memory, about, of the children that lists have inline, and the same of those read from
+blobs; the largest one fits.
+"""
 MAX_TRIED = 8
 """Children of a list that are tried for a client that accepts no lists."""
 MAX_RECALLED = 20
 """Stored tags of a model in whose lists a child is looked for."""
 
 
+def _cost(child: Manifest) -> int:
+    return cost_of(StoredManifest(child, 0.0))
+
+
 class _Inline(LRUCache[tuple[Repository, Digest], Manifest]):
     """Children that lists have inline; ``dropped`` is called with the key of each that goes."""
 
     def __init__(self, dropped: Callable[[tuple[Repository, Digest]], object]) -> None:
-        super().__init__(MAX_INLINE, lambda child: cost_of(StoredManifest(child, 0.0)))
+        super().__init__(MAX_INLINE, _cost)
         self._dropped = dropped
 
     def popitem(self) -> tuple[tuple[Repository, Digest], Manifest]:
@@ -54,6 +62,7 @@ class Children:
     _now: Callable[[], float]
     _stored: Callable[[Repository], None]
     """Called with the model whenever a child was stored."""
+    _large: LargeManifests = field(factory=LargeManifests)
     _known: LRUCache[tuple[Repository, Digest], None] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
@@ -64,6 +73,10 @@ class Children:
     )
     _blobs: LRUCache[Digest, None] = field(factory=lambda: LRUCache(MAX_CHILDREN), init=False)
     """Stored blobs that are no manifests."""
+    _read: LRUCache[Digest, Manifest] = field(
+        factory=lambda: LRUCache(MAX_INLINE, _cost), init=False
+    )
+    """Stored blobs that are, without their bytes."""
     _once: Coalescer = field(factory=Coalescer, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -138,9 +151,17 @@ class Children:
         """Return the manifest that an opened blob is; None if it is none."""
         if blob.size > MAX_BYTES or digest in self._blobs:
             return None
-        manifest: Optional[Manifest] = await self._in_thread(_read_manifest, blob)
+        manifest: Optional[Manifest] = self._read.get(digest)
+        if manifest is not None:
+            return manifest
+        try:
+            manifest = await self._in_thread(_read_manifest, blob, LARGE)
+        except IsLarge:
+            manifest = await self._large.alone(self._in_thread, _read_manifest, blob, MAX_BYTES)
         if manifest is None:
             self._blobs[digest] = None
+        else:
+            self._read[digest] = manifest
         return manifest
 
     async def _recall(self, name: Repository) -> None:
@@ -152,11 +173,16 @@ class Children:
                 self.learn(name, stored.manifest)
 
 
-def _read_manifest(blob: StoredBlob) -> Optional[Manifest]:
-    """The manifest that a blob is, None if it is none. OSError. Blocks: for a disk thread."""
+def _read_manifest(blob: StoredBlob, most: int) -> Optional[Manifest]:
+    """
+    The manifest that a blob is, without its bytes; None if it is none. `IsLarge` if it may be one
+    of more than ``most`` bytes; OSError. Blocks: for a disk thread.
+    """
     try:
         if blob.read(0, 1) != b"{":
             return None
-        return Manifest.parse(blob.read(0, blob.size))
+        if blob.size > most:
+            raise IsLarge
+        return evolve(Manifest.parse(blob.read(0, blob.size)), body=b"")
     except InvalidManifest:
         return None

@@ -15,6 +15,7 @@ from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.fills.scheduler import FetchScheduler
+from yukari.large import LargeManifests
 from yukari.leisure import Leisure
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs, Elsewhere
@@ -60,6 +61,7 @@ class Library:
     rules: ModelRules = field(factory=ModelRules)
     _leisure: Optional[Leisure] = None
     """Makes looks for manifests that are due give way to requests."""
+    _large: LargeManifests = field(factory=LargeManifests)
     filling: FillManager = field(init=False)
     blobs: Blobs = field(init=False)
     children: Children = field(init=False)
@@ -89,7 +91,7 @@ class Library:
         )
         self.prefetch = Prefetch(self.blobs, self.filling, clock, self.in_use, self._prefetching)
         self.children = Children(
-            store, upstream, self._in_thread, self._now, self.events.child_stored
+            store, upstream, self._in_thread, self._now, self.events.child_stored, self._large
         )
         self._agents = agents = UserAgents()
         if self._freshness is not None:

@@ -20,11 +20,6 @@ from yukari.manifest import LARGE
 
 SMALL_BODY = 64 * 1024
 """Bytes of an unwanted body that are read, so that its connection can be used again."""
-MAX_LARGE = 4
-"""
-Large bodies of one registry that are in memory at once; a manifest may take 8 MiB, and much more
-while it is parsed.
-"""
 BODY_WITHIN = 30.0
 """Seconds within which the body of a manifest or an error must be complete."""
 

@@ -8,13 +8,14 @@ lost may have been done) fails at once, and the caller looks at what is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from urllib.parse import unquote
 
 from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 
+from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
 from yukari.s3.presign import presign_lifetime
 from yukari.s3.replies import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
@@ -26,6 +27,9 @@ COMPLETING = 600.0
 """Seconds that S3 may be silent while it assembles the parts of an upload."""
 MAX_CONCURRENT_PARTS = 16
 """Parts being uploaded at most, so that requests that clients wait for find room."""
+
+Streamed = Callable[[Callable[[], None]], IBodyProducer]
+"""Makes a body's producer, for each attempt; its argument is to be called for each block sent."""
 
 
 @define(eq=False)
@@ -118,14 +122,26 @@ class S3Client(Requests):
         return head(told, length), response
 
     async def get_whole(
-        self, key: str, limit: int = REPLY_LIMIT, span: Optional[Span] = None
+        self,
+        key: str,
+        limit: int = REPLY_LIMIT,
+        span: Optional[Span] = None,
+        *,
+        most: Optional[int] = None,
     ) -> Optional[tuple[Head, bytes]]:
-        """Return a small object, or a span of one, read to its end; None if there is none."""
+        """
+        Return a small object, or a span of one, read to its end; None if there is none.
+
+        `TooLarge` if it has more than ``most`` bytes, of which none is read then.
+        """
 
         async def get() -> Optional[tuple[Head, bytes]]:
             found = await self.get_object(key, span, once=True)
             if found is None:
                 return None
+            if most is not None and found[0].size > most:
+                self.discard(found[1])
+                raise TooLarge(most)
             return found[0], await self._body(found[1], limit)
 
         return await self._repeat(get)
@@ -133,7 +149,7 @@ class S3Client(Requests):
     async def put_object(
         self,
         key: str,
-        body: bytes,
+        body: Union[bytes, Streamed],
         content_type: str,
         *,
         metadata: Mapping[str, str] = {},  # noqa: B006 (never changed)
@@ -143,11 +159,15 @@ class S3Client(Requests):
         """
         Store an object and return its ETag, or None if the condition does not hold.
 
+        ``body`` is as for `put_file`, or bytes.
         ``only_new``: only if there is none (If-None-Match); ``only_over``: only over the object
         with this ETag (If-Match). A conditional request is sent once: on `S3Error.unanswered` look
         at what is there.
         """
         asked: dict[str, Any] = {"Key": key, "ContentType": content_type}
+        streamed = None if isinstance(body, bytes) else body
+        if streamed is None:
+            asked["Body"] = body
         if metadata:
             asked["Metadata"] = dict(metadata)
         if only_new:
@@ -157,7 +177,7 @@ class S3Client(Requests):
             asked["IfMatch"] = f'"{only_over}"' if quoted else only_over
         conditional = only_new or only_over is not None
         try:
-            told = await self._call("put_object", Body=body, once=conditional, **asked)
+            told = await self._call("put_object", streamed, once=conditional, **asked)
         except S3Error as error:
             if not conditional or error.status not in (404, 409, 412) or error.passing:
                 raise
@@ -168,7 +188,7 @@ class S3Client(Requests):
             # Ceph 16 takes the quotes for a part of the tag.
             asked["IfMatch"] = only_over
             try:
-                told = await self._call("put_object", Body=body, once=True, **asked)
+                told = await self._call("put_object", streamed, once=True, **asked)
             except S3Error as again:
                 if again.status in (404, 409, 412) and not again.passing:
                     return None
@@ -180,9 +200,7 @@ class S3Client(Requests):
         found = await self.head_object(key)
         return found is not None and found.etag == etag
 
-    async def put_file(
-        self, key: str, content_type: str, body: Callable[[Callable[[], None]], IBodyProducer]
-    ) -> str:
+    async def put_file(self, key: str, content_type: str, body: Streamed) -> str:
         """Store an object that ``body`` produces, once for each attempt, and return its ETag."""
         told = await self._call("put_object", body, Key=key, ContentType=content_type)
         return bare(told.get("ETag", ""))
@@ -216,7 +234,7 @@ class S3Client(Requests):
         key: str,
         upload_id: str,
         number: int,
-        body: Callable[[Callable[[], None]], IBodyProducer],
+        body: Streamed,
     ) -> str:
         """
         Send a part, numbered from 1, and return its ETag.

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import TypeVar, Union
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError, maybeDeferred
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
-from yukari.manifest import LARGE, MAX_BYTES, InvalidManifest
+from yukari.large import LargeManifests
+from yukari.manifest import LARGE, MAX_BYTES, AnyManifest, InvalidManifest
 from yukari.net.bodies import (
     BODY_WITHIN,
-    MAX_LARGE,
     SMALL_BODY,
     BadEncoding,
     Collector,
@@ -28,7 +28,7 @@ from yukari.net.bodies import (
 from yukari.net.http import why, within
 from yukari.threads import InThread
 
-T = TypeVar("T")
+T = TypeVar("T", bound=AnyManifest)
 
 
 @define(eq=False)
@@ -38,16 +38,26 @@ class Bodies:
     _host: str
     _clock: IReactorTime
     _in_thread: InThread
-    _large: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LARGE), init=False)
-    """Turns of large bodies."""
+    _large: LargeManifests = field(factory=LargeManifests)
 
     async def parsed(self, response: IResponse, what: str, parse: Callable[[bytes], T]) -> T:
-        """Return what ``parse`` makes of a body; a large one waits its turn for a thread."""
-        collector = InTurn(MAX_BYTES, self._large)
+        """
+        Return the manifest that ``parse`` makes of a body. `InvalidManifest`, `RegistryError`.
+
+        A large one waits its turn for a thread, and comes without its bytes in memory.
+        """
+        collector = InTurn(MAX_BYTES, self._large.arriving)
         try:
             bodies = [await self._whole(response, what, collector, MAX_BYTES)]
-            in_thread = self._in_thread if len(bodies[0]) > LARGE else maybeDeferred
-            parsed: Union[T, InvalidManifest] = await in_thread(_tried, parse, bodies)
+            parsed: Union[T, InvalidManifest]
+            if len(bodies[0]) <= LARGE:
+                parsed = self._tried(parse, bodies)
+            else:
+                parsed = await self._large.alone(self._in_thread, self._tried, parse, bodies)
+        except OSError as error:
+            raise RegistryError(
+                "UNAVAILABLE", f"this cache has no room for the {what}: {error.strerror}", 503
+            ) from None
         finally:
             collector.release()
         if isinstance(parsed, InvalidManifest):
@@ -82,17 +92,17 @@ class Bodies:
         except RegistryError:
             return ""
 
+    def _tried(self, parse: Callable[[bytes], T], bodies: list[bytes]) -> Union[T, InvalidManifest]:
+        """
+        Return what ``parse`` makes of the only one of ``bodies``, which is taken out, or why
+        nothing. Blocks.
 
-def _tried(parse: Callable[[bytes], T], bodies: list[bytes]) -> Union[T, InvalidManifest]:
-    """
-    Return what ``parse`` makes of the only one of ``bodies``, which is taken out, or why nothing.
-
-    What an error was raised in lives as long as the error, and with it the body, several times.
-    """
-    try:
-        return parse(bodies.pop())
-    except InvalidManifest as error:
-        return InvalidManifest(str(error))
+        What an error was raised in lives as long as the error, and with it the body, several times.
+        """
+        try:
+            return self._large.kept(parse(bodies.pop()))
+        except InvalidManifest as error:
+            return InvalidManifest(str(error))
 
 
 def error_text(body: bytes) -> str:

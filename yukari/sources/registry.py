@@ -16,6 +16,7 @@ from twisted.web.iweb import IAgent, IResponse
 
 from yukari.config.urls import RegistryUrl
 from yukari.errors import RegistryError, denied, denied_by, upstream_unreachable
+from yukari.large import LargeManifests
 from yukari.metrics import Metrics
 from yukari.names import Repository
 from yukari.net.budget import ConnectionBudget, HostLimit
@@ -73,6 +74,7 @@ class Registry:
     """What is known of the way to each host."""
     in_thread: InThread = execute
     """Where large manifests are parsed."""
+    large: LargeManifests = field(factory=LargeManifests)
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)

@@ -74,7 +74,7 @@ class Upstream:
         clock = self.registry.clock
         self.circuits = Circuits(clock)
         self.questions = Questions(clock)
-        self._bodies = Bodies(self._host, clock, self.registry.in_thread)
+        self._bodies = Bodies(self._host, clock, self.registry.in_thread, self.registry.large)
         self._known = KnownManifests(clock, is_patient=self.registry.by_agent)
 
     @property

@@ -9,12 +9,15 @@ from typing import Generic, Optional, Protocol, TypeVar
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
-from yukari.manifest import ManifestList, Variant, manifests_in
+from yukari.manifest import ManifestList, Variant, bodies_of, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
 MAX_CACHED_BYTES = 32 * 1024 * 1024
 """Bytes of memory that the manifests of one cache take at most."""
+
+_A_FILE = 512 * 1024
+"""What a file counts that has a large manifest's bytes: there are not to be too many open."""
 
 Key = tuple[Repository, Reference, Variant]
 
@@ -30,12 +33,13 @@ class Kept(Protocol):
 def cost_of(stored: StoredManifest) -> int:
     """About how many bytes a manifest takes in memory."""
     manifest = stored.manifest
-    cost = len(manifest.body) + 1024
+    bodies = bodies_of(manifest)
+    cost = 1024 + sum(len(body) for body in bodies if isinstance(body, bytes))
+    if not isinstance(manifest.body, bytes):
+        cost += _A_FILE
     if isinstance(manifest, ManifestList):
         cost += 512 * len(manifest.children)
-    for each in manifests_in(manifest):
-        cost += 512 * len(each.blobs) + (len(each.body) if each is not manifest else 0)
-    return cost
+    return cost + sum(512 * len(each.blobs) for each in manifests_in(manifest))
 
 
 K = TypeVar("K", bound=Kept)

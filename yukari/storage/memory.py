@@ -275,7 +275,7 @@ class MemoryStore:
 
     def _body(self, digest: Digest) -> Optional[bytearray]:
         if digest not in self._blobs and digest in self._by_digest:
-            return bytearray(self._by_digest[digest].manifest.body)
+            return bytearray(bytes(self._by_digest[digest].manifest.body))
         return self._blobs.get(digest)
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import TIGRIS, Settings
+from yukari.large import LargeManifests
 from yukari.metrics import Metrics
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import Store
@@ -30,13 +31,16 @@ def open_store(
     in_thread: Callable[..., Deferred[Any]],
     metrics: Metrics,
     proxies: Proxies,
+    large: LargeManifests,
 ) -> Opened:
     """Make the store, not yet started; `ValueError` in one line if its settings are wrong."""
     if settings.storage == TIGRIS:
         # botocore takes 0.25 s to import: imported lazily, so that directory stores start fast.
         from yukari.storage.bucket.upkeep import open_bucket_store
 
-        keeper = open_bucket_store(reactor, settings, environment, in_thread, metrics, proxies)
+        keeper = open_bucket_store(
+            reactor, settings, environment, in_thread, metrics, proxies, large
+        )
         return keeper.store, keeper
     store = DirectoryStore(
         path=settings.storage,
@@ -47,5 +51,6 @@ def open_store(
         spool_dir=settings.spool_dir,
         min_free=settings.min_free,
         offline=settings.offline,
+        large=large,
     )
     return store, None

@@ -212,7 +212,7 @@ class ManifestStore(Protocol):
 
         A digest names one manifest or list, whatever the variant and whichever the repository; a
         blob that was published and is one counts too. Its ``checked_at`` is any time at which it
-        was put. For a tag the answer depends on the variant:
+        was put. A large one's bytes are in a file. For a tag the answer depends on the variant:
 
         - `Variant.PLAIN`: a `Manifest`, never a list. If only a list is stored: the first of its
           children, in the order of preference, whose bytes are stored, as never checked.

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from attrs import evolve, frozen
-from twisted.internet.defer import execute
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
@@ -25,14 +25,13 @@ from yukari.config.registry_names import RegistryNames
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
 from yukari.library.catalog import Catalog
 from yukari.library.library import Library
-from yukari.manifest import MANIFEST_TYPES
+from yukari.manifest import MANIFEST_TYPES, KeptBytes
 from yukari.names import InvalidName, Reference, Repository, Tag, parse_reference
 from yukari.net.throttle import Lines
-from yukari.sending.send import LITTLE, send
-from yukari.sending.stall import InThread
+from yukari.sending.send import send
+from yukari.sending.stall import Broken, InThread, ReaderGone
 from yukari.sending.workers import Helpers
-from yukari.spans import Span
-from yukari.storage.readable import MemoryBlob, StoredBlob
+from yukari.storage.readable import StoredBlob
 from yukari.web.accept import variant_accepted
 from yukari.web.access import check_may_pull, check_own_name, check_same_site
 from yukari.web.admin import Fills, Front, Health
@@ -41,6 +40,8 @@ from yukari.web.blob import BlobRequest, Registry
 from yukari.web.pagination import Page
 from yukari.web.ranges import etag, names_digest
 from yukari.web.replies import ReadOnly, read_digest, reply, reply_json, text_header
+
+log = Logger()
 
 
 @frozen(eq=False)
@@ -124,6 +125,22 @@ class V2(ReadOnly):
             raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
 
     async def _manifest(self, request: Any, name: Repository, reference: Reference) -> None:
+        body = await self._large_manifest(request, name, reference)
+        if body is None:
+            return
+        request.setHeader(b"content-length", str(len(body)).encode())
+        if request.method == b"GET":
+            await self._send_file(request, name, body)
+        request.finish()
+
+    async def _large_manifest(
+        self, request: Any, name: Repository, reference: Reference
+    ) -> Optional[KeptBytes]:
+        """
+        Reply with a manifest; return the bytes of a large one, which are still to be sent.
+
+        What it names takes memory too, which is given back before a slow client has read it all.
+        """
         request.setHeader(b"vary", b"Accept")
         accepted = request.requestHeaders.getRawHeaders(b"accept", [])
         library = self._registry.library
@@ -146,28 +163,38 @@ class V2(ReadOnly):
         if names_digest(text_header(request, b"if-none-match"), manifest.digest):
             request.setResponseCode(304)
             request.finish()
-            return
+            return None
         named = manifest.media_type
         shown = named if named in MANIFEST_TYPES else "application/octet-stream"
-        if len(manifest.body) > LITTLE:
-            await self._send_large(request, shown, manifest.body)
-            return
+        if not isinstance(manifest.body, bytes):
+            request.setHeader(b"content-type", shown.encode())
+            return manifest.body
         source = None
         if request.can_repeat and found.result != "miss" and library.prefetch.is_settled(manifest):
             source = ManifestSource(
                 self._registry, name, reference, manifest.body, request.method, changes
             )
         reply(request, 200, shown, manifest.body, source)
+        return None
 
-    async def _send_large(self, request: Any, media_type: str, body: bytes) -> None:
-        """Send a manifest at the client's pace: a copy for each that reads slowly would add up."""
-        request.setHeader(b"content-type", media_type.encode())
-        request.setHeader(b"content-length", str(len(body)).encode())
-        if request.method == b"GET":
-            span, clock = Span(0, len(body)), self._registry.clock
-            blob = StoredBlob(MemoryBlob(len(body), body))
-            await send(request, blob, span, clock, execute, self._registry.helpers)
-        request.finish()
+    async def _send_file(self, request: Any, name: Repository, body: KeptBytes) -> None:
+        registry = self._registry
+        blob = StoredBlob(body.share())
+        try:
+            sent = await send(
+                request, blob, body.span, registry.clock, registry.in_thread, registry.helpers
+            )
+            request.sent_directly = sent - request.sentLength
+        except ReaderGone as gone:
+            request.sent_directly = gone.sent
+            raise
+        except Broken as broken:
+            log.error("{name}: reading its manifest failed: {error}", name=name, error=str(broken))
+            if not request.gone:
+                request.channel.forceAbortClient()
+            raise ReaderGone(broken.sent) from None
+        finally:
+            blob.close()
 
 
 def _text(part: bytes) -> str:

@@ -21,12 +21,13 @@ of different versions, the one that was checked later counts; so neither is ever
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from yukari.large import IsLarge, LargeManifests
 from yukari.manifest import (
     LARGE,
     MAX_BYTES,
@@ -38,18 +39,19 @@ from yukari.manifest import (
     parse_manifest,
 )
 from yukari.names import Digest, InvalidName, Reference, Repository, Tag
-from yukari.s3.client import S3Client
+from yukari.s3.body import FileBody
+from yukari.s3.client import S3Client, Streamed
 from yukari.s3.errors import BeingRemoved, S3Error
 from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.keys import (
     blob_key,
-    checked_at_of,
     manifest_key,
     metadata_of,
     model_root,
 )
 from yukari.storage.bucket.pending import PendingManifests
-from yukari.storage.manifest_cache import Key, ManifestCache, cost_of
+from yukari.storage.bucket.reading import BucketReader, InBucket
+from yukari.storage.manifest_cache import Key, ManifestCache
 from yukari.storage.ports import Answers, StoredManifest
 from yukari.storage.variants import Variants, alone, check_put
 from yukari.tasks import all_of, together
@@ -60,19 +62,6 @@ TRUSTED_FOR = 30.0
 READ_TOGETHER = 8
 """Tags that are read anew at the same time, each by two requests."""
 _TRIES = 5
-
-
-@frozen
-class InBucket:
-    """An object, and the manifest in it; None where there is none, or no manifest in it."""
-
-    etag: Optional[str] = None
-    stored: Optional[StoredManifest] = None
-
-    @property
-    def cost(self) -> int:
-        """About how many bytes it takes in memory."""
-        return 512 if self.stored is None else cost_of(self.stored)
 
 
 @define(eq=False)
@@ -94,6 +83,8 @@ class BucketManifests:
     """Told that one was put, or may have been."""
     _adopt: Callable[[AnyManifest], Awaitable[None]]
     """`BucketBlobs.adopt`."""
+    _large: LargeManifests
+    _reader: BucketReader = field(init=False)
     late: PendingManifests = field(init=False)
     cache: ManifestCache[InBucket] = field(init=False)
     changes: int = field(default=0, init=False)
@@ -103,6 +94,9 @@ class BucketManifests:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self._reader = BucketReader(
+            self._client, self._contact, self._in_thread, self._large, self._learn
+        )
         self.cache = ManifestCache(self._clock)
         self.late = PendingManifests(
             self._put_everywhere, self._clock, self._late_in, self._through, self._in_thread
@@ -164,7 +158,7 @@ class BucketManifests:
         if known is None or age >= TRUSTED_FOR or anew:
             changes = self.changes
             try:
-                found = await self._contact.in_time(self._fetch(*key))
+                found = await self._fetch(key, anew)
             except S3Error as error:
                 self._contact.complain(error)
             else:
@@ -174,34 +168,25 @@ class BucketManifests:
                 known = found
         return self.late.newest(key, None if known is None else known.stored)
 
-    async def _fetch(self, name: Repository, reference: Reference, variant: Variant) -> InBucket:
-        """Return the object of a key; `S3Error`."""
-        key = manifest_key(name, reference, variant)
-        got = await self._client.get_whole(key)
-        if got is None and isinstance(reference, Digest):
-            # Most blobs are no manifests, and many are larger than one can be.
-            key = blob_key(reference)
-            head = await self._client.head_object(key)
-            if head is not None and head.size <= MAX_BYTES:
-                got = await self._client.get_whole(key)
-        self._contact.answered()
-        if got is None:
-            return InBucket()
-        head, body = got
+    async def _fetch(self, key: Key, anew: bool) -> InBucket:
+        """
+        Return the object of a key, while a client waits; `S3Error`.
+
+        A large one is read in its turn; waiting for that does not count as S3's time.
+        """
         try:
-            if len(body) <= LARGE:
-                manifest = parse_manifest(body)
-            else:
-                manifest = await self._in_thread(parse_manifest, body)
-        except InvalidManifest as error:
-            if not key.startswith("blobs/"):
-                self._log.warn("{key} counts as not stored: {error}", key=key, error=str(error))
-            return InBucket(head.etag)
-        if isinstance(reference, Digest) and manifest.digest != reference:
-            self._log.warn("{key} is another manifest", key=key)
-            return InBucket(head.etag)
-        self._learn(manifest)
-        return InBucket(head.etag, StoredManifest(manifest, checked_at_of(head)))
+            return await self._contact.in_time(self._reader.look(key, LARGE))
+        except IsLarge:
+            pass
+        async with self._large.arriving:
+            known, age = self.cache.get(key)
+            if known is not None and age < TRUSTED_FOR and not anew:
+                return known  # Another client's turn has brought it meanwhile.
+            changes = self.changes
+            found = await self._contact.in_time(self._reader.look(key, MAX_BYTES))
+            if changes == self.changes and not anew:
+                self._keep(key, found)
+            return found
 
     async def put(
         self,
@@ -299,7 +284,7 @@ class BucketManifests:
         for each in keys:
             # Also if it is there: what it stands on is kept for some time from now on.
             etag = await self._client.put_object(
-                each, manifest.body, manifest.media_type, metadata=metadata_of(stored)
+                each, self._body(manifest), manifest.media_type, metadata=metadata_of(stored)
             )
         self._keep(key, InBucket(etag, stored) if len(keys) > 1 else None)
 
@@ -312,7 +297,7 @@ class BucketManifests:
         name, reference, variant = key
         last = stored.checked_at if over is None else over
         for attempt in range(_TRIES):
-            found = await self._fetch(*key)
+            found = await self._reader.read(key)
             there = found.stored
             if there is not None and (there.checked_at > last or there == stored):
                 if there.manifest.digest != stored.manifest.digest:
@@ -346,7 +331,7 @@ class BucketManifests:
         def put(**condition: Any) -> Awaitable[Optional[str]]:
             return self._client.put_object(
                 manifest_key(*key),
-                stored.manifest.body,
+                self._body(stored.manifest),
                 stored.manifest.media_type,
                 metadata=metadata_of(stored),
                 **condition,
@@ -368,7 +353,7 @@ class BucketManifests:
         key = name, tag, variant
         known, _ = self.cache.get(key)
         try:
-            found = await self._fetch(*key)
+            found = await self._reader.read(key)
             there = found.stored
             if there is None or there.manifest.digest != digest:
                 there = (await self._variants(name, tag, True)).answer(variant)
@@ -392,6 +377,13 @@ class BucketManifests:
         self.cache.forget(key)
         self.changes += 1
         self._changed()
+
+    def _body(self, manifest: AnyManifest) -> Union[bytes, Streamed]:
+        """A manifest's bytes as `S3Client.put_object` takes them."""
+        body = manifest.body
+        if isinstance(body, bytes):
+            return body
+        return lambda sent: FileBody(body.read, body.span, self._in_thread, sent)
 
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:
         if found is None:

@@ -53,7 +53,7 @@ def encode(key: Key, stored: StoredManifest) -> bytes:
         "variant": variant.value,
         "checked_at": stored.checked_at,
     }
-    return json.dumps(header).encode() + b"\n" + stored.manifest.body
+    return json.dumps(header).encode() + b"\n" + bytes(stored.manifest.body)
 
 
 def decode(content: bytes) -> tuple[Key, StoredManifest]:

@@ -38,6 +38,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.config.files import read_file
 from yukari.config.units import FreeSpace
+from yukari.large import LargeManifests
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.net.budget import HostLimit
@@ -105,6 +106,7 @@ class BucketStore(DiskWork):
     spool_max: Optional[int] = None
     _statvfs: Statvfs = os.statvfs
     _line: HostLine = field(factory=HostLine)
+    _large: LargeManifests = field(factory=LargeManifests)
     tier: Tier = field(init=False)
     _owned: OwnedDirectories = field(init=False)
     _contact: Contact = field(init=False)
@@ -145,6 +147,7 @@ class BucketStore(DiskWork):
             self._blobs.learn,
             self._listing.changed,
             self._blobs.adopt,
+            self._large,
         )
         self._direct = BucketDirectUploads(
             client, self._blobs, self.spool_dir, made, run, calls, clock

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from yukari.config.proxies import Proxies
 from yukari.config.settings import Settings
 from yukari.fatal import end
+from yukari.large import LargeManifests
 from yukari.metrics import Metrics
 from yukari.names import spelled
 from yukari.net.agent import Connections
@@ -136,6 +137,7 @@ def open_bucket_store(
     in_thread: Callable[..., Deferred[Any]],
     metrics: Metrics,
     proxies: Proxies,
+    large: LargeManifests,
 ) -> BucketKeeper:
     """Return the keeper of the store that the settings name; ValueError with a line of text."""
     opened = open_bucket(
@@ -158,5 +160,6 @@ def open_bucket_store(
         min_free=settings.min_free,
         spool_max=settings.spool_max,
         line=opened.line,
+        large=large,
     )
     return BucketKeeper(store, opened.connections, reactor, settings.registries[0].host)

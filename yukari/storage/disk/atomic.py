@@ -9,11 +9,15 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 
 from twisted.logger import Logger
 
+from yukari.manifest import Body
 from yukari.storage.disk.tolerance import link, set_times, sync_directory, sync_file
+
+_BLOCK = 1024 * 1024
 
 _count = itertools.count()
 _log = Logger()
@@ -29,6 +33,20 @@ def write_all(descriptor: int, body: bytes) -> None:
     left = memoryview(body)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def pieces_of(body: Body) -> Iterator[bytes]:
+    """Yield bytes in order, those from a file a block at a time. Blocks; OSError."""
+    if isinstance(body, bytes):
+        yield body
+        return
+    at, end = body.span.start, body.span.end
+    while at < end:
+        piece = body.read(at, min(_BLOCK, end - at))
+        if not piece:
+            raise OSError(errno.EIO, "a manifest's file is shorter than it was")
+        yield piece
+        at += len(piece)
 
 
 def temporary(directory: str) -> str:
@@ -59,7 +77,7 @@ def set_aside(path: str) -> None:
     _log.error("{path} is unusable: set aside as {kept}", path=path, kept=kept)
 
 
-def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
+def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
     """
     Put ``body`` at ``target`` with ``mtime`` in nanoseconds, in one step and durably.
 
@@ -70,7 +88,8 @@ def replace_file(target: str, body: bytes, mtime: int, through: str) -> None:
     try:
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            write_all(descriptor, body)
+            for piece in pieces_of(body):
+                write_all(descriptor, piece)
             set_times(descriptor, mtime, through)
             sync_file(descriptor, made)
         finally:

@@ -10,6 +10,7 @@ hit: these are compared together, before any request has to wait.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field
@@ -18,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.large import LargeManifests
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.manifest_cache import Key, ManifestCache
 from yukari.storage.ports import StoredManifest
@@ -46,6 +48,7 @@ class KeptManifests:
     _run: Callable[..., Deferred[Any]]
     _changes: Callable[[], int]
     _clock: IReactorTime
+    _large: LargeManifests
     cache: ManifestCache[Loaded] = field(init=False)
     _old: dict[Key, None] = field(factory=dict, init=False)
     """Those that were asked for and are to be compared."""
@@ -70,10 +73,9 @@ class KeptManifests:
                 self._compare_soon(key)
             return known.stored
         changes = self._changes()
-        if known is None:
-            found = await self._run(self._files.load, *key)
-        else:
-            found = await self._run(self._files.reload, *key, known)
+        files = self._files
+        work = partial(files.load, *key) if known is None else partial(files.reload, *key, known)
+        found = await self._large.in_turn(self._run, files.small_only, work, (key, changes))
         if changes == self._changes():
             # Else it may have been read before the change; the next one reads again.
             if found is None:

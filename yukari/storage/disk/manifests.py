@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Lock
-from typing import Optional
+from typing import Any, Optional, TypeVar
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.storage.disk.atomic import make_directories, replace_file, replace_link
+from yukari.storage.disk.bodies import KeptFiles
 from yukari.storage.disk.layout import Layout, tag_path
 from yukari.storage.disk.listing import TagListing
 from yukari.storage.disk.reading import File, Found, ManifestReader, Watched, is_anchor, stamp_of
@@ -32,6 +33,8 @@ from yukari.storage.disk.tolerance import REFUSED
 from yukari.storage.manifest_cache import cost_of
 from yukari.storage.ports import NEVER_CHECKED, Answers, StoredManifest
 from yukari.storage.variants import SMALL_MANIFEST, alone, differ
+
+T = TypeVar("T")
 
 _NO_COLON = (errno.EINVAL, errno.ENOENT, errno.EPERM)
 """How file systems refuse a directory whose name has a colon."""
@@ -72,10 +75,15 @@ class ManifestFiles:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._reader = ManifestReader(self.layout)
+        self._reader = ManifestReader(self.layout, KeptFiles(self.made))
         self.listing = TagListing(self.layout, self._reader.tell)
 
     # reading
+
+    def small_only(self, work: Callable[..., T], *args: Any) -> T:
+        """Call ``work``; `IsLarge` if it comes to a large manifest, and then it is called anew."""
+        with self._reader.small_only():
+            return work(*args)
 
     def load(self, name: Repository, reference: Reference, variant: Variant) -> Optional[Loaded]:
         """Return a manifest, None if it is not stored; by digest also from the file of a tag."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
-from threading import Lock
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock, local
 from typing import Optional
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
+from yukari.large import IsLarge
 from yukari.manifest import (
     DOCKER_MANIFEST,
+    LARGE,
     MANIFEST_LIST,
     MAX_BYTES,
     OCI_MANIFEST,
@@ -26,10 +29,15 @@ from yukari.manifest import (
     Descriptor,
     InvalidManifest,
     Manifest,
+    bodies_of,
     parse_manifest,
+    with_bodies,
 )
 from yukari.names import Digest, Repository, Tag
+from yukari.spans import Span
 from yukari.storage.disk.atomic import ABSENT, FAULTS
+from yukari.storage.disk.bodies import KeptBody, KeptFiles
+from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
 from yukari.storage.variants import Variants
@@ -67,13 +75,28 @@ class Found:
 
 @define(eq=False)
 class ManifestReader:
-    """Reads a tag's files in all trees of a `Layout`, and decides which version they stand for."""
+    """
+    Reads a tag's files in all trees of a `Layout`, and decides which version they stand for.
+
+    The bytes of large manifests stay in their files, or in ``kept``.
+    """
 
     layout: Layout
+    kept: KeptFiles
     _told: set[tuple[str, str]] = field(factory=set, init=False)
     _lock: Lock = field(factory=Lock, init=False)
+    _here: local = field(factory=local, init=False)
 
     _log = Logger()
+
+    @contextmanager
+    def small_only(self) -> Iterator[None]:
+        """Make this thread raise `IsLarge` instead of reading a large manifest."""
+        self._here.small_only = True
+        try:
+            yield
+        finally:
+            self._here.small_only = False
 
     def find(self, name: Repository, tag: Tag, watched: Optional[Watched] = None) -> Found:
         """Return what a tag stands for; every file that it depends on is put into ``watched``."""
@@ -210,24 +233,44 @@ class ManifestReader:
         """
         watched[path, True] = None
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            opened = Share.of(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
             try:
-                found = os.fstat(descriptor)
-                watched[path, True] = _stamp(found)
-                if not stat.S_ISREG(found.st_mode):
-                    raise InvalidManifest("not a regular file")
-                if found.st_size > MAX_BYTES:
-                    raise InvalidManifest(f"{found.st_size} bytes: expected at most {MAX_BYTES}")
-                body = _all_of(descriptor)
+                with opened.used() as descriptor:
+                    found = os.fstat(descriptor)
+                    watched[path, True] = _stamp(found)
+                    if not stat.S_ISREG(found.st_mode):
+                        raise InvalidManifest("not a regular file")
+                    if found.st_size > MAX_BYTES:
+                        size = found.st_size
+                        raise InvalidManifest(f"{size} bytes: expected at most {MAX_BYTES}")
+                    if found.st_size > LARGE:
+                        self._check_large(descriptor)
+                    body = _all_of(descriptor)
+                manifest = parse_manifest(body)
+                if len(body) > LARGE:
+                    manifest = self._keep(manifest, opened, len(body))
             finally:
-                os.close(descriptor)
-            return File(path, parse_manifest(body), checked_at(found))
+                opened.close()
+            return File(path, manifest, checked_at(found))
         except (OSError, InvalidManifest) as error:
             if isinstance(error, OSError) and error.errno in FAULTS:
                 raise
             if not isinstance(error, OSError) or error.errno not in ABSENT:
                 (tell or self.tell)(path, str(error))
             return None
+
+    def _check_large(self, descriptor: int) -> None:
+        """`InvalidManifest` for what is none at a glance, as most blobs."""
+        if not os.pread(descriptor, 1000, 0).lstrip().startswith(b"{"):
+            raise InvalidManifest("not a JSON object")
+        if getattr(self._here, "small_only", False):
+            raise IsLarge
+
+    def _keep(self, manifest: AnyManifest, opened: Share, size: int) -> AnyManifest:
+        """Return a large manifest without its bytes in memory."""
+        own = KeptBody(FileBlob(size, opened.share()), Span(0, size))
+        inline = bodies_of(manifest)[1:]
+        return with_bodies(manifest, [own, *(self.kept.keep(inline) if inline else ())])
 
     def tell(self, path: str, why: str) -> None:
         """Warn, once for each file and reason."""
@@ -263,7 +306,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 def _all_of(descriptor: int) -> bytes:
     """Read a file to its end, or to a little more than a manifest may have."""
-    body = bytearray()
+    body = os.read(descriptor, MAX_BYTES + 1)
     while len(body) <= MAX_BYTES and (piece := os.read(descriptor, 1 << 20)):
         body += piece
-    return bytes(body)
+    return body

@@ -19,6 +19,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Optional, TypeVar
 
 from attrs import Attribute, define, field
@@ -28,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.config.units import FreeSpace
+from yukari.large import LargeManifests
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
@@ -88,6 +90,7 @@ class DirectoryStore(DiskWork):
     offline: bool = False
     """Whether nothing will be stored, so that the directory may be read-only."""
     other_registries: tuple[str, ...] = ()
+    _large: LargeManifests = field(factory=LargeManifests)
     _read_only: bool = field(default=False, init=False)
     _kept: KeptManifests = field(init=False)
     _files: ManifestFiles = field(init=False)
@@ -113,7 +116,9 @@ class DirectoryStore(DiskWork):
         layout = Layout(self.path, self.upstream_host, self.other_registries)
         older = self._own("manifests", self.upstream_host)
         self._files = ManifestFiles(layout, self._own("tmp"), older)
-        self._kept = KeptManifests(self._files, self._run, lambda: self.changes, self._clock)
+        self._kept = KeptManifests(
+            self._files, self._run, lambda: self.changes, self._clock, self._large
+        )
         self._blobs = BlobFiles(layout)
         self._migration = Migration(self._own("manifests"), self._files)
         self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
@@ -175,7 +180,8 @@ class DirectoryStore(DiskWork):
         return await self._kept.get((name, reference, variant))
 
     async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
-        return await self._run(self._files.answers, keys)
+        read = partial(self._files.answers, keys)
+        return await self._large.in_turn(self._run, self._files.small_only, read)
 
     async def put_manifest(
         self,
@@ -186,12 +192,9 @@ class DirectoryStore(DiskWork):
         variant: Variant = Variant.PLAIN,
     ) -> None:
         check_put(reference, manifest, variant)
-        also = await self._run(
-            self._write,
-            self._put_manifest,
-            *(name, reference, manifest, checked_at, variant),
-            ended=self._changed(name, reference, manifest.digest),
-        )
+        ended = self._changed(name, reference, manifest.digest)
+        new = name, reference, manifest, checked_at, variant
+        also = await self._put(ended, self._put_manifest, *new)
         self._changed(name, *also)()
 
     async def touch_manifest(
@@ -202,12 +205,13 @@ class DirectoryStore(DiskWork):
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
-        await self._run(
-            self._write,
-            self._files.touch,
-            *(name, tag, digest, checked_at, variant),
-            ended=self._changed(name, tag),
-        )
+        ended = self._changed(name, tag)
+        await self._put(ended, self._files.touch, name, tag, digest, checked_at, variant)
+
+    async def _put(self, ended: Callable[[], None], work: Callable[..., T], *args: Any) -> T:
+        """Run what writes manifests, and reads those that they replace."""
+        run, write = partial(self._run, ended=ended), partial(self._write, work, *args)
+        return await self._large.in_turn(run, self._files.small_only, write)
 
     async def tags(self, name: Repository) -> list[Tag]:
         return await self._run(self._files.listing.tags, name)
@@ -250,7 +254,9 @@ class DirectoryStore(DiskWork):
         )
 
     async def publish(self, spool: Spool) -> None:
-        for name, tag in await self._run(self._write, self._publish, spool):
+        await self._run(self._write, self._publish, spool)
+        published = spool.digest, spool.size, spool.repositories
+        for name, tag in await self._put(lambda: None, self._files.published, *published):
             self._changed(name, tag)()
 
     # in the reactor's thread
@@ -364,7 +370,7 @@ class DirectoryStore(DiskWork):
         """Where a spool, and then the blob, take their room."""
         return [self._spools.room, *([] if self._landing is None else [self._landing])]
 
-    def _publish(self, spool: SpoolFile) -> list[tuple[Repository, Tag]]:
+    def _publish(self, spool: SpoolFile) -> None:
         spool.seal()
         target = self._files.layout.blob(spool.digest)
         try:
@@ -377,7 +383,6 @@ class DirectoryStore(DiskWork):
             copy_spool(spool, target, self._own("tmp"))
         sync_directory(os.path.dirname(target))
         spool.published()
-        return self._files.published(spool.digest, spool.size, spool.repositories)
 
 
 def _close_all(spools: Iterable[Spool]) -> None:

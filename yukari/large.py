@@ -1,0 +1,87 @@
+"""
+Large manifests: what bounds the memory that they take.
+
+A manifest may have 8 MiB, and takes several times that while it is parsed. So its bytes are in a
+file but while they are read, few arrive at the same time, and one is parsed at a time: by one
+`LargeManifests`, whoever reads it and wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Optional, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.python.failure import Failure
+
+from yukari.manifest import LARGE, AnyManifest, Body, bodies_of, with_bodies
+from yukari.tasks import Coalescer
+from yukari.threads import InThread
+
+MAX_ARRIVING = 3
+"""Large manifests that are in memory because they arrive, at most."""
+
+M = TypeVar("M", bound=AnyManifest)
+T = TypeVar("T")
+
+
+class IsLarge(Exception):
+    """A manifest is large, and this is no turn of such a one."""
+
+
+@define(eq=False)
+class LargeManifests:
+    """Turns of large manifests; ``keep`` puts bytes into a file. Blocks; OSError."""
+
+    _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
+    arriving: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_ARRIVING), init=False)
+    _parsing: DeferredLock = field(factory=DeferredLock, init=False)
+    _once: Coalescer = field(factory=Coalescer, init=False)
+
+    def kept(self, found: M) -> M:
+        """Return a manifest without its bytes in memory if it is large. Blocks; OSError."""
+        bodies = bodies_of(found)
+        if sum(map(len, bodies)) <= LARGE:
+            return found
+        return with_bodies(found, self._keep(bodies))
+
+    async def in_turn(
+        self,
+        in_thread: InThread,
+        small_only: Callable[[Callable[[], T]], T],
+        work: Callable[[], T],
+        key: Optional[Hashable] = None,
+    ) -> T:
+        """
+        Call ``work`` in a thread by ``small_only``; if that raises `IsLarge`, as `alone`.
+
+        Then it is done once for all who ask by the same ``key``, if there is one.
+        """
+        try:
+            found: T = await in_thread(small_only, work)
+            return found
+        except IsLarge:
+            pass
+        if key is None:
+            return await self.alone(in_thread, work)
+        return await self._once.run(key, self.alone, in_thread, work)
+
+    async def alone(self, in_thread: InThread, work: Callable[..., T], *arguments: Any) -> T:
+        """
+        Call ``work`` in a thread while no other large manifest is parsed.
+
+        If this is cancelled, the thread finishes its work before it is another one's turn.
+        """
+        await self._parsing.acquire()
+        answer: Deferred[T] = Deferred()
+
+        def ended(result: Any) -> None:
+            self._parsing.release()
+            if not answer.called:
+                answer.callback(result)
+            elif isinstance(result, Failure):
+                result.trap(Exception)
+
+        in_thread(work, *arguments).addBoth(ended)
+        return await answer
