@@ -74,11 +74,14 @@ def _is_registry(_: object, __: object, value: str) -> None:
         raise InvalidName(f"registry {_shown(value)}: expected a host name in lower case")
 
 
-@frozen(order=True, cache_hash=True)
+@frozen(order=True)
 class Digest:
     """The sha256 of a blob or of a manifest's bytes; ``hex`` is 64 lower-case hex digits."""
 
     hex: str = field(validator=_is_hex)
+
+    def __hash__(self) -> int:
+        return hash(self.hex)  # A text keeps its hash, and there are hundreds of thousands.
 
     @classmethod
     def parse(cls, text: str) -> Digest:

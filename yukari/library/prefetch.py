@@ -18,6 +18,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
 from yukari.library.in_use import InUse
+from yukari.library.packed import PackedBlobs
 from yukari.manifest import AnyManifest, Descriptor, Manifest, ManifestList, manifests_in
 from yukari.names import Digest, Repository
 from yukari.tasks import Background, Waiters
@@ -94,20 +95,21 @@ class Prefetch:
         if self._is_whole(manifest):
             return
         if manifest.digest not in self.running:
-            self.running.start(manifest.digest, self._fetch_all(name, _bare(manifest)), _failed)
+            fetching = self._fetch_all(name, manifest.digest, PackedBlobs.of(manifest.blobs))
+            self.running.start(manifest.digest, fetching, _failed)
 
-    async def _fetch_all(self, name: Repository, manifest: Manifest) -> None:
+    async def _fetch_all(self, name: Repository, of: Digest, blobs: PackedBlobs) -> None:
         removed = self._blobs.removed
-        walk = self._walks[manifest.digest] = Waiters()
+        walk = self._walks[of] = Waiters()
         try:
-            missing = await self._walk(name, manifest)
+            missing = await self._walk(name, blobs)
         finally:
-            del self._walks[manifest.digest]
+            del self._walks[of]
             walk.fire()
         if not missing:
-            self._whole[manifest.digest] = removed
+            self._whole[of] = removed
 
-    async def _walk(self, name: Repository, manifest: Manifest) -> int:
+    async def _walk(self, name: Repository, blobs: PackedBlobs) -> int:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
@@ -116,7 +118,7 @@ class Prefetch:
         """
         missing = given_up = 0
         ahead: deque[Fill] = deque()
-        for blob in manifest.blobs:
+        for blob in blobs:
             try:
                 fill = await self._start_one(name, blob)
             except (RegistryError, OSError) as error:
