@@ -346,6 +346,23 @@ class HourTests(SynchronousTestCase):
         self.assertEqual(other.stored(), bytes(2_000_000))
         self.assertEqual(self.scene.source.asked, [])
 
+    def test_spools_are_as_many_as_there_are_descriptors_for(self) -> None:
+        """Of 400 layers 128 were open at once, and 512 descriptors were not enough."""
+        scheduler = self.scene.scheduler
+        scheduler.most_open, self.is_hour = 4, True
+        others = []
+        for _ in range(6):
+            other = Scene(bytes(2_000_000), clock=self.scene.clock)
+            other.scheduler = scheduler
+            other.fill = other.new_fill()
+            others.append(other)
+            other.fill.start()
+        self.assertEqual(len(scheduler._open), 2)
+        self.assertTrue(scheduler.may_open)
+        for other in others:  # Readers do not wait; what is too much is not stored.
+            other.fill.open_reader(0, whole=False)
+        self.assertFalse(scheduler.may_open)
+
     def test_a_reader_does_not_wait_for_the_hour(self) -> None:
         reader = self.scene.fill.open_reader(0, whole=False)
         self.addCleanup(reader.close)

@@ -133,6 +133,7 @@ def assemble(
         bounds.in_all,
         line=line,
         may_fetch_ahead=may_fetch_ahead(settings),
+        most_open=open_files_limit() // 8,
     )
     library = Library(
         store=store,

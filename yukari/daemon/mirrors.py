@@ -21,6 +21,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.registries import RegistrySettings
 from yukari.config.registry_names import answers_by_agent, id_of, ids_of
 from yukari.config.settings import TIGRIS, Settings
+from yukari.daemon.listening import open_files_limit
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.daemon.watched import Watched
 from yukari.large import LargeManifests
@@ -36,6 +37,7 @@ from yukari.sources.host_facts import HostFacts
 from yukari.sources.offline import Offline
 from yukari.sources.own_key import OwnKey
 from yukari.sources.patience import Patience
+from yukari.sources.questions import MAX_QUESTIONS
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream
 from yukari.sources.upstreams import One, Upstreams
@@ -105,8 +107,9 @@ def open_mirrors(
     connections: list[Connections] = []
     watched: dict[str, Watched] = {}
     asked: dict[str, Registry] = {}
+    open_files = open_files_limit()
     for registry in settings.registries:
-        most = connections_of(registry, settings)
+        most = min(connections_of(registry, settings), open_files // 8)
         bound = line if registry.rate is None else line_of(registry.rate, reactor, most)
         made = make_connections(reactor, settings, registry, proxies, bound)
         connections.append(made)
@@ -132,6 +135,7 @@ def open_mirrors(
                 made.lines,
                 in_thread,
                 large,
+                min(MAX_QUESTIONS, open_files // 16),
             )
             upstream = Upstream(source)
             allowed, hosts = partial(source.allowed, most), source.hosts

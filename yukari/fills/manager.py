@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Optional, Protocol
 
@@ -212,6 +214,8 @@ class FillManager(FillKeeper[Fill]):
     async def open_spool(self, fill: Fill) -> Spool:
         while (leaving := self._leaving.get(fill.digest)) is not None:
             await leaving.wait()
+        if not self._scheduler.may_open:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return await self.reserve(
             fill.digest,
             fill.size,
@@ -275,7 +279,7 @@ class FillManager(FillKeeper[Fill]):
             for each in self._retries
             if each.state is State.SUSPENDED and each.spool is not None
         ]
-        if len(resting) > MAX_RESTING:
+        if len(resting) > min(MAX_RESTING, self._scheduler.most_open // 2):
             self._let_go(resting[0])
 
 

@@ -8,6 +8,7 @@ blobs: small layers are never stuck behind a large one.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
@@ -33,7 +34,7 @@ log = Logger()
 TICK = 0.5
 """Seconds between two looks at silent connections and hopeless downloads."""
 OPEN_AHEAD = 128
-"""Fills without readers that may have their spools open at once."""
+"""Fills without readers that may have their spools open at once; half of all that may."""
 HELD = 32 * 1024 * 1024
 """Received bytes of all fills together that may wait to be written; beyond it connections pause."""
 LEAST_HELD = 512 * 1024
@@ -68,6 +69,8 @@ class FetchScheduler:
     """What bounds how fast blobs come from upstream, if that is bounded."""
     may_fetch_ahead: Callable[[], bool] = lambda: True
     """Whether it is the hour for blobs that nobody waits for."""
+    most_open: int = sys.maxsize
+    """Fills that may have their spools open at once; a spool takes two descriptors."""
     turns: Turns = field(factory=Turns)
     """The order of the readers of all blobs."""
     window: Window = field(factory=Window)
@@ -169,8 +172,14 @@ class FetchScheduler:
 
     def _open_queued(self) -> None:
         """Open what has its turn: all that have readers are open already."""
-        while self._queued and len(self._open) < OPEN_AHEAD and not self.is_closed:
+        most = min(OPEN_AHEAD, max(1, self.most_open // 2))
+        while self._queued and len(self._open) < most and not self.is_closed:
             self._open_one(next(iter(self._queued)))
+
+    @property
+    def may_open(self) -> bool:
+        """Whether those that are open, or are about to be, are not too many."""
+        return len(self._open) <= self.most_open
 
     def _open_one(self, download: Download) -> None:
         self._queued.pop(download, None)

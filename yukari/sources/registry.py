@@ -30,6 +30,7 @@ from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.host_facts import HostFacts
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.pace import HostPace
+from yukari.sources.questions import MAX_QUESTIONS
 from yukari.sources.tokens import RealmFailed, Tokens
 from yukari.sources.ways import USER_AGENT
 from yukari.spans import Span
@@ -75,6 +76,8 @@ class Registry:
     in_thread: InThread = execute
     """Where large manifests are parsed."""
     large: LargeManifests = field(factory=LargeManifests)
+    questions: int = MAX_QUESTIONS
+    """Questions at once at most."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _likely: Optional[str] = field(default=None, init=False)

@@ -73,7 +73,7 @@ class Upstream:
     def __attrs_post_init__(self) -> None:
         clock = self.registry.clock
         self.circuits = Circuits(clock)
-        self.questions = Questions(clock)
+        self.questions = Questions(clock, self.registry.questions)
         self._bodies = Bodies(self._host, clock, self.registry.in_thread, self.registry.large)
         self._known = KnownManifests(clock, is_patient=self.registry.by_agent)
 
