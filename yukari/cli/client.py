@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Optional, Union
 from urllib.parse import unquote, urlsplit
@@ -59,9 +59,20 @@ class Cache:
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self.url = f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
 
-    def ask(self, method: str, path: str, body: Optional[dict[str, Any]] = None) -> Any:
-        """Return the JSON that the cache answers, None for an empty answer."""
-        with self.open(method, path, body) as response:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Optional[dict[str, Any]] = None,
+        *,
+        also: Collection[int] = (),
+    ) -> Any:
+        """
+        Return the JSON that the cache answers, None for an empty answer.
+
+        A status from 300 on is an error, except for those in ``also``.
+        """
+        with self.open(method, path, body, also=also) as response:
             text = self._read(response, MAX_REPLY)
         try:
             return json.loads(text) if text.strip() else None
@@ -112,8 +123,10 @@ class Cache:
         path: str,
         body: Union[dict[str, Any], Iterator[bytes], None] = None,
         headers: Optional[dict[str, str]] = None,
+        *,
+        also: Collection[int] = (),
     ) -> HTTPResponse:
-        """Send a request, and return the reply; `CacheError` for a status from 300 on."""
+        """Send a request, and return the reply; which statuses are errors: see `ask`."""
         sent: dict[str, str] = {**self._headers, **(headers or {})}
         content: Any = body
         if isinstance(body, dict):
@@ -131,7 +144,7 @@ class Cache:
         except (OSError, HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from None
-        if response.status >= 300:
+        if response.status >= 300 and response.status not in also:
             message = _message(self._read(response, 64 * 1024))
             said = f"{self.url}{path}: {response.status} {response.reason}: {IS_IT_ONE}"
             raise CacheError(message or said, response.status)

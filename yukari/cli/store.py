@@ -305,18 +305,15 @@ def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
 def status(cache: Cache, as_json: bool) -> None:
     """Show whether the cache is ready, and what is on its way. Status 1 if it is not ready."""
     found = cache.ask("GET", "/status")
-    try:
-        ready = cache.ask("GET", "/readyz")
-    except CacheError as error:
-        ready = {"ready": False, "reasons": [str(error)]}
+    ready = cache.ask("GET", "/readyz", also=(503,))
     if as_json:
         click.echo(json.dumps({**found, **ready}))
     else:
-        well = "ready" if ready["ready"] else f"not ready: {'; '.join(map(str, ready['reasons']))}"
+        well = "ready" if ready["ready"] else f"not ready: {'; '.join(ready['reasons'].values())}"
         click.echo(f"yukari {found['version']} at {cache.url}: {well}")
         upstream, store = found["upstream"], found["store"]
         if not upstream["reachable"]:
-            click.echo(f"{upstream['registry']} is not reachable: {upstream['error']}")
+            click.echo(upstream["error"])
         if store is not None:
             of = "" if store["bound"] is None else f" of {size(store['bound'])}"
             click.echo(f"{counted(store['models'], 'model')}, {size(store['stored'])}{of} stored")
