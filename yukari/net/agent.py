@@ -56,7 +56,7 @@ Place = tuple[str, int]
 
 
 @implementer(IStreamClientEndpoint)
-@define(eq=False)
+@define(eq=False, repr=False)  # The pool makes a repr of it for every connection.
 class _Connecting:
     """
     Connects as ``endpoint`` does, makes the connection read ``read`` bytes at once, and lets
