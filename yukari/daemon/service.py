@@ -114,8 +114,9 @@ class YukariService(Service):
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)
             self._reactor.callWhenRunning(self._turns.start)
-        self._log_banner()
-        self._reactor.callWhenRunning(self._notifier.ready)
+        # By then signals are handled: whoever sees either of these may send one.
+        for tell in (self._log_banner, self._notifier.ready):
+            self._reactor.callWhenRunning(tell)
 
     def _log_banner(self) -> None:
         where = ", ".join(describe(port) for port in self.ports)
