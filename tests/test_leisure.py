@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.ending import begin
-from yukari.leisure import LONGEST, STEP, Leisure
+from yukari.leisure import LONGEST, QUIET, STEP, Leisure
 
 
 class LeisureTests(SynchronousTestCase):
@@ -52,3 +52,12 @@ class LeisureTests(SynchronousTestCase):
 
     def test_threads_that_work_beside_the_slice_do_not_lengthen_the_rest(self) -> None:
         self.assertAlmostEqual(self.rested(0.9, others=4.0), LONGEST)
+
+    def test_work_is_alone_a_moment_after_the_last_request(self) -> None:
+        requests = 5
+        leisure = Leisure(self.clock, requests=lambda: requests)
+        self.assertFalse(leisure.is_alone())
+        self.clock.advance(QUIET)
+        self.assertTrue(leisure.is_alone())
+        requests += 1
+        self.assertFalse(leisure.is_alone())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +17,9 @@ BUSY = 0.25
 LONGEST = 19.0
 """A rest is at most this many times as long as the work before it: if the daemon is always busy,
 the work gets a twentieth of the time."""
+
+QUIET = 1.0
+"""Seconds without a request after which there is nobody to give way to."""
 
 
 def cpu_times() -> tuple[float, float]:
@@ -30,16 +34,29 @@ class Leisure:
     Rests between the slices of a piece of work that is done in other threads than the reactor's.
 
     Each slice takes the interpreter's lock, and perhaps a core, from requests. So the next one
-    waits while the reactor's thread is busy. ``cpu`` is `cpu_times`, called in that thread.
+    waits while the reactor's thread is busy. ``cpu`` is `cpu_times`, called in that thread, and
+    ``requests`` returns how many requests there have been.
     """
 
     _clock: IReactorTime
     _cpu: Callable[[], tuple[float, float]] = cpu_times
+    _requests: Callable[[], int] = lambda: 0
     _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    _known: int = field(default=0, init=False)
+    """Requests of which it is known when they came."""
+    _asked_at: float = field(default=-inf, init=False)
+    """When the last of them was noticed, by the clock."""
 
     def begin(self) -> None:
         """Note that a slice begins."""
         self._began = self._clock.seconds(), self._cpu()[1]
+
+    def is_alone(self) -> bool:
+        """Whether no request has come of late."""
+        now, requests = self._clock.seconds(), self._requests()
+        if requests != self._known:
+            self._known, self._asked_at = requests, now
+        return now - self._asked_at >= QUIET
 
     async def rest(self) -> None:
         """Return when the next slice may begin; one has just ended."""

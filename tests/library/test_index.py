@@ -12,12 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.ending import begin
 from tests.library.test_collector import World, weights
+from tests.storage.contract import NAME, OLD
 from tests.storage.disk.test_store import HOST
 from tests.storage.strategies import result_of
 from yukari.leisure import Leisure
 from yukari.library import index as stock
 from yukari.library.catalog_file import CatalogFile
-from yukari.library.index import OLD_AFTER, OLD_SHARE, QUICK
+from yukari.library.index import BATCH, BESIDE_REQUESTS, OLD_AFTER, OLD_SHARE, QUICK, Index
+from yukari.names import Tag
 from yukari.storage.disk.store import DirectoryStore
 
 
@@ -114,6 +116,27 @@ class ByHandTests(SynchronousTestCase):
         said.clear()
         result_of(world.management.index.look())
         self.assertGreater(said.count("rest"), blobs + 2)
+
+    def test_a_look_reads_little_at_a_time_while_clients_ask(self) -> None:
+        """A hit waited for several threads of the look to let go of the interpreter's lock."""
+        world, requests = self.world, 0
+        index = world.management.index
+        index._leisure = Leisure(world.clock, lambda: (0.0, 0.0), lambda: requests)
+        for number in range(2 * BESIDE_REQUESTS):
+            result_of(world.store.put_manifest(NAME, Tag(f"t{number}"), OLD, 1000.0))
+        sizes, real = list[int](), Index._read
+
+        async def read(index: Index, keys: Any) -> Any:
+            sizes.append(len(keys))
+            return await real(index, keys)
+
+        self.patch(Index, "_read", read)
+        for most in (BATCH, BESIDE_REQUESTS):
+            sizes.clear()
+            result_of(world.management.catalog.run(CatalogFile.reset))
+            result_of(index.look())
+            self.assertEqual(max(sizes), min(most, sum(sizes)))
+            requests += 1
 
     def look_by(self, during: Callable[[], Any]) -> list[Any]:
         """

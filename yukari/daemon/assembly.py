@@ -125,7 +125,11 @@ def assemble(
     )
     registries = RegistryNames.of(settings.registries)
     catalog_thread = Threads(reactor, "catalog", 1)
-    management = _management(reactor, settings, store, catalog_thread, disk_threads, metrics)
+    drain = Drain(reactor)
+    leisure = Leisure(reactor, requests=lambda: drain.asked)
+    management = _management(
+        reactor, settings, store, catalog_thread, disk_threads, metrics, leisure
+    )
     usage = UsageCounter(management, reactor)
     scheduler = FetchScheduler(
         reactor,
@@ -154,7 +158,6 @@ def assemble(
     management.manage(library, None if settings.offline else library.is_upstream)
     pulls = Pulls(library, management.marks.may_check)
     metrics.watch(library.filling.count, mirrors.watched, lambda: usage.holdings)
-    drain = Drain(reactor)
     management.scrub(
         settings.scrub_period,
         settings.scrub_bucket,
@@ -271,6 +274,7 @@ def _management(
     catalog_thread: Threads,
     in_thread: Threads,
     metrics: Metrics,
+    leisure: Leisure,
 ) -> Management:
     """Make the management of the store, whose catalog is on this disk."""
     in_bucket = settings.storage == TIGRIS
@@ -291,7 +295,7 @@ def _management(
         ),
         registry=settings.registries[0].host,
         metrics=metrics,
-        leisure=Leisure(reactor),
+        leisure=leisure,
     )
 
 

@@ -47,6 +47,11 @@ BATCH = 100
 """Tags that are read at the same time, and written together."""
 READ_TOGETHER = 25
 """Tags that a disk thread reads one after the other."""
+BESIDE_REQUESTS = 10
+"""
+Tags that are read while clients ask, by one thread: several would have each request wait for all of
+them to let go of the interpreter's lock.
+"""
 QUICK = 1.0
 """Seconds. A list waits for another look if the last one took no longer than this."""
 OLD_AFTER, OLD_SHARE = 2.0, 20
@@ -285,8 +290,9 @@ class Index(Observer):
             await run(CatalogFile.see_tags, [row[:2] for row in rows])
             changed = await run(CatalogFile.changed, rows)
             listed = {row[:2]: row[2] for row in rows}
-            for start in range(0, len(changed), BATCH):
-                keys = changed[start : start + BATCH]
+            while changed:
+                most = BATCH if self._is_alone() else BESIDE_REQUESTS
+                keys, changed = changed[:most], changed[most:]
                 read = await self._read(keys)
                 # In a bucket they are listed with when they were put.
                 other = [key for key in keys if abs(read.get(key, inf) - listed[key]) >= SAME_TIME]
@@ -301,6 +307,9 @@ class Index(Observer):
         took = now - began
         self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
         self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
+
+    def _is_alone(self) -> bool:
+        return self._leisure is None or self._leisure.is_alone()
 
     async def _rest(self) -> None:
         if self._leisure is not None:

@@ -45,6 +45,8 @@ class Drain:
     _clock: IReactorTime
     stopping: bool = field(default=False, init=False)
     """The daemon was told to stop: it is not ready, and replies say ``Connection: close``."""
+    asked: int = field(default=0, init=False)
+    """Requests that clients have sent so far."""
     _channels: dict[Any, Optional[IDelayedCall]] = field(factory=dict, init=False)
     """Each with the timer of its `_insist`."""
     _closing: bool = field(default=False, init=False)

@@ -212,6 +212,7 @@ class Repeats:
         size = repeat.source.size
         reply = repeat.template.fill(self._dates.now(), new_id(), start, end, size) + body
         repeat.counter.count(len(body), self._clock.seconds() - client.quiet_since)
+        site.drain.asked += 1
         site.sent_to(client.name, len(body))
         return reply
 

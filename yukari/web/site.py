@@ -200,6 +200,7 @@ class RegistryRequest(Request):
 
     def _begin(self) -> None:
         self.site = self.channel.site
+        self.site.drain.asked += 1
         self._began = self.site.clock.seconds()
         self.id = clients.said_id(self) or new_id()
         self.client_name = clients.name(self)
