@@ -60,6 +60,8 @@ class Daemon:
     parts: int
     each: float = inf
     """Bytes a second that the host sends on one connection."""
+    latency: float = 0.0
+    """Seconds that the host needs before each answer."""
     tells: bool = True
     clock: Clock = field(factory=Clock)
     scene: Scene = field(init=False)
@@ -80,7 +82,6 @@ class Daemon:
             disk=ScriptedDisk(held=frozenset({"advance"})),
             keeper=NoStore(),
         )
-
         self.scene.source.pace_now = HostPace(limit=HostLimit(Useful(LEAST)))
 
     @property
@@ -129,7 +130,8 @@ class Daemon:
                 is_new = not self._idle
                 flow = self._connection()
                 self._busy[asked] = flow, flow.arrived
-                flow.asks(len(asked.span), now + self.line.base * (0.5 + is_new))
+                heard = self.line.base * (0.5 + is_new)
+                flow.asks(len(asked.span), now + heard + self.latency)
         self.most = max(self.most, len(self._busy))
         for asked, (flow, before) in list(self._busy.items()):
             came = int(flow.arrived - before + 0.01)

@@ -86,8 +86,17 @@ class OneDaemonTests(SynchronousTestCase):
             seconds.append(daemon.clock.seconds())
             self.assertEqual({flow.window for flow in line.flows}, {inf})
         without, with_it = seconds
-        # To double the connections until there are 32 takes some round trips.
-        self.assertLess(with_it, 1.02 * without + 5 * 0.05)
+        # What is on its way doubles until there is no bound.
+        self.assertLess(with_it, 1.02 * without + 3 * 0.05)
+
+    def test_a_host_that_answers_late_has_all_its_connections_after_three_answers(self) -> None:
+        """They became twice as many whenever a sum of bytes had come, from four on."""
+        for parts in (1, 16):
+            line = Line(8000 * MBIT, 0.004, 0.1)
+            daemon = Daemon(line, 1_000_000_000, parts, each=20_000_000, latency=0.1)
+            daemon.start()
+            pass_time(line, [daemon], 3 * 0.12)
+            self.assertGreater(daemon.most, 28, parts)
 
 
 class TwoDaemonsTests(SynchronousTestCase):

@@ -131,6 +131,19 @@ class FlightTests(SynchronousTestCase):
         line.run(10.0)
         self.assertGreater(line.received - before, 0.8 * 1e8)
 
+    def test_a_moment_with_little_on_its_way_is_told_until_it_is_over(self) -> None:
+        """Fewer connections on trial seemed to bring less because of it, and all came back."""
+        line = Line(1e7, 0.02)
+        line.run(5.0)
+        full, steady = line.flight.bound, []
+        for _ in range(160):
+            line.run(0.05)
+            steady.append(line.flight.is_steady)
+            if line.flight.bound < full / 2:
+                self.assertFalse(steady[-1])
+        self.assertGreater(steady.count(False), 0)
+        self.assertGreater(steady.count(True), 0.8 * len(steady))
+
     def test_the_first_look_after_a_while_compares_with_nothing(self) -> None:
         flight = Flight()
         reading = Reading(10**9, 0.5, None, 0.01, SEGMENT)

@@ -100,24 +100,30 @@ class UsefulTests(SynchronousTestCase):
         assert took is not None
         self.assertLessEqual(took, 3.0)
 
-    def test_they_double_at_first_whenever_all_have_brought_something(self) -> None:
-        """All at once fill the queue of a line that they do not know."""
+    def test_a_queue_ends_the_first_adding_where_it_is(self) -> None:
         useful = Useful(LEAST)
-        useful.begin(1.0, LEAST - 1, 0.1)
-        self.assertEqual(useful.allowed, LEAST)
-        useful.begin(1.0, LEAST, 0.1)
-        self.assertEqual(useful.allowed, 2 * LEAST)
-        useful.begin(1.05, 2 * LEAST, 0.1)
-        self.assertEqual(useful.allowed, 2 * LEAST, "those added cannot show yet")
-        useful.begin(1.2, 2 * LEAST, 0.1)
-        useful.begin(1.4, 4 * LEAST, 0.1)
-        self.assertEqual((useful.allowed, useful.is_new), (inf, False))
-
-    def test_a_queue_ends_the_first_doubling_where_it_is(self) -> None:
-        useful = Useful(LEAST)
-        useful.begin(1.0, LEAST, 0.1)
+        useful.begin(LEAST)
         useful.look(1.1, 2 * LEAST, 100_000, queues=True)
         self.assertEqual((useful.allowed, useful.is_new), (2 * LEAST, False))
+
+    def test_replies_that_have_not_queued_add_one_each(self) -> None:
+        """A line showed no queue before many bytes had come: a host that answers late waited."""
+        useful = Useful(LEAST)
+        for seconds in (0.1, 0.108, 0.12, 0.101, 0.3):
+            useful.answered(seconds)
+        self.assertEqual(useful.allowed, LEAST + 3)
+        for _ in range(32):
+            useful.answered(0.1)
+        self.assertEqual((useful.allowed, useful.is_new), (inf, False))
+
+    def test_they_double_whenever_all_have_brought_something_and_nothing_queues(self) -> None:
+        useful = Useful(LEAST)
+        useful.begin(LEAST - 1)
+        self.assertEqual(useful.allowed, LEAST)
+        useful.begin(LEAST)
+        self.assertEqual(useful.allowed, 2 * LEAST)
+        useful.begin(4 * LEAST)
+        self.assertEqual((useful.allowed, useful.is_new), (inf, False))
 
     def test_more_are_tried_now_and_then_while_bytes_come(self) -> None:
         host = Host(1e6, 2e6)

@@ -8,6 +8,7 @@ from attrs import define
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from yukari.net.flight import Flight
 from yukari.net.tcp import Reading
 from yukari.net.throttle import Line
 from yukari.net.useful import Useful
@@ -77,6 +78,17 @@ class FactsTests(SynchronousTestCase):
         self.receive(50, held=True)
         self.receive(20)
         self.assertLess(max(rates), 1.2e6)
+
+    def test_what_came_while_little_was_let_on_its_way_says_nothing_of_connections(self) -> None:
+        looks = []
+        self.patch(Useful, "look", lambda *_, **__: looks.append(1))
+        self.pace.limit.useful.is_new = False
+        self.receive()
+        self.assertGreater(len(looks), 0)
+        looks.clear()
+        self.patch(Flight, "is_steady", False)
+        self.receive()
+        self.assertEqual(looks, [])
 
     def test_bytes_that_queue_say_that_it_is_the_line(self) -> None:
         self.receive()

@@ -22,7 +22,8 @@ AT_FIRST = 8
 READERS_ENOUGH = 16
 """
 Connections that waiting readers may have, however little the last of them bring: as many as stock
-Ollama's parts, so that nobody waits longer through this cache than without it.
+Ollama's parts, so that nobody waits longer through this cache than without it. While it is not
+known whether the line is the limit, work ahead for them may have as many.
 """
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
@@ -97,12 +98,14 @@ class HostLimit:
         """
         if self._is_known:
             count = min(count, self.bears)
-        return int(min(count, max(self.useful.allowed, min(readers, READERS_ENOUGH))))
+        enough = READERS_ENOUGH if readers and self.useful.is_new else min(readers, READERS_ENOUGH)
+        return int(min(count, max(self.useful.allowed, enough)))
 
     def has_room(self, priority: Priority) -> bool:
         """Whether one more may be sent now."""
         is_readers = priority is Priority.READER
-        if self.active >= max(self.useful.allowed, READERS_ENOUGH * is_readers):
+        may_have_enough = is_readers or (priority is Priority.AHEAD and self.useful.is_new)
+        if self.active >= max(self.useful.allowed, READERS_ENOUGH * may_have_enough):
             return False
         if is_readers and not self._is_known:
             return True  # Only a host that is known to refuse a crowd makes it wait.
@@ -111,6 +114,7 @@ class HostLimit:
     def answered(self, now: float, *, began: float) -> None:
         """The reply to a request that ``began`` then has begun, at ``now`` seconds."""
         self.served += 1
+        self.useful.answered(now - began)
         self._most_served = max(self._most_served, self.served)
         self._answered_at = now
         self._refusals *= _MEMORY

@@ -7,8 +7,8 @@ else comes over the line waits behind it. The receiver can bound that by its win
 delay. As long as no queue is seen the bound doubles, and soon there is none: something else is then
 the limit.
 
-A pull begins with few bytes on few connections, and both double each round trip until a queue is
-seen: for what many connections were promised at once would fill the queue before anybody sees it.
+A pull begins with few bytes on its way, which double each round trip until a queue is seen: for
+what many connections are promised by themselves would fill the queue before anybody sees it.
 
 Without I/O and without a clock: times are seconds of the caller's.
 """
@@ -130,7 +130,7 @@ class Flight:
     _segment: int = field(default=SEGMENT, init=False)
     """Bytes of a segment of theirs."""
     has_room: bool = field(default=False, init=False)
-    """Whether the last look has shown that more may be on its way without a queue."""
+    """Whether the last look has shown that more connections may be used without a queue."""
     tells: bool = field(default=False, init=False)
     """Whether the system told anything at the last look."""
     heard: int = field(default=0, init=False)
@@ -159,6 +159,8 @@ class Flight:
     _before: float = field(default=inf, init=False)
     """The bound before the drain."""
     _is_draining: bool = field(default=False, init=False)
+    _steady_at: float = field(default=-inf, init=False)
+    """When as much is on its way again as before that."""
     _unused_since: float = field(default=inf, init=False)
     _crowded_since: float = field(default=inf, init=False)
     _competes_until: float = field(default=-inf, init=False)
@@ -176,6 +178,11 @@ class Flight:
     def loses(self) -> bool:
         """Whether many of the last segments came while an earlier one was missing."""
         return self._out_of_order > max(LOSSES_SEEN, LOSSY * self._segments)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether what arrives is all that connections bring, not the little of a drain."""
+        return not self._is_draining and self._looked_at >= self._steady_at
 
     def look(self, now: float, readings: Mapping[Any, Reading], *, is_read: bool) -> Optional[int]:
         """
@@ -255,6 +262,7 @@ class Flight:
         if self._is_draining:
             if now >= self._drains_at:
                 self._is_draining, self.bound = False, self._before
+                self._steady_at = now + 2 * self.trips.now
                 self._drains_at, self._has_joined = self._next_drain(now), False
                 self._round_trip_before = 0.0
             return
@@ -283,9 +291,11 @@ class Flight:
         elif queue > target / 4:
             self.bound += ADDED_SEGMENTS * self._segment
         elif self._is_used(now, target):
-            # By no more than the target queues then.
-            growth = min(GROWTH, 1 + target / self.trips.base)
-            self.bound = max(growth * self.bound, self.bound + ADDED_SEGMENTS * self._segment)
+            more = self.bound + ADDED_SEGMENTS * self._segment
+            if self.bound <= GROWTH * self.rate * (self.trips.base + target):
+                # By no more than the target queues then.
+                more = max(more, min(GROWTH, 1 + target / self.trips.base) * self.bound)
+            self.bound = more
         elif now - self._unused_since >= UNUSED_FOR:
             self.bound = inf
             return

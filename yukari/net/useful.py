@@ -39,6 +39,8 @@ REST_LONGEST = 600.0
 """Seconds between two trials, doubling from the first to the longest while they are in vain."""
 ALL = 32
 """Connections from which on adding them step by step gains nothing."""
+NO_LONGER = 0.01
+"""Seconds by which a reply may begin later than the quickest if it has not waited in a queue."""
 QUIET = 5.0
 """Seconds without a byte after which the way to the host may be another one."""
 
@@ -79,8 +81,8 @@ class Useful:
 
     allowed: float = inf
     """
-    How many may be used: at first as many as it is made with, twice as many each time that all of
-    them have brought something and no queue is seen, and soon infinite until fewer bring as much.
+    How many may be used: at first as many as it is made with, one more for each reply that has not
+    queued, and soon infinite until a queue is seen or fewer bring as much.
     """
     more_bring_more: Optional[bool] = field(default=None, init=False)
     """What the last trial showed, None before the first."""
@@ -91,7 +93,8 @@ class Useful:
     """Whether that many are allowed only because bytes queued."""
     is_new: bool = field(default=True, init=False)
     """Whether it is not known yet whether the line is the limit."""
-    _doubles_at: float = field(default=-inf, init=False)
+    _quickest: float = field(default=inf, init=False)
+    """Seconds that a reply took to begin, at the least."""
     _may_double: bool = field(default=False, init=False)
     _is_next_up: bool = field(default=False, init=False)
     """Whether the next trial is with more."""
@@ -102,14 +105,24 @@ class Useful:
     _most: float = field(default=0.0, init=False)
     _connection_seconds: float = field(default=0.0, init=False)
 
-    def begin(self, now: float, heard: int, round_trip: float) -> None:
+    def answered(self, seconds: float) -> None:
         """
-        So many connections were ``heard`` in all, and there is no queue; a ``round_trip`` in
-        seconds passes before more of them show.
+        A reply has begun ``seconds`` after its request. If that is no longer than others took, it
+        has not queued, and one more connection may be used while nothing else is known.
         """
-        if self.is_new and now >= self._doubles_at and heard >= self.allowed:
-            self.allowed, self._doubles_at = 2 * self.allowed, now + round_trip
-            if self.allowed >= ALL:
+        self._quickest = min(self._quickest, seconds)
+        if seconds <= self._quickest + NO_LONGER:
+            self._begin(self.allowed + 1)
+
+    def begin(self, heard: int) -> None:
+        """So many connections have brought something, and no round trip shows a queue."""
+        if heard >= self.allowed:
+            self._begin(2 * heard)
+
+    def _begin(self, allowed: float) -> None:
+        if self.is_new:
+            self.allowed = allowed
+            if allowed >= ALL:
                 self.is_new, self.allowed = False, inf
 
     def look(self, now: float, connections: int, received: int, *, queues: bool) -> None:
@@ -147,13 +160,18 @@ class Useful:
         if queues and self.allowed == inf:
             self.allowed, self._is_frozen = max(LEAST, connections), True
         elif not queues and self._is_frozen:
-            # Again twice as many, step by step.
+            # Again more, step by step.
             self._trial, self._is_frozen, self.is_new = None, False, True
+
+    def passed_over(self, now: float) -> None:
+        """What has arrived since the last look says nothing."""
+        if now - self._looked_at <= QUIET:
+            self._looked_at = now
+        self._forget()
 
     def held(self, now: float) -> None:
         """What arrives now says nothing, for it is this cache that is slow."""
-        self._looked_at = now
-        self._forget()
+        self.passed_over(now)
         if self._trial is not None:
             self._end(now, self._trial.allowed)
 

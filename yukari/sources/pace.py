@@ -185,10 +185,12 @@ class HostPace:
             self._received = 0
         elif looked:
             queues = flight.queues or flight.loses
-            if not useful.is_new or queues or not flight.tells:
+            if not flight.is_steady:
+                useful.passed_over(now)
+            elif not useful.is_new or queues or not flight.tells:
                 useful.look(now, self.limit.active, self._received, queues=queues)
             elif flight.has_room:
-                useful.begin(now, flight.heard, flight.trips.now or 0.0)
+                useful.begin(flight.heard)
             self._received = 0
         self._rated += count
         seconds = now - self._rated_at
