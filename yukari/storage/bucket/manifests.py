@@ -59,8 +59,8 @@ from yukari.threads import InThread
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
-READ_TOGETHER = 8
-"""Tags that are read anew at the same time, each by two requests."""
+READ_TOGETHER = 2
+"""Tags that are read anew at the same time by one call, each by two requests."""
 _TRIES = 5
 
 
