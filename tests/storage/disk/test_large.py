@@ -81,6 +81,20 @@ class LargeManifestTests(SynchronousTestCase):
         self.assertEqual(self.threads.work(), 1)
         self.assertEqual([self.found(each) for each in asked], 3 * [FIRST])
 
+    def test_those_read_together_have_a_turn_each(self) -> None:
+        """A client that asks for one need not wait for fifty."""
+        keys = [(NAME, Tag(each)) for each in ("first", "second", "small")]
+        together = Deferred.fromCoroutine(self.reader.read_anew(keys))
+        self.threads.work()
+        asked = self.ask("second")
+        while not asked.called:
+            self.threads.work()
+        self.assertNoResult(together)
+        while not together.called:
+            self.threads.work()
+        found = [each[Variant.PLAIN].manifest for each in self.successResultOf(together)]
+        self.assertEqual(found, [FIRST, SECOND, SMALL])
+
     def test_what_is_asked_for_after_a_change_is_read_after_it(self) -> None:
         before = self.ask("first")
         self.threads.work()

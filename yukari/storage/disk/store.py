@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.config.units import FreeSpace
-from yukari.large import LargeManifests
+from yukari.large import IsLarge, LargeManifests
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
@@ -180,8 +180,15 @@ class DirectoryStore(DiskWork):
         return await self._kept.get((name, reference, variant))
 
     async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
-        read = partial(self._files.answers, keys)
-        return await self._large.in_turn(self._run, self._files.small_only, read)
+        try:
+            return await self._run(self._files.small_only, partial(self._files.answers, keys))
+        except IsLarge:
+            # Each has a turn of its own: clients may wait for one too.
+            found = list[Answers]()
+            for key in keys:
+                read = partial(self._files.answers, [key])
+                found += await self._large.in_turn(self._run, self._files.small_only, read)
+            return found
 
     async def put_manifest(
         self,
