@@ -21,7 +21,7 @@ from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import Store
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
-EVERY_SECOND = {"manifest_lifetime": "1s", "invalidator_period": "1s"}
+OFTEN = {"manifest_lifetime": "200ms", "invalidator_period": "200ms"}
 
 
 @define(eq=False)
@@ -47,10 +47,10 @@ class FreshnessSuite(FreshnessCase):
 
 
 class Suite(FreshnessSuite):
-    """What holds for every store, with a lifetime and a period of a second."""
+    """What holds for every store, with a short lifetime and period."""
 
     async def test_a_tag_that_stands_still_costs_a_head_a_check_and_no_get(self) -> None:
-        upstream, daemon = await self.stored(**EVERY_SECOND)
+        upstream, daemon = await self.stored(**OFTEN)
         before = self.checks(daemon)
         await until(lambda: self.checks(daemon) >= before + 3)
         heads = upstream.counters.requests["manifest HEAD"]
@@ -59,7 +59,7 @@ class Suite(FreshnessSuite):
         self.assertEqual(set(upstream.counters.requests), {"manifest HEAD"})
 
     async def test_a_tag_that_moves_is_replaced_once_its_blobs_are_here(self) -> None:
-        upstream, daemon = await self.stored(**EVERY_SECOND)
+        upstream, daemon = await self.stored(**OFTEN)
         old = upstream.models[MODEL]
         held = upstream.faults.add(Fault("store", "silence"))
         new = upstream.add_model(MODEL, [300_000, 2000], seed=9)
@@ -79,7 +79,7 @@ class Suite(FreshnessSuite):
             self.assertEqual(reply.status, 200)
 
     async def test_a_puller_between_the_two_sees_one_of_them_whole(self) -> None:
-        upstream, daemon = await self.stored(**EVERY_SECOND)
+        upstream, daemon = await self.stored(**OFTEN)
         old = upstream.models[MODEL]
         new = upstream.add_model(MODEL, [300_000, 2000], seed=9)
         seen = []
@@ -90,7 +90,7 @@ class Suite(FreshnessSuite):
         self.assertLessEqual(len(set(seen)), 2)
 
     async def test_a_pull_begun_before_the_swap_finds_every_blob_after_it(self) -> None:
-        upstream, daemon = await self.stored(**EVERY_SECOND)
+        upstream, daemon = await self.stored(**OFTEN)
         old = upstream.models[MODEL]
         new = upstream.add_model(MODEL, [300_000, 2000], seed=9)
         while await self.manifest(daemon) != new.manifest_bytes:
@@ -101,7 +101,7 @@ class Suite(FreshnessSuite):
             self.assertEqual((reply.status, len(body)), (200, size))
 
     async def test_a_model_that_vanished_upstream_stays(self) -> None:
-        upstream, daemon = await self.stored(**EVERY_SECOND)
+        upstream, daemon = await self.stored(**OFTEN)
         model = upstream.models[MODEL]
         upstream.delete_model(MODEL)
         upstream.counters.clear()
