@@ -26,7 +26,7 @@ from yukari import __version__
 from yukari.config.proxies import Proxies
 from yukari.config.settings import SETTINGS, SettingError, Settings
 from yukari.daemon.logs import LoggedService
-from yukari.daemon.pidfile import remove_stale
+from yukari.daemon.pidfile import check_pid_file
 from yukari.fatal import end
 
 log = Logger()
@@ -111,7 +111,7 @@ class Options(usage.Options):
         self.proxies = Proxies.read(os.environ)
         twistd: Any = self.parent or {}
         if twistd.get("pidfile"):
-            remove_stale(twistd["pidfile"])
+            check_pid_file(twistd["pidfile"])
 
 
 def _add_handlers() -> None:

@@ -23,6 +23,10 @@ class ProxyTests(SynchronousTestCase):
         for text, proxy in {
             "http://proxy.example:3128": PLAIN,
             "HTTP://Proxy.Example:3128/": PLAIN,
+            "http://proxy.example:3128/proxy.pac?a=1#b": PLAIN,
+            "proxy.example:3128//": PLAIN,
+            "//proxy.example:3128": PLAIN,
+            "http://proxy.example:": Proxy("proxy.example", 80),
             "proxy.example:3128": PLAIN,
             "proxy.example": Proxy("proxy.example", 80),
             "https://proxy.example": Proxy("proxy.example", 443, "https"),
@@ -56,7 +60,7 @@ class ProxyTests(SynchronousTestCase):
         for text in (
             *("socks4://p:1", "socks5://:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
             f"socks5://u:{'p' * 256}@p:1",
-            *("http://p:0", "http://p:65536", "http://p:port", "http://p:1/path", "http://p:1?q"),
+            *("http://p:0", "http://p:65536", "http://p:port"),
             *("http://a b:1", "http://[::1", "http://u:p@", "http://a%3Ab:p@p:1"),
             "http://u:p%0D%0AX: y@p:1",
         ):
@@ -212,6 +216,8 @@ class ExemptTests(SynchronousTestCase):
             ("[fd00::]/8,fe80::1%eth0", ("fd12::1", "fe80::1"), ("fe80::2",)),
             ("10.0.0.0/8:443,corp:*", ("10.1.1.1", "corp"), ("11.1.1.1",)),
             ("10.0.0.0/8", ("::ffff:10.1.1.1",), ("::1",)),
+            ("::ffff:10.1.1.1 ::ffff:10.2.0.0/112", ("10.1.1.1", "10.2.9.9"), ("10.1.1.2",)),
+            ("https://a.example:443/v2/ //corp /x", ("a.example", "corp"), ("v2", "x")),
             ("bücher.example", ("xn--bcher-kva.example",), ("bucher.example",)),
         ):
             proxies = Proxies.read({"https_proxy": "p:1", "no_proxy": text})

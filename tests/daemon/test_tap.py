@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.processes import MAIN, bare_environment
 from yukari import __version__
 from yukari.config.settings import SETTINGS
-from yukari.daemon.pidfile import remove_stale
+from yukari.daemon.pidfile import check_pid_file
+from yukari.fatal import Ended
 from yukari.tap import Hangups, Options
 
 
@@ -121,7 +123,7 @@ class PidFileTests(SynchronousTestCase):
         path = self.mktemp()
         with open(path, "w") as file:
             file.write(content)
-        remove_stale(path)
+        check_pid_file(path)
         return os.path.exists(path)
 
     def test_a_stale_file_is_removed_whoever_has_its_number_now(self) -> None:
@@ -135,8 +137,26 @@ class PidFileTests(SynchronousTestCase):
     def test_link_to_a_file_that_is_not_there_is_removed(self) -> None:
         path = self.mktemp()
         os.symlink(self.mktemp(), path)
-        remove_stale(path)
+        check_pid_file(path)
         self.assertFalse(os.path.islink(path))
+
+    def test_what_is_no_file_ends_the_start_with_one_line_and_stays(self) -> None:
+        """twistd waits for ever for a FIFO's bytes, and has a traceback for the others."""
+        directory = self.mktemp()
+        os.makedirs(os.path.join(directory, "directory"))
+        os.mkfifo(os.path.join(directory, "fifo"))
+        os.symlink("itself", os.path.join(directory, "itself"))
+        os.symlink("/dev/null", os.path.join(directory, "device"))
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(os.path.relpath(os.path.join(directory, "socket")))
+        for name in ("directory", "fifo", "itself", "device", "socket", "no/such/directory"):
+            path = os.path.join(directory, name)
+            self.patch(sys, "__stderr__", StringIO())
+            with self.assertRaises(Ended) as caught:
+                check_pid_file(path)
+            self.assertIn(f"yukari: {path}: no pid file", caught.exception.line)
+            self.assertEqual(os.path.lexists(path), "/" not in name)
+        self.flushLoggedErrors()
 
     def test_the_file_of_a_daemon_is_left_alone(self) -> None:
         code = "import sys; print(flush=True); sys.stdin.read()  # twistd yukari"
@@ -157,7 +177,7 @@ class PidFileTests(SynchronousTestCase):
         options = ServerOptions()
         options.parseOptions(["--pidfile", path, "yukari", "--storage", "/tmp/y"])
         self.assertFalse(os.path.exists(path))
-        remove_stale(path)  # one that is not there
+        check_pid_file(path)  # one that is not there
 
     def test_a_failed_reload_does_not_prevent_the_next(self) -> None:
         """A log that cannot be reopened kept the certificates from being read."""

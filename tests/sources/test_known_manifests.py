@@ -39,6 +39,13 @@ class KnownManifestsTests(SynchronousTestCase):
         reply = Reply.of(etag='"a"', ollama_content_digest=NEWER.hex)
         self.assertEqual(known.digest(KEY, reply), NEWER)
 
+    def test_a_digest_that_was_wrong_before_tells_nothing(self) -> None:
+        """A label that stays while the manifest moves would keep an old version for ever."""
+        label = {"docker_content_digest": str(NEWER)}
+        self.assertIsNone(self.known(is_patient=False, **label).digest(KEY, Reply.of(**label)))
+        etag = Reply.of(etag='"a"', **label)
+        self.assertEqual(self.known(etag='"a"', **label).digest(KEY, etag), DIGEST)
+
     def test_the_same_etag_is_the_same_manifest_however_late(self) -> None:
         known = self.known(is_patient=False, etag='"a"')
         self.clock.advance(100 * SELDOM)

@@ -14,6 +14,7 @@ from twisted.internet.tcp import Connection
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
 from tests.ending import begin
 from tests.running import until
@@ -43,6 +44,7 @@ from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.half_close import CONTINUE, FIRST_AFTER
 from yukari.web.replies import PIECE
+from yukari.web.request_head import find_path
 from yukari.web.site import IDLE
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -104,6 +106,30 @@ class TargetTests(SynchronousTestCase):
     def test_an_absolute_target_without_a_host_is_refused(self) -> None:
         for target in (b"http:///healthz", b"http://a b/", b"http://[::1/", b"http://a:b/"):
             self.assertIn(self.status(b"GET %b HTTP/1.1" % target, b"Host: h"), (400, 404), target)
+
+    def test_lines_may_end_without_cr_and_empty_ones_stand_before_a_request(self) -> None:
+        """Scripts send both, and Go's server and nginx answer."""
+        for ends in (b"\r\n", b"\n"):
+            lines = b"GET /healthz HTTP/1.1", b"Host: h", b"X-A: 1", b"", b""
+            get = ends.join(lines)
+            for before in (b"", b"\r\n", b"\n\n", b"\r\n\n\r\n" * 5):
+                for pieces in ((before + get,), (before, get), (before + get[:30], get[30:])):
+                    talk = Talk()
+                    for piece in pieces * 2:
+                        talk.say(piece)
+                    self.assertEqual([reply.status for reply in talk.replies()], [200, 200], pieces)
+        self.assertEqual(self.status(b"GET /healthz HTTP/1.1", b"Host: h", b"X-A: 1\r"), 400)
+        self.assertEqual(self.status(b"GET /healthz HTTP/1.1\r", b"Host: h"), 400)
+
+    def test_slashes_in_a_row_count_as_one(self) -> None:
+        for target, path in (
+            (b"//v2//", b"/v2/"),
+            (b"/v2///x?a=//b", b"/v2/x?a=//b"),
+            (b"http://h//v2/", b"/v2/"),
+            (b"/%2f/v2/", b"/%2f/v2/"),
+        ):
+            headers = Headers({"host": ["h"]})
+            self.assertEqual(find_path(target, b"HTTP/1.1", headers), path)
 
     def test_no_reply_can_be_run_by_a_browser(self) -> None:
         for said in (HEALTH, b"GET /nothing HTTP/1.0\r\n\r\n", b"nonsense\r\n\r\n"):

@@ -18,12 +18,12 @@ from yukari.config.urls import HOST, InvalidSetting
 
 _SEPARATORS = re.compile(r"[\s,;|]+")
 _LOCAL = "<local>"
-_NO_HOST = re.compile(r"(?:[a-z]+://)?/.*|(?:unix|npipe|fd):.*|<-loopback>", re.IGNORECASE)
+_NO_HOST = re.compile(r"(?:[a-z]+://)?/(?!/).*|(?:unix|npipe|fd):.*|<-loopback>", re.IGNORECASE)
 """Entries that are accepted but name no host: paths of sockets, and Chromium's <-loopback>."""
 _ENTRY = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*://)?"
+    r"(?P<scheme>(?:[a-z][a-z0-9+.-]*:)?//)?"
     r"(?:\[(?P<v6>[^]]*)\](?P<bits>/[0-9]{1,3})?|(?P<host>[^:/@]*(?:/[0-9.]+)?))"
-    r"(?::(?:(?P<port>[0-9]{1,5})|\*))?/?",
+    r"(?::(?:(?P<port>[0-9]{1,5})|\*))?(?:/|(?(scheme)/.*))?",
     re.IGNORECASE,
 )
 _SHORT_NETWORK = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){0,2})/([0-9]{1,2})")
@@ -102,9 +102,13 @@ def _network(text: str) -> Optional[Network]:
     if short is not None:
         text = f"{short[1]}{'.0' * (3 - short[1].count('.'))}/{short[2]}"
     try:
-        return ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
         return None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= 96:
+        return ip_network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _hosts(text: str) -> str:
@@ -112,7 +116,7 @@ def _hosts(text: str) -> str:
     if re.fullmatch(r"(?:[0-9]{1,3}\.){1,3}", text):
         text += "*"  # 192.168. is a prefix
     domain = text.removeprefix("*.").removeprefix(".").rstrip(".").lower()
-    if domain == "*":
+    if domain in ("*", "**"):
         return ".*"
     if "*" not in domain:
         try:

@@ -49,12 +49,14 @@ class Proxy:
         """
         Parse ``[KIND://][USER[:PASSWORD]@]HOST[:PORT]``; `InvalidSetting` repeats none of the text.
 
-        User and password are percent-encoded. The default port is that of the kind.
+        User and password are percent-encoded. The default port is that of the kind. What stands
+        behind them, such as a path, is ignored, as by Go and curl.
         """
-        scheme, slashes, rest = text.partition("://")
+        scheme, slashes, rest = text.removeprefix("//").partition("://")
         if not slashes:
-            scheme, rest = "http", text
+            scheme, rest = "http", scheme
         credentials, at, place = rest.rpartition("@")
+        place = re.sub(r"(?<!:)[/?#].*|:$", "", place)
         kind = _KINDS.get(scheme.lower())
         if kind is None:
             raise InvalidSetting(f"expected {_EXPECTED}")
@@ -63,9 +65,7 @@ class Proxy:
         except InvalidSetting as error:
             wrong_port = "port" in str(error)
             raise InvalidSetting(str(error) if wrong_port else f"expected {_EXPECTED}") from None
-        if url.prefix != "/":
-            raise InvalidSetting(f"expected {_EXPECTED}; no path, and %2F for a / in a password")
-        given = re.search(r":[0-9]+/?$", place)
+        given = re.search(r":[0-9]+$", place)
         port = url.port if given else _PORTS[kind]
         return cls(url.hostname.strip("[]"), port, kind, _parse(credentials, kind) if at else None)
 

@@ -1,5 +1,5 @@
 """
-twistd's pid file, if the process that it names is not the daemon's any more.
+twistd's pid file, if the process that it names is not the daemon's any more, or it is no file.
 
 twistd refuses to start while any process has that number: after a crash and a restart of the
 machine it may be anybody's, and in a container its own. What keeps two daemons apart is the lock
@@ -9,8 +9,11 @@ of the store, not this file.
 from __future__ import annotations
 
 import os
+import stat
 
 from twisted.logger import Logger
+
+from yukari.fatal import end
 
 log = Logger()
 
@@ -20,21 +23,37 @@ _OURS = (b"twistd", b"yukari")
 """A part of the command line of every process that may have written the file."""
 
 
-def remove_stale(path: str) -> None:
-    """Remove a pid file that names no process's number, this process, or another program."""
+def check_pid_file(path: str) -> None:
+    """
+    Remove a pid file that names no process's number, this process, or another program.
+
+    Ends the start if there is no file to be had at ``path``: twistd would wait for what a FIFO
+    brings, and fail with a traceback at most others.
+    """
     try:
-        with open(path, "rb") as file:
-            content = file.read(64).strip()
+        _remove_stale(path)
+        if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+            end(f"{path}: no pid file can be made there: name another by twistd's --pidfile")
+    except OSError as error:
+        end(f"{path}: no pid file: {error.strerror}: remove it, or name another by --pidfile")
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        # Not to wait for one who writes to a FIFO.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
-        content = b""  # If it is there, it is a link to a file that is not.
-    except OSError:
-        return
+        if not os.path.islink(path):
+            return
+        content = b""  # The file that the link leads to is not there.
+    else:
+        with open(number, "rb") as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                end(f"{path}: no pid file: it is no file: remove it, or name another by --pidfile")
+            content = file.read(64).strip()
     if content.isdigit() and _is_ours(int(content)):
         return
-    try:
-        os.unlink(path)
-    except OSError:
-        return  # twistd reports what is wrong with it
+    os.unlink(path)
     log.warn("{path}: removed, it names no daemon", path=path)
 
 

@@ -38,6 +38,8 @@ Key = tuple[Repository, Reference, Variant]
 @frozen
 class _Known:
     digest: Digest
+    is_misnamed: bool
+    """Whether its reply announced another digest."""
     etag: str
     at: float
 
@@ -96,13 +98,14 @@ class KnownManifests:
 
     def learn(self, key: Key, response: IResponse, digest: Digest) -> None:
         """Note what a GET brought."""
-        self._known[key] = _Known(digest, _etag(response), self._clock.seconds())
+        is_misnamed = _announced(response) not in (None, digest)
+        self._known[key] = _Known(digest, is_misnamed, _etag(response), self._clock.seconds())
 
     def digest(self, key: Key, response: IResponse) -> Optional[Digest]:
         """Return the digest of what the reply to a HEAD is about; None if nothing tells it."""
-        told = announced(response)
+        told = _announced(response)
         known = self._known.get(key)
-        if told is not None or known is None:
+        if known is None or (told is not None and not known.is_misnamed):
             return told
         etag = _etag(response)
         if etag or known.etag:
@@ -111,7 +114,7 @@ class KnownManifests:
         return known.digest if self._is_patient and is_recent else None
 
 
-def announced(response: IResponse) -> Optional[Digest]:
+def _announced(response: IResponse) -> Optional[Digest]:
     """Return the digest that a manifest's reply claims for its body."""
     text = header(response, b"ollama-content-digest") or header(response, b"docker-content-digest")
     try:

@@ -45,7 +45,7 @@ from yukari.sources.bodies import Bodies
 from yukari.sources.circuit import Circuits, Reachability
 from yukari.sources.host_facts import HostFacts
 from yukari.sources.in_turn import in_turn
-from yukari.sources.known_manifests import ACCEPT, HEAD_WITHIN, KnownManifests, announced
+from yukari.sources.known_manifests import ACCEPT, HEAD_WITHIN, KnownManifests
 from yukari.sources.no_reply import NoReply, without_reply
 from yukari.sources.own_key import KeyUnusable
 from yukari.sources.questions import Questions
@@ -122,19 +122,18 @@ class Upstream:
             text = await self._bodies.text(response)
             said = text or f"upstream {self._host} refuses {name}:{reference}"
             raise RegistryError("UNSUPPORTED", said, 400)
-        if response.code not in WHOLE:
+        if response.code >= 400:
             raise await self._refusal(response, f"{name}:{reference}", name, reference)
         try:
             manifest = await self._bodies.parsed(
                 response, f"manifest of {name}:{reference}", parse_manifest
             )
         except InvalidManifest as error:
+            if response.code not in WHOLE:
+                raise self._answered(response.code, f"{name}:{reference}") from None
             raise upstream_unreachable(f"upstream sent no manifest for {name}: {error}") from None
-        expected = reference if isinstance(reference, Digest) else announced(response)
-        if expected is not None and expected != manifest.digest:
-            raise upstream_unreachable(
-                f"upstream sent another manifest for {name} than it announced"
-            )
+        if isinstance(reference, Digest) and reference != manifest.digest:
+            raise upstream_unreachable(f"upstream sent another manifest for {name}@{reference}")
         self._known.learn((name, reference, variant), response, manifest.digest)
         return manifest
 
@@ -147,7 +146,7 @@ class Upstream:
         """
         url = self.registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("GET", url, name, USER_AGENT)
-        if response.code not in WHOLE:
+        if response.code >= 400:
             error = await self._refusal(response, f"manifest {digest}", name, digest)
             raise blob_unknown(digest) if error.status == 404 else error
 
@@ -289,6 +288,9 @@ class Upstream:
             return manifest_unknown(name, reference)
         if code in (401, 403):
             return self.registry.denied(what)
+        return self._answered(code, what)
+
+    def _answered(self, code: int, what: str) -> RegistryError:
         who = f"upstream {self._host}"
         if self.registry.proxy is not None:
             who += f", or the proxy {self.registry.proxy} before it,"

@@ -73,8 +73,6 @@ class RegistryChannel(HeadFirst):
     """The bytes of the request in progress, if it is one whose reply may be given again."""
     _repeats: Optional[Repeats] = None
     """None for a trusted proxy."""
-    _at_start: bool = True
-    """Whether not even an empty line has been read since the last request."""
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False

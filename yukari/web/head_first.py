@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from yukari.sending.transports import write_now
 from yukari.web.heads import reply_head
+from yukari.web.lines import LenientLines
 
 
-class HeadFirst(HTTPChannel):
+class HeadFirst(LenientLines):
     """A channel whose replies' heads leave in one call with what follows them, if that is there."""
 
     site: Any
     transport: Any
-    requests: list[Any]
     _head: bytes = b""
     """A reply's head that waits for the first bytes of its body."""
 

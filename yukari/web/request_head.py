@@ -33,7 +33,8 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL
 
 def is_for_blob(data: bytes) -> bool:
     """Whether these are the first bytes of a request for a blob, if they have its whole target."""
-    return data.startswith(b"GET /v2/") and b"/blobs/" in data[: data.find(b"\r")]
+    first = data.lstrip(b"\r\n").partition(b"\n")[0]
+    return first.startswith(b"GET ") and b"/blobs/" in first
 
 
 def read_head(data: bytes) -> Optional[tuple[bytes, bytes, bytes, Headers]]:
@@ -62,7 +63,7 @@ def find_path(target: bytes, version: bytes, headers: Headers) -> Optional[bytes
     """
     Return the target as a path, and make the Host header the one asked for.
 
-    None if they are ambiguous or malformed.
+    Slashes in a row count as one, as for nginx. None if target and Host are ambiguous or malformed.
     """
     hosts = headers.getRawHeaders(b"host", [])
     if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
@@ -71,10 +72,17 @@ def find_path(target: bytes, version: bytes, headers: Headers) -> Optional[bytes
         return None
     absolute = None if target.startswith(b"/") else _ABSOLUTE.fullmatch(target)
     if absolute is None:
-        return target
+        return _with_single_slashes(target)
     # RFC 9112, section 3.2.2: what Host says is ignored then.
     host, path = absolute.groups()
     if not _HOST.fullmatch(host):
         return None
     headers.setRawHeaders(b"host", [host])
-    return path if path.startswith(b"/") else b"/" + path
+    return _with_single_slashes(path if path.startswith(b"/") else b"/" + path)
+
+
+def _with_single_slashes(target: bytes) -> bytes:
+    if b"//" not in target:
+        return target
+    path, mark, query = target.partition(b"?")
+    return re.sub(rb"//+", b"/", path) + mark + query

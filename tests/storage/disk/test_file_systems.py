@@ -193,6 +193,18 @@ class LockTests(OneFileSystem):
     def test_a_store_may_be_its_own_spool_directory(self) -> None:
         self.used(self.started(spool_dir=self.path))
 
+    def test_process_is_named_though_its_file_cannot_be_cut_or_written(self) -> None:
+        """Azure Files refuse it of an open file: digits of another process stayed behind."""
+        for missing, named in (("ftruncate", os.getpid()), ("pwrite", 4194304123)):
+            self.path = os.path.abspath(self.mktemp())
+            os.makedirs(os.path.join(self.path, "yukari"))
+            record = os.path.join(self.path, "yukari", "lock")
+            with open(record, "w", encoding="ascii") as file:
+                file.write("4194304123\n")
+            self.patch(lock, "os", refusing(missing, number=errno.EACCES))
+            self.used(self.started())
+            self.assertIn(f"another yukari (process {named}):", self.refused())
+
     def test_a_record_of_a_process_that_is_gone_is_no_lock(self) -> None:
         self.patch(lock, "fcntl", Fcntl("flock", "lockf"))
         os.makedirs(os.path.join(self.path, "yukari"))

@@ -69,9 +69,7 @@ class DirectoryLock:
                     file=self.file,
                 )
             if not self._record:
-                with suppress(OSError):
-                    os.ftruncate(number, 0)  # Else digits of another process stay behind.
-                os.pwrite(number, b"%d\n" % os.getpid(), 0)
+                self._name_process(number)
         except _Taken:
             self.release()
             raise StoreUnusable(
@@ -125,6 +123,14 @@ class DirectoryLock:
             else:
                 return True
         return False
+
+    def _name_process(self, number: int) -> None:
+        """Write this process's number for people, as far as the file system lets it be written."""
+        with suppress(OSError):
+            text = b"%d" % os.getpid()
+            os.pwrite(number, text.ljust(os.fstat(number).st_size - 1) + b"\n", 0)
+            os.ftruncate(number, len(text) + 1)
+            os.pwrite(number, b"\n", len(text))
 
     def _record_process(self) -> None:
         """Take the file itself as the lock, unless the process that it names is alive."""
