@@ -20,6 +20,8 @@ from yukari.storage.disk.tolerance import sync_file
 from yukari.storage.ports import BlobEntry
 
 _BLOCK = 1024 * 1024
+_NO_BLOB = errno.EINVAL, errno.EISDIR, errno.EACCES, errno.EPERM
+"""What opening a file may answer that is none of ours: another is fetched, and takes its place."""
 
 
 @define(eq=False)
@@ -43,6 +45,8 @@ class BlobFiles:
                 found = os.stat(path)
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
+                if not os.access(path, os.R_OK):
+                    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
                 if error.errno in FAULTS:
                     raise
@@ -52,14 +56,14 @@ class BlobFiles:
         return None
 
     def open(self, digest: Digest) -> Optional[FileBlob]:
-        """Open a blob; None if it is not stored. OSError if it cannot be read."""
+        """Open a blob; None if it is not stored, or may not be read. OSError if the disk fails."""
         for path in self._layout.blob_paths(digest):
             try:
                 return FileBlob.at(path)
             except OSError as error:
                 if error.errno not in FAULTS:
                     self._unreadable(path, error)
-                if error.errno not in (*ABSENT, errno.EINVAL, errno.EISDIR):
+                if error.errno not in (*ABSENT, *_NO_BLOB):
                     raise
         return None
 
