@@ -38,6 +38,10 @@ class ModeTests(PrefetchCase):
         await self.manifest(daemon)
         await daemon.idle()
         self.assertEqual(upstream.counters.sent, 0)
+        digest, size = model.config  # as one who inspects the model
+        await self.blob(daemon, digest)
+        await daemon.idle()
+        self.assertEqual(dict(upstream.counters.sent_by_digest), {digest: size})
         await self.blob(daemon, model.layers[1][0])
         await daemon.idle()
         self.assert_sent_once(upstream, model)

@@ -68,10 +68,12 @@ class Prefetch:
             self.start(name, found)
         elif self._mode != "none":
             for manifest in manifests_in(found):
-                self._arm(name, _bare(manifest))
+                self._arm(name, _bare(manifest), is_alone=isinstance(found, Manifest))
 
-    def _arm(self, name: Repository, manifest: Manifest) -> None:
+    def _arm(self, name: Repository, manifest: Manifest, *, is_alone: bool) -> None:
         for blob in manifest.blobs:
+            if is_alone and blob == manifest.config:
+                continue  # Who inspects a model asks for no more than this.
             key = name, blob.digest
             other = self._armed.get(key, manifest)
             same = other is not None and other.digest == manifest.digest

@@ -37,7 +37,7 @@ class Freshness:
         "all",
         "Which blobs are fetched before a client asks for them: ``all`` (those of each manifest"
         " that is pulled), ``asked`` (the rest of a manifest once a client asks for one of its"
-        " blobs) or ``none``.",
+        " layers) or ``none``.",
     )
     """``all``, ``asked`` or ``none``."""
     prefetch_hours: DailyHours | None = declare(
