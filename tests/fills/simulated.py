@@ -91,6 +91,7 @@ class Host:
     bears: float = inf
     """How many requests at once it serves; what it does with others is ``refuses``."""
     refuses: str = "503"
+    """``hang``; ``mute``, behind a header; ``empty``, a header and no body; else an error."""
     jitter: float = 0.0
     """Up to so many seconds more, by request."""
     scans: float = 0.0
@@ -212,13 +213,21 @@ class Pull:
                     self._left[asked] = 0.0
                 else:
                     self.refused += 1
-                    if host.refuses != "hang":
+                    if host.refuses in ("empty", "mute"):
+                        asked.answer()
+                        if host.refuses == "empty":
+                            asked.cut()
+                    elif host.refuses != "hang":
                         asked.refuse(SourceFailed(host.refuses))
                         continue
             is_served = not asked.answered and asked in self._left
             if is_served and now - self._began[asked] >= self._delay(asked):
                 asked.answer()
-        sending = [asked for asked in under_way if asked.answered and not asked.ended]
+        sending = [
+            asked
+            for asked in under_way
+            if asked.answered and not asked.ended and asked in self._left
+        ]
         for asked in sending:
             if asked.transport.paused or not asked.open:
                 continue

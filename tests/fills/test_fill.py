@@ -106,10 +106,12 @@ class FillTests(SynchronousTestCase):
         self.assertEqual(scene.stored(), b"")
         self.assertEqual(scene.source.asked, [])
 
-    def test_one_connection_until_the_host_has_honoured_a_range(self) -> None:
+    def test_one_connection_until_the_host_has_honoured_a_range_and_sent_a_byte(self) -> None:
         scene = self.scene()
         self.assertEqual(len(scene.source.open), 1)
         scene.source.open[0].answer()
+        self.assertEqual(len(scene.source.open), 1)
+        scene.source.open[0].send(1)
         self.assertEqual(len(scene.source.open), 4)
 
     def test_the_first_request_is_short(self) -> None:
@@ -119,6 +121,7 @@ class FillTests(SynchronousTestCase):
         scene = self.scene()
         drinker = Drinker(scene, 2 * MIB, 2 * MIB + 10)
         scene.source.open[0].answer()
+        scene.source.open[0].send(1)
         self.assertIn(2 * MIB, [asked.span.start for asked in scene.source.open])
         scene.answer_all()
         self.assertEqual(drinker.got, scene.content[2 * MIB : 2 * MIB + 10])
@@ -265,11 +268,13 @@ class FillTests(SynchronousTestCase):
         scene = self.scene()
         Drinker(scene, 0, 3 * MIB)
         scene.source.open[0].answer()
+        scene.source.open[0].send(1)
         hanging, *others = [asked for asked in scene.source.open if not asked.answered]
         before = scene.source.pace.answers_within
         scene.clock.advance(0.1)
         for asked in others:
             asked.answer()
+            asked.send(1)
         for _ in range(5):
             scene.clock.advance(0.5)
         self.assertTrue(hanging.reply.called)
@@ -293,6 +298,7 @@ class FillTests(SynchronousTestCase):
         scene = self.scene()
         silent = scene.source.open[0]
         silent.answer()
+        silent.send(10)
         for _ in range(18):
             scene.clock.advance(0.5)
         self.assertFalse(silent.transport.stopped)
@@ -374,6 +380,7 @@ class FillTests(SynchronousTestCase):
     def test_what_fell_silent_together_is_noticed_together(self) -> None:
         scene = self.scene()
         Drinker(scene, 0, 3 * MIB)
+        scene.source.pace.has_brought_much = True
         scene.source.open[0].answer()
         for asked in scene.source.open:
             if not asked.answered:
@@ -385,6 +392,7 @@ class FillTests(SynchronousTestCase):
 
     def test_after_a_failure_all_connections_come_back_with_the_first_byte(self) -> None:
         scene = self.scene()
+        scene.source.pace.has_brought_much = True
         scene.source.open[0].answer()
         for asked in scene.source.open:
             if not asked.answered:
@@ -399,6 +407,7 @@ class FillTests(SynchronousTestCase):
     def test_a_second_stream_of_the_whole_is_not_read(self) -> None:
         scene = self.scene()
         scene.source.open[0].answer()
+        scene.source.open[0].send(1)
         first, second = [asked for asked in scene.source.open if not asked.answered][:2]
         first.answer(ignoring_range=True)
         second.answer(ignoring_range=True)
@@ -604,6 +613,7 @@ class FillTests(SynchronousTestCase):
     def test_small_blobs_are_not_stuck_behind_a_large_one(self) -> None:
         scene = self.scene(per_blob=2, in_all=3)
         scene.source.open[0].answer()
+        scene.source.open[0].send(1)
         self.assertEqual(len(scene.source.open), 2)
         small = Scene(content_of(10))
         small.scheduler = scene.scheduler

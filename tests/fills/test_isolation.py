@@ -32,7 +32,7 @@ class StuckBlobTests(SynchronousTestCase):
 
     def scenes(self, stuck: int, *, read: bool) -> tuple[Clock, list[Scene], Scene]:
         """So many of those, after they have taken what they could, and a healthy one of 6 MB."""
-        clock, pace = Clock(), HostPace()
+        clock, pace = Clock(), HostPace(has_sent=True, has_brought_much=True)
         scheduler = FetchScheduler(clock, 32, 64)
         scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(stuck + 1)]
         for scene in scenes:
@@ -102,7 +102,7 @@ class StuckBlobTests(SynchronousTestCase):
 
     def test_crowd_is_not_looked_through_for_each_who_joins_a_busy_host(self) -> None:
         """Beside 2,000 ranges of 25 blobs hits took seconds: each looked through all blobs."""
-        clock, pace = Clock(), HostPace()
+        clock, pace = Clock(), HostPace(has_sent=True, has_brought_much=True)
         scheduler = FetchScheduler(clock, 32, 64)
         scenes = [Scene(bytes(MB + at), clock=clock) for at in range(5)]
         for scene in scenes:
@@ -128,7 +128,9 @@ class StuckBlobTests(SynchronousTestCase):
         clock = Clock()
         scheduler = FetchScheduler(clock, 4, 8)
         budgets = ConnectionBudget(4), ConnectionBudget(4)
-        paces = [HostPace(budget=budget) for budget in budgets]
+        paces = [
+            HostPace(budget=budget, has_sent=True, has_brought_much=True) for budget in budgets
+        ]
         scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(4)]
         for number, scene in enumerate(scenes):
             scene.scheduler, scene.source.pace_now = scheduler, paces[number // 2]
@@ -157,7 +159,10 @@ class StuckBlobTests(SynchronousTestCase):
         """What was dropped brought the reader nothing."""
         clock = Clock()
         scheduler = FetchScheduler(clock, 4, 16)
-        full, slow = HostPace(), HostPace()
+        full, slow = (
+            HostPace(has_sent=True, has_brought_much=True),
+            HostPace(has_sent=True, has_brought_much=True),
+        )
         scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(3)]
         for scene, pace in zip(scenes, (full, full, slow)):
             scene.scheduler, scene.source.pace_now = scheduler, pace

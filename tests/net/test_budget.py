@@ -175,6 +175,24 @@ class HostLimitTests(SynchronousTestCase):
             turn.release()
         self.assertEqual(limit.bears, AT_FIRST)
 
+    def test_header_without_a_body_is_a_refusal(self) -> None:
+        """It counted as an answer: a host that sends those to a crowd seemed to bear ever more."""
+        budget, limit = ConnectionBudget(64), HostLimit()
+        for now in range(20):
+            turns = [taken(budget, limit)]
+            while len(turns) < 8 and (turn := budget.take(limit, Priority.READER)) is not None:
+                turns.append(turn)
+            for turn in turns:
+                turn.begins(now + 0.1, began=now)
+            turns[0].answered(now + 0.1, began=now)
+            for turn in turns[1:]:
+                turn.refused(now + 0.2, began=now)
+            self.assertEqual((limit.served, limit.active), (1, len(turns)))
+            for turn in turns:
+                turn.release()
+        self.assertEqual(limit.bears, 1)
+        self.assertEqual((limit.served, limit.active), (0, 0))
+
     def test_rare_failures_change_nothing(self) -> None:
         budget, limit = ConnectionBudget(64), HostLimit()
         for now in range(1000):
@@ -193,13 +211,13 @@ class HostLimitTests(SynchronousTestCase):
         before = limit.bears
         for at in range(100):
             limit.active = limit.served = limit.bears
-            limit.answered(2.0 + PROBE_FIRST + at, began=1.0)
+            limit.grow(2.0 + PROBE_FIRST + at, began=1.0)
             limit.served = 0
         self.assertGreater(limit.bears, before)
 
     @given(
         st.lists(
-            st.tuples(st.sampled_from("ars"), st.integers(0, 64), st.booleans(), st.floats(0, 99))
+            st.tuples(st.sampled_from("agrs"), st.integers(0, 64), st.booleans(), st.floats(0, 99))
         )
     )
     def test_it_is_always_given_at_least_one(
@@ -211,6 +229,8 @@ class HostLimitTests(SynchronousTestCase):
             limit.active = active
             if what == "a":
                 limit.answered(now, began=now - passed)
+            elif what == "g":
+                limit.shrink(limit.grow(now, began=now - passed))
             elif what == "r":
                 limit.refused(now, began=now - passed / 2, definite=definite)
             else:

@@ -26,7 +26,7 @@ from yukari.fills.window import Window
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
-from yukari.sources.pace import ANSWER_LEAST, STOCK_PARTS, HostPace
+from yukari.sources.pace import ANSWER_LEAST, MUCH, STOCK_PARTS, HostPace
 from yukari.tasks import Waiters
 
 log = Logger()
@@ -148,22 +148,35 @@ class Download:
         """Return how many requests it may have just now."""
         if not self.takes_bytes or self.streaming:
             return 0
-        if self.source.ranges and not self.tries.are_failing:
+        if self.source.ranges and not (self._is_unproven or self.tries.are_failing):
             return self._cap
         return min(self._cap, STOCK_PARTS) if self.is_kept_waiting() else 1
 
+    @property
+    def _is_unproven(self) -> bool:
+        """
+        Whether nothing tells how soon bytes are to be expected: none of the blob have come, nor of
+        another as large. Some hosts scan a file before they send its body, or before its header.
+        """
+        pace = self.source.pace
+        if self.tries.have_brought or pace.has_brought_much:
+            return False
+        return self.size >= MUCH or not pace.has_sent
+
     def is_kept_waiting(self) -> bool:
         """
-        Whether its first request has no answer for so long that it is asked for in large parts
+        Whether its first request has no body for so long that it is asked for in large parts
         meanwhile, as a stock client does.
         """
-        if self.tries.are_failing or self.source.ranges or not self.fetches:
+        if self.tries.are_failing or not self.fetches:
+            return False
+        if self.source.ranges and not self._is_unproven:
             return False
         pace = self.source.pace
         if pace.round_trip is not None and not pace.ranges:
             return False  # It ignores Range: each of its replies would be the whole blob.
         first, began = next(iter(self.fetches.items()))
-        return not first.answered and self._clock.seconds() - began >= KEPT_WAITING
+        return not first.received and self._clock.seconds() - began >= KEPT_WAITING
 
     @property
     def awaits_an_answer(self) -> bool:
@@ -176,7 +189,7 @@ class Download:
         """Return how many bytes its next request should ask for."""
         free = self.coverage.plan.free
         cap = pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
-        if self.is_kept_waiting() and pace.rate() is None:
+        if self.is_kept_waiting() and not pace.has_brought_much:
             parts = min(cap, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(free, max(1, parts))
         return pace.length(free, cap, crowding, at_once=at_once)
@@ -240,7 +253,7 @@ class Download:
             return
         silent = [fetch for fetch in self.fetches if self._is_silent(fetch, now)]
         if silent:
-            self.tries.fell_silent(midway=any(fetch.answered for fetch in silent))
+            self.tries.fell_silent(midway=any(fetch.received for fetch in silent))
         for fetch in silent:
             pace = self.source.pace
             fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
@@ -300,13 +313,12 @@ class Download:
         quiet = now - fetch.heard_at
         if fetch.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
             return False
-        if not fetch.answered:
-            return quiet >= self.source.pace.answers_within
+        if not fetch.received:
+            pace = self.source.pace
+            seconds = pace.patience if self._is_unproven else pace.answers_within
+            return quiet >= max(seconds, SILENCE_WAITED_FOR if fetch.answered else ANSWER_LEAST)
         waited_for = self.coverage.is_waited_for(fetch.claim)
-        silence = self.tries.longest_silence(waited_for=waited_for)
-        if not fetch.received and self.source.pace.body_delay:
-            silence = max(silence, self.source.pace.answers_within)
-        return quiet >= silence
+        return quiet >= self.tries.longest_silence(waited_for=waited_for)
 
     # for requests
 
@@ -362,6 +374,8 @@ class Download:
             self.coverage.wake_all()
             self.first_bytes.fire()
             self.scheduler.runnable(self)
+        elif fetch.received == len(data):
+            self.scheduler.runnable(self)  # The host may bear more now.
         if self.is_full:
             for other in list(self.fetches):
                 other.pause()

@@ -92,7 +92,7 @@ class RangeFetch:
     _body: Optional[_BodyReader] = field(default=None, init=False)
     _dropped: Optional[str] = field(default=None, init=False)
     _was_refused: bool = field(default=True, init=False)
-    """Whether a missing reply counts as the host's refusal: the request was not taken back."""
+    """Whether a missing body counts as the host's refusal: the request was not taken back."""
 
     def __attrs_post_init__(self) -> None:
         self.began_at = self.heard_at = self._clock.seconds()
@@ -120,7 +120,7 @@ class RangeFetch:
             self.answered = True
             self.heard_at = self._clock.seconds()
             self.turn.moved(answer.pace.limit)
-            self.turn.answered(self.heard_at, began=began)
+            self.turn.begins(self.heard_at, began=began)
             if answer.pace is not pace:
                 pace.end(self.heard_at)
                 pace = answer.pace
@@ -132,15 +132,15 @@ class RangeFetch:
             self._pace = pace
             whole = await self._read(answer)
         except CancelledError:
-            self._not_answered(began, SourceFailed("silent", moved=not self._was_refused))
+            self._not_served(began, SourceFailed("silent", moved=not self._was_refused))
             raise SourceFailed(self._dropped or "given up") from None
         except SourceFailed as error:
-            self._not_answered(began, error)
+            self._not_served(began, error)
             raise
         except SourceRefused as error:
             if error.error.code == "SIZE_INVALID":
                 # A page in the blob's place may say that there are too many requests.
-                self._not_answered(began, SourceFailed(str(error)))
+                self._not_served(began, SourceFailed(str(error)))
             raise
         finally:
             now = self._clock.seconds()
@@ -149,10 +149,11 @@ class RangeFetch:
                 done = self.claim.cursor == self.claim.end
                 pace.measured(self.received, now - began, since=since, whole=done)
         if not whole:
+            self._not_served(began, SourceFailed("no body", moved=not self._was_refused))
             raise SourceFailed(self._dropped or "the connection broke")
 
-    def _not_answered(self, began: float, error: SourceFailed) -> None:
-        if not self.answered and not error.moved:
+    def _not_served(self, began: float, error: SourceFailed) -> None:
+        if not self.received and not error.moved:
             self.turn.refused(self._clock.seconds(), began=began, definite=error.busy)
 
     async def _read(self, answer: Answer) -> bool:
@@ -171,8 +172,12 @@ class RangeFetch:
     def got(self, offset: int, data: bytes, *, asked: bool) -> None:
         """Take bytes of the body, which belong at ``offset``."""
         now = self._clock.seconds()
-        if not self.received and self._pace is not None and not (self.paused or self.held):
-            self._pace.body_after(now - self.heard_at)
+        if not self.received:
+            self.turn.answered(now, began=self.began_at)
+            if self._pace is not None:
+                self._pace.has_sent = True
+                if not (self.paused or self.held):
+                    self._pace.body_after(now - self.heard_at)
         self.heard_at = now
         self.received += len(data)
         self.new += self.fill.received(self, offset, data, asked=asked)
@@ -209,7 +214,7 @@ class RangeFetch:
         Whether it brings next to nothing, and far less than the blob's requests do on the average,
         which together have brought ``of_all`` bytes in ``seconds_of_all`` until now.
         """
-        if not self.answered:
+        if not self.answered or self._may_be_late(now):
             return False
         counts = now, self.received, seconds_of_all, of_all
         if self._shares is None or self.paused or self.held:
@@ -221,6 +226,11 @@ class RangeFetch:
         seconds, own, seconds_passed, brought = passed
         rate = own / seconds
         return rate < STARVED and rate * seconds_passed < STARVED_SHARE * brought
+
+    def _may_be_late(self, now: float) -> bool:
+        """Whether its host takes its time between a header and a body, and this may be such."""
+        pace = self._pace
+        return not self.received and pace is not None and now - self.heard_at < pace.answers_within
 
     def pause(self) -> None:
         """Read nothing more for now."""

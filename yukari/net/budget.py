@@ -54,7 +54,7 @@ class HostLimit:
     Each answered request adds one until the host has refused some; from then
     on the number grows slowly. An explicit refusal halves it; after others it is
     what the host has served at once. A host refuses by any means: 429, 503, a
-    reset or silence before the reply's header.
+    reset or silence before the reply's body.
     """
 
     useful: Useful = field(factory=Useful)
@@ -112,9 +112,7 @@ class HostLimit:
         return self.active < self.bears
 
     def answered(self, now: float, *, began: float) -> None:
-        """The reply to a request that ``began`` then has begun, at ``now`` seconds."""
-        self.served += 1
-        self.useful.answered(now - began)
+        """The body of the reply to a request that ``began`` then begins, at ``now`` seconds."""
         self._most_served = max(self._most_served, self.served)
         self._answered_at = now
         self._refusals *= _MEMORY
@@ -122,13 +120,26 @@ class HostLimit:
         for at, of in pending:
             if at >= began:  # That one was refused while this one was served.
                 self._count_refusal(at, of, self.active)
+
+    def grow(self, now: float, *, began: float) -> float:
+        """
+        Give it more requests, for the reply to one that ``began`` then has begun. Returns by how
+        much.
+        """
+        self.useful.answered(now - began)
+        before = self._bears
         overdue = sum(sent < began for sent in self.unanswered.values())
         if self.active < self.bears - 1 or overdue > self.active / 2:
-            return  # It was not asked for as many as it bears, or does not answer them.
+            return 0.0  # It was not asked for as many as it bears, or does not answer them.
         if not self._is_known:
             self._bears += 1
         elif now >= self._probe_at:
             self._bears += 1 / self._bears
+        return self._bears - before
+
+    def shrink(self, growth: float) -> None:
+        """Take back what `grow` returned."""
+        self._bears = max(1.0, self._bears - growth)
 
     def refused(self, now: float, *, began: float, definite: bool) -> None:
         """
@@ -175,6 +186,10 @@ class Turn:
 
     _budget: ConnectionBudget
     _limit: HostLimit
+    _has_begun: bool = field(default=False, init=False)
+    """Whether its reply has."""
+    _growth: float = field(default=0.0, init=False)
+    """What the host was given for that."""
     _answered: bool = field(default=False, init=False)
     _released: bool = field(default=False, init=False)
 
@@ -190,21 +205,33 @@ class Turn:
         if limit is not self._limit and not self._released:
             for each, change in ((self._limit, -1), (limit, 1)):
                 each.active += change
-                each.served += change * self._answered
+                each.served += change * self._has_begun
             sent = self._limit.unanswered.pop(self, None)
             if sent is not None:
                 limit.unanswered[self] = sent
             self._limit = limit
 
+    def begins(self, now: float, *, began: float) -> None:
+        """The reply has begun: its header is here."""
+        if not self._has_begun and not self._released:
+            self._has_begun = True
+            self._limit.served += 1
+            self._limit.unanswered.pop(self, None)
+            self._growth = self._limit.grow(now, began=began)
+
     def answered(self, now: float, *, began: float) -> None:
-        """The reply has begun; as `HostLimit.answered`."""
+        """The reply's body begins; as `HostLimit.answered`."""
+        self.begins(now, began=began)
         if not self._answered and not self._released:
             self._answered = True
-            self._limit.unanswered.pop(self, None)
             self._limit.answered(now, began=began)
 
     def refused(self, now: float, *, began: float, definite: bool = False) -> None:
-        """As `HostLimit.refused`; before `release`."""
+        """As `HostLimit.refused`, though a header may have come; before `release`."""
+        if self._has_begun:
+            self._has_begun = False
+            self._limit.served -= 1
+            self._limit.shrink(self._growth)
         self._limit.refused(now, began=began, definite=definite)
 
     def starves(self, now: float, count: int) -> None:
@@ -217,7 +244,7 @@ class Turn:
             self._released = True
             self._limit.unanswered.pop(self, None)
             self._limit.active -= 1
-            self._limit.served -= self._answered
+            self._limit.served -= self._has_begun
             self._budget._came_back()
 
 

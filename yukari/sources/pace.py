@@ -87,6 +87,11 @@ STOCK_LEAST = 8 * 1024 * 1024
 While a slow host's rate is unknown a blob is asked for in parts like stock Ollama's: at most so
 many, of at least so many bytes.
 """
+MUCH = STOCK_LEAST // GROWTH
+"""
+Bytes of the shortest request whose reply tells how soon the next is to be expected: what scans
+before it sends is quick with small blobs.
+"""
 LONGEST = 1024 * 1024 * 1024
 """Bytes of the longest request, to a host that is slow to answer."""
 FIRST_ANSWER = 28.0
@@ -119,6 +124,10 @@ class HostPace:
     """Requests under way now, from being sent on."""
     ranges: bool = False
     """Whether it has answered a Range with 206."""
+    has_sent: bool = False
+    """Whether any body has begun to come from it."""
+    has_brought_much: bool = False
+    """Whether it has answered a request for `MUCH`."""
     round_trip: Optional[float] = None
     """Seconds from a request to its reply's header, smoothed."""
     body_delay: float = 0.0
@@ -276,6 +285,7 @@ class HostPace:
         self._seconds = self._seconds * _MEMORY + seconds
         if whole:
             self._longest = max(self._longest, count)
+            self.has_brought_much = self.has_brought_much or count >= MUCH
 
     def length(self, left: int, connections: int, crowding: float, at_once: int = 1) -> int:
         """
@@ -286,7 +296,7 @@ class HostPace:
         ``at_once`` requests will be under way when those that can begin have.
         """
         latency = self.round_trip or 0.0
-        if self.is_slow_to_answer and self._longest < STOCK_LEAST // GROWTH:
+        if self.is_slow_to_answer and not self.has_brought_much:
             return self.length_unheard(left, connections)
         enough = SECONDS  # a host that nobody knows may be far
         if self.round_trip is not None:
