@@ -15,6 +15,7 @@ from yukari.fills.retries import (
     PATIENCE,
     PATIENCE_AT_FIRST,
     SILENCE,
+    TOLD_OF_WAIT,
     RetryState,
 )
 from yukari.sources.base import SourceFailed
@@ -83,6 +84,16 @@ class FailedTests(SynchronousTestCase):
         tries.came(161.0)
         Failure(took=1.0).tell(tries, 170.0)
         self.assertFalse(tries.hurry(175.0))
+
+    def test_clients_are_told_at_once_of_a_wait_that_is_longer_than_theirs(self) -> None:
+        """A 429 for a minute was "context deadline exceeded" after half of it, each time."""
+        for seconds, told in ((None, False), (3.0, False), (TOLD_OF_WAIT + 1, True)):
+            tries = RetryState()
+            tries.begin(0.0)
+            Failure(0.1, retry_after=seconds, busy=True).tell(tries, 0.1)
+            self.assertEqual(tries.keep_failing, told, seconds)
+            tries.came(100.0)
+            self.assertFalse(tries.keep_failing)
 
     def test_one_that_brought_something_is_tried_again_soon(self) -> None:
         tries = RetryState()

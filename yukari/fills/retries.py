@@ -28,6 +28,11 @@ now.
 """
 TOLD_AFTER = 3
 """Failures in a row, without a byte before, after which clients get the reason."""
+TOLD_OF_WAIT = 20.0
+"""
+Seconds that upstream may ask to wait before a first byte without clients being told: they give a
+request up after 30 s, and show no reason.
+"""
 HURRIED_AFTER = 1.0
 """Seconds after a failure before a new request of a client shortens the backoff."""
 BACKOFF = 0.25
@@ -60,8 +65,12 @@ class RetryState:
 
     @property
     def keep_failing(self) -> bool:
-        """Whether no byte has arrived and so many requests have failed that none is likely to."""
-        return self._failures >= TOLD_AFTER and self._progress_at is None
+        """
+        Whether no byte has arrived and none is likely to in time: so many requests have failed, or
+        upstream asks to wait longer than clients do.
+        """
+        asked_to_wait = self._failures > 0 and (self._last_failure.retry_after or 0) > TOLD_OF_WAIT
+        return self._progress_at is None and (self._failures >= TOLD_AFTER or asked_to_wait)
 
     @property
     def are_bringing(self) -> bool:
