@@ -258,6 +258,8 @@ class DaemonTests(RunningCase):
             f"{daemon.url}/v2/library/m/blobs/{digest}", {"Range": f"bytes=0-{size - 1}"}
         )
         self.assertEqual(len(body), size)
+        # What people look at is nothing of a model: it would count as saved.
+        await self.ask(f"{daemon.url}/")
         text = await self.scraped(daemon)
         self.assertEqual(value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.counters.sent)
         blob = {"kind": "blob", "method": "GET", "status": "206", "result": "relay"}

@@ -152,6 +152,7 @@ class VerbsTests(VerbsCase):
         self.assertIsNone(rows["user/n:7b"]["pinned"])
         self.assertIn("by ana", await self.run_verb(daemon, "show", "m"))
         await self.run_verb(daemon, "unpin", "m")
+        self.assertIn("not found", await self.run_verb(daemon, "unpin", "nope", status=1))
         self.assertIn("5.3 MB", await self.run_verb(daemon, "du"))
         self.assertIn("stays", await self.run_verb(daemon, "evict", "--dry-run"))
         self.assertIn("0 blobs", await self.run_verb(daemon, "gc"))

@@ -78,12 +78,14 @@ class PrometheusReplies(Replies):
     """Counts the replies that have the same labels."""
 
     _requests: Counter
-    _client_bytes: Counter
+    _client_bytes: Optional[Counter]
+    """None for replies that bring nothing of a model."""
     _first_byte: Histogram
 
     def count(self, sent: int, first_byte: Optional[float]) -> None:
         self._requests.inc()
-        self._client_bytes.inc(sent)
+        if self._client_bytes is not None:
+            self._client_bytes.inc(sent)
         if first_byte is not None:
             self._first_byte.observe(first_byte)
 
@@ -150,7 +152,9 @@ class PrometheusMetrics(Metrics):
             buckets=_SECONDS,
         )
         self._client_bytes = make(
-            Counter, "client_bytes", "Bytes of bodies sent to clients, counted when a reply ends."
+            Counter,
+            "client_bytes",
+            "Bytes of manifests and blobs sent to clients, counted when a reply ends.",
         )
         self._upstream_bytes = make(
             Counter, "upstream_bytes", "Bytes of blobs received, by registry.", "registry"
@@ -327,12 +331,14 @@ class PrometheusMetrics(Metrics):
         return generate_latest(self._registry)
 
     def replies(self, *, path: bytes, method: bytes, status: int, result: str) -> Replies:
-        kind = kind_of(path)
-        labels = kind, _method(method), str(status), _result(result, status)
+        kind, shown = kind_of(path), _result(result, status)
+        labels = kind, _method(method), str(status), shown
         found = self._replies.get(labels)
         if found is None:
             found = self._replies[labels] = PrometheusReplies(
-                self._requests.labels(*labels), self._client_bytes, self._first_byte.labels(kind)
+                self._requests.labels(*labels),
+                self._client_bytes if shown in RESULTS else None,
+                self._first_byte.labels(kind),
             )
         return found
 

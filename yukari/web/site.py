@@ -20,7 +20,7 @@ from twisted.web.server import Request, Site
 
 from yukari.config.networks import NOBODY, Address, Networks
 from yukari.errors import RegistryError
-from yukari.metrics import Metrics
+from yukari.metrics import RESULTS, Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
@@ -267,7 +267,8 @@ class RegistryRequest(Request):
         self.site.metrics.replies(
             path=self.path, method=self.method, status=self.code, result=self.result
         ).count(sent, self._first_byte)
-        self.site.sent_to(self.client_name, sent)
+        if self.result in RESULTS:
+            self.site.sent_to(self.client_name, sent)
         if not self.site.log_requests:
             return
         log.info(

@@ -158,6 +158,9 @@ class StoreApi:
 
     async def _unpin(self, request: Request, body: Body) -> None:
         wanted = self._names.parse(body.get("model"))
+        # What was removed by hand may still be pinned.
+        if self._management.marks.pin(wanted.name, wanted.tag) is None:
+            wanted = await self._stored_tag(body)
         await self._management.marks.set_pin(wanted.name, wanted.tag, None)
         reply_json(request, 200, {"unpinned": self._names.show(str(wanted.name), str(wanted.tag))})
 
