@@ -2,8 +2,8 @@
 Large manifests: what bounds the memory that they take.
 
 A manifest may have 8 MiB, and takes several times that while it is parsed. So its bytes are in a
-file but while they are read, few arrive at the same time, and one is parsed at a time: by one
-`LargeManifests`, whoever reads it and wherever it comes from.
+file but while they are read, few of a registry arrive at the same time, and one is parsed at a
+time: by one `LargeManifests`, whoever reads it and wherever it comes from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
 MAX_ARRIVING = 3
-"""Large manifests that are in memory because they arrive, at most."""
+"""Large manifests at most that are in memory because one registry, or a bucket, sends them."""
 
 M = TypeVar("M", bound=AnyManifest)
 T = TypeVar("T")
@@ -30,12 +30,18 @@ class IsLarge(Exception):
     """A manifest is large, and this is no turn of such a one."""
 
 
+def turns_to_arrive() -> DeferredSemaphore:
+    """Return the turns of the large manifests that one place sends."""
+    return DeferredSemaphore(MAX_ARRIVING)
+
+
 @define(eq=False)
 class LargeManifests:
     """Turns of large manifests; ``keep`` puts bytes into a file. Blocks; OSError."""
 
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
-    arriving: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_ARRIVING), init=False)
+    from_store: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
+    """The turns of those that a bucket sends: no registry's slow ones keep them waiting."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)
     _once: Coalescer = field(factory=Coalescer, init=False)
 

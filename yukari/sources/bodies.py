@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar, Union
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, TimeoutError
+from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
-from yukari.large import LargeManifests
+from yukari.large import LargeManifests, turns_to_arrive
 from yukari.manifest import LARGE, MAX_BYTES, AnyManifest, InvalidManifest
 from yukari.net.bodies import (
     BODY_WITHIN,
@@ -39,6 +39,7 @@ class Bodies:
     _clock: IReactorTime
     _in_thread: InThread
     _large: LargeManifests = field(factory=LargeManifests)
+    _turns: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
 
     async def parsed(self, response: IResponse, what: str, parse: Callable[[bytes], T]) -> T:
         """
@@ -46,7 +47,7 @@ class Bodies:
 
         A large one waits its turn for a thread, and comes without its bytes in memory.
         """
-        collector = InTurn(MAX_BYTES, self._large.arriving)
+        collector = InTurn(MAX_BYTES, self._turns)
         try:
             bodies = [await self._whole(response, what, collector, MAX_BYTES)]
             parsed: Union[T, InvalidManifest]

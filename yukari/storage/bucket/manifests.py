@@ -178,7 +178,7 @@ class BucketManifests:
             return await self._contact.in_time(self._reader.look(key, LARGE))
         except IsLarge:
             pass
-        async with self._large.arriving:
+        async with self._large.from_store:
             known, age = self.cache.get(key)
             if known is not None and age < TRUSTED_FOR and not anew:
                 return known  # Another client's turn has brought it meanwhile.

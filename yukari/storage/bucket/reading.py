@@ -55,7 +55,7 @@ class BucketReader:
         try:
             return await self.look(key, LARGE)
         except IsLarge:
-            async with self._large.arriving:
+            async with self._large.from_store:
                 return await self.look(key, MAX_BYTES)
 
     async def look(self, key: Key, most: int) -> InBucket:
