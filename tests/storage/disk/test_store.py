@@ -570,6 +570,23 @@ class DirectoryStoreTests(SynchronousTestCase):
         for tag, stored in zip(tags, first):
             self.assertIs(result_of(store.get_manifest(NAME, tag)), stored)
 
+    def test_requests_that_must_wait_are_served_by_few_threads(self) -> None:
+        """Of a thousand manifests after a rest each had a disk thread of its own."""
+        store, tags = self.started(), [Tag(f"t{number}") for number in range(4)]
+        for tag in tags:
+            result_of(store.put_manifest(NAME, tag, OLD, 1000.0))
+        first = [result_of(store.get_manifest(NAME, tag)) for tag in tags]
+        self.clock.advance(TRUSTED_FOR)
+        held = HeldThread()
+        self.patch(store, "_in_thread", held)
+        asking = [Deferred.fromCoroutine(store.get_manifest(NAME, tag)) for tag in tags]
+        for call in range(2):
+            held.work()
+            held.tell(call)
+        self.assertEqual(held.waiting, [])
+        for each, stored in zip(asking, first):
+            self.assertIs(self.successResultOf(each), stored)
+
     def test_a_comparison_finds_what_an_operator_changed(self) -> None:
         store = self.started()
         self.seed(OLD.body)

@@ -2,9 +2,9 @@
 Manifests that clients asked for lately, in memory, compared with their files once a second.
 
 An operator may copy files in or delete them by hand. So what is in memory is trusted for a second,
-and then a request waits until a disk thread has compared it with its files. Of many that are asked
-for all the time each would need a thread once a second, which costs more than all the rest of a
-hit: these are compared together, before any request has to wait.
+and then a request waits until a disk thread has compared it with its files. A thread for each costs
+more than all the rest of a hit. So those that are asked for all the time are compared together,
+before any request has to wait; and while others are compared, the next ones gather.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from yukari.large import LargeManifests
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.manifest_cache import Key, ManifestCache
 from yukari.storage.ports import StoredManifest
-from yukari.tasks import Background
+from yukari.tasks import Background, Waiters
 
 log = Logger()
 
@@ -50,6 +50,9 @@ class KeptManifests:
     _clock: IReactorTime
     _large: LargeManifests
     cache: ManifestCache[Loaded] = field(init=False)
+    _asked: dict[Key, tuple[Loaded, Waiters]] = field(factory=dict, init=False)
+    """Those that requests wait for until they are compared."""
+    _is_asking: bool = field(default=False, init=False)
     _old: dict[Key, None] = field(factory=dict, init=False)
     """Those that were asked for and are to be compared."""
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
@@ -73,9 +76,13 @@ class KeptManifests:
                 self._compare_soon(key)
             return known.stored
         changes = self._changes()
-        files = self._files
-        work = partial(files.load, *key) if known is None else partial(files.reload, *key, known)
-        found = await self._large.in_turn(self._run, files.small_only, work, (key, changes))
+        if known is not None and await self._is_unchanged(key, known):
+            found: Optional[Loaded] = known
+        else:
+            load = partial(self._files.load, *key)
+            found = await self._large.in_turn(
+                self._run, self._files.small_only, load, (key, changes)
+            )
         if changes == self._changes():
             # Else it may have been read before the change; the next one reads again.
             if found is None:
@@ -87,6 +94,30 @@ class KeptManifests:
     def forget(self, key: Key) -> None:
         """Read it again when it is asked for next."""
         self.cache.forget(key)
+
+    async def _is_unchanged(self, key: Key, known: Loaded) -> bool:
+        """Compare a manifest with its files now, or with all that wait for the thread at work."""
+        asked, waiters = self._asked.setdefault(key, (known, Waiters()))
+        if asked is not known:
+            return False  # It was read again since the other one asked.
+        answer = waiters.wait()
+        if not self._is_asking:
+            Deferred.fromCoroutine(self._compare_asked())
+        is_unchanged: bool = await answer
+        return is_unchanged
+
+    async def _compare_asked(self) -> None:
+        self._is_asking = True
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            known = {key: loaded for key, (loaded, _) in asked.items()}
+            try:
+                changed = await self._run(_changed, self._files, known)
+            except Exception:  # The threads are ended.
+                changed = set(known)
+            for key, (_, waiters) in asked.items():
+                waiters.fire(key not in changed)
+        self._is_asking = False
 
     def _compare_soon(self, key: Key) -> None:
         self._old[key] = None

@@ -119,14 +119,8 @@ class ManifestFiles:
         found = self.load(name, reference, Variant.PLAIN)
         return alone(None if found is None else found.stored)
 
-    def reload(
-        self, name: Repository, reference: Reference, variant: Variant, known: Loaded
-    ) -> Optional[Loaded]:
-        """As `load`; ``known`` itself if its files are as they were."""
-        return known if self.is_unchanged(known) else self.load(name, reference, variant)
-
     def is_unchanged(self, known: Loaded) -> bool:
-        """Whether all files that said so are as they were."""
+        """Whether all files that said that it is the manifest are as they were."""
         return all(stamp_of(*each) == stamp for each, stamp in known.watched.items())
 
     # writing
