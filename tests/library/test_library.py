@@ -419,6 +419,23 @@ class LibraryTests(SynchronousTestCase):
         self.failureResultOf(pulled, RegistryError)
         self.assertLess(len(self.upstream.sources), 10 + prefetch.MAX_GIVEN_UP + 5)
 
+    def test_manifests_of_many_blobs_share_what_is_started_ahead(self) -> None:
+        """Forty of 12,000 layers each had 2000 fills at a time."""
+        self.patch(prefetch, "MAX_AHEAD", 40)
+        asked = []
+        for each in range(4):
+            asked.append(self.ask(Repository(DEFAULT, "library", f"m{each}")))
+            bodies = [f"{each} {number}".encode() for number in range(100)]
+            self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        started = [0, 0, 0, 0]
+        for source in self.upstream.sources.values():
+            started[int(source.repositories[0].model[1:])] += 1
+        self.assertEqual(started, [40 // each + 1 for each in (1, 2, 3, 4)])
+        self.library.prefetch.stop()
+        self.clock.advance(FIRST_WORD_WITHIN)
+        for asking in asked:
+            self.answer_of(asking)
+
     def test_a_refused_blob_is_asked_for_again_with_its_manifest_and_its_head(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)
