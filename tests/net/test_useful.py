@@ -26,6 +26,8 @@ class Host:
     """Connections that there is a use for."""
     ends: float = 1.0
     """Seconds within which a connection's request ends, when too many are in use."""
+    kept: int = 0
+    """Connections that readers have anyway."""
     useful: Useful = field(factory=Useful)
     now: float = 100.0
     connections: float = 0.0
@@ -42,7 +44,7 @@ class Host:
         """
         began = self.now
         while self.now < began + seconds:
-            wanted = min(self.most, self.useful.allowed)
+            wanted = max(self.kept, min(self.most, self.useful.allowed))
             if self.connections < wanted:
                 self.connections = wanted
             else:
@@ -100,6 +102,13 @@ class UsefulTests(SynchronousTestCase):
         assert took is not None
         self.assertLessEqual(took, 3.0)
 
+    def test_fewer_are_tried_although_readers_keep_one_more_than_that(self) -> None:
+        """The trial with 15 waited in vain for the 16th to go, and all 31 came back."""
+        host = Host(1e6, 2e6, most=31, kept=16)
+        host.run(4.0, queues=True)
+        self.assertIs(host.useful.more_bring_more, False)
+        self.assertLessEqual(host.useful.allowed, host.kept)
+
     def test_a_queue_ends_the_first_adding_where_it_is(self) -> None:
         useful = Useful(LEAST)
         useful.begin(LEAST)
@@ -109,7 +118,7 @@ class UsefulTests(SynchronousTestCase):
     def test_replies_that_have_not_queued_add_one_each(self) -> None:
         """A line showed no queue before many bytes had come: a host that answers late waited."""
         useful = Useful(LEAST)
-        for seconds in (0.1, 0.108, 0.12, 0.101, 0.3):
+        for seconds in (0.1, 0.12, 0.13, 0.101, 0.3):
             useful.answered(seconds)
         self.assertEqual(useful.allowed, LEAST + 3)
         for _ in range(32):

@@ -32,6 +32,8 @@ UNSTEADY = 0.25
 """The share by which the number of connections may change during a measurement."""
 SETTLES_WITHIN = 4.0
 """Seconds within which a trial must have as many connections as it is about."""
+ABOUT = 1.1
+"""As a factor, how many more than a trial with fewer is about may be left: readers keep theirs."""
 FIRST_TRIAL = 3.0
 """Seconds from the first bytes to the first trial with fewer."""
 REST_FIRST = 10.0
@@ -40,7 +42,9 @@ REST_LONGEST = 600.0
 ALL = 32
 """Connections from which on adding them step by step gains nothing."""
 NO_LONGER = 0.01
-"""Seconds by which a reply may begin later than the quickest if it has not waited in a queue."""
+"""Seconds by which a reply may begin later than the quickest if it has not waited in a queue;"""
+JITTER = 1.25
+"""or the factor, if that is longer: a host's own delay and a long way are never quite the same."""
 QUIET = 5.0
 """Seconds without a byte after which the way to the host may be another one."""
 
@@ -65,7 +69,9 @@ class _Trial:
 
     def is_reached(self, count: float) -> bool:
         """Whether there are as many now."""
-        return count >= self.count - 0.5 if self.is_up else count <= self.count + 0.5
+        if self.is_up:
+            return count >= self.count - 0.5
+        return count <= ABOUT * self.count + 0.5
 
     def is_good(self, count: float, rate: float) -> bool:
         """Whether the larger number of the two brings a good part of its share."""
@@ -111,7 +117,7 @@ class Useful:
         has not queued, and one more connection may be used while nothing else is known.
         """
         self._quickest = min(self._quickest, seconds)
-        if seconds <= self._quickest + NO_LONGER:
+        if seconds <= max(self._quickest + NO_LONGER, JITTER * self._quickest):
             self._begin(self.allowed + 1)
 
     def begin(self, heard: int) -> None:
