@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.errors import RegistryError, upstream_unreachable
+from yukari.names import Repository
 from yukari.sources.circuit import (
     FAILURES,
     REST_FIRST,
@@ -93,3 +94,11 @@ class CircuitsTests(SynchronousTestCase):
         circuits.asked_to_wait(60.0)
         circuits.asked_to_wait(0.0)
         self.assertEqual(circuits.state.wait, 0.0)
+
+    def test_a_connection_without_a_reply_is_no_answer(self) -> None:
+        circuits, name = Circuits(Clock()), Repository.parse("library/m")
+        circuits.failed(name, upstream_unreachable("no reply"))
+        self.assertFalse(circuits.state.answered)
+        circuits.succeeded(name)
+        circuits.failed(name, upstream_unreachable("no reply"))
+        self.assertTrue(circuits.state.answered)

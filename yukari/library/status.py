@@ -45,6 +45,8 @@ class UpstreamStatus:
     offline: bool
     """Whether it is never asked, as OFFLINE says."""
     reachable: bool
+    answered: bool
+    """Whether it has answered since the start: until then nobody may have asked it."""
     error: Optional[str]
     """Why it was not reached last, None if it was."""
     asked_again_in: Optional[float]
@@ -162,6 +164,7 @@ class StatusReader:
             self._registries.prefix_of(registry),
             self._offline,
             state.reachable,
+            state.answered,
             state.error,
             state.asked_again_in,
             max([state.wait, *(fill.tries.asked_to_wait_until - now for fill in fills)]),

@@ -38,6 +38,8 @@ class Reachability:
     asked_again_in: Optional[float] = None
     wait: float = 0.0
     """Seconds for which it still wishes to be left alone (429 with Retry-After)."""
+    answered: bool = False
+    """Whether it has answered since the start."""
 
 
 @define(eq=False)
@@ -100,6 +102,7 @@ class Circuits:
     _clock: IReactorTime
     whole: Circuit = field(init=False)
     _wait_until: float = field(default=0.0, init=False)
+    _answered: bool = field(default=False, init=False)
     _own: LRUCache[Repository, Circuit] = field(
         factory=lambda: LRUCache(MAX_REPOSITORIES), init=False
     )
@@ -111,7 +114,7 @@ class Circuits:
     def state(self) -> Reachability:
         """The state of upstream, as far as it is known."""
         wait = max(0.0, self._wait_until - self._clock.seconds())
-        return evolve(self.whole.state, wait=wait)
+        return evolve(self.whole.state, wait=wait, answered=self._answered)
 
     def asked_to_wait(self, seconds: float) -> None:
         """Note that upstream wishes to be left alone for so long from now, 0 for no such wish."""
@@ -130,6 +133,7 @@ class Circuits:
 
     def succeeded(self, name: Repository) -> None:
         """Upstream answered, whatever it said."""
+        self._answered = True
         self.whole.succeeded()
         self._own.pop(name, None)
 
