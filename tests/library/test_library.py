@@ -205,7 +205,7 @@ class LibraryTests(SynchronousTestCase):
         self.fill_all()
         self.assertEqual(self.has(digest), 1000)
 
-    def test_few_that_gave_up_are_kept_open_and_the_others_go_on_where_they_stood(self) -> None:
+    def test_few_that_gave_up_are_retried_and_the_others_go_on_where_they_stood(self) -> None:
         self.patch(manager, "MAX_RESTING", 2)
         digests = [self.given_up(number) for number in range(4)]
         self.assertEqual(set(self.library.fills), set(digests[2:]))
@@ -217,6 +217,21 @@ class LibraryTests(SynchronousTestCase):
         again = self.upstream.sources[digests[0]]
         self.assertEqual(sum(map(len, again.sent)), 2000)
         self.assertEqual(sent, 1)
+
+    def test_one_that_gave_up_keeps_its_bytes_and_no_room_for_the_others(self) -> None:
+        """16 KB of a blob that broke kept the room of 50 MB from all other models."""
+        fill = self.library.fills[self.given_up(1)]
+        self.assertEqual((fill.spool, fill.kept), (None, 1000))
+        self.clock.advance(manager.RETRY_FIRST)
+        self.assertIsNotNone(fill.spool)
+        self.assertEqual((fill.kept, fill.coverage.plan.covered.total), (0, 1000))
+
+    def test_one_that_gave_up_is_discarded_with_what_came(self) -> None:
+        digest = self.given_up(1)
+        stopped = self.library.filling.cancel(digest, RegistryError("UNAVAILABLE", "no more", 503))
+        assert stopped is not None
+        self.successResultOf(stopped)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.store.spools())), [])
 
     def test_one_that_gave_up_too_often_is_let_go_with_what_came(self) -> None:
         self.patch(manager, "MAX_RETRIES", 1)

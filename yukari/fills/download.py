@@ -93,6 +93,8 @@ class Download:
     """Upstream ignores Range: one connection brings everything."""
     is_resumed: bool = field(default=False, init=False)
     """Whether some of the bytes came before this attempt, from a source that is not known."""
+    kept: int = field(default=0, init=False)
+    """Bytes in the spool that was closed while it rests."""
     upstream_bytes: int = field(default=0, init=False)
     first_bytes: Waiters = field(factory=Waiters, init=False)
     """Fires when bytes come, the first or the first after a failure."""

@@ -28,8 +28,8 @@ from yukari.fills.plan import Plan
 from yukari.fills.progress import Progress
 from yukari.fills.publication import Publication
 from yukari.fills.reader import FillReader
-from yukari.fills.spooler import Spooler
-from yukari.fills.status import FillStatus
+from yukari.fills.spooler import DISK_RESTS, Spooler
+from yukari.fills.status import STATUS, STORED, FillStatus
 from yukari.fills.tail import UnverifiedTail
 from yukari.names import Repository
 from yukari.spans import Span, SpanSet
@@ -39,12 +39,8 @@ from yukari.tasks import Waiters
 
 log = Logger()
 
-STATUS = "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go"
-STORED = "{digest}: stored, {size} bytes in {seconds} s, {rate} MB/s"
 ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
-DISK_RESTS = 10.0
-"""Seconds for which a disk that failed is not tried again for the same blob."""
 
 
 @define(eq=False, kw_only=True)
@@ -146,7 +142,7 @@ class Fill(Download):
             if self.state is State.DONE:
                 self._disk.close()
             elif not self._stopped:
-                self._disk.keep_open_for(Deferred.fromCoroutine(self._release_empty()))
+                self._disk.keep_open_for(Deferred.fromCoroutine(self._rest()))
             self._keeper.ended(self)
 
     # what the library does
@@ -211,6 +207,8 @@ class Fill(Download):
             self._transfer.upload.give_up()
         await self.stop()
         await self._disk.discard()
+        if self.kept:
+            await self._keeper.discard_kept(self)
 
     # the spool
 
@@ -249,6 +247,7 @@ class Fill(Download):
             raise self._write_error
         if self.spool is None and self._may_open():
             self._disk.spool = await self._keeper.open_spool(self)
+            self.kept = 0
         if self.spool is None or not self._may_open():
             return False
         self._tail.begin_anew()
@@ -353,20 +352,19 @@ class Fill(Download):
             self.attempt += 1
             self._on(Event.WRONG)
 
-    async def _drop_spool(self) -> None:
-        """Discard the spool, if there is one."""
-        dropping = Deferred.fromCoroutine(self._disk.discard())
+    async def _drop_spool(self, *, keep: bool = False) -> None:
+        """Discard the spool, or close it and ``keep`` its bytes."""
+        dropping = Deferred.fromCoroutine(self._disk.discard(keep=keep))
         self._plan_from(SpanSet())
         self.tries.begin_anew()
         await dropping
 
-    async def _release_empty(self) -> None:
-        """Discard a suspended fill's spool if there is nothing in it."""
+    async def _rest(self) -> None:
+        """Let others have the room of a fill that rests: its spool is closed."""
         await self._disk.finish_writing()
-        spool = self.spool
-        if self.state is not State.SUSPENDED or spool is None or spool.covered().total:
-            return
-        await self._drop_spool()
+        if self.state is State.SUSPENDED and self.spool is not None:
+            self.kept = self.spool.covered().total
+            await self._drop_spool(keep=self.kept > 0)
 
     def give_up(self, error: RegistryError) -> None:
         log.warn("{digest}: {error}", digest=str(self.digest), error=str(error))

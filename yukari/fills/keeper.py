@@ -20,6 +20,10 @@ class FillKeeper(Protocol[Fill]):
         """Return the blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
         raise NotImplementedError
 
+    async def discard_kept(self, fill: Fill) -> None:
+        """Discard the bytes of a spool that was closed while the fill rested."""
+        raise NotImplementedError
+
     async def publish(self, fill: Fill) -> None:
         """Store the blob of a verified spool; OSError leaves the spool as it was."""
         raise NotImplementedError

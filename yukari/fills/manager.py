@@ -23,7 +23,7 @@ from yukari.names import Digest, Repository
 from yukari.sources.base import BlobSource
 from yukari.sources.chain import Fallback
 from yukari.storage.capabilities import DirectUploads, RemoteBlobs
-from yukari.storage.ports import DirectUpload, Spool, Store
+from yukari.storage.ports import DirectUpload, NoRoom, Spool, Store
 from yukari.tasks import Waiters, backoff
 
 RETRY_FIRST = 30.0
@@ -32,7 +32,7 @@ RETRY_LONGEST = 3600.0
 MAX_RETRIES = 12
 """How often a fill is retried before it waits for somebody to ask for its blob."""
 MAX_RESTING = 200
-"""Fills that gave up halfway and will be retried: each keeps two files open."""
+"""Fills that gave up halfway and will be retried."""
 MAX_REFUSED = 25_000
 """Blobs for which the reason why they cannot be had is remembered."""
 
@@ -222,6 +222,13 @@ class FillManager(FillKeeper[Fill]):
             lambda: self._store.new_spool(fill.digest, fill.size, fill.name),
         )
 
+    async def discard_kept(self, fill: Fill) -> None:
+        try:
+            spool = await self._store.new_spool(fill.digest, fill.size, fill.name)
+        except (NoRoom, OSError):
+            return  # Its bytes stay until somebody asks for the blob, or the next start.
+        await self._in_thread(spool.discard)
+
     async def publish(self, fill: Fill) -> None:
         assert fill.spool is not None
         await self._store.publish(fill.spool)
@@ -277,12 +284,12 @@ class FillManager(FillKeeper[Fill]):
         resting = [
             each
             for each in self._retries
-            if each.state is State.SUSPENDED and each.spool is not None
+            if each.state is State.SUSPENDED and (each.kept or each.spool is not None)
         ]
-        if len(resting) > min(MAX_RESTING, self._scheduler.most_open // 2):
+        if len(resting) > MAX_RESTING:
             self._let_go(resting[0])
 
 
 def has_bytes(fill: Fill) -> bool:
     """Whether some of the blob has arrived, which confirms its size."""
-    return fill.upstream_bytes > 0 or fill.coverage.plan.covered.total > 0
+    return fill.upstream_bytes > 0 or fill.kept > 0 or fill.coverage.plan.covered.total > 0

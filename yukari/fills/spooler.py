@@ -20,6 +20,9 @@ from yukari.storage.ports import Spool
 
 log = Logger()
 
+DISK_RESTS = 10.0
+"""Seconds for which a disk that failed is not tried again for the same blob."""
+
 HASH_STEP = 8 * 1024 * 1024
 """Bytes that are hashed in one call to a disk thread."""
 
@@ -137,12 +140,12 @@ class Spooler:
         if self.spool is not None:
             self.spool.close()
 
-    async def discard(self) -> None:
-        """Throw the spool away, if there is one."""
+    async def discard(self, *, keep: bool = False) -> None:
+        """Throw the spool away, if there is one, or close it and ``keep`` its bytes."""
         spool, self.spool = self.spool, None
         verifier, self._verifier = self._verifier, None
         self.begin_anew()
         if verifier is not None:
             verifier.close()
         if spool is not None:
-            await self._in_thread(spool.discard)
+            await self._in_thread(spool.close if keep else spool.discard)

@@ -11,6 +11,9 @@ from yukari.fills.progress import Progress
 from yukari.names import Digest, Repository
 from yukari.storage.ports import DirectUpload
 
+STATUS = "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go"
+STORED = "{digest}: stored, {size} bytes in {seconds} s, {rate} MB/s"
+
 
 @frozen
 class FillStatus:
@@ -40,7 +43,8 @@ class FillStatus:
         done: bool,
     ) -> FillStatus:
         """Return the progress of a fill in ``state``; overall if ``done``, else of late."""
-        received, covered = download.upstream_bytes, download.coverage.plan.covered.total
+        received = download.upstream_bytes
+        covered = download.coverage.plan.covered.total or download.kept
         if upload is not None:
             received, covered = received + upload.came, upload.sent
         return cls(

@@ -145,9 +145,10 @@ class Collector(Observer):
 
     def _taken(self, digest: Digest) -> int:
         """Return the bytes stored, in progress, or awaited by this blob and those before it."""
-        taken = (self._used or 0) + sum(
-            fill.size + SIDECARS for fill in self._fills.fills.values() if _takes_room(fill)
-        )
+        taken = self._used or 0
+        for fill in self._fills.fills.values():
+            if fill.digest not in self._opening and (room := _room_of(fill)):
+                taken += room + SIDECARS
         for waiting, size in self._opening.items():
             taken += size + SIDECARS
             if waiting == digest:
@@ -162,8 +163,8 @@ class Collector(Observer):
 
     async def usage(self) -> RoomUsage:
         """Return how much room there is. OSError."""
-        coming = [fill.size for fill in self._fills.fills.values() if _takes_room(fill)]
-        return RoomUsage(sum(coming), await self._limit(), await self._store.inventory.free_space())
+        coming = sum(map(_room_of, self._fills.fills.values()))
+        return RoomUsage(coming, await self._limit(), await self._store.inventory.free_space())
 
     async def recount(self) -> None:
         """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
@@ -394,5 +395,6 @@ class Collector(Observer):
         return await self._sweep.run(self._bounds.grace, dry=True)
 
 
-def _takes_room(fill: Fill) -> bool:
-    return fill.spool is not None or fill.state is State.DIRECT
+def _room_of(fill: Fill) -> int:
+    """Return the bytes that a fill takes or will take; of one that rests, what it has."""
+    return fill.size if fill.spool is not None or fill.state is State.DIRECT else fill.kept
