@@ -91,6 +91,7 @@ class Parts:
     catalog_thread: Threads
     traffic: Traffic
     errors: RecentErrors
+    pages: Pages
     watchers: Watchers
     drain: Drain
     passwords: Optional[Passwords]
@@ -239,6 +240,7 @@ def assemble(
         catalog_thread=catalog_thread,
         traffic=traffic,
         errors=errors,
+        pages=page_parts.pages,
         watchers=watchers,
         drain=drain,
         passwords=passwords,
