@@ -434,6 +434,16 @@ class LibraryTests(SynchronousTestCase):
         self.failureResultOf(pulled, RegistryError)
         self.assertLess(len(self.upstream.sources), 10 + prefetch.MAX_GIVEN_UP + 5)
 
+    def test_a_refusal_that_is_remembered_has_no_traceback(self) -> None:
+        """Each had the frames that it went through, and they a manifest: of 12,000 layers 3 MB."""
+        digest = Digest.of(b"gone")
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(b"gone"))
+        self.refuse(digest, 404)
+        self.failureResultOf(asked, RegistryError)
+        refused = self.library.filling.refused[digest]
+        self.assertIsNone(refused.__traceback__)
+
     def test_manifests_of_many_blobs_share_what_is_started_ahead(self) -> None:
         """Forty of 12,000 layers each had 2000 fills at a time."""
         self.patch(prefetch, "MAX_AHEAD", 40)

@@ -209,8 +209,8 @@ class Prefetch:
         try:
             await gatherResults(words, consumeErrors=True)
         except FirstError as failed:
-            if isinstance(failed.subFailure.value, RegistryError):
-                return failed.subFailure.value
+            if isinstance(failed.subFailure.value, _Refused):
+                return failed.subFailure.value.error
             failed.subFailure.raiseException()
         return next(iter((await self._refused(name, manifest)).values()), None)
 
@@ -274,9 +274,22 @@ def _bare(manifest: Manifest) -> Manifest:
     return evolve(manifest, body=b"")
 
 
+class _Refused(Exception):
+    """
+    A blob cannot be had; ``error`` says why.
+
+    The error is remembered. If it were raised, so would be whatever the frames hold that it went
+    through, such as manifests.
+    """
+
+    def __init__(self, error: RegistryError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _raise(refused: Optional[RegistryError]) -> None:
     if refused is not None:
-        raise refused
+        raise _Refused(refused)
 
 
 def _failed(failure: Failure) -> None:

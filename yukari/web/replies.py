@@ -137,6 +137,10 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
 
     def failed(failure: Failure) -> None:
         error = failure.value
+        if isinstance(error, RegistryError):
+            # It may be remembered, or go to many clients: its traceback would keep alive what the
+            # frames have, such as requests and manifests.
+            error.__traceback__ = None
         if request.gone or failure.check(ReaderGone, CancelledError):
             if request.gone or request.refusal is None:
                 return
@@ -150,9 +154,6 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
         elif not isinstance(error, RegistryError):
             log.failure("{path}", failure, path=request.shown_path, request=request.id)
             error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
-        # The error of a fill or of the circuit goes to many clients: its traceback would keep them
-        # alive.
-        error.__traceback__ = None
         if request.startedWriting:
             request.channel.forceAbortClient()
         else:
