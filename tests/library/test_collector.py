@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -42,7 +42,7 @@ from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.memory import MemoryStore
-from yukari.storage.ports import NoRoom, Store
+from yukari.storage.ports import Holdings, NoRoom, Store
 
 T = TypeVar("T")
 
@@ -433,6 +433,32 @@ class CollectorTests(SynchronousTestCase):
         self.assertRaises(NoRoom, world.fill, name_of("x"), Digest.of(huge))
         for model in "abc":
             self.assertTrue(world.is_whole(model))
+
+    def test_what_is_stored_while_others_have_it_counted_counts(self) -> None:
+        """Three blobs of a first pull had the store counted; the last count forgot the first."""
+        collector, counts = self.world.management.collector, list[Deferred[Holdings]]()
+
+        def count(_: object) -> Deferred[Holdings]:
+            counts.append(Deferred())
+            return counts[-1]
+
+        async def opened() -> Any:
+            return None
+
+        def reserve(digest: Digest, size: int) -> Deferred[Any]:
+            return Deferred.fromCoroutine(collector.reserve(digest, size, opened))
+
+        self.patch(type(self.world.store), "count", count)
+        collector._used = None
+        digests = [Digest.of(bytes([at])) for at in range(3)]
+        first, second = reserve(digests[0], SIZE), reserve(digests[1], 1)
+        counts[0].callback(Holdings(0, 0, 0))
+        self.successResultOf(first)
+        collector.blob_stored(digests[0], SIZE)
+        for late in counts[1:]:
+            late.callback(Holdings(0, 0, 0))
+        self.successResultOf(second)
+        self.failureResultOf(reserve(digests[2], BOUND - SIDECARS - 1), NoRoom)
 
 
 class CollectorMachine(RuleBasedStateMachine):

@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from tests.storage.dying import Killed
 from yukari.metrics import Metrics
+from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Head, Listing, Row
 
@@ -96,9 +97,13 @@ class MemoryS3:
             return None
         return Head(len(found.body), found.etag, found.modified, found.content_type, found.metadata)
 
-    async def get_whole(self, key: str, limit: int = 0) -> Optional[tuple[Head, bytes]]:
+    async def get_whole(
+        self, key: str, limit: int = 0, *, most: Optional[int] = None
+    ) -> Optional[tuple[Head, bytes]]:
         self._asked()
         head = self._head(key)
+        if head is not None and most is not None and head.size > most:
+            raise TooLarge(most)
         return None if head is None else (head, self._held.objects[key].body)
 
     async def put_object(

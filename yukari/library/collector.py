@@ -37,7 +37,7 @@ from yukari.library.sweeping import Sweep, Swept
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.ports import Spool, Store
-from yukari.tasks import all_of
+from yukari.tasks import Coalescer, all_of
 
 log = Logger()
 
@@ -83,6 +83,7 @@ class Collector(Observer):
     """Bytes of all stored blobs; None if they have to be counted."""
     _counted_at: float = field(default=0.0, init=False)
     _stored_uncounted: int = field(default=0, init=False)
+    _counting: Coalescer = field(factory=Coalescer, init=False)
     _opening: dict[Digest, int] = field(factory=dict, init=False)
     """Blobs that wait for room, or whose spools are being opened, with their sizes."""
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
@@ -93,9 +94,8 @@ class Collector(Observer):
     # events
 
     def blob_stored(self, digest: Digest, size: int) -> None:
-        if self._used is None:
-            self._stored_uncounted += size
-        else:
+        self._stored_uncounted += size
+        if self._used is not None:
             self._used += size
 
     # room
@@ -126,22 +126,24 @@ class Collector(Observer):
 
     async def _lacking(self, digest: Digest) -> int:
         """Return how many bytes must be freed before a blob can be fetched; at most 0 if none."""
-        short = await self._store.inventory.short_of(self._opening[digest])
-        return max(short, await self._beyond_bound(digest))
+        short_of = self._store.inventory.short_of
+        return max(await short_of(self._opening[digest]), await self._beyond_bound(digest))
 
     async def _beyond_bound(self, digest: Digest) -> int:
         limit = await self._limit()
         if limit is None:
             return 0
-        now = self._clock.seconds()
-        if self._removal.shared is not None and now - self._counted_at >= COUNTED_FOR:
+        if self._removal.shared and self._clock.seconds() - self._counted_at >= COUNTED_FOR:
             self._used = None  # Others store there too.
         if self._used is None:
-            self._stored_uncounted, self._counted_at = 0, now
-            counted = await self._store.count()
-            # What was stored while it was counted may be counted twice, until the next count.
-            self._used = counted.bytes + self._stored_uncounted
+            await self._counting.run("all", self._count)
         return self._taken(digest) - limit
+
+    async def _count(self) -> None:
+        self._stored_uncounted, self._counted_at = 0, self._clock.seconds()
+        counted = await self._store.count()
+        # What was stored while it was counted may be counted twice, until the next count.
+        self._used = counted.bytes + self._stored_uncounted
 
     def _taken(self, digest: Digest) -> int:
         """Return the bytes stored, in progress, or awaited by this blob and those before it."""
@@ -163,8 +165,8 @@ class Collector(Observer):
 
     async def usage(self) -> RoomUsage:
         """Return how much room there is. OSError."""
-        coming = sum(map(_room_of, self._fills.fills.values()))
-        return RoomUsage(coming, await self._limit(), await self._store.inventory.free_space())
+        free = await self._store.inventory.free_space()
+        return RoomUsage(sum(map(_room_of, self._fills.fills.values())), await self._limit(), free)
 
     async def recount(self) -> None:
         """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
@@ -281,9 +283,8 @@ class Collector(Observer):
         keys: list[Key] = [version.digest, *own]
         if candidate.superseded_at is None:
             keys.append((version.name, version.tag))
-        if any(key in self._in_use for key in keys):
-            return "asked for within the last minute"
-        return None
+        is_in_use = any(key in self._in_use for key in keys)
+        return "asked for within the last minute" if is_in_use else None
 
     async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
         """Let these go, if they may; return the bytes freed, and registries that say nothing."""
@@ -381,8 +382,7 @@ class Collector(Observer):
             self._used = None
             return await self._removal.shared.sweep.run()
         if self._bounds.evict:
-            expired = await self.plan(0)
-            for step in expired.steps:
+            for step in (await self.plan(0)).steps:
                 await self._take([step], "after SUPERSEDED_LIFETIME")
         swept = await self._sweep.run(self._bounds.grace)
         await self.recount()
