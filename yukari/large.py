@@ -37,7 +37,7 @@ def turns_to_arrive() -> DeferredSemaphore:
 
 @define(eq=False)
 class LargeManifests:
-    """Turns of large manifests; ``keep`` puts bytes into a file. Blocks; OSError."""
+    """Turns of large manifests; ``keep`` puts bytes into a file if it can, and blocks."""
 
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
     from_store: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
@@ -46,7 +46,7 @@ class LargeManifests:
     _once: Coalescer = field(factory=Coalescer, init=False)
 
     def kept(self, found: M) -> M:
-        """Return a manifest without its bytes in memory if it is large. Blocks; OSError."""
+        """Return a manifest without its bytes in memory if it is large. Blocks."""
         bodies = bodies_of(found)
         if sum(map(len, bodies)) <= LARGE:
             return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 from collections.abc import Sequence
 from typing import Any
@@ -84,17 +83,6 @@ class LargeBodyTests(UpstreamCase):
             self.assertEqual(found.digest, Digest.of(body))
             self.assertEqual(bodies_of(found), [b"in a file" if body is BODY else body])
         self.assertEqual(kept, [BODY])
-
-    def test_a_disk_without_room_for_a_large_manifest_is_said(self) -> None:
-        def keep(_: Sequence[Body]) -> Sequence[Body]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        whole: Any = Whole(BODY)
-        bodies = Bodies("r.test", self.clock, execute, LargeManifests(keep))
-        asked = Deferred.fromCoroutine(bodies.parsed(whole, "manifest", parse_manifest))
-        error = self.failureResultOf(asked, RegistryError).value
-        self.assertEqual(error.status, 503)
-        self.assertIn("No space left on device", error.message)
 
     def test_a_refusal_does_not_keep_what_it_was_made_of(self) -> None:
         """Forty bodies of eight megabytes that are no JSON were a gigabyte."""

@@ -55,10 +55,6 @@ class Bodies:
                 parsed = self._tried(parse, bodies)
             else:
                 parsed = await self._large.alone(self._in_thread, self._tried, parse, bodies)
-        except OSError as error:
-            raise RegistryError(
-                "UNAVAILABLE", f"this cache has no room for the {what}: {error.strerror}", 503
-            ) from None
         finally:
             collector.release()
         if isinstance(parsed, InvalidManifest):

@@ -19,6 +19,11 @@ class KeptFilesTests(SynchronousTestCase):
         self.assertEqual((len(one), len(other)), (6, 9))
         self.assertEqual(os.listdir(self.files.directory), [])
 
+    def test_bytes_that_no_file_takes_stay_as_they_are(self) -> None:
+        """With a full disk, or a store that is read-only, no large manifest could be had."""
+        with open(os.path.dirname(self.files.directory), "wb"):
+            self.assertEqual(self.files.keep([b"a list", b"its child"]), [b"a list", b"its child"])
+
     def test_readers_keep_the_file_and_the_last_closes_it(self) -> None:
         (body,) = self.files.keep([b"a manifest"])
         assert isinstance(body, KeptBody)

@@ -95,7 +95,7 @@ class BucketReader:
         return InBucket(head.etag, StoredManifest(found, checked_at_of(head)))
 
     def _parsed(self, bodies: list[bytes]) -> Union[AnyManifest, InvalidManifest]:
-        """Return the manifest in the only one of ``bodies``, or why there is none. OSError."""
+        """Return the manifest in the only one of ``bodies``, or why there is none."""
         try:
             return self._large.kept(parse_manifest(bodies.pop()))
         except InvalidManifest as error:

@@ -44,7 +44,17 @@ class KeptFiles:
     directory: str
 
     def keep(self, bodies: Sequence[Body]) -> list[Body]:
-        """Write all of these into one file, and return them as they are there. OSError."""
+        """
+        Write all of these into one file, and return them as they are there.
+
+        As they were if that fails: a disk that is full, or read-only, stops no pull.
+        """
+        try:
+            return self._written(bodies)
+        except OSError:
+            return list(bodies)
+
+    def _written(self, bodies: Sequence[Body]) -> list[Body]:
         os.makedirs(self.directory, exist_ok=True)
         with TemporaryFile(dir=self.directory, buffering=0) as made:
             spans, end = [], 0
