@@ -36,8 +36,8 @@ from yukari.config.units import FreeSpace
 from yukari.library.bounds import Bounds
 from yukari.library.catalog_file import CatalogFile
 from yukari.library.shared_sweep import Busy
-from yukari.manifest import parse_manifest, stands_on
-from yukari.names import Digest
+from yukari.manifest import Manifest, parse_manifest, stands_on
+from yukari.names import Digest, Repository
 from yukari.storage.bucket.lease import LIFETIME, OWN_LIFETIME, Lease, LeaseLost
 from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import Store
@@ -83,6 +83,13 @@ class BucketWorld(World):
         found: T = self.end(self.begin(coroutine))
         return found
 
+    def bring(self, name: Repository, manifest: Manifest) -> bool:
+        # Who reads a blob that another daemon has removed finds that out, unless the disk in front
+        # still has it, which says nothing of the bucket.
+        for blob in manifest.blobs:
+            self.run(self.store._blobs._see_again(blob.digest))
+        return super().bring(name, manifest)
+
     def collect(self) -> None:
         try:
             super().collect()
@@ -102,7 +109,7 @@ class BucketWorld(World):
         manifest: Any = (await library.manifest(name, LATEST, "", prefetch=False)).manifest
         self.management.catalog.pulled(name, LATEST, "10.0.0.2")
         for blob in manifest.blobs:
-            if await self.store.blob_size(blob.digest) is None:
+            if await self.store._blobs.look_for(blob.digest) is None:
                 spool = await self.store.new_spool(blob.digest, blob.size, name)
                 spool.write([(0, [self.bodies[blob.digest]])])
                 await self.store.publish(spool)
