@@ -118,7 +118,6 @@ class TargetTests(SynchronousTestCase):
                     for piece in pieces * 2:
                         talk.say(piece)
                     self.assertEqual([reply.status for reply in talk.replies()], [200, 200], pieces)
-        self.assertEqual(self.status(b"GET /healthz HTTP/1.1", b"Host: h", b"X-A: 1\r"), 400)
         self.assertEqual(self.status(b"GET /healthz HTTP/1.1\r", b"Host: h"), 400)
 
     def test_slashes_in_a_row_count_as_one(self) -> None:
