@@ -9,13 +9,13 @@ time: by one `LargeManifests`, whoever reads it and wherever it comes from.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.python.failure import Failure
 
-from yukari.manifest import LARGE, AnyManifest, Body, bodies_of, with_bodies
+from yukari.manifest import LARGE, AnyManifest, Body, InvalidManifest, bodies_of, with_bodies
 from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
@@ -51,6 +51,34 @@ class LargeManifests:
         if sum(map(len, bodies)) <= LARGE:
             return found
         return with_bodies(found, self._keep(bodies))
+
+    async def parsed(
+        self, in_thread: InThread, bodies: list[bytes], parse: Callable[[bytes], M]
+    ) -> M:
+        """
+        Return what ``parse`` makes of the only one of ``bodies``, which is taken out.
+
+        A large one waits its turn for a thread, and comes without its bytes in memory.
+        `InvalidManifest`.
+        """
+        if len(bodies[0]) <= LARGE:
+            found = self._tried(parse, bodies)
+        else:
+            found = await self.alone(in_thread, self._tried, parse, bodies)
+        if isinstance(found, InvalidManifest):
+            raise found
+        return found
+
+    def _tried(self, parse: Callable[[bytes], M], bodies: list[bytes]) -> Union[M, InvalidManifest]:
+        """
+        As `parsed`, but return an error instead of raising it. Blocks.
+
+        What an error was raised in lives as long as the error, and with it the body, several times.
+        """
+        try:
+            return self.kept(parse(bodies.pop()))
+        except InvalidManifest as error:
+            return InvalidManifest(str(error))
 
     async def in_turn(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TypeVar, Union
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, DeferredSemaphore, TimeoutError
@@ -14,7 +14,7 @@ from twisted.web.iweb import IResponse
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
 from yukari.large import LargeManifests, turns_to_arrive
-from yukari.manifest import LARGE, MAX_BYTES, AnyManifest, InvalidManifest
+from yukari.manifest import MAX_BYTES, AnyManifest
 from yukari.net.bodies import (
     BODY_WITHIN,
     SMALL_BODY,
@@ -45,21 +45,14 @@ class Bodies:
         """
         Return the manifest that ``parse`` makes of a body. `InvalidManifest`, `RegistryError`.
 
-        A large one waits its turn for a thread, and comes without its bytes in memory.
+        A large one comes as from `LargeManifests.parsed`.
         """
         collector = InTurn(MAX_BYTES, self._turns)
         try:
             bodies = [await self._whole(response, what, collector, MAX_BYTES)]
-            parsed: Union[T, InvalidManifest]
-            if len(bodies[0]) <= LARGE:
-                parsed = self._tried(parse, bodies)
-            else:
-                parsed = await self._large.alone(self._in_thread, self._tried, parse, bodies)
+            return await self._large.parsed(self._in_thread, bodies, parse)
         finally:
             collector.release()
-        if isinstance(parsed, InvalidManifest):
-            raise parsed
-        return parsed
 
     async def _whole(
         self, response: IResponse, what: str, collector: Collector, limit: int
@@ -88,18 +81,6 @@ class Bodies:
             return error_text(await self._whole(response, "error", collector, SMALL_BODY))
         except RegistryError:
             return ""
-
-    def _tried(self, parse: Callable[[bytes], T], bodies: list[bytes]) -> Union[T, InvalidManifest]:
-        """
-        Return what ``parse`` makes of the only one of ``bodies``, which is taken out, or why
-        nothing. Blocks.
-
-        What an error was raised in lives as long as the error, and with it the body, several times.
-        """
-        try:
-            return self._large.kept(parse(bodies.pop()))
-        except InvalidManifest as error:
-            return InvalidManifest(str(error))
 
 
 def error_text(body: bytes) -> str:

@@ -7,7 +7,7 @@ A large one arrives in its turn, and its bytes go into a file on this disk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, Union
+from typing import Optional
 
 from attrs import define, frozen
 from twisted.logger import Logger
@@ -81,25 +81,16 @@ class BucketReader:
         head, body = got
         bodies = [body]
         del got, body
-        if len(bodies[0]) <= LARGE:
-            found = self._parsed(bodies)
-        else:
-            found = await self._large.alone(self._in_thread, self._parsed, bodies)
-        if isinstance(found, InvalidManifest):
-            self._say(at, str(found))
+        try:
+            found = await self._large.parsed(self._in_thread, bodies, parse_manifest)
+        except InvalidManifest as error:
+            self._say(at, str(error))
             return InBucket(head.etag)
         if isinstance(reference, Digest) and found.digest != reference:
             self._log.warn("{key} is another manifest", key=at)
             return InBucket(head.etag)
         self._learn(found)
         return InBucket(head.etag, StoredManifest(found, checked_at_of(head)))
-
-    def _parsed(self, bodies: list[bytes]) -> Union[AnyManifest, InvalidManifest]:
-        """Return the manifest in the only one of ``bodies``, or why there is none."""
-        try:
-            return self._large.kept(parse_manifest(bodies.pop()))
-        except InvalidManifest as error:
-            return InvalidManifest(str(error))
 
     def _say(self, key: str, why: str) -> None:
         if not key.startswith("blobs/"):
