@@ -245,7 +245,7 @@ class ManifestReader:
                         raise InvalidManifest(f"{size} bytes: expected at most {MAX_BYTES}")
                     if found.st_size > LARGE:
                         self._check_large(descriptor)
-                    body = _all_of(descriptor)
+                    body = _all_of(descriptor, found.st_size)
                 manifest = parse_manifest(body)
                 if len(body) > LARGE:
                     manifest = self._keep(manifest, opened, len(body))
@@ -304,9 +304,9 @@ def _stamp(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _all_of(descriptor: int) -> bytes:
-    """Read a file to its end, or to a little more than a manifest may have."""
-    body = os.read(descriptor, MAX_BYTES + 1)
+def _all_of(descriptor: int, size: int) -> bytes:
+    """Read a file, of about ``size``, to its end, or to a little more than a manifest may have."""
+    body = os.read(descriptor, size + 1)
     while len(body) <= MAX_BYTES and (piece := os.read(descriptor, 1 << 20)):
         body += piece
     return body
