@@ -232,10 +232,9 @@ class BlobRequest:
         return verifier.hash
 
     def _count(self, sent: int) -> None:
-        # Bytes that went through the request are counted there.
         if self._registry.catalog is not None:
             self._registry.catalog.sent(self._name, self._digest, sent)
-        self._request.sent_directly = max(0, sent - self._request.sentLength)
+        self._request.count_sent(sent)
 
     def _damaged(self, error: OSError) -> None:
         self._registry.library.invalidate_open_files()

@@ -198,6 +198,10 @@ class RegistryRequest(Request):
         self.setHeader(b"connection", b"close")
         self.work.cancel()
 
+    def count_sent(self, sent: int) -> None:
+        """Note how many bytes of the body were sent in all; `write` counts its own."""
+        self.sent_directly = max(0, sent - self.sentLength)
+
     def _begin(self) -> None:
         self.site = self.channel.site
         self.site.drain.asked += 1

@@ -184,11 +184,12 @@ class V2(ReadOnly):
             sent = await send(
                 request, blob, body.span, registry.clock, registry.in_thread, registry.helpers
             )
-            request.sent_directly = sent - request.sentLength
+            request.count_sent(sent)
         except ReaderGone as gone:
-            request.sent_directly = gone.sent
+            request.count_sent(gone.sent)
             raise
         except Broken as broken:
+            request.count_sent(broken.sent)
             log.error("{name}: reading its manifest failed: {error}", name=name, error=str(broken))
             if not request.gone:
                 request.channel.forceAbortClient()
