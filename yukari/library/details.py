@@ -43,7 +43,11 @@ class Details:
 
         {} until config and licence are stored; OSError if they are not readable.
         """
-        configs = await self._configs(manifests)
+        return await self._summaries(manifests, await self._configs(manifests))
+
+    async def _summaries(
+        self, manifests: Sequence[Manifest], configs: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         licences = [_first(each.blobs, f"{_TYPE}license") for each in manifests]
         titles = await self._of_each(filter(None, licences), _title)
         return [
@@ -53,7 +57,8 @@ class Details:
 
     async def show(self, manifest: Manifest) -> dict[str, Any]:
         """Return what ``/api/show`` tells of a model, but for when it was modified."""
-        (config,), (details,) = await self._configs([manifest]), await self.summaries([manifest])
+        (config,) = await self._configs([manifest])
+        (details,) = await self._summaries([manifest], [config])
         shown: dict[str, Any] = {
             "details": details,
             "model_info": {},
