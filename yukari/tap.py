@@ -170,8 +170,9 @@ def _spare_the_collector() -> None:
     """
     Exempt the objects of the start, which live as long as the process, from garbage collection,
     which would block the reactor to look through them; and have it look at all others rarely.
+
+    The `TimerService` has just had it look at all for the first time.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
 
