@@ -404,12 +404,17 @@ class LibraryTests(SynchronousTestCase):
             self.clock.advance(FIRST_WORD_WITHIN / 4)
         self.answer_of(asked)
 
-    def test_of_a_model_whose_blobs_are_gone_upstream_few_are_asked_for(self) -> None:
-        """Each once, of thousands."""
+    def ask_for_many(self) -> Deferred[Any]:
+        """Ask for a manifest of a hundred blobs, of which ten are fetched ahead."""
         self.patch(prefetch, "MAX_AHEAD", 10)
         pulled = self.ask()
         bodies = [str(number).encode() for number in range(100)]
         self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        return pulled
+
+    def test_of_a_model_whose_blobs_are_gone_upstream_few_are_asked_for(self) -> None:
+        """Each once, of thousands."""
+        pulled = self.ask_for_many()
         for _ in range(50):
             for digest, source in self.upstream.sources.items():
                 if source.open:
@@ -422,10 +427,7 @@ class LibraryTests(SynchronousTestCase):
 
     def test_of_a_model_whose_blobs_are_given_up_few_more_are_started(self) -> None:
         """Each of 20,000 layers that upstream answered with 500 became a fill, and stayed one."""
-        self.patch(prefetch, "MAX_AHEAD", 10)
-        pulled = self.ask()
-        bodies = [str(number).encode() for number in range(100)]
-        self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        pulled = self.ask_for_many()
         for _ in range(100):
             for source in list(self.upstream.sources.values()):
                 for each in list(source.open):
