@@ -22,10 +22,11 @@ MAX_PAGE = 200
 
 @frozen
 class Found:
-    """A page of models, and whether there is another one."""
+    """A page of models, whether there is another one, and how many tags are stored in all."""
 
     entries: tuple[Entry, ...]
     more: bool
+    count: int
 
 
 @frozen
@@ -52,12 +53,13 @@ class Search:
         """
         start = (min(page, MAX_PAGE) - 1) * size
 
-        def find(file: CatalogFile) -> list[Entry]:
+        def find(file: CatalogFile) -> tuple[list[Entry], int]:
             rows = file.search(words.split()[:MAX_WORDS], order, begin, but)
-            return list(islice(self._allowed(rows), start, start + size + 1))
+            entries = list(islice(self._allowed(rows), start, start + size + 1))
+            return entries, file.count_tags()
 
-        entries = await self._catalog.run(find)
-        return Found(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE)
+        entries, count = await self._catalog.run(find)
+        return Found(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE, count)
 
     def _allowed(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         allow = cache(lambda repository: self._rules.allow(Repository.parse(repository)))

@@ -150,8 +150,9 @@ class Traffic:
         by_hour: dict[int, Moved] = {}
         by_day: dict[int, Moved] = {}
         try:
-            rows = await self._catalog.run(CatalogFile.traffic, first)
-            clients = await self._catalog.run(CatalogFile.clients_of, self._day, SHOWN_CLIENTS)
+            rows, clients = await self._catalog.run(
+                lambda file: (file.traffic(first), file.clients_of(self._day, SHOWN_CLIENTS))
+            )
         except CatalogUnusable:
             rows, clients = [], []
         for at, sent, received in rows:

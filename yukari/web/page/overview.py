@@ -11,7 +11,6 @@ from twisted.web.server import Request
 
 from yukari.config.registry_names import RegistryNames
 from yukari.library.catalog import CatalogUnusable
-from yukari.library.catalog_file import CatalogFile
 from yukari.library.catalog_rows import Version
 from yukari.library.eviction import Plan
 from yukari.library.search import MAX_WORDS, ORDERS
@@ -20,6 +19,7 @@ from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins
 from yukari.web.page.plots import disk_bar, front_bar, plot
+from yukari.web.page.render import FIRST
 from yukari.web.page.rows import Row
 from yukari.web.page.viewer import Viewer
 
@@ -119,7 +119,7 @@ class Overview(Page):
                     for pull in parts.pulls.running.values()
                 ),
             )
-        await parts.pages.reply(request, "overview.html", context)
+        await parts.pages.reply(request, FIRST, context)
 
     async def _listed(
         self, words: str, order: str, number: int, chosen: Optional[Shelf]
@@ -133,10 +133,9 @@ class Overview(Page):
         try:
             found = await parts.search.find(words, order, number, PER_PAGE, begin, but)
             rows = await parts.rows(found.entries)
-            count = await parts.management.catalog.run(CatalogFile.count_tags)
         except CatalogUnusable as error:
             return _Listed(trouble=str(error))
-        return _Listed(rows, found.more, count)
+        return _Listed(rows, found.more, found.count)
 
     async def _status(self, is_admin: bool) -> Optional[Status]:
         return await self.parts.status.read() if is_admin else None

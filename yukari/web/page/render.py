@@ -24,7 +24,7 @@ from yukari.web.page.assets import ASSETS
 from yukari.web.replies import reply
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -37,6 +37,8 @@ HEADERS = (
     (b"Cache-Control", b"no-store"),
     (b"Vary", b"Accept, Authorization"),
 )
+FIRST = "overview.html"
+"""The template of the page at ``/``."""
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
@@ -84,21 +86,25 @@ def clock(at: float) -> str:
 
 
 @cache
-def _templates() -> dict[str, Template]:
+def _environment() -> Environment:
     # Imported lazily, because the daemon starts without it.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    import jinja2
 
-    made = Environment(
-        loader=PackageLoader("yukari.web.page"),
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("yukari.web.page"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
     )
     made.filters.update(size=size, duration=duration, moment=moment, clock=clock)
     made.globals.update(version=__version__, assets={name: each.tag for name, each in ASSETS})
-    return {name: made.get_template(name) for name in made.list_templates()}
+    return made
+
+
+def _load(name: str) -> Template:
+    return _environment().get_template(name)
 
 
 @define(eq=False)
@@ -114,22 +120,23 @@ class Pages:
         self, request: Request, name: str, context: Mapping[str, Any], status: int = 200
     ) -> None:
         """Send the page that the template ``name`` makes of ``context``."""
-        await self._load()
+        template = self._known.get(name)
+        if template is None:
+            template = await self._loading.run(name, self._load, name)
         now = self._now()
-        body = self._known[name].render(now=now, ago=ago(now), **context)
+        body = template.render(now=now, ago=ago(now), **context)
         for header in HEADERS:
             request.setHeader(*header)
         reply(request, status, "text/html; charset=utf-8", body.encode())
 
     def start(self) -> None:
-        """Load the templates now, so that the first page needs not wait for them."""
-        # `reply` will report what is wrong with them.
-        Deferred.fromCoroutine(self._load()).addErrback(lambda _: None)
+        """Load the template that most people ask for first, so that they need not wait for it."""
+        # `reply` will report what is wrong with it.
+        loading = self._loading.run(FIRST, self._load, FIRST)
+        Deferred.fromCoroutine(loading).addErrback(lambda _: None)
 
-    async def _load(self) -> None:
-        if not self._known:
-            await self._loading.run("all", self._load_now)
-
-    async def _load_now(self) -> None:
-        # Reading and compiling them takes 0.1 s.
-        self._known = await self._in_thread(_templates)
+    async def _load(self, name: str) -> Template:
+        # The first takes 0.1 s, half of it for Jinja2; each of the others some 10 ms.
+        template: Template = await self._in_thread(_load, name)
+        self._known[name] = template
+        return template
