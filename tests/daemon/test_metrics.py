@@ -18,7 +18,7 @@ from tests.processes import CHECKOUT
 from tests.running import GENERATIONS, MODEL, Daemon, RunningCase, until
 from yukari.daemon.prometheus import _KINDS, PrometheusMetrics, kind_of
 from yukari.daemon.watched import Watched
-from yukari.library import usage as stock
+from yukari.library.upkeep import usage as stock
 from yukari.metrics import RESULTS, Metrics
 from yukari.sources.host_facts import BOUNDS, THE_LINE, HostFacts
 from yukari.storage.ports import Holdings

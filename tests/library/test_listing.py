@@ -14,8 +14,8 @@ from tests.storage.strategies import manifest_of, result_of
 from tests.strategies import model_names
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Indexed, Version
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Indexed, Version
 from yukari.library.listing import PAGE, Listing
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.memory import MemoryStore

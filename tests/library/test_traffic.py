@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.library.catalog import Catalog
-from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog.catalog import Catalog
+from yukari.library.catalog.file import CatalogFile
 from yukari.library.traffic import (
     DAYS,
     EVERY,

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.emulator import Emulator, Fault
 from tests.running import Daemon, RunningCase, until
-from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog.file import CatalogFile
 from yukari.library.in_use import InUse
 from yukari.names import DEFAULT, Repository, Tag
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest
 
-from tests.library.test_gguf import LLAMA, gguf
+from tests.library.models.test_gguf import LLAMA, gguf
 from tests.ollama import OLLAMA, OllamaCase
 from tests.processes import Process, ProcessCase, YukariProcess, bare_environment
 from tests.running import until_sent

@@ -11,7 +11,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.emulator import Emulator, Fault, Model
 from tests.running import MODEL, Daemon, Hurried, RunningCase, stored_at, until
-from yukari.library.scrubbing import Scrubber
+from yukari.library.upkeep.scrubbing import Scrubber
 from yukari.names import Digest, Repository
 from yukari.storage.readable import FoundWrong, StoredBlob
 

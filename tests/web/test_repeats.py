@@ -23,7 +23,7 @@ from yukari.config.networks import Networks
 from yukari.config.patterns import ModelRules, Patterns
 from yukari.config.units import FreeSpace
 from yukari.fills.scheduler import FetchScheduler
-from yukari.library.catalog import Catalog
+from yukari.library.catalog.catalog import Catalog
 from yukari.library.library import Library
 from yukari.manifest import MANIFEST_LIST, Manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag

@@ -16,9 +16,9 @@ from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import SettingError, Settings
 from yukari.large import LargeManifests
-from yukari.library.archive import BadArchive
-from yukari.library.importing import Found, Importer
-from yukari.library.shown_names import ShownNames
+from yukari.library.models.archive import BadArchive
+from yukari.library.models.importing import Found, Importer
+from yukari.library.models.shown_names import ShownNames
 from yukari.metrics import Metrics
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.opening import open_store

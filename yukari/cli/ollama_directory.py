@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Union
 
-from yukari.library.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
+from yukari.library.models.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import SPELLED, Digest, Repository, Tag
 from yukari.storage.disk.layout import Layout

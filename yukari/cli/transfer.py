@@ -18,7 +18,7 @@ from attrs import define, field
 from yukari.cli.client import Cache, CacheError
 from yukari.cli.output import Progress, counted, size
 from yukari.cli.store import model_argument, talks
-from yukari.library.archive import (
+from yukari.library.models.archive import (
     CHUNK,
     ArchiveWriter,
     BadArchive,

@@ -34,16 +34,16 @@ from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
 from yukari.large import LargeManifests
 from yukari.leisure import Leisure
-from yukari.library.bounds import Bounds
 from yukari.library.events import Events, Observer
 from yukari.library.library import Library
-from yukari.library.management import Management
+from yukari.library.models.shown_names import ShownNames
 from yukari.library.pulls import Pulls
 from yukari.library.recent_errors import RecentErrors
-from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
-from yukari.library.usage import UsageCounter
+from yukari.library.upkeep.bounds import Bounds
+from yukari.library.upkeep.management import Management
+from yukari.library.upkeep.usage import UsageCounter
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Lines

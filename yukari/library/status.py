@@ -15,13 +15,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari import __version__
 from yukari.config.registry_names import RegistryNames
-from yukari.library.bounds import RoomUsage
-from yukari.library.catalog import CatalogUnusable
-from yukari.library.catalog_rows import Totals
-from yukari.library.management import Management
+from yukari.library.catalog.catalog import CatalogUnusable
+from yukari.library.catalog.rows import Totals
 from yukari.library.recent_errors import RecentErrors, Trouble
-from yukari.library.scrubbing import ScrubStatus
 from yukari.library.traffic import Traffic, TrafficReport
+from yukari.library.upkeep.bounds import RoomUsage
+from yukari.library.upkeep.management import Management
+from yukari.library.upkeep.scrubbing import ScrubStatus
 from yukari.names import DEFAULT
 from yukari.sources.host_facts import HostFacts
 from yukari.sources.ways import Access

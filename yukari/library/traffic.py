@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from yukari.library.catalog import Catalog, CatalogUnusable
-from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
 
 log = Logger()
 

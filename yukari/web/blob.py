@@ -15,7 +15,7 @@ from yukari.fills.memory import WrongBytes
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.blobs import Elsewhere
-from yukari.library.catalog import Catalog
+from yukari.library.catalog.catalog import Catalog
 from yukari.library.library import Library
 from yukari.names import Digest, Repository
 from yukari.net.throttle import Lines

@@ -11,10 +11,10 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from yukari.errors import RegistryError
-from yukari.library.archive import BadArchive
-from yukari.library.importing import Importer
-from yukari.library.management import Management
-from yukari.library.shown_names import ShownNames
+from yukari.library.models.archive import BadArchive
+from yukari.library.models.importing import Importer
+from yukari.library.models.shown_names import ShownNames
+from yukari.library.upkeep.management import Management
 from yukari.storage.ports import NoRoom
 from yukari.tasks import Waiters
 from yukari.web.access import check_admin

@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from yukari.errors import RegistryError
-from yukari.library.catalog import CatalogUnusable
+from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin
 from yukari.web.replies import answer, reply, reply_json

@@ -18,11 +18,11 @@ from twisted.web.server import Request
 
 from yukari import __version__
 from yukari.errors import RegistryError, name_invalid
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Entry
-from yukari.library.management import Management
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Entry
+from yukari.library.models.shown_names import ShownNames, Wanted
 from yukari.library.pulls import Pull, Pulls
-from yukari.library.shown_names import ShownNames, Wanted
+from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest, Variant
 from yukari.names import Repository, Tag
 from yukari.storage.ports import StoredManifest

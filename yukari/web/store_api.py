@@ -23,11 +23,11 @@ from attrs import frozen
 from twisted.web.server import Request
 
 from yukari.errors import RegistryError
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_reads import LISTED
-from yukari.library.catalog_rows import Entry, Version
-from yukari.library.management import Management
-from yukari.library.shown_names import ShownNames, Wanted
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.reads import LISTED
+from yukari.library.catalog.rows import Entry, Version
+from yukari.library.models.shown_names import ShownNames, Wanted
+from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest
 from yukari.names import Repository, Tag
 from yukari.web.importing import Imports

@@ -23,7 +23,7 @@ from twisted.web.server import Request
 
 from yukari.config.registry_names import RegistryNames
 from yukari.errors import LOOP_DETECTED, RegistryError, looped, name_invalid
-from yukari.library.catalog import Catalog
+from yukari.library.catalog.catalog import Catalog
 from yukari.library.library import Library
 from yukari.manifest import MANIFEST_TYPES, KeptBytes
 from yukari.names import InvalidName, Reference, Repository, Tag, parse_reference

@@ -13,7 +13,8 @@ from tests.emulator import Emulator, Fault, Model
 from tests.processes import YukariProcess, reactor
 from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
-from yukari.library import blobs, management
+from yukari.library import blobs
+from yukari.library.upkeep import management
 from yukari.s3 import requests as requests_module
 from yukari.s3.replies import Part, Upload
 from yukari.storage.bucket import upload

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.running import Daemon, until
 from tests.s3.daemons import BucketCase, store_of
 from tests.s3.servers import CEPH, MOTO, Server
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.management import Management
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.upkeep.management import Management
 from yukari.names import DEFAULT, Repository, Tag
 from yukari.storage.bucket.store import BucketStore
 

@@ -15,7 +15,7 @@ from tests.emulator import Emulator, Fault
 from tests.running import Daemon, stored_at, until
 from tests.web.page.browser import BrowserCase, Look
 from tests.web.page.models import MARKUP, STRANGER, add_model
-from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog.file import CatalogFile
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.web.page import forms
 

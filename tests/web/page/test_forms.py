@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from tests.web.page.cases import HTML, NAME, TAG, PageCase
 from tests.web.page.models import STRANGER
-from yukari.library.marks import Marks
+from yukari.library.upkeep.marks import Marks
 
 
 class RebindingTests(PageCase):

@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from tests.running import MODEL, Daemon, until
 from tests.web.page.cases import HTML, PageCase, Tags
 from tests.web.page.models import MARKUP, STRANGER, add_model
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Indexed, Version
-from yukari.library.marks import Marks
-from yukari.library.search import ORDERS
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Indexed, Version
+from yukari.library.catalog.search import ORDERS
+from yukari.library.upkeep.marks import Marks
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 

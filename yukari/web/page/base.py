@@ -14,14 +14,14 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 
 from yukari.errors import RegistryError
-from yukari.library.catalog import CatalogUnusable
-from yukari.library.catalog_file import CatalogFile
-from yukari.library.catalog_rows import Entry, Need
-from yukari.library.management import Management
+from yukari.library.catalog.catalog import CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Entry, Need
+from yukari.library.catalog.search import Search
+from yukari.library.models.shown_names import ShownNames
 from yukari.library.pulls import Pulls
-from yukari.library.search import Search
-from yukari.library.shown_names import ShownNames
 from yukari.library.status import StatusReader
+from yukari.library.upkeep.management import Management
 from yukari.names import Repository
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_may_pull, check_own_name

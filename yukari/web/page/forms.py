@@ -16,8 +16,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from yukari.errors import RegistryError, name_invalid
-from yukari.library.catalog import CatalogUnusable
-from yukari.library.shown_names import Wanted
+from yukari.library.catalog.catalog import CatalogUnusable
+from yukari.library.models.shown_names import Wanted
 from yukari.names import Digest, InvalidName
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin, check_may_pull

@@ -8,7 +8,7 @@ from attrs import frozen
 from twisted.web.server import Request
 
 from yukari.errors import RegistryError, name_invalid
-from yukari.library.catalog_file import CatalogFile
+from yukari.library.catalog.file import CatalogFile
 from yukari.manifest import Manifest
 from yukari.names import Digest, InvalidName, Repository, Tag
 from yukari.web.page.base import DONE, Page, Query

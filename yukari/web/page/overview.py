@@ -10,11 +10,11 @@ from attrs import field, frozen
 from twisted.web.server import Request
 
 from yukari.config.registry_names import RegistryNames
-from yukari.library.catalog import CatalogUnusable
-from yukari.library.catalog_rows import Version
-from yukari.library.eviction import Plan
-from yukari.library.search import MAX_WORDS, ORDERS
+from yukari.library.catalog.catalog import CatalogUnusable
+from yukari.library.catalog.rows import Version
+from yukari.library.catalog.search import MAX_WORDS, ORDERS
 from yukari.library.status import Status
+from yukari.library.upkeep.eviction import Plan
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins

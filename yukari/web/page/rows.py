@@ -8,9 +8,9 @@ from typing import Any, Optional
 
 from attrs import frozen
 
-from yukari.library.catalog_rows import Entry, Need
-from yukari.library.marks import Marks
-from yukari.library.shown_names import ShownNames
+from yukari.library.catalog.rows import Entry, Need
+from yukari.library.models.shown_names import ShownNames
+from yukari.library.upkeep.marks import Marks
 from yukari.names import Repository, Tag
 
 Newer = Callable[[Repository, Tag, float], Optional[str]]

@@ -1,0 +1,138 @@
+"""The catalog as the daemon uses it: gathered pulls, and files that fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.library.catalog.test_file import LATEST, M, indexed, version
+from tests.storage.strategies import result_of
+from yukari.library.catalog.catalog import WRITE_AFTER, Catalog, CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Entry
+
+
+class CatalogTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.writes = 0
+        self.lost = 0
+        self.path = self.mktemp()
+        self.catalog = self.opened()
+
+    def opened(self) -> Catalog:
+        def in_thread(work, *arguments):  # type: ignore[no-untyped-def]
+            self.writes += 1
+            return maybeDeferred(work, *arguments)
+
+        def lost() -> None:
+            self.lost += 1
+
+        made = Catalog(self.path, in_thread, self.clock, lambda: 1000 + self.clock.seconds())
+        made.lost = lost
+        self.addCleanup(lambda: result_of(made.stop()))
+        return made
+
+    def put(self) -> None:
+        result_of(self.catalog.run(CatalogFile.put, [indexed(version(("w", 10)))], 1.0))
+
+    def found(self) -> list[Entry]:
+        return result_of(self.catalog.run(CatalogFile.find, M, LATEST))
+
+    def test_thousand_pulls_are_one_write(self) -> None:
+        self.put()
+        before = self.writes
+        for at in range(1000):
+            self.catalog.pulled(M, LATEST, f"10.0.0.{at % 7}")
+        self.assertEqual(self.writes, before)
+        self.clock.advance(WRITE_AFTER)
+        self.assertEqual(self.writes, before + 1)
+        (found,) = self.found()
+        self.assertEqual((found.pulls, found.clients, found.last_pull), (1000, 7, 1000.0))
+
+    def test_pulls_are_written_at_the_stop(self) -> None:
+        self.put()
+        self.catalog.pulled(M, LATEST, "10.0.0.1")
+        result_of(self.catalog.stop())
+        self.catalog = self.opened()
+        (found,) = self.found()
+        self.assertEqual(found.pulls, 1)
+
+    def test_a_lost_catalog_is_reported_once(self) -> None:
+        self.put()
+        self.assertEqual(self.lost, 1)
+        result_of(self.catalog.stop())
+        with open(self.path, "wb") as file:
+            file.write(b"nonsense" * 100)
+        self.catalog = self.opened()
+        self.assertEqual(self.found(), [])
+        self.assertEqual(self.found(), [])
+        self.assertEqual(self.lost, 2)
+
+    def test_catalog_that_breaks_while_it_is_used_is_made_anew(self) -> None:
+        self.put()
+        self.lost = 0
+        asked: list[int] = []
+
+        def malformed(file: CatalogFile) -> int:
+            asked.append(len(file.page()))
+            if len(asked) == 1:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            return asked[-1]
+
+        self.assertEqual(result_of(self.catalog.run(malformed)), 0)
+        self.assertEqual((asked, self.lost), ([1, 0], 1))
+
+    def test_damage_that_nothing_has_read_is_found_by_a_check(self) -> None:
+        """The whole file was read at each start, while the first page waited."""
+        self.put()
+        self.lost = 0
+        result_of(self.catalog.check(maybeDeferred))
+        self.assertEqual((len(self.found()), self.lost), (1, 0))
+        result_of(self.catalog.stop())
+        with open(self.path, "r+b") as file:
+            file.seek(-4096, os.SEEK_END)
+            file.write(b"\xff" * 4096)
+        self.catalog = self.opened()
+        self.assertEqual((len(self.found()), self.lost), (1, 0))
+        result_of(self.catalog.check(maybeDeferred))
+        self.assertEqual((self.found(), self.lost), ([], 1))
+
+    def test_catalog_that_is_removed_while_it_is_used_is_made_anew(self) -> None:
+        """It was written into a file without a name, and gone at the next start."""
+        self.path = os.path.join(self.mktemp(), "store", "catalog")
+        self.catalog = self.opened()
+        self.put()
+        self.lost = 0
+        shutil.rmtree(os.path.dirname(self.path))
+        self.assertEqual(self.found(), [])
+        self.assertEqual(self.lost, 1)
+        self.put()
+        self.assertEqual(len(self.found()), 1)
+        self.assertTrue(os.path.exists(self.path))
+
+    def test_catalog_that_cannot_be_written_is_kept_in_memory(self) -> None:
+        with open(self.path, "wb"):
+            self.path = os.path.join(self.path, "nowhere", "catalog")
+        self.catalog = self.opened()
+        self.put()
+        self.assertEqual(len(self.found()), 1)
+
+    def test_a_full_disk_loses_nothing_and_is_reported(self) -> None:
+        self.put()
+        pages = "PRAGMA max_page_count = 1"
+        result_of(self.catalog.run(lambda file: file._db.execute(pages).fetchall()))
+
+        def many() -> None:
+            for at in range(2000):
+                found = indexed(version((f"w{at}", 10), called=f"v{at}"))
+                result_of(self.catalog.run(CatalogFile.put, [found], 1.0))
+
+        self.assertRaises(CatalogUnusable, many)
+        self.assertEqual(self.lost, 1)
+        self.assertEqual(len(self.found()), 1)

@@ -1,0 +1,1 @@
+"""What a model consists of: its name, its details, the header of its weights, and its archive."""

@@ -1,0 +1,400 @@
+"""
+Keeping the store within its bounds, without losing what could not be fetched again.
+
+Room for a blob is made before its spool is opened (`Collector.reserve`). What goes is chosen by
+`yukari.library.upkeep.eviction`; before a model goes, upstream is asked whether it still has it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import islice
+from typing import Any, Optional
+
+from attrs import define, field
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from yukari.config.units import shown_bytes
+from yukari.errors import RegistryError
+from yukari.fills.fill import Fill
+from yukari.fills.keeper import StoreFull
+from yukari.fills.machine import State
+from yukari.fills.manager import FillManager
+from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Candidate, Version
+from yukari.library.events import Observer
+from yukari.library.in_use import InUse, Key
+from yukari.library.upkeep.bounds import Bounds, RoomUsage
+from yukari.library.upkeep.eviction import Plan, Planner, Rules, Step
+from yukari.library.upkeep.index import Index
+from yukari.library.upkeep.marks import Marks
+from yukari.library.upkeep.removal import Removal
+from yukari.library.upkeep.sweeping import Sweep, Swept
+from yukari.metrics import Metrics
+from yukari.names import Digest, Repository, Tag
+from yukari.storage.ports import Spool, Store
+from yukari.tasks import Coalescer, all_of
+
+log = Logger()
+
+CHECKED_TOGETHER = 5
+"""Models that upstream is asked about at the same time before they are evicted."""
+HOPELESS_FOR = 2.0
+"""Seconds until the next search for room after one found too little; among 100,000 models a search
+takes about as long."""
+COUNTED_FOR = 60.0
+"""Seconds after which the bytes are counted again, if other daemons store there too."""
+SIDECARS = 64 * 1024
+"""Bytes that a blob in progress takes beside its own."""
+
+
+class Unknown(Exception):
+    """Upstream does not say whether it has a model."""
+
+
+@define(eq=False)
+class Collector(Observer):
+    """
+    Removes what has to go from the store.
+
+    ``is_upstream`` asks the registry whether it has a tag, `RegistryError` if it does not say; None
+    if it is never asked. ``registry`` is its host, for the patterns.
+    """
+
+    _store: Store
+    _catalog: Catalog
+    _marks: Marks
+    _index: Index
+    _fills: FillManager
+    _in_use: InUse
+    _sweep: Sweep
+    _removal: Removal
+    _is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]]
+    _registry: str
+    _bounds: Bounds
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
+    _used: Optional[int] = field(default=None, init=False)
+    """Bytes of all stored blobs; None if they have to be counted."""
+    _counted_at: float = field(default=0.0, init=False)
+    _stored_uncounted: int = field(default=0, init=False)
+    _counting: Coalescer = field(factory=Coalescer, init=False)
+    _opening: dict[Digest, int] = field(factory=dict, init=False)
+    """Blobs that wait for room, or whose spools are being opened, with their sizes."""
+    _lock: DeferredLock = field(factory=DeferredLock, init=False)
+    _warned: bool = field(default=False, init=False)
+    _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
+    """Until when, by the clock, no room is sought for so many bytes or more."""
+
+    # events
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        self._stored_uncounted += size
+        if self._used is not None:
+            self._used += size
+
+    # room
+
+    async def reserve(
+        self, digest: Digest, size: int, open_spool: Callable[[], Coroutine[Any, Any, Spool]]
+    ) -> Spool:
+        """Make room for a blob, then open its spool. `NoRoom`, OSError."""
+        self._opening[digest] = size
+        try:
+            if await self._lacking(digest) > 0:
+                await self._lock.run(self._make_room, digest)
+            return await open_spool()
+        finally:
+            del self._opening[digest]
+
+    async def _make_room(self, digest: Digest) -> None:
+        lacking, size = await self._lacking(digest), self._opening[digest]
+        if lacking > 0 and self._bounds.evict:
+            await self._evict_for(size, lacking)
+        if await self._beyond_bound(digest) > 0:
+            limit = await self._limit()
+            raise StoreFull(
+                f"no room for {shown_bytes(size)}: STORE_MAX is {shown_bytes(limit or 0)},"
+                f" {shown_bytes(self._taken(digest) - size)} of it taken"
+            )
+        # Whether MIN_FREE leaves enough is decided as the spool is opened.
+
+    async def _lacking(self, digest: Digest) -> int:
+        """Return how many bytes must be freed before a blob can be fetched; at most 0 if none."""
+        short_of = self._store.inventory.short_of
+        return max(await short_of(self._opening[digest]), await self._beyond_bound(digest))
+
+    async def _beyond_bound(self, digest: Digest) -> int:
+        limit = await self._limit()
+        if limit is None:
+            return 0
+        if self._removal.shared and self._clock.seconds() - self._counted_at >= COUNTED_FOR:
+            self._used = None  # Others store there too.
+        if self._used is None:
+            await self._counting.run("all", self._count)
+        return self._taken(digest) - limit
+
+    async def _count(self) -> None:
+        self._stored_uncounted, self._counted_at = 0, self._clock.seconds()
+        counted = await self._store.count()
+        # What was stored while it was counted may be counted twice, until the next count.
+        self._used = counted.bytes + self._stored_uncounted
+
+    def _taken(self, digest: Digest) -> int:
+        """Return the bytes stored, in progress, or awaited by this blob and those before it."""
+        taken = self._used or 0
+        for fill in self._fills.fills.values():
+            if fill.digest not in self._opening and (room := _room_of(fill)):
+                taken += room + SIDECARS
+        for waiting, size in self._opening.items():
+            taken += size + SIDECARS
+            if waiting == digest:
+                break
+        return taken
+
+    async def _limit(self) -> Optional[int]:
+        store_max = self._bounds.store_max
+        if store_max is None or store_max.bytes is not None:
+            return None if store_max is None else store_max.bytes
+        return store_max.of(await self._store.inventory.disk_size())
+
+    async def usage(self) -> RoomUsage:
+        """Return how much room there is. OSError."""
+        free = await self._store.inventory.free_space()
+        return RoomUsage(sum(map(_room_of, self._fills.fills.values())), await self._limit(), free)
+
+    async def recount(self) -> None:
+        """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
+        await self._index.settled()
+        self._used = (await self._catalog.run(CatalogFile.totals)).stored
+
+    # evicting
+
+    async def _evict_for(self, size: int, lacking: int) -> None:
+        try:
+            await self._evict(lacking, f"for a blob of {shown_bytes(size)}")
+        except (CatalogUnusable, Unknown, OSError) as error:
+            say, self._warned = (log.debug if self._warned else log.warn), True
+            say("nothing is evicted: {error}", error=str(error))
+
+    async def _evict(self, lacking: int, why: str) -> None:
+        if not self._index.looked:
+            log.info("nothing is evicted {why}: the store is still being looked through", why=why)
+            return
+        until, least = self._hopeless
+        if lacking >= least and self._clock.seconds() < until:
+            return
+        tried: set[Version] = set()
+        silent: set[str] = set()
+        while lacking > 0:
+            found = await self.plan(lacking, tried, silent=silent)
+            if found.frees < lacking:
+                if silent:
+                    raise Unknown("upstream does not say whether it still has what would go")
+                self._warn(found, lacking, why)
+                self._hopeless = self._clock.seconds() + HOPELESS_FOR, lacking
+                return
+            self._warned = False
+            freed = 0
+            # One look at all that others store serves all of the steps.
+            together = len(found.steps) if self._removal.shared else CHECKED_TOGETHER
+            for start in range(0, len(found.steps), together or 1):
+                if freed >= lacking:
+                    break
+                steps = found.steps[start : start + together]
+                gone, mute = await self._take(steps, why)
+                freed += gone
+                tried.update(step.candidate.version for step in steps)
+                silent |= mute
+                if mute:
+                    break  # Models of other registries may go.
+            lacking -= freed
+
+    def _warn(self, found: Plan, lacking: int, why: str) -> None:
+        say, self._warned = (log.debug if self._warned else log.warn), True
+        reasons = sorted({kept.reason for kept in found.kept})
+        say(
+            "no room {why}: {lacking} are lacking and at most {frees} could be freed; what stays:"
+            " {reasons}. It is relayed",
+            why=why,
+            lacking=shown_bytes(lacking),
+            frees=shown_bytes(found.frees),
+            reasons="; ".join(reasons[:5]) or "nothing else is stored",
+        )
+
+    async def plan(
+        self,
+        need: int,
+        without: Iterable[Version] = (),
+        most: Optional[int] = None,
+        *,
+        silent: Iterable[str] = (),
+    ) -> Plan:
+        """
+        Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
+
+        ``without`` are left out, since they were tried; at most ``most`` candidates are looked at.
+        For ``silent`` see `Rules`.
+        """
+        await self._marks.refresh()
+        await self._index.settled()
+        await self._catalog.flush()
+        if self._removal.shared is not None:
+            await self._removal.shared.pulls.refresh()
+        tried, planner = set(without), Planner(self._rules(silent), need)
+
+        # In the catalog's thread: what is asked there is only read.
+        def planned(file: CatalogFile) -> Plan:
+            found = file.candidates(planner.wants)
+            return planner.plan(islice((each for each in found if each.version not in tried), most))
+
+        return await self._catalog.run(planned)
+
+    def _rules(self, silent: Iterable[str]) -> Rules:
+        def pinned(name: Repository, tag: Tag) -> Optional[str]:
+            pin = self._marks.pin(name, tag)
+            return None if pin is None else pin.by
+
+        return Rules(
+            now=self._now(),
+            grace=self._bounds.grace,
+            superseded_lifetime=self._bounds.superseded_lifetime,
+            kept=lambda name: self._bounds.keep.match(self._registry, name),
+            pinned=pinned,
+            in_use=self._why_in_use,
+            silent=frozenset(silent),
+        )
+
+    def _why_in_use(self, candidate: Candidate) -> Optional[str]:
+        """
+        Return why a version is in use, or a blob that no other one stands on; None if neither is.
+
+        A licence that hundreds of models share does not count: it stays with the last of them.
+        """
+        version = candidate.version
+        own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
+        if any(digest in self._fills.fills for digest in own):
+            return "being fetched"
+        keys: list[Key] = [version.digest, *own]
+        if candidate.superseded_at is None:
+            keys.append((version.name, version.tag))
+        is_in_use = any(key in self._in_use for key in keys)
+        return "asked for within the last minute" if is_in_use else None
+
+    async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
+        """Let these go, if they may; return the bytes freed, and registries that say nothing."""
+        there = await all_of(map(self._can_go, steps))
+        registries = [step.candidate.version.name.registry for step in steps]
+        said = {each for each, can_go in zip(registries, there) if can_go is not None}
+        freed, unneeded = 0, []
+        for step, can_go in zip(steps, there):
+            version = step.candidate.version
+            if not can_go or self._why_in_use(step.candidate) is not None:
+                continue
+            let_go = await self._removal.let_go(step.candidate)
+            gone = 0 if self._removal.shared else await self._remove_blobs(let_go)
+            unneeded += let_go
+            freed += gone
+            kind = "unused" if step.candidate.superseded_at is None else "superseded"
+            self._metrics.evicted(kind, models=1, freed=gone)
+            log.info(
+                "{name}:{tag} evicted {why}: {reason}{bytes}",
+                name=str(version.name),
+                tag=str(version.tag),
+                why=why,
+                reason=step.reason,
+                bytes="" if self._removal.shared else f", {shown_bytes(gone)} freed",
+            )
+        if unneeded and self._removal.shared:
+            freed = await self._remove_blobs(unneeded)
+            self._metrics.evicted("unused", freed=freed)
+        return freed, {each for each in registries if each not in said}
+
+    async def _can_go(self, step: Step) -> Optional[bool]:
+        """
+        Whether a version may be removed: it is superseded, or upstream still has it.
+
+        None if upstream does not say.
+        """
+        version = step.candidate.version
+        if step.candidate.superseded_at is not None:
+            return True
+        if self._is_upstream is None:
+            return None
+        try:
+            there = await self._is_upstream(version.name, version.tag)
+        except RegistryError as error:
+            log.info(
+                "{name}:{tag} is not evicted: {error}",
+                name=str(version.name),
+                tag=str(version.tag),
+                error=str(error),
+            )
+            return None
+        await self._catalog.run(
+            CatalogFile.checked, version.name, version.tag, self._now(), gone=not there
+        )
+        return there
+
+    # removing
+
+    async def remove(self, name: Repository, tag: Tag) -> int:
+        """
+        Remove a tag and what it named before; return how many bytes that freed.
+
+        From a shared store the blobs go in the background. `CatalogUnusable`, OSError.
+        """
+        unneeded = await self._removal.tag(name, tag)
+        if self._removal.shared is not None:
+            self._removal.shared.sweep.remove_soon(unneeded)
+            return 0
+        return await self._remove_blobs(unneeded, at_once=True)
+
+    async def _remove_blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
+        freed = await self._removal.blobs(unneeded, at_once=at_once)
+        is_sure = self._used is not None and self._removal.shared is None
+        self._used = (self._used or 0) - freed if is_sure else None
+        return freed
+
+    # periodically
+
+    async def collect(self) -> Swept:
+        """
+        Remove superseded versions past their lifetime, and blobs that no version stands on.
+
+        `CatalogUnusable`, OSError.
+        """
+        try:
+            swept: Swept = await self._lock.run(self._collect)
+        except (CatalogUnusable, Unknown, OSError):
+            self._metrics.not_collected()
+            raise
+        self._metrics.collected(swept.blobs, swept.bytes)
+        return swept
+
+    async def _collect(self) -> Swept:
+        if self._removal.shared is not None:
+            self._used = None
+            return await self._removal.shared.sweep.run()
+        if self._bounds.evict:
+            for step in (await self.plan(0)).steps:
+                await self._take([step], "after SUPERSEDED_LIFETIME")
+        swept = await self._sweep.run(self._bounds.grace)
+        await self.recount()
+        return swept
+
+    async def unneeded(self) -> Swept:
+        """Return what `collect` would remove of blobs that no version stands on."""
+        if self._removal.shared is not None:
+            return await self._removal.shared.sweep.unneeded()
+        return await self._sweep.run(self._bounds.grace, dry=True)
+
+
+def _room_of(fill: Fill) -> int:
+    """Return the bytes that a fill takes or will take; of one that rests, what it has."""
+    return fill.size if fill.spool is not None or fill.state is State.DIRECT else fill.kept

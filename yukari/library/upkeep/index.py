@@ -1,0 +1,381 @@
+"""
+Keeping the catalog true to the store.
+
+What is stored is reported to `Index.tag_stored` and `Index.blob_stored`, and read into the catalog
+in the background. At the start, and again every `EVERY`, a look goes through all files: it finds
+changes that nobody reported, and makes a catalog that was lost anew.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Optional
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.leisure import Leisure
+from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import SAME_TIME, Indexed, Need, Version
+from yukari.library.events import Observer
+from yukari.library.models.details import Details
+from yukari.library.upkeep.marks import Marks
+from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.names import DEFAULT, Digest, Repository, Tag
+from yukari.storage.ports import Answers, Store
+from yukari.tasks import Background, Waiters, all_of, backoff
+
+log = Logger()
+
+EVERY = 3600.0
+"""Seconds from one look through the store to the next."""
+SHARED_EVERY, SHARE = 300.0, 100
+"""
+Seconds from one look to the next if other daemons store there too; at least `SHARE` times as long
+as a look takes.
+"""
+PAGE = 500
+"""Blobs or tags that are looked at together."""
+BATCH = 100
+"""Tags that are read at the same time, and written together."""
+READ_TOGETHER = 25
+"""Tags that a disk thread reads one after the other."""
+BESIDE_REQUESTS = 10
+"""
+Tags that are read while clients ask, by one thread: several would have each request wait for all of
+them to let go of the interpreter's lock.
+"""
+QUICK = 1.0
+"""Seconds. A list waits for another look if the last one took no longer than this."""
+OLD_AFTER, OLD_SHARE = 2.0, 20
+"""A list looks again if the last look is older than both: these seconds, and `OLD_SHARE` times as
+long as it took."""
+RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
+"""Seconds after which a look that failed is taken again, doubled up to the longest."""
+ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
+"""Stands for the tag of superseded versions that nobody knows any more."""
+
+Key = tuple[Repository, Tag]
+
+
+@define(eq=False)
+class Index(Observer):
+    """Reads the store into the catalog; ``now`` returns seconds of the epoch."""
+
+    _store: Store
+    _catalog: Catalog
+    _marks: Marks
+    _details: Details
+    _clock: IReactorTime
+    _now: Callable[[], float] = time.time
+    _leisure: Optional[Leisure] = None
+    """Makes a look give way to requests; None for no rest."""
+    looked: bool = field(default=False, init=False)
+    """Whether a look went through everything since the start: until then tags may be missing."""
+    _old_at: float = field(default=inf, init=False)
+    """When the last look becomes old."""
+    _is_quick: bool = field(default=False, init=False)
+    _tags: dict[Key, None] = field(factory=dict, init=False)
+    """Tags that are to be read."""
+    _models: dict[Repository, None] = field(factory=dict, init=False)
+    """Models all of whose tags are to be read."""
+    _checks: dict[Key, tuple[float, bool]] = field(factory=dict, init=False)
+    """Checks that the catalog does not have yet."""
+    _blobs: dict[Digest, int] = field(factory=dict, init=False)
+    """Blobs that were stored and that the catalog does not have yet."""
+    _awaiting: Waiters = field(factory=Waiters, init=False)
+    """Those who wait for the first look."""
+    _running: Background = field(factory=Background, init=False)
+    _timer: Optional[IDelayedCall] = field(default=None, init=False)
+    _due_in: float = field(default=EVERY, init=False)
+    """Seconds to the next look after the last one."""
+    _failures: int = field(default=0, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Look through the store now, and every so often."""
+        self._catalog.lost = self._lost
+        self.look_soon()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped = True
+        self._running.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._store.inventory.shared is not None
+
+    # what is reported
+
+    def tag_stored(self, name: Repository, tag: Tag) -> None:
+        self._tags[name, tag] = None
+        self._work_soon()
+
+    def child_stored(self, name: Repository) -> None:
+        self._models[name] = None
+        self._work_soon()
+
+    def checked(self, name: Repository, tag: Tag, at: float, gone: bool) -> None:
+        self._checks[name, tag] = at, gone
+        self._work_soon()
+
+    def blob_stored(self, digest: Digest, size: int) -> None:
+        self._blobs[digest] = size
+        self._work_soon()
+
+    def _work_soon(self) -> None:
+        if not self._stopped and "work" not in self._running:
+            self._running.start("work", self._work(), _failed)
+
+    async def _work(self) -> None:
+        while self._tags or self._models or self._blobs or self._checks:
+            try:
+                await self._work_off()
+            except (CatalogUnusable, OSError) as error:
+                # The next look through everything finds it.
+                log.warn("not in the catalog: {error}", error=str(error))
+
+    async def _work_off(self) -> None:
+        blobs, self._blobs = self._blobs, {}
+        if blobs:
+            await self._catalog.run(CatalogFile.blobs_stored, list(blobs.items()), self._now())
+            for key in await self._catalog.run(CatalogFile.lacking, list(blobs)):
+                self._tags[key] = None
+        models, self._models = self._models, {}
+        for name in models:
+            self._tags.update(((name, tag), None) for tag in await self._store.tags(name))
+        tags = list(self._tags)[:BATCH]
+        for key in tags:
+            del self._tags[key]
+        await self._read(tags)
+        checks, self._checks = self._checks, {}
+        for key, (at, gone) in checks.items():
+            await self._catalog.run(CatalogFile.checked, *key, at, gone=gone)
+
+    async def settled(self) -> None:
+        """Return when the catalog has everything that was reported."""
+        await self._running.ended("work")
+
+    async def first_look(self) -> None:
+        """Return when a look has gone through everything since the start."""
+        if not self.looked:
+            await self._awaiting.wait()
+
+    async def refresh(self) -> None:
+        """Find changes that nobody reported, and wait if that is quick; for lists of all."""
+        now = self._clock.seconds()
+        if now >= self._old_at:
+            self.look_soon()
+            if self._is_quick:
+                looking = Deferred.fromCoroutine(self._running.ended("look"))
+                await looking.addTimeout(QUICK, self._clock, lambda *_: None)
+        await self.settled()
+
+    async def models(
+        self, registry: str, after: Optional[Repository], most: int
+    ) -> Optional[list[Repository]]:
+        """As `yukari.library.listing.Models`."""
+        if not self.looked:
+            return None
+        await self.refresh()
+        try:
+            return await self._catalog.run(CatalogFile.models, registry, after, most)
+        except CatalogUnusable:
+            return None
+
+    # reading
+
+    async def _read(self, keys: Sequence[Key]) -> dict[Key, float]:
+        """Read tags into the catalog; return when those that are stored were checked. OSError."""
+        parts = [
+            keys[start : start + READ_TOGETHER] for start in range(0, len(keys), READ_TOGETHER)
+        ]
+        found = [each for part in await all_of(map(self._find, parts)) for each in part]
+        if found:
+            await self._catalog.run(_put, found, self._now())
+        return {each.key: each.checked_at for each in found}
+
+    async def needs(self, name: Repository, tag: Tag) -> list[Digest]:
+        """Return the blobs that a tag stands on, as it is in the store by now. OSError."""
+        found = await self._find([(name, tag)])
+        return await self._catalog.run(
+            lambda _: [digest for each in found for digest in each.needs()]
+        )
+
+    async def _find(self, keys: Sequence[Key]) -> list[_Found]:
+        """Return those of these tags that are stored. OSError."""
+        answers = dict(zip(keys, await self._store.read_anew(keys)))
+        children = [(key[0], child) for key, each in answers.items() for child in _children(each)]
+        there = dict(zip(children, await self._store.read_anew(children))) if children else {}
+        found = dict[Key, dict[Digest, AnyManifest]]()
+        for key, variants in answers.items():
+            stored = [*variants.values()]
+            for child in _children(variants):
+                stored += there[key[0], child].values()
+            if stored:
+                found[key] = {each.manifest.digest: each.manifest for each in stored}
+        named = [next(iter(manifests.values())) for manifests in found.values()]
+        models = [each for each in named if isinstance(each, Manifest)]
+        summaries = await self._details.summaries(models)
+        details = {each.digest: json.dumps(summary) for each, summary in zip(models, summaries)}
+        return [
+            _Found(
+                key,
+                manifests,
+                max(stored.checked_at for stored in answers[key].values()),
+                self._marks.is_copy(*key),
+                details.get(first.digest, "{}"),
+            )
+            for (key, manifests), first in zip(found.items(), named)
+        ]
+
+    # looking through everything
+
+    def _lost(self) -> None:
+        """The catalog is empty."""
+        self.looked = False
+        self.look_soon()
+
+    def look_soon(self) -> None:
+        """Look through the store now, unless that is being done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._stopped and "look" not in self._running:
+            self._running.start("look", self._look_again(), _failed)
+
+    async def _look_again(self) -> None:
+        try:
+            await self.look()
+            wait, self._failures = self._due_in, 0
+        except (CatalogUnusable, OSError) as error:
+            self._failures += 1
+            wait = backoff(self._failures, RETRY_FIRST, RETRY_LONGEST)
+            log.warn("the store was not looked through: {error}", error=str(error))
+        if not self._stopped:
+            self._timer = self._clock.callLater(wait, self._look_due)
+
+    def _look_due(self) -> None:
+        self._timer = None
+        self.look_soon()
+
+    async def look(self) -> None:
+        """Look through all blobs and tags. `CatalogUnusable`, OSError."""
+        began, self._old_at = self._clock.seconds(), inf
+        if self._leisure is not None:
+            self._leisure.begin()
+        await self._marks.refresh()
+        run = self._catalog.run
+        await run(CatalogFile.begin_sweep)
+        last: Optional[Digest] = None
+        while blobs := await self._store.blobs(last, PAGE):
+            last = blobs[-1].digest
+            await run(CatalogFile.see_blobs, [(each.digest, each.size) for each in blobs])
+            await self._rest()
+        after: Optional[Key] = None
+        while tags := await self._store.manifests(after, PAGE):
+            after = tags[-1].name, tags[-1].tag
+            rows = [(each.name, each.tag, each.checked_at) for each in tags]
+            await run(CatalogFile.see_tags, [row[:2] for row in rows])
+            changed = await run(CatalogFile.changed, rows)
+            listed = {row[:2]: row[2] for row in rows}
+            while changed:
+                most = BATCH if self._is_alone() else BESIDE_REQUESTS
+                keys, changed = changed[:most], changed[most:]
+                read = await self._read(keys)
+                # In a bucket they are listed with when they were put.
+                other = [key for key in keys if abs(read.get(key, inf) - listed[key]) >= SAME_TIME]
+                if other:
+                    await run(CatalogFile.listed, [(*key, listed[key]) for key in other])
+                await self._rest()
+            await self._rest()
+        await self._forget_unseen()
+        self.looked = True
+        self._awaiting.fire()
+        now = self._clock.seconds()
+        took = now - began
+        self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
+        self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
+
+    def _is_alone(self) -> bool:
+        return self._leisure is None or self._leisure.is_alone()
+
+    async def _rest(self) -> None:
+        if self._leisure is not None:
+            await self._leisure.rest()
+
+    async def _forget_unseen(self) -> None:
+        tags, blobs = await self._catalog.run(CatalogFile.unseen)
+        for name, tag in tags:
+            # It may have been stored behind the look.
+            (there,) = await self._store.read_anew([(name, tag)])
+            if not there:
+                await self._catalog.run(CatalogFile.remove, name, tag)
+        for digest in blobs:
+            if await self._store.blob_size(digest) is None:
+                await self._catalog.run(CatalogFile.blob_removed, digest)
+
+
+@frozen
+class _Found:
+    """A tag as it is in the store; see `Indexed`."""
+
+    key: Key
+    manifests: Mapping[Digest, AnyManifest]
+    """The one it names, then those that other clients get, and the children that are stored."""
+    checked_at: float
+    own: bool
+    details: str
+
+    def needs(self) -> dict[Digest, int]:
+        """
+        Return the blobs that it stands on, with their sizes in bytes, the manifests among them.
+
+        For the catalog's thread: there may be 20,000.
+        """
+        sizes: dict[Digest, int] = {}
+        for manifest in self.manifests.values():
+            if isinstance(manifest, Manifest):
+                sizes.update((blob.digest, blob.size) for blob in manifest.blobs)
+        sizes.update((digest, len(each.body)) for digest, each in self.manifests.items())
+        return sizes
+
+    def indexed(self, now: float) -> Indexed:
+        """Return what the catalog has of it."""
+        needs = tuple(Need(*each) for each in self.needs().items())
+        return Indexed(
+            version=Version(*self.key, next(iter(self.manifests)), needs),
+            # Of what was here before the catalog, that is the best guess.
+            stored_at=min(now, self.checked_at or now),
+            checked_at=self.checked_at,
+            own=self.own,
+            details=self.details,
+            manifests=tuple(self.manifests),
+        )
+
+
+def _children(variants: Answers) -> list[Digest]:
+    """The children of a list; none of a manifest."""
+    listed = variants.get(Variant.LIST)
+    if listed is None or not isinstance(listed.manifest, ManifestList):
+        return []
+    return [child.digest for child in listed.manifest.children]
+
+
+def _put(file: CatalogFile, found: Sequence[_Found], now: float) -> None:
+    file.put((each.indexed(now) for each in found), now)
+
+
+def _failed(failure: Failure) -> None:
+    log.failure("the catalog", failure)

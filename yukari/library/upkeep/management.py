@@ -1,0 +1,246 @@
+"""The management of a library's store: catalog, marks, index and collector together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Optional
+
+from attrs import define, evolve, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from yukari.leisure import Leisure
+from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Totals
+from yukari.library.library import Library
+from yukari.library.models.details import Details
+from yukari.library.upkeep.bounds import Bounds
+from yukari.library.upkeep.collector import Collector, Unknown
+from yukari.library.upkeep.index import Index
+from yukari.library.upkeep.marks import FRESH_FOR, Marks
+from yukari.library.upkeep.removal import Removal, Shared
+from yukari.library.upkeep.scrubbing import Scrubber
+from yukari.library.upkeep.shared_pulls import NOTE_EVERY, READ_EVERY, SharedPulls
+from yukari.library.upkeep.shared_sweep import SharedSweep
+from yukari.library.upkeep.sweeping import Sweep
+from yukari.metrics import Metrics
+from yukari.names import Repository, Tag
+from yukari.storage.ports import Store
+from yukari.storage.shared import SharedInventory
+from yukari.tasks import Background
+from yukari.threads import InThread
+
+log = Logger()
+
+COLLECT_EVERY = 3600.0
+"""Seconds from one collection to the next."""
+COLLECT_FIRST = 300.0
+"""Seconds from the start to the first one."""
+
+
+@define(eq=False)
+class Management:
+    """
+    The management of a store; it begins with `manage`, once the library is made.
+
+    ``catalog_thread`` calls a function in one thread, always the same, ``in_thread`` in any;
+    ``now`` returns seconds of the epoch.
+    """
+
+    _store: Store
+    _catalog_path: str
+    _catalog_thread: InThread
+    _in_thread: InThread
+    _clock: IReactorTime
+    bounds: Bounds
+    _registry: str
+    """The host of the registry, for patterns."""
+    now: Callable[[], float] = time.time
+    _metrics: Metrics = field(factory=Metrics)
+    _leisure: Optional[Leisure] = None
+    """Makes looks through the store give way to requests."""
+    catalog: Catalog = field(init=False)
+    marks: Marks = field(init=False)
+    details: Details = field(init=False)
+    index: Index = field(init=False)
+    library: Library = field(init=False)
+    collector: Collector = field(init=False)
+    scrubbers: list[Scrubber] = field(factory=list, init=False)
+    """One for each place of copies that are to be read again."""
+    shared: Optional[Shared] = field(default=None, init=False)
+    """There if several daemons share the store."""
+    _running: Background = field(factory=Background, init=False)
+    _loops: list[LoopingCall] = field(factory=list, init=False)
+    _starting: list[IDelayedCall] = field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.catalog = Catalog(self._catalog_path, self._catalog_thread, self._clock, self.now)
+        self.marks = Marks(self._store.inventory, self._clock, self.now)
+        self.details = Details(self._store)
+        self.index = Index(
+            store=self._store,
+            catalog=self.catalog,
+            marks=self.marks,
+            details=self.details,
+            clock=self._clock,
+            now=self.now,
+            leisure=self._leisure,
+        )
+
+    def manage(
+        self,
+        library: Library,
+        is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]],
+    ) -> None:
+        """Manage the store of ``library``; for ``is_upstream`` see `Collector`."""
+        self.library = library
+        sweep = Sweep(
+            self._store, self.catalog, self.index, library.blobs, library.in_use, self.now
+        )
+        shared_inventory = self._store.inventory.shared
+        if shared_inventory is not None:
+            self.shared = self._share(library, shared_inventory)
+        removal = Removal(
+            self._store,
+            self.catalog,
+            self.marks,
+            self.index,
+            library.in_use,
+            sweep,
+            self._clock,
+            self.shared,
+        )
+        self.collector = Collector(
+            store=self._store,
+            catalog=self.catalog,
+            marks=self.marks,
+            index=self.index,
+            fills=library.filling,
+            in_use=library.in_use,
+            sweep=sweep,
+            removal=removal,
+            is_upstream=is_upstream,
+            registry=self._registry,
+            bounds=self.bounds,
+            clock=self._clock,
+            now=self.now,
+            metrics=self._metrics,
+        )
+        library.events.observers += [self.index, self.collector]
+        library.filling.reserve = self.collector.reserve
+        library.listing.index = self.index
+
+    def scrub(
+        self, period: float, in_bucket: bool, is_busy: Callable[[], bool], metrics: Metrics
+    ) -> None:
+        """
+        Have the copies on the disk read again in each ``period``, in seconds, 0 for never, and
+        those in a bucket if ``in_bucket``.
+        """
+        for copies in self._store.inventory.copies() if period else ():
+            if copies.place == "disk" or in_bucket:
+                self.scrubbers.append(
+                    Scrubber(
+                        copies=copies,
+                        period=period,
+                        library=self.library,
+                        catalog=self.catalog,
+                        clock=self._clock,
+                        is_busy=is_busy,
+                        may_check=self.marks.may_check,
+                        metrics=metrics,
+                        now=self.now,
+                    )
+                )
+        self.library.events.observers += self.scrubbers
+
+    def _share(self, library: Library, inventory: SharedInventory) -> Shared:
+        """Return what is needed if other daemons share the store."""
+        sweep = SharedSweep(
+            self._store,
+            inventory,
+            self.catalog,
+            library.blobs,
+            library.in_use,
+            self.bounds,
+            self._clock,
+            self.now,
+        )
+        pulls = SharedPulls(inventory, self.catalog, self._clock)
+        self.catalog.noted = pulls.pulled
+        return Shared(sweep, pulls)
+
+    async def totals(self) -> Totals:
+        """
+        Return how much is held, and for what. `CatalogUnusable`.
+
+        What models of registries stand on that are mirrored no more is needed, too.
+        """
+        totals = await self.catalog.run(CatalogFile.totals)
+        if not totals.unneeded:
+            return totals
+        try:
+            elsewhere = await self._store.inventory.named_elsewhere()
+            unneeded = await self.catalog.run(CatalogFile.unneeded_bytes, elsewhere)
+        except OSError:
+            unneeded = 0  # Nothing would be removed.
+        return evolve(totals, unneeded=unneeded)
+
+    def start(self) -> None:
+        """Look through the store, keep it within its bounds, and read it again."""
+        self.index.start()
+        self._running.start("check", self._check_catalog(), _failed)
+        for scrubber in self.scrubbers:
+            scrubber.start()
+        works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
+        if self.shared is not None:
+            works.append((self.shared.pulls.tell, NOTE_EVERY, NOTE_EVERY))
+            works.append((self.shared.pulls.read, READ_EVERY, READ_EVERY))
+        if self.shared is None or self.bounds.evict:
+            works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
+        for work, period, first in works:
+            loop = LoopingCall(self._begin, work)
+            loop.clock = self._clock
+            self._loops.append(loop)
+            self._starting.append(self._clock.callLater(first, loop.start, period))
+
+    async def stop(self) -> None:
+        """Collect no more, and write what was gathered."""
+        for starting in self._starting:
+            if starting.active():
+                starting.cancel()
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        self._running.stop()
+        for scrubber in self.scrubbers:
+            scrubber.stop()
+        self.index.stop()
+        if self.shared is not None:
+            await self.shared.sweep.stop()
+        await self.catalog.stop()
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if work not in self._running:
+            self._running.start(work, work(), _failed)
+
+    async def _check_catalog(self) -> None:
+        await self.index.first_look()
+        await self.catalog.check(self._in_thread)
+
+    async def _read_marks(self) -> None:
+        await self.marks.refresh()
+
+    async def _collect(self) -> None:
+        await self.collector.collect()
+
+
+def _failed(failure: Failure) -> None:
+    if failure.check(CatalogUnusable, Unknown, OSError):
+        log.warn("upkeep of the store failed: {error}", error=str(failure.value))
+    else:
+        log.failure("upkeep of the store", failure)

@@ -1,0 +1,113 @@
+"""
+Removing a version: first its tag, then its row in the catalog, then its blobs.
+
+Each step is durable before the next, so a crash leaves everything, or blobs that no tag stands on,
+which the next sweep finds. A tag stays if it is pulled while it is being evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.library.catalog.catalog import Catalog
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Candidate
+from yukari.library.in_use import InUse
+from yukari.library.upkeep.index import Index
+from yukari.library.upkeep.marks import Marks
+from yukari.library.upkeep.shared_pulls import SharedPulls
+from yukari.library.upkeep.shared_sweep import SharedSweep
+from yukari.library.upkeep.sweeping import Sweep
+from yukari.names import Digest, Repository, Tag
+from yukari.storage.ports import Store
+
+
+@frozen(eq=False)
+class Shared:
+    """The work that a daemon shares with others of the same store."""
+
+    sweep: SharedSweep
+    pulls: SharedPulls
+
+
+@frozen(eq=False)
+class Removal:
+    """Removes tags and blobs; ``shared`` is None unless several daemons share the store."""
+
+    _store: Store
+    _catalog: Catalog
+    _marks: Marks
+    _index: Index
+    _in_use: InUse
+    _sweep: Sweep
+    _clock: IReactorTime
+    shared: Optional[Shared] = None
+
+    async def let_go(self, candidate: Candidate) -> list[Digest]:
+        """Remove a version's tag, or its row if it is superseded; return what it stood on."""
+        version = candidate.version
+        if candidate.superseded_at is None:
+            return await self.tag(version.name, version.tag, version.digest, candidate.used_at)
+        unneeded = await self._catalog.run(
+            CatalogFile.remove, version.name, version.tag, version.digest
+        )
+        return unneeded if self.shared is None else [need.digest for need in version.needs]
+
+    async def tag(
+        self, name: Repository, tag: Tag, digest: Optional[Digest] = None, used_at: float = 0.0
+    ) -> list[Digest]:
+        """
+        Remove a tag and what it named before; return the blobs that it may have stood on alone.
+
+        With a ``digest``, the tag stays if it names another one by now, or if it was pulled: from
+        this daemon since the call, or from any other since ``used_at``, in seconds of the epoch.
+        """
+        began, needs = self._clock.seconds(), list[Digest]()
+        if self.shared is not None:
+            # This daemon's catalog may know nothing of it.
+            needs = await self._index.needs(name, tag)
+        (variants,) = await self._store.read_anew([(name, tag)])
+        if digest is not None:
+            if digest not in {each.manifest.digest for each in variants.values()}:
+                return []
+            if await self._is_pulled(name, tag, began, used_at):
+                return []
+        await self._store.inventory.remove_tag(name, tag)
+        if digest is not None and await self._is_pulled(name, tag, began, used_at):
+            # A client has got it meanwhile.
+            for variant, stored in variants.items():
+                if stored.checked_at:
+                    await self._store.put_manifest(
+                        name, tag, stored.manifest, stored.checked_at, variant
+                    )
+            self._index.tag_stored(name, tag)
+            return []
+        if self.shared is not None:
+            await self.shared.pulls.forget(name, tag)
+        await self._marks.forget(name, tag)
+        await self._index.settled()
+        unneeded = await self._catalog.run(CatalogFile.remove, name, tag)
+        if self.shared is not None and not await self._store.tags(name):
+            # What the model's tags named before, also as other daemons have seen it.
+            needs += await self._catalog.run(CatalogFile.kept_by_digest, name)
+        return list({*unneeded, *needs})
+
+    async def _is_pulled(self, name: Repository, tag: Tag, began: float, used_at: float) -> bool:
+        """Whether a tag was asked for since ``began``, or anywhere else since ``used_at``."""
+        if self._in_use.asked_at((name, tag)) >= began:
+            return True
+        return self.shared is not None and await self.shared.pulls.since(name, tag, used_at)
+
+    async def blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
+        """
+        Remove those of these blobs that nothing stands on; return how many bytes that freed.
+
+        ``at_once`` removes also those that were in use a moment ago. `CatalogUnusable`, OSError.
+        """
+        if self.shared is not None:
+            return await self.shared.sweep.remove(unneeded)
+        return await self._sweep.remove(unneeded, at_once=at_once)

@@ -1,0 +1,139 @@
+"""
+Removing blobs that no version stands on.
+
+Blobs that are in use stay, and those of other registries' models that lie in the same directory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Optional
+
+from attrs import define, frozen
+from twisted.logger import Logger
+
+from yukari.library.blobs import Blobs
+from yukari.library.catalog.catalog import Catalog
+from yukari.library.catalog.file import CatalogFile
+from yukari.library.catalog.rows import Need, Version
+from yukari.library.in_use import InUse
+from yukari.library.upkeep.index import ORPHANS, PAGE, Index
+from yukari.manifest import Manifest
+from yukari.names import Digest
+from yukari.storage.ports import BlobEntry, Store
+
+log = Logger()
+
+ADOPTED_WITHIN = 3600.0
+"""Seconds after the catalog was made within which manifests of an older store are still moved."""
+MAX_ORPHAN = 1024 * 1024
+"""Bytes; a larger blob is not looked at for whether it is a manifest."""
+
+
+@frozen
+class Swept:
+    """How many blobs were removed, or would be, and their bytes."""
+
+    blobs: int
+    bytes: int
+
+
+@define(eq=False)
+class Sweep:
+    """Removes blobs from the store and from the catalog."""
+
+    _store: Store
+    _catalog: Catalog
+    _index: Index
+    _blobs: Blobs
+    _in_use: InUse
+    _now: Callable[[], float] = time.time
+
+    async def remove(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
+        """
+        Remove these blobs, manifests first; return how many bytes that freed.
+
+        Those that are needed or in use by now stay, for a later sweep; ``at_once`` removes also
+        those that were in use a moment ago. `CatalogUnusable`, OSError.
+        """
+        elsewhere = await self._store.inventory.named_elsewhere()
+        sizes: list[tuple[int, Digest]] = []
+        for digest in unneeded:
+            size = await self._store.blob_size(digest)
+            if size is not None and digest not in elsewhere:
+                sizes.append((size, digest))
+        freed = 0
+        # A manifest is smaller than what it stands on.
+        for size, digest in sorted(sizes):
+            if await self._remove_one(digest, at_once):
+                freed += size
+        return freed
+
+    async def _remove_one(self, digest: Digest, at_once: bool) -> bool:
+        await self._index.settled()
+        if await self._catalog.run(CatalogFile.is_needed, digest):
+            return False
+        # From here to the call that removes it nothing else runs.
+        is_used = self._in_use.is_held(digest) if at_once else digest in self._in_use
+        if is_used or not await self._blobs.remove(digest):
+            return False
+        await self._catalog.run(CatalogFile.blob_removed, digest)
+        return True
+
+    async def run(self, grace: float, *, dry: bool = False) -> Swept:
+        """
+        Remove what no version stands on and was stored before the ``grace``, in seconds.
+
+        Manifests that were here before the catalog count as superseded versions. With ``dry``,
+        only count it. `CatalogUnusable`, OSError.
+        """
+        if not self._index.looked:
+            return Swept(0, 0)
+        await self._index.settled()
+        old = await self._old_unneeded(self._now() - grace)
+        if old and not dry and await self._adopt(old):
+            old = await self._old_unneeded(self._now() - grace)
+        blobs = freed = 0
+        if dry:
+            return Swept(len(old), sum(each.size for each in old))
+        for each in old:
+            gone = await self.remove([each.digest])
+            blobs += gone > 0 or each.size == 0
+            freed += gone
+        if blobs:
+            log.info("{count} blobs that nothing stands on are removed", count=blobs)
+        return Swept(blobs, freed)
+
+    async def _old_unneeded(self, before: float) -> list[BlobEntry]:
+        unneeded = set(await self._catalog.run(CatalogFile.unneeded))
+        if not unneeded:
+            return []
+        unneeded -= await self._store.inventory.named_elsewhere()
+        found: list[BlobEntry] = []
+        last: Optional[Digest] = None
+        while page := await self._store.blobs(last, PAGE):
+            last = page[-1].digest
+            found += [each for each in page if each.digest in unneeded and each.stored_at < before]
+        return found
+
+    async def _adopt(self, old: list[BlobEntry]) -> bool:
+        """
+        Take manifests that were here before the catalog for superseded versions.
+
+        A catalog that was lost knew of which tags they were. Return whether there are any.
+        """
+        made_at = await self._catalog.run(CatalogFile.made_at)
+        adopted: list[Version] = []
+        for each in old:
+            if each.stored_at < made_at + ADOPTED_WITHIN and each.size <= MAX_ORPHAN:
+                stored = await self._store.get_manifest(ORPHANS[0], each.digest)
+                if stored is not None and isinstance(stored.manifest, Manifest):
+                    needs = {blob.digest: blob.size for blob in stored.manifest.blobs}
+                    needs[each.digest] = each.size
+                    adopted.append(
+                        Version(*ORPHANS, each.digest, tuple(Need(*need) for need in needs.items()))
+                    )
+        if adopted:
+            await self._catalog.run(CatalogFile.adopt, adopted, made_at)
+        return bool(adopted)
