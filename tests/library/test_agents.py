@@ -18,8 +18,8 @@ class AgentTests(SynchronousTestCase):
         """An old client of one model must not freeze the checks of another."""
         agents = UserAgents()
         for agent in ("ollama/0.9.6 (amd64)", "ollama/0.34.4 (arm64)", "ollama/0.1.0", "curl/8"):
-            agents.seen(NAME, LATEST, agent)
-        agents.seen(OTHER, LATEST, "ollama/0.1.0")
+            agents.seen(NAME, LATEST, agent, granted=False)
+        agents.seen(OTHER, LATEST, "ollama/0.1.0", granted=False)
         self.assertEqual(agents.of(NAME, LATEST), "ollama/0.34.4 (arm64)")
         self.assertEqual(agents.of(OTHER, LATEST), "ollama/0.1.0")
         self.assertEqual(agents.of(NAME, Tag("other")), "")
@@ -27,7 +27,7 @@ class AgentTests(SynchronousTestCase):
     def test_what_is_much_longer_than_an_ollamas_is_not_kept(self) -> None:
         """A header may have 16 KB, and one is kept for each of 50,000 tags."""
         agents = UserAgents()
-        agents.seen(NAME, LATEST, "ollama/0.34.4 " + "x" * MAX_LENGTH)
+        agents.seen(NAME, LATEST, "ollama/0.34.4 " + "x" * MAX_LENGTH, granted=False)
         self.assertEqual(agents.of(NAME, LATEST), "")
 
     def test_versions_are_compared_as_numbers(self) -> None:
@@ -37,5 +37,5 @@ class AgentTests(SynchronousTestCase):
     @given(st.text(max_size=40))
     def test_any_user_agent_is_taken(self, agent: str) -> None:
         agents = UserAgents()
-        agents.seen(NAME, LATEST, "ollama/" + agent)
+        agents.seen(NAME, LATEST, "ollama/" + agent, granted=False)
         self.assertEqual(agents.of(NAME, LATEST), "ollama/" + agent)

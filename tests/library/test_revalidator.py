@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.library.test_library import manifest_of
 from tests.storage.strategies import result_of
 from yukari.config.patterns import ModelRules
-from yukari.errors import blob_unknown, upstream_unreachable
-from yukari.library.agents import UserAgents
+from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
+from yukari.library.agents import UserAgents, version
 from yukari.library.revalidator import (
     FIRST_LATE,
     MAX_CONCURRENT_CHECKS,
@@ -58,6 +58,8 @@ class Registry:
     down: bool = False
     silent: tuple[str, ...] = ()
     """Registries that are down."""
+    requires: tuple[int, ...] = ()
+    """The version that an Ollama must have."""
     asked: list[tuple[float, Repository]] = field(factory=list)
     under_way: int = 0
     most: int = 0
@@ -85,6 +87,8 @@ class Registry:
             self._circuit(name).failed(failed)
             raise failed
         self._circuit(name).succeeded()
+        if agent.startswith("ollama/") and version(agent) < self.requires:
+            raise RegistryError("UNSUPPORTED", "needs a newer Ollama", 412)
         return self.has.get(name, OLD).digest
 
     async def manifest(self, name: Repository, tag: Tag, agent: str, variant: Variant) -> Manifest:
@@ -424,3 +428,32 @@ class RefreshTests(RevalidatorCase):
         self.run_for(10)
         self.assertEqual(len(self.upstream.asked), MAX_CONCURRENT_CHECKS + 1)
         self.assertEqual(self.upstream.most, MAX_CONCURRENT_CHECKS)
+
+
+class OldClientTests(RevalidatorCase):
+    """Clients for which upstream's manifest may be too new (412)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stored(1, DAY)
+        self.upstream.requires = 0, 5
+        self.checks = self.daemon(refresh_after=60.0)
+
+    def pull(self, agent: str, *, granted: bool) -> float:
+        """Pull as a client, and return the seconds since the last check soon after."""
+        self.checks._versions.agents.seen(named(0), LATEST, agent, granted=granted)
+        stored = result_of(self.store.get_manifest(named(0), LATEST))
+        assert stored is not None
+        self.checks.pulled(named(0), LATEST, stored)
+        self.run_for(10)
+        return self.checked(0)
+
+    def test_one_that_never_had_the_tag_from_upstream_freezes_nothing(self) -> None:
+        """After a restart, it was the only one that was known of a tag."""
+        self.assertLess(self.pull("ollama/0.1.0", granted=False), 60)
+
+    def test_a_newer_client_does_not_wait_because_an_older_was_refused(self) -> None:
+        for agent in ("ollama/0.4.0", "ollama/0.4.0", "ollama/0.4.1"):
+            self.assertGreater(self.pull(agent, granted=agent == "ollama/0.4.0"), DAY - 60)
+        self.assertEqual(len(self.upstream.asked), 2)
+        self.assertLess(self.pull("ollama/0.5.0", granted=False), 60)

@@ -156,7 +156,8 @@ class Library:
         except RegistryError as error:
             if error.status == 404:
                 return False
-            raise
+            if error.status != 412:  # That is said of what is there.
+                raise
         return True
 
     # what operators ask

@@ -116,7 +116,8 @@ class Manifests:
             self._in_use.ask_whole(each)
         if isinstance(reference, Tag):
             self._in_use.ask([(name, reference)])
-            self._agents.seen(name, reference, user_agent)
+            if found.result == "miss":
+                self._agents.seen(name, reference, user_agent, granted=True)
         await self._learn(name, manifest)
         if prefetch:
             is_first = found.result == "miss"
@@ -131,6 +132,7 @@ class Manifests:
             return Found(await self._miss(name, reference, user_agent, variant), "miss")
         if isinstance(reference, Digest):
             return Found(stored.manifest, "hit")
+        self._agents.seen(name, reference, user_agent, granted=False)
         revalidator = self._revalidator
         if revalidator is not None and not revalidator.may_check(name, reference):
             revalidator = None  # Upstream is not asked about it.

@@ -73,6 +73,8 @@ class _Failed:
     times: int
     again_at: float
     error: str
+    is_too_old: bool
+    """Whether upstream called the tag's clients too old for what it has."""
     newer_at: Optional[float]
     """When another version could not be brought that upstream has, in seconds of the epoch."""
 
@@ -237,7 +239,10 @@ class Revalidator:
         failed = self._failed.get(key)
         if key in self._bringing:
             return False
-        return failed is None or self._clock.seconds() >= failed.again_at
+        if failed is None or self._clock.seconds() >= failed.again_at:
+            return True
+        # A newer client need not wait because an older one was refused.
+        return failed.is_too_old and not self._versions.agents.is_refused(*key)
 
     def pulled(self, name: Repository, tag: Tag, stored: StoredManifest) -> None:
         """
@@ -317,7 +322,8 @@ class Revalidator:
         first = max(RETRY_FIRST, self.freshness.period)
         wait = backoff(times, first, self.freshness.lifetime_of(key[0]))
         again_at = self._clock.seconds() + wait
-        self._failed[key] = _Failed(times, again_at, str(error), newer_at)
+        is_too_old = failure.check(RegistryError) is not None and error.status == 412
+        self._failed[key] = _Failed(times, again_at, str(error), is_too_old, newer_at)
         name, tag = map(str, key)
         if failure.check(RegistryError, OSError, NoRoom):
             log.warn(

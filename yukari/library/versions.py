@@ -12,6 +12,7 @@ from typing import Optional, Union
 
 from attrs import define, frozen
 
+from yukari.errors import RegistryError
 from yukari.library.agents import UserAgents
 from yukari.library.blobs import Blobs
 from yukari.library.children import Children
@@ -43,7 +44,7 @@ class Versions:
     _blobs: Blobs
     _children: Children
     _prefetch: Prefetch
-    _agents: UserAgents
+    agents: UserAgents
     _now: Callable[[], float]
 
     async def check(
@@ -70,8 +71,21 @@ class Versions:
         return new
 
     async def _ask(self, new: NewVersion, variant: Variant) -> None:
+        """Ask about one variant, as the newest client of the tag would."""
+        name, tag = new.name, new.tag
+        agent = self.agents.of(name, tag)
+        try:
+            await self._ask_as(agent, new, variant)
+        except RegistryError as error:
+            if error.status != 412 or self.agents.refused(name, tag, agent):
+                raise
+            await self._ask_as("", new, variant)
+        else:
+            self.agents.granted(name, tag, agent)
+
+    async def _ask_as(self, agent: str, new: NewVersion, variant: Variant) -> None:
         """Ask about one variant; what is unchanged is noted as checked."""
-        name, tag, agent = new.name, new.tag, self._agents.of(new.name, new.tag)
+        name, tag = new.name, new.tag
         digest = new.stored[variant].manifest.digest
         there = await self._upstream.manifest_digest(name, tag, agent, variant)
         if there != digest:
