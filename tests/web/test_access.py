@@ -106,18 +106,28 @@ class OwnMachineTests(SynchronousTestCase):
         talk.ask("/v2/", "Sec-Fetch-Site: Cross-Site", "Sec-Fetch-Site: none")
         self.assertEqual(talk.replies()[0].status, 403)
 
-    def test_a_page_at_a_name_that_was_pointed_here_lists_nothing(self) -> None:
+    def test_a_page_at_a_name_that_was_pointed_here_gets_nothing(self) -> None:
         """DNS rebinding: for the browser the page is of the same site."""
-        browser = "User-Agent: Mozilla/5.0 (X11; Linux x86_64)"
-        for path in ("/v2/_catalog", "/v2/library/m/tags/list"):
-            for said in (browser, "Sec-Fetch-Site: same-origin", "Origin: http://rebound.example"):
+        browsers = (
+            "User-Agent: Mozilla/5.0 (X11; Linux x86_64)",
+            "Sec-Fetch-Site: same-origin",
+            "Origin: http://rebound.example",
+            "accept-language: en",
+        )
+        lists = dict.fromkeys(("/v2/_catalog", "/v2/library/m/tags/list"), 200)
+        one = dict.fromkeys(("manifests/latest", f"blobs/sha256:{'a' * 64}"), 404)
+        for path, status in {
+            **lists,
+            **{f"/v2/library/m/{each}": one[each] for each in one},
+        }.items():
+            for said in browsers:
                 for host in ("rebound.example", "rebound.example:9200", "localhost.example"):
                     self.assertEqual(self.status(host, said, path=path), 403, (host, said))
                 for host in ("cache:9200", "10.0.0.1", "[::1]:9200", "cache.local", "A.INTERNAL:1"):
-                    self.assertEqual(self.status(host, said, path=path), 200, (host, said))
-                self.assertEqual(self.status(socket.gethostname(), said, path=path), 200)
-            self.assertEqual(self.status("cache.example", path=path), 200)
-        self.assertEqual(self.status("cache.example", browser, path="/v2/"), 200)
+                    self.assertEqual(self.status(host, said, path=path), status, (host, said))
+                self.assertEqual(self.status(socket.gethostname(), said, path=path), status)
+            self.assertEqual(self.status("cache.example", path=path), status)
+        self.assertEqual(self.status("cache.example", browsers[0], path="/v2/"), 200)
 
     def test_a_page_by_https_has_a_certificate_for_its_name(self) -> None:
         site = {"trusted_proxies": Networks.parse("127.0.0.1")}

@@ -11,6 +11,7 @@ from yukari.errors import RegistryError
 from yukari.web import clients
 
 _PASSED_ON = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
+_BY_BROWSERS = (b"origin", b"accept-language")
 _OWN_HOST = re.compile(rb"(?:(?i:localhost)|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 _LOCAL_NAME = re.compile(
@@ -27,10 +28,11 @@ def check_own_name(request: Any) -> None:
 
     To its browser, a page whose own name was pointed here (DNS rebinding) is of the same site. It
     cannot ask by https: there is no certificate for its name here. By http, browsers do not say
-    which site a page is of, so they are recognized by their User-Agent too.
+    which site a page is of, so they are recognized by their User-Agent too, and by the language
+    that they always name: in some of them a page may choose the User-Agent.
     """
     by_browser = (request.getHeader(b"user-agent") or b"").startswith(b"Mozilla/") or any(
-        name.lower() == b"origin" or name.lower().startswith(b"sec-fetch-")
+        name.lower() in _BY_BROWSERS or name.lower().startswith(b"sec-fetch-")
         for name, _ in request.requestHeaders.getAllRawHeaders()
     )
     if not by_browser or clients.is_secure(request):

@@ -93,8 +93,8 @@ class V2(ReadOnly):
         if parts in ([], [""]):
             reply_json(request, 200, {})
             return
+        check_own_name(request)
         if parts == ["_catalog"]:
-            check_own_name(request)
             page = Page.asked_by(request)
             names = await self._registry.library.listing.models(
                 page.last, page.most + 1, self._registry.asked.of(request)
@@ -116,7 +116,6 @@ class V2(ReadOnly):
         elif kind == "blobs":
             await BlobRequest(self._registry, request, name, read_digest(last)).reply()
         elif kind == "tags" and last == "list":
-            check_own_name(request)
             page = Page.asked_by(request)
             tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
             behind = [tag for tag in tags if tag > page.last]
