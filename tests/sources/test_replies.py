@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from attrs import define
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.error import (
     ConnectionRefusedError,
@@ -80,17 +80,19 @@ class ErrorTextTests(SynchronousTestCase):
 
     @given(
         st.recursive(
-            st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=10)),
+            st.one_of(st.none(), st.booleans(), st.integers(), st.text(st.characters())),
             lambda inner: st.one_of(
                 st.lists(inner, max_size=3),
                 st.dictionaries(st.sampled_from(("errors", "error", "message")), inner),
             ),
         )
     )
+    @example({"message": "\ud800"})
     def test_any_json_gives_one_short_line(self, content: object) -> None:
         text = error_text(json.dumps(content).encode())
         self.assertLessEqual(len(text), 300)
         self.assertNotIn("\n", text)
+        text.encode()  # It is shown on the page.
 
     def test_the_message_is_found_where_registries_put_it(self) -> None:
         for content in (

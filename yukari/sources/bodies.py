@@ -26,6 +26,7 @@ from yukari.net.bodies import (
     decoded,
 )
 from yukari.net.http import why, within
+from yukari.texts import cut
 from yukari.threads import InThread
 
 T = TypeVar("T", bound=AnyManifest)
@@ -96,5 +97,5 @@ def error_text(body: bytes) -> str:
             found = errors[0]
         for key in ("message", "error"):
             if isinstance(found.get(key), str):
-                return " ".join(found[key].split())[:300]
+                return cut(" ".join(found[key].split()), 300)
     return ""

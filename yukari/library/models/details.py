@@ -17,6 +17,7 @@ from yukari.library.models.gguf import GgufHeader, InvalidGguf, read_header
 from yukari.manifest import Descriptor, Manifest
 from yukari.names import Digest
 from yukari.storage.ports import BlobFile, Store
+from yukari.texts import cut
 
 MAX_SMALL = 1024 * 1024
 """Bytes of a config, template, licence and the like that are read at most."""
@@ -26,6 +27,10 @@ MAX_TITLE = 60
 """Characters of it that are kept."""
 MAX_LAYERS = 64
 """Small layers that are read of one model."""
+MAX_TEXT = 200
+"""Characters of a config's text that are kept: a listing has those of all models."""
+MAX_TEXTS = 16
+"""Texts of a config's list that are kept."""
 _TYPE = "application/vnd.ollama.image."
 
 T = TypeVar("T")
@@ -62,8 +67,8 @@ class Details:
         shown: dict[str, Any] = {
             "details": details,
             "model_info": {},
-            "capabilities": _capabilities(config.get("capabilities")),
-            **{key: config[key] for key in _COPIED if isinstance(config.get(key), str)},
+            "capabilities": _texts(config, "capabilities") or [],
+            **{key: _text(config, key) for key in _COPIED if isinstance(config.get(key), str)},
         }
         for kind, texts in (await self._texts(manifest)).items():
             shown[kind] = _parameters(texts[-1]) if kind == "parameters" else "\n".join(texts)
@@ -140,12 +145,11 @@ def _config(file: BlobFile) -> dict[str, Any]:
 def _summary(config: dict[str, Any], licence: Optional[str]) -> dict[str, Any]:
     if not config or licence is None:
         return {}
-    families = config.get("model_families")
     return {
         "parent_model": "",
         "format": _text(config, "model_format"),
         "family": _text(config, "model_family"),
-        "families": families if _is_texts(families) else None,
+        "families": _texts(config, "model_families"),
         "parameter_size": _text(config, "model_type"),
         "quantization_level": _text(config, "file_type"),
         **({"license": licence} if licence else {}),
@@ -186,12 +190,8 @@ def _parameters(text: str) -> str:
     lines = []
     for name, value in found.items():
         for each in value if isinstance(value, list) else [value]:
-            lines.append(f"{name:<30} {json.dumps(each)}")
+            lines.append(f"{cut(name, MAX_TEXT):<30} {json.dumps(each)}")
     return "\n".join(lines)
-
-
-def _capabilities(found: Any) -> list[str]:
-    return found if _is_texts(found) else []
 
 
 def _guessed(header: Optional[GgufHeader], manifest: Manifest, template: str) -> list[str]:
@@ -217,8 +217,11 @@ def _first(blobs: Iterable[Descriptor], media_type: str) -> Optional[Descriptor]
 
 def _text(config: dict[str, Any], key: str) -> str:
     found = config.get(key)
-    return found if isinstance(found, str) else ""
+    return cut(found, MAX_TEXT) if isinstance(found, str) else ""
 
 
-def _is_texts(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(each, str) for each in found)
+def _texts(config: dict[str, Any], key: str) -> Optional[list[str]]:
+    found = config.get(key)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        return None
+    return [cut(each, MAX_TEXT) for each in found[:MAX_TEXTS]]

@@ -17,10 +17,15 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.names import Repository, Tag
 from yukari.storage.inventory import Inventory
+from yukari.texts import cut
 
 DOCUMENT = "marks.json"
 FRESH_FOR = 60.0
 """Seconds after which the document is read again."""
+MAX_SHOWN = 1000
+"""Characters of a key and of a name in the document that are looked at; a person may write it."""
+LATEST = 2.0**37
+"""Seconds of the epoch, in the year 6325: no time is later."""
 MAX_TRIES = 10
 """How often a change is tried while other daemons change the document too."""
 
@@ -51,11 +56,11 @@ class Marks:
     def pin(self, name: Repository, tag: Tag) -> Optional[Pin]:
         """Return who pinned a tag, None if nobody did."""
         found = self._pins.get(_key(name, tag))
-        return None if found is None else Pin(str(found.get("by", "")), found.get("at", 0.0))
+        return None if found is None else Pin(_by(found), _at(found))
 
     def pinned(self) -> dict[str, str]:
         """Return who pinned which tags, by ``NAMESPACE/MODEL:TAG``."""
-        return {key: str(pin.get("by", "")) for key, pin in self._pins.items()}
+        return {cut(key, MAX_SHOWN): _by(pin) for key, pin in self._pins.items()}
 
     def may_check(self, name: Repository, tag: Tag) -> bool:
         """Whether upstream may be asked about a tag; False until the marks have been read."""
@@ -123,6 +128,15 @@ def _table(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
         raise ValueError("expected objects")
     return found
+
+
+def _by(pin: dict[str, Any]) -> str:
+    return cut(str(pin.get("by", "")), MAX_SHOWN)
+
+
+def _at(pin: dict[str, Any]) -> float:
+    found = pin.get("at")
+    return found if isinstance(found, (int, float)) and 0 <= found < LATEST else 0.0
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
