@@ -323,6 +323,18 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(lied_to), 1000)
         self.assertEqual(self.successResultOf(self.head(OTHER, digest)), 1000)
 
+    def test_of_a_stored_blob_the_digest_decides_if_upstream_says_nothing(self) -> None:
+        """Whoever asked for the model with the wrong size waited for a minute."""
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        self.fill_all()
+        self.learn(manifest_of(body, sizes={body: 7}), OTHER, prefetch=False)
+        lied_to = self.head(OTHER, digest)
+        self.clock.advance(FIRST_WORD_WITHIN)
+        self.assertEqual(self.successResultOf(lied_to), 1000)
+
     def test_of_two_sizes_of_an_absent_blob_upstream_says_which_is_right(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)

@@ -245,8 +245,12 @@ class Blobs:
 
     async def _check(self, name: Repository, entry: BlobEntry, stored: int) -> bool:
         if entry.size is None:
+            asking: Deferred[Optional[int]] = Deferred.fromCoroutine(
+                self._upstream.blob_size(name, entry.digest)
+            )
+            asking.addTimeout(FIRST_WORD_WITHIN, self._clock, lambda *_: None)
             try:
-                size = await self._upstream.blob_size(name, entry.digest)
+                size = await asking
             except RegistryError:
                 size = None
             if size == stored:
