@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
-from yukari.cli.main import VERBS, yukari
+from yukari.cli.verbs import VERBS, yukari
 from yukari.config.reference import BEGIN, COMMON, END, TABLES, full_table, short_table
 from yukari.config.settings import SETTINGS
 

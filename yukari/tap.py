@@ -16,9 +16,9 @@ from textwrap import wrap
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.application.internet import TimerService
 from twisted.application.service import IService, Service
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -162,7 +162,6 @@ def makeService(options: Options) -> IService:
     yukari.setServiceParent(service)
     reactor.callWhenRunning(_end_when_told, reactor, yukari.hurry)
     reactor.callWhenRunning(_spare_the_collector)
-    TimerService(COLLECTED_EVERY, gc.collect).setServiceParent(service)
     return service
 
 
@@ -170,11 +169,11 @@ def _spare_the_collector() -> None:
     """
     Exempt the objects of the start, which live as long as the process, from garbage collection,
     which would block the reactor to look through them; and have it look at all others rarely.
-
-    The `TimerService` has just had it look at all for the first time.
     """
+    LoopingCall(gc.collect).start(COLLECTED_EVERY)  # The first time at once.
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
+    gc.enable()
 
 
 def _give_up_after(seconds: float) -> None:

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.processes import CHECKOUT
 from yukari import __version__
-from yukari.cli.main import VERBS
+from yukari.cli.verbs import VERBS
 from yukari.config.settings import SETTINGS, Settings
 from yukari.config.units import parse_bytes, parse_duration
 from yukari.web.readiness import STORE_WITHIN

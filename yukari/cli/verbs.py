@@ -1,0 +1,38 @@
+"""The verbs of the ``yukari`` command."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Optional
+
+import click
+
+VERBS = {
+    **dict.fromkeys(("ls", "show", "rm", "pin", "unpin", "du", "gc", "evict", "status"), "store"),
+    **dict.fromkeys(("outdated", "diff", "pull", "update", "warm"), "versions"),
+    **dict.fromkeys(("export", "import"), "transfer"),
+    "probe": "probe_verb",
+    "check-config": "check_config",
+}
+"""The verbs and their modules beside this one; a module is loaded when its verb is asked for."""
+
+
+class Verbs(click.Group):
+    """Commands that are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: Optional[click.Context], cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in VERBS:
+            return None
+        module = import_module(f"yukari.cli.{VERBS[cmd_name]}")
+        # A keyword of Python's cannot be a function's name.
+        function = "import_" if cmd_name == "import" else cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, function)
+        return command
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["--help"]})
+def yukari() -> None:
+    """A pull-through cache for Ollama model registries. Without a verb, this is the daemon."""
