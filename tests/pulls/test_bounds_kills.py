@@ -14,7 +14,7 @@ from tests.clients import PullFailed
 from tests.emulator import Emulator
 from tests.processes import ProcessCase, YukariProcess, reactor
 from tests.s3.servers import free_port
-from yukari.library.upkeep.collector import SIDECARS
+from yukari.library.upkeep.room import SIDECARS
 
 MODELS = 40
 CLIENTS = 8

@@ -19,8 +19,8 @@ from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.rows import Totals
 from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.traffic import Traffic, TrafficReport
-from yukari.library.upkeep.bounds import RoomUsage
 from yukari.library.upkeep.management import Management
+from yukari.library.upkeep.room import RoomUsage
 from yukari.library.upkeep.scrubbing import ScrubStatus
 from yukari.names import DEFAULT
 from yukari.sources.host_facts import HostFacts
@@ -181,7 +181,7 @@ class StatusReader:
                 management.library.store.describe(),
                 management.index.looked,
                 await self._counting.run("totals", self._count),
-                await management.collector.usage(),
+                await management.room.usage(),
                 await management.library.store.inventory.front_disk(),
             )
         except (CatalogUnusable, OSError):

@@ -121,7 +121,7 @@ class StoreApi:
         management = self._management
         await management.index.settled()
         totals = await management.totals()
-        usage = await management.collector.usage()
+        usage = await management.room.usage()
         reply_json(
             request,
             200,

@@ -34,8 +34,9 @@ from yukari.fills.scheduler import FetchScheduler
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.library import Library
 from yukari.library.upkeep.bounds import Bounds
-from yukari.library.upkeep.collector import SIDECARS, Unknown
+from yukari.library.upkeep.collector import Unknown
 from yukari.library.upkeep.management import Management
+from yukari.library.upkeep.room import SIDECARS
 from yukari.library.upkeep.shared_sweep import Busy
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
@@ -449,7 +450,7 @@ class CollectorTests(SynchronousTestCase):
             return Deferred.fromCoroutine(collector.reserve(digest, size, opened))
 
         self.patch(type(self.world.store), "count", count)
-        collector._used = None
+        self.world.management.room.used = None
         digests = [Digest.of(bytes([at])) for at in range(3)]
         first, second = reserve(digests[0], SIZE), reserve(digests[1], 1)
         counts[0].callback(Holdings(0, 0, 0))

@@ -11,7 +11,7 @@ from yukari.library.catalog.rows import Totals
 from yukari.library.models.details import licence_title
 from yukari.library.status import StoreStatus
 from yukari.library.traffic import Period
-from yukari.library.upkeep.collector import RoomUsage
+from yukari.library.upkeep.room import RoomUsage
 from yukari.storage.inventory import FrontDisk
 from yukari.web.page.plots import HEIGHT, WIDTH, disk_bar, front_bar, plot
 from yukari.web.page.render import ago, duration, size

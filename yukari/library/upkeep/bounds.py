@@ -20,12 +20,3 @@ class Bounds:
     keep: Patterns = Patterns()
     superseded_lifetime: float = 720 * 3600.0
     grace: float = 3600.0
-
-
-@frozen
-class RoomUsage:
-    """Bytes: on their way, at most stored, and free for more; None for no bound."""
-
-    on_their_way: int
-    bound: Optional[int]
-    free: Optional[int]

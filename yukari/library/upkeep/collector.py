@@ -19,25 +19,24 @@ from twisted.logger import Logger
 
 from yukari.config.units import shown_bytes
 from yukari.errors import RegistryError
-from yukari.fills.fill import Fill
 from yukari.fills.keeper import StoreFull
-from yukari.fills.machine import State
 from yukari.fills.manager import FillManager
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate, Version
 from yukari.library.events import Observer
 from yukari.library.in_use import InUse, Key
-from yukari.library.upkeep.bounds import Bounds, RoomUsage
+from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.eviction import Plan, Planner, Rules, Step
 from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.marks import Marks
 from yukari.library.upkeep.removal import Removal
+from yukari.library.upkeep.room import Room
 from yukari.library.upkeep.sweeping import Sweep, Swept
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.ports import Spool, Store
-from yukari.tasks import Coalescer, all_of
+from yukari.storage.ports import Spool
+from yukari.tasks import all_of
 
 log = Logger()
 
@@ -46,10 +45,6 @@ CHECKED_TOGETHER = 5
 HOPELESS_FOR = 2.0
 """Seconds until the next search for room after one found too little; among 100,000 models a search
 takes about as long."""
-COUNTED_FOR = 60.0
-"""Seconds after which the bytes are counted again, if other daemons store there too."""
-SIDECARS = 64 * 1024
-"""Bytes that a blob in progress takes beside its own."""
 
 
 class Unknown(Exception):
@@ -65,7 +60,7 @@ class Collector(Observer):
     if it is never asked. ``registry`` is its host, for the patterns.
     """
 
-    _store: Store
+    _room: Room
     _catalog: Catalog
     _marks: Marks
     _index: Index
@@ -79,13 +74,6 @@ class Collector(Observer):
     _clock: IReactorTime
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
-    _used: Optional[int] = field(default=None, init=False)
-    """Bytes of all stored blobs; None if they have to be counted."""
-    _counted_at: float = field(default=0.0, init=False)
-    _stored_uncounted: int = field(default=0, init=False)
-    _counting: Coalescer = field(factory=Coalescer, init=False)
-    _opening: dict[Digest, int] = field(factory=dict, init=False)
-    """Blobs that wait for room, or whose spools are being opened, with their sizes."""
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
     _warned: bool = field(default=False, init=False)
     _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
@@ -94,9 +82,7 @@ class Collector(Observer):
     # events
 
     def blob_stored(self, digest: Digest, size: int) -> None:
-        self._stored_uncounted += size
-        if self._used is not None:
-            self._used += size
+        self._room.stored(size)
 
     # room
 
@@ -104,74 +90,31 @@ class Collector(Observer):
         self, digest: Digest, size: int, open_spool: Callable[[], Coroutine[Any, Any, Spool]]
     ) -> Spool:
         """Make room for a blob, then open its spool. `NoRoom`, OSError."""
-        self._opening[digest] = size
+        self._room.opening[digest] = size
         try:
-            if await self._lacking(digest) > 0:
+            if await self._room.lacking(digest) > 0:
                 await self._lock.run(self._make_room, digest)
             return await open_spool()
         finally:
-            del self._opening[digest]
+            del self._room.opening[digest]
 
     async def _make_room(self, digest: Digest) -> None:
-        lacking, size = await self._lacking(digest), self._opening[digest]
+        room = self._room
+        lacking, size = await room.lacking(digest), room.opening[digest]
         if lacking > 0 and self._bounds.evict:
             await self._evict_for(size, lacking)
-        if await self._beyond_bound(digest) > 0:
-            limit = await self._limit()
+        if await room.beyond_bound(digest) > 0:
+            limit = await room.limit()
             raise StoreFull(
                 f"no room for {shown_bytes(size)}: STORE_MAX is {shown_bytes(limit or 0)},"
-                f" {shown_bytes(self._taken(digest) - size)} of it taken"
+                f" {shown_bytes(room.taken(digest) - size)} of it taken"
             )
         # Whether MIN_FREE leaves enough is decided as the spool is opened.
-
-    async def _lacking(self, digest: Digest) -> int:
-        """Return how many bytes must be freed before a blob can be fetched; at most 0 if none."""
-        short_of = self._store.inventory.short_of
-        return max(await short_of(self._opening[digest]), await self._beyond_bound(digest))
-
-    async def _beyond_bound(self, digest: Digest) -> int:
-        limit = await self._limit()
-        if limit is None:
-            return 0
-        if self._removal.shared and self._clock.seconds() - self._counted_at >= COUNTED_FOR:
-            self._used = None  # Others store there too.
-        if self._used is None:
-            await self._counting.run("all", self._count)
-        return self._taken(digest) - limit
-
-    async def _count(self) -> None:
-        self._stored_uncounted, self._counted_at = 0, self._clock.seconds()
-        counted = await self._store.count()
-        # What was stored while it was counted may be counted twice, until the next count.
-        self._used = counted.bytes + self._stored_uncounted
-
-    def _taken(self, digest: Digest) -> int:
-        """Return the bytes stored, in progress, or awaited by this blob and those before it."""
-        taken = self._used or 0
-        for fill in self._fills.fills.values():
-            if fill.digest not in self._opening and (room := _room_of(fill)):
-                taken += room + SIDECARS
-        for waiting, size in self._opening.items():
-            taken += size + SIDECARS
-            if waiting == digest:
-                break
-        return taken
-
-    async def _limit(self) -> Optional[int]:
-        store_max = self._bounds.store_max
-        if store_max is None or store_max.bytes is not None:
-            return None if store_max is None else store_max.bytes
-        return store_max.of(await self._store.inventory.disk_size())
-
-    async def usage(self) -> RoomUsage:
-        """Return how much room there is. OSError."""
-        free = await self._store.inventory.free_space()
-        return RoomUsage(sum(map(_room_of, self._fills.fills.values())), await self._limit(), free)
 
     async def recount(self) -> None:
         """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
         await self._index.settled()
-        self._used = (await self._catalog.run(CatalogFile.totals)).stored
+        self._room.used = (await self._catalog.run(CatalogFile.totals)).stored
 
     # evicting
 
@@ -357,8 +300,7 @@ class Collector(Observer):
 
     async def _remove_blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
         freed = await self._removal.blobs(unneeded, at_once=at_once)
-        is_sure = self._used is not None and self._removal.shared is None
-        self._used = (self._used or 0) - freed if is_sure else None
+        self._room.freed(freed)
         return freed
 
     # periodically
@@ -379,7 +321,7 @@ class Collector(Observer):
 
     async def _collect(self) -> Swept:
         if self._removal.shared is not None:
-            self._used = None
+            self._room.used = None
             return await self._removal.shared.sweep.run()
         if self._bounds.evict:
             for step in (await self.plan(0)).steps:
@@ -393,8 +335,3 @@ class Collector(Observer):
         if self._removal.shared is not None:
             return await self._removal.shared.sweep.unneeded()
         return await self._sweep.run(self._bounds.grace, dry=True)
-
-
-def _room_of(fill: Fill) -> int:
-    """Return the bytes that a fill takes or will take; of one that rests, what it has."""
-    return fill.size if fill.spool is not None or fill.state is State.DIRECT else fill.kept

@@ -23,6 +23,7 @@ from yukari.library.upkeep.collector import Collector, Unknown
 from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.marks import FRESH_FOR, Marks
 from yukari.library.upkeep.removal import Removal, Shared
+from yukari.library.upkeep.room import Room
 from yukari.library.upkeep.scrubbing import Scrubber
 from yukari.library.upkeep.shared_pulls import NOTE_EVERY, READ_EVERY, SharedPulls
 from yukari.library.upkeep.shared_sweep import SharedSweep
@@ -68,6 +69,7 @@ class Management:
     details: Details = field(init=False)
     index: Index = field(init=False)
     library: Library = field(init=False)
+    room: Room = field(init=False)
     collector: Collector = field(init=False)
     scrubbers: list[Scrubber] = field(factory=list, init=False)
     """One for each place of copies that are to be read again."""
@@ -114,8 +116,11 @@ class Management:
             self._clock,
             self.shared,
         )
+        self.room = Room(
+            self._store, library.filling, self.bounds, self._clock, self.shared is not None
+        )
         self.collector = Collector(
-            store=self._store,
+            room=self.room,
             catalog=self.catalog,
             marks=self.marks,
             index=self.index,
