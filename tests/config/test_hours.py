@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.config.hours import DAY, DailyHours, DailyRate, Hours, InvalidHours
-from yukari.config.units import InvalidUnit
+from yukari.config.hours import DAY, DailyHours, DailyRate, Hours
+from yukari.config.setting import InvalidSetting
 
 MINUTES = st.integers(0, DAY - 1)
 HOURS = st.builds(
@@ -63,7 +63,7 @@ class HoursTests(SynchronousTestCase):
     def test_anything_else_is_refused_as_that(self, text: str) -> None:
         try:
             Hours.parse(text)
-        except InvalidHours as error:
+        except InvalidSetting as error:
             self.assertIn("08:00-18:00", str(error))
         else:
             self.assertRegex(text.strip(), r"^\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}$")
@@ -75,7 +75,7 @@ class HoursTests(SynchronousTestCase):
             [True, False, True, False, True],
         )
         for text in ("", "22:00-06:00,", ",", "22:00-06:00; 12:00-13:00"):
-            self.assertRaises(InvalidHours, DailyHours.parse, text)
+            self.assertRaises(InvalidSetting, DailyHours.parse, text)
 
 
 class RateTests(SynchronousTestCase):
@@ -106,7 +106,7 @@ class RateTests(SynchronousTestCase):
     def test_hours_that_overlap_are_refused(self, one: Hours, other: Hours) -> None:
         text = f"{one} 1MB/s, {other} 2MB/s"
         if one.minutes() & other.minutes():
-            self.assertRaises(InvalidHours, DailyRate.parse, text)
+            self.assertRaises(InvalidSetting, DailyRate.parse, text)
         else:
             self.assertEqual(len(DailyRate.parse(text).by_hours), 2)
 
@@ -120,7 +120,7 @@ class RateTests(SynchronousTestCase):
     def test_nothing_but_an_error_of_units_is_raised(self, text: str) -> None:
         try:
             DailyRate.parse(text)
-        except InvalidUnit as error:
+        except InvalidSetting as error:
             self.assertIn("expected", str(error))
 
     def test_the_clock_on_the_wall_counts_when_it_is_changed(self) -> None:

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.config.no_proxy import Exempt
 from yukari.config.proxies import Proxies, Proxy
-from yukari.config.urls import InvalidSetting
+from yukari.config.setting import InvalidSetting
 
 PLAIN = Proxy("proxy.example", 3128)
 USER_TEXT = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cs",)), max_size=20)

@@ -18,20 +18,20 @@ from yukari.config.hours import DailyRate
 from yukari.config.in_force import in_force
 from yukari.config.keys import BearerToken
 from yukari.config.listen import Bind
+from yukari.config.parsers import one_of
 from yukari.config.patterns import Patterns
 from yukari.config.registries import (
     UPSTREAMS,
     RegistrySettings,
     host_candidates,
-    parse_challenge,
     parse_host,
     parse_name,
     parse_prefix,
     parse_upstream,
 )
-from yukari.config.setting import SettingError
+from yukari.config.setting import InvalidSetting, SettingError
 from yukari.config.settings import Settings
-from yukari.config.urls import Address, InvalidSetting, RegistryUrl
+from yukari.config.urls import Address, RegistryUrl
 
 OLLAMA = RegistrySettings.default(RegistryUrl.parse("https://registry.ollama.ai/"))
 
@@ -401,9 +401,11 @@ class HostTests(SynchronousTestCase):
 
 
 class ValueTests(SynchronousTestCase):
-    def test_kinds_of_challenge_are_known(self) -> None:
-        self.assertEqual([parse_challenge(text) for text in ("Auto", "oci")], ["auto", "oci"])
-        self.assertRaises(InvalidSetting, parse_challenge, "basic")
+    def test_one_of_some_words_is_taken_in_any_case(self) -> None:
+        parse = one_of("auto", "ollama", "oci")
+        self.assertEqual([parse(text) for text in ("Auto", "oci")], ["auto", "oci"])
+        error = self.assertRaises(InvalidSetting, parse, "basic")
+        self.assertEqual(str(error), "expected auto, ollama or oci")
 
     def test_a_token_is_read_and_never_shown(self) -> None:
         path = os.path.abspath(self.mktemp())

@@ -17,6 +17,7 @@ from yukari.config.listen import Bind
 from yukari.config.networks import Networks
 from yukari.config.patterns import Patterns
 from yukari.config.registries import RegistrySettings
+from yukari.config.setting import InvalidSetting
 from yukari.config.settings import (
     SETTINGS,
     TIGRIS,
@@ -25,7 +26,7 @@ from yukari.config.settings import (
     Settings,
 )
 from yukari.config.units import Connections, FreeSpace
-from yukari.config.urls import Address, InvalidSetting, RegistryUrl
+from yukari.config.urls import Address, RegistryUrl
 
 HOME = {"HOME": "/home/x"}
 DEFAULTS = {

@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.emulator import Emulator
 from tests.running import MODEL, Daemon, RunningCase
 from tests.s3.servers import free_port
-from yukari.config.urls import Address, InvalidSetting
+from yukari.config.setting import InvalidSetting
+from yukari.config.urls import Address
 
 
 class AddressTests(SynchronousTestCase):

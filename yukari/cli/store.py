@@ -20,7 +20,8 @@ import click
 
 from yukari.cli.client import DEFAULT, Cache, CacheError
 from yukari.cli.output import ago, counted, size, table
-from yukari.config.units import InvalidUnit, parse_bytes
+from yukari.config.setting import InvalidSetting
+from yukari.config.units import parse_bytes
 
 ALL = 2**62
 """More bytes than any store has."""
@@ -284,7 +285,7 @@ def evict(cache: Cache, dry_run: bool, as_json: bool, need: str) -> None:
         fail("models are evicted by the daemon when it needs room: see --dry-run, and rm", 2)
     try:
         wanted = parse_bytes(need) if need else ALL
-    except InvalidUnit as error:
+    except InvalidSetting as error:
         fail(f"{need!a}: {error}", 2)
         return
     plan = cache.ask("POST", "/store/evictions", {"bytes": wanted})

@@ -15,7 +15,8 @@ from typing import Optional
 
 from attrs import field, frozen
 
-from yukari.config.units import InvalidRate, InvalidUnit, parse_rate
+from yukari.config.setting import InvalidSetting
+from yukari.config.units import parse_rate
 
 DAY = 24 * 60
 """Minutes."""
@@ -24,10 +25,6 @@ MAX_HOURS = 100
 _HOURS = re.compile(r"([0-9]{1,2}):([0-9]{2})\s*-\s*([0-9]{1,2}):([0-9]{2})")
 _EXPECTED = "expected hours such as 08:00-18:00 or 22:00-06:00"
 OFF = "off"
-
-
-class InvalidHours(InvalidUnit):
-    """Not hours of a day, or hours that overlap."""
 
 
 def minute_of(local: datetime) -> int:
@@ -51,17 +48,17 @@ class Hours:
 
     def __attrs_post_init__(self) -> None:
         if not (0 <= self.start < DAY and 0 < self.end <= DAY) or self.start == self.end:
-            raise InvalidHours(_EXPECTED)
+            raise InvalidSetting(_EXPECTED)
 
     @classmethod
     def parse(cls, text: str) -> Hours:
-        """Parse ``08:00-18:00``; ``24:00`` and ``00:00`` are both midnight. `InvalidHours`."""
+        """Parse ``08:00-18:00``; ``24:00`` and ``00:00`` are both midnight. `InvalidSetting`."""
         found = _HOURS.fullmatch(text.strip()) if len(text) <= 100 else None
         if found is None:
-            raise InvalidHours(_EXPECTED)
+            raise InvalidSetting(_EXPECTED)
         start_hour, start, end_hour, end = map(int, found.groups())
         if start > 59 or end > 59:
-            raise InvalidHours(_EXPECTED)
+            raise InvalidSetting(_EXPECTED)
         return cls(start_hour * 60 + start, end_hour * 60 + end or DAY)
 
     def minutes(self) -> set[int]:
@@ -88,10 +85,10 @@ class DailyHours:
 
     @classmethod
     def parse(cls, text: str) -> DailyHours:
-        """Parse hours separated by commas, as in ``22:00-06:00, 12:00-13:00``; `InvalidHours`."""
+        """Parse hours separated by commas, as in ``22:00-06:00, 12:00-13:00``; `InvalidSetting`."""
         pieces = text.split(",")
         if len(pieces) > MAX_HOURS:
-            raise InvalidHours(_EXPECTED)
+            raise InvalidSetting(_EXPECTED)
         return cls(tuple(map(Hours.parse, pieces)))
 
     def has(self, local: datetime) -> bool:
@@ -117,7 +114,7 @@ class DailyRate:
         taken: set[int] = set()
         for hours, _ in self.by_hours:
             if taken & (minutes := hours.minutes()):
-                raise InvalidHours(f"expected hours that do not overlap, unlike {hours}")
+                raise InvalidSetting(f"expected hours that do not overlap, unlike {hours}")
             taken |= minutes
 
     @classmethod
@@ -125,11 +122,11 @@ class DailyRate:
         """
         Parse a rate or ``off``, and rates at some hours: ``off, 08:00-18:00 20Mbit/s``.
 
-        Without a rate for the other hours there is no bound then. `InvalidUnit`.
+        Without a rate for the other hours there is no bound then. `InvalidSetting`.
         """
         pieces = [piece.strip() for piece in text.split(",")]
         if len(pieces) > MAX_HOURS:
-            raise InvalidHours(_EXPECTED)
+            raise InvalidSetting(_EXPECTED)
         otherwise = None
         if _HOURS.match(pieces[0]) is None:
             otherwise = _rate(pieces.pop(0))
@@ -137,7 +134,7 @@ class DailyRate:
         for piece in pieces:
             found = _HOURS.match(piece)
             if found is None:
-                raise InvalidHours(f"{_EXPECTED} and a rate, separated by commas")
+                raise InvalidSetting(f"{_EXPECTED} and a rate, separated by commas")
             by_hours.append((Hours.parse(found[0]), _rate(piece[found.end() :].strip())))
         return cls(otherwise, tuple(by_hours))
 
@@ -166,5 +163,5 @@ def _rate(text: str) -> Optional[int]:
         return None
     try:
         return parse_rate(text)
-    except InvalidRate as error:
-        raise InvalidRate(f"{error}, or off") from None
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{error}, or off") from None

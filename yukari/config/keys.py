@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from yukari.config.files import read_file
-from yukari.config.urls import InvalidSetting
+from yukari.config.setting import InvalidSetting
 
 MAX_KEY = 64 * 1024
 """Bytes of a key's file at most; an ed25519 key has some 400."""

@@ -13,7 +13,8 @@ from attrs import frozen
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 
 from yukari.config.files import check_file
-from yukari.config.urls import HOST, InvalidSetting
+from yukari.config.setting import InvalidSetting
+from yukari.config.urls import HOST
 
 ENDPOINTS = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "haproxy", "onion")
 """

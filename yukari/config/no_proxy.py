@@ -14,7 +14,8 @@ from typing import Optional, Union
 
 from attrs import frozen
 
-from yukari.config.urls import HOST, InvalidSetting
+from yukari.config.setting import InvalidSetting
+from yukari.config.urls import HOST
 
 _SEPARATORS = re.compile(r"[\s,;|]+")
 _LOCAL = "<local>"

@@ -7,12 +7,14 @@ The values that are more than a number or a word have modules of their own besid
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from constantly import NamedConstant
 from twisted.logger import LogLevel
 
+from yukari.config.setting import InvalidSetting
 from yukari.config.units import parse_bytes
-from yukari.config.urls import InvalidSetting, RegistryUrl
+from yukari.config.urls import RegistryUrl
 
 _LEVELS = {
     "DEBUG": LogLevel.debug,
@@ -34,11 +36,16 @@ def parse_level(text: str) -> NamedConstant:
         raise InvalidSetting("expected DEBUG, INFO, WARN or ERROR") from None
 
 
-def parse_log_format(text: str) -> str:
-    """``json``, ``console`` or ``auto``."""
-    if text.lower() not in ("json", "console", "auto"):
-        raise InvalidSetting("expected json or console")
-    return text.lower()
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a parser of one of these words, in whatever case it is written."""
+    expected = f"expected {', '.join(words[:-1])} or {words[-1]}"
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise InvalidSetting(expected)
+        return text.lower()
+
+    return parse
 
 
 def parse_switch(text: str) -> bool:
@@ -47,20 +54,6 @@ def parse_switch(text: str) -> bool:
         return _SWITCH[text.lower()]
     except KeyError:
         raise InvalidSetting("expected 1, true, yes, on, 0, false, no or off") from None
-
-
-def parse_private_models(text: str) -> str:
-    """``none`` or ``everyone``."""
-    if text.lower() not in ("none", "everyone"):
-        raise InvalidSetting("expected none or everyone")
-    return text.lower()
-
-
-def parse_evict(text: str) -> str:
-    """``lru`` or ``never``."""
-    if text.lower() not in ("lru", "never"):
-        raise InvalidSetting("expected lru or never")
-    return text.lower()
 
 
 def parse_bucket(text: str) -> str:
@@ -83,20 +76,6 @@ def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise InvalidSetting("expected a whole number above 0")
     return int(text)
-
-
-def parse_redirect(text: str) -> str:
-    """``auto``, ``on`` or ``off``."""
-    if text.lower() not in ("auto", "on", "off"):
-        raise InvalidSetting("expected auto, on or off")
-    return text.lower()
-
-
-def parse_prefetch(text: str) -> str:
-    """``all``, ``asked`` or ``none``."""
-    if text.lower() not in ("all", "asked", "none"):
-        raise InvalidSetting("expected all, asked or none")
-    return text.lower()
 
 
 def parse_spool_max(text: str) -> int:

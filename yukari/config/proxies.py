@@ -19,7 +19,8 @@ from urllib.parse import unquote_to_bytes
 from attrs import field, frozen
 
 from yukari.config.no_proxy import Exempt, parse_no_proxy
-from yukari.config.urls import InvalidSetting, RegistryUrl
+from yukari.config.setting import InvalidSetting
+from yukari.config.urls import RegistryUrl
 
 _EXPECTED = (
     "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, a user and a password before HOST"

@@ -18,21 +18,16 @@ from yukari.config.files import Roots
 from yukari.config.hours import DailyRate
 from yukari.config.keys import BearerToken, SigningKey
 from yukari.config.listen import Bind
-from yukari.config.parsers import parse_count
+from yukari.config.parsers import one_of, parse_count
 from yukari.config.patterns import Patterns
-from yukari.config.setting import Setting, declared
+from yukari.config.setting import InvalidSetting, Setting, declared
 from yukari.config.units import MAX_CONNECTIONS, parse_duration
-from yukari.config.urls import Address, InvalidSetting, RegistryUrl
+from yukari.config.urls import Address, RegistryUrl
 
 DEFAULT_NAME = "default"
 """The name of the registry that is asked if a request names no other."""
 UPSTREAMS = "hf=https://huggingface.co/ ms=https://modelscope.cn/"
 """The registries that are mirrored beside the default one unless others are named."""
-CHALLENGES = ("auto", "ollama", "oci")
-"""
-How a registry's 401 is answered first: with a signature (``ollama``), with a token that is asked
-for without one (``oci``), or as the reply suggests (``auto``).
-"""
 GROUP = "A table for each registry"
 """The heading of the keys in docs/settings.rst."""
 _LONGEST_NAME = 32
@@ -84,13 +79,6 @@ def parse_connections(text: str) -> int:
     if count > MAX_CONNECTIONS:
         raise InvalidSetting(f"expected at most {MAX_CONNECTIONS} connections")
     return count
-
-
-def parse_challenge(text: str) -> str:
-    """One of `CHALLENGES`."""
-    if text.lower() not in CHALLENGES:
-        raise InvalidSetting("expected auto, ollama or oci")
-    return text.lower()
 
 
 def _key(
@@ -207,14 +195,14 @@ class RegistrySettings:
         example="*/*-base",
     )
     challenge: str = _key(
-        parse_challenge,
+        one_of("auto", "ollama", "oci"),
         "What answers its challenges first: a signature (``ollama``), a token that is given"
         " without one (``oci``), or what its reply suggests (``auto``).",
         "auto",
         default_shown="auto",
         example="oci",
     )
-    """One of `CHALLENGES`."""
+    """``auto``, ``ollama`` or ``oci``."""
 
     @classmethod
     def named(cls, name: str, url: RegistryUrl) -> RegistrySettings:

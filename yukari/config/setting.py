@@ -12,6 +12,10 @@ import attrs
 from attrs import evolve, frozen
 
 
+class InvalidSetting(ValueError):
+    """A value that a setting does not take; the text says what was expected."""
+
+
 class SettingError(ValueError):
     """A setting that ends the start; the text is one line for the person who set it."""
 

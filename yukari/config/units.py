@@ -1,7 +1,7 @@
 """
 Parsers for how people write times, sizes, shares and bounds.
 
-Every parser raises `InvalidUnit` and nothing else. Its text says what was expected, not what was
+Every parser raises `InvalidSetting` and nothing else. Its text says what was expected, not what was
 given, because the caller adds that.
 """
 
@@ -11,6 +11,8 @@ import re
 from fractions import Fraction
 
 from attrs import field, frozen
+
+from yukari.config.setting import InvalidSetting
 
 _LONGEST = 100
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -37,26 +39,6 @@ MAX_CONNECTIONS = 1000
 """Connections at most; more to one registry would be a mistake, or an attack."""
 
 
-class InvalidUnit(ValueError):
-    """A value that cannot be read; the text says what was expected."""
-
-
-class InvalidDuration(InvalidUnit):
-    """Not a Go duration, or one out of bounds."""
-
-
-class InvalidSize(InvalidUnit):
-    """Neither a count of bytes nor a percentage."""
-
-
-class InvalidRate(InvalidUnit):
-    """Not a rate in bytes a second, or too low."""
-
-
-class InvalidConnections(InvalidUnit):
-    """Not bounds on connections."""
-
-
 def parse_duration(text: str, signed: bool = False) -> float:
     """
     Parse what Go's ``time.ParseDuration`` takes (``1h30m``, ``1.5h``, ``300ms``, ``0``) into
@@ -67,19 +49,19 @@ def parse_duration(text: str, signed: bool = False) -> float:
     """
     expected = "expected a duration such as 30m, 1h30m or 240h"
     if len(text) > _LONGEST:
-        raise InvalidDuration(expected)
+        raise InvalidSetting(expected)
     negative, unsigned = text.startswith("-"), text[1:] if text[:1] in ("-", "+") else text
     if unsigned == "0":
         return 0.0
     if not _DURATION.fullmatch(unsigned):
         if re.fullmatch(_NUMBER, unsigned):
-            raise InvalidDuration(f"{expected}, with a unit: ns, us, ms, s, m or h")
-        raise InvalidDuration(expected)
+            raise InvalidSetting(f"{expected}, with a unit: ns, us, ms, s, m or h")
+        raise InvalidSetting(expected)
     total = sum(Fraction(_exact(n)) * _NANOSECONDS[u] for n, u in _TERM.findall(unsigned))
     if total >= 2**63:
-        raise InvalidDuration("expected at most 2562047h, some 292 years")
+        raise InvalidSetting("expected at most 2562047h, some 292 years")
     if negative and total and not signed:
-        raise InvalidDuration(f"{expected}, not below 0")
+        raise InvalidSetting(f"{expected}, not below 0")
     seconds = float(Fraction(total, 1_000_000_000))
     return -seconds if negative and total else seconds
 
@@ -88,7 +70,7 @@ def parse_positive_duration(text: str) -> float:
     """Parse as `parse_duration` does, and refuse 0."""
     seconds = parse_duration(text)
     if seconds <= 0:
-        raise InvalidDuration("expected a duration above 0, such as 30m")
+        raise InvalidSetting("expected a duration above 0, such as 30m")
     return seconds
 
 
@@ -111,14 +93,14 @@ def parse_bytes(text: str) -> int:
     expected = "expected bytes, such as 500MB, 10GiB or 123"
     found = _SIZE.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
-        raise InvalidSize(expected)
+        raise InvalidSetting(expected)
     number, prefix, binary, _ = found.groups()
     if binary and not prefix:
-        raise InvalidSize(expected)
+        raise InvalidSetting(expected)
     power = " kmgtp".index(prefix.lower()) if prefix else 0
     count = int(Fraction(_exact(number)) * (1024 if binary else 1000) ** power)
     if count >= 2**63:
-        raise InvalidSize(f"{expected}, below 8EiB")
+        raise InvalidSetting(f"{expected}, below 8EiB")
     return count
 
 
@@ -136,11 +118,11 @@ def parse_rate(text: str) -> int:
         elif text.endswith("/s"):
             rate = parse_bytes(text.removesuffix("/s"))
         else:
-            raise InvalidRate(expected)
-    except InvalidSize:
-        raise InvalidRate(expected) from None
+            raise InvalidSetting(expected)
+    except InvalidSetting:
+        raise InvalidSetting(expected) from None
     if rate < SLOWEST_RATE:
-        raise InvalidRate(f"{expected}, at least 64kB/s")
+        raise InvalidSetting(f"{expected}, at least 64kB/s")
     return rate
 
 
@@ -162,11 +144,11 @@ class FreeSpace:
         if found is None:
             try:
                 return cls(bytes=parse_bytes(text))
-            except InvalidSize as error:
-                raise InvalidSize(f"{error}, or a percentage such as 5%") from None
+            except InvalidSetting as error:
+                raise InvalidSetting(f"{error}, or a percentage such as 5%") from None
         percent = Fraction(_exact(found[1]))
         if percent > 100:
-            raise InvalidSize("expected at most 100%")
+            raise InvalidSetting("expected at most 100%")
         return cls(percent=float(percent))
 
     def of(self, total_bytes: int) -> int:
@@ -189,7 +171,7 @@ class Connections:
 
     def __attrs_post_init__(self) -> None:
         if not 1 <= self.per_blob <= self.in_all <= MAX_CONNECTIONS:
-            raise InvalidConnections(
+            raise InvalidSetting(
                 "expected BLOB/ALL, such as 32/64, BLOB at least 1,"
                 f" ALL at least BLOB and at most {MAX_CONNECTIONS}"
             )
@@ -199,9 +181,7 @@ class Connections:
         """Parse ``32/64``; ``N`` alone is N for a blob and twice that in all."""
         found = _CONNECTIONS.fullmatch(text)
         if found is None:
-            raise InvalidConnections(
-                "expected connections a blob/in all, such as 32/64, or a blob's"
-            )
+            raise InvalidSetting("expected connections a blob/in all, such as 32/64, or a blob's")
         per_blob = int(found[1])
         return cls(per_blob, int(found[2] or max(per_blob, min(2 * per_blob, MAX_CONNECTIONS))))
 

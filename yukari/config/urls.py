@@ -9,6 +9,8 @@ from ipaddress import IPv6Address
 
 from attrs import frozen
 
+from yukari.config.setting import InvalidSetting
+
 HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))"
@@ -16,10 +18,6 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _PORTS = {"http": 80, "https": 443}
-
-
-class InvalidSetting(ValueError):
-    """A value that a setting does not take; the text says what was expected."""
 
 
 @frozen

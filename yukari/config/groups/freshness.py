@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from yukari.config.hours import DailyHours
-from yukari.config.parsers import parse_prefetch
+from yukari.config.parsers import one_of
 from yukari.config.setting import declare
 from yukari.config.units import parse_duration, parse_positive_duration
 
@@ -33,7 +33,7 @@ class Freshness:
     )
     """0 for never."""
     prefetch: str = declare(
-        parse_prefetch,
+        one_of("all", "asked", "none"),
         "all",
         "Which blobs are fetched before a client asks for them: ``all`` (those of each manifest"
         " that is pulled), ``asked`` (the rest of a manifest once a client asks for one of its"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 from constantly import NamedConstant
 
-from yukari.config.parsers import parse_file, parse_level, parse_log_format
+from yukari.config.parsers import one_of, parse_file, parse_level
 from yukari.config.setting import declare
 from yukari.config.units import parse_duration
 
@@ -42,7 +42,7 @@ class Running:
     )
     """One of `twisted.logger.LogLevel`."""
     log_format: str = declare(
-        parse_log_format,
+        one_of("json", "console", "auto"),
         "auto",
         "How to log: ``json`` (one object a line) or ``console`` (for people).",
         default_shown="console on a terminal, else json",

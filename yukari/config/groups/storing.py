@@ -5,11 +5,10 @@ from __future__ import annotations
 from attrs import frozen
 
 from yukari.config.parsers import (
+    one_of,
     parse_bucket,
     parse_directory,
     parse_endpoint,
-    parse_evict,
-    parse_redirect,
     parse_spool_max,
     parse_switch,
 )
@@ -37,7 +36,7 @@ class Storage:
         "The bucket that models are stored in with ``--storage=tigris``.",
     )
     redirect: str = declare(
-        parse_redirect,
+        one_of("auto", "on", "off"),
         "auto",
         "With ``tigris``, whether clients get blobs that are not on this disk from S3 itself:"
         " ``auto`` (if its endpoint is public), ``on`` or ``off``.",
@@ -87,7 +86,7 @@ class Storage:
         example="2TB",
     )
     evict: str | None = declare(
-        parse_evict,
+        one_of("lru", "never"),
         None,
         "What goes when something new needs room: ``lru`` (the models that were pulled least"
         " recently) or ``never`` (nothing).",

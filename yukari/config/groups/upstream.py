@@ -7,7 +7,7 @@ from attrs import frozen
 from yukari.config.files import Roots
 from yukari.config.hours import DailyRate
 from yukari.config.keys import SigningKey
-from yukari.config.parsers import parse_private_models, parse_switch
+from yukari.config.parsers import one_of, parse_switch
 from yukari.config.registries import UPSTREAMS, RegistrySettings, parse_upstream
 from yukari.config.setting import declare
 from yukari.config.units import Connections, parse_positive_duration
@@ -62,7 +62,7 @@ class Upstream:
         example="/etc/yukari/id_ed25519",
     )
     private_models: str = declare(
-        parse_private_models,
+        one_of("none", "everyone"),
         "none",
         "Who may pull models that only ``UPSTREAM_KEY`` opens: ``none``, or ``everyone`` who may"
         " pull from this cache.",
