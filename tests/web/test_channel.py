@@ -43,6 +43,7 @@ from yukari.web.channel import (
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.half_close import CONTINUE, FIRST_AFTER
+from yukari.web.json_api import JsonApi, Lines
 from yukari.web.replies import PIECE
 from yukari.web.request_head import find_path
 from yukari.web.site import IDLE
@@ -397,6 +398,23 @@ class LongReplyTests(SynchronousTestCase):
         self.assertTrue(self.talk.wire.aborted)
         self.assertFalse(self.talk.wire.connected)
         self.assertEqual(self.talk.clock.getDelayedCalls(), [])
+
+    def test_admin_that_takes_nothing_of_many_lines_is_dropped(self) -> None:
+        """Else it has its lines made for ever: a request that is being answered is never idle."""
+
+        async def many(request: Any, _: object) -> None:
+            lines = Lines(request)
+            for number in range(PIECE):
+                await lines.line(number)
+            lines.end()
+
+        talk = Talk(site={"is_admins": True})
+        talk.channel.site.resource.putChild(b"api", JsonApi({(b"GET", b"many"): many}, ""))
+        talk.wire.full = True
+        talk.ask("/api/many")
+        talk.clock.pump([STALL, 0])
+        self.assertTrue(talk.wire.aborted)
+        self.assertEqual(talk.clock.getDelayedCalls(), [])
 
 
 class BodyTests(SynchronousTestCase):

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Optional
+from typing import Any
 
-from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
-from zope.interface import implementer
 
 from yukari.errors import RegistryError
 from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin
-from yukari.web.replies import answer, reply, reply_json
+from yukari.web.replies import Paced, answer, reply, reply_json
 
 log = Logger()
 
@@ -30,48 +26,16 @@ Body = dict[str, Any]
 Handler = Callable[[Request, Body], Coroutine[Any, Any, None]]
 
 
-@implementer(IPushProducer)
-@define(eq=False)
-class Lines:
+class Lines(Paced):
     """A reply that grows piece by piece, no faster than the client takes it."""
 
-    _request: Any
-    _content_type: str = "application/x-ndjson"
-    _resumed: Optional[Deferred[None]] = field(default=None, init=False)
-    _begun: bool = field(default=False, init=False)
-
-    async def write(self, body: bytes) -> None:
-        """Send a piece; returns once there is room for the next."""
-        if not self._begun:
-            self._begun = True
-            self._request.setHeader(b"content-type", self._content_type.encode())
-            self._request.registerProducer(self, True)
-        self._request.write(body)
-        if self._resumed is not None:
-            await self._resumed
+    def __init__(self, request: Any, content_type: str = "application/x-ndjson") -> None:
+        super().__init__(request)
+        request.setHeader(b"content-type", content_type.encode())
 
     async def line(self, content: object) -> None:
         """Send a line of JSON."""
         await self.write(json.dumps(content).encode() + b"\n")
-
-    def end(self) -> None:
-        """End the reply."""
-        if self._begun:
-            self._request.unregisterProducer()
-        self._request.finish()
-
-    def pauseProducing(self) -> None:
-        if self._resumed is None:
-            self._resumed = Deferred()
-
-    def resumeProducing(self) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None:
-            resumed.callback(None)
-
-    def stopProducing(self) -> None:
-        # The request's end cancels whoever writes.
-        pass
 
 
 class JsonApi(Resource):

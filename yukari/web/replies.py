@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any, Optional
 
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
@@ -50,54 +51,62 @@ def reply(
     if at_once or request.method == b"HEAD":
         request.end_with(body)
     else:
-        LongBody(request, body).begin()
+        sending = Deferred.fromCoroutine(_send_in_pieces(request, body))
+        sending.addErrback(lambda failure: failure.trap(CancelledError))
+        request.notifyFinish().addErrback(lambda _: sending.cancel())
+
+
+async def _send_in_pieces(request: Any, body: bytes) -> None:
+    """Send a long body. Clients that do not read share it: their transports have no copies."""
+    paced, piece = Paced(request), min(PIECE, may_wait(request.site.drain.count()))
+    for at in range(0, len(body), piece):
+        await paced.write(body[at : at + piece])
+    paced.end()
 
 
 @implementer(IPushProducer)
-class LongBody:
-    """
-    Writes a long body in pieces, as the client takes them, and ends the reply.
+@define(eq=False)
+class Paced:
+    """Writes a reply's body in pieces, as the client takes them; one that takes none is dropped."""
 
-    So clients that do not read share one body: their transports have no copies.
-    """
+    _request: Any
+    _resumed: Optional[Deferred[None]] = field(default=None, init=False)
+    _watch: Optional[StallWatch] = field(default=None, init=False)
 
-    def __init__(self, request: Any, body: bytes) -> None:
-        self._request = request
-        self._body = body
-        self._at = 0
-        self._piece = min(PIECE, may_wait(request.site.drain.count()))
-        self._paused = True
-        self._watch: Optional[StallWatch] = None
+    async def write(self, data: bytes) -> None:
+        """Send a piece; returns once there is room for the next."""
+        watch = self._watch or self._begin()
+        watch.made()
+        self._request.write(data)
+        if self._resumed is not None:
+            await self._resumed
+        watch.idle()
 
-    def begin(self) -> None:
-        """Write what the client takes at once."""
+    def _begin(self) -> StallWatch:
         request = self._request
         request.registerProducer(self, True)
-        self._watch = StallWatch(request.site.clock, request.channel.forceAbortClient)
-        self.resumeProducing()
+        self._watch = watch = StallWatch(request.site.clock, request.channel.forceAbortClient)
+        request.notifyFinish().addBoth(lambda _: watch.end())
+        return watch
+
+    def end(self) -> None:
+        """End the reply."""
+        if self._watch is not None:
+            self._request.unregisterProducer()
+        self._request.finish()
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        if self._resumed is None:
+            self._resumed = Deferred()
 
     def resumeProducing(self) -> None:
-        if not self._paused or self._watch is None:
-            return
-        self._paused = False
-        self._watch.made()
-        while not self._paused and self._at < len(self._body):
-            piece = self._body[self._at : self._at + self._piece]
-            self._at += len(piece)
-            self._request.write(piece)
-        if not self._paused and self._at == len(self._body):
-            self.stopProducing()
-            self._request.unregisterProducer()
-            self._request.finish()
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.callback(None)
 
     def stopProducing(self) -> None:
-        self._paused = True
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.end()
+        # The request's end cancels whoever writes.
+        pass
 
 
 def reply_json(request: Request, status: int, content: object) -> None:
