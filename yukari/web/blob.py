@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
@@ -46,6 +47,24 @@ class Registry:
     """Counts pulls; None to count none."""
     client_lines: Optional[Lines] = None
     """Bounds each client's rate of blobs, by its address; None for no bound."""
+
+    async def send(
+        self,
+        request: Any,
+        readable: Readable,
+        span: Span,
+        count: Callable[[int], None],
+        join: Optional[Join] = None,
+    ) -> None:
+        """Send bytes after the headers, and ``count`` those that have left, as `send` raises."""
+        try:
+            sent = await send(
+                request, readable, span, self.clock, self.in_thread, self.helpers, join
+            )
+        except (Broken, ReaderGone) as ended:
+            count(ended.sent)
+            raise
+        count(sent)
 
 
 @frozen(eq=False)
@@ -167,7 +186,7 @@ class BlobRequest:
         return span.start, span.end
 
     async def _send(self, found: Any, span: Span) -> None:
-        request, registry = self._request, self._registry
+        request = self._request
         if isinstance(found, Fill):
             whole = len(span) == found.size
             readable: Readable = found.open_reader(
@@ -191,17 +210,8 @@ class BlobRequest:
             self._count(len(data))
             return
         try:
-            sent = await send(
-                request,
-                readable,
-                span,
-                registry.clock,
-                registry.in_thread,
-                registry.helpers,
-                join,
-            )
+            await self._registry.send(request, readable, span, self._count, join)
         except Broken as broken:
-            self._count(broken.sent)
             if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
                 so_far = None
                 if len(span) == found.size:
@@ -210,13 +220,8 @@ class BlobRequest:
                 return
             if isinstance(broken.error, OSError):
                 self._damaged(broken.error)
-            if not request.gone:
-                request.channel.forceAbortClient()
+            request.cut()
             return
-        except ReaderGone as gone:
-            self._count(gone.sent)
-            raise
-        self._count(sent)
         request.finish()
 
     def _join(self) -> Optional[Join]:
@@ -247,7 +252,7 @@ class BlobRequest:
 
     async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
         """Send the bytes through memory: the disk has no room for the blob."""
-        request, registry = self._request, self._registry
+        request = self._request
         if self._readable is not None:
             self._readable.close()
         whole = so_far is not None or len(span) == fill.size
@@ -257,15 +262,8 @@ class BlobRequest:
         request.result = reader.result
         await reader.ready(span.start)
         try:
-            await send(
-                request,
-                reader,
-                span,
-                registry.clock,
-                registry.in_thread,
-                registry.helpers,
-                self._join(),
-            )
+            # What is relayed is written to the request, which counts it.
+            await self._registry.send(request, reader, span, lambda _: None, self._join())
         except Broken as broken:
             log.warn(
                 "{digest}: broken off: {error}",
@@ -276,7 +274,6 @@ class BlobRequest:
             if isinstance(broken.error, WrongBytes):
                 # Before the client knows: it will come again.
                 await fill.source.set_aside(alone=not fill.is_resumed)
-            if not request.gone:
-                request.channel.forceAbortClient()
+            request.cut()
             return
         request.finish()

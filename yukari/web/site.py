@@ -202,6 +202,11 @@ class RegistryRequest(Request):
         """Note how many bytes of the body were sent in all; `write` counts its own."""
         self.sent_directly = max(0, sent - self.sentLength)
 
+    def cut(self) -> None:
+        """Drop the connection: the reply cannot be completed."""
+        if not self.gone:
+            self.channel.forceAbortClient()
+
     def _begin(self) -> None:
         self.site = self.channel.site
         self.site.drain.asked += 1

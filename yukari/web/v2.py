@@ -28,7 +28,6 @@ from yukari.library.library import Library
 from yukari.manifest import MANIFEST_TYPES, KeptBytes
 from yukari.names import InvalidName, Reference, Repository, Tag, parse_reference
 from yukari.net.throttle import Lines
-from yukari.sending.send import send
 from yukari.sending.stall import Broken, InThread, ReaderGone
 from yukari.sending.workers import Helpers
 from yukari.storage.readable import StoredBlob
@@ -177,21 +176,12 @@ class V2(ReadOnly):
         return None
 
     async def _send_file(self, request: Any, name: Repository, body: KeptBytes) -> None:
-        registry = self._registry
         blob = StoredBlob(body.share())
         try:
-            sent = await send(
-                request, blob, body.span, registry.clock, registry.in_thread, registry.helpers
-            )
-            request.count_sent(sent)
-        except ReaderGone as gone:
-            request.count_sent(gone.sent)
-            raise
+            await self._registry.send(request, blob, body.span, request.count_sent)
         except Broken as broken:
-            request.count_sent(broken.sent)
             log.error("{name}: reading its manifest failed: {error}", name=name, error=str(broken))
-            if not request.gone:
-                request.channel.forceAbortClient()
+            request.cut()
             raise ReaderGone(broken.sent) from None
         finally:
             blob.close()
