@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
-from attrs import define, field, frozen
+from attrs import frozen
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from twisted.internet.interfaces import IReactorTime
@@ -30,8 +31,12 @@ from yukari.metrics import EVICTED, RESULTS, STATES, Metrics, Replies
 from yukari.sources.host_facts import BOUNDS
 from yukari.storage.ports import Holdings
 
+disable_created_metrics()  # A series beside each counter and histogram that says the start.
+
 LAG_PERIOD = 0.5
 """Seconds between two measurements of the reactor's lag."""
+
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 _KINDS = ("healthz", "readyz", "metrics", "fills")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -90,7 +95,6 @@ class PrometheusReplies(Replies):
             self._first_byte.observe(first_byte)
 
 
-@define(eq=False)
 class PrometheusMetrics(Metrics):
     """
     Counts events and renders the counts.
@@ -98,42 +102,14 @@ class PrometheusMetrics(Metrics):
     What `watch` is given is called when the metrics are read.
     """
 
-    _clock: IReactorTime
-    _registry: CollectorRegistry = field(factory=CollectorRegistry, init=False)
-    _lag_due: float = field(default=0.0, init=False)
-    _loop: LoopingCall = field(init=False)
-    _requests: Counter = field(init=False)
-    _first_byte: Histogram = field(init=False)
-    _client_bytes: Counter = field(init=False)
-    _upstream_bytes: Counter = field(init=False)
-    _store_bytes: Counter = field(init=False)
-    _stored: dict[str, Gauge] = field(init=False)
-    _fills: Gauge = field(init=False)
-    _started: Counter = field(init=False)
-    _completed: Counter = field(init=False)
-    _failed: Counter = field(init=False)
-    _fill_seconds: Histogram = field(init=False)
-    _retries: Counter = field(init=False)
-    _mismatches: Counter = field(init=False)
-    _scrubbed: Counter = field(init=False)
-    _damaged: Counter = field(init=False)
-    _circuit: Gauge = field(init=False)
-    _allowed: Gauge = field(init=False)
-    _connections: Gauge = field(init=False)
-    _round_trip: Gauge = field(init=False)
-    _bound: Gauge = field(init=False)
-    _revalidations: Counter = field(init=False)
-    _evicted_models: Counter = field(init=False)
-    _evicted_bytes: Counter = field(init=False)
-    _collections: Counter = field(init=False)
-    _collected_blobs: Counter = field(init=False)
-    _collected_bytes: Counter = field(init=False)
-    _lag: Histogram = field(init=False)
-    _replies: dict[tuple[str, ...], PrometheusReplies] = field(factory=dict, init=False)
-    """By their labels."""
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._registry = CollectorRegistry()
+        self._lag_due = 0.0
+        self._replies: dict[tuple[str, ...], PrometheusReplies] = {}
+        """By their labels."""
 
-    def __attrs_post_init__(self) -> None:
-        def make(kind: type[Any], name: str, help: str, *labels: str, **more: Any) -> Any:
+        def make(kind: type[M], name: str, help: str, *labels: str, **more: Any) -> M:
             return kind(f"yukari_{name}", help, labels, registry=self._registry, **more)
 
         ProcessCollector(registry=self._registry)
