@@ -33,6 +33,8 @@ One = Union[Upstream, Offline]
 AnyUpstream = Union[Upstream, Offline, "Upstreams"]
 """One registry, or several."""
 
+_NONE = Offline()
+"""Answers for a registry that is not mirrored."""
 FAILURES = 3
 """Failures in a row after which another registry is asked for a blob, if another has it."""
 
@@ -54,18 +56,15 @@ class Upstreams:
 
     def state_of(self, registry: str) -> Reachability:
         """What is known of a registry now."""
-        found = self.each.get(registry)
-        return Reachability() if found is None else found.state_of(registry)
+        return self.each.get(registry, _NONE).state_of(registry)
 
     def access_of(self, registry: str) -> tuple[Access, ...]:
         """How requests get past a registry's challenges."""
-        found = self.each.get(registry)
-        return () if found is None else found.access_of(registry)
+        return self.each.get(registry, _NONE).access_of(registry)
 
     def hosts_of(self, registry: str) -> tuple[HostFacts, ...]:
         """The hosts that a registry's blobs have come from."""
-        found = self.each.get(registry)
-        return () if found is None else found.hosts_of(registry)
+        return self.each.get(registry, _NONE).hosts_of(registry)
 
     def is_down(self, name: Repository) -> bool:
         """Whether questions about a repository are answered without asking."""
@@ -139,10 +138,7 @@ class BlobOfSeveral:
 
     @property
     def _now(self) -> BlobSource:
-        return self._sources.get(self._at) or self._unmirrored()
-
-    def _unmirrored(self) -> BlobSource:
-        return Offline().blob(self._digest, self._size)
+        return self._sources.get(self._at) or _NONE.blob(self._digest, self._size)
 
     @property
     def pace(self) -> HostPace:
