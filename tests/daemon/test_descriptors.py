@@ -27,7 +27,7 @@ class DescriptorTests(ProcessCase):
             *(sys.executable, "-c", LIMITED, "--log-format=json", "--bind=127.0.0.1:0"),
             *("--min-free=0", f"--upstream-registry={upstream}", f"--storage={storage}"),
             # One registry, for each takes descriptors; and nobody gives up while the test runs.
-            *("--upstreams=none", "--upstream-timeout=10m"),
+            *("--upstreams=none", "--upstream-timeout=10m", "--upstream-connections=64/200"),
             environment=bare_environment(HOME=self.directory()),
             process=made,
         )
@@ -46,6 +46,8 @@ class DescriptorTests(ProcessCase):
         """Each of them would take a second descriptor, for upstream."""
         upstream = await self.upstream()
         daemon = await self.limited(upstream.url, self.directory())
+        short = f"fewer connections than UPSTREAM_CONNECTIONS: {FILES // 8} to "
+        await daemon.until(lambda: any(short in line["msg"] for line in daemon.lines))
         await pull(reactor, daemon.url, MODEL, SMALL16, directory=os.getcwd())
         layer = upstream.models[MODEL].layers[0][0]
         fault = upstream.faults.add(Fault("manifest", "silence"))

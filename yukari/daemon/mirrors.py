@@ -45,6 +45,9 @@ from yukari.threads import InThread
 
 T = TypeVar("T")
 
+FILES_EACH = 8
+"""A registry's connections take at most one of so many descriptors."""
+
 
 @frozen(eq=False)
 class Mirrors:
@@ -109,7 +112,7 @@ def open_mirrors(
     asked: dict[str, Registry] = {}
     open_files = open_files_limit()
     for registry in settings.registries:
-        most = min(connections_of(registry, settings), open_files // 8)
+        most = connections_of(registry, settings)
         bound = line if registry.rate is None else line_of(registry.rate, reactor, most)
         made = make_connections(reactor, settings, registry, proxies, bound)
         connections.append(made)
@@ -163,9 +166,19 @@ def line_of(rate: DailyRate, reactor: Any, most: int) -> Line:
     return line
 
 
-def connections_of(registry: RegistrySettings, settings: Settings) -> int:
-    """Return how many connections a registry may have in all."""
+def _wished_of(registry: RegistrySettings, settings: Settings) -> int:
     return registry.connections or settings.upstream_connections.in_all
+
+
+def connections_of(registry: RegistrySettings, settings: Settings) -> int:
+    """Return how many connections a registry may have in all, and descriptors there are for."""
+    return min(_wished_of(registry, settings), open_files_limit() // FILES_EACH)
+
+
+def cut_short(settings: Settings) -> dict[str, int]:
+    """Return the registries that may have fewer connections than are set, and how many."""
+    allowed = {each: connections_of(each, settings) for each in settings.registries}
+    return {each.host: most for each, most in allowed.items() if most < _wished_of(each, settings)}
 
 
 def most_upstream(settings: Settings) -> int:

@@ -26,7 +26,7 @@ from yukari.daemon.assembly import Parts, assemble
 from yukari.daemon.certificates import Certificates
 from yukari.daemon.connection_limit import ConnectionLimiter, room_for
 from yukari.daemon.listening import close, describe, listen, name_for_clients, open_files_limit
-from yukari.daemon.mirrors import most_upstream
+from yukari.daemon.mirrors import cut_short, most_upstream
 from yukari.daemon.stall_watch import TurnWatch
 from yukari.daemon.systemd import Notifier
 from yukari.fatal import end
@@ -139,6 +139,14 @@ class YukariService(Service):
             log.warn(
                 "ignored, because it cannot be read: {ignored}",
                 ignored="; ".join(self._proxies.ignored),
+                banner=True,
+            )
+
+        if short := cut_short(self._settings):
+            log.warn(
+                "fewer connections than UPSTREAM_CONNECTIONS: {most}, an eighth of the limit of"
+                " open files; raise it (ulimit -Hn, LimitNOFILE=)",
+                most=", ".join(f"{most} to {host}" for host, most in short.items()),
                 banner=True,
             )
 
