@@ -42,6 +42,7 @@ from tests.emulator import Emulator, Model
 from yukari.config.settings import Settings
 from yukari.daemon.service import YukariService
 from yukari.fills.fill import Fill
+from yukari.fills.machine import State
 from yukari.library.library import Library
 from yukari.names import Digest
 from yukari.web.site import RegistrySite
@@ -181,8 +182,16 @@ class Daemon:
 
 
 def is_idle(library: Library) -> bool:
-    """Whether nothing is fetched, or about to be, without a client."""
-    return not library.fills and not len(library.prefetch.running)
+    """
+    Whether nothing is fetched, or about to be, without a client.
+
+    After a reader of a blob that is in the bucket, and has no room on the disk, its fill rests.
+    """
+    stored, suspended = library.filling.is_stored, State.SUSPENDED
+    fetching = [
+        fill for fill in library.fills.values() if fill.state is not suspended or not stored(fill)
+    ]
+    return not fetching and not len(library.prefetch.running)
 
 
 class RunningCase(TestCase):

@@ -23,8 +23,10 @@ from yukari.library.manifests import UNKNOWN_FOR
 from yukari.manifest import SIZE_UNKNOWN, AnyManifest, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sources.base import SourceFailed, SourceRefused
+from yukari.spans import Span
 from yukari.storage import open_files as openblobs
 from yukari.storage.memory import MemoryStore
+from yukari.storage.ports import NoRoom, Spool
 from yukari.storage.readable import StoredBlob
 
 NAME = Repository(DEFAULT, "library", "m")
@@ -101,6 +103,13 @@ class RemoteStore(MemoryStore):
 
     async def presigned(self, digest: Digest) -> Optional[str]:
         return f"https://s3.example.com/{digest}"
+
+
+BODY = content_of(1000)
+
+
+async def no_room(*_: object) -> Spool:
+    raise NoRoom("no room")
 
 
 class LibraryTests(SynchronousTestCase):
@@ -242,6 +251,47 @@ class LibraryTests(SynchronousTestCase):
         (spool,) = self.successResultOf(Deferred.fromCoroutine(self.store.spools()))
         self.assertEqual(spool.covered().total, 1000)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def without_room(self, store: MemoryStore) -> Fill:
+        """The fill of a blob that no disk has room for."""
+        self.full = self.patch(MemoryStore, "new_spool", no_room)
+        self.store = store
+        self.library = self.new_library()
+        self.learn(manifest_of(BODY), prefetch=False)
+        found = Deferred.fromCoroutine(self.library.blob(NAME, Digest.of(BODY)))
+        fill: Fill = self.successResultOf(found)
+        fill.start()
+        self.assertIs(fill.state, State.SUSPENDED)
+        return fill
+
+    def test_a_fill_of_a_stored_blob_without_room_ends_after_its_last_reader(self) -> None:
+        """It was shown as not fetched yet, and tried again, for hours."""
+        fill = self.without_room(RemoteStore(sizes={Digest.of(BODY): len(BODY)}))
+        reader = fill.in_memory.open_reader(Span(0, 10), whole=False)
+        for _ in range(3):
+            self.clock.advance(manager.RETRY_FIRST)
+            self.assertEqual(list(self.library.fills.values()), [fill])
+        reader.close()
+        self.clock.advance(manager.RETRY_FIRST)
+        self.assertEqual((self.library.fills, self.library.filling._retries), ({}, {}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_fill_of_a_stored_blob_that_has_found_room_goes_on(self) -> None:
+        fill = self.without_room(RemoteStore(sizes={Digest.of(BODY): len(BODY)}))
+        self.clock.advance(manager.RETRY_FIRST - 1)
+        self.full.restore()
+        fill.start()
+        self.clock.advance(1)
+        self.assertEqual(list(self.library.fills.values()), [fill])
+        self.assertIs(fill.state, State.FILLING)
+
+    def test_many_readers_of_a_blob_without_room_share_one_download(self) -> None:
+        """Each asks for room again; after the twelfth the next ones got a download of their own."""
+        fill = self.without_room(self.store)
+        fill.in_memory.open_reader(Span(0, 10), whole=False)
+        for _ in range(2 * manager.MAX_RETRIES):
+            fill.start()
+        self.assertEqual(list(self.library.fills.values()), [fill])
 
     def test_what_vanished_is_filled_again_when_its_manifest_is_got(self) -> None:
         body = content_of(1000)

@@ -155,6 +155,11 @@ class FillManager(FillKeeper[Fill]):
         """Whether the fill goes on: it has neither ended nor been given up for now."""
         return self.fills.get(fill.digest) is fill and fill.state is not State.SUSPENDED
 
+    def is_stored(self, fill: Fill) -> bool:
+        """Whether the store is known to have the blob, which the fill brings to this disk too."""
+        store = self._store
+        return isinstance(store, RemoteBlobs) and store.source(fill.digest, fill.size).there
+
     async def end_of(self, fill: Fill) -> None:
         """Return when the fill has ended, well or not; at once if nobody works on it."""
         if self.is_under_way(fill):
@@ -271,16 +276,19 @@ class FillManager(FillKeeper[Fill]):
     def _retry_later(self, fill: Fill) -> None:
         tried = self._retries[fill][0] if fill in self._retries else 0
         self._forget_retry(fill)
+        if self.is_stored(fill):
+            tried = 0
         error = fill.error
         told = error if isinstance(error, RegistryError) else None
+        is_absent = told is not None and told.status == 404
         # What upstream does not have is asked for again when somebody asks for it here.
-        if tried >= MAX_RETRIES or (told is not None and told.status == 404):
+        if is_absent or (tried >= MAX_RETRIES and not fill.in_memory.is_read):
             if told is not None:
                 self.refused[fill.digest] = told
             self._let_go(fill)
             return
         wait = max(backoff(tried + 1, RETRY_FIRST, RETRY_LONGEST), fill.rests_for())
-        self._retries[fill] = tried + 1, self._clock.callLater(wait, fill.start)
+        self._retries[fill] = tried + 1, self._clock.callLater(wait, self._retry, fill)
         resting = [
             each
             for each in self._retries
@@ -288,6 +296,14 @@ class FillManager(FillKeeper[Fill]):
         ]
         if len(resting) > MAX_RESTING:
             self._let_go(resting[0])
+
+    def _retry(self, fill: Fill) -> None:
+        """Start a fill anew, or let it go if the store has the blob and nobody reads it."""
+        is_missed = fill.kept or fill.in_memory.is_read or not self.is_stored(fill)
+        if fill.state is State.SUSPENDED and not is_missed:
+            self._let_go(fill)
+        else:
+            fill.start()
 
 
 def has_bytes(fill: Fill) -> bool:

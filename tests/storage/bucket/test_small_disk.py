@@ -90,6 +90,7 @@ class SmallDiskTests(AgainstServer, RunningCase):
         before = dict(upstream.counters.sent_by_digest)
         self.assert_whole(await self.pull(daemon), model)
         self.assertEqual(dict(upstream.counters.sent_by_digest), before)
+        await daemon.idle()
         self.assertLessEqual(self.store(daemon).tier.total, SPOOL_MAX)
 
     async def test_a_disk_that_has_nothing_streams_from_the_bucket_alone(self) -> None:
