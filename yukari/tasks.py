@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from contextvars import copy_context
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, Optional, TypeVar, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from yukari.demand import DEMAND, Demand
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+IN_A_TURN = 32
+"""Calls of `Slices` in a turn of the reactor. Each may send a reply: that takes 5 to 10 ms."""
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
@@ -50,9 +56,47 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 @define(eq=False)
-class Waiters:
-    """Those who wait for one event; cancelling one of them leaves the others waiting."""
+class Slices:
+    """
+    Calls that may come by the thousand, of which few are made in a turn of the reactor.
 
+    So everybody else is answered between them. The first few are made at once.
+    """
+
+    _clock: IReactorTime
+    _waiting: OrderedDict[Hashable, Callable[[], object]] = field(factory=OrderedDict, init=False)
+    _making: bool = field(default=False, init=False)
+    _next: Optional[IDelayedCall] = field(default=None, init=False)
+
+    def call(self, calls: Mapping[Any, Callable[[], object]]) -> None:
+        """Make the calls, in order; one whose key waits already is made once."""
+        self._waiting.update(calls)
+        if not self._making and self._next is None:
+            self._make_some()
+
+    def _make_some(self) -> None:
+        self._next, self._making = None, True
+        try:
+            for _ in range(IN_A_TURN):
+                if not self._waiting:
+                    break
+                _, call = self._waiting.popitem(last=False)
+                call()
+        finally:
+            self._making = False
+            if self._waiting:
+                self._next = self._clock.callLater(0, self._make_some)
+
+
+@define(eq=False)
+class Waiters:
+    """
+    Those who wait for one event; cancelling one of them leaves the others waiting.
+
+    If they may be many, ``slices`` continue a few of them in each turn of the reactor.
+    """
+
+    _slices: Optional[Slices] = None
     _waiting: dict[Deferred[Any], None] = field(factory=dict, init=False)
 
     def wait(self) -> Deferred[Any]:
@@ -64,15 +108,25 @@ class Waiters:
     def fire(self, result: Any = None) -> None:
         """Give the result, which may be a `Failure`, to all who wait now."""
         waiting, self._waiting = self._waiting, {}
+        if self._slices is not None:
+            self._slices.call({waiter: partial(_continue, waiter, result) for waiter in waiting})
+            return
         for waiter in waiting:
-            if not waiter.called:
-                waiter.callback(result)
+            _continue(waiter, result)
+
+
+def _continue(waiter: Deferred[Any], result: Any) -> None:
+    if not waiter.called:
+        waiter.callback(result)
 
 
 @define(eq=False)
 class Coalescer:
-    """One piece of work for all who ask for it at the same time, by a key."""
+    """
+    One piece of work for all who ask for it at the same time, by a key; ``slices`` as of `Waiters`.
+    """
 
+    _slices: Optional[Slices] = None
     _running: dict[Hashable, tuple[Waiters, Demand]] = field(factory=dict, init=False)
     _work: dict[Hashable, Deferred[Any]] = field(factory=dict, init=False)
 
@@ -86,7 +140,7 @@ class Coalescer:
         the work, but the `Demand` that it runs with tells when no asker is left.
         """
         running = self._running.get(key)
-        waiters, demand = running or (Waiters(), Demand())
+        waiters, demand = running or (Waiters(self._slices), Demand())
         answer = waiters.wait()
         demand.joined()
         if running is None:

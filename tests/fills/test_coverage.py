@@ -11,17 +11,24 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.turning import Turning
 from yukari.fills.coverage import Coverage
 from yukari.fills.plan import Claim, Plan
+from yukari.fills.reader import Reader
 from yukari.spans import Span
+from yukari.tasks import IN_A_TURN, Slices
 
 SIZE = 50
 
 
 def coverage() -> Coverage:
-    return Coverage(Plan(SIZE), lambda: SIZE, lambda: True, lambda: None, lambda: None)
+    return Coverage(
+        Plan(SIZE), lambda: SIZE, lambda: True, lambda: None, lambda: None, Slices(Clock())
+    )
 
 
 @define(eq=False)
@@ -38,8 +45,8 @@ class Waits:
             self.woken = True
             self.coverage.waits_no_more(self)
 
-    def broke(self, error: Exception) -> None:
-        raise AssertionError(error)
+    def let_go(self) -> None:
+        raise AssertionError
 
 
 class CoverageTests(SynchronousTestCase):
@@ -78,6 +85,35 @@ class CoverageTests(SynchronousTestCase):
             there.joined(Waits(there, position))
             there.plan.claim(position, ahead)
         self.assertEqual(there.next_needed(), 23)
+
+    def test_a_crowd_is_woken_or_let_go_a_few_in_each_turn_of_the_reactor(self) -> None:
+        """Two thousand readers of a blob that broke held up everybody else for 2.5 s."""
+        clock, there = Turning(), coverage()
+        there.slices = Slices(clock)
+        readers = [Reader(there, False, 0) for _ in range(2 * IN_A_TURN + 1)]
+        there.plan.claim(0, SIZE)
+
+        def ready() -> list[Deferred[None]]:
+            return [reader.wait(0) for reader in readers]
+
+        def ended(waiting: list[Deferred[None]]) -> int:
+            return sum(each.called for each in waiting)
+
+        broken = ready()
+        there.break_readers(KeyError())
+        for turns in (1, 2):
+            self.assertEqual(ended(broken), turns * IN_A_TURN)
+            clock.advance(1)
+        for each in broken:
+            self.failureResultOf(each, KeyError)
+        woken = ready()
+        there.covered([Span(0, 1)])
+        woken[-1].cancel()
+        self.failureResultOf(woken.pop())
+        for turns in (1, 2):
+            self.assertEqual(ended(woken), turns * IN_A_TURN)
+            clock.advance(1)
+        self.assertEqual(there.crowd, 0)
 
 
 class CoverageMachine(RuleBasedStateMachine):

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Optional, Protocol
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 
 from yukari.fills.plan import Claim, Plan
 from yukari.fills.turns import Queues, Turn, Turns
 from yukari.spans import Span
 from yukari.storage.ports import Spool
+from yukari.tasks import Slices
 
 
 class Waiter(Protocol):
@@ -32,8 +35,13 @@ class Waiter(Protocol):
     def wake(self) -> None:
         """More bytes may be there."""
 
-    def broke(self, error: Exception) -> None:
-        """The blob cannot be read, or not from here."""
+    def let_go(self) -> Optional[Deferred[None]]:
+        """Wait no more, and return what is to be told why; None if it does not wait."""
+
+
+def _break(waiting: Deferred[None], error: Exception) -> None:
+    if not waiting.called:
+        waiting.errback(error)
 
 
 @define(eq=False)
@@ -50,6 +58,8 @@ class Coverage:
     _flows: Callable[[], bool]
     _readers_changed: Callable[[], None]
     _wanted: Callable[[], None]
+    slices: Slices
+    """Continue the readers, of which thousands may wait for the same bytes."""
     spool: Optional[Spool] = None
     """The file that readers read from, if there is one."""
     error: Optional[Exception] = None
@@ -127,8 +137,8 @@ class Coverage:
 
     def break_readers(self, error: Exception) -> None:
         """Report to all readers that the blob cannot be read."""
-        for reader in list(self.readers):
-            reader.broke(error)
+        waiting = [told for reader in list(self.readers) if (told := reader.let_go()) is not None]
+        self.slices.call({told: partial(_break, told, error) for told in waiting})
 
     # for fetches
 
@@ -187,6 +197,5 @@ class Coverage:
         return self._positions[first : bisect_left(self._positions, end, first)]
 
     def _wake(self, positions: list[int]) -> None:
-        for position in positions:
-            for reader in list(self._at.get(position, ())):
-                reader.wake()
+        readers = (reader for position in positions for reader in self._at.get(position, ()))
+        self.slices.call({reader: reader.wake for reader in readers})

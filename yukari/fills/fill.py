@@ -35,7 +35,7 @@ from yukari.names import Repository
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 from yukari.storage.readable import SpoolLost
-from yukari.tasks import Waiters
+from yukari.tasks import Slices, Waiters
 
 log = Logger()
 
@@ -90,6 +90,7 @@ class Fill(Download):
             self._is_flowing,
             lambda: self.scheduler.readers_changed(self),
             lambda: self.scheduler.reader_waits(self),
+            Slices(self._clock),
             self.spool,
             turns=self.scheduler.turns,
         )

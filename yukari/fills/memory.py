@@ -22,6 +22,7 @@ from yukari.fills.window import PIECE, Pieces, Window
 from yukari.names import Digest
 from yukari.sources.pace import HostPace
 from yukari.spans import Span, SpanSet
+from yukari.tasks import Slices
 
 FIRST = 64 * 1024
 """Bytes that a new reader's first request asks for: few, as the reader may leave at once."""
@@ -122,6 +123,7 @@ class MemoryDownload(Download):
             lambda: False,
             self._readers_changed,
             lambda: self.scheduler.reader_waits(self),
+            Slices(self._clock),
             turns=self.scheduler.turns,
         )
 

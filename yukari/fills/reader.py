@@ -71,12 +71,12 @@ class Reader:
             self.coverage.waits_no_more(self)
             waiting.callback(None)
 
-    def broke(self, error: Exception) -> None:
-        """The blob cannot be read, or not from here."""
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
+    def let_go(self) -> Optional[Deferred[None]]:
+        """Wait no more, and return what is to be told why; None if it does not wait."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
             self.coverage.waits_no_more(self)
-            waiting.errback(error)
+        return waiting
 
     def close(self) -> None:
         if self._waiting is not None:

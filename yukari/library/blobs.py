@@ -31,7 +31,7 @@ from yukari.storage.capabilities import RemoteBlobs
 from yukari.storage.open_files import OpenBlobs
 from yukari.storage.ports import BlobFile, Store
 from yukari.storage.readable import Readable, StoredBlob
-from yukari.tasks import Coalescer, Waiters
+from yukari.tasks import Coalescer, Slices, Waiters
 
 log = Logger()
 
@@ -96,9 +96,9 @@ class Blobs:
     """How many stored blobs were removed or lost: what was known of the others may be wrong."""
     _opened: OpenBlobs = field(init=False)
     _entries: LRUCache[Digest, BlobEntry] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
-    _once: Coalescer = field(factory=Coalescer, init=False)
+    _once: Coalescer = field(init=False)
     """Looks into the store; they end by themselves when the cache stops."""
-    _asking: Coalescer = field(factory=Coalescer, init=False)
+    _asking: Coalescer = field(init=False)
     """Questions to upstream."""
     _removing: dict[Digest, Waiters] = field(factory=dict, init=False)
     _sending: dict[Digest, dict[StoredBlob, None]] = field(factory=dict, init=False)
@@ -106,6 +106,8 @@ class Blobs:
     _stopping: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        slices = Slices(self._clock)
+        self._once, self._asking = Coalescer(slices), Coalescer(slices)
         self._opened = OpenBlobs(self._store.open_blob, self._clock)
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.manifest_cache import cost_of
 from yukari.storage.ports import NoRoom, Store, StoredManifest
 from yukari.storage.readable import StoredBlob
-from yukari.tasks import Coalescer
+from yukari.tasks import Coalescer, Slices
 
 log = Logger()
 
@@ -63,6 +63,8 @@ class Children:
     _stored: Callable[[Repository], None]
     """Called with the model whenever a child was stored."""
     _large: LargeManifests = field(factory=LargeManifests)
+    _slices: Optional[Slices] = None
+    """Continues those who wait for one child."""
     _known: LRUCache[tuple[Repository, Digest], None] = field(
         factory=lambda: LRUCache(MAX_CHILDREN), init=False
     )
@@ -77,9 +79,10 @@ class Children:
         factory=lambda: LRUCache(MAX_INLINE, _cost), init=False
     )
     """Stored blobs that are, without their bytes."""
-    _once: Coalescer = field(factory=Coalescer, init=False)
+    _once: Coalescer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._once = Coalescer(self._slices)
         self._inline = _Inline(self._forget)
 
     def stop(self) -> None:

@@ -33,6 +33,7 @@ from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import Store
 from yukari.storage.readable import Readable, StoredBlob
+from yukari.tasks import Slices
 
 
 @define(eq=False)
@@ -91,7 +92,13 @@ class Library:
         )
         self.prefetch = Prefetch(self.blobs, self.filling, clock, self.in_use, self._prefetching)
         self.children = Children(
-            store, upstream, self._in_thread, self._now, self.events.child_stored, self._large
+            store,
+            upstream,
+            self._in_thread,
+            self._now,
+            self.events.child_stored,
+            self._large,
+            Slices(clock),
         )
         self._agents = agents = UserAgents()
         if self._freshness is not None:

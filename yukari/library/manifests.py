@@ -25,7 +25,7 @@ from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.ports import NEVER_CHECKED, NoRoom, Store
 from yukari.storage.variants import differ
-from yukari.tasks import Coalescer
+from yukari.tasks import Coalescer, Slices
 
 log = Logger()
 
@@ -80,9 +80,10 @@ class Manifests:
         factory=lambda: LRUCache(MAX_LEARNED), init=False
     )
     """Manifests whose blobs' sizes are known."""
-    _once: Coalescer = field(factory=Coalescer, init=False)
+    _once: Coalescer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._once = Coalescer(Slices(self._clock))
         self._unknown = TTLCache(MAX_UNKNOWN, UNKNOWN_FOR, self._clock.seconds)
         self._unasked = TTLCache(MAX_UNKNOWN, UNASKED_FOR, self._clock.seconds)
 

@@ -23,7 +23,7 @@ from yukari.large import LargeManifests
 from yukari.storage.disk.manifests import Loaded, ManifestFiles
 from yukari.storage.manifest_cache import Key, ManifestCache
 from yukari.storage.ports import StoredManifest
-from yukari.tasks import Background, Waiters
+from yukari.tasks import Background, Slices, Waiters
 
 log = Logger()
 
@@ -52,6 +52,7 @@ class KeptManifests:
     cache: ManifestCache[Loaded] = field(init=False)
     _asked: dict[Key, tuple[Loaded, Waiters]] = field(factory=dict, init=False)
     """Those that requests wait for until they are compared."""
+    _slices: Slices = field(init=False)
     _is_asking: bool = field(default=False, init=False)
     _old: dict[Key, None] = field(factory=dict, init=False)
     """Those that were asked for and are to be compared."""
@@ -60,6 +61,7 @@ class KeptManifests:
 
     def __attrs_post_init__(self) -> None:
         self.cache = ManifestCache(self._clock)
+        self._slices = Slices(self._clock)
 
     def stop(self) -> None:
         """Compare nothing any more."""
@@ -97,7 +99,7 @@ class KeptManifests:
 
     async def _is_unchanged(self, key: Key, known: Loaded) -> bool:
         """Compare a manifest with its files now, or with all that wait for the thread at work."""
-        asked, waiters = self._asked.setdefault(key, (known, Waiters()))
+        asked, waiters = self._asked.setdefault(key, (known, Waiters(self._slices)))
         if asked is not known:
             return False  # It was read again since the other one asked.
         answer = waiters.wait()
