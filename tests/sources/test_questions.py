@@ -10,8 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.turning import Turning
 from yukari.names import DEFAULT, Repository
 from yukari.sources.questions import (
+    BEGUN_IN_A_TURN,
     LEAST_PATIENCE,
     MAX_QUESTIONS,
     PATIENCE,
@@ -51,6 +53,22 @@ class QuestionsTests(SynchronousTestCase):
         self.assertEqual(self.begun(turns), [True] * 2 + [False] * 4)
         questions.end(self.successResultOf(turns[0]), answered=True)
         self.assertEqual(self.begun(turns), [True] * 3 + [False] * 3)
+
+    def test_many_begin_a_few_in_each_turn_of_the_reactor(self) -> None:
+        """Sixty-four at once held up everybody else for 60 ms."""
+        clock = Turning()
+        questions = Questions(clock)
+        turns = [
+            questions.begin(Repository(DEFAULT, "library", f"m{at}"))
+            for at in range(MAX_QUESTIONS + 1)
+        ]
+        for round in range(1, MAX_QUESTIONS // BEGUN_IN_A_TURN + 1):
+            self.assertEqual(sum(self.begun(turns)), round * BEGUN_IN_A_TURN)
+            clock.advance(1)
+        self.assertEqual(sum(self.begun(turns)), MAX_QUESTIONS)
+        questions.end(self.successResultOf(turns[0]), answered=True)
+        clock.advance(1)
+        self.successResultOf(turns[-1])
 
     def test_a_repository_that_hangs_leaves_turns_for_others(self) -> None:
         questions = self.questions(4, 2)

@@ -454,6 +454,7 @@ class QuestionTests(UpstreamCase):
     def test_one_repository_leaves_turns_for_others(self) -> None:
         for _ in range(MAX_OF_ONE):
             self.manifest()
+            self.clock.advance(0)
         self.clock.advance(HEADERS_WITHIN / 2)
         for each in self.internet.exchanges[:MAX_OF_ONE]:
             each.head(200, content_length=10**6)  # and no body for a while
@@ -462,6 +463,7 @@ class QuestionTests(UpstreamCase):
         self.clock.advance(BODY_WITHIN - 0.1)
         self.assertNoResult(waits)
         self.begin(self.upstream.manifest(OTHER, TAG, ""))
+        self.clock.advance(0)
         self.assertEqual(len(self.internet.exchanges), MAX_OF_ONE + 1)
 
     def test_a_reply_that_was_read_gives_the_turn_back(self) -> None:
@@ -474,6 +476,7 @@ class QuestionTests(UpstreamCase):
         self.registry.headers_within = 5.0
         for _ in range(MAX_OF_ONE):
             self.manifest()
+            self.clock.advance(0)
             self.internet.last.head(200, content_length=10**6)
         waits = self.manifest()
         self.clock.pump([4.9] * ASKED_FOR)

@@ -21,6 +21,11 @@ MAX_QUESTIONS = 64
 """Questions at once; more wait for their turn."""
 MAX_OF_ONE = 16
 """Questions at once for one repository, so that one that hangs leaves room for others."""
+BEGUN_IN_A_TURN = 8
+"""
+Questions after which the reactor turns before others begin, if as many are in progress: each takes
+half a millisecond, and as much again when it is answered.
+"""
 LEAST_PATIENCE = 3.0
 """Seconds that a question has while others wait; longer if answers have taken long of late."""
 PATIENCE = 4.0
@@ -66,6 +71,9 @@ class Questions:
     _slowest: float = field(default=0.0, init=False)
     """Seconds that answers took of late, at most; 0 if there was none."""
     _look: Optional[IDelayedCall] = field(default=None, init=False)
+    _begun: int = field(default=0, init=False)
+    """Questions that have begun since the reactor turned."""
+    _next: Optional[IDelayedCall] = field(default=None, init=False)
 
     def begin(
         self, name: Repository, client: Hashable = None, *, again: bool = False
@@ -108,13 +116,23 @@ class Questions:
 
     def _serve(self) -> None:
         while len(self._turns) < self._most and (found := self._first()) is not None:
+            if min(self._begun, len(self._turns)) >= BEGUN_IN_A_TURN:
+                if self._next is None:
+                    self._next = self._clock.callLater(0, self._go_on)
+                break
             waiting, client = found
+            self._begun += 1
             turn = Turn(self._forget(waiting, client), client, self._clock.seconds())
             self._turns.append(turn)
             self._asked[turn.name] += 1
             self._clients[client] += 1
             waiting.callback(turn)
         self._look_later()
+
+    def _go_on(self) -> None:
+        """Begin more: the reactor has turned."""
+        self._next, self._begun = None, 0
+        self._serve()
 
     def _first(self) -> Optional[tuple[Deferred[Turn], Hashable]]:
         """Return whose turn is next, and its client."""
