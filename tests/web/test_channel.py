@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ from yukari.sending.transports import bound_held
 from yukari.storage.disk.bodies import KeptFiles
 from yukari.tasks import Waiters
 from yukari.web import site
-from yukari.web.ahead import BLOBS_IN_A_TURN
+from yukari.web.ahead import BLOBS_IN_A_TURN, NAMES_IN_A_TURN, PAGES_IN_A_TURN, Crowds, InTurn
 from yukari.web.channel import (
     BODY_WITHIN,
     CLOSED_WITHIN,
@@ -315,7 +316,7 @@ class CrowdTests(SynchronousTestCase):
         self.clock, self.turns = Clock(), Clock()
         self.talks = [Talk(clock=self.clock) for _ in range(3 * BLOBS_IN_A_TURN)]
         for talk in self.talks:
-            talk.channel.site.crowd = self.talks[0].channel.site.crowd
+            talk.channel.site.crowds = self.talks[0].channel.site.crowds
             talk.channel.callLater = lambda _, work: self.turns.callLater(1, work)
             path = talk.shelf.put(Growing(b"abc", here=3, in_file=False))
             talk.channel.dataReceived(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())
@@ -337,7 +338,7 @@ class CrowdTests(SynchronousTestCase):
     def test_anything_else_is_answered_at_once(self) -> None:
         """/healthz took 7 s beside 12,800 parts."""
         other = Talk(clock=self.clock)
-        other.channel.site.crowd = self.talks[0].channel.site.crowd
+        other.channel.site.crowds = self.talks[0].channel.site.crowds
         other.channel.dataReceived(HEALTH)
         self.assertEqual(other.replies()[0].status, 200)
         self.assertEqual(self.begun(), self.expected(BLOBS_IN_A_TURN))
@@ -362,6 +363,65 @@ class CrowdTests(SynchronousTestCase):
             self.turns.advance(1)
         self.assertEqual(gone.wire.value(), b"")
         self.assertTrue(all(self.begun()[BLOBS_IN_A_TURN + 1 :]))
+
+
+class QueueTests(SynchronousTestCase):
+    """Which requests wait for others of their kind, and in which order."""
+
+    def begun(self, path: str, count: int) -> int:
+        """How many of so many clients' requests for this path begin in one turn."""
+        turns, site = Clock(), Talk().channel.site
+        talks = [Talk() for _ in range(count)]
+        for talk in talks:
+            talk.channel.site.crowds = site.crowds
+            talk.channel.callLater = turns.callLater
+            talk.channel.dataReceived(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        self.addCleanup(turns.pump, [0] * count)
+        return sum(not talk.channel.waits for talk in talks)
+
+    def test_questions_and_pages_begin_a_few_in_a_turn(self) -> None:
+        """Three thousand clients that asked for what is not stored made a turn of 0.6 s."""
+        for path, most in (
+            (f"/v2/{NAME}/manifests/nothing", NAMES_IN_A_TURN),
+            ("/nothing", NAMES_IN_A_TURN),
+            ("/v2/_catalog?n=5", PAGES_IN_A_TURN),
+            ("/metrics", PAGES_IN_A_TURN),
+        ):
+            self.assertEqual(self.begun(path, 3 * most), most, path)
+
+    def test_health_and_what_was_found_lately_never_wait(self) -> None:
+        crowds = Crowds()
+        manifest, blob = (f"/v2/{NAME}/{kind}".encode() for kind in ("manifests/x", "blobs/y"))
+        self.assertIs(crowds.of(b"GET %b HTTP/1.1\r\n" % manifest), crowds.names)
+        self.assertIs(crowds.of(b"HEAD %b HTTP/1.1\r\n" % blob), crowds.names)
+        for path in (manifest, blob, b"/metrics"):
+            crowds.found(path)
+        self.assertIsNone(crowds.of(b"GET %b HTTP/1.1\r\n" % manifest))
+        self.assertIsNone(crowds.of(b"\r\nGET %b?x HTTP/1.1\r\n" % manifest))
+        self.assertIsNone(crowds.of(b"HEAD %b HTTP/1.1\r\n" % blob))
+        self.assertIs(crowds.of(b"GET %b HTTP/1.1\r\n" % blob), crowds.blobs)
+        self.assertIs(crowds.of(b"GET /metrics HTTP/1.1\r\n"), crowds.pages)
+        self.assertIsNone(crowds.of(HEALTH))
+
+    def test_a_manifest_that_was_sent_does_not_wait_for_the_next_client(self) -> None:
+        talk = Talk()
+        path = talk.shelf.put(Growing(b"abc", here=3, in_file=False)).encode()
+        talk.say(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path)
+        self.assertEqual(talk.replies()[0].status, 200)
+        self.assertIsNone(talk.channel.site.crowds.of(b"HEAD %b HTTP/1.1\r\n" % path))
+
+    def test_clients_take_turns(self) -> None:
+        """A client with thousands of requests kept every other waiting for all of them."""
+        turns, begun = Clock(), list[str]()
+        queue = InTurn(2)
+        for name in ("a", "a", "a", "a", "b", "c"):
+            channel = Talk().channel
+            channel.name, channel.callLater = name, turns.callLater
+            queue.wait(channel, partial(begun.append, name))
+        turns.pump([0] * 3)
+        self.assertEqual("".join(begun), "abcaaa")
+        self.assertFalse(queue)
+        self.assertEqual(turns.getDelayedCalls(), [])
 
 
 class ManyModels(Shelf):

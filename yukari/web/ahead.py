@@ -2,14 +2,14 @@
 Requests that wait for a turn of the reactor, although they have been read.
 
 Each turn begins few of those that clients send without waiting for the reply to the one before, and
-not too many for blobs, whichever connections they are on: a crowd does not delay the others, and
-new connections are accepted meanwhile. Anything else is answered at once.
+not too many of any other kind, whichever connections they are on: a crowd does not delay the
+others, and new connections are accepted meanwhile. What is known to be answered at once never
+waits: health, and manifests and sizes that were found in the store lately.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any, Optional
 
 from attrs import define, field
@@ -19,23 +19,39 @@ BEGUN_IN_A_TURN = 4
 """Requests sent ahead that begin in a turn."""
 BLOBS_IN_A_TURN = 32
 """Requests for blobs that begin in a turn, which takes some 10 ms."""
+NAMES_IN_A_TURN = 8
+"""The same of requests for manifests that may not be stored, and for all that does not exist."""
+PAGES_IN_A_TURN = 2
+"""The same of lists, pages and metrics, some of which take 5 ms each."""
+MAX_FOUND = 10_000
+"""Paths that are remembered as found."""
+
+AT_ONCE = frozenset((b"/healthz", b"/readyz", b"/v2/", b"/v2"))
+"""Paths whose replies take no work."""
+PAGES = (b"/metrics", b"/status", b"/fills", b"/api/", b"/store/")
+"""The beginnings of other paths, below which a reply may take long."""
+LISTS = (b"/_catalog", b"/tags/list")
 
 
 @define(eq=False)
 class InTurn:
-    """Connections that wait, the longest-waiting first, of which ``most`` go on in a turn."""
+    """
+    Connections that wait, of which ``most`` go on in a turn: in turn over the clients, and a
+    client's as they came.
+    """
 
     _most: int
-    _waiting: dict[Any, Callable[[], None]] = field(factory=dict, init=False)
+    _waiting: dict[str, dict[Any, Callable[[], None]]] = field(factory=dict, init=False)
+    """By the client's name, whose turn is next first."""
     _begun: int = field(default=0, init=False)
     """Requests begun in this turn."""
     _call: Optional[IDelayedCall] = field(default=None, init=False)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
 
-    def __contains__(self, channel: object) -> bool:
-        return channel in self._waiting
+    def __contains__(self, channel: Any) -> bool:
+        return channel in self._waiting.get(channel.name, ())
 
     def may_begin(self, channel: Any) -> bool:
         """Whether a request may begin in this turn, which counts it; otherwise it has to wait."""
@@ -47,12 +63,16 @@ class InTurn:
 
     def wait(self, channel: Any, begin: Callable[[], None]) -> None:
         """Call ``begin`` when it is this connection's turn."""
-        self._waiting[channel] = begin
+        self._waiting.setdefault(channel.name, {})[channel] = begin
         self._call_later(channel)
 
     def leave(self, channel: Any) -> None:
         """Begin nothing for this connection any more; harmless if nothing waits."""
-        self._waiting.pop(channel, None)
+        queue = self._waiting.get(channel.name)
+        if queue is not None:
+            queue.pop(channel, None)
+            if not queue:
+                del self._waiting[channel.name]
         if not self._waiting and self._call is not None:
             self._call.cancel()
             self._call, self._begun = None, 0
@@ -63,10 +83,46 @@ class InTurn:
 
     def _begin_some(self) -> None:
         self._call, self._begun = None, 0
-        for channel in list(islice(self._waiting, self._most)):
-            begin = self._waiting.pop(channel, None)
-            if begin is not None:
-                begin()
-        for channel in self._waiting:
+        channel = None
+        for _ in range(self._most):
+            if not self._waiting:
+                break
+            client = next(iter(self._waiting))
+            queue = self._waiting.pop(client)
+            channel = next(iter(queue))
+            begin = queue.pop(channel)
+            if queue:
+                self._waiting[client] = queue  # behind the others now
+            begin()
+        if self._waiting:
             self._call_later(channel)
-            break
+
+
+@define(eq=False)
+class Crowds:
+    """The queues of a site's requests, by their kind."""
+
+    blobs: InTurn = field(factory=lambda: InTurn(BLOBS_IN_A_TURN))
+    names: InTurn = field(factory=lambda: InTurn(NAMES_IN_A_TURN))
+    pages: InTurn = field(factory=lambda: InTurn(PAGES_IN_A_TURN))
+    _found: dict[bytes, None] = field(factory=dict, init=False)
+    """Paths of manifests and blobs that were found lately."""
+
+    def of(self, data: bytes) -> Optional[InTurn]:
+        """Return the queue of a request that begins so; None if it is answered at once."""
+        method, _, rest = data.lstrip(b"\r\n").partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if b"/blobs/" in path and method == b"GET":
+            return self.blobs
+        if path in AT_ONCE or path in self._found:
+            return None
+        if path == b"/" or path.startswith(PAGES) or path.endswith(LISTS):
+            return self.pages
+        return self.names
+
+    def found(self, path: bytes) -> None:
+        """Note that a reply with what is at this path has been sent."""
+        if b"/manifests/" in path or b"/blobs/" in path:
+            if len(self._found) >= MAX_FOUND and path not in self._found:
+                del self._found[next(iter(self._found))]
+            self._found[path] = None

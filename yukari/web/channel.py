@@ -17,11 +17,12 @@ from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import bound_held, write_now
+from yukari.web.ahead import InTurn
 from yukari.web.half_close import Probe
 from yukari.web.head_first import HeadFirst
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
-from yukari.web.request_head import find_path, is_for_blob, read_head
+from yukari.web.request_head import find_path, read_head
 
 TLS_HANDSHAKE = b"\x16"
 """The first byte from a client that takes this for an https server."""
@@ -73,6 +74,7 @@ class RegistryChannel(HeadFirst):
     """The bytes of the request in progress, if it is one whose reply may be given again."""
     _repeats: Optional[Repeats] = None
     """None for a trusted proxy."""
+    _queue: Optional[InTurn] = None
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
@@ -117,7 +119,8 @@ class RegistryChannel(HeadFirst):
             self._probe.stop()
         self._expect(None)
         self.site.ahead.leave(self)
-        self.site.crowd.leave(self)
+        if self._queue is not None:
+            self._queue.leave(self)
         self._idle.stop()
         super().connectionLost(reason)
         self.site.drain.left(self)
@@ -133,9 +136,8 @@ class RegistryChannel(HeadFirst):
 
     def forceAbortClient(self) -> None:
         """Drop the connection with what has not been sent."""
-        aborting: Any = self._abortingCall
-        if aborting is not None and aborting.active():
-            aborting.cancel()
+        if self._abortingCall is not None and self._abortingCall.active():
+            self._abortingCall.cancel()
         super().forceAbortClient()
 
     def readConnectionLost(self) -> None:
@@ -166,7 +168,7 @@ class RegistryChannel(HeadFirst):
     @property
     def waits(self) -> bool:
         """Whether its request waits for its turn."""
-        return self in self.site.crowd
+        return self._queue is not None
 
     @property
     def quiet_since(self) -> float:
@@ -194,16 +196,17 @@ class RegistryChannel(HeadFirst):
             self.refuse(TOO_MANY)
         elif not self.refused:
             self._heard = True
-            begins = self._at_start and not self.paused
-            if begins and is_for_blob(data) and not self.site.crowd.may_begin(self):
-                self.paused = True
-                self.site.crowd.wait(self, self._go_on)
+            if self._at_start and not self.paused:
+                queue = self.site.crowds.of(data)
+                if queue is not None and not queue.may_begin(self):
+                    self.paused, self._queue = True, queue
+                    queue.wait(self, self._go_on)
             self._read(data)
 
     def _go_on(self) -> None:
         """Read what has waited for its turn."""
         data, self._buffer = self._buffer, b""
-        self._at_start, self.paused = True, False
+        self._at_start, self.paused, self._queue = True, False, None
         self._read(data)
 
     @property
@@ -393,6 +396,5 @@ class RegistryChannel(HeadFirst):
         request.refused(why[0], method, uri)
         headers = Headers({b"content-length": [b"0"], b"connection": [b"close"]})
         code, reason = why
-        head = self._make_head(request, b"HTTP/1.1", b"%d" % code, reason, headers)
-        self.transport.write(head)
+        self.transport.write(self._make_head(request, b"HTTP/1.1", b"%d" % code, reason, headers))
         self.loseConnection()

@@ -25,7 +25,7 @@ log = Logger()
 INSIST_AFTER = 1.0
 """Seconds that a TLS client has to answer our close before the socket closes without it."""
 
-WAITED = 1.0
+WAITED = 0.25
 """Seconds that a request has for its reply, however many connections there are."""
 
 RETRY_AFTER = 10

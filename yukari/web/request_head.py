@@ -31,12 +31,6 @@ _HOST = re.compile(
 _ABSOLUTE = re.compile(rb"(?i:https?)://(?:[^/?#@]*@)?([^/?#@]+)(.*)", re.DOTALL)
 
 
-def is_for_blob(data: bytes) -> bool:
-    """Whether these are the first bytes of a request for a blob, if they have its whole target."""
-    first = data.lstrip(b"\r\n").partition(b"\n")[0]
-    return first.startswith(b"GET ") and b"/blobs/" in first
-
-
 def read_head(data: bytes) -> Optional[tuple[bytes, bytes, bytes, Headers]]:
     """
     Return a request's method, target, version and headers; None if Twisted has to read it.

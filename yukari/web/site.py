@@ -24,7 +24,7 @@ from yukari.metrics import RESULTS, Metrics
 from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
-from yukari.web.ahead import BEGUN_IN_A_TURN, BLOBS_IN_A_TURN, InTurn
+from yukari.web.ahead import BEGUN_IN_A_TURN, Crowds, InTurn
 from yukari.web.channel import BUSY, TOO_LARGE, RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
@@ -272,6 +272,8 @@ class RegistryRequest(Request):
         self._is_open = False
         if self._counted is not None:
             self.site.clients.ended(self._counted)
+        if self.code == 200:
+            self.site.crowds.found(self.path)
         sent = self.sentLength + self.sent_directly
         self.site.metrics.replies(
             path=self.path, method=self.method, status=self.code, result=self.result
@@ -337,7 +339,7 @@ class RegistrySite(Site):
         self.clock = clock
         self.drain = drain or Drain(clock)
         self.ahead = InTurn(BEGUN_IN_A_TURN)
-        self.crowd = InTurn(BLOBS_IN_A_TURN)
+        self.crowds = Crowds()
         self.metrics = metrics or Metrics()
         self.is_admins = is_admins
         self.pseudonym = pseudonym
