@@ -35,8 +35,12 @@ ACCEPTS = 256
 Connections that are accepted in one turn of the reactor at most, some 20 ms. Those that find the
 system's queue full, as when two hundred machines open 64 each, try again after 1, 3 and 7 seconds.
 """
-LOOK_EVERY = 0.25
-"""Seconds for which nobody is accepted after a client found no room."""
+LOOK_EVERY = 0.01
+LOOK_EACH = 0.0001
+"""
+Seconds for which nobody is accepted after a client found no room: at least, and for each
+connection, for a look goes through all of them.
+"""
 REFUSED = 64
 """
 Requests that are refused at once if a client finds no room: they wait for upstream, and what is
@@ -127,7 +131,8 @@ class ConnectionLimiter:
         for port in self._ports:
             port.stopReading()
         if self._look is None:
-            self._look = self._clock.callLater(LOOK_EVERY, self._open_again)
+            wait = max(LOOK_EVERY, LOOK_EACH * self._drain.count())
+            self._look = self._clock.callLater(wait, self._open_again)
         now = self._clock.seconds()
         if self._said_at is None or now - self._said_at >= SAY_EVERY:
             self._said_at = now
