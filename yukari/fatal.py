@@ -12,15 +12,19 @@ from twisted.logger import Logger
 _log = Logger()
 
 
-class Ended(SystemExit):
-    """The start has failed, exit status 1; ``line`` is on stderr and in the log already."""
+WRONG_USE = 2
+"""The exit status of a command with wrong flags or arguments, of the verbs as of the daemon."""
 
-    def __init__(self, line: str) -> None:
-        super().__init__(1)
+
+class Ended(SystemExit):
+    """The start has failed; ``line`` is on stderr and in the log already."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(status)
         self.line = line
 
 
-def end(*messages: object) -> NoReturn:
+def end(*messages: object, status: int = 1) -> NoReturn:
     """
     Write one plain line for each message to stderr and to the log, then raise `Ended`.
 
@@ -35,4 +39,4 @@ def end(*messages: object) -> NoReturn:
             except OSError:
                 pass
         _log.error("{log_line}", log_line=line, on_stderr=True)
-    raise Ended(lines[0])
+    raise Ended(lines[0], status)

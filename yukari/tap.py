@@ -27,7 +27,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.settings import SETTINGS, SettingError, Settings
 from yukari.daemon.logs import LoggedService
 from yukari.daemon.pidfile import check_pid_file
-from yukari.fatal import end
+from yukari.fatal import WRONG_USE, end
 
 log = Logger()
 
@@ -90,7 +90,7 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            end(error)
+            end(error, status=WRONG_USE)
 
     def read_again(self) -> Settings:
         """Read the settings as they are now; `SettingError`."""
@@ -100,7 +100,7 @@ class Options(usage.Options):
     def parseArgs(self, *args: str) -> None:
         """Refuse arguments: there are only options."""
         if args:
-            end(f"{args[0]!a}: expected options only, see yukari --help")
+            end(f"{args[0]!a}: expected options only, see yukari --help", status=WRONG_USE)
 
     def postOptions(self) -> None:
         """Read the settings and the proxies, before twistd looks at its pid file."""

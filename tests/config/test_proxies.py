@@ -36,6 +36,9 @@ class ProxyTests(SynchronousTestCase):
             "SOCKS5H://[::1]:80/": Proxy("::1", 80, "socks5h"),
             "socks://proxy.example:3128/": Proxy("proxy.example", 3128, "socks5h"),
             "socks5://me:p%40ss@h:1": Proxy("h", 1, "socks5", (b"me", b"p@ss")),
+            "socks4a://me@h": Proxy("h", 1080, "socks4a", (b"me", b"")),
+            "http://b\xfccher.example:3128": Proxy("xn--bcher-kva.example", 3128),
+            "proxy.example:3128;": PLAIN,
         }.items():
             self.assertEqual(Proxy.parse(text), proxy)
 
@@ -58,7 +61,15 @@ class ProxyTests(SynchronousTestCase):
 
     def test_other_urls_are_refused(self) -> None:
         for text in (
-            *("socks4://p:1", "socks5://:p@p:1", "ftp://p", "http://", "http://:3128", "://p:1"),
+            *(
+                "socks3://p:1",
+                "socks5://:p@p:1",
+                "socks4://a%00b@p:1",
+                "ftp://p",
+                "http://",
+                "http://:3128",
+                "://p:1",
+            ),
             f"socks5://u:{'p' * 256}@p:1",
             *("http://p:0", "http://p:65536", "http://p:port"),
             *("http://a b:1", "http://[::1", "http://u:p@", "http://a%3Ab:p@p:1"),
@@ -125,12 +136,12 @@ class ReadTests(SynchronousTestCase):
     def test_a_variable_that_cannot_be_read_is_ignored_and_the_others_are_not(self) -> None:
         """The variables are not Yukari's: one that another program wants must not end a start."""
         proxies = Proxies.read(
-            {"ALL_PROXY": "socks4://me:secret@old:1", "HTTPS_PROXY": "s:2", "no_proxy": "a,x!y,b"}
+            {"ALL_PROXY": "socks3://me:secret@old:1", "HTTPS_PROXY": "s:2", "no_proxy": "a,x!y,b"}
         )
         self.assertEqual((proxies.http, str(proxies.https)), (None, "s:2"))
         self.assertEqual(len(proxies.exempt), 2)
         every, exempt = proxies.ignored
-        self.assertIn("ALL_PROXY 'socks4://***@old:1': expected http://", every)
+        self.assertIn("ALL_PROXY 'socks3://***@old:1': expected http://", every)
         self.assertEqual(exempt, "no_proxy: 'x!y'")
 
     def test_all_proxy_by_socks_stands_beside_https_proxy(self) -> None:
@@ -219,6 +230,8 @@ class ExemptTests(SynchronousTestCase):
             ("::ffff:10.1.1.1 ::ffff:10.2.0.0/112", ("10.1.1.1", "10.2.9.9"), ("10.1.1.2",)),
             ("https://a.example:443/v2/ //corp /x", ("a.example", "corp"), ("v2", "x")),
             ("bücher.example", ("xn--bcher-kva.example",), ("bucher.example",)),
+            ("10.0.0.1-9", ("10.0.0.1", "10.0.0.9"), ("10.0.0.10", "10.0.0.0")),
+            ("10.0.0.200-10.0.2.1", ("10.0.1.0", "10.0.2.1"), ("10.0.0.199", "10.0.2.2")),
         ):
             proxies = Proxies.read({"https_proxy": "p:1", "no_proxy": text})
             self.assertEqual(proxies.ignored, (), text)
@@ -234,7 +247,18 @@ class ExemptTests(SynchronousTestCase):
 
     def test_an_entry_that_names_no_host_is_refused(self) -> None:
         for text in (
-            *("10.0.0.0/33", "10.0.0.256", "a:0", "a:65536", "a:b", "a/b", "", "x!y", "$no_proxy"),
+            *(
+                "10.0.0.0/33",
+                "10.0.0.256",
+                "10.0.0.9-1",
+                "a:0",
+                "a:65536",
+                "a:b",
+                "a/b",
+                "",
+                "x!y",
+                "$no_proxy",
+            ),
             *("[a]", "[::1", "::1:g", ".", "*.", "a..b", "192.168", "a?b", "u@h"),
         ):
             with self.assertRaises(InvalidSetting, msg=text):

@@ -59,10 +59,10 @@ class OptionsTests(SynchronousTestCase):
         options.parseOptions(args)
         return options
 
-    def complaint(self, *args: str) -> str:
+    def complaint(self, *args: str, status: int = 1) -> str:
         """Return the error of a start that fails."""
         ended = self.assertRaises(SystemExit, self.parse, *args)
-        self.assertEqual((ended.code, self.out.getvalue()), (1, ""))
+        self.assertEqual((ended.code, self.out.getvalue()), (status, ""))
         said = self.err.getvalue()
         self.err.truncate(0)
         self.err.seek(0)
@@ -83,16 +83,16 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((settings.slog_level, settings.storage), (LogLevel.info, "/tmp/y"))
 
     def test_a_wrong_value_ends_in_one_line(self) -> None:
-        for args, begins in (
-            (("--bind", "nonsense"), "yukari: --bind 'nonsense': expected HOST:PORT"),
-            (("--min-free", "lots"), "yukari: --min-free 'lots': expected bytes"),
-            (("--bogus",), "yukari: option --bogus not recognized"),
-            (("--bind",), "yukari: option --bind requires argument"),
-            (("--offline=1",), "yukari: option --offline must not have an argument"),
-            (("-x",), "yukari: option -x not recognized"),
-            (("serve",), "yukari: 'serve': expected options only, see yukari --help"),
+        for args, status, begins in (
+            (("--bind", "nonsense"), 1, "yukari: --bind 'nonsense': expected HOST:PORT"),
+            (("--min-free", "lots"), 1, "yukari: --min-free 'lots': expected bytes"),
+            (("--bogus",), 2, "yukari: option --bogus not recognized"),
+            (("--bind",), 2, "yukari: option --bind requires argument"),
+            (("--offline=1",), 2, "yukari: option --offline must not have an argument"),
+            (("-x",), 2, "yukari: option -x not recognized"),
+            (("serve",), 2, "yukari: 'serve': expected options only, see yukari --help"),
         ):
-            said = self.complaint(*args)
+            said = self.complaint(*args, status=status)
             self.assertTrue(said.startswith(begins), said)
             self.assertEqual(said.count("\n"), 1, said)
         os.environ["MANIFEST_LIFETIME"] = "ten\ndays"
@@ -241,8 +241,9 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual((status, out, err.count("\n")), (1, "", 1))
         self.assertTrue(err.startswith("yukari: UPSTREAM_REGISTRY 'example': expected"), err)
 
-    def test_an_unknown_flag_is_one_line_and_status_1(self) -> None:
-        self.assertEqual(self.yukari("--bogus"), (1, "", "yukari: option --bogus not recognized\n"))
+    def test_an_unknown_flag_is_one_line_and_status_2(self) -> None:
+        """As of the verbs."""
+        self.assertEqual(self.yukari("--bogus"), (2, "", "yukari: option --bogus not recognized\n"))
 
     def test_version_and_help(self) -> None:
         self.assertEqual(self.yukari("--version"), (0, f"yukari {__version__}\n", ""))

@@ -79,7 +79,7 @@ class Asked:
         protocol.makeConnection(self.transport)  # type: ignore[arg-type]
         self.transport.resumeProducing()  # As Twisted's does, whoever has paused it.
 
-    def answer(self, *, ignoring_range: bool = False) -> None:
+    def answer(self, *, ignoring_range: bool = False, has_length: bool = True) -> None:
         """The reply's header: 206, or a 200 with the whole blob."""
         self.answered = True
         if ignoring_range:
@@ -89,15 +89,16 @@ class Asked:
         span = Span(self.at, self._end)
         paced = None if self.source.line is None else Paced(self, self.source.line)
         asked = span == self.span
-        self.reply.callback(Answer(span, asked, self.source.pace_now, paced or self, paced))
+        pace = self.source.pace_now
+        self.reply.callback(Answer(span, asked, pace, paced or self, paced, has_length))
 
     def refuse(self, error: Exception) -> None:
         """No reply but a failure."""
         self.answered = self.ended = True
         self.reply.errback(error)
 
-    def send(self, count: int) -> None:
-        """So many bytes of the body arrive; at its last one the body ends."""
+    def send(self, count: int, *, ends: bool = True) -> None:
+        """So many bytes of the body arrive; at its last one the body ``ends``."""
         if self.transport.stopped:
             self.ended = True
             return
@@ -105,7 +106,7 @@ class Asked:
         self.source.sent.append(Span(self.at, self.at + len(data)))
         self.at += len(data)
         self._protocol.dataReceived(data)
-        if self.at == self._end:
+        if self.at == self._end and ends:
             self.finish()
 
     def finish(self) -> None:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.ending import begin
 from tests.fills.doubles import Asked, ScriptedSource, content_of
 from yukari.errors import RegistryError, blob_unknown
-from yukari.fills.fetcher import RangeFetch
+from yukari.fills.fetcher import ENDS_WITHIN, RangeFetch
 from yukari.fills.plan import Plan
 from yukari.net.budget import ConnectionBudget, HostLimit, Priority
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
@@ -109,6 +109,26 @@ class FetchTests(FetchCase):
         asked.transport.stopped = False
         asked._protocol.dataReceived(b"x" * 100)  # what was on its way
         self.assertEqual(len(self.fill.got), 1000)
+
+    def test_body_that_never_says_that_it_ended_is_whole_all_the_same(self) -> None:
+        """As behind a header ``Content-Length : 7``: each was waited for, and counted as silent."""
+        _, asked, ended = self.begin()
+        asked.answer(has_length=False)
+        asked.send(1000, ends=False)
+        self.assertNoResult(ended)
+        self.clock.advance(ENDS_WITHIN)
+        self.successResultOf(ended)
+        self.assertTrue(asked.transport.stopped)
+
+    def test_body_that_ends_behind_its_last_byte_keeps_its_connection(self) -> None:
+        """As one in chunks."""
+        _, asked, ended = self.begin()
+        asked.answer(has_length=False)
+        asked.send(1000, ends=False)
+        asked.finish()
+        self.successResultOf(ended)
+        self.assertFalse(asked.transport.stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_page_in_a_blobs_place_counts_as_a_refusal_while_others_are_served(self) -> None:
         """A host that allowed two connections was asked 427 times for three blobs."""

@@ -116,6 +116,17 @@ class FewConnectionsTests(SynchronousTestCase):
                 self.assertLessEqual(pull.seconds, 1.5 * host.direct(size) + 0.3, (host, size))
                 self.assertLess(pull.refused, 16, (host, size))
 
+    def test_one_that_is_slow_to_answer_too_is_asked_for_long_ranges_soon(self) -> None:
+        """
+        Each request doubled the one before, after a pause for the refusals; a refusal that overtook
+        the first answer made the host seem quick.
+        """
+        for delay, refuses in product((0.5, 2.0), ("503", "empty")):
+            host = Host(delay, 20 * MB, bears=1, refuses=refuses)
+            pull = Pull(host, 30 * MB).run()
+            self.assertLessEqual(pull.seconds, host.direct(30 * MB) + 2.6, host)
+            self.assertLess(len(pull.scene.source.asked), 10, host)
+
     def test_one_that_lets_connections_hang_costs_the_time_to_notice_it(self) -> None:
         for bears, size in product((1, 2), (30 * MB, 90 * MB, 300 * MB)):
             host = Host(0.05, 20 * MB, bears=bears, refuses="hang")

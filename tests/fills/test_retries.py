@@ -95,6 +95,20 @@ class FailedTests(SynchronousTestCase):
             tries.came(100.0)
             self.assertFalse(tries.keep_failing)
 
+    def test_requests_that_the_host_refused_beside_others_cause_no_pause_once_it_gets_fewer(
+        self,
+    ) -> None:
+        for lowered_at, pauses in ((99.0, True), (100.0, False)):
+            tries = RetryState()
+            Failure(took=0.1).tell(tries, 100.0)
+            tries.came(100.1)
+            tries.host_got_fewer(lowered_at)
+            self.assertEqual(tries.not_before > 100.1, pauses)
+        Failure(took=0.1, retry_after=60.0).tell(tries, 100.2)
+        tries.came(100.3)
+        tries.host_got_fewer(100.2)
+        self.assertGreaterEqual(tries.not_before, 160.2)
+
     def test_one_that_brought_something_is_tried_again_soon(self) -> None:
         tries = RetryState()
         for now in range(0, 100, 10):
@@ -121,6 +135,19 @@ class PatienceTests(SynchronousTestCase):
         delay = Failure(took=0.0, retry_after=50.0).tell(tries, 100.0)
         self.assertFalse(tries.are_hopeless(100.0 + delay))
         self.assertTrue(tries.are_hopeless(100.0 + delay + PATIENCE_AT_FIRST))
+
+    def test_upstream_that_asks_to_wait_again_and_again_is_hopeless_in_the_end(self) -> None:
+        """Each refusal prolonged the patience with it: the blob was waited for without end."""
+        for came in (False, True):
+            tries, now = RetryState(), 100.0
+            tries.begin(now)
+            if came:
+                tries.came(now)
+            while not tries.are_hopeless(now):
+                now = max(now + 3.0, tries.not_before)
+                Failure(took=0.0, retry_after=3.0, busy=True).tell(tries, now)
+                self.assertLess(now, 100.0 + 2 * PATIENCE)
+            self.assertGreater(now, 100.0 + PATIENCE * came)
 
     def test_silence_is_borne_longer_each_time_until_something_comes(self) -> None:
         tries = RetryState()

@@ -13,7 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import Asked, Scene
 from tests.fills.test_fill import Drinker
 from yukari.fills.scheduler import FetchScheduler
+from yukari.net.budget import HostLimit
 from yukari.net.throttle import Line
+from yukari.net.useful import LEAST, Useful
 from yukari.sources.pace import SECONDS_SHARED, HostPace
 
 PATIENCE = 5.0
@@ -172,6 +174,28 @@ class UnknownLineTests(SynchronousTestCase):
     def test_a_layer_that_comes_later_does_not_wait_for_those_before_it(self) -> None:
         longest = waits_of_layers(Network(2_000_000, 0.1), layers=3, parts=16, apart=3.1)
         self.assertLess(longest, 1.0)
+
+    def test_small_blob_does_not_wait_for_a_turn_of_a_large_one(self) -> None:
+        """
+        While the host had more requests than are of use, none began until enough had ended: on a
+        line of 40 kB a second a config came after three seconds.
+        """
+        clock, pace = Clock(), HostPace(limit=HostLimit(Useful(LEAST)))
+        network, scheduler = Network(40_000, 0.05), FetchScheduler(clock, 32, 64)
+        large, small = scenes = [Scene(bytes(size), clock=clock) for size in (2_000_000, 500)]
+        for scene in scenes:
+            scene.scheduler, scene.source.pace_now = scheduler, pace
+            scene.fill = scene.new_fill()
+        for at in range(0, 2_000_000, 125_000):
+            Drinker(large, at, at + 125_000)
+        reading = None
+        while reading is None or not reading.done:
+            if reading is None and pace.limit.active > 16 > pace.limit.useful.allowed:
+                reading, since = Drinker(small, 0, 500), clock.seconds()
+            requests = [asked for scene in scenes for asked in scene.source.open]
+            network.pass_on(requests, clock.seconds(), COARSE_TICK)
+            clock.advance(COARSE_TICK)
+        self.assertLess(clock.seconds() - since, 1.0)
 
     def test_connections_that_are_slow_each_keep_nobody_waiting(self) -> None:
         network = Network(inf, 0.1, each=50_000)

@@ -15,6 +15,7 @@ from yukari.errors import RegistryError, manifest_unknown
 from yukari.fills import manager
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
+from yukari.fills.retries import TOLD_AFTER
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library import prefetch
 from yukari.library.blobs import FIRST_WORD_WITHIN, LEAST_REDIRECTED, Elsewhere
@@ -455,6 +456,29 @@ class LibraryTests(SynchronousTestCase):
             self.assertEqual(told.status, shown)
             self.assertIn(str(error), told.message)
 
+    def test_upstream_that_asks_to_wait_again_and_again_is_the_answer_to_the_manifest(self) -> None:
+        """
+        The manifest was sent after two seconds, and its blobs were waited for without end; or a
+        pause of a few seconds would have been the answer.
+        """
+        body = content_of(1000)
+        digest = Digest.of(body)
+        busy = SourceFailed("upstream answered 429", 3.0, busy=True)
+        for refusals, well in ((TOLD_AFTER, False), (TOLD_AFTER - 1, True)):
+            self.setUp()
+            self.upstream.bodies[digest] = body
+            asked = self.ask()
+            self.upstream.waiting.pop().callback(manifest_of(body))
+            for _ in range(refusals):
+                self.assertNoResult(asked)
+                self.upstream.sources[digest].open[-1].refuse(busy)
+                self.clock.pump([1.0] * 4)
+            if well:
+                self.fill_all()
+                self.successResultOf(asked)
+            else:
+                self.assertEqual(self.failureResultOf(asked, RegistryError).value.status, 429)
+
     def test_a_blob_that_fails_once_or_twice_is_no_answer(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)
@@ -608,6 +632,19 @@ class LibraryTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.library.restore()))
         self.library.resume()
         self.assertEqual(self.library.fills[digest].coverage.plan.covered.total, 1000)
+        self.fill_all()
+        self.assertEqual(self.has(digest), 300_000)
+
+    def test_the_next_process_takes_up_what_had_not_begun_to_arrive(self) -> None:
+        """Such blobs were forgotten, and the rest of their model fetched."""
+        body = content_of(300_000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body))
+        self.successResultOf(Deferred.fromCoroutine(self.library.stop()))
+        self.library = self.new_library()
+        self.successResultOf(Deferred.fromCoroutine(self.library.restore()))
+        self.library.resume()
         self.fill_all()
         self.assertEqual(self.has(digest), 300_000)
 

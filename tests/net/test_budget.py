@@ -17,12 +17,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.net.budget import (
     AT_FIRST,
+    FIRST_OF_BLOBS,
     PROBE_FIRST,
+    READERS_ENOUGH,
     ConnectionBudget,
     HostLimit,
     Priority,
     Turn,
 )
+from yukari.net.useful import LEAST, Useful
 
 
 def taken(budget: ConnectionBudget, limit: HostLimit, priority: Priority = Priority.READER) -> Turn:
@@ -147,6 +150,21 @@ class HostLimitTests(SynchronousTestCase):
         budget, limit = ConnectionBudget(64), HostLimit()
         for _ in range(64):
             taken(budget, limit)
+
+    def test_few_more_than_are_of_use_are_sent_for_blobs_that_none_brings(self) -> None:
+        budget, limit, elsewhere = ConnectionBudget(64), HostLimit(Useful(LEAST)), HostLimit()
+        turns = [taken(budget, limit) for _ in range(READERS_ENOUGH)]
+        self.assertIsNone(budget.take(limit, Priority.READER))
+        for _ in range(2):
+            while (turn := budget.take(limit, Priority.READER, is_first=True)) is not None:
+                turns.append(turn)
+            self.assertEqual(limit.active, READERS_ENOUGH + FIRST_OF_BLOBS)
+            self.assertIsNone(budget.take(limit, Priority.AHEAD, is_first=True))
+            turns.pop().moved(elsewhere)
+            turns.pop().release()
+        while turns:
+            turns.pop().release()
+        self.assertEqual((limit.active, limit.extra, elsewhere.extra), (0, 0, 2))
 
     def test_a_host_that_serves_one_or_two_is_kept_busy_and_seldom_refuses(self) -> None:
         for bears in (1, 2, 3):

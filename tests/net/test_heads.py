@@ -16,7 +16,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from yukari.net.bodies import Collector
-from yukari.net.heads import MAX_BYTES, MAX_INTERIM, MAX_LINES, BoundedPool
+from yukari.net.heads import HEARD_WITHIN, MAX_BYTES, MAX_INTERIM, MAX_LINES, BoundedPool
 from yukari.net.http import why
 
 BODY = b"\r\n\r\nHTTP/1.1 103 X\r\n\r\n" * 3
@@ -30,6 +30,7 @@ class Host:
 
     def __init__(self) -> None:
         self.wires: list[StringTransport] = []
+        self.protocols: list[Any] = []
 
     def endpointForURI(self, uri: URI) -> Any:
         return self
@@ -38,6 +39,7 @@ class Host:
         wire = StringTransport()
         self.wires.append(wire)
         self.protocol: Any = factory.buildProtocol(wire.getPeer())
+        self.protocols.append(self.protocol)
         self.protocol.makeConnection(wire)
         return succeed(self.protocol)
 
@@ -109,22 +111,22 @@ class HeadTests(SynchronousTestCase):
 
     def test_one_line_may_be_as_long_as_all_may_be(self) -> None:
         """A policy or a cookie of 20 KB closed the connection without a word."""
-        for length in (16_384, 20_000, 60_000):
+        for length in (16_384, 20_000, 200_000):
             asked = self.ask()
             self.send(b"HTTP/1.1 204 X\r\nX: %b\r\n\r\n" % (b"x" * length), piece=1000)
             self.assertEqual(self.successResultOf(asked).code, 204)
 
-    def test_odd_header_counts_as_none_and_spaces_behind_a_size_as_nothing(self) -> None:
+    def test_odd_header_counts_as_none_and_so_does_what_is_behind_a_size(self) -> None:
         """As Go reads them: such a reply is no reason to refuse a model."""
         asked = self.ask()
         self.send(
-            b"HTTP/1.1 200 X\r\nX A: 1\r\nB: 2\r\nTransfer-Encoding: chunked\r\n\r\n", piece=9
+            b"HTTP/1.1  200 X\r\nX A: 1\r\nB: 2\r\nTransfer-Encoding: chunked\r\n\r\n", piece=9
         )
         response = self.successResultOf(asked)
         self.assertEqual(response.headers.getRawHeaders(b"b"), [b"2"])
         collector = Collector(10)
         response.deliverBody(collector)
-        self.send(b"0003  \r\nabc\r\n2\t \r\nde\r\n0 \r\n\r\n", piece=3)
+        self.send(b'0003  \r\nabc\r\n2\t;a="b;c"\r\nde\r\n0;\\ \r\n\r\n', piece=3)
         self.assertEqual(self.successResultOf(collector.done), b"abcde")
 
     def test_lines_may_end_in_a_newline_alone(self) -> None:
@@ -140,6 +142,25 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(asked).code, 204)
         closed = [wire.disconnecting for wire in self.host.wires]
         self.assertEqual(closed, [True] * 10 + [False] * self.pool.max_idle)
+
+    def test_unused_connection_is_closed_for_a_new_one_that_is_not_heard(self) -> None:
+        """A host that serves one connection at a time answered nothing for half a minute."""
+        for heard in (True, False):
+            host, clock = Host(), MemoryReactorClock()
+            agent = Agent.usingEndpointFactory(clock, host, BoundedPool(clock))
+            asked = [agent.request(b"GET", b"http://registry.test/") for _ in range(2)]
+            first, second = host.wires
+            for protocol in host.protocols[: 1 + heard]:
+                protocol.dataReceived(
+                    b"HTTP/1.1 204 X\r\n" + b"\r\n" * (protocol is not host.protocol)
+                )
+            clock.advance(HEARD_WITHIN)
+            self.assertEqual((first.disconnecting, second.disconnecting), (not heard, False))
+            host.protocol.dataReceived(b"\r\n" if heard else b"HTTP/1.1 204 X\r\n\r\n")
+            for each in asked:
+                self.assertEqual(self.successResultOf(each).code, 204)
+            clock.advance(HEARD_WITHIN)
+            self.assertEqual(second.disconnecting, False)
 
     # chunks
 

@@ -1,4 +1,4 @@
-"""Connections through a SOCKS5 proxy: what is sent, and how each answer is handled."""
+"""Connections through a SOCKS proxy: what is sent, and how each answer is handled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.net.doubles import Asked
 from yukari.config.proxies import Proxy
-from yukari.net.socks import Socks
+from yukari.net.socks import Socks, Socks4
 from yukari.net.tunnel import ANSWER_WITHIN, ProxyFailed
 
 PLAIN = Proxy("proxy.example", 1080, "socks5h")
@@ -123,3 +123,34 @@ class SocksTests(SynchronousTestCase):
         tried = asked(host="a" * 256)
         tried.answer(b"\5\0")
         self.assertIn("too long a name for SOCKS", self.failure(tried))
+
+
+class Socks4Tests(SynchronousTestCase):
+    def asked(self, host: str, user: bytes = b"") -> Asked:
+        """A SOCKS4 proxy."""
+        credentials = (user, b"") if user else None
+        proxy = Proxy("proxy.example", 1080, "socks4a", credentials)
+        return Asked(proxy, host, opening=Socks4)
+
+    def test_a_name_follows_the_user_and_an_address_stands_before_it(self) -> None:
+        for host, user, expected in (
+            ("10.1.2.3", b"", b"\4\1\x01\xbb\n\1\2\3\0"),
+            ("10.1.2.3", b"me", b"\4\1\x01\xbb\n\1\2\3me\0"),
+            ("a.example", b"me", b"\4\1\x01\xbb\0\0\0\1me\0a.example\0"),
+        ):
+            tried = self.asked(host, user)
+            self.assertEqual(tried.reached.transport.value(), expected)
+            tried.answer(b"\0\x5a" + bytes(6) + b"more")
+            inner: Any = self.successResultOf(tried.opened)
+            self.assertEqual(inner.data, b"more")
+
+    def test_each_refusal_says_why(self) -> None:
+        for host, answer, words in (
+            ("a.example", b"\0\x5b" + bytes(6), "did not connect: error 91"),
+            ("a.example", b"HTTP/1.0 400", "does not answer as a SOCKS4 proxy"),
+            ("2001:db8::1", b"", "SOCKS4 knows no IPv6 addresses"),
+        ):
+            tried = self.asked(host)
+            tried.reached.protocol.dataReceived(answer)
+            self.assertIn(words, str(self.failureResultOf(tried.opened, ProxyFailed).value))
+            self.assertEqual(tried.clock.getDelayedCalls(), [])

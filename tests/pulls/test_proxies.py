@@ -447,12 +447,12 @@ class EnvironmentTests(ProcessCase):
     async def test_a_proxy_that_cannot_be_read_is_ignored_with_one_warning(self) -> None:
         upstream = await self.upstream()
         daemon = await self.yukari(
-            upstream.url, HTTP_PROXY="socks4://me:secret@proxy.example:1080", NO_PROXY="!"
+            upstream.url, HTTP_PROXY="socks3://me:secret@proxy.example:1080", NO_PROXY="!"
         )
         pulled = await pull(reactor, daemon.url, MODEL, SMALL16)
         self.assert_whole(pulled, upstream.models[MODEL])
         await daemon.stop()
-        said = "ignored, because it cannot be read: HTTP_PROXY 'socks4://***@proxy.example:1080'"
+        said = "ignored, because it cannot be read: HTTP_PROXY 'socks3://***@proxy.example:1080'"
         self.assertEqual(daemon.text.count("WARN"), 1)
         self.assertIn(said, daemon.text)
         self.assertNotIn("secret", daemon.text)

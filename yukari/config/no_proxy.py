@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 from typing import Optional, Union
 
 from attrs import frozen
@@ -89,6 +96,10 @@ def parse_no_proxy(text: str) -> tuple[tuple[Exempt, ...], tuple[str, ...]]:
         entry = entry.strip("\"'")
         if not entry or _NO_HOST.fullmatch(entry):
             continue
+        between = _range(entry)
+        if between:
+            exempt += [Exempt(network=each) for each in between]
+            continue
         try:
             exempt.append(Exempt.parse(entry))
         except InvalidSetting:
@@ -110,6 +121,17 @@ def _network(text: str) -> Optional[Network]:
     if mapped is not None and network.prefixlen >= 96:
         return ip_network((mapped, network.prefixlen - 96))
     return network
+
+
+def _range(text: str) -> list[Network]:
+    """Return the networks that hold ``10.0.0.1-9``, or ``10.0.0.1-10.0.0.9``; empty for neither."""
+    first, _, last = text.partition("-")
+    if "." not in last:
+        last = f"{first.rpartition('.')[0]}.{last}"
+    try:
+        return list(summarize_address_range(IPv4Address(first), IPv4Address(last)))
+    except ValueError:
+        return []
 
 
 def _hosts(text: str) -> str:

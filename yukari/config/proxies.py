@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Optional
 from urllib.parse import unquote_to_bytes
 
+import idna
 from attrs import field, frozen
 
 from yukari.config.no_proxy import Exempt, parse_no_proxy
@@ -25,9 +26,12 @@ from yukari.config.urls import RegistryUrl
 _EXPECTED = (
     "http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT, a user and a password before HOST"
 )
-_KINDS = {"http": "http", "https": "https", "socks5": "socks5", "socks5h": "socks5h"}
-_KINDS["socks"] = "socks5h"  # GNOME calls any SOCKS proxy so
-_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_PORTS = {
+    "http": 80,
+    "https": 443,
+    **dict.fromkeys(("socks4", "socks4a", "socks5", "socks5h"), 1080),
+}
+_KINDS = {**{kind: kind for kind in _PORTS}, "socks": "socks5h"}  # GNOME calls any SOCKS proxy so
 
 
 @frozen
@@ -39,8 +43,8 @@ class Proxy:
     port: int
     kind: str = "http"
     """
-    ``http``, ``https`` (the same inside TLS), ``socks5`` (names are resolved here) or ``socks5h``
-    (names are resolved by the proxy).
+    ``http``, ``https`` (the same inside TLS), ``socks4`` and ``socks5`` (names are resolved here),
+    ``socks4a`` and ``socks5h`` (names are resolved by the proxy).
     """
     credentials: Optional[tuple[bytes, bytes]] = field(default=None, repr=False)
     """A user and a password."""
@@ -57,13 +61,16 @@ class Proxy:
         if not slashes:
             scheme, rest = "http", scheme
         credentials, at, place = rest.rpartition("@")
-        place = re.sub(r"(?<!:)[/?#].*|:$", "", place)
+        place = re.sub(r"(?<!:)[/?#].*|:?[;,]?$", "", place)
         kind = _KINDS.get(scheme.lower())
         if kind is None:
             raise InvalidSetting(f"expected {_EXPECTED}")
         try:
+            host = place.partition(":")[0]
+            if not host.isascii():
+                place = idna.encode(host, uts46=True).decode("ascii") + place.removeprefix(host)
             url = RegistryUrl.parse(f"http://{place}")
-        except InvalidSetting as error:
+        except (InvalidSetting, idna.IDNAError) as error:
             wrong_port = "port" in str(error)
             raise InvalidSetting(str(error) if wrong_port else f"expected {_EXPECTED}") from None
         given = re.search(r":[0-9]+$", place)
@@ -90,7 +97,7 @@ def _parse(credentials: str, kind: str) -> tuple[bytes, bytes]:
     user, _, password = (unquote_to_bytes(part) for part in credentials.partition(":"))
     if kind.startswith("socks"):
         # RFC 1929, section 2: each has its length in one byte.
-        if not 0 < len(user) < 256 or len(password) > 255:
+        if not 0 < len(user) < 256 or len(password) > 255 or b"\0" in user:
             raise InvalidSetting("expected a user and a password of at most 255 bytes each")
     # RFC 7617, section 2.
     elif b":" in user or re.search(rb"[\x00-\x1f\x7f]", user + password):

@@ -96,8 +96,8 @@ class Download:
     kept: int = field(default=0, init=False)
     """Bytes in the spool that was closed while it rests."""
     upstream_bytes: int = field(default=0, init=False)
-    first_bytes: Waiters = field(factory=Waiters, init=False)
-    """Fires when bytes come, the first or the first after a failure."""
+    first_word: Waiters = field(factory=Waiters, init=False)
+    """Fires when bytes come, at first or after a failure, or upstream asks to wait too often."""
     retries: int = field(default=0, init=False)
     peak_fetches: int = field(default=0, init=False)
     _request_seconds: float = field(default=0.0, init=False)
@@ -248,6 +248,8 @@ class Download:
         delay = self.tries.failed(error, now, began=began, brought=fetch.new > 0)
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
+        elif error.retry_after is not None and self.tries.keep_failing:
+            self.first_word.fire()
 
     def tick(self, now: float) -> None:
         """Twice a second: drop silent connections, give up what is hopeless."""
@@ -373,8 +375,9 @@ class Download:
                 new += len(span)
                 self._keep(span.start, data[span.start - offset : span.end - offset])
         if new and self.tries.came(self._clock.seconds()):
+            self.tries.host_got_fewer(self.source.pace.limit.lowered_at)
             self.coverage.wake_all()
-            self.first_bytes.fire()
+            self.first_word.fire()
             self.scheduler.runnable(self)
         elif fetch.received == len(data):
             self.scheduler.runnable(self)  # The host may bear more now.

@@ -6,7 +6,7 @@ from typing import Any, Optional, Protocol
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol as NetworkProtocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -24,6 +24,8 @@ STARVED_SHARE = 1 / 8
 """The share of the average rate of the blob's requests below which one is starved."""
 STARVED_SECONDS = 3.0
 """Seconds over which both are measured."""
+ENDS_WITHIN = 0.5
+"""Seconds for a body without a length to end behind its last byte, or its connection is dropped."""
 
 
 class Marks:
@@ -79,6 +81,8 @@ class RangeFetch:
     """When bytes last arrived, in the clock's seconds."""
     answered: bool = field(default=False, init=False)
     """Whether the reply has begun."""
+    _answered_at: float = field(default=0.0, init=False)
+    _is_header_counted: bool = field(default=False, init=False)
     paused: bool = field(default=False, init=False)
     was_too_slow: bool = field(default=False, init=False)
     """Whether it was dropped because others waited; what it brought says nothing of the host."""
@@ -118,7 +122,7 @@ class RangeFetch:
             answer = await self._request
             self._request = None
             self.answered = True
-            self.heard_at = self._clock.seconds()
+            self.heard_at = self._answered_at = self._clock.seconds()
             self.turn.moved(answer.pace.limit)
             self.turn.begins(self.heard_at, began=began)
             if answer.pace is not pace:
@@ -128,8 +132,9 @@ class RangeFetch:
             if answer.paced is not None:
                 self._paced = answer.paced
                 self._paced.yields = lambda: not self.fill.is_read
-            pace.headers_after(self.heard_at - began)
             self._pace = pace
+            if not pace.limit.is_overtaken(began):
+                self._count_header(pace)
             whole = await self._read(answer)
         except CancelledError:
             self._not_served(began, SourceFailed("silent", moved=not self._was_refused))
@@ -147,7 +152,13 @@ class RangeFetch:
             pace.end(now)
             if self.received and not self.was_too_slow:
                 done = self.claim.cursor == self.claim.end
-                pace.measured(self.received, now - began, since=since, whole=done)
+                pace.measured(
+                    self.received,
+                    now - began,
+                    since=since,
+                    whole=done,
+                    body=now - self._answered_at,
+                )
         if not whole:
             self._not_served(began, SourceFailed("no body", moved=not self._was_refused))
             raise SourceFailed(self._dropped or "the connection broke")
@@ -162,8 +173,12 @@ class RangeFetch:
         if self._dropped is not None:
             answer.body.deliverBody(_BodyReader(self, 0, 0, asked=False))
             return False
-        self._body = _BodyReader(self, answer.span.start, answer.span.end, asked=answer.asked)
-        answer.body.deliverBody(self._body)
+        self._body = body = _BodyReader(
+            self, answer.span.start, answer.span.end, asked=answer.asked
+        )
+        if not answer.has_length:
+            body.clock = self._clock
+        answer.body.deliverBody(body)
         if self.paused:
             # Again: `deliverBody` ends by resuming the transport, whoever had paused it.
             self._body.pause()
@@ -176,6 +191,7 @@ class RangeFetch:
             self.turn.answered(now, began=self.began_at)
             if self._pace is not None:
                 self._pace.has_sent = True
+                self._count_header(self._pace)
                 if not (self.paused or self.held):
                     self._pace.body_after(now - self.heard_at)
         self.heard_at = now
@@ -184,6 +200,15 @@ class RangeFetch:
         if self._pace is not None:
             held = self.paused or self.held
             self._pace.received(self.heard_at, len(data), is_read=self.fill.is_read, held=held)
+
+    def _count_header(self, pace: HostPace) -> None:
+        """
+        Tell the host's pace how long the header took, once. That of a reply which overtakes others
+        counts with its body: without one it is a refusal, and says nothing of the others' time.
+        """
+        if not self._is_header_counted:
+            self._is_header_counted = True
+            pace.headers_after(self._answered_at - self.began_at)
 
     def drop(self, why: str, *, silent: bool = False, slow: bool = False) -> None:
         """
@@ -252,7 +277,13 @@ class _BodyReader(NetworkProtocol):
     """
     Hands a body's bytes to its fetch; ``ended`` fires with whether all of ``start`` to ``end``
     came.
+
+    With a ``clock``, it does not wait long for the end of a body of which all bytes have come: some
+    say neither how long they are nor that they have ended.
     """
+
+    clock: Optional[IReactorTime] = None
+    _late: Optional[IDelayedCall] = None
 
     def __init__(self, fetch: RangeFetch, start: int, end: int, *, asked: bool) -> None:
         self._fetch = fetch
@@ -272,12 +303,19 @@ class _BodyReader(NetworkProtocol):
         if self._stopped:
             return
         room = self._end - self._at
+        if not room:
+            self.stop()
+            return
         self._fetch.got(self._at, data[:room], asked=self._asked)
         self._at += min(len(data), room)
         if len(data) > room:
             self.stop()
+        elif self._at == self._end and self.clock is not None and self._late is None:
+            self._late = self.clock.callLater(ENDS_WITHIN, self.stop)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if self._late is not None and self._late.active():
+            self._late.cancel()
         if not self.ended.called:
             self.ended.callback(self._at == self._end)
 

@@ -82,8 +82,7 @@ class FillManager(FillKeeper[Fill]):
     async def restore(self) -> None:
         """Find the fills that the last process did not finish; needs no threads."""
         for spool in await self._store.spools():
-            empty = spool.size > 0 and not spool.covered().total
-            if empty or await self._store.blob_size(spool.digest) is not None:
+            if await self._store.blob_size(spool.digest) is not None:
                 await self._in_thread(spool.discard)
                 continue
             self._make(spool.digest, spool.size, spool.repositories, spool)
@@ -188,7 +187,7 @@ class FillManager(FillKeeper[Fill]):
         if not fill.is_waited_for and not self._scheduler.may_fetch_ahead():
             starting = False  # It waits for its hour, and upstream is not asked.
         if starting and self.fills.get(fill.digest) is fill:
-            await fill.first_bytes.wait()
+            await fill.first_word.wait()
         return self.refusal(fill.digest)
 
     def discard(self, fill: Fill, error: RegistryError) -> Deferred[None]:
@@ -263,7 +262,7 @@ class FillManager(FillKeeper[Fill]):
             self._retry_later(fill)
 
     def _tell_end(self, fill: Fill) -> None:
-        fill.first_bytes.fire()
+        fill.first_word.fire()
         if fill in self._ends:
             self._ends.pop(fill).fire()
 

@@ -82,6 +82,10 @@ class RetryState:
         """Whether any byte has ever arrived."""
         return self._progress_at is not None
 
+    def is_asked_to_wait(self, now: float) -> bool:
+        """Whether upstream has asked to wait before it sends a first byte, for longer than now."""
+        return self._progress_at is None and now < self.asked_to_wait_until
+
     # what happens
 
     def begin_anew(self) -> None:
@@ -108,6 +112,14 @@ class RetryState:
         self._progress_at = now
         self._failures = self.silences = self._stalls = 0
         return news
+
+    def host_got_fewer(self, at: float) -> None:
+        """
+        Note that the host, which sends bytes, gets fewer requests since ``at``: that, and no pause,
+        is the consequence of failures before.
+        """
+        if at >= self._failed_at:
+            self.not_before = self.asked_to_wait_until
 
     def succeeded(self) -> None:
         """Note that a request has brought all its bytes."""
@@ -155,11 +167,14 @@ class RetryState:
         """Whether requests have failed, or been silent, for too long."""
         if not self._failures and not self.silences:
             return False
-        if self._progress_at is not None:
-            return now - max(self._progress_at, self.asked_to_wait_until) >= PATIENCE
-        if self._tried_at is None:
+        patience = PATIENCE_AT_FIRST if self._progress_at is None else PATIENCE
+        since = self._tried_at if self._progress_at is None else self._progress_at
+        if since is None:
             return False
-        return now - max(self._tried_at, self.asked_to_wait_until) >= PATIENCE_AT_FIRST
+        if self._failures < TOLD_AFTER:
+            # Those who ask to wait again and again are not waited for for ever.
+            since = max(since, self.asked_to_wait_until)
+        return now - since >= patience
 
     def reason(self) -> RegistryError:
         """Return why the fill is hopeless, for clients."""

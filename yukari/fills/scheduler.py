@@ -210,7 +210,9 @@ class FetchScheduler:
         return (
             len(download.fetches) < download.fetch_cap()
             and download.tries.not_before <= self._clock.seconds()
-            and self._budget(download).may_take(download.source.pace.limit, priority)
+            and self._budget(download).may_take(
+                download.source.pace.limit, priority, is_first=not download.fetches
+            )
         )
 
     def _next(self) -> Optional[Assignment]:
@@ -308,7 +310,9 @@ class FetchScheduler:
         claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))
         if claim is None:
             return
-        turn = self._budget(download).take(pace.limit, assignment.priority)
+        turn = self._budget(download).take(
+            pace.limit, assignment.priority, is_first=not download.fetches
+        )
         assert turn is not None
         fetch = RangeFetch(download, claim, turn, self._clock)
         download.add_fetch(fetch)
@@ -366,7 +370,7 @@ class FetchScheduler:
             full = None if limit.has_room(Priority.READER) else limit
             if waiting.fetches or waiting.fetch_cap() == 0 or (budget, full) in seen:
                 continue
-            if budget.may_take(limit, Priority.READER):
+            if budget.may_take(limit, Priority.READER, is_first=True):
                 continue
             others = [
                 each

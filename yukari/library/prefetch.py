@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
+from yukari.fills.retries import TOLD_OF_WAIT
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
 from yukari.library.in_use import InUse
 from yukari.library.packed import PackedBlobs
@@ -163,8 +164,8 @@ class Prefetch:
 
         Clients show a reason only if the manifest's reply has it. Blobs that were refused before
         are asked for again. Waits at most `FIRST_WORD_WITHIN` for upstream's first word about each
-        blob in progress; if the manifest ``is_first`` fetched now, also about those that `seen`
-        has just started.
+        blob in progress, and at most `TOLD_OF_WAIT` more if that word is to ask again later; if the
+        manifest ``is_first`` fetched now, also about those that `seen` has just started.
         """
         if isinstance(found, ManifestList):
             self.seen(name, found)
@@ -182,6 +183,11 @@ class Prefetch:
             lambda *_: next(iter(before.values()), None) or self._failing(found),
         )
         refused = await asking
+        if refused is None and self._is_asked_to_wait(found):
+            # What upstream says when it may be asked again is its word.
+            asking = Deferred.fromCoroutine(self._first_words(name, found, {}, is_first=False))
+            asking.addTimeout(TOLD_OF_WAIT, self._clock, lambda *_: self._failing(found))
+            refused = await asking
         if refused is not None:
             status = 502 if refused.status == 404 else refused.status
             said = f"{name} cannot be pulled: {refused.message}"
@@ -231,6 +237,12 @@ class Prefetch:
         if not fills and not refused:
             return []
         return [blob for blob in manifest.blobs if blob.digest in fills or blob.digest in refused]
+
+    def _is_asked_to_wait(self, manifest: Manifest) -> bool:
+        """Whether upstream has asked to wait for one of a manifest's blobs."""
+        now, fills = self._clock.seconds(), self._fills.fills
+        under_way = [fills[blob.digest] for blob in manifest.blobs if blob.digest in fills]
+        return any(fill.tries.is_asked_to_wait(now) for fill in under_way)
 
     def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
         """Return why one of a manifest's blobs in progress is refused; None if none is."""

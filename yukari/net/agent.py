@@ -35,7 +35,7 @@ from yukari.net.host_line import HostLine, HostLines
 from yukari.net.perimeter import Outside, Perimeter
 from yukari.net.promising import Promising
 from yukari.net.resolved import Resolved
-from yukari.net.socks import Socks
+from yukari.net.socks import Socks, Socks4
 from yukari.net.tcp import SocketConnection
 from yukari.net.trust import trust
 from yukari.net.tunnel import ToProxy, Tunnel, refused
@@ -123,7 +123,7 @@ class _Endpoints:
             endpoint = self._direct(reactor, *place)
             if self.perimeter is not None:
                 check = partial(self.perimeter.connected, place_of(uri))
-        elif proxy.kind == "socks5":
+        elif proxy.kind in ("socks4", "socks5"):
             by_socks = partial(self._by_socks_resolved, reactor, place_of(uri), proxy)
             endpoint = Resolved(self._reactor, *place, by_socks)
         elif proxy.is_socks:
@@ -160,7 +160,8 @@ class _Endpoints:
         return self._by_socks(reactor, proxy, address, port)
 
     def _by_socks(self, reactor: Any, proxy: Proxy, host: str, port: int) -> Tunnel:
-        return Tunnel(self.to_proxy(reactor, proxy), host, port, self._reactor, Socks)
+        opening = Socks4 if proxy.kind.startswith("socks4") else Socks
+        return Tunnel(self.to_proxy(reactor, proxy), host, port, self._reactor, opening)
 
     def to_proxy(self, reactor: Any, proxy: Proxy) -> ToProxy:
         """Return the endpoint that connects to a proxy, by TLS if that is its kind."""

@@ -25,6 +25,11 @@ Connections that waiting readers may have, however little the last of them bring
 Ollama's parts, so that nobody waits longer through this cache than without it. While it is not
 known whether the line is the limit, work ahead for them may have as many.
 """
+FIRST_OF_BLOBS = 4
+"""
+Connections more for readers of blobs that no request brings: a small blob is not to wait until one
+of a large blob's requests has ended.
+"""
 TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
 UNKNOWN = 2
@@ -63,6 +68,8 @@ class HostLimit:
     """Requests in progress."""
     served: int = field(default=0, init=False)
     """Requests in progress whose reply has begun."""
+    extra: int = field(default=0, init=False)
+    """Requests in progress that are one of `FIRST_OF_BLOBS`."""
     unanswered: dict[Turn, float] = field(factory=dict, init=False)
     """The other requests in progress, with the time at which each was sent."""
     _bears: float = field(default=AT_FIRST, init=False)
@@ -72,6 +79,8 @@ class HostLimit:
     """The most that it has served at once since it was last given fewer."""
     _refusals: float = field(default=0.0, init=False)
     _refused_at: float = field(default=-inf, init=False)
+    lowered_at: float = field(default=-inf, init=False)
+    """When it was last given fewer, in the clock's seconds."""
     _answered_at: float = field(default=-inf, init=False)
     _pending: list[tuple[float, int]] = field(factory=list, init=False)
     """Refusals by a host that may be down: when, and of how many requests in progress."""
@@ -92,6 +101,10 @@ class HostLimit:
         """Whether it has answered a request later than ``then``, in the clock's seconds."""
         return self._answered_at > then
 
+    def is_overtaken(self, began: float) -> bool:
+        """Whether a request that was sent before ``began`` has no reply yet."""
+        return any(sent < began for sent in self.unanswered.values())
+
     def at_most(self, count: int, readers: int = 0) -> int:
         """
         How many of ``count`` requests it will be given at once while so many ``readers`` wait.
@@ -101,11 +114,13 @@ class HostLimit:
         enough = READERS_ENOUGH if readers and self.useful.is_new else min(readers, READERS_ENOUGH)
         return int(min(count, max(self.useful.allowed, enough)))
 
-    def has_room(self, priority: Priority) -> bool:
-        """Whether one more may be sent now."""
+    def has_room(self, priority: Priority, *, is_first: bool = False) -> bool:
+        """Whether one more may be sent now; ``is_first`` of one for a blob that none brings."""
         is_readers = priority is Priority.READER
         may_have_enough = is_readers or (priority is Priority.AHEAD and self.useful.is_new)
-        if self.active >= max(self.useful.allowed, READERS_ENOUGH * may_have_enough):
+        may_be_extra = is_readers and is_first and self.extra < FIRST_OF_BLOBS
+        enough = max(self.useful.allowed, READERS_ENOUGH * may_have_enough)
+        if self.active >= enough and not may_be_extra:
             return False
         if is_readers and not self._is_known:
             return True  # Only a host that is known to refuse a crowd makes it wait.
@@ -175,7 +190,8 @@ class HostLimit:
         self._refused_at = now
         self._is_known = True
         self._most_served = self.served
-        self._bears = min(self._bears, bears)
+        if bears < self._bears:
+            self._bears, self.lowered_at = bears, now
         self._probe_at = now + self._probe_wait
         self._probe_wait = min(PROBE_LONGEST, 2 * self._probe_wait)
 
@@ -186,6 +202,8 @@ class Turn:
 
     _budget: ConnectionBudget
     _limit: HostLimit
+    _extra: int = 0
+    """1 for one of `FIRST_OF_BLOBS`."""
     _has_begun: bool = field(default=False, init=False)
     """Whether its reply has."""
     _growth: float = field(default=0.0, init=False)
@@ -195,6 +213,7 @@ class Turn:
 
     def __attrs_post_init__(self) -> None:
         self._limit.active += 1
+        self._limit.extra += self._extra
 
     def sent(self, now: float) -> None:
         """Note that the request is sent."""
@@ -206,6 +225,7 @@ class Turn:
             for each, change in ((self._limit, -1), (limit, 1)):
                 each.active += change
                 each.served += change * self._has_begun
+                each.extra += change * self._extra
             sent = self._limit.unanswered.pop(self, None)
             if sent is not None:
                 limit.unanswered[self] = sent
@@ -245,6 +265,7 @@ class Turn:
             self._limit.unanswered.pop(self, None)
             self._limit.active -= 1
             self._limit.served -= self._has_begun
+            self._limit.extra -= self._extra
             self._budget._came_back()
 
 
@@ -265,18 +286,25 @@ class ConnectionBudget:
         if freed not in self._watchers:
             self._watchers.append(freed)
 
-    def may_take(self, limit: HostLimit, priority: Priority) -> bool:
+    def may_take(self, limit: HostLimit, priority: Priority, *, is_first: bool = False) -> bool:
         """Whether `take` would succeed."""
-        return self._has_room(limit, priority) and not any(
+        return self._has_room(limit, priority, is_first) and not any(
             other.has_room(queue)
             for queue in Priority
             if queue <= priority
             for other in self._queues[queue].values()
         )
 
-    def take(self, limit: HostLimit, priority: Priority) -> Optional[Turn]:
-        """Return a turn now, None if there is none or others have waited for it."""
-        return self._given(limit) if self.may_take(limit, priority) else None
+    def take(
+        self, limit: HostLimit, priority: Priority, *, is_first: bool = False
+    ) -> Optional[Turn]:
+        """
+        Return a turn now, None if there is none or others have waited for it; see
+        `HostLimit.has_room`.
+        """
+        if not self.may_take(limit, priority, is_first=is_first):
+            return None
+        return self._given(limit, is_extra=not limit.has_room(priority))
 
     def wait(self, limit: HostLimit, priority: Priority) -> Deferred[Turn]:
         """Return a turn as soon as there is one; cancelling stops the waiting."""
@@ -292,13 +320,13 @@ class ConnectionBudget:
         for queue in self._queues.values():
             queue.pop(waiting, None)
 
-    def _has_room(self, limit: HostLimit, priority: Priority) -> bool:
+    def _has_room(self, limit: HostLimit, priority: Priority, is_first: bool = False) -> bool:
         kept = self.most * priority // 8  # an eighth from work ahead, a quarter from upkeep
-        return self.used < self.most - kept and limit.has_room(priority)
+        return self.used < self.most - kept and limit.has_room(priority, is_first=is_first)
 
-    def _given(self, limit: HostLimit) -> Turn:
+    def _given(self, limit: HostLimit, *, is_extra: bool = False) -> Turn:
         self.used += 1
-        return Turn(self, limit)
+        return Turn(self, limit, int(is_extra))
 
     def _came_back(self) -> None:
         self.used -= 1

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any
+from typing import Any, Optional
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol  # Exported nowhere.
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.http import _ChunkedTransferDecoder
+from twisted.web.http import _ChunkedTransferDecoder, maxChunkSizeLineLength
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 256 * 1024
 """Bytes of a reply before its body, interim replies included; signed URLs take a few thousand."""
 MAX_LINES = 1000
 """Lines of those bytes: what a header costs in memory is many times its few bytes."""
@@ -31,6 +32,9 @@ LEAST_BETWEEN = 16
 Line ends that a chunked body may have, and the bytes for which it may have one more; each chunk has
 two.
 """
+
+HEARD_WITHIN = 1.0
+"""Seconds in which something is to arrive on a new connection, before unused ones make way."""
 
 _END = re.compile(rb"\n\r?\n")
 
@@ -47,6 +51,8 @@ class _Client(HTTP11ClientProtocol):
     """Bytes and line ends of the body."""
     _tail = b""
     """The last bytes of the head so far, in which its end may have begun."""
+    late: Optional[IDelayedCall] = None
+    """Called if nothing arrives on a new connection."""
 
     def request(self, request: Any) -> Any:
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
@@ -56,7 +62,18 @@ class _Client(HTTP11ClientProtocol):
             _make_lenient(self._parser)
         return asked
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_accepted()
+        super().connectionLost(reason)
+
+    def _is_accepted(self) -> None:
+        late, self.late = self.late, None
+        if late is not None and late.active():
+            late.cancel()
+
     def dataReceived(self, data: bytes) -> None:
+        if self.late is not None:
+            self._is_accepted()
         # The head of each reply is passed on by itself: the parser's state then tells an interim
         # reply, after which another head is expected, from the one that counts.
         while data and self._parser is not None and self._parser.state in (STATUS, HEADER):
@@ -97,7 +114,7 @@ class _Client(HTTP11ClientProtocol):
 
 
 class _Chunks(_ChunkedTransferDecoder):
-    """Twisted's decoder, which takes spaces behind a chunk's size, too, as Go's does."""
+    """Twisted's decoder, which ignores whatever stands behind a chunk's size, as Go's does."""
 
     _buffer: bytearray
     _start: int
@@ -105,21 +122,28 @@ class _Chunks(_ChunkedTransferDecoder):
 
     def _dataReceived_CHUNK_LENGTH(self) -> bool:  # noqa: N802 (Twisted's name)
         end = self._buffer.find(b"\r\n")
-        if end > 0 and self._buffer[end - 1] in b" \t":
-            self._buffer[:end] = self._buffer[:end].rstrip(b" \t")
+        if 0 < end < maxChunkSizeLineLength:
+            self._buffer[:end] = self._buffer[:end].partition(b";")[0].rstrip(b" \t")
             self._start = 0
         return bool(super()._dataReceived_CHUNK_LENGTH())
 
 
 def _make_lenient(parser: Any) -> None:
-    """Let a reply's parser take what Go's does: one long line, and odd headers as if not there."""
-    received = parser.headerReceived
+    """
+    Let a reply's parser take what Go's does: one long line, spaces before the status, and odd
+    headers as if not there.
+    """
+    received, begun = parser.headerReceived, parser.statusReceived
+
+    def status_received(line: bytes) -> None:
+        protocol, _, status = line.partition(b" ")
+        begun(protocol + b" " + status.lstrip(b" "))
 
     def header_received(name: bytes, value: bytes) -> None:
         with suppress(ValueError):
             received(name, value)
 
-    parser.headerReceived = header_received
+    parser.headerReceived, parser.statusReceived = header_received, status_received
     parser.MAX_LENGTH = MAX_BYTES
     parser._transferDecoders = {b"chunked": _Chunks}
 
@@ -137,6 +161,9 @@ class BoundedPool(HTTPConnectionPool):
 
     Twisted bounds those of each host: a registry that redirects every blob to another host would
     take all descriptors.
+
+    A host that serves one connection at a time does not hear a new one while an unused one is kept:
+    those are closed if nothing arrives on the new one.
     """
 
     _factory = _Factory
@@ -152,6 +179,19 @@ class BoundedPool(HTTPConnectionPool):
             self._removeConnection(self._key_of(oldest), oldest)
         if len(self._connections) > 2 * self.max_idle:
             self._connections = {key: kept for key, kept in self._connections.items() if kept}
+
+    def _newConnection(self, key: Any, endpoint: Any) -> Any:
+        return super()._newConnection(key, endpoint).addCallback(self._made, key)
+
+    def _made(self, connection: Any, key: Any) -> Any:
+        connection.late = self._reactor.callLater(HEARD_WITHIN, self._is_late, connection, key)
+        return connection
+
+    def _is_late(self, connection: Any, key: Any) -> None:
+        for unused in list(self._connections.get(key, ())):
+            self._timeouts[unused].cancel()
+            self._removeConnection(key, unused)
+        self._made(connection, key)
 
     def _key_of(self, connection: Any) -> Any:
         return next(key for key, kept in self._connections.items() if connection in kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Optional, TypeVar
@@ -20,8 +21,11 @@ from twisted.web.iweb import IResponse
 
 from yukari.net.bodies import discard
 
-HOPS = 10
-"""Requests at most, the first and one for each redirect; as Go's client."""
+HOPS = 20
+"""
+Requests at most, the first and one for each redirect: Ollama asks the registry for a blob's URL,
+and then that, each by a client of Go's, which sends ten.
+"""
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds: a reply that asks for a longer wait is asked again after this time."""
 
@@ -29,6 +33,7 @@ T = TypeVar("T")
 
 _IN_URLS = "!#$%&'()*+,/:;=?@[]~"
 """The marks that a URL may have (RFC 3986); a ``%`` begins what is encoded already."""
+_ZONE = re.compile(r"%25[^]]*\]")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -143,14 +148,17 @@ def _location(response: IResponse) -> str:
 def _as_asked(url: str) -> str:
     """
     Write a URL as clients ask for it: its host as DNS has it (RFC 5891), an empty port left out,
-    and a path without dots (RFC 3986, section 5.2.4). ValueError.
+    and a path without dots (RFC 3986, section 5.2.4). Without the dot behind an absolute name, too,
+    as in certificates, and without the zone of an address, which is another machine's. ValueError.
     """
     parts = urlsplit(url)
     user, at, place = parts.netloc.rpartition("@")
+    place = _ZONE.sub("]", place)
     host = unquote(parts.hostname or "", errors="strict")
-    if not host.isascii():
+    if not host.isascii() or host.endswith("."):
         port = "" if parts.port is None else f":{parts.port}"
-        place = idna.encode(host, uts46=True).decode("ascii") + port
+        host = host.removesuffix(".")
+        place = (host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")) + port
     netloc = user + at + place.removesuffix(":")
     return urlunsplit(parts._replace(netloc=netloc, path=_without_dots(parts.path)))
 

@@ -1,5 +1,6 @@
 """
-Connections through a SOCKS5 proxy (RFC 1928), with user and password if given (RFC 1929).
+Connections through a SOCKS5 proxy (RFC 1928), with user and password if given (RFC 1929), or one
+that speaks SOCKS4 or 4A, the versions before.
 
 No library does this on Twisted any more: txsocksx needs Python 2, and txtorcon's client knows no
 passwords.
@@ -7,7 +8,7 @@ passwords.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Optional
 
 from twisted.internet.defer import Deferred
@@ -20,6 +21,8 @@ VERSION = 5
 NO_PASSWORD, PASSWORD = 0, 2
 """Methods of authentication."""
 CONNECT = 1
+GRANTED = 90
+"""The reply to CONNECT of a SOCKS4 proxy that has connected."""
 IPV4, NAME, IPV6 = 1, 3, 4
 """Kinds of address."""
 _LENGTHS = {IPV4: 4, IPV6: 16}
@@ -36,8 +39,8 @@ _REFUSALS = {
 """Replies to CONNECT, RFC 1928, section 6."""
 
 
-class Socks(Opening):
-    """Asks a SOCKS5 proxy for a connection, then passes it to the protocol that uses it."""
+class _Talking(Opening):
+    """Asks in the course of a talk, of which each answer has a known length."""
 
     _talking: Deferred[None]
     _awaited: Optional[tuple[int, Deferred[bytes]]] = None
@@ -65,6 +68,13 @@ class Socks(Opening):
         return await awaited
 
     async def _talk(self) -> None:
+        raise NotImplementedError
+
+
+class Socks(_Talking):
+    """Asks a SOCKS5 proxy for a connection, then passes it to the protocol that uses it."""
+
+    async def _talk(self) -> None:
         credentials = self._proxy.credentials
         methods = bytes([NO_PASSWORD] if credentials is None else [NO_PASSWORD, PASSWORD])
         self.send(bytes([VERSION, len(methods)]) + methods)
@@ -88,6 +98,27 @@ class Socks(Opening):
             raise ProxyFailed(f"the proxy {self._proxy} did not connect: {words}")
         length = _LENGTHS.get(kind) or (await self._receive(1))[0]
         await self._receive(length + 2)  # the proxy's own address and port
+        self.open(self._head)
+
+
+class Socks4(_Talking):
+    """As `Socks`, of a SOCKS4 proxy, or of a SOCKS4A one, which resolves names."""
+
+    async def _talk(self) -> None:
+        name, user = b"", (self._proxy.credentials or (b"", b""))[0]
+        try:
+            address = IPv4Address(self._host).packed
+        except ValueError:
+            if ":" in self._host:
+                raise ProxyFailed(f"{self._host}: SOCKS4 knows no IPv6 addresses") from None
+            address, name = b"\0\0\0\1", self._host.encode("ascii") + b"\0"
+        port = self._port.to_bytes(2, "big")
+        self.send(bytes([4, CONNECT]) + port + address + user + b"\0" + name)
+        version, reply = (await self._receive(8))[:2]
+        if version not in (0, 4):
+            raise ProxyFailed(f"the proxy {self._proxy} does not answer as a SOCKS4 proxy")
+        if reply != GRANTED:
+            raise ProxyFailed(f"the proxy {self._proxy} did not connect: error {reply}")
         self.open(self._head)
 
 

@@ -63,6 +63,8 @@ class Answer:
     body: Body
     paced: Optional[Paced] = None
     """The body, if its rate is bounded by a line that others share."""
+    has_length: bool = True
+    """Whether the reply says how long its body is."""
 
 
 class BlobSource(Protocol):

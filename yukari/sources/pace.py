@@ -38,6 +38,8 @@ CRUMB = 64 * 1024
 """A request is not made shorter than so many bytes only because little of the blob is left."""
 GROWTH = 16
 """The most by which a request may exceed the longest one that has arrived whole, as a factor."""
+QUICK_GROWTH = 64
+"""As `GROWTH`, of one whose body took so little time that the next lasts `ROUND_TRIPS` at most."""
 SECONDS = 2.0
 SHORTEST_SECONDS = 0.5
 """
@@ -140,6 +142,8 @@ class HostPace:
     _longest_wait: float = 0.0
     """At the most, of late."""
     _longest: int = 0
+    _longest_quick: int = 0
+    """Bytes of the longest request whose body took next to no time, compared with its header."""
     _received: int = 0
     """Bytes that say how much the connections bring, since the last look at that."""
     _rated: int = 0
@@ -272,11 +276,15 @@ class HostPace:
         """Whether it is asked for few long ranges rather than for many short ones."""
         return self.round_trip is not None and self.round_trip >= SLOW_TO_ANSWER
 
-    def measured(self, count: int, seconds: float, *, since: float, whole: bool) -> None:
+    def measured(
+        self, count: int, seconds: float, *, since: float, whole: bool, body: float = inf
+    ) -> None:
         """
         A request brought ``count`` bytes in ``seconds`` from being sent, when `begin` returned
-        ``since``; ``whole`` if that was all of it.
+        ``since``; ``body`` of them from its header on. ``whole`` if that was all of it.
         """
+        if whole and QUICK_GROWTH * body <= ROUND_TRIPS * (self.round_trip or 0.0):
+            self._longest_quick = max(self._longest_quick, count)
         seconds = max(seconds, 1e-6)
         others = max(1.0, (self._request_seconds - since) / seconds)
         seconds = max(seconds - self.delay, min(seconds, ORDINARY))
@@ -312,7 +320,11 @@ class HostPace:
         rate = self.rate(max(self.active + 1, connections, at_once))
         if rate is not None:
             share = max(left / connections, CRUMB, ROUND_TRIPS * latency * rate)
-            wanted = min(seconds * rate, share, GROWTH * max(self._longest, FIRST // GROWTH))
+            wanted = min(seconds * rate, GROWTH * max(self._longest, FIRST // GROWTH))
+            if self.limit.is_known:
+                # With few requests their headers' time counts, and is no measure of the rate.
+                wanted = max(wanted, QUICK_GROWTH * self._longest_quick / max(1.0, crowding))
+            wanted = min(wanted, share)
             most = LONGEST if self.is_slow_to_answer else LARGEST
             wanted = max(LEAST, min(most, wanted))
         return int(min(wanted, max(LEAST, seconds * self.bound)))

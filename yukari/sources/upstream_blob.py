@@ -174,11 +174,12 @@ class UpstreamBlob:
         asked = span.start <= found.start and found.end <= span.end
         if asked and (response.code == 206 or found != Span(0, self._size)):
             pace.ranges = self._had_part = True
+        has_length = response.length is not UNKNOWN_LENGTH
         counted = Counted(response, self._registry.metrics.received)
         if self._registry.line is None:
-            return Answer(found, asked, pace, counted)
+            return Answer(found, asked, pace, counted, has_length=has_length)
         paced = Paced(counted, self._registry.line)
-        return Answer(found, asked, pace, paced, paced)
+        return Answer(found, asked, pace, paced, paced, has_length)
 
     def _asked(self, span: Span) -> Optional[Span]:
         """The Range to ask for, None for the whole blob: the last resort, once in a while."""
