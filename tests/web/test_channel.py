@@ -32,7 +32,14 @@ from yukari.sending.transports import bound_held
 from yukari.storage.disk.bodies import KeptFiles
 from yukari.tasks import Waiters
 from yukari.web import site
-from yukari.web.ahead import BLOBS_IN_A_TURN, NAMES_IN_A_TURN, PAGES_IN_A_TURN, Crowds, InTurn
+from yukari.web.ahead import (
+    BLOBS_IN_A_TURN,
+    HITS_IN_A_TURN,
+    NAMES_IN_A_TURN,
+    PAGES_IN_A_TURN,
+    Crowds,
+    InTurn,
+)
 from yukari.web.channel import (
     BODY_WITHIN,
     CLOSED_WITHIN,
@@ -319,6 +326,7 @@ class CrowdTests(SynchronousTestCase):
             talk.channel.site.crowds = self.talks[0].channel.site.crowds
             talk.channel.callLater = lambda _, work: self.turns.callLater(1, work)
             path = talk.shelf.put(Growing(b"abc", here=3, in_file=False))
+            talk.channel.site.crowds.found(path.encode())
             talk.channel.dataReceived(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())
 
     def begun(self) -> list[bool]:
@@ -379,47 +387,60 @@ class QueueTests(SynchronousTestCase):
         self.addCleanup(turns.pump, [0] * count)
         return sum(not talk.channel.waits for talk in talks)
 
-    def test_questions_and_pages_begin_a_few_in_a_turn(self) -> None:
+    def test_requests_of_each_kind_begin_a_few_in_a_turn(self) -> None:
         """Three thousand clients that asked for what is not stored made a turn of 0.6 s."""
         for path, most in (
             (f"/v2/{NAME}/manifests/nothing", NAMES_IN_A_TURN),
             ("/nothing", NAMES_IN_A_TURN),
+            ("/healthz", HITS_IN_A_TURN),
             ("/v2/_catalog?n=5", PAGES_IN_A_TURN),
             ("/metrics", PAGES_IN_A_TURN),
         ):
             self.assertEqual(self.begun(path, 3 * most), most, path)
 
-    def test_health_and_what_was_found_lately_never_wait(self) -> None:
+    def test_health_and_what_was_found_lately_do_not_wait_for_others(self) -> None:
         crowds = Crowds()
         manifest, blob = (f"/v2/{NAME}/{kind}".encode() for kind in ("manifests/x", "blobs/y"))
-        self.assertIs(crowds.of(b"GET %b HTTP/1.1\r\n" % manifest), crowds.names)
-        self.assertIs(crowds.of(b"HEAD %b HTTP/1.1\r\n" % blob), crowds.names)
+
+        def queue(method: bytes, target: bytes) -> InTurn:
+            return crowds.of(b"\r\n%b %b HTTP/1.1\r\nHost: h\r\n\r\n" % (method, target))[0]
+
+        self.assertIs(queue(b"GET", manifest), crowds.names)
+        self.assertIs(queue(b"HEAD", blob), crowds.names)
+        self.assertIs(queue(b"GET", blob), crowds.others)
         for path in (manifest, blob, b"/metrics"):
             crowds.found(path)
-        self.assertIsNone(crowds.of(b"GET %b HTTP/1.1\r\n" % manifest))
-        self.assertIsNone(crowds.of(b"\r\nGET %b?x HTTP/1.1\r\n" % manifest))
-        self.assertIsNone(crowds.of(b"HEAD %b HTTP/1.1\r\n" % blob))
-        self.assertIs(crowds.of(b"GET %b HTTP/1.1\r\n" % blob), crowds.blobs)
-        self.assertIs(crowds.of(b"GET /metrics HTTP/1.1\r\n"), crowds.pages)
-        self.assertIsNone(crowds.of(HEALTH))
+        self.assertIs(queue(b"GET", manifest), crowds.hits)
+        self.assertIs(queue(b"GET", manifest + b"?a=b"), crowds.hits)
+        self.assertIs(queue(b"HEAD", blob), crowds.hits)
+        self.assertIs(queue(b"GET", blob), crowds.blobs)
+        self.assertIs(queue(b"GET", b"/metrics"), crowds.pages)
+        self.assertIs(queue(b"GET", b"/healthz"), crowds.hits)
 
-    def test_a_manifest_that_was_sent_does_not_wait_for_the_next_client(self) -> None:
+    def test_a_blob_that_was_found_does_not_wait_for_those_that_are_absent(self) -> None:
+        """Two thousand ranges of a cold blob delayed the hits of stored ones by 0.6 s."""
         talk = Talk()
-        path = talk.shelf.put(Growing(b"abc", here=3, in_file=False)).encode()
-        talk.say(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path)
-        self.assertEqual(talk.replies()[0].status, 200)
-        self.assertIsNone(talk.channel.site.crowds.of(b"HEAD %b HTTP/1.1\r\n" % path))
+        crowds = talk.channel.site.crowds
+        for result, queue in (("fill", crowds.others), ("hit", crowds.blobs)):
+            blob = Growing(result.encode(), in_file=False)
+            blob.result = result
+            get = b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % talk.shelf.put(blob).encode()
+            talk.say(get)
+            self.assertIs(crowds.of(get)[0], queue)
+        self.assertEqual([reply.status for reply in talk.replies()], [200, 200])
 
-    def test_clients_take_turns(self) -> None:
+    def test_clients_and_their_paths_take_turns(self) -> None:
         """A client with thousands of requests kept every other waiting for all of them."""
         turns, begun = Clock(), list[str]()
         queue = InTurn(2)
-        for name in ("a", "a", "a", "a", "b", "c"):
+        for name in ("a1", "a1", "a1", "a2", "b1", "c1", "c1"):
             channel = Talk().channel
-            channel.name, channel.callLater = name, turns.callLater
-            queue.wait(channel, partial(begun.append, name))
+            channel.name, channel.callLater = name[0], turns.callLater
+            queue.wait(channel, partial(begun.append, name), name.encode())
+        queue.leave(channel)
+        queue.leave(channel)
         turns.pump([0] * 3)
-        self.assertEqual("".join(begun), "abcaaa")
+        self.assertEqual(begun, ["a1", "b1", "c1", "a2", "a1", "a1"])
         self.assertFalse(queue)
         self.assertEqual(turns.getDelayedCalls(), [])
 

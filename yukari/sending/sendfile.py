@@ -187,7 +187,7 @@ class FileSender:
         except OSError:
             self._failed(Failure())
         else:
-            others_first = self.begun and bool(self._request.site.crowds.blobs)
+            others_first = self.begun and self._request.site.crowds.want_blobs
             count = COUNTED_BESIDE_CROWD * sent if others_first else sent
             self.turn.used(count, self._transport.reactor)
             self._sent(sent, asked)

@@ -3,12 +3,13 @@ Requests that wait for a turn of the reactor, although they have been read.
 
 Each turn begins few of those that clients send without waiting for the reply to the one before, and
 not too many of any other kind, whichever connections they are on: a crowd does not delay the
-others, and new connections are accepted meanwhile. What is known to be answered at once never
-waits: health, and manifests and sizes that were found in the store lately.
+others, and new connections are accepted meanwhile. Health, and what was found in the store lately,
+waits only for others of its kind.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -18,7 +19,9 @@ from twisted.internet.interfaces import IDelayedCall
 BEGUN_IN_A_TURN = 4
 """Requests sent ahead that begin in a turn."""
 BLOBS_IN_A_TURN = 32
-"""Requests for blobs that begin in a turn, which takes some 10 ms."""
+"""Requests for blobs that begin in a turn, which takes some 10 ms; of absent ones as many again."""
+HITS_IN_A_TURN = 32
+"""The same of requests for health, and for manifests and sizes that were found lately."""
 NAMES_IN_A_TURN = 8
 """The same of requests for manifests that may not be stored, and for all that does not exist."""
 PAGES_IN_A_TURN = 2
@@ -36,13 +39,17 @@ LISTS = (b"/_catalog", b"/tags/list")
 @define(eq=False)
 class InTurn:
     """
-    Connections that wait, of which ``most`` go on in a turn: in turn over the clients, and a
-    client's as they came.
+    Connections that wait, of which ``most`` go on in a turn: in turn over the clients, of one
+    client over the paths that it asks for, and of one path as they came.
     """
 
     _most: int
-    _waiting: dict[str, dict[Any, Callable[[], None]]] = field(factory=dict, init=False)
-    """By the client's name, whose turn is next first."""
+    _waiting: dict[str, dict[bytes, OrderedDict[Any, Callable[[], None]]]] = field(
+        factory=dict, init=False
+    )
+    """By the client's name and the path, whose turn is next first."""
+    _paths: dict[Any, bytes] = field(factory=dict, init=False)
+    """The path of each connection that waits."""
     _begun: int = field(default=0, init=False)
     """Requests begun in this turn."""
     _call: Optional[IDelayedCall] = field(default=None, init=False)
@@ -51,7 +58,7 @@ class InTurn:
         return bool(self._waiting)
 
     def __contains__(self, channel: Any) -> bool:
-        return channel in self._waiting.get(channel.name, ())
+        return channel in self._paths
 
     def may_begin(self, channel: Any) -> bool:
         """Whether a request may begin in this turn, which counts it; otherwise it has to wait."""
@@ -61,17 +68,22 @@ class InTurn:
         self._call_later(channel)
         return True
 
-    def wait(self, channel: Any, begin: Callable[[], None]) -> None:
+    def wait(self, channel: Any, begin: Callable[[], None], path: bytes = b"") -> None:
         """Call ``begin`` when it is this connection's turn."""
-        self._waiting.setdefault(channel.name, {})[channel] = begin
+        self._paths[channel] = path
+        paths = self._waiting.setdefault(channel.name, {})
+        paths.setdefault(path, OrderedDict())[channel] = begin
         self._call_later(channel)
 
     def leave(self, channel: Any) -> None:
         """Begin nothing for this connection any more; harmless if nothing waits."""
-        queue = self._waiting.get(channel.name)
-        if queue is not None:
-            queue.pop(channel, None)
-            if not queue:
+        path = self._paths.pop(channel, None)
+        if path is not None:
+            paths = self._waiting[channel.name]
+            del paths[path][channel]
+            if not paths[path]:
+                del paths[path]
+            if not paths:
                 del self._waiting[channel.name]
         if not self._waiting and self._call is not None:
             self._call.cancel()
@@ -88,11 +100,15 @@ class InTurn:
             if not self._waiting:
                 break
             client = next(iter(self._waiting))
-            queue = self._waiting.pop(client)
-            channel = next(iter(queue))
-            begin = queue.pop(channel)
+            paths = self._waiting.pop(client)
+            path = next(iter(paths))
+            queue = paths.pop(path)
+            channel, begin = queue.popitem(last=False)
+            del self._paths[channel]
             if queue:
-                self._waiting[client] = queue  # behind the others now
+                paths[path] = queue  # behind the others now
+            if paths:
+                self._waiting[client] = paths
             begin()
         if self._waiting:
             self._call_later(channel)
@@ -103,25 +119,34 @@ class Crowds:
     """The queues of a site's requests, by their kind."""
 
     blobs: InTurn = field(factory=lambda: InTurn(BLOBS_IN_A_TURN))
+    """For those that were found in the store lately."""
+    others: InTurn = field(factory=lambda: InTurn(BLOBS_IN_A_TURN))
+    """For other blobs."""
+    hits: InTurn = field(factory=lambda: InTurn(HITS_IN_A_TURN))
     names: InTurn = field(factory=lambda: InTurn(NAMES_IN_A_TURN))
     pages: InTurn = field(factory=lambda: InTurn(PAGES_IN_A_TURN))
     _found: dict[bytes, None] = field(factory=dict, init=False)
     """Paths of manifests and blobs that were found lately."""
 
-    def of(self, data: bytes) -> Optional[InTurn]:
-        """Return the queue of a request that begins so; None if it is answered at once."""
+    def of(self, data: bytes) -> tuple[InTurn, bytes]:
+        """Return the queue of a request that begins so, and its path."""
         method, _, rest = data.lstrip(b"\r\n").partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if b"/blobs/" in path and method == b"GET":
-            return self.blobs
+            return self.blobs if path in self._found else self.others, path
         if path in AT_ONCE or path in self._found:
-            return None
+            return self.hits, path
         if path == b"/" or path.startswith(PAGES) or path.endswith(LISTS):
-            return self.pages
-        return self.names
+            return self.pages, path
+        return self.names, path
+
+    @property
+    def want_blobs(self) -> bool:
+        """Whether requests for blobs wait."""
+        return bool(self.blobs or self.others)
 
     def found(self, path: bytes) -> None:
-        """Note that a reply with what is at this path has been sent."""
+        """Note that what is at this path was found in the store."""
         if b"/manifests/" in path or b"/blobs/" in path:
             if len(self._found) >= MAX_FOUND and path not in self._found:
                 del self._found[next(iter(self._found))]

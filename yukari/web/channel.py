@@ -197,10 +197,10 @@ class RegistryChannel(HeadFirst):
         elif not self.refused:
             self._heard = True
             if self._at_start and not self.paused:
-                queue = self.site.crowds.of(data)
-                if queue is not None and not queue.may_begin(self):
+                queue, path = self.site.crowds.of(data)
+                if not queue.may_begin(self):
                     self.paused, self._queue = True, queue
-                    queue.wait(self, self._go_on)
+                    queue.wait(self, self._go_on, path)
             self._read(data)
 
     def _go_on(self) -> None:

@@ -43,6 +43,8 @@ MAX_HELD = 16 * 1024 * 1024
 """Bytes of the bodies that are read, of all requests together."""
 STORE_ERROR_AGAIN = 60.0
 """Seconds for which the same error of the store is not logged again, whoever meets it."""
+FOUND = ("hit", "stale", "redirect")
+"""Those of `RESULTS` that say that something is in the store."""
 IDLE = 620.0
 """Seconds that a connection may be silent between requests: more than the usual balancers' 600."""
 
@@ -272,7 +274,7 @@ class RegistryRequest(Request):
         self._is_open = False
         if self._counted is not None:
             self.site.clients.ended(self._counted)
-        if self.code == 200:
+        if self.result in FOUND or (self.code == 200 and self.method == b"HEAD"):
             self.site.crowds.found(self.path)
         sent = self.sentLength + self.sent_directly
         self.site.metrics.replies(
