@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,6 +19,7 @@ from yukari.sending.stall import READ, STALL
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import NoRoom
+from yukari.web.drain import WAITED
 
 reactor: Any = _reactor
 MIB = 1024 * 1024
@@ -217,3 +219,26 @@ class RelayTests(SynchronousTestCase):
         scene.source.open[0].answer()
         talk.wire.leave()
         self.assertLessEqual(len(scene.source.asked[0].span), 65536)
+
+
+class CrowdedTests(SynchronousTestCase):
+    """A blob on its way, and hardly any room for another connection."""
+
+    def test_a_reply_whose_first_byte_is_not_here_can_be_refused(self) -> None:
+        """With 256 descriptors the readers of a slow blob kept all newcomers out meanwhile."""
+        for room, status in ((None, b"206"), (2, b"206"), (1, b"503")):
+            talk = Talk()
+            talk.channel.site.drain.room = room
+            scene = Scene(noise(MIB), clock=talk.clock)
+            talk.shelf.blobs[scene.fill.digest] = scene.fill
+            scene.fill.start()
+            (asked,) = scene.source.open
+            asked.answer()
+            asked.send(1000)
+            talk.ask(f"/v2/{NAME}/blobs/{scene.fill.digest}", "Range: bytes=900000-900009")
+            talk.clock.advance(WAITED)
+            talk.channel.site.drain.refuse_waiting(1)
+            self.assertEqual(talk.wire.value()[9:12], status, room)
+            ended = Deferred.fromCoroutine(scene.fill.stop())
+            talk.clock.advance(1)
+            self.successResultOf(ended)

@@ -93,6 +93,9 @@ class ConnectionLimiter:
     _look: Optional[IDelayedCall] = field(default=None, init=False)
     _said_at: Optional[float] = field(default=None, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._drain.room = self.most
+
     def guard(self, port: Any) -> None:
         """Make a port accept only as many connections as there is room for."""
         if not isinstance(port, tcp.Port):

@@ -195,6 +195,9 @@ class BlobRequest:
             self._readable = readable
             try:
                 await readable.ready(span.start)
+                if request.site.drain.is_crowded:
+                    # Until a reply has begun it can be refused to make room; see `refuse_waiting`.
+                    await readable.wait(span.start)
             except SpoolLost:
                 await self._relay(found, span)
                 return

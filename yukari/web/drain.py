@@ -25,7 +25,7 @@ log = Logger()
 INSIST_AFTER = 1.0
 """Seconds that a TLS client has to answer our close before the socket closes without it."""
 
-WAITED = 0.25
+WAITED = 0.1
 """Seconds that a request has for its reply, however many connections there are."""
 
 RETRY_AFTER = 10
@@ -43,6 +43,8 @@ class Drain:
     """
 
     _clock: IReactorTime
+    room: Optional[int] = field(default=None, init=False)
+    """How many connections there may be; None for no bound."""
     stopping: bool = field(default=False, init=False)
     """The daemon was told to stop: it is not ready, and replies say ``Connection: close``."""
     asked: int = field(default=0, init=False)
@@ -85,6 +87,11 @@ class Drain:
     def count(self) -> int:
         """Return the number of connections."""
         return len(self._channels)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether half of the room is taken, so that others may soon find none."""
+        return self.room is not None and 2 * len(self._channels) > self.room
 
     def close_unused(self, most: int) -> None:
         """Close up to ``most`` idle connections, the longest quiet first."""
