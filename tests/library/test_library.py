@@ -401,6 +401,21 @@ class LibraryTests(SynchronousTestCase):
         self.fill_all()
         self.assertEqual(self.has(digest), 1000)
 
+    def test_model_whose_registry_has_wrong_bytes_spoils_no_other(self) -> None:
+        """Its fill came to the wrong digest again and again, for all who named the blob."""
+        body = content_of(1000)
+        digest = Digest.of(body)
+        self.upstream.bodies[digest] = body[:7]
+        self.learn(manifest_of(body, sizes={body: 7}), OTHER)
+        self.fill_all()
+        self.upstream.bodies[digest] = body
+        self.learn(manifest_of(body), NAME, prefetch=False)
+        told = self.head(NAME, digest)
+        self.upstream.waiting.pop().callback(1000)
+        self.fill_all()
+        self.assertEqual(self.successResultOf(told), 1000)
+        self.assertEqual(self.has(digest), 1000)
+
     def test_only_large_blobs_are_redirected(self) -> None:
         """Clients refuse redirects of manifests, configs and other small blobs."""
         self.store = RemoteStore()

@@ -55,6 +55,7 @@ class Fill(Download):
     """The spool that an earlier process left."""
     state: State = field(default=State.QUEUED, init=False)
     attempt: int = field(default=1, init=False)
+    was_wrong: bool = field(default=False, init=False)
     progress: Progress = field(init=False)
     _tail: UnverifiedTail = field(init=False)
     _disk: Spooler = field(init=False)
@@ -257,9 +258,8 @@ class Fill(Download):
         return True
 
     def _is_flowing(self) -> bool:
-        if self.spool is None or self.error is not None:
-            return False
-        return self.state in (State.PUBLISHING, State.DONE) or self.tries.are_bringing
+        may = self.spool is not None and self.error is None
+        return may and (self.state in (State.PUBLISHING, State.DONE) or self.tries.are_bringing)
 
     @property
     def takes_bytes(self) -> bool:
@@ -321,6 +321,7 @@ class Fill(Download):
     async def _publish(self, found: object) -> None:
         self._tail.stop()
         if found != self.digest:
+            self.was_wrong = True
             self._metrics.mismatched()
             log_wrong(self.digest, self.source, found, self.attempt)
             wrong = upstream_unreachable("wrong bytes came for this blob; try again")
@@ -384,6 +385,7 @@ class Fill(Download):
         assert transfer is not None
         self.upstream_bytes += transfer.upload.came
         if transfer.wrong is not None:
+            self.was_wrong = True
             self._metrics.mismatched()
             log_wrong(self.digest, self.source, transfer.wrong, self.attempt)
         if stored:

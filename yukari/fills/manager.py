@@ -305,6 +305,11 @@ class FillManager(FillKeeper[Fill]):
             fill.start()
 
 
+def confirms(fill: Fill) -> bool:
+    """Whether its size is beyond doubt: some of the blob has arrived, and was not wrong."""
+    return not fill.was_wrong and has_bytes(fill)
+
+
 def has_bytes(fill: Fill) -> bool:
-    """Whether some of the blob has arrived, which confirms its size."""
+    """Whether some of the blob has arrived."""
     return fill.upstream_bytes > 0 or fill.kept > 0 or fill.coverage.plan.covered.total > 0

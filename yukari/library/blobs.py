@@ -2,8 +2,9 @@
 The blobs: each digest that is asked for has one owner, whether it is stored, on its way or absent.
 
 A size belongs to a model: a manifest that is wrong about a blob must not spoil it for the models
-whose manifests are right. If sizes differ, upstream is asked; if a stored blob is in doubt and
-upstream does not confirm its size, its digest decides.
+whose manifests are right, and nor must what upstream says of it in the wrong one's repository. If
+sizes differ, upstream is asked; if a stored blob is in doubt and upstream does not confirm its
+size, its digest decides. Bytes that arrive confirm a size until their digest turns out wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from twisted.logger import Logger
 
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import Fill
-from yukari.fills.manager import FillManager, has_bytes
+from yukari.fills.manager import FillManager, confirms
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.in_use import InUse
@@ -61,23 +62,37 @@ class BlobEntry:
     digest: Digest
     claims: dict[Repository, int] = field(factory=dict)
     """The size, by the model whose manifest says so."""
+    told: dict[Repository, int] = field(factory=dict)
+    """The size that upstream told, by the model that it was asked about."""
     size: Optional[int] = None
-    """The size that upstream, or the digest of the stored bytes, has confirmed."""
+    """The size of the stored bytes, once upstream or their digest has confirmed it."""
     is_config: bool = False
 
     def learn(self, name: Repository, size: int) -> None:
         """Note what a manifest of ``name`` says."""
-        self.claims.pop(name, None)
-        self.claims[name] = size
-        if len(self.claims) > MAX_CLAIMS:
-            del self.claims[next(iter(self.claims))]
+        _note(self.claims, name, size)
+
+    def tell(self, name: Repository, size: int) -> None:
+        """Note what upstream says, asked about ``name``."""
+        _note(self.told, name, size)
 
     def agreed(self, name: Repository) -> Optional[int]:
-        """Return the size if it is beyond doubt: confirmed, or the same in all manifests."""
+        """Return the size if it is beyond doubt: confirmed, told, or the same for all models."""
         if self.size is not None:
             return self.size
-        claimed = self.claims.get(name)
-        return claimed if set(self.claims.values()) == {claimed} else None
+        size = self.told.get(name)
+        if size is None:
+            size = self.claims.get(name)
+            if not {*self.claims.values(), *self.told.values()} <= {size}:
+                return None
+        return size
+
+
+def _note(sizes: dict[Repository, int], name: Repository, size: int) -> None:
+    sizes.pop(name, None)
+    sizes[name] = size
+    if len(sizes) > MAX_CLAIMS:
+        del sizes[next(iter(sizes))]
 
 
 @define(eq=False)
@@ -351,7 +366,7 @@ class Blobs:
         and so none can end that the look has missed.
         """
         fill = self._fills.fills.get(digest)
-        if fill is not None and fill.size != size and not has_bytes(fill):
+        if fill is not None and fill.size != size and not confirms(fill):
             error = RegistryError("SIZE_INVALID", f"blob {digest} has {size} bytes upstream", 502)
             await self._fills.discard(fill, error)
             fill = None
@@ -364,7 +379,7 @@ class Blobs:
     def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:
         """Return the size of a blob on its way or absent; None if upstream has to be asked."""
         fill = self._fills.fills.get(entry.digest)
-        if fill is not None and has_bytes(fill):
+        if fill is not None and confirms(fill):
             return fill.size
         refused = self._fills.refused.get(entry.digest)
         if entry.size is None and refused is not None and refused.code == "SIZE_INVALID":
@@ -376,5 +391,5 @@ class Blobs:
         if size is None:
             key = ("size", name, entry.digest)
             size = await self._asking.run(key, self._upstream.blob_size, name, entry.digest)
-            entry.size = size
+            entry.tell(name, size)
         return size
