@@ -110,6 +110,13 @@ class Contract:
         self.file.blobs_stored([(digest("w"), 7)])
         self.assertEqual(self.find().size, 107)
 
+    def test_sizes_that_no_blob_has_come_to_no_number_that_clients_cannot_read(self: Any) -> None:
+        """One model's made every list of models unreadable for Ollama."""
+        put(self.file, version(*((str(blob), 2**63 - 1) for blob in range(10))))
+        self.file.blobs_stored([(digest("5"), 7)])
+        self.assertIsInstance(self.find().size, int)
+        self.assertLess(self.find().size, 2**63)
+
     def test_version_that_is_replaced_is_superseded(self: Any) -> None:
         put(self.file, version(("w", 1000)))
         put(self.file, version(("x", 10), called="v2"), 30.0)

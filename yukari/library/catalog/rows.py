@@ -13,10 +13,19 @@ from attrs import define, field, frozen
 
 from yukari.names import Digest, Repository, Tag
 
+MAX_TOLD = 2**44
+"""
+Bytes of a blob that a manifest is believed, 17 TB: the sums of what 20,000 layers tell stay numbers
+that every client can read.
+"""
 MAX_CLIENTS = 1000
 """Clients of a tag that are counted, at most."""
 SAME_TIME = 0.001
 """Seconds; times of a check that are nearer than that are the same."""
+
+
+def _believed(size: int) -> int:
+    return min(size, MAX_TOLD)
 
 
 @frozen
@@ -24,7 +33,7 @@ class Need:
     """A blob that a version stands on; ``size`` in bytes."""
 
     digest: Digest
-    size: int
+    size: int = field(converter=_believed)
 
 
 @frozen
