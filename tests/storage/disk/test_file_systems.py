@@ -184,6 +184,17 @@ class LockTests(OneFileSystem):
         os.unlink(os.path.join(self.path, "yukari", "lock"))
         self.assertIn("in use by another yukari", self.refused())
 
+    def test_a_second_one_does_not_read_a_lock_that_is_no_file_any_more(self) -> None:
+        """A FIFO kept it waiting for ever."""
+        self.started()
+        file = os.path.join(self.path, "yukari", "lock")
+        os.unlink(file)
+        os.mkfifo(file)
+        writer = os.open(file, os.O_RDWR)
+        self.addCleanup(os.close, writer)
+        os.write(writer, b"5" + b" " * 20_000)  # As much as whoever reads it asks for.
+        self.assertIn("in use by another yukari:", self.refused())
+
     def test_a_spool_directory_is_owned_wherever_it_lies(self) -> None:
         self.started()
         within = os.path.join(self.path, "yukari", "spool")

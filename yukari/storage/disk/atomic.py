@@ -22,8 +22,8 @@ _BLOCK = 1024 * 1024
 _count = itertools.count()
 _log = Logger()
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""Answers which mean that there is no such file."""
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Answers which mean that there is no such file; a link may lead nowhere, or to itself."""
 FAULTS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
 """Failures which do not tell whether there is a file: never to be taken for "not stored"."""
 

@@ -19,6 +19,7 @@ from typing import Any, Optional
 from attrs import define, field
 from twisted.logger import Logger
 
+from yukari.config.files import read_file
 from yukari.storage.disk.atomic import set_aside
 from yukari.storage.disk.tolerance import REFUSED
 from yukari.storage.ports import StoreUnusable
@@ -141,7 +142,7 @@ class DirectoryLock:
             try:
                 there = json.loads(text)
                 alive = there["machine"] != mine["machine"] or there == _process(there["pid"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 alive = False
             if alive:
                 raise _Taken
@@ -157,9 +158,8 @@ class DirectoryLock:
     def _holder(self) -> str:
         """Return the process that holds the lock, for a message; "" if it is not known."""
         try:
-            with open(self.file, encoding="ascii", errors="replace") as file:
-                found = json.loads(file.read(1000))
-        except (OSError, ValueError):
+            found = json.loads(read_file(self.file, 1000))
+        except (OSError, ValueError, RecursionError):
             return ""
         if isinstance(found, dict):
             return f" (process {found.get('pid')} on {found.get('machine')}; see {self.file})"
