@@ -91,7 +91,6 @@ class Parts:
     catalog_thread: Threads
     traffic: Traffic
     errors: RecentErrors
-    pages: Pages
     watchers: Watchers
     drain: Drain
     passwords: Optional[Passwords]
@@ -240,7 +239,6 @@ def assemble(
         catalog_thread=catalog_thread,
         traffic=traffic,
         errors=errors,
-        pages=page_parts.pages,
         watchers=watchers,
         drain=drain,
         passwords=passwords,

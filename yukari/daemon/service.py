@@ -110,7 +110,6 @@ class YukariService(Service):
         parts.management.start()
         parts.traffic.start()
         parts.errors.start()
-        parts.pages.start()
         self._certificates.start()
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)

@@ -19,7 +19,6 @@ from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins
 from yukari.web.page.plots import disk_bar, front_bar, plot
-from yukari.web.page.render import FIRST
 from yukari.web.page.rows import Row
 from yukari.web.page.viewer import Viewer
 
@@ -119,7 +118,7 @@ class Overview(Page):
                     for pull in parts.pulls.running.values()
                 ),
             )
-        await parts.pages.reply(request, FIRST, context)
+        await parts.pages.reply(request, "overview.html", context)
 
     async def _listed(
         self, words: str, order: str, number: int, chosen: Optional[Shelf]

@@ -14,7 +14,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from yukari import __version__
@@ -37,8 +36,6 @@ HEADERS = (
     (b"Cache-Control", b"no-store"),
     (b"Vary", b"Accept, Authorization"),
 )
-FIRST = "overview.html"
-"""The template of the page at ``/``."""
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
@@ -87,7 +84,7 @@ def clock(at: float) -> str:
 
 @cache
 def _environment() -> Environment:
-    # Imported lazily, because the daemon starts without it.
+    # Imported lazily (0.1 s, 3 MB): most daemons are never looked at.
     import jinja2
 
     made = jinja2.Environment(
@@ -128,12 +125,6 @@ class Pages:
         for header in HEADERS:
             request.setHeader(*header)
         reply(request, status, "text/html; charset=utf-8", body.encode())
-
-    def start(self) -> None:
-        """Load the template that most people ask for first, so that they need not wait for it."""
-        # `reply` will report what is wrong with it.
-        loading = self._loading.run(FIRST, self._load, FIRST)
-        Deferred.fromCoroutine(loading).addErrback(lambda _: None)
 
     async def _load(self, name: str) -> Template:
         # The first takes 0.1 s, half of it for Jinja2; each of the others some 10 ms.
