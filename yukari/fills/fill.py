@@ -29,7 +29,7 @@ from yukari.fills.progress import Progress
 from yukari.fills.publication import Publication
 from yukari.fills.reader import FillReader
 from yukari.fills.spooler import DISK_RESTS, Spooler
-from yukari.fills.status import STATUS, STORED, FillStatus
+from yukari.fills.status import STATUS, STORED, facts_of
 from yukari.fills.tail import UnverifiedTail
 from yukari.names import Repository
 from yukari.spans import Span, SpanSet
@@ -395,7 +395,7 @@ class Fill(Download):
             self._on(Event.FAILED, transfer.refused or self.error)
 
     def facts(self, *, done: bool = False) -> dict[str, Any]:
-        """How far it is; see `FillStatus.as_json`."""
+        """Return how far it is; see `facts_of`."""
         upload = None if self._transfer is None else self._transfer.upload
         state, now = self.state.value, self._clock.seconds()
-        return FillStatus.of(self, self.name, state, self.progress, upload, now, done).as_json()
+        return facts_of(self, self.name, state, self.progress, upload, now, done=done)

@@ -61,6 +61,12 @@ class UpstreamStatus:
     """Where its blobs have come from, and what bounds how fast."""
 
 
+def usage_json(held: Totals, room: RoomUsage, *, complete: bool) -> dict[str, Any]:
+    """Return what a store's bytes are for, for programs."""
+    facts = asdict(held)
+    return {"complete": complete, "models": facts.pop("tags"), **facts, **asdict(room)}
+
+
 @frozen
 class StoreStatus:
     """The use of a store's bytes."""
@@ -72,6 +78,12 @@ class StoreStatus:
     room: RoomUsage
     front: Optional[FrontDisk]
     """The disk in front of a bucket."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs, as `Status.as_json`."""
+        front = None if self.front is None else asdict(self.front)
+        usage = usage_json(self.held, self.room, complete=self.complete)
+        return {"where": self.where, **usage, "front_disk": front}
 
 
 @frozen
@@ -87,7 +99,7 @@ class Status:
     store: Optional[StoreStatus]
     """None while the catalog cannot be read."""
     fills: tuple[dict[str, Any], ...]
-    """As `FillStatus.as_json`."""
+    """As `Fill.facts`."""
     errors: tuple[Trouble, ...]
     """The last ones, the newest first."""
     traffic: TrafficReport
@@ -103,31 +115,12 @@ class Status:
             "started_at": self.started_at,
             "upstream": asdict(self.upstream),
             "other_upstreams": [asdict(each) for each in self.others],
-            "store": None if self.store is None else _store_json(self.store),
+            "store": None if self.store is None else self.store.as_json(),
             "fills": list(self.fills),
-            "traffic": self.traffic.as_json(),
+            "traffic": asdict(self.traffic),
             "errors": [asdict(each) for each in self.errors],
-            "scrub": [each.as_json() for each in self.scrub],
+            "scrub": [asdict(each) for each in self.scrub],
         }
-
-
-def _store_json(store: StoreStatus) -> dict[str, Any]:
-    held, room = store.held, store.room
-    return {
-        "where": store.where,
-        "complete": store.complete,
-        "models": held.tags,
-        "versions": held.versions,
-        "blobs": held.blobs,
-        "stored": held.stored,
-        "shared": held.shared,
-        "superseded": held.superseded,
-        "unneeded": held.unneeded,
-        "on_their_way": room.on_their_way,
-        "bound": room.bound,
-        "free": room.free,
-        "front_disk": None if store.front is None else asdict(store.front),
-    }
 
 
 @define(eq=False)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Optional
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -68,10 +68,6 @@ class TrafficReport:
     hours: tuple[Period, ...]
     days: tuple[Period, ...]
     clients: tuple[ClientToday, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as ``/status`` has it."""
-        return asdict(self)
 
 
 @define(eq=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Optional
 
-from attrs import asdict, frozen
+from attrs import frozen
 
 THE_LINE = "the line"
 EACH_CONNECTION = "each connection"
@@ -30,7 +30,3 @@ class HostFacts:
     """The same now; None if none come."""
     bound_by: Optional[str]
     """One of `BOUNDS`; None if that is not known, or none come."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For ``/fills`` and ``/status``: bytes, seconds."""
-        return asdict(self)

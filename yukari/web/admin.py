@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Optional
 
+from attrs import asdict
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
@@ -125,7 +126,7 @@ class Fills(Resource):
         hosts = [host for each in registries for host in self._library.upstream.hosts_of(each)]
         told = {
             "fills": [fill.facts() for fill in fills],
-            "hosts": [host.as_json() for host in hosts],
+            "hosts": [asdict(host) for host in hosts],
         }
         reply_json(request, 200, told)
 

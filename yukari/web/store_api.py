@@ -27,6 +27,7 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.reads import LISTED
 from yukari.library.catalog.rows import Entry, Version
 from yukari.library.models.shown_names import ShownNames, Wanted
+from yukari.library.status import usage_json
 from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest
 from yukari.names import Repository, Tag
@@ -120,25 +121,8 @@ class StoreApi:
     async def _usage(self, request: Request, _: Body) -> None:
         management = self._management
         await management.index.settled()
-        totals = await management.totals()
-        usage = await management.room.usage()
-        reply_json(
-            request,
-            200,
-            {
-                "models": totals.tags,
-                "versions": totals.versions,
-                "blobs": totals.blobs,
-                "stored": totals.stored,
-                "shared": totals.shared,
-                "superseded": totals.superseded,
-                "unneeded": totals.unneeded,
-                "on_their_way": usage.on_their_way,
-                "bound": usage.bound,
-                "free": usage.free,
-                "complete": management.index.looked,
-            },
-        )
+        totals, room = await management.totals(), await management.room.usage()
+        reply_json(request, 200, usage_json(totals, room, complete=management.index.looked))
 
     # changing
 

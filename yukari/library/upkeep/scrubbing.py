@@ -16,7 +16,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Optional
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -67,10 +67,6 @@ class ScrubStatus:
     """Bytes read since the start."""
     damaged: int
     """Wrong or unreadable copies found since the start."""
-
-    def as_json(self) -> dict[str, object]:
-        """For programs; docs/status.rst has every field."""
-        return asdict(self)
 
 
 @define(eq=False, kw_only=True)
