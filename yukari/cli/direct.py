@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
@@ -26,71 +25,60 @@ from yukari.storage.ports import NoRoom, StoreUnusable
 from yukari.threads import DISK_THREADS, Threads
 
 
-@define(eq=False)
-class DirectImport:
-    """Imports an archive into the store that settings name; `run` says what came of it."""
+def import_without_daemon(
+    flags: Mapping[str, object], archive: Iterator[Found], progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """
+    Import an archive into the store that ``flags`` name; return what the daemon would answer.
 
-    _settings: Settings
-    _archive: Iterator[Found]
-    _progress: Any
+    ``progress`` is told of the bytes that were read, from any thread. `CacheError`.
+    """
+    try:
+        settings = Settings.read(flags, os.environ)
+    except SettingError as error:
+        raise CacheError(str(error)) from None
+    results: list[Any] = []
 
-    @classmethod
-    def of(
-        cls, flags: Mapping[str, object], archive: Iterator[Found], progress: Any
-    ) -> DirectImport:
-        """`CacheError` if a setting is wrong."""
+    async def main(reactor: Any) -> None:
         try:
-            return cls(Settings.read(flags, os.environ), archive, progress)
-        except SettingError as error:
-            raise CacheError(str(error)) from None
+            results.append(await _import(reactor, settings, archive, progress))
+        except (StoreUnusable, BadArchive, NoRoom, OSError, ValueError) as error:
+            results.append(CacheError(str(error)))
 
-    def run(self) -> dict[str, Any]:
-        """Import it; return what the daemon would answer. `CacheError`."""
-        results: list[Any] = []
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    if isinstance(results[0], CacheError):
+        raise results[0]
+    found: dict[str, Any] = results[0]
+    return found
 
-        async def main(reactor: Any) -> None:
-            try:
-                results.append(await self._import(reactor))
-            except (StoreUnusable, BadArchive, NoRoom, OSError, ValueError) as error:
-                results.append(CacheError(str(error)))
 
+async def _import(
+    reactor: Any,
+    settings: Settings,
+    archive: Iterator[Found],
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    threads = Threads(reactor, "disk", DISK_THREADS)
+    threads.start()
+    try:
+        proxies, large = Proxies.read(os.environ), LargeManifests()
+        store, _ = open_store(reactor, settings, os.environ, threads, Metrics(), proxies, large)
+        await store.start()
         try:
-            react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
-        except SystemExit as ended:
-            if ended.code:
-                raise
-        if isinstance(results[0], CacheError):
-            raise results[0]
-        found: dict[str, Any] = results[0]
-        return found
-
-    async def _import(self, reactor: Any) -> dict[str, Any]:
-        threads = Threads(reactor, "disk", DISK_THREADS)
-        threads.start()
-        try:
-            proxies = Proxies.read(os.environ)
-            store, _ = open_store(
-                reactor,
-                self._settings,
-                os.environ,
-                threads,
-                Metrics(),
-                proxies,
-                LargeManifests(),
-            )
-            await store.start()
-            try:
-                names = ShownNames(RegistryNames.of(self._settings.registries))
-                link = store.inventory.link if isinstance(store, DirectoryStore) else None
-                importer = Importer(store, names, reactor, link=link)
-                importer.progress = self._progress
-                await deferToThread(importer.take, self._archive)
-            finally:
-                await store.stop()
+            names = ShownNames(RegistryNames.of(settings.registries))
+            link = store.inventory.link if isinstance(store, DirectoryStore) else None
+            importer = Importer(store, names, reactor, link=link, progress=progress)
+            await deferToThread(importer.take, archive)
         finally:
-            threads.stop()
-        return {
-            "models": importer.models,
-            "written": importer.written,
-            "skipped": importer.skipped,
-        }
+            await store.stop()
+    finally:
+        threads.stop()
+    return {
+        "models": importer.models,
+        "written": importer.written,
+        "skipped": importer.skipped,
+    }

@@ -198,7 +198,7 @@ def import_(cache: Cache, file: str, storage: Optional[str]) -> None:
 
 
 def _import_into(storage: str, file: str, progress: Progress) -> Any:
-    from yukari.cli.direct import DirectImport
+    from yukari.cli.direct import import_without_daemon
     from yukari.cli.ollama_directory import read_directory
 
     read = 0
@@ -217,7 +217,7 @@ def _import_into(storage: str, file: str, progress: Progress) -> Any:
         else:
             total = os.path.getsize(file)
             archive = read_archive(stack.enter_context(open(file, "rb")))
-        return DirectImport.of({"storage": storage}, archive, count).run()
+        return import_without_daemon({"storage": storage}, archive, count)
 
 
 def _import_by(cache: Cache, file: str, progress: Progress) -> Any:

@@ -42,43 +42,31 @@ class Coming:
 
 @frozen
 class Row:
-    """A tag; sizes in bytes, times in seconds of the epoch."""
+    """A tag, as the catalog has it and what else is shown of it."""
 
+    entry: Entry
     name: str
     """As Ollama shows it."""
-    repository: str
-    tag: str
-    digest: str
-    size: int
     details: Mapping[str, Any]
     coming: Optional[Coming]
     """None if nothing of it is on its way."""
-    missing: int
-    last_pull: Optional[float]
-    checked_at: float
-    pulls: int
-    clients: int
-    sent: int
-    gone_since: Optional[float]
     newer: Optional[str]
     """Why upstream's newer version is not here, "" while it is fetched; None if there is none."""
-    own: bool
     pinned_by: Optional[str]
-    superseded_at: Optional[float]
 
     @property
     def path(self) -> str:
         """The path of its page."""
-        return f"/models/{self.repository}/{self.tag}"
+        return f"/models/{self.entry.repository}/{self.entry.tag}"
 
     @property
     def kind(self) -> str:
         """Its state in a word: coming, incomplete, own, gone, newer or here."""
-        if self.missing:
+        if self.entry.missing:
             return "incomplete" if self.coming is None else "coming"
-        if self.own:
+        if self.entry.own:
             return "own"
-        if self.gone_since is not None:
+        if self.entry.gone_since is not None:
             return "gone"
         return "here" if self.newer is None else "newer"
 
@@ -107,24 +95,12 @@ class Rows:
         pin = self._marks.pin(name, tag)
         details = json.loads(entry.details)
         return Row(
+            entry,
             name=self._names.show(entry.repository, entry.tag),
-            repository=entry.repository,
-            tag=entry.tag,
-            digest=entry.digest,
-            size=entry.size,
             details=details if isinstance(details, dict) else {},
             coming=_coming(entry.size, missing, fills),
-            missing=entry.missing,
-            last_pull=entry.last_pull,
-            checked_at=entry.checked_at,
-            pulls=entry.pulls,
-            clients=entry.clients,
-            sent=entry.sent,
-            gone_since=entry.gone_since,
             newer=self._newer(name, tag, entry.checked_at),
-            own=bool(entry.own),
             pinned_by=None if pin is None else pin.by or "admin",
-            superseded_at=entry.superseded_at,
         )
 
 
