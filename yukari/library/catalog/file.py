@@ -18,7 +18,7 @@ from typing import Optional
 from yukari.library.catalog.reads import VERIFIED, CatalogReads, digest_of, raw, searched
 from yukari.library.catalog.roots import CatalogRoots
 from yukari.library.catalog.rows import MAX_CLIENTS, SAME_TIME, Indexed, Need, Usage, Version
-from yukari.library.catalog.schema import make_database, open_database
+from yukari.library.catalog.schema import make_database, open_database, writing
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.shared import Pulled
 
@@ -52,8 +52,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def put(self, found: Iterable[Indexed], now: float) -> None:
         """Record the version that each tag names; the one before is superseded as of ``now``."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             for each in found:
                 self._put(each, now)
 
@@ -86,8 +85,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def adopt(self, found: Iterable[Version], superseded_at: float) -> None:
         """Record superseded versions of tags that are not known any more."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             for version in found:
                 (number,) = self._db.execute(
                     "INSERT INTO versions"
@@ -97,9 +95,6 @@ class CatalogFile(CatalogReads, CatalogRoots):
                     (self._tag_id(version), raw(version.digest), superseded_at, superseded_at),
                 ).fetchone()
                 self._need(number, version.needs)
-
-    def _begin(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
 
     def _tag_id(self, version: Version) -> int:
         key = str(version.name), str(version.tag)
@@ -136,8 +131,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
         Return the blobs that no version stands on any more, which are still stored.
         """
-        with self._db:
-            self._begin()
+        with writing(self._db):
             found = self._db.execute(
                 "SELECT v.id, v.tag FROM versions v JOIN tags t ON t.id = v.tag"
                 " WHERE t.repository = ? AND t.tag = ? AND v.digest = coalesce(?, v.digest)",
@@ -179,8 +173,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         self, found: Iterable[tuple[Digest, int]], verified_at: Optional[float] = None
     ) -> None:
         """Record that blobs are stored, their sizes in bytes, and when their digests were right."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.executemany(
                 "INSERT INTO blobs (digest, size, stored, disk_verified, bucket_verified)"
                 " VALUES (?1, ?2, 1, ?3, ?3) ON CONFLICT DO UPDATE"
@@ -198,8 +191,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def blob_removed(self, digest: Digest) -> None:
         """Record that a blob is not stored any more."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.execute(
                 "UPDATE blobs SET stored = 0, disk_verified = NULL, bucket_verified = NULL"
                 " WHERE digest = ?",
@@ -215,8 +207,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         sent: Mapping[tuple[Repository, Digest], int],
     ) -> None:
         """Count pulls, and the bytes of each blob that were sent as part of a model."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             for (name, tag), usage in pulls.items():
                 self._count_pulls(str(name), str(tag), usage)
             for (name, digest), count in sent.items():
@@ -262,8 +253,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def pulled_elsewhere(self, found: Iterable[Pulled]) -> None:
         """Record pulls by the clients of other daemons."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             for each in found:
                 key = each.at, str(each.name), str(each.tag)
                 self._db.execute(
@@ -279,8 +269,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def add_traffic(self, rows: Iterable[tuple[int, int, int]], oldest: int) -> None:
         """Add bytes to hours, ``(hour, sent, received)``, and forget hours before ``oldest``."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.executemany(
                 "INSERT INTO traffic VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET sent = sent + excluded.sent, received = received + excluded.received",
@@ -290,8 +279,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def add_clients(self, day: int, sent: Mapping[str, int], most: int) -> None:
         """Add bytes to clients of ``day``; forget other days, and all but the ``most`` busiest."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.execute("DELETE FROM clients_today WHERE day != ?", (day,))
             self._db.executemany(
                 "INSERT INTO clients_today VALUES (?, ?, ?)"
@@ -334,8 +322,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def listed(self, page: Iterable[tuple[Repository, Tag, float]]) -> None:
         """Record the time that a listing has for each tag: of a bucket, when it was put."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.executemany(
                 "UPDATE tags SET listed_at = ? WHERE repository = ? AND tag = ?",
                 [(at, str(name), str(tag)) for name, tag, at in page],
@@ -361,8 +348,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def see_tags(self, page: Iterable[tuple[Repository, Tag]]) -> None:
         """Mark tags as seen in the files."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.executemany(
                 "UPDATE tags SET seen = ? WHERE repository = ? AND tag = ?",
                 [(self._sweep, str(name), str(tag)) for name, tag in page],
@@ -370,8 +356,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def see_blobs(self, page: Iterable[tuple[Digest, int]]) -> None:
         """Mark blobs as seen in the files, and record their sizes in bytes."""
-        with self._db:
-            self._begin()
+        with writing(self._db):
             self._db.executemany(
                 "INSERT INTO blobs (digest, size, stored, seen) VALUES (?, ?, 1, ?)"
                 " ON CONFLICT DO UPDATE SET stored = 1, seen = excluded.seen, size = excluded.size,"

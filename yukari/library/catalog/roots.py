@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from yukari.library.catalog.reads import digest_of, raw
+from yukari.library.catalog.schema import writing
 from yukari.names import Digest, Repository
 from yukari.storage.shared import Root, RootNeeds
 
@@ -32,8 +33,7 @@ class CatalogRoots:
     def see_roots(self, page: Iterable[Root], look: int) -> list[Root]:
         """Note that these roots are there; return those whose blobs are not known."""
         unknown = []
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with writing(self._db):
             for root in page:
                 seen = self._db.execute(
                     "UPDATE roots SET seen = ?, modified = ? WHERE key = ? AND version = ?",
@@ -45,8 +45,7 @@ class CatalogRoots:
 
     def put_roots(self, found: Iterable[RootNeeds], look: int) -> None:
         """Record the blobs that roots stand on."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with writing(self._db):
             for each in found:
                 manifest, root = raw(each.manifest), each.root
                 self._db.execute(
@@ -69,8 +68,7 @@ class CatalogRoots:
 
     def end_roots(self, look: int) -> None:
         """Forget the roots that the look has not found."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with writing(self._db):
             gone = self._db.execute("DELETE FROM roots WHERE seen != ?", (look,))
             if gone.rowcount:
                 self._db.execute(

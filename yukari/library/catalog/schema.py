@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 VERSION = 6
@@ -178,6 +179,14 @@ def make_database(path: str) -> sqlite3.Connection:
     db = _connect(path)
     db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     return db
+
+
+@contextmanager
+def writing(db: sqlite3.Connection) -> Iterator[None]:
+    """Do what is within in one transaction, which takes its turn to write at its beginning."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def _connect(path: str) -> sqlite3.Connection:
