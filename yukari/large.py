@@ -30,6 +30,11 @@ class IsLarge(Exception):
     """A manifest is large, and this is no turn of such a one."""
 
 
+def is_large(found: AnyManifest) -> bool:
+    """Whether a manifest, or a list with the children it has inline, is large."""
+    return sum(map(len, bodies_of(found))) > LARGE
+
+
 def turns_to_arrive() -> DeferredSemaphore:
     """Return the turns of the large manifests that one place sends."""
     return DeferredSemaphore(MAX_ARRIVING)
@@ -47,10 +52,7 @@ class LargeManifests:
 
     def kept(self, found: M) -> M:
         """Return a manifest without its bytes in memory if it is large. Blocks."""
-        bodies = bodies_of(found)
-        if sum(map(len, bodies)) <= LARGE:
-            return found
-        return with_bodies(found, self._keep(bodies))
+        return with_bodies(found, self._keep(bodies_of(found))) if is_large(found) else found
 
     async def parsed(
         self, in_thread: InThread, bodies: list[bytes], parse: Callable[[bytes], M]

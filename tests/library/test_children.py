@@ -13,6 +13,7 @@ from tests.ending import begin
 from yukari.errors import RegistryError, blob_unknown
 from yukari.library import children
 from yukari.library.children import MAX_TRIED, Children
+from yukari.library.keeping import Keeper
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, ManifestList, Variant, parse_manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.memory import MemoryStore
@@ -53,7 +54,8 @@ class ChildrenTests(SynchronousTestCase):
         self.patch(children, "MAX_INLINE", 20_000)
         self.store, self.upstream = MemoryStore(), Absent()
         upstream: Any = self.upstream
-        self.children = Children(self.store, upstream, execute, Clock().seconds, lambda name: None)
+        keeper = Keeper(self.store, Clock().seconds)
+        self.children = Children(self.store, upstream, execute, keeper, lambda name: None)
 
     def store_list(self, at: int) -> ManifestList:
         found = inline(at)

@@ -673,6 +673,22 @@ class LibraryTests(SynchronousTestCase):
         self.fill_all()
         self.successResultOf(bringing)
 
+    def test_to_bring_one_of_many_blobs_starts_few_at_a_time(self) -> None:
+        """A new version of 12,000 layers had as many fills at once, 75 MB."""
+        self.patch(prefetch, "MAX_AHEAD", 10)
+        bodies = [str(number).encode() for number in range(40)]
+        self.upstream.bodies = {Digest.of(body): body for body in bodies}
+        manifest = manifest_of(*bodies)
+        bringing = Deferred.fromCoroutine(
+            self.library.prefetch.ensure_stored(NAME, manifest, at_any_hour=True)
+        )
+        for _ in range(20):
+            self.assertLessEqual(len(self.library.fills), 11)
+            for fill in self.library.fills.values():
+                self.assertTrue(fill.is_waited_for)
+            self.fill_all()
+        self.successResultOf(bringing)
+
     def test_to_stop_a_fill_is_the_end_of_waiting_for_it(self) -> None:
         body = content_of(1000)
         bringing = Deferred.fromCoroutine(

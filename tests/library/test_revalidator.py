@@ -25,7 +25,7 @@ from yukari.library.revalidator import (
     Revalidator,
 )
 from yukari.library.versions import Versions
-from yukari.manifest import Manifest, Variant
+from yukari.manifest import LARGE, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.sources.circuit import Circuit
 from yukari.storage.memory import MemoryStore
@@ -282,6 +282,27 @@ class UpdateTests(RevalidatorCase):
             shelf.bringing[number].callback(None)
         found = [result_of(self.store.get_manifest(named(n), LATEST)) for n in range(moved)]
         self.assertEqual({each.manifest for each in found if each is not None}, {NEW})
+
+    def test_large_ones_that_wait_for_their_turn_are_not_in_memory_meanwhile(self) -> None:
+        """Each of 12,000 layers takes three megabytes, and any number of tags may have moved."""
+        large = Manifest.parse(bytes(NEW.body) + b" " * LARGE)
+        moved = 2 * MAX_CONCURRENT_UPDATES
+        self.stored(moved, 2 * self.lifetime)
+        self.upstream.has = {named(number): large for number in range(moved)}
+        daemon = self.daemon()
+        daemon.start()
+        self.run_for(2 * HOUR)
+        shelf: Any = daemon._versions._prefetch
+        self.assertEqual(len(shelf.bringing), MAX_CONCURRENT_UPDATES)
+        self.assertEqual(len(self.upstream.asked), moved)
+        self.upstream.has = {named(number): NEW for number in range(moved)}
+        for number in range(moved):
+            shelf.bringing[number].callback(None)
+            self.run_for(1)
+        self.assertEqual(len(self.upstream.asked), moved + MAX_CONCURRENT_UPDATES)
+        stored = [result_of(self.store.get_manifest(named(each), LATEST)) for each in range(moved)]
+        found = Counter(each.manifest.digest for each in stored if each is not None)
+        self.assertEqual(found, {each.digest: MAX_CONCURRENT_UPDATES for each in (large, NEW)})
 
     def test_a_new_version_is_as_old_as_the_question_and_not_as_its_blobs(self) -> None:
         """Else it would take the place of what another daemon was told meanwhile."""

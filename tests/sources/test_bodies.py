@@ -20,7 +20,7 @@ from yukari.errors import RegistryError
 from yukari.large import MAX_ARRIVING, LargeManifests
 from yukari.manifest import LARGE, Body, Descriptor, InvalidManifest, bodies_of, parse_manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.net.bodies import BODY_WITHIN
+from yukari.net.bodies import BODY_WITHIN, LEAST_BETWEEN, LOOKS_EVERY, SLOW_LOOKS
 from yukari.sources.bodies import Bodies
 from yukari.sources.registry import MAX_HOSTS
 
@@ -28,14 +28,14 @@ BODY = manifest_body([Descriptor(DIGEST, 7, "a/b")], None, 3) + b" " * LARGE
 
 
 class LargeBodyTests(UpstreamCase):
-    def ask(self, count: int) -> list[Deferred[object]]:
-        """Ask for so many manifests; all but a byte of each arrives."""
+    def ask(self, count: int, body: bytes = BODY) -> list[Deferred[object]]:
+        """Ask for so many manifests; all but a byte of `BODY` arrives of each."""
         asked = []
         for at in range(count):
             name = Repository(DEFAULT, "library", f"m{at}")
             asked.append(self.begin(self.upstream.manifest(name, Tag("latest"), "ollama/0.34")))
-            self.internet.last.head(200, content_length=len(BODY))
-            self.internet.last.send(BODY[:-1])
+            self.internet.last.head(200, content_length=len(body))
+            self.internet.last.send(body[: len(BODY) - 1])
         return asked
 
     def read(self) -> list[Exchange]:
@@ -66,6 +66,30 @@ class LargeBodyTests(UpstreamCase):
         (late,) = self.ask(1)
         self.internet.last.send(BODY[-1:])
         self.assertEqual(self.successResultOf(late).digest, Digest.of(BODY))
+
+    def test_those_that_bring_next_to_nothing_make_way_for_as_many_as_wait(self) -> None:
+        """Three that dripped held up the others of their registry until these were given up too."""
+        asked = self.ask(MAX_ARRIVING + 1)
+        exchanges = self.internet.open
+        for _ in range(2 * SLOW_LOOKS):
+            self.clock.advance(LOOKS_EVERY)
+        self.assertEqual(self.failureResultOf(asked.pop(0), RegistryError).value.status, 504)
+        self.assertEqual(self.read(), exchanges[1:])
+        for each, exchange in zip(asked, exchanges[1:]):
+            exchange.send(BODY[-1:])
+            self.assertEqual(self.successResultOf(each).digest, Digest.of(BODY))
+
+    def test_one_that_goes_on_keeps_its_turn_though_others_wait(self) -> None:
+        body = BODY + b" " * 4 * LEAST_BETWEEN
+        asked = self.ask(MAX_ARRIVING, body) + self.ask(1)
+        exchanges = self.internet.open
+        for _ in range(4):
+            for each in exchanges[:MAX_ARRIVING]:
+                each.send(b" " * LEAST_BETWEEN)
+            self.clock.advance(LOOKS_EVERY)
+        for exchange, done in zip(exchanges, asked):
+            exchange.send(b" ")
+            self.successResultOf(done)
 
     def test_a_large_manifest_comes_without_its_bytes_in_memory(self) -> None:
         """Forty of them that were stored and sent took three hundred megabytes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import Optional
 
@@ -85,6 +85,8 @@ class FetchScheduler:
     _without_readers: dict[Download, None] = field(factory=dict, init=False)
     _queued: dict[Download, None] = field(factory=dict, init=False)
     _open: dict[Download, None] = field(factory=dict, init=False)
+    _awaited: dict[Download, None] = field(factory=dict, init=False)
+    """Those of them that readers wait for, or did when somebody looked last."""
     is_closed: bool = field(default=False, init=False)
     _assigning: bool = field(default=False, init=False)
     _resting: dict[Download, IDelayedCall] = field(factory=dict, init=False)
@@ -139,8 +141,10 @@ class FetchScheduler:
     def reader_waits(self, download: Download) -> None:
         """A reader needs a byte that is not here."""
         # Nothing else can have changed: a crowd is not to be looked through for each who joins it.
-        if download in self._open and self._may_begin(download, Priority.READER):
-            self._assign()
+        if download in self._open:
+            self._awaited[download] = None
+            if self._may_begin(download, Priority.READER):
+                self._assign()
 
     def close(self) -> None:
         """Begin no request any more."""
@@ -153,6 +157,7 @@ class FetchScheduler:
             self.fills,
             self._queued,
             self._open,
+            self._awaited,
             self._with_readers,
             self._without_readers,
         ):
@@ -184,6 +189,8 @@ class FetchScheduler:
     def _open_one(self, download: Download) -> None:
         self._queued.pop(download, None)
         self._open[download] = None
+        if download.coverage.crowd:
+            self._awaited[download] = None
         opened = Deferred.fromCoroutine(download.open())
         opened.addErrback(self._bug, download)
         opened.addCallback(lambda _: self.runnable(download))
@@ -222,7 +229,7 @@ class FetchScheduler:
     def _for_readers(self) -> Optional[Assignment]:
         first: Optional[Download] = None
         best: tuple[int, bool, bool, int] = (0, True, True, 0)
-        for download in self._open:
+        for download in self._crowded():
             since = download.coverage.waits_since
             if since is None:
                 continue
@@ -243,8 +250,16 @@ class FetchScheduler:
         self.turns.served(since.client)
         return Assignment(first, start, Priority.READER, since.client)
 
-    def _waited_for(self) -> Iterable[Download]:
-        return [each for each in self._open if each.coverage.waits_since is not None]
+    def _crowded(self) -> list[Download]:
+        """The open blobs that readers wait for: few, where hundreds are fetched ahead."""
+        found = [each for each in self._awaited if each.coverage.crowd]
+        if len(found) < len(self._awaited):
+            self._awaited = dict.fromkeys(found)
+        return found
+
+    def _waited_for(self) -> list[Download]:
+        """Those of them with a reader that no request serves."""
+        return [each for each in self._crowded() if each.coverage.waits_since is not None]
 
     def _ahead(self) -> Optional[Assignment]:
         kept: Counter[ConnectionBudget] = Counter()
@@ -299,13 +314,14 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
-        crowds = {each: min(each.coverage.crowd, CROWD) for each in self._open}
-        cap = pace.limit.at_most(download.fetch_cap(), crowds[download])
+        crowds = {each: min(each.coverage.crowd, CROWD) for each in self._crowded()}
+        crowd = crowds.get(download, 0)
+        cap = pace.limit.at_most(download.fetch_cap(), crowd)
         in_all = pace.limit.at_most(self.in_all, sum(crowds.values()))
         most = inf
         if assignment.priority is Priority.READER:
             most = self.turns.crowd(assignment.client)
-        crowding = max(min(most, crowds[download]) / cap, min(most, sum(crowds.values())) / in_all)
+        crowding = max(min(most, crowd) / cap, min(most, sum(crowds.values())) / in_all)
         soon = sum(min(crowd, self.per_blob) for crowd in crowds.values())
         claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))
         if claim is None:

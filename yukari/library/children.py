@@ -8,19 +8,17 @@ from typing import Any, Optional
 from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from yukari.errors import RegistryError
 from yukari.large import IsLarge, LargeManifests
+from yukari.library.keeping import Keeper
 from yukari.manifest import LARGE, MAX_BYTES, InvalidManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.manifest_cache import cost_of
-from yukari.storage.ports import NoRoom, Store, StoredManifest
+from yukari.storage.ports import Store, StoredManifest
 from yukari.storage.readable import StoredBlob
 from yukari.tasks import Coalescer, Slices
-
-log = Logger()
 
 MAX_CHILDREN = 50_000
 """Children, and blobs that are no manifests, that are remembered."""
@@ -59,7 +57,7 @@ class Children:
     _store: Store
     _upstream: AnyUpstream
     _in_thread: Callable[..., Deferred[Any]]
-    _now: Callable[[], float]
+    _keeper: Keeper
     _stored: Callable[[Repository], None]
     """Called with the model whenever a child was stored."""
     _large: LargeManifests = field(factory=LargeManifests)
@@ -127,10 +125,7 @@ class Children:
     async def _fetch(self, name: Repository, digest: Digest, child: Optional[Manifest]) -> Manifest:
         if child is None:
             child = await self._upstream.child(name, digest)
-        try:
-            await self._store.put_manifest(name, digest, child, self._now())
-        except (OSError, NoRoom) as error:
-            log.error("{digest}: not stored: {error}", digest=str(digest), error=str(error))
+        await self._keeper.put(name, digest, child)
         self._stored(name)
         return child
 

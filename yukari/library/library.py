@@ -22,6 +22,7 @@ from yukari.library.blobs import Blobs, Elsewhere
 from yukari.library.children import Children
 from yukari.library.events import Events
 from yukari.library.in_use import InUse
+from yukari.library.keeping import Keeper
 from yukari.library.listing import Listing
 from yukari.library.manifests import Found, Manifests
 from yukari.library.prefetch import Prefetch
@@ -91,11 +92,12 @@ class Library:
             store, upstream, self.filling, self._in_thread, clock, self._redirects, self.in_use
         )
         self.prefetch = Prefetch(self.blobs, self.filling, clock, self.in_use, self._prefetching)
+        keeper = Keeper(store, self._now)
         self.children = Children(
             store,
             upstream,
             self._in_thread,
-            self._now,
+            keeper,
             self.events.child_stored,
             self._large,
             Slices(clock),
@@ -127,7 +129,7 @@ class Library:
             agents=agents,
             revalidator=self.revalidator,
             clock=clock,
-            now=self._now,
+            keeper=keeper,
             in_use=self.in_use,
             events=self.events,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Optional
 
 from attrs import define, field, frozen
@@ -10,7 +9,6 @@ from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from yukari.errors import RegistryError, manifest_unknown
 from yukari.library.agents import UserAgents
@@ -18,16 +16,15 @@ from yukari.library.blobs import Blobs
 from yukari.library.children import Children
 from yukari.library.events import Events
 from yukari.library.in_use import InUse
+from yukari.library.keeping import Keeper
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Revalidator
 from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.upstreams import AnyUpstream
-from yukari.storage.ports import NEVER_CHECKED, NoRoom, Store
+from yukari.storage.ports import NEVER_CHECKED, Store
 from yukari.storage.variants import differ
 from yukari.tasks import Coalescer, Slices
-
-log = Logger()
 
 UNKNOWN_FOR = 5.0
 """
@@ -70,7 +67,7 @@ class Manifests:
     _revalidator: Optional[Revalidator]
     """None if upstream is never asked."""
     _clock: IReactorTime
-    _now: Callable[[], float]
+    _keeper: Keeper
     _in_use: InUse
     _events: Events
     _unasked: TTLCache[tuple[Repository, Tag, Variant], None] = field(init=False)
@@ -196,15 +193,7 @@ class Manifests:
     async def _put(
         self, name: Repository, reference: Reference, manifest: AnyManifest, variant: Variant
     ) -> None:
-        try:
-            await self._store.put_manifest(name, reference, manifest, self._now(), variant)
-        except (OSError, NoRoom) as error:
-            log.error(
-                "{name}:{reference}: manifest not stored: {error}",
-                name=str(name),
-                reference=str(reference),
-                error=str(error),
-            )
+        await self._keeper.put(name, reference, manifest, variant)
         if isinstance(reference, Tag):
             self._events.tag_stored(name, reference)
 

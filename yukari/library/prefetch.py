@@ -54,6 +54,8 @@ class Prefetch:
     running: Background = field(factory=Background, init=False)
     _walks: dict[Digest, Waiters] = field(factory=dict, init=False)
     """Manifests whose fills are being started."""
+    _awaited: int = field(default=0, init=False)
+    """Manifests that `ensure_stored` is called for."""
     _whole: LRUCache[Digest, int] = field(factory=lambda: LRUCache(MAX_WHOLE), init=False)
     """Manifests whose blobs were all found stored, with `Blobs.removed` as it was then."""
     _armed: LRUCache[tuple[Repository, Digest], Optional[Manifest]] = field(
@@ -136,7 +138,7 @@ class Prefetch:
             if fill is not None:
                 missing += 1
                 ahead.append(fill)
-            if len(ahead) > max(LEAST_AHEAD, MAX_AHEAD // len(self._walks)):
+            if len(ahead) > self._share:
                 await self._fills.end_of(ahead[0])
             while ahead and not self._fills.is_under_way(ahead[0]):
                 fill = ahead.popleft()
@@ -146,6 +148,11 @@ class Prefetch:
                 if is_absent or given_up >= MAX_GIVEN_UP:
                     return missing
         return missing
+
+    @property
+    def _share(self) -> int:
+        """How many fills of one manifest may be started that have not ended."""
+        return max(LEAST_AHEAD, MAX_AHEAD // max(1, len(self._walks) + self._awaited))
 
     async def _start_one(self, name: Repository, blob: Descriptor) -> Optional[Fill]:
         """Start the fill of a blob; None if the blob is stored."""
@@ -258,23 +265,37 @@ class Prefetch:
 
         They come within PREFETCH_HOURS, unless ``at_any_hour``.
         """
-        with ExitStack() as meanwhile:
-            held = [manifest.digest, *(blob.digest for blob in manifest.blobs)]
-            meanwhile.enter_context(self._in_use.hold(held))
-            started = []
-            for blob in manifest.blobs:
-                fill = await self._start_one(name, blob)
-                if fill is not None:
-                    started.append(fill)
-                    if at_any_hour:
-                        meanwhile.enter_context(fill.pulled())
-            for fill in started:
-                await self._fills.end_of(fill)
-                if isinstance(fill.error, RegistryError):
-                    raise fill.error
+        held = [manifest.digest, *(blob.digest for blob in manifest.blobs)]
+        ahead: deque[tuple[Fill, ExitStack]] = deque()
+        self._awaited += 1
+        try:
+            with self._in_use.hold(held):
+                for blob in manifest.blobs:
+                    fill = await self._start_one(name, blob)
+                    if fill is not None:
+                        ahead.append((fill, ExitStack()))
+                        if at_any_hour:
+                            ahead[-1][1].enter_context(fill.pulled())
+                    while len(ahead) > self._share:
+                        await self._first_ended(ahead)
+                while ahead:
+                    await self._first_ended(ahead)
+        finally:
+            self._awaited -= 1
+            for _, pulled in ahead:
+                pulled.close()
         for blob in manifest.blobs:
             if await self._blobs.stored_size(name, blob.digest) is None:
                 raise RegistryError("UNAVAILABLE", f"blob {blob.digest} is not stored", 503)
+
+    async def _first_ended(self, ahead: deque[tuple[Fill, ExitStack]]) -> None:
+        """Take out the first fill once it has ended; `RegistryError` if its blob cannot be had."""
+        fill, pulled = ahead[0]
+        await self._fills.end_of(fill)
+        if isinstance(fill.error, RegistryError):
+            raise fill.error
+        ahead.popleft()
+        pulled.close()
 
     def stop(self) -> None:
         """Start no more fills."""

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
+from yukari.large import is_large
 from yukari.leisure import Leisure
 from yukari.library.events import Events
 from yukari.library.versions import NewVersion, Versions
@@ -338,18 +339,31 @@ class Revalidator:
     async def _check_now(self, name: Repository, tag: Tag, is_due: Callable[[float], bool]) -> None:
         if self._stopped:
             return
+        new = await self._newest(name, tag, is_due)
+        if new is not None:
+            self._replace((name, tag), new)
+
+    async def _newest(
+        self, name: Repository, tag: Tag, is_due: Callable[[float], bool]
+    ) -> Optional[NewVersion]:
+        """Return the version that upstream has if it is another; else note that it was asked."""
         new = await self._versions.check(name, tag, is_due)
         if new is not None and new.fresh:
-            self._replace((name, tag), new)
-            return
+            return new
         self._failed.pop((name, tag), None)
         if new is not None:
             self._events.checked(name, tag, self._now(), gone=False)
             self._metrics.revalidated("same")
+        return None
 
     def _replace(self, key: Key, new: NewVersion) -> None:
-        """Start to fetch a new version in the background."""
-        bringing = self._few_brought.run(self._replace_now, key, new)
+        """
+        Start to fetch a new version in the background.
+
+        A large one that must wait for others is asked for anew when it is its turn.
+        """
+        waits = not self._few_brought.tokens and any(map(is_large, new.fresh.values()))
+        bringing = self._few_brought.run(self._replace_now, key, None if waits else new)
         self._bringing[key] = bringing
         bringing.addBoth(self._replaced, key)
 
@@ -358,9 +372,13 @@ class Revalidator:
         if isinstance(result, Failure):
             self._not_checked(result, key, is_newer=True)
 
-    async def _replace_now(self, key: Key, new: NewVersion) -> None:
+    async def _replace_now(self, key: Key, new: Optional[NewVersion]) -> None:
         if self._stopped:
             return
+        if new is None:
+            new = await self._newest(*key, lambda _: True)
+            if new is None:
+                return
         await self._versions.replace(new)
         self._events.tag_stored(*key)
         self._failed.pop(key, None)

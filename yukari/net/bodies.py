@@ -8,8 +8,8 @@ from typing import Any, Optional
 from typing import Protocol as Interface
 
 from attrs import define
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -22,6 +22,16 @@ SMALL_BODY = 64 * 1024
 """Bytes of an unwanted body that are read, so that its connection can be used again."""
 BODY_WITHIN = 30.0
 """Seconds within which the body of a manifest or an error must be complete."""
+
+LOOKS_EVERY = 2.5
+"""Seconds between two looks at what a large manifest brings in its turn."""
+LEAST_BETWEEN = 16 * 1024
+"""Bytes that it must bring between them while others wait."""
+SLOW_LOOKS = 2
+"""
+Looks in a row at which it brought less, after which it is given up: after one, this process itself
+may have been held up.
+"""
 
 
 class TooLarge(Exception):
@@ -131,13 +141,17 @@ class InTurn(Collector):
     """
     A `Collector` that reads more than `LARGE` bytes only in its turn; `release` it once its bytes
     have left memory.
+
+    `TimeoutError` if it brings next to nothing in its turn while others wait for theirs.
     """
 
-    def __init__(self, limit: int, turns: DeferredSemaphore) -> None:
+    def __init__(self, limit: int, turns: DeferredSemaphore, clock: IReactorTime) -> None:
         super().__init__(limit, checked=True)
         self._turns = turns
+        self._clock = clock
         self._size = 0
         self._turn: Optional[Deferred[Any]] = None
+        self._look: Optional[IDelayedCall] = None
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
@@ -147,9 +161,28 @@ class InTurn(Collector):
             transport.pauseProducing()
             self._turn = self._turns.acquire()
             self._turn.addCallback(lambda _: transport.resumeProducing())
+            self._turn.addCallback(lambda _: self._look_later(self._size, 0))
+
+    def _look_later(self, size: int, slow: int) -> None:
+        """Look whether more than ``size`` have come; it was too slow at so many looks in a row."""
+        self._look = self._clock.callLater(LOOKS_EVERY, self._look_now, size, slow)
+
+    def _look_now(self, before: int, slow: int) -> None:
+        self._look = None
+        if self.done.called:
+            return
+        is_slow = bool(self._turns.waiting) and self._size - before < LEAST_BETWEEN
+        if is_slow and slow + 1 == SLOW_LOOKS:
+            self._stop()
+            self._fire(Failure(TimeoutError()))
+        else:
+            self._look_later(self._size, slow + 1 if is_slow else 0)
 
     def release(self) -> None:
         """Let others have its turn."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         turn, self._turn = self._turn, None
         if turn is None:
             return

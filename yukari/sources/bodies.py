@@ -48,7 +48,7 @@ class Bodies:
 
         A large one comes as from `LargeManifests.parsed`.
         """
-        collector = InTurn(MAX_BYTES, self._turns)
+        collector = InTurn(MAX_BYTES, self._turns, self._clock)
         try:
             bodies = [await self._whole(response, what, collector, MAX_BYTES)]
             return await self._large.parsed(self._in_thread, bodies, parse)

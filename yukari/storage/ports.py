@@ -225,7 +225,8 @@ class ManifestStore(Protocol):
 
     async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
         """
-        Return what each of these is by now, whatever other daemons put or touched.
+        Return what the first of these are by now, whatever other daemons put or touched: all of
+        them, or at least one if some are large, of which memory holds few at once.
 
         Nothing more is kept in memory: 100,000 of them must not drive out what clients ask for.
         """

@@ -31,6 +31,7 @@ from tests.storage.contract import (
 )
 from tests.storage.disk.test_space import Disk
 from yukari.config.units import FreeSpace
+from yukari.manifest import LARGE as LARGE_MANIFEST
 from yukari.manifest import Manifest, Variant
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
@@ -316,6 +317,18 @@ class BucketTests(Stores):
         await two.touch_manifest(NAME, LATEST, OLD.digest, 2000.0)
         self.assertEqual(found[Variant.PLAIN], StoredManifest(OLD, 1000.0))
         self.assertEqual(two._manifests.cache.held, 0)
+
+    async def test_large_ones_that_are_read_anew_are_few_at_a_time(self) -> None:
+        """Of tags that are indexed together, dozens may have 12,000 layers."""
+        store = await self.started()
+        sizes = 1, 2, 3, LARGE_MANIFEST, LARGE_MANIFEST, 1
+        stored = [Manifest.parse(bytes(OLD.body) + b" " * n) for n in sizes]
+        for at, manifest in enumerate(stored):
+            await store.put_manifest(NAME, Tag(f"t{at}"), manifest, 1000.0)
+        for first, after in ((0, 4), (4, 6)):
+            found = await store.read_anew([(NAME, Tag(f"t{at}")) for at in range(first, 6)])
+            read = [each[Variant.PLAIN].manifest for each in found]
+            self.assertEqual(read, stored[first:after])
 
     async def test_a_listing_is_in_order_of_names_over_many_pages(self) -> None:
         """S3 has a-b/ and a.b/ before a/."""

@@ -8,13 +8,12 @@ changes that nobody reported, and makes a catalog that was lost anew.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Optional
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -23,13 +22,13 @@ from twisted.python.failure import Failure
 from yukari.leisure import Leisure
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
-from yukari.library.catalog.rows import SAME_TIME, Indexed, Need, Version
+from yukari.library.catalog.rows import SAME_TIME
 from yukari.library.events import Observer
 from yukari.library.models.details import Details
 from yukari.library.upkeep.marks import Marks
-from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
+from yukari.library.upkeep.stored_tags import Key, StoredTag, StoredTags
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage.ports import Answers, Store
+from yukari.storage.ports import Store
 from yukari.tasks import Background, Waiters, all_of, backoff
 
 log = Logger()
@@ -62,8 +61,6 @@ RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
 """Stands for the tag of superseded versions that nobody knows any more."""
 
-Key = tuple[Repository, Tag]
-
 
 @define(eq=False)
 class Index(Observer):
@@ -77,6 +74,7 @@ class Index(Observer):
     _now: Callable[[], float] = time.time
     _leisure: Optional[Leisure] = None
     """Makes a look give way to requests; None for no rest."""
+    _stored: StoredTags = field(init=False)
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
     _old_at: float = field(default=inf, init=False)
@@ -98,6 +96,9 @@ class Index(Observer):
     """Seconds to the next look after the last one."""
     _failures: int = field(default=0, init=False)
     _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._stored = StoredTags(self._store, self._marks, self._details)
 
     def start(self) -> None:
         """Look through the store now, and every so often."""
@@ -201,44 +202,31 @@ class Index(Observer):
         parts = [
             keys[start : start + READ_TOGETHER] for start in range(0, len(keys), READ_TOGETHER)
         ]
-        found = [each for part in await all_of(map(self._find, parts)) for each in part]
+        checked: dict[Key, float] = {}
+        last = await all_of(self._read_part(part, checked) for part in parts)
+        await self._put([each for part in last for each in part], checked)
+        return checked
+
+    async def _read_part(self, keys: Sequence[Key], checked: dict[Key, float]) -> list[StoredTag]:
+        """Return the last of these tags that were read together; those before are put. OSError."""
+        while True:
+            found, keys = await self._stored.find(keys)
+            if not keys:
+                return found
+            await self._put(found, checked)
+            found = []  # They are not to be in memory while the next ones are read.
+
+    async def _put(self, found: Sequence[StoredTag], checked: dict[Key, float]) -> None:
         if found:
             await self._catalog.run(_put, found, self._now())
-        return {each.key: each.checked_at for each in found}
+        checked.update((each.key, each.checked_at) for each in found)
 
     async def needs(self, name: Repository, tag: Tag) -> list[Digest]:
         """Return the blobs that a tag stands on, as it is in the store by now. OSError."""
-        found = await self._find([(name, tag)])
+        found, _ = await self._stored.find([(name, tag)])
         return await self._catalog.run(
             lambda _: [digest for each in found for digest in each.needs()]
         )
-
-    async def _find(self, keys: Sequence[Key]) -> list[_Found]:
-        """Return those of these tags that are stored. OSError."""
-        answers = dict(zip(keys, await self._store.read_anew(keys)))
-        children = [(key[0], child) for key, each in answers.items() for child in _children(each)]
-        there = dict(zip(children, await self._store.read_anew(children))) if children else {}
-        found = dict[Key, dict[Digest, AnyManifest]]()
-        for key, variants in answers.items():
-            stored = [*variants.values()]
-            for child in _children(variants):
-                stored += there[key[0], child].values()
-            if stored:
-                found[key] = {each.manifest.digest: each.manifest for each in stored}
-        named = [next(iter(manifests.values())) for manifests in found.values()]
-        models = [each for each in named if isinstance(each, Manifest)]
-        summaries = await self._details.summaries(models)
-        details = {each.digest: json.dumps(summary) for each, summary in zip(models, summaries)}
-        return [
-            _Found(
-                key,
-                manifests,
-                max(stored.checked_at for stored in answers[key].values()),
-                self._marks.is_copy(*key),
-                details.get(first.digest, "{}"),
-            )
-            for (key, manifests), first in zip(found.items(), named)
-        ]
 
     # looking through everything
 
@@ -327,53 +315,7 @@ class Index(Observer):
                 await self._catalog.run(CatalogFile.blob_removed, digest)
 
 
-@frozen
-class _Found:
-    """A tag as it is in the store; see `Indexed`."""
-
-    key: Key
-    manifests: Mapping[Digest, AnyManifest]
-    """The one it names, then those that other clients get, and the children that are stored."""
-    checked_at: float
-    own: bool
-    details: str
-
-    def needs(self) -> dict[Digest, int]:
-        """
-        Return the blobs that it stands on, with their sizes in bytes, the manifests among them.
-
-        For the catalog's thread: there may be 20,000.
-        """
-        sizes: dict[Digest, int] = {}
-        for manifest in self.manifests.values():
-            if isinstance(manifest, Manifest):
-                sizes.update((blob.digest, blob.size) for blob in manifest.blobs)
-        sizes.update((digest, len(each.body)) for digest, each in self.manifests.items())
-        return sizes
-
-    def indexed(self, now: float) -> Indexed:
-        """Return what the catalog has of it."""
-        needs = tuple(Need(*each) for each in self.needs().items())
-        return Indexed(
-            version=Version(*self.key, next(iter(self.manifests)), needs),
-            # Of what was here before the catalog, that is the best guess.
-            stored_at=min(now, self.checked_at or now),
-            checked_at=self.checked_at,
-            own=self.own,
-            details=self.details,
-            manifests=tuple(self.manifests),
-        )
-
-
-def _children(variants: Answers) -> list[Digest]:
-    """The children of a list; none of a manifest."""
-    listed = variants.get(Variant.LIST)
-    if listed is None or not isinstance(listed.manifest, ManifestList):
-        return []
-    return [child.digest for child in listed.manifest.children]
-
-
-def _put(file: CatalogFile, found: Sequence[_Found], now: float) -> None:
+def _put(file: CatalogFile, found: Sequence[StoredTag], now: float) -> None:
     file.put((each.indexed(now) for each in found), now)
 
 

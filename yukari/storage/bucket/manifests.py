@@ -27,7 +27,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from yukari.large import IsLarge, LargeManifests
+from yukari.large import IsLarge, LargeManifests, is_large
 from yukari.manifest import (
     LARGE,
     MAX_BYTES,
@@ -113,7 +113,10 @@ class BucketManifests:
         """As `ManifestStore.read_anew`."""
         found = list[Answers]()
         for start in range(0, len(keys), READ_TOGETHER):
-            found += await all_of(self._answers(*key) for key in keys[start:][:READ_TOGETHER])
+            read = await all_of(self._answers(*key) for key in keys[start:][:READ_TOGETHER])
+            found += read
+            if any(is_large(each.manifest) for answers in read for each in answers.values()):
+                break
         return found
 
     async def _answers(self, name: Repository, reference: Reference) -> Answers:

@@ -22,6 +22,7 @@ from typing import Any, Optional, TypeVar
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
+from yukari.large import IsLarge
 from yukari.manifest import AnyManifest, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.storage.disk.atomic import make_directories, replace_file, replace_link
@@ -110,8 +111,18 @@ class ManifestFiles:
         return None
 
     def answers(self, keys: Iterable[tuple[Repository, Reference]]) -> list[Answers]:
-        """As `ManifestStore.read_anew`; each file is read and parsed once."""
-        return [self._answers(*key) for key in keys]
+        """
+        As `ManifestStore.read_anew`; each file is read and parsed once. `IsLarge` if the first is.
+        """
+        found = list[Answers]()
+        for key in keys:
+            try:
+                found.append(self._answers(*key))
+            except IsLarge:
+                if not found:
+                    raise
+                break
+        return found
 
     def _answers(self, name: Repository, reference: Reference) -> Answers:
         if isinstance(reference, Tag):

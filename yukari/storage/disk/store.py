@@ -183,12 +183,8 @@ class DirectoryStore(DiskWork):
         try:
             return await self._run(self._files.small_only, partial(self._files.answers, keys))
         except IsLarge:
-            # Each has a turn of its own: clients may wait for one too.
-            found = list[Answers]()
-            for key in keys:
-                read = partial(self._files.answers, [key])
-                found += await self._large.in_turn(self._run, self._files.small_only, read)
-            return found
+            # In a turn of its own: clients may wait for one too.
+            return await self._large.alone(self._run, self._files.answers, keys[:1])
 
     async def put_manifest(
         self,
