@@ -9,7 +9,8 @@ from string import ascii_letters, digits
 
 from hypothesis import strategies as st
 
-from yukari.manifest import DOCKER_MANIFEST, Descriptor, Manifest
+from yukari.descriptors import Descriptor
+from yukari.manifest import DOCKER_MANIFEST, Manifest
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.spans import Span, SpanSet
 

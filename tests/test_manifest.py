@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import descriptors, manifest_body, manifests
+from yukari.descriptors import Descriptor
 from yukari.manifest import (
     DOCKER_MANIFEST,
     MANIFEST_LIST,
     MAX_BYTES,
     MAX_CHILDREN,
+    MAX_TYPE,
     MAX_VALUES,
     RUNNERS,
     SIZE_UNKNOWN,
-    Descriptor,
     InvalidManifest,
     Manifest,
     ManifestList,
@@ -93,6 +94,13 @@ class ManifestTests(SynchronousTestCase):
     def test_its_own_media_type_is_kept(self) -> None:
         oci = "application/vnd.oci.image.manifest.v1+json"
         self.assertEqual(Manifest.parse(body(mediaType=oci)).media_type, oci)
+
+    def test_a_media_type_of_any_length_is_not_kept(self) -> None:
+        """Each of 20,000 layers may have one of its own, of 400 characters."""
+        made = Manifest.parse(body(mediaType="a/" + "b" * MAX_TYPE))
+        self.assertEqual(made.media_type, DOCKER_MANIFEST)
+        longest = "a/" + "b" * (MAX_TYPE - 2)
+        self.assertEqual(Manifest.parse(body(mediaType=longest)).media_type, longest)
 
     def test_thousands_of_layers_are_no_trouble(self) -> None:
         layers = [{"digest": f"sha256:{at:064x}", "size": at} for at in range(10_000)]

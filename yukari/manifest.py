@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Optional, Protocol, TypeVar, Union
 
 from attrs import evolve, field, frozen
 
+from yukari.descriptors import Descriptor, packed
 from yukari.names import Digest, InvalidName
 from yukari.spans import Span
 
@@ -55,6 +56,9 @@ MAX_LAYERS = 20_000
 
 MAX_CHILDREN = 256
 """Manifests at most of a list: there are a handful of runners."""
+
+MAX_TYPE = 255
+"""Characters at most of a media type that is looked at: two names of 127."""
 
 MAX_VALUES = 16 * MAX_LAYERS
 """
@@ -112,23 +116,14 @@ Body = Union[bytes, KeptBytes]
 
 
 @frozen
-class Descriptor:
-    """One blob as a manifest names it; ``size`` in bytes, or `SIZE_UNKNOWN`."""
-
-    digest: Digest
-    size: int
-    media_type: str
-
-
-@frozen
 class Manifest:
     """A manifest's bytes, their digest, its media type and the blobs it stands on."""
 
     body: Body = field(repr=False, eq=False)
     digest: Digest
     media_type: str
-    blobs: tuple[Descriptor, ...] = field(repr=False)
-    """The layers in their order and then the config, each digest once."""
+    blobs: Sequence[Descriptor] = field(repr=False)
+    """The layers in their order and then the config, each digest once; packed if they are many."""
     config: Optional[Descriptor] = None
     """The config, which is one of ``blobs``, if there is one."""
 
@@ -264,15 +259,16 @@ def _shown(found: Any) -> str:
 
 
 def _media_type(where: str, content: dict[str, Any], default: str) -> str:
-    """The media type; the ``default`` for one that no header can have, which nobody looks at."""
+    """The media type; the ``default`` for one that is too long or that no header can have."""
     named = content.get("mediaType") or default
     if not isinstance(named, str):
         raise InvalidManifest(f"{where}: expected text")
-    # Thousands of layers have the same.
-    return sys.intern(named) if named.isascii() and named.isprintable() else default
+    if len(named) > MAX_TYPE or not (named.isascii() and named.isprintable()):
+        return default
+    return sys.intern(named)  # Thousands of layers have the same.
 
 
-def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[Descriptor]]:
+def _blobs(content: dict[str, Any]) -> tuple[Sequence[Descriptor], Optional[Descriptor]]:
     """The blobs that a manifest names, each once, and which of them is its config."""
     layers = content.get("layers")
     if layers is None:
@@ -293,7 +289,7 @@ def _blobs(content: dict[str, Any]) -> tuple[tuple[Descriptor, ...], Optional[De
         known = once.setdefault(blob.digest, blob)
         if known.size != blob.size:
             once[blob.digest] = evolve(known, size=SIZE_UNKNOWN)
-    return tuple(once.values()), config and once[config.digest]
+    return packed(once.values()), config and once[config.digest]
 
 
 def _digest_of(where: str, found: Any) -> str:

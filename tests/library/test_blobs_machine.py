@@ -19,11 +19,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
 from tests.storage.strategies import result_of
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.fill import Fill
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
-from yukari.manifest import Descriptor
 from yukari.names import DEFAULT, Digest, Repository
 from yukari.sources.base import SourceRefused
 from yukari.storage.memory import MemoryStore

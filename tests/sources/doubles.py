@@ -19,8 +19,8 @@ from tests.ending import begin
 from tests.sending.doubles import Wire
 from tests.strategies import manifest_body
 from yukari.config.urls import RegistryUrl
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.sources.registry import Registry
 from yukari.sources.upstream import Upstream

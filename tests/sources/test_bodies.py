@@ -16,9 +16,10 @@ from twisted.web.http_headers import Headers
 
 from tests.sources.doubles import DIGEST, Exchange, UpstreamCase
 from tests.strategies import manifest_body
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError
 from yukari.large import MAX_ARRIVING, LargeManifests
-from yukari.manifest import LARGE, Body, Descriptor, InvalidManifest, bodies_of, parse_manifest
+from yukari.manifest import LARGE, Body, InvalidManifest, bodies_of, parse_manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.bodies import BODY_WITHIN, LEAST_BETWEEN, LOOKS_EVERY, SLOW_LOOKS
 from yukari.sources.bodies import Bodies

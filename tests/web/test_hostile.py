@@ -28,7 +28,7 @@ from tests.running import MODEL
 from tests.sending.doubles import Reply, parse_replies
 from tests.strategies import manifest_body
 from tests.web.test_paths import TRAVERSALS
-from yukari.manifest import Descriptor
+from yukari.descriptors import Descriptor
 from yukari.names import Digest
 
 NOWHERE = "127.0.0.1:9"

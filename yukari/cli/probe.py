@@ -30,8 +30,9 @@ from yukari.config.registry_names import RegistryNames, answers_by_agent, id_of
 from yukari.config.settings import SettingError, Settings
 from yukari.config.units import shown_bytes
 from yukari.daemon.mirrors import keys_of, make_connections, own_key_path
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError
-from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
+from yukari.manifest import Manifest, ManifestList, Variant
 from yukari.names import DEFAULT, Digest, InvalidName, Reference, Repository, parse_reference
 from yukari.net.agent import Connections
 from yukari.net.bodies import Beginning, content_encoding, discard

@@ -4,6 +4,10 @@ The freed memory that the C library keeps instead of giving it back to the syste
 What arrives from upstream is read in pieces of up to a megabyte that are freed once they are on the
 disk. As it comes, glibc gives that memory back to the system each time, which then hands it out
 anew, one zeroed page after the other: that takes as much of the CPU as receiving the bytes.
+
+And each thread has an arena of its own, which keeps what it has freed from the others. Threads that
+hold the interpreter's lock take turns anyhow, so they share one: of thirty manifests of 12,000
+layers, each parsed and written by some disk thread, 30 MB less are left behind.
 """
 
 from __future__ import annotations
@@ -20,13 +24,15 @@ at once, and less than the largest manifests.
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 """The numbers of glibc's ``malloc.h``."""
 
 
 def keep_freed() -> bool:
-    """Have `KEPT` bytes kept, and return whether this C library can."""
+    """Have `KEPT` bytes kept, in one arena, and return whether this C library can."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl, macOS
         return False
-    # In this order: with the second alone each piece would be the system's own.
-    return bool(mallopt(_M_MMAP_THRESHOLD, LARGE) and mallopt(_M_TRIM_THRESHOLD, KEPT))
+    # In this order: with the last one alone each piece would be the system's own.
+    wanted = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, KEPT))
+    return all(mallopt(*each) for each in wanted)

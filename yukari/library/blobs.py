@@ -19,13 +19,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager, confirms
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
 from yukari.library.in_use import InUse
-from yukari.manifest import SIZE_UNKNOWN, Descriptor
+from yukari.manifest import SIZE_UNKNOWN
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.capabilities import RemoteBlobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Optional
 
@@ -13,14 +14,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.descriptors import Descriptor, among
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.fills.retries import TOLD_OF_WAIT
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
 from yukari.library.in_use import InUse
-from yukari.library.packed import PackedBlobs
-from yukari.manifest import AnyManifest, Descriptor, Manifest, ManifestList, manifests_in
+from yukari.manifest import AnyManifest, Manifest, ManifestList, manifests_in
 from yukari.names import Digest, Repository
 from yukari.tasks import Background, Waiters
 
@@ -105,10 +106,10 @@ class Prefetch:
         if self._is_whole(manifest):
             return
         if manifest.digest not in self.running:
-            fetching = self._fetch_all(name, manifest.digest, PackedBlobs.of(manifest.blobs))
+            fetching = self._fetch_all(name, manifest.digest, manifest.blobs)
             self.running.start(manifest.digest, fetching, _failed)
 
-    async def _fetch_all(self, name: Repository, of: Digest, blobs: PackedBlobs) -> None:
+    async def _fetch_all(self, name: Repository, of: Digest, blobs: Sequence[Descriptor]) -> None:
         removed = self._blobs.removed
         walk = self._walks[of] = Waiters()
         try:
@@ -119,7 +120,7 @@ class Prefetch:
         if not missing:
             self._whole[of] = removed
 
-    async def _walk(self, name: Repository, blobs: PackedBlobs) -> int:
+    async def _walk(self, name: Repository, blobs: Sequence[Descriptor]) -> int:
         """
         Start the fills of a manifest's blobs; returns how many are not stored.
 
@@ -243,7 +244,7 @@ class Prefetch:
         fills, refused = self._fills.fills, self._fills.refused
         if not fills and not refused:
             return []
-        return [blob for blob in manifest.blobs if blob.digest in fills or blob.digest in refused]
+        return among(manifest.blobs, fills, refused)
 
     def _is_asked_to_wait(self, manifest: Manifest) -> bool:
         """Whether upstream has asked to wait for one of a manifest's blobs."""
@@ -254,7 +255,7 @@ class Prefetch:
     def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
         """Return why one of a manifest's blobs in progress is refused; None if none is."""
         fills = self._fills.fills
-        under_way = [blob.digest for blob in manifest.blobs if blob.digest in fills]
+        under_way = [blob.digest for blob in among(manifest.blobs, fills)]
         return next(filter(None, map(self._fills.refusal, under_way)), None)
 
     async def ensure_stored(

@@ -10,10 +10,11 @@ from attrs import define, field
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError
 from yukari.library.library import Library
 from yukari.library.versions import NewVersion
-from yukari.manifest import Descriptor, Manifest, ManifestList, Variant
+from yukari.manifest import Manifest, ManifestList, Variant
 from yukari.names import Repository, Tag
 from yukari.storage.ports import NoRoom
 from yukari.storage.readable import SpoolLost

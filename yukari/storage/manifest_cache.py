@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from math import inf
 from typing import Generic, Optional, Protocol, TypeVar
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.descriptors import Descriptor, PackedBlobs
 from yukari.manifest import ManifestList, Variant, bodies_of, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
@@ -39,7 +41,11 @@ def cost_of(stored: StoredManifest) -> int:
         cost += _A_FILE
     if isinstance(manifest, ManifestList):
         cost += 512 * len(manifest.children)
-    return cost + sum(512 * len(each.blobs) for each in manifests_in(manifest))
+    return cost + sum(_cost_of_blobs(each.blobs) for each in manifests_in(manifest))
+
+
+def _cost_of_blobs(blobs: Sequence[Descriptor]) -> int:
+    return (64 if isinstance(blobs, PackedBlobs) else 512) * len(blobs)
 
 
 K = TypeVar("K", bound=Kept)

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import manifest_body
 from yukari.config.units import FreeSpace
-from yukari.manifest import LARGE, Descriptor, Manifest, Variant
+from yukari.descriptors import Descriptor
+from yukari.manifest import LARGE, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk.store import DirectoryStore
 

@@ -13,8 +13,9 @@ from typing import Any, Optional, TypeVar
 
 from attrs import define
 
+from yukari.descriptors import Descriptor
 from yukari.library.models.gguf import GgufHeader, InvalidGguf, read_header
-from yukari.manifest import Descriptor, Manifest
+from yukari.manifest import Manifest
 from yukari.names import Digest
 from yukari.storage.ports import BlobFile, Store
 from yukari.texts import cut

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock, local
 from typing import Optional
@@ -18,6 +18,7 @@ from typing import Optional
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
+from yukari.descriptors import Descriptor
 from yukari.large import IsLarge
 from yukari.manifest import (
     DOCKER_MANIFEST,
@@ -26,7 +27,6 @@ from yukari.manifest import (
     MAX_BYTES,
     OCI_MANIFEST,
     AnyManifest,
-    Descriptor,
     InvalidManifest,
     Manifest,
     bodies_of,
@@ -283,7 +283,7 @@ class ManifestReader:
         self._log.warn("{path} counts as not stored: {why}", path=path, why=why)
 
 
-def _layers(found: AnyManifest) -> tuple[Descriptor, ...]:
+def _layers(found: AnyManifest) -> Sequence[Descriptor]:
     return found.blobs if isinstance(found, Manifest) else ()
 
 

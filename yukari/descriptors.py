@@ -1,0 +1,91 @@
+"""The blobs that a manifest names: as records or, if there are many, packed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from typing import Union, overload
+
+from attrs import field, frozen
+
+from yukari.names import Digest
+
+PACKED_FROM = 64
+"""Blobs from which on they are packed; so many that are not take 18 KB."""
+_RAW = 32
+"""Bytes of a digest."""
+
+
+@frozen
+class Descriptor:
+    """One blob as a manifest names it; ``size`` in bytes, or `SIZE_UNKNOWN`."""
+
+    digest: Digest
+    size: int
+    media_type: str
+
+
+@frozen
+class PackedBlobs(Sequence[Descriptor]):
+    """Blobs in their order, in a sixth of their memory; each is made when it is looked at."""
+
+    _digests: bytes = field(repr=False)
+    _sizes: bytes = field(repr=False)
+    """As machine integers of 64 bits."""
+    _kinds: bytes = field(repr=False)
+    """For each, which of the types it has; of 16 bits."""
+    _types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, blobs: Collection[Descriptor]) -> PackedBlobs:
+        """Pack these."""
+        types: dict[str, int] = {}
+        kinds = [types.setdefault(blob.media_type, len(types)) for blob in blobs]
+        return cls(
+            bytes.fromhex("".join(blob.digest.hex for blob in blobs)),
+            array("q", [blob.size for blob in blobs]).tobytes(),
+            array("H", kinds).tobytes(),
+            tuple(types),
+        )
+
+    def __len__(self) -> int:
+        return len(self._digests) // _RAW
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return self._some(range(len(self)))
+
+    @overload
+    def __getitem__(self, at: int) -> Descriptor: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Descriptor]: ...
+
+    def __getitem__(self, at: Union[int, slice]) -> Union[Descriptor, Sequence[Descriptor]]:
+        places = range(len(self))[at]
+        return next(self._some([places])) if isinstance(places, int) else [*self._some(places)]
+
+    def _some(self, places: Collection[int]) -> Iterator[Descriptor]:
+        digests, types = self._digests, self._types
+        sizes, kinds = memoryview(self._sizes).cast("q"), memoryview(self._kinds).cast("H")
+        for at in places:
+            digest = Digest(digests[at * _RAW : (at + 1) * _RAW].hex())
+            yield Descriptor(digest, sizes[at], types[kinds[at]])
+
+    def among(self, *known: Collection[Digest]) -> list[Descriptor]:
+        """As `among`."""
+        wanted = {bytes.fromhex(digest.hex) for digests in known for digest in digests}
+        own = self._digests
+        places = [at for at in range(len(self)) if own[at * _RAW : (at + 1) * _RAW] in wanted]
+        return [*self._some(places)]
+
+
+def packed(blobs: Collection[Descriptor]) -> Sequence[Descriptor]:
+    """Return blobs as what takes little memory and, if they are few, little time."""
+    return tuple(blobs) if len(blobs) < PACKED_FROM else PackedBlobs.of(blobs)
+
+
+def among(blobs: Sequence[Descriptor], *known: Collection[Digest]) -> list[Descriptor]:
+    """Return those of the blobs whose digests one of these collections has."""
+    if isinstance(blobs, PackedBlobs):
+        return blobs.among(*known)
+    return [blob for blob in blobs if any(blob.digest in digests for digests in known)]
