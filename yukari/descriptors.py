@@ -42,7 +42,7 @@ class PackedBlobs(Sequence[Descriptor]):
         types: dict[str, int] = {}
         kinds = [types.setdefault(blob.media_type, len(types)) for blob in blobs]
         return cls(
-            bytes.fromhex("".join(blob.digest.hex for blob in blobs)),
+            b"".join(blob.digest.raw for blob in blobs),
             array("q", [blob.size for blob in blobs]).tobytes(),
             array("H", kinds).tobytes(),
             tuple(types),
@@ -71,17 +71,27 @@ class PackedBlobs(Sequence[Descriptor]):
             digest = Digest(digests[at * _RAW : (at + 1) * _RAW].hex())
             yield Descriptor(digest, sizes[at], types[kinds[at]])
 
+    def raw_digests(self) -> list[bytes]:
+        """As `raw_digests`."""
+        own = self._digests
+        return [own[at : at + _RAW] for at in range(0, len(own), _RAW)]
+
     def among(self, *known: Collection[Digest]) -> list[Descriptor]:
         """As `among`."""
-        wanted = {bytes.fromhex(digest.hex) for digests in known for digest in digests}
-        own = self._digests
-        places = [at for at in range(len(self)) if own[at * _RAW : (at + 1) * _RAW] in wanted]
-        return [*self._some(places)]
+        wanted = {digest.raw for digests in known for digest in digests}
+        return [*self._some([at for at, raw in enumerate(self.raw_digests()) if raw in wanted])]
 
 
 def packed(blobs: Collection[Descriptor]) -> Sequence[Descriptor]:
     """Return blobs as what takes little memory and, if they are few, little time."""
     return tuple(blobs) if len(blobs) < PACKED_FROM else PackedBlobs.of(blobs)
+
+
+def raw_digests(blobs: Sequence[Descriptor]) -> list[bytes]:
+    """Return the bytes of their digests."""
+    if isinstance(blobs, PackedBlobs):
+        return blobs.raw_digests()
+    return [blob.digest.raw for blob in blobs]
 
 
 def among(blobs: Sequence[Descriptor], *known: Collection[Digest]) -> list[Descriptor]:

@@ -42,9 +42,13 @@ def turns_to_arrive() -> DeferredSemaphore:
 
 @define(eq=False)
 class LargeManifests:
-    """Turns of large manifests; ``keep`` puts bytes into a file if it can, and blocks."""
+    """
+    Turns of large manifests; ``keep`` puts bytes into a file if it can, ``give_back`` gives freed
+    memory back to the system. Both block.
+    """
 
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
+    _give_back: Callable[[], object] = lambda: None
     from_store: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
     """The turns of those that a bucket sends: no registry's slow ones keep them waiting."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)
@@ -119,5 +123,12 @@ class LargeManifests:
             elif isinstance(result, Failure):
                 result.trap(Exception)
 
-        in_thread(work, *arguments).addBoth(ended)
+        in_thread(self._work, work, *arguments).addBoth(ended)
         return await answer
+
+    def _work(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return work(*arguments)
+        finally:
+            # Many times its bytes, which others would have to find between what is still in use.
+            self._give_back()

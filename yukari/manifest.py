@@ -214,8 +214,9 @@ def parse_manifest(body: bytes) -> AnyManifest:
         raise InvalidManifest(f"more than {MAX_VALUES} values")
     try:
         # As Go reads it: in UTF-8, with a replacement for what is none.
-        text = body.decode("utf-8", "replace")
-        content = json.loads(text, object_pairs_hook=_fields, parse_constant=_refuse)
+        content = json.loads(
+            body.decode("utf-8", "replace"), object_pairs_hook=_fields, parse_constant=_refuse
+        )
     except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -332,7 +333,9 @@ def _children(content: dict[str, Any]) -> tuple[Child, ...]:
         raise InvalidManifest("manifests: expected a list")
     if len(entries) > MAX_CHILDREN:
         raise InvalidManifest(f"{len(entries)} manifests: expected at most {MAX_CHILDREN}")
-    found = [_child(f"manifest {at}", entry) for at, entry in enumerate(entries)]
+    entries.reverse()
+    # Taken out one by one: with a manifest inline each takes several times the memory of its bytes.
+    found = [_child(f"manifest {at}", entries.pop()) for at in range(len(entries))]
     children = tuple(child for child in found if child is not None)
     if not children:
         raise InvalidManifest("it lists no manifest")

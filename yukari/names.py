@@ -98,6 +98,11 @@ class Digest:
         return cls(sha256(body).hexdigest())
 
     @property
+    def raw(self) -> bytes:
+        """Its 32 bytes, for where there are many: they take half the memory."""
+        return bytes.fromhex(self.hex)
+
+    @property
     def file_name(self) -> str:
         """The name of its file in an Ollama's store: ``sha256-HEX``."""
         return f"sha256-{self.hex}"

@@ -13,6 +13,12 @@ layers, each parsed and written by some disk thread, 30 MB less are left behind.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Optional
+
+from attrs import define, field
 
 KEPT = 32 * 1024 * 1024
 """Bytes of freed memory that are kept: as many as may wait to be written."""
@@ -21,6 +27,8 @@ LARGE = 2 * 1024 * 1024
 Bytes from which on a block is the system's own, and given back when it is freed: more than is read
 at once, and less than the largest manifests.
 """
+GIVEN_BACK_EVERY = 1.0
+"""Seconds: what must be zeroed again is little beside what was parsed meanwhile."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -36,3 +44,20 @@ def keep_freed() -> bool:
     # In this order: with the last one alone each piece would be the system's own.
     wanted = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, KEPT))
     return all(mallopt(*each) for each in wanted)
+
+
+@define(eq=False)
+class GiveBack:
+    """Gives all freed memory back to the system, at most once in `GIVEN_BACK_EVERY`."""
+
+    _trim: Optional[Callable[[int], object]] = field(
+        factory=lambda: getattr(ctypes.CDLL(None), "malloc_trim", None), init=False
+    )
+    _at: float = field(default=-inf, init=False)
+
+    def __call__(self) -> None:
+        """Do it if it is due; some milliseconds, for any thread."""
+        now = monotonic()
+        if self._trim is not None and now - self._at >= GIVEN_BACK_EVERY:
+            self._at = now
+            self._trim(0)

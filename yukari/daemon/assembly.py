@@ -18,6 +18,7 @@ from yukari.config.patterns import Patterns
 from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames, id_of
 from yukari.config.settings import TIGRIS, Settings
+from yukari.daemon.allocator import GiveBack
 from yukari.daemon.connection_limit import most_of_one_client, room_for
 from yukari.daemon.listening import open_files_limit
 from yukari.daemon.mirrors import (
@@ -108,7 +109,8 @@ def assemble(
     disk_threads = Threads(reactor, "disk", DISK_THREADS)
     send_threads = Threads(reactor, "send", helpful())
     metrics = PrometheusMetrics(reactor)
-    large = LargeManifests(KeptFiles(os.path.join(own_directory(settings), "tmp")).keep)
+    kept = KeptFiles(os.path.join(own_directory(settings), "tmp"))
+    large = LargeManifests(kept.keep, GiveBack())
     try:
         store, keeper = open_store(
             reactor, settings, os.environ, disk_threads, metrics, proxies, large

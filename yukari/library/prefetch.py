@@ -266,11 +266,10 @@ class Prefetch:
 
         They come within PREFETCH_HOURS, unless ``at_any_hour``.
         """
-        held = [manifest.digest, *(blob.digest for blob in manifest.blobs)]
         ahead: deque[tuple[Fill, ExitStack]] = deque()
         self._awaited += 1
         try:
-            with self._in_use.hold(held):
+            with self._in_use.hold_whole(manifest):
                 for blob in manifest.blobs:
                     fill = await self._start_one(name, blob)
                     if fill is not None:

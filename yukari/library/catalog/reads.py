@@ -57,7 +57,7 @@ _LIKE = re.compile("[%_!]")
 
 def raw(digest: Digest) -> bytes:
     """Return a digest as the tables have it."""
-    return bytes.fromhex(digest.hex)
+    return digest.raw
 
 
 def digest_of(found: bytes) -> Digest:
