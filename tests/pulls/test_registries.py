@@ -225,10 +225,8 @@ class DirectoryTests(RegistriesCase):
 
     async def test_one_blob_that_two_registries_have_is_fetched_once(self) -> None:
         registries = await self.registries()
-        shared = "library/same:latest=200KB,10@9"
         for each in (registries.default, registries.hf):
             each.add_model("library/same:latest", (200_000, 10), seed=9)
-        del shared
         daemon = await self.daemon(registries)  # type: ignore[arg-type]
         await self.pull(daemon, "library/same:latest")
         await daemon.idle()

@@ -181,7 +181,7 @@ class ColdRangeTests(RangeContract, RequestCase):
     warm = False
 
     async def test_a_part_in_the_middle_does_not_wait_for_what_is_before_it(self) -> None:
-        upstream = await self.upstream(f"{MODEL}=4MB", line=500_000)
+        upstream = await self.upstream(f"{MODEL}=4MB", line=50_000)
         daemon = await self.daemon(upstream)
         model = upstream.models[MODEL]
         digest, size = model.layers[0]
