@@ -262,11 +262,15 @@ class RunningCase(TestCase):
         self.fail("the pull went through")
 
     async def under_way(self, **flags: Any) -> tuple[Emulator, Daemon]:
-        """Start a daemon and a pull, with the config stored and many bytes still to fetch."""
-        upstream = await self.upstream(f"{MODEL}=2MB", rate=500_000)
+        """
+        Start a daemon and a pull, with the config stored and many bytes still to fetch; they hardly
+        come until the upstream's ``line`` is another.
+        """
+        upstream = await self.upstream(f"{MODEL}=2MB", line=400_000)
         daemon = await self.daemon(upstream, **flags)
         self.begin(self.pull(daemon)).addErrback(lambda _: None)
         await until(lambda: upstream.counters.sent > 100_000 and len(daemon.library.fills) == 1)
+        upstream.settings.line = 1000
         return upstream, daemon
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:

@@ -385,6 +385,7 @@ class OfflineTests(FreshnessCase):
         upstream, daemon = await self.under_way()
         daemon = await self.restarted(daemon, upstream, offline=True)
         self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
+        upstream.settings.line = None
         daemon = await self.restarted(daemon, upstream)
         await daemon.idle()
         self.assert_stored(daemon, upstream.models[MODEL])

@@ -193,6 +193,7 @@ class ModelsTests(RunningCase):
         daemon = await self.restarted(daemon, upstream, models_deny="library/m")
         self.assertIn(upstream.models[MODEL].layers[0][0], map(str, daemon.library.fills))
         self.assertFalse(daemon.library.filling._scheduler.fills)
+        upstream.settings.line = None
         daemon = await self.restarted(daemon, upstream)
         await daemon.idle()
         self.assert_stored(daemon, upstream.models[MODEL])

@@ -116,8 +116,7 @@ class FormTests(PageCase):
             self.assertIn("<h1>", body)
 
     async def test_a_fill_is_stopped(self) -> None:
-        upstream, daemon = await self.under_way()
-        upstream.settings.line = 1000
+        _, daemon = await self.under_way()
         token = await self.token(daemon)
         (digest,) = map(str, daemon.library.fills)
         reply, _ = await self.post(daemon, "stop", {"token": token, "digest": digest})
