@@ -128,9 +128,8 @@ class Fill(Download):
             self._tail.stop()
             self.scheduler.remove(self)
             self.drop_fetches(f"the fill is {self.state.value}")
-        elif effect is Effect.BREAK_READERS:
-            if self.error is not None:
-                self.coverage.break_readers(self.error)
+        elif effect is Effect.BREAK_READERS and self.error is not None:
+            self.coverage.break_readers(self.error)
         elif effect is Effect.HASH:
             self._advance()
             self.coverage.wake_all()

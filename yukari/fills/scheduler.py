@@ -153,15 +153,10 @@ class FetchScheduler:
 
     def remove(self, download: Download) -> None:
         """A blob needs no connection any more."""
-        for where in (
-            self.fills,
-            self._queued,
-            self._open,
-            self._awaited,
-            self._with_readers,
-            self._without_readers,
-        ):
+        for where in (self.fills, self._queued, self._open, self._awaited):
             where.pop(download, None)
+        for queue in (self._with_readers, self._without_readers):
+            queue.pop(download, None)
         for timers in (self._resting, self._kept_waiting):
             if download in timers:
                 timers.pop(download).cancel()
