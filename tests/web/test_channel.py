@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
 from twisted.logger import capturedLogs
@@ -35,6 +36,7 @@ from yukari.web import site
 from yukari.web.ahead import (
     BLOBS_IN_A_TURN,
     HITS_IN_A_TURN,
+    LEAVE_IN_A_TURN,
     NAMES_IN_A_TURN,
     PAGES_IN_A_TURN,
     Crowds,
@@ -428,6 +430,30 @@ class QueueTests(SynchronousTestCase):
             talk.say(get)
             self.assertIs(crowds.of(get)[0], queue)
         self.assertEqual([reply.status for reply in talk.replies()], [200, 200])
+
+    def test_what_clients_that_left_waited_for_is_given_up_a_few_in_a_turn(self) -> None:
+        """Three thousand that left while they waited for upstream held up the others for 0.4 s."""
+        turns, site, given_up = Clock(), Talk().channel.site, list[int]()
+
+        async def manifest(*_: object, **__: object) -> None:
+            try:
+                await Deferred[None]()
+            finally:
+                given_up.append(1)
+
+        self.patch(Shelf, "manifest", manifest)
+        talks = [Talk() for _ in range(2 * LEAVE_IN_A_TURN + 1)]
+        for talk in talks:
+            talk.channel.site.crowds = site.crowds
+            talk.channel.callLater = lambda _, work: turns.callLater(1, work)
+            talk.say(f"GET /v2/{NAME}/manifests/x HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        turns.pump([1] * len(talks))
+        for talk in talks:
+            talk.channel.connectionLost(Failure(ConnectionDone()))
+        for count in (LEAVE_IN_A_TURN, 2 * LEAVE_IN_A_TURN, len(talks)):
+            self.assertEqual(len(given_up), count)
+            turns.advance(1)
+        self.assertEqual(turns.getDelayedCalls(), [])
 
     def test_clients_and_their_paths_take_turns(self) -> None:
         """A client with thousands of requests kept every other waiting for all of them."""

@@ -14,16 +14,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.demand import DEMAND
 from yukari.descriptors import Descriptor, among
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager
 from yukari.fills.retries import TOLD_OF_WAIT
+from yukari.fills.scheduler import OPEN_AHEAD
 from yukari.library.blobs import FIRST_WORD_WITHIN, Blobs
 from yukari.library.in_use import InUse
 from yukari.manifest import AnyManifest, Manifest, ManifestList, manifests_in
 from yukari.names import Digest, Repository
-from yukari.tasks import Background, Waiters
+from yukari.tasks import Background, Coalescer, Slices, Waiters
 
 log = Logger()
 
@@ -53,6 +55,7 @@ class Prefetch:
     _mode: str = "all"
     """``all``; ``asked``, if a manifest alone starts nothing; or ``none``."""
     running: Background = field(factory=Background, init=False)
+    _once: Coalescer = field(init=False)
     _walks: dict[Digest, Waiters] = field(factory=dict, init=False)
     """Manifests whose fills are being started."""
     _awaited: int = field(default=0, init=False)
@@ -63,6 +66,9 @@ class Prefetch:
         factory=lambda: LRUCache(MAX_ARMED), init=False
     )
     """The manifest that `asked` starts for a blob; None if several manifests have the blob."""
+
+    def __attrs_post_init__(self) -> None:
+        self._once = Coalescer(Slices(self._clock))
 
     def seen(self, name: Repository, found: AnyManifest) -> None:
         """
@@ -180,6 +186,18 @@ class Prefetch:
             return
         if self._is_whole(found):
             return
+        key = name, found.digest, is_first
+        refused = await self._once.run(key, self._see_and_check, name, found, is_first)
+        if refused is not None:
+            status = 502 if refused.status == 404 else refused.status
+            said = f"{name} cannot be pulled: {refused.message}"
+            raise RegistryError(refused.code, said, status, refused.retry_after)
+
+    async def _see_and_check(
+        self, name: Repository, found: Manifest, is_first: bool
+    ) -> Optional[RegistryError]:
+        """Do so for all who ask for the manifest meanwhile, and return the error."""
+        DEMAND.set(None)  # What it starts goes on when they have left.
         before = await self._refused(name, found)
         self.seen(name, found)
         asking: Deferred[Optional[RegistryError]] = Deferred.fromCoroutine(
@@ -196,10 +214,7 @@ class Prefetch:
             asking = Deferred.fromCoroutine(self._first_words(name, found, {}, is_first=False))
             asking.addTimeout(TOLD_OF_WAIT, self._clock, lambda *_: self._failing(found))
             refused = await asking
-        if refused is not None:
-            status = 502 if refused.status == 404 else refused.status
-            said = f"{name} cannot be pulled: {refused.message}"
-            raise RegistryError(refused.code, said, status, refused.retry_after)
+        return refused
 
     async def _first_words(
         self,
@@ -214,7 +229,8 @@ class Prefetch:
             await self._start_one(name, blob)
         if is_first and manifest.digest in self._walks:
             await self._walks[manifest.digest].wait()
-        under_way = [self._fills.fills.get(blob.digest) for blob in self._uncertain(manifest)]
+        uncertain = self._uncertain(manifest)[:OPEN_AHEAD]  # No others can have begun.
+        under_way = [self._fills.fills.get(blob.digest) for blob in uncertain]
         words = [
             Deferred.fromCoroutine(self._fills.first_word(fill)).addCallback(_raise)
             for fill in under_way

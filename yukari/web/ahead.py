@@ -26,6 +26,8 @@ NAMES_IN_A_TURN = 8
 """The same of requests for manifests that may not be stored, and for all that does not exist."""
 PAGES_IN_A_TURN = 2
 """The same of lists, pages and metrics, some of which take 5 ms each."""
+LEAVE_IN_A_TURN = 32
+"""Requests that are given up in a turn because their clients have left."""
 MAX_FOUND = 10_000
 """Paths that are remembered as found."""
 
@@ -125,6 +127,8 @@ class Crowds:
     hits: InTurn = field(factory=lambda: InTurn(HITS_IN_A_TURN))
     names: InTurn = field(factory=lambda: InTurn(NAMES_IN_A_TURN))
     pages: InTurn = field(factory=lambda: InTurn(PAGES_IN_A_TURN))
+    leavers: InTurn = field(factory=lambda: InTurn(LEAVE_IN_A_TURN))
+    """For connections that ended while their requests waited for something."""
     _found: dict[bytes, None] = field(factory=dict, init=False)
     """Paths of manifests and blobs that were found lately."""
 

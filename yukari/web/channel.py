@@ -8,6 +8,7 @@ connections nor absolute-form request targets. This one does.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Optional
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
@@ -17,6 +18,7 @@ from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import bound_held, write_now
+from yukari.web import statuses
 from yukari.web.ahead import InTurn
 from yukari.web.half_close import Probe
 from yukari.web.head_first import HeadFirst
@@ -41,13 +43,6 @@ closes later has given up waiting; the two cannot be told apart otherwise.
 """
 QUIET = 1.0
 """Seconds of silence that are allowed before or inside a request if there is no room for others."""
-
-BAD_REQUEST = 400, b"Bad Request"
-REQUEST_TIMEOUT = 408, b"Request Timeout"
-TOO_LARGE = 413, b"Content Too Large"
-TOO_MANY = 429, b"Too Many Requests"
-BUSY = 503, b"Service Unavailable"
-HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
 
 
 @implementer(IHalfCloseableProtocol)
@@ -93,10 +88,9 @@ class RegistryChannel(HeadFirst):
         self.timeOut = None
         super().connectionMade()
         self._peer, self._host = self.transport.getPeer(), self.transport.getHost()
-        host = getattr(self._peer, "host", None)
-        self.address = None if host is None else parse_address(host)
-        if self.address is not None:
-            self.name = str(self.address)
+        if (host := getattr(self._peer, "host", None)) is not None:
+            self.address = parse_address(host)
+            self.name = str(self.address or "-")
         self.is_proxy = self.address in self.site.trusted_proxies
         self._repeats = None if self.is_proxy else self.site.repeats
         self._quiet_since = self.site.clock.seconds()
@@ -122,9 +116,15 @@ class RegistryChannel(HeadFirst):
         if self._queue is not None:
             self._queue.leave(self)
         self._idle.stop()
-        super().connectionLost(reason)
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
+        leave = partial(super().connectionLost, reason)
+        if not self.requests or self.site.crowds.leavers.may_begin(self):
+            leave()
+        else:
+            # To give up what it waits for takes longer than all the rest.
+            self.persistent, self.requests[0].gone = False, True
+            self.site.crowds.leavers.wait(self, leave)
 
     def loseConnection(self) -> None:
         super().loseConnection()
@@ -191,9 +191,9 @@ class RegistryChannel(HeadFirst):
             if self._repeats.is_asked_again(data):
                 self.head = data
         if not self._heard and data.startswith(TLS_HANDSHAKE):
-            self.refuse(BAD_REQUEST)
+            self.refuse(statuses.BAD_REQUEST)
         elif self._too_many:
-            self.refuse(TOO_MANY)
+            self.refuse(statuses.TOO_MANY)
         elif not self.refused:
             self._heard = True
             if self._at_start and not self.paused:
@@ -286,7 +286,7 @@ class RegistryChannel(HeadFirst):
         self._expect(BODY_WITHIN if self.length != 0 else None)
         path = find_path(self._path, self._version, self.requests[-1].requestHeaders)
         if path is None:
-            self.refuse(BAD_REQUEST)
+            self.refuse(statuses.BAD_REQUEST)
         else:
             self._path = path
             super().allHeadersReceived()
@@ -360,7 +360,7 @@ class RegistryChannel(HeadFirst):
     def _late(self) -> None:
         self._deadline = None
         if self.requests or self._buffer:
-            self.refuse(REQUEST_TIMEOUT)
+            self.refuse(statuses.REQUEST_TIMEOUT)
         else:
             self.loseConnection()  # it has sent nothing that could be answered
 
@@ -374,7 +374,7 @@ class RegistryChannel(HeadFirst):
         return bool(super().checkPersistence(request, version))
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(HEADERS_TOO_LARGE)
+        self.refuse(statuses.HEADERS_TOO_LARGE)
 
     def _send100Continue(self) -> None:
         # Twisted asks for the body of a refused request as well.
@@ -383,7 +383,7 @@ class RegistryChannel(HeadFirst):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own 400 leaves no trace in a log.
-        self.refuse(BAD_REQUEST)
+        self.refuse(statuses.BAD_REQUEST)
 
     def refuse(self, why: tuple[int, bytes]) -> None:
         """Answer the request that is being read with a bare status, and close."""
@@ -395,6 +395,6 @@ class RegistryChannel(HeadFirst):
         method, uri = getattr(self, "_command", b"-"), getattr(self, "_path", b"-")
         request.refused(why[0], method, uri)
         headers = Headers({b"content-length": [b"0"], b"connection": [b"close"]})
-        code, reason = why
-        self.transport.write(self._make_head(request, b"HTTP/1.1", b"%d" % code, reason, headers))
+        code = b"%d" % why[0]
+        self.transport.write(self._make_head(request, b"HTTP/1.1", code, why[1], headers))
         self.loseConnection()

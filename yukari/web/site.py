@@ -25,13 +25,14 @@ from yukari.names import DEFAULT
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
 from yukari.web.ahead import BEGUN_IN_A_TURN, Crowds, InTurn
-from yukari.web.channel import BUSY, TOO_LARGE, RegistryChannel
+from yukari.web.channel import RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.heads import Dates
 from yukari.web.htpasswd import Passwords
 from yukari.web.repeats import Repeats, Source, new_id
 from yukari.web.replies import reply_error
+from yukari.web.statuses import BUSY, TOO_LARGE
 
 log = Logger()
 
