@@ -11,7 +11,7 @@ from attrs import field, frozen
 from yukari.names import Digest
 
 PACKED_FROM = 64
-"""Blobs from which on they are packed; so many that are not take 18 KB."""
+"""How many blobs of a manifest are packed; fewer take up to 18 KB as they are."""
 _RAW = 32
 """Bytes of a digest."""
 
@@ -33,7 +33,7 @@ class PackedBlobs(Sequence[Descriptor]):
     _sizes: bytes = field(repr=False)
     """As machine integers of 64 bits."""
     _kinds: bytes = field(repr=False)
-    """For each, which of the types it has; of 16 bits."""
+    """The number of the media type of each, as integers of 16 bits."""
     _types: tuple[str, ...]
 
     @classmethod
@@ -83,7 +83,7 @@ class PackedBlobs(Sequence[Descriptor]):
 
 
 def packed(blobs: Collection[Descriptor]) -> Sequence[Descriptor]:
-    """Return blobs as what takes little memory and, if they are few, little time."""
+    """Return blobs as a tuple, or packed if they are many: they take less memory and more time."""
     return tuple(blobs) if len(blobs) < PACKED_FROM else PackedBlobs.of(blobs)
 
 

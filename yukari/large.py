@@ -20,14 +20,14 @@ from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
 MAX_ARRIVING = 3
-"""Large manifests at most that are in memory because one registry, or a bucket, sends them."""
+"""Large manifests of one registry, or of a bucket, that may arrive in memory at once."""
 
 M = TypeVar("M", bound=AnyManifest)
 T = TypeVar("T")
 
 
 class IsLarge(Exception):
-    """A manifest is large, and this is no turn of such a one."""
+    """A manifest is large, and has to be read in the turn of a large one."""
 
 
 def is_large(found: AnyManifest) -> bool:

@@ -43,9 +43,9 @@ class Leisure:
     _requests: Callable[[], int] = lambda: 0
     _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _known: int = field(default=0, init=False)
-    """Requests of which it is known when they came."""
+    """How many requests there had been at the last look."""
     _asked_at: float = field(default=-inf, init=False)
-    """When the last of them was noticed, by the clock."""
+    """When more of them were last noticed, by the clock."""
 
     def begin(self) -> None:
         """Note that a slice begins."""

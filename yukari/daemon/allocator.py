@@ -28,7 +28,7 @@ Bytes from which on a block is the system's own, and given back when it is freed
 at once, and less than the largest manifests.
 """
 GIVEN_BACK_EVERY = 1.0
-"""Seconds: what must be zeroed again is little beside what was parsed meanwhile."""
+"""Seconds; pages that are taken back meanwhile cost little beside what is parsed in that time."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

@@ -171,7 +171,7 @@ def _wished_of(registry: RegistrySettings, settings: Settings) -> int:
 
 
 def connections_of(registry: RegistrySettings, settings: Settings) -> int:
-    """Return how many connections a registry may have in all, and descriptors there are for."""
+    """Return how many connections a registry may have, as set and as the descriptors allow."""
     return min(_wished_of(registry, settings), open_files_limit() // FILES_EACH)
 
 

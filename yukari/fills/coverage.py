@@ -36,7 +36,7 @@ class Waiter(Protocol):
         """More bytes may be there."""
 
     def let_go(self) -> Optional[Deferred[None]]:
-        """Wait no more, and return what is to be told why; None if it does not wait."""
+        """Stop waiting, and return the Deferred that waited, to be failed; None if none did."""
 
 
 def _break(waiting: Deferred[None], error: Exception) -> None:

@@ -72,7 +72,7 @@ class Reader:
             waiting.callback(None)
 
     def let_go(self) -> Optional[Deferred[None]]:
-        """Wait no more, and return what is to be told why; None if it does not wait."""
+        """Stop waiting, and return the Deferred that waited, to be failed; None if none did."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self.coverage.waits_no_more(self)

@@ -76,7 +76,7 @@ class Children:
     _read: LRUCache[Digest, Manifest] = field(
         factory=lambda: LRUCache(MAX_INLINE, _cost), init=False
     )
-    """Stored blobs that are, without their bytes."""
+    """Stored blobs that are manifests, without their bytes."""
     _once: Coalescer = field(init=False)
 
     def __attrs_post_init__(self) -> None:

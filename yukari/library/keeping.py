@@ -24,7 +24,7 @@ full disk some are small enough now and then.
 
 @define(eq=False)
 class Keeper:
-    """Puts manifests, and logs once why that fails, until it has ended or is another reason."""
+    """Puts manifests; a failure is logged once, until it has ended or its reason is another."""
 
     _store: Store
     _now: Callable[[], float]
@@ -48,8 +48,9 @@ class Keeper:
             say = log.debug if reason == self._said else log.error
             self._said, self._failed_at = reason, now
             say(
-                "{name}:{reference}: manifest not stored: {error}; until that ends each request for"
-                " it goes upstream, and other manifests that are not stored either are not logged",
+                "{name}:{reference}: manifest not stored: {error}; until that is mended each"
+                " request for it goes upstream, and other manifests that cannot be stored are"
+                " not logged",
                 name=str(name),
                 reference=str(reference),
                 error=str(error),

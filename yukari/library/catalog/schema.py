@@ -183,7 +183,7 @@ def make_database(path: str) -> sqlite3.Connection:
 
 @contextmanager
 def writing(db: sqlite3.Connection) -> Iterator[None]:
-    """Do what is within in one transaction, which takes its turn to write at its beginning."""
+    """Run the block in one transaction, which waits at its beginning until it may write."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         yield

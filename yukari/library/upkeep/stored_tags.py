@@ -72,7 +72,7 @@ class StoredTags:
     async def _answers(
         self, keys: Sequence[tuple[Repository, R]]
     ) -> dict[tuple[Repository, R], Answers]:
-        """What the first of these are, all if none is large."""
+        """Return the answers to the first of these keys, or to all of them if none is large."""
         return dict(zip(keys, await self._store.read_anew(keys))) if keys else {}
 
     async def find(self, keys: Sequence[Key]) -> tuple[list[StoredTag], Sequence[Key]]:
