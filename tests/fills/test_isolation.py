@@ -108,7 +108,7 @@ class StuckBlobTests(SynchronousTestCase):
         for scene in scenes:
             scene.scheduler, scene.source.pace_now = scheduler, pace
             scene.fill = scene.new_fill()
-        self.patch(HostLimit, "has_room", lambda limit, _: limit.active < 2)
+        self.patch(HostLimit, "has_room", lambda limit, *_, **__: limit.active < 2)
         for scene in scenes:
             Drinker(scene, 0, MB)
         self.assertEqual([len(scene.fill.fetches) for scene in scenes], [1, 1, 0, 0, 0])
