@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
 from yukari.fills.fill import Fill
-from yukari.fills.keeper import FillKeeper
+from yukari.fills.ports import FillKeeper
 from yukari.fills.scheduler import HELD, FetchScheduler
 from yukari.names import DEFAULT, Digest, Repository
 from yukari.net.throttle import Line, Paced

@@ -13,7 +13,7 @@ from tests.fills.doubles import Scene
 from tests.sending.doubles import NAME, Talk, noise
 from yukari.errors import blob_unknown
 from yukari.fills.fill import Fill
-from yukari.fills.keeper import FillKeeper
+from yukari.fills.ports import FillKeeper
 from yukari.fills.retries import SILENCE_WAITED_FOR
 from yukari.sending.stall import READ, STALL
 from yukari.sources.base import SourceFailed, SourceRefused

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional, Protocol
+from typing import Optional
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -20,9 +20,8 @@ from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Claim
+from yukari.fills.ports import Scheduler
 from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
-from yukari.fills.turns import Turns
-from yukari.fills.window import Window
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
@@ -44,37 +43,6 @@ FLOOR_RESTS = 10.0
 """Seconds for which a blob rests after it has given up its last connection to such a reader."""
 
 
-class Scheduler(Protocol):
-    """The scheduler, as a download knows it."""
-
-    per_blob: int
-    """How many requests one blob may have at once."""
-    window: Window
-    """The memory for blobs that no disk keeps."""
-    turns: Turns
-    """The order of the readers of all blobs."""
-    is_closed: bool
-    """Whether no request is begun any more."""
-
-    def submit(self, download: Download) -> None:
-        """A blob wants to be worked on."""
-
-    def remove(self, download: Download) -> None:
-        """A blob needs no connection any more."""
-
-    def runnable(self, download: Download) -> None:
-        """A blob may have bytes to fetch."""
-
-    def readers_changed(self, download: Download) -> None:
-        """A blob has readers, or has none any more."""
-
-    def reader_waits(self, download: Download) -> None:
-        """A reader needs a byte that is not here."""
-
-    def share(self) -> int:
-        """Received, unwritten bytes that one fill may hold before its connections pause."""
-
-
 @define(eq=False, kw_only=True)
 class Download:
     """One blob of ``size`` bytes on its way from ``source``; ``scheduler`` begins its requests."""
@@ -82,7 +50,7 @@ class Download:
     digest: Digest
     size: int
     source: BlobSource
-    scheduler: Scheduler
+    scheduler: Scheduler[Download]
     _clock: IReactorTime
     _metrics: Metrics = field(factory=Metrics)
     coverage: Coverage = field(init=False)

@@ -21,10 +21,10 @@ from yukari.errors import RegistryError, upstream_unreachable
 from yukari.fills.coverage import Coverage
 from yukari.fills.direct import DirectTransfer, log_no_room, log_wrong
 from yukari.fills.download import Download
-from yukari.fills.keeper import FillKeeper, StoreFull
 from yukari.fills.machine import Effect, Event, State, follow
 from yukari.fills.memory import MemoryDownload
 from yukari.fills.plan import Plan
+from yukari.fills.ports import FillKeeper, StoreFull
 from yukari.fills.progress import Progress
 from yukari.fills.publication import Publication
 from yukari.fills.reader import FillReader

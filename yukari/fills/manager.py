@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
-from yukari.fills.keeper import FillKeeper
 from yukari.fills.machine import State
+from yukari.fills.ports import FillKeeper
 from yukari.fills.scheduler import FetchScheduler
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 
 from yukari.config.units import shown_bytes
 from yukari.errors import RegistryError
-from yukari.fills.keeper import StoreFull
 from yukari.fills.manager import FillManager
+from yukari.fills.ports import StoreFull
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate, Version

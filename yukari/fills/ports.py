@@ -1,9 +1,11 @@
-"""The library, as a fill knows it."""
+"""The library and the scheduler, as a download knows them."""
 
 from __future__ import annotations
 
 from typing import Optional, Protocol, TypeVar
 
+from yukari.fills.turns import Turns
+from yukari.fills.window import Window
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 
 Fill = TypeVar("Fill", contravariant=True)
@@ -35,3 +37,34 @@ class FillKeeper(Protocol[Fill]):
     def ended(self, fill: Fill) -> None:
         """The fill is done or suspended; ``fill.error`` says why, if it failed."""
         raise NotImplementedError
+
+
+class Scheduler(Protocol[Fill]):
+    """The scheduler of the connections to upstream."""
+
+    per_blob: int
+    """How many requests one blob may have at once."""
+    window: Window
+    """The memory for blobs that no disk keeps."""
+    turns: Turns
+    """The order of the readers of all blobs."""
+    is_closed: bool
+    """Whether no request is begun any more."""
+
+    def submit(self, fill: Fill) -> None:
+        """A blob wants to be worked on."""
+
+    def remove(self, fill: Fill) -> None:
+        """A blob needs no connection any more."""
+
+    def runnable(self, fill: Fill) -> None:
+        """A blob may have bytes to fetch."""
+
+    def readers_changed(self, fill: Fill) -> None:
+        """A blob has readers, or has none any more."""
+
+    def reader_waits(self, fill: Fill) -> None:
+        """A reader needs a byte that is not here."""
+
+    def share(self) -> int:
+        """Received, unwritten bytes that one fill may hold before its connections pause."""
