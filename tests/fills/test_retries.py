@@ -95,6 +95,31 @@ class FailedTests(SynchronousTestCase):
             tries.came(100.0)
             self.assertFalse(tries.keep_failing)
 
+    def test_failures_while_the_host_is_busy_with_others_are_none_of_the_blobs(self) -> None:
+        """It was given up after ten seconds for which a host of one connection sent another."""
+        tries = RetryState()
+        tries.begin(0.0)
+        for now in range(1, 30):
+            error = SourceFailed("upstream answered 503")
+            delay = tries.failed(error, now, began=now - 0.1, brought=False, crowded=True)
+            self.assertLessEqual(delay, 4 * BACKOFF * SPREAD)
+            self.assertTrue(tries.are_failing)
+            self.assertFalse(tries.keep_failing or tries.are_hopeless(now))
+        for now in range(30, 40):
+            Failure(took=0.1).tell(tries, now)
+        self.assertTrue(tries.keep_failing and tries.are_hopeless(40.0))
+
+    def test_request_is_waited_for_unless_it_follows_a_failure(self) -> None:
+        """Else two blobs that fail in turn would each be a reason not to count the other's."""
+        tries = RetryState()
+        self.assertTrue(tries.is_waiting(1.0, before=1.0))
+        self.assertFalse(tries.is_waiting(1.1, before=1.0))
+        Failure(took=0.1).tell(tries, 5.0)
+        self.assertTrue(tries.is_waiting(1.0, before=8.0))
+        self.assertFalse(tries.is_waiting(6.0, before=8.0))
+        tries.came(9.0)
+        self.assertTrue(tries.is_waiting(6.0, before=8.0))
+
     def test_requests_that_the_host_refused_beside_others_cause_no_pause_once_it_gets_fewer(
         self,
     ) -> None:

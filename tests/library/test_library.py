@@ -494,6 +494,21 @@ class LibraryTests(SynchronousTestCase):
             else:
                 self.assertEqual(self.failureResultOf(asked, RegistryError).value.status, 429)
 
+    def test_blob_that_fails_beside_one_that_is_waited_for_is_no_answer(self) -> None:
+        """A host that serves one request at a time, after a second: no first pull went through."""
+        bodies = content_of(1000), b"other"
+        waited_for, refused = map(Digest.of, bodies)
+        self.upstream.bodies.update({Digest.of(body): body for body in bodies})
+        asked = self.ask()
+        self.upstream.waiting.pop().callback(manifest_of(*bodies))
+        sources = self.upstream.sources
+        sources[refused].pace_now = sources[waited_for].pace_now
+        for _ in range(40):
+            for each in sources[refused].open:
+                each.refuse(SourceFailed("upstream answered 503"))
+            self.clock.advance(FIRST_WORD_WITHIN / 40)
+        self.answer_of(asked)
+
     def test_a_blob_that_fails_once_or_twice_is_no_answer(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)

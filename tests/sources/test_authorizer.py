@@ -371,7 +371,7 @@ class OciTests(AuthorizerCase):
             query = parse_qsl(urlsplit(exchange.url).query)
             self.assertEqual({name for name, _ in query}, {"service", "scope"})
             world.given += 1
-            return 200, {}, json.dumps({"access_token": "t", "expires_in": 300}).encode()
+            return 200, {}, json.dumps({"Access_Token": "t", "expires_in": 300}).encode()
 
         world.by_realm = by_realm
         return world

@@ -528,8 +528,8 @@ class RedirectTests(UpstreamCase):
         for location, expected in (
             ("/v2/elsewhere?x=1", "registry.test GET /v2/elsewhere?x=1"),
             ("other", "registry.test GET /v2/library/m/manifests/other"),
-            ("//cdn.test/x", "cdn.test GET /x"),
-            ("//cdn.test.:81/x", "cdn.test:81 GET /x"),
+            ("//CDN.test/x", "cdn.test GET /x"),
+            ("//CDN.test.:81/X", "cdn.test:81 GET /X"),
             ("http://[::1%25lo]:81/x", "[::1]:81 GET /x"),
             ("http://cdn.test:81/a%20b", "cdn.test:81 GET /a%20b"),
             ("/a b?c=d e", "registry.test GET /a%20b?c=d%20e"),

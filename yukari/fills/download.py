@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
+from yukari.fills.crowding import is_crowded_out
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
@@ -213,10 +214,11 @@ class Download:
         self._metrics.retried()
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
         now = self._clock.seconds()
-        delay = self.tries.failed(error, now, began=began, brought=fetch.new > 0)
+        crowded = is_crowded_out(self, began, self.scheduler.fills)
+        delay = self.tries.failed(error, now, began=began, brought=fetch.new > 0, crowded=crowded)
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
-        elif error.retry_after is not None and self.tries.keep_failing:
+        elif error.retry_after and self.tries.keep_failing:
             self.first_word.fire()
 
     def tick(self, now: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Optional, Protocol, TypeVar
 
+from yukari.fills.crowding import Fetched
 from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
@@ -50,6 +52,10 @@ class Scheduler(Protocol[Fill]):
     """The order of the readers of all blobs."""
     is_closed: bool
     """Whether no request is begun any more."""
+
+    @property
+    def fills(self) -> Iterable[Fetched]:
+        """All blobs that are open or wait to be."""
 
     def submit(self, fill: Fill) -> None:
         """A blob wants to be worked on."""

@@ -50,6 +50,8 @@ class RetryState:
     """When upstream may be asked again, by its Retry-After."""
     _last_failure: SourceFailed = field(factory=lambda: SourceFailed("not tried"), init=False)
     _failures: int = field(default=0, init=False)
+    _crowded_out: int = field(default=0, init=False)
+    """Failures in a row that do not count, for the host was busy with other blobs."""
     _failed_at: float = field(default=-1.0, init=False)
     silences: int = field(default=0, init=False)
     """How often some fell silent since something came."""
@@ -61,7 +63,7 @@ class RetryState:
     @property
     def are_failing(self) -> bool:
         """Whether requests have failed and no byte has arrived since."""
-        return self._failures > 0
+        return self._failures + self._crowded_out > 0
 
     @property
     def keep_failing(self) -> bool:
@@ -75,12 +77,19 @@ class RetryState:
     @property
     def are_bringing(self) -> bool:
         """Whether bytes are arriving."""
-        return self._progress_at is not None and not self._failures
+        return self._progress_at is not None and not self.are_failing
 
     @property
     def have_brought(self) -> bool:
         """Whether any byte has ever arrived."""
         return self._progress_at is not None
+
+    def is_waiting(self, began: float, before: float) -> bool:
+        """
+        Whether a request that ``began`` then began ``before`` that time, and is not one more try
+        after one has failed.
+        """
+        return began <= before and (not self.are_failing or began < self._failed_at)
 
     def is_asked_to_wait(self, now: float) -> bool:
         """Whether upstream has asked to wait before it sends a first byte, for longer than now."""
@@ -90,7 +99,7 @@ class RetryState:
 
     def begin_anew(self) -> None:
         """The blob is fetched again, from its first byte or after it was given up."""
-        self._failures = self.silences = self._stalls = 0
+        self._failures = self._crowded_out = self.silences = self._stalls = 0
         self._progress_at = self._tried_at = None
         self.not_before = self.asked_to_wait_until
 
@@ -110,7 +119,7 @@ class RetryState:
         """Note new bytes; return whether they are the first, or the first after a failure."""
         news = not self.are_bringing
         self._progress_at = now
-        self._failures = self.silences = self._stalls = 0
+        self._failures = self._crowded_out = self.silences = self._stalls = 0
         return news
 
     def host_got_fewer(self, at: float) -> None:
@@ -123,19 +132,31 @@ class RetryState:
 
     def succeeded(self) -> None:
         """Note that a request has brought all its bytes."""
-        self._failures = 0
+        self._failures = self._crowded_out = 0
 
-    def failed(self, error: SourceFailed, now: float, *, began: float, brought: bool) -> float:
+    def failed(
+        self,
+        error: SourceFailed,
+        now: float,
+        *,
+        began: float,
+        brought: bool,
+        crowded: bool = False,
+    ) -> float:
         """
         Note that a request that ``began`` then has failed; ``brought`` says whether it brought new
-        bytes. Return the seconds to the next.
+        bytes, ``crowded`` whether the host was busy with other blobs. Return the seconds to the
+        next.
         """
         # Those that were at work when one failed fail for the same reason: they count once.
         is_news, self._failed_at = began > self._failed_at, now
         self._last_failure = error
         if brought and error.retry_after is None:
-            self._failures = 0
+            self._failures = self._crowded_out = 0
             delay: float = BACKOFF
+        elif crowded and not error.busy:
+            delay = BACKOFF * 2 ** min(self._crowded_out, 2)
+            self._crowded_out += 1
         else:
             if is_news or not self._failures:
                 self._failures += 1

@@ -147,13 +147,13 @@ def _location(response: IResponse) -> str:
 
 def _as_asked(url: str) -> str:
     """
-    Write a URL as clients ask for it: its host as DNS has it (RFC 5891), an empty port left out,
+    Write a URL as clients ask for it: its host as DNS has it (RFC 5891) and small, no empty port,
     and a path without dots (RFC 3986, section 5.2.4). Without the dot behind an absolute name, too,
     as in certificates, and without the zone of an address, which is another machine's. ValueError.
     """
     parts = urlsplit(url)
     user, at, place = parts.netloc.rpartition("@")
-    place = _ZONE.sub("]", place)
+    place = _ZONE.sub("]", place.lower())
     host = unquote(parts.hostname or "", errors="strict")
     if not host.isascii() or host.endswith("."):
         port = "" if parts.port is None else f":{parts.port}"

@@ -84,12 +84,12 @@ part up after 30 s.
 ANSWER_LEAST = 2.0
 """Seconds that a known host has for a first byte at least, however quick it was."""
 STOCK_PARTS = 16
-STOCK_LEAST = 8 * 1024 * 1024
+STOCK_LEAST = 16 * 1024 * 1024
 """
 While a slow host's rate is unknown a blob is asked for in parts like stock Ollama's: at most so
-many, of at least so many bytes.
+many, of at least so many bytes. Stock's have 100 MB, but most hosts bear more than one request.
 """
-MUCH = STOCK_LEAST // GROWTH
+MUCH = 512 * 1024
 """
 Bytes of the shortest request whose reply tells how soon the next is to be expected: what scans
 before it sends is quick with small blobs.

@@ -168,6 +168,7 @@ def read_token(body: bytes, asked_at: float) -> Token:
         raise ValueError("its reply is not JSON") from None
     if not isinstance(found, dict):
         raise ValueError("its reply is no JSON object")
+    found = {name.lower(): value for name, value in found.items()}  # as Go reads them
     value = found.get("token") or found.get("access_token")
     if not isinstance(value, str) or len(value) > LONGEST or not _TOKEN.fullmatch(value):
         raise ValueError("its reply has no token")
