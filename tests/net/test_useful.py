@@ -115,6 +115,15 @@ class UsefulTests(SynchronousTestCase):
         useful.look(1.1, 2 * LEAST, 100_000, queues=True)
         self.assertEqual((useful.allowed, useful.is_new), (2 * LEAST, False))
 
+    def test_a_queue_leaves_no_more_than_have_brought_something(self) -> None:
+        """Requests that nothing had answered yet counted: what fills the line was asked twice."""
+        useful = Useful(LEAST)
+        useful.look(1.0, 13, 100_000, queues=True, heard=7)
+        self.assertEqual(useful.allowed, 7)
+        useful = Useful(LEAST)
+        useful.look(1.0, 13, 100_000, queues=True, heard=1)
+        self.assertEqual(useful.allowed, LEAST)
+
     def test_replies_that_have_not_queued_add_one_each(self) -> None:
         """A line showed no queue before many bytes had come: a host that answers late waited."""
         useful = Useful(LEAST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -48,11 +50,13 @@ def paces() -> st.SearchStrategy[HostPace]:
     )
 
 
-def bring(pace: HostPace, count: int, seconds: float, whole: bool = True) -> None:
+def bring(
+    pace: HostPace, count: int, seconds: float, whole: bool = True, body: float = inf
+) -> None:
     """A request that brings so much, beside those that are under way already."""
     since = pace.begin(1000.0)
     pace.end(1000.0 + seconds)
-    pace.measured(count, seconds, since=since, whole=whole)
+    pace.measured(count, seconds, since=since, whole=whole, body=body)
 
 
 def steady(rate: float, round_trip: float = 0.05, fetches: int = 1) -> HostPace:
@@ -193,6 +197,23 @@ class LengthTests(SynchronousTestCase):
         few = pace.length(1000, 16, 0)
         self.assertGreaterEqual(few, ROUND_TRIPS * 0.1 * (pace.rate(16) or 0.0) * 0.99)
         self.assertGreaterEqual(few, CRUMB)
+
+    def test_no_last_request_is_still_under_way_when_all_the_rest_has_come(self) -> None:
+        """Each was four round trips' worth, whatever the others had left, and most were idle."""
+        pace = steady(20 * MB, round_trip=0.1, fetches=32)
+        few, many = (pace.length(8 * MB, 32, 0, 32, under_way) for under_way in (24 * MB, 10**12))
+        self.assertEqual(few, MB)
+        self.assertGreater(many, 3 * MB)
+
+    def test_one_short_reply_from_a_far_host_is_not_taken_for_a_slow_line(self) -> None:
+        """It was divided by all 32 connections, and each was asked for 4 KB."""
+        for after_header, least, most in ((0.004, FIRST, FIRST), (1.0, LEAST, FIRST // 2)):
+            pace = HostPace()
+            pace.headers_after(0.1)
+            bring(pace, FIRST, 0.1 + after_header, body=after_header)
+            pace.active = 8
+            length = pace.length(10**9, 32, 0.5)
+            self.assertTrue(least <= length <= most, (after_header, length))
 
     def test_a_host_that_gets_slower_is_soon_asked_for_less(self) -> None:
         pace = steady(20 * MB)

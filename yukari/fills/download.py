@@ -158,12 +158,12 @@ class Download:
 
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """Return how many bytes its next request should ask for."""
-        free = self.coverage.plan.free
-        cap = pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
+        plan, cap = self.coverage.plan, pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
         if self.is_kept_waiting() and not pace.has_brought_much:
             parts = min(cap, pace.limit.bears) - len(self.fetches)
-            return pace.length_unheard(free, max(1, parts))
-        return pace.length(free, cap, crowding, at_once=at_once)
+            return pace.length_unheard(plan.free, max(1, parts))
+        under_way = plan.under_way if pace.active <= len(self.fetches) else None
+        return pace.length(plan.free, cap, crowding, at_once, under_way)
 
     def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
         """Return the bytes from ``start`` that its next request asks for; None for none now."""

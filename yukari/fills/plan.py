@@ -50,6 +50,11 @@ class Plan:
         """How many bytes nobody has asked for."""
         return self.size - self.taken.total
 
+    @property
+    def under_way(self) -> int:
+        """How many bytes have been asked for and have not arrived."""
+        return sum(claim.end - claim.cursor for claim in self.claims)
+
     def wanted(self, position: int) -> Optional[int]:
         """
         Return the byte to ask for if somebody reads at ``position``: the first free one from there.

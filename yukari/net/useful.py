@@ -131,17 +131,20 @@ class Useful:
             if allowed >= ALL:
                 self.is_new, self.allowed = False, inf
 
-    def look(self, now: float, connections: int, received: int, *, queues: bool) -> None:
+    def look(
+        self, now: float, connections: int, received: int, *, queues: bool, heard: float = inf
+    ) -> None:
         """
-        So many ``connections`` are bringing bytes, and have ``received`` so many since the last
-        look; ``queues`` says whether bytes queue before the line.
+        So many ``connections`` are in use, and have ``received`` so many bytes since the last look;
+        ``queues`` says whether bytes queue before the line, and ``heard`` how many connections have
+        ever brought something.
         """
         seconds, self._looked_at = now - self._looked_at, now
         if self.is_new:
             self.is_new = False
             self.allowed = inf
         if self.more_bring_more is None:
-            self._keep_out_of_queue(connections, queues=queues)
+            self._keep_out_of_queue(min(connections, heard), queues=queues)
         if seconds > QUIET:
             self._begin_anew(now)
             return
@@ -161,8 +164,8 @@ class Useful:
         if self._trial is not None and now >= self._trial.gives_up_at:
             self._end(now, self._trial.allowed)
 
-    def _keep_out_of_queue(self, connections: int, *, queues: bool) -> None:
-        """Add none while nothing is known but that bytes queue."""
+    def _keep_out_of_queue(self, connections: float, *, queues: bool) -> None:
+        """Add none to those that fill the queue, while nothing is known but that it is there."""
         if queues and self.allowed == inf:
             self.allowed, self._is_frozen = max(LEAST, connections), True
         elif not queues and self._is_frozen:

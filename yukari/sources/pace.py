@@ -144,6 +144,10 @@ class HostPace:
     _longest: int = 0
     _longest_quick: int = 0
     """Bytes of the longest request whose body took next to no time, compared with its header."""
+    _measured: int = 0
+    """Requests that have been measured."""
+    _longest_body: float = 0.0
+    """Seconds that one of them took from its header to its end, at the most."""
     _received: int = 0
     """Bytes that say how much the connections bring, since the last look at that."""
     _rated: int = 0
@@ -201,7 +205,8 @@ class HostPace:
             if not flight.is_steady:
                 useful.passed_over(now)
             elif not useful.is_new or queues or not flight.tells:
-                useful.look(now, self.limit.active, self._received, queues=queues)
+                received, heard = self._received, flight.heard if flight.tells else inf
+                useful.look(now, self.limit.active, received, queues=queues, heard=heard)
             elif flight.has_room:
                 useful.begin(flight.heard)
             self._received = 0
@@ -287,6 +292,8 @@ class HostPace:
             self._longest_quick = max(self._longest_quick, count)
         seconds = max(seconds, 1e-6)
         others = max(1.0, (self._request_seconds - since) / seconds)
+        self._measured += 1
+        self._longest_body = max(self._longest_body, body)
         seconds = max(seconds - self.delay, min(seconds, ORDINARY))
         self._bytes = self._bytes * _MEMORY + count
         self._bytes_of_all = self._bytes_of_all * _MEMORY + count * others
@@ -295,13 +302,21 @@ class HostPace:
             self._longest = max(self._longest, count)
             self.has_brought_much = self.has_brought_much or count >= MUCH
 
-    def length(self, left: int, connections: int, crowding: float, at_once: int = 1) -> int:
+    def length(
+        self,
+        left: int,
+        connections: int,
+        crowding: float,
+        at_once: int = 1,
+        under_way: Optional[int] = None,
+    ) -> int:
         """
         How many bytes the next request should ask for.
 
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, ``crowding`` readers wait for each connection, and
         ``at_once`` requests will be under way when those that can begin have.
+        ``under_way`` bytes of it are asked for, None if other blobs use the connections too.
         """
         latency = self.round_trip or 0.0
         if self.is_slow_to_answer and not self.has_brought_much:
@@ -310,7 +325,7 @@ class HostPace:
         if self.round_trip is not None:
             enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * latency)
         enough = max(min(SECONDS, enough), LATENCIES * latency)
-        crowding = max(crowding, 1e-9)
+        is_waited_for, crowding = crowding > 0, max(crowding, 1e-9)
         turn = max(SECONDS_SHARED / crowding, latency)
         if self.is_slow_to_answer:
             shared = CLIENTS_WAIT / crowding - latency
@@ -319,7 +334,11 @@ class HostPace:
         wanted = max(LEAST, FIRST / max(1.0, crowding))
         rate = self.rate(max(self.active + 1, connections, at_once))
         if rate is not None:
-            share = max(left / connections, CRUMB, ROUND_TRIPS * latency * rate)
+            least = ROUND_TRIPS * latency * rate
+            if under_way is not None:
+                # What lasts longer than all the rest would be waited for at the end.
+                least = min(least, (left + under_way) / connections)
+            share = max(left / connections, CRUMB, least)
             wanted = min(seconds * rate, GROWTH * max(self._longest, FIRST // GROWTH))
             if self.limit.is_known:
                 # With few requests their headers' time counts, and is no measure of the rate.
@@ -327,6 +346,10 @@ class HostPace:
             wanted = min(wanted, share)
             most = LONGEST if self.is_slow_to_answer else LARGEST
             wanted = max(LEAST, min(most, wanted))
+            is_new = self._measured < connections and connections * self._longest_body <= seconds
+            if is_new and is_waited_for:
+                # So few short ones tell how far the host is, not what all can bring together.
+                wanted = max(wanted, FIRST / max(1.0, crowding))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
 
     def length_unheard(self, left: int, connections: int) -> int:
