@@ -39,7 +39,10 @@ CRUMB = 64 * 1024
 GROWTH = 16
 """The most by which a request may exceed the longest one that has arrived whole, as a factor."""
 QUICK_GROWTH = 64
-"""As `GROWTH`, of one whose body took so little time that the next lasts `ROUND_TRIPS` at most."""
+"""
+As `GROWTH`, of one of at most `CRUMB` bytes whose body took so little time that the next lasts
+`ROUND_TRIPS` at most.
+"""
 SECONDS = 2.0
 SHORTEST_SECONDS = 0.5
 """
@@ -84,12 +87,12 @@ part up after 30 s.
 ANSWER_LEAST = 2.0
 """Seconds that a known host has for a first byte at least, however quick it was."""
 STOCK_PARTS = 16
-STOCK_LEAST = 16 * 1024 * 1024
+STOCK_LEAST = 8 * 1024 * 1024
 """
 While a slow host's rate is unknown a blob is asked for in parts like stock Ollama's: at most so
-many, of at least so many bytes. Stock's have 100 MB, but most hosts bear more than one request.
+many, of at least so many bytes.
 """
-MUCH = 512 * 1024
+MUCH = STOCK_LEAST // GROWTH
 """
 Bytes of the shortest request whose reply tells how soon the next is to be expected: what scans
 before it sends is quick with small blobs.
@@ -288,7 +291,8 @@ class HostPace:
         A request brought ``count`` bytes in ``seconds`` from being sent, when `begin` returned
         ``since``; ``body`` of them from its header on. ``whole`` if that was all of it.
         """
-        if whole and QUICK_GROWTH * body <= ROUND_TRIPS * (self.round_trip or 0.0):
+        is_quick = QUICK_GROWTH * body <= ROUND_TRIPS * (self.round_trip or 0.0)
+        if whole and is_quick and count <= CRUMB:
             self._longest_quick = max(self._longest_quick, count)
         seconds = max(seconds, 1e-6)
         others = max(1.0, (self._request_seconds - since) / seconds)
