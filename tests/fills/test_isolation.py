@@ -368,6 +368,18 @@ class HourTests(SynchronousTestCase):
             other.fill.open_reader(0, whole=False)
         self.assertFalse(scheduler.may_open)
 
+    def test_spools_whose_blobs_are_being_published_count(self) -> None:
+        """Into a bucket blobs wait for their turn: 86 spools were open instead of 32."""
+        scheduler = self.scene.scheduler
+        scheduler.most_open = 2  # One is open already.
+        for _ in range(2):
+            other = Scene(bytes(10), clock=self.scene.clock)
+            scheduler.submit(other.fill)
+            scheduler.remove(other.fill, has_spool=True)
+        self.assertFalse(scheduler.may_open)
+        scheduler.remove(other.fill)
+        self.assertTrue(scheduler.may_open)
+
     def test_a_reader_does_not_wait_for_the_hour(self) -> None:
         reader = self.scene.fill.open_reader(0, whole=False)
         self.addCleanup(reader.close)

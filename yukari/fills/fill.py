@@ -2,9 +2,8 @@
 A blob that is being fetched: one fill for each digest, however many clients ask for it.
 
 It belongs to the library and not to a request, so it continues when its readers leave. The bytes
-are written to a spool, hashed along its prefix, and published when the digest is right. Readers
-read the spool at their own pace. If the disk has no room, readers get the bytes through memory
-(`yukari.fills.memory`), and a store in a bucket gets them without a spool.
+are written to a spool, hashed along its prefix, and published when the digest is right. If the disk
+has no room, readers get them through memory (`yukari.fills.memory`), a bucket without a spool.
 """
 
 from __future__ import annotations
@@ -328,7 +327,7 @@ class Fill(Download):
             return
         self._tail.give()
         self.coverage.wake_all()
-        self.scheduler.remove(self)
+        self.scheduler.remove(self, has_spool=True)
         publication = Publication(self.digest, self._clock, lambda: self._keeper.publish(self))
         self._publication = publication
         if self._stopped:

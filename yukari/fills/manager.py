@@ -16,7 +16,7 @@ from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
-from yukari.fills.ports import FillKeeper
+from yukari.fills.ports import FillKeeper, StoreFull
 from yukari.fills.scheduler import FetchScheduler
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository
@@ -219,7 +219,8 @@ class FillManager(FillKeeper[Fill]):
         while (leaving := self._leaving.get(fill.digest)) is not None:
             await leaving.wait()
         if not self._scheduler.may_open:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            # Nor past the disk: that takes memory and connections.
+            raise StoreFull(os.strerror(errno.EMFILE))
         return await self.reserve(
             fill.digest,
             fill.size,

@@ -60,8 +60,8 @@ class Scheduler(Protocol[Fill]):
     def submit(self, fill: Fill) -> None:
         """A blob wants to be worked on."""
 
-    def remove(self, fill: Fill) -> None:
-        """A blob needs no connection any more."""
+    def remove(self, fill: Fill, *, has_spool: bool = False) -> None:
+        """A blob needs no connection any more, but with ``has_spool`` its spool."""
 
     def runnable(self, fill: Fill) -> None:
         """A blob may have bytes to fetch."""

@@ -87,6 +87,7 @@ class FetchScheduler:
     _open: dict[Download, None] = field(factory=dict, init=False)
     _awaited: dict[Download, None] = field(factory=dict, init=False)
     """Those of them that readers wait for, or did when somebody looked last."""
+    _publishing: dict[Download, None] = field(factory=dict, init=False)  # only a spool is open
     is_closed: bool = field(default=False, init=False)
     _assigning: bool = field(default=False, init=False)
     _resting: dict[Download, IDelayedCall] = field(factory=dict, init=False)
@@ -151,10 +152,12 @@ class FetchScheduler:
         self.is_closed = True
         self._queued.clear()
 
-    def remove(self, download: Download) -> None:
-        """A blob needs no connection any more."""
-        for where in (self.fills, self._queued, self._open, self._awaited):
+    def remove(self, download: Download, *, has_spool: bool = False) -> None:
+        """A blob needs no connection any more, but with ``has_spool`` its spool."""
+        for where in (self.fills, self._queued, self._open, self._awaited, self._publishing):
             where.pop(download, None)
+        if has_spool:
+            self._publishing[download] = None
         for queue in (self._with_readers, self._without_readers):
             queue.pop(download, None)
         for timers in (self._resting, self._kept_waiting):
@@ -172,14 +175,14 @@ class FetchScheduler:
 
     def _open_queued(self) -> None:
         """Open what has its turn: all that have readers are open already."""
-        most = min(OPEN_AHEAD, max(1, self.most_open // 2))
+        most = min(OPEN_AHEAD, max(1, self.most_open // 2) - len(self._publishing))
         while self._queued and len(self._open) < most and not self.is_closed:
             self._open_one(next(iter(self._queued)))
 
     @property
     def may_open(self) -> bool:
         """Whether those that are open, or are about to be, are not too many."""
-        return len(self._open) <= self.most_open
+        return len(self._open) + len(self._publishing) <= self.most_open
 
     def _open_one(self, download: Download) -> None:
         self._queued.pop(download, None)
