@@ -386,6 +386,18 @@ class LibraryTests(SynchronousTestCase):
         self.clock.advance(FIRST_WORD_WITHIN)
         self.assertEqual(self.successResultOf(lied_to), 1000)
 
+    def test_blob_without_bytes_is_damaged_whatever_is_known_of_it(self) -> None:
+        """After a restart a bucket's empty object was served, before its manifest was asked for."""
+        body = content_of(1000)
+        digest, empty = Digest.of(body), Digest.of(b"")
+        self.store._blobs.update({digest: bytearray(), empty: bytearray()})
+        for each, size in ((digest, 1000), (empty, 0)):
+            told = self.head(NAME, each)
+            while not told.called:
+                self.upstream.waiting.pop().callback(size)
+            self.assertEqual(self.successResultOf(told), size)
+        self.assertEqual((self.has(digest), self.has(empty)), (None, 0))
+
     def test_of_two_sizes_of_an_absent_blob_upstream_says_which_is_right(self) -> None:
         body = content_of(1000)
         digest = Digest.of(body)

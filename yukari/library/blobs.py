@@ -254,10 +254,11 @@ class Blobs:
         Whether a blob of which ``stored`` bytes are stored is whole; a damaged one is removed.
 
         A size that is not the manifest's is reason for doubt, no more: the manifest may be wrong.
+        So are no bytes at all, whatever is known.
         """
         entry = self._entry(digest)
         expected = entry.claims.get(name) if entry.size is None else entry.size
-        if expected is None or expected == stored:
+        if stored and expected in (None, stored):
             return True
         return await self._once.run(("check", digest), self._check, name, entry, stored)
 
@@ -282,7 +283,7 @@ class Blobs:
                 "{digest}: stored with {found} bytes, its manifest says {size}: fetched again",
                 digest=str(entry.digest),
                 found=stored,
-                size=entry.size or entry.claims.get(name),
+                size=entry.size or entry.claims.get(name, "more"),
             )
             await self._store.delete_blob(entry.digest)
             self.found_wrong(entry.digest)
