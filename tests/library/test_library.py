@@ -286,6 +286,12 @@ class LibraryTests(SynchronousTestCase):
         self.assertEqual(list(self.library.fills.values()), [fill])
         self.assertIs(fill.state, State.FILLING)
 
+    def test_a_fill_is_shown_without_all_that_it_reaches(self) -> None:
+        """Twisted shows a timer with its arguments: a test that was interrupted took minutes."""
+        fill = self.without_room(self.store)
+        for shown in (fill, fill.in_memory):
+            self.assertLess(len(repr(shown)), 200)
+
     def test_many_readers_of_a_blob_without_room_share_one_download(self) -> None:
         """Each asks for room again; after the twelfth the next ones got a download of their own."""
         fill = self.without_room(self.store)

@@ -44,7 +44,7 @@ FLOOR_RESTS = 10.0
 """Seconds for which a blob rests after it has given up its last connection to such a reader."""
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class Download:
     """One blob of ``size`` bytes on its way from ``source``; ``scheduler`` begins its requests."""
 

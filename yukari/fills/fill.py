@@ -42,7 +42,7 @@ ATTEMPTS = 2
 """How often a blob whose digest comes out wrong is fetched before it is given up for now."""
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)  # Timers show it: all that it reaches takes minutes.
 class Fill(Download):
     """A download whose bytes are kept on the disk."""
 

@@ -92,7 +92,7 @@ class MemoryReader(Reader):
         self.asked_until = end
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class MemoryDownload(Download):
     """A download whose bytes stay in the window while readers are about to need them."""
 
