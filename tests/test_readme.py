@@ -86,7 +86,7 @@ class ReadmeTests(SynchronousTestCase):
     def test_floors_are_those_that_the_linter_holds(self) -> None:
         """Catches a module that is on no floor of the page."""
         page = read("docs/developing.rst")
-        rows = re.findall(r"^   \* - ((?:``[a-z0-9]+``(?:, | and )?)+)$", page, re.MULTILINE)
+        rows = re.findall(r"^   \* - ((?:``[a-z0-9]+``(?:,\s+| and )?)+)$", page, re.MULTILINE)
         documented = [re.findall(r"``([a-z0-9]+)``", row) for row in rows]
         linted = configparser.ConfigParser()
         linted.read(CHECKOUT / "setup.cfg", encoding="utf-8")
