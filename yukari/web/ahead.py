@@ -53,7 +53,10 @@ class InTurn:
     _paths: dict[Any, bytes] = field(factory=dict, init=False)
     """The path of each connection that waits."""
     _begun: int = field(default=0, init=False)
-    """Requests begun in this turn."""
+    """
+    Requests begun since one waited last. The reactor may have turned meanwhile: to be called in
+    each turn only to learn that would cost more than it costs one of so many to wait for a turn.
+    """
     _call: Optional[IDelayedCall] = field(default=None, init=False)
 
     def __bool__(self) -> bool:
@@ -63,11 +66,10 @@ class InTurn:
         return channel in self._paths
 
     def may_begin(self, channel: Any) -> bool:
-        """Whether a request may begin in this turn, which counts it; otherwise it has to wait."""
+        """Whether a request may begin now, which counts it; otherwise it has to wait."""
         if self._waiting or self._begun >= self._most:
             return False
         self._begun += 1
-        self._call_later(channel)
         return True
 
     def wait(self, channel: Any, begin: Callable[[], None], path: bytes = b"") -> None:
