@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,22 @@ from tests.library.upkeep.test_collector import World, weights
 from tests.storage.contract import NAME, OLD
 from tests.storage.disk.test_store import HOST
 from tests.storage.strategies import result_of
+from tests.strategies import manifest_body
+from yukari.descriptors import Descriptor
 from yukari.leisure import Leisure
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.upkeep import index as stock
-from yukari.library.upkeep.index import BATCH, BESIDE_REQUESTS, OLD_AFTER, OLD_SHARE, QUICK, Index
-from yukari.names import Tag
+from yukari.library.upkeep.index import (
+    BATCH,
+    BESIDE_REQUESTS,
+    DETAILS_EVERY,
+    OLD_AFTER,
+    OLD_SHARE,
+    QUICK,
+    Index,
+)
+from yukari.manifest import LARGE, Manifest
+from yukari.names import Digest, Tag
 from yukari.storage.disk.store import DirectoryStore
 
 
@@ -137,6 +149,32 @@ class ByHandTests(SynchronousTestCase):
             result_of(index.look())
             self.assertEqual(max(sizes), min(most, sum(sizes)))
             requests += 1
+
+    def test_large_manifest_is_not_read_again_for_each_blob_that_is_stored(self) -> None:
+        """Of 2,000 layers, each few that had come had all of them parsed and written anew."""
+        world, index = self.world, self.world.management.index
+        layers = [Descriptor(Digest.of(weights(number)), 5, "a/b") for number in range(10)]
+        body = manifest_body(layers, None, None)
+        for tag, padding in (("small", b""), ("large", b" " * LARGE)):
+            manifest = Manifest.parse(body + padding)
+            result_of(world.store.put_manifest(NAME, Tag(tag), manifest, 1000.0))
+            index.tag_stored(NAME, Tag(tag))
+        result_of(index.settled())
+        read, real = Counter[str](), Index._read
+
+        async def noted(index: Index, keys: Any) -> Any:
+            read.update(str(tag) for _, tag in keys)
+            return await real(index, keys)
+
+        self.patch(Index, "_read", noted)
+        for layer in layers:
+            index.blob_stored(layer.digest, layer.size)
+            result_of(index.settled())
+        self.assertEqual(read, {"small": 10})
+        for _ in range(2):
+            world.clock.advance(DETAILS_EVERY)
+            result_of(index.settled())
+        self.assertEqual(read, {"small": 10, "large": 1})
 
     def look_by(self, during: Callable[[], Any]) -> list[Any]:
         """

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from attrs import frozen
 
+from yukari.large import is_large
 from yukari.library.catalog.rows import Indexed, Need, Version
 from yukari.library.models.details import Details
 from yukari.library.upkeep.marks import Marks
@@ -33,6 +34,11 @@ class StoredTag:
     checked_at: float
     own: bool
     details: str
+
+    @property
+    def is_large(self) -> bool:
+        """Whether one of its manifests is large, and so takes long to be read."""
+        return any(map(is_large, self.manifests.values()))
 
     def needs(self) -> dict[Digest, int]:
         """
