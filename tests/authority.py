@@ -84,14 +84,16 @@ class Authority:
         return os.path.join(self.directory, "root.pem")
 
     def certificate(self, *names: str) -> bytes:
-        """A new key and its certificate for hosts and addresses, in PEM."""
+        """
+        A new key and its certificate for hosts and addresses, in PEM; without ``names``, one that
+        has none.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        made = (
-            _valid(self._name, _name(names[0]), key)
-            .add_extension(_names(*names), False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return _plain(key) + made.public_bytes(Encoding.PEM)
+        made = _valid(self._name, _name(names[0] if names else "127.0.0.1"), key)
+        if names:
+            made = made.add_extension(_names(*names), False)
+        signed = made.sign(self._key, hashes.SHA256())
+        return _plain(key) + signed.public_bytes(Encoding.PEM)
 
 
 class _Forwarding(ProxyFactory):

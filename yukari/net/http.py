@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit, ur
 
 import idna
 from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -54,7 +54,7 @@ def why(failure: Optional[BaseException]) -> str:
         return "its name cannot be resolved"
     if isinstance(failure, (TimeoutError, ConnectTimeout)):
         return "no answer in time"
-    if isinstance(failure, VerificationError):
+    if isinstance(failure, (CertificateError, VerificationError)):
         return "its certificate is for another name"
     if isinstance(failure, TLSError) and "certificate verify failed" in str(failure):
         return "its certificate has expired, or is signed by nobody that this cache trusts"
