@@ -112,13 +112,14 @@ class FetchTests(FetchCase):
 
     def test_body_that_never_says_that_it_ended_is_whole_all_the_same(self) -> None:
         """As behind a header ``Content-Length : 7``: each was waited for, and counted as silent."""
-        _, asked, ended = self.begin()
-        asked.answer(has_length=False)
-        asked.send(1000, ends=False)
-        self.assertNoResult(ended)
-        self.clock.advance(ENDS_WITHIN)
-        self.successResultOf(ended)
-        self.assertTrue(asked.transport.stopped)
+        for start, within in ((0, ENDS_WITHIN), (1000, 0)):
+            _, asked, ended = self.begin(start)
+            asked.answer(has_length=False)
+            asked.send(1000, ends=False)
+            self.assertNoResult(ended)
+            self.clock.advance(within)
+            self.successResultOf(ended)
+            self.assertTrue(asked.transport.stopped)
 
     def test_body_that_ends_behind_its_last_byte_keeps_its_connection(self) -> None:
         """As one in chunks."""

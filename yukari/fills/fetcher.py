@@ -177,7 +177,7 @@ class RangeFetch:
             self, answer.span.start, answer.span.end, asked=answer.asked
         )
         if not answer.has_length:
-            body.clock = self._clock
+            body.ends_by(self._clock, answer.pace)
         answer.body.deliverBody(body)
         if self.paused:
             # Again: `deliverBody` ends by resuming the transport, whoever had paused it.
@@ -278,11 +278,12 @@ class _BodyReader(NetworkProtocol):
     Hands a body's bytes to its fetch; ``ended`` fires with whether all of ``start`` to ``end``
     came.
 
-    With a ``clock``, it does not wait long for the end of a body of which all bytes have come: some
-    say neither how long they are nor that they have ended.
+    By `ends_by` it does not wait long for the end of a body of which all bytes have come: some say
+    neither how long they are nor that they have ended.
     """
 
-    clock: Optional[IReactorTime] = None
+    _clock: Optional[IReactorTime] = None
+    _pace: Optional[HostPace] = None
     _late: Optional[IDelayedCall] = None
 
     def __init__(self, fetch: RangeFetch, start: int, end: int, *, asked: bool) -> None:
@@ -292,6 +293,15 @@ class _BodyReader(NetworkProtocol):
         self._asked = asked
         self._stopped = False
         self.ended: Deferred[bool] = Deferred()
+
+    def ends_by(self, clock: IReactorTime, pace: HostPace) -> None:
+        """Drop the connection if the body does not end soon behind its last byte."""
+        self._clock, self._pace = clock, pace
+
+    def _is_late(self) -> None:
+        if self._pace is not None:
+            self._pace.ends_bodies = False
+        self.stop()
 
     def connectionMade(self) -> None:
         if self._at >= self._end:
@@ -310,8 +320,9 @@ class _BodyReader(NetworkProtocol):
         self._at += min(len(data), room)
         if len(data) > room:
             self.stop()
-        elif self._at == self._end and self.clock is not None and self._late is None:
-            self._late = self.clock.callLater(ENDS_WITHIN, self.stop)
+        elif self._at == self._end and self._clock is not None and self._pace is not None:
+            within = ENDS_WITHIN if self._pace.ends_bodies else 0.0
+            self._late = self._clock.callLater(within, self._is_late)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
         if self._late is not None and self._late.active():

@@ -131,6 +131,8 @@ class HostPace:
     """Whether it has answered a Range with 206."""
     has_sent: bool = False
     """Whether any body has begun to come from it."""
+    ends_bodies: bool = True
+    """Whether its bodies without a length end behind their last byte."""
     has_brought_much: bool = False
     """Whether it has answered a request for `MUCH`."""
     round_trip: Optional[float] = None
