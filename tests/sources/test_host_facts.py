@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from attrs import define
 from twisted.internet.task import Clock
@@ -68,9 +68,9 @@ class FactsTests(SynchronousTestCase):
         rates = []
 
         class Noted(Useful):
-            def look(self, now: float, connections: int, received: int, *, queues: bool) -> None:
+            def look(self, now: float, connections: int, received: int, **more: Any) -> None:
                 rates.append(received / (now - self._looked_at))
-                super().look(now, connections, received, queues=queues)
+                super().look(now, connections, received, **more)
 
         self.pace.limit.useful = useful = Noted()
         useful.is_new = False
