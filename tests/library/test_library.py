@@ -706,6 +706,24 @@ class LibraryTests(SynchronousTestCase):
         self.fill_all()
         self.successResultOf(bringing)
 
+    def test_what_a_manifest_names_is_noted_once_and_not_for_each_client(self) -> None:
+        """Of a list of 18,000 blobs each client's request took a tenth of a second."""
+        noted, real = list[object](), prefetch.Prefetch._arm
+
+        def arm(one: prefetch.Prefetch, *of: Any, **how: Any) -> None:
+            noted.append(of)
+            real(one, *of, **how)
+
+        self.patch(prefetch.Prefetch, "_arm", arm)
+        self.library.prefetch._mode = "asked"
+        for count in (1, 2):
+            for _ in range(3):
+                self.library.prefetch.seen(NAME, manifest_of(b"one", b"two"))
+            self.assertEqual(len(noted), count)
+            self.clock.advance(prefetch.NOTED_EVERY)
+        self.library.prefetch.seen(OTHER, manifest_of(b"one", b"two"))
+        self.assertEqual(len(noted), 3)
+
     def test_to_bring_one_of_many_blobs_starts_few_at_a_time(self) -> None:
         """A new version of 12,000 layers had as many fills at once, 75 MB."""
         self.patch(prefetch, "MAX_AHEAD", 10)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Optional
 
 from attrs import define, evolve, field
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -40,6 +40,10 @@ MAX_GIVEN_UP = 16
 """Blobs of one manifest that may be given up for now before no more of its fills are started."""
 MAX_ARMED = 25_000
 """Blobs whose first request starts the fills of their manifest's other blobs."""
+NOTED_EVERY = 5.0
+"""Seconds in which this is noted once: for a list of 18,000 blobs it takes a tenth of one."""
+MAX_NOTED = 1000
+"""Manifests and lists of which that is remembered."""
 MAX_WHOLE = 10_000
 """Manifests that are remembered as stored with all their blobs."""
 
@@ -66,9 +70,12 @@ class Prefetch:
         factory=lambda: LRUCache(MAX_ARMED), init=False
     )
     """The manifest that `asked` starts for a blob; None if several manifests have the blob."""
+    _noted: TTLCache[tuple[Repository, Digest], None] = field(init=False)
+    """Manifests and lists whose blobs were noted so of late."""
 
     def __attrs_post_init__(self) -> None:
         self._once = Coalescer(Slices(self._clock))
+        self._noted = TTLCache(MAX_NOTED, NOTED_EVERY, self._clock.seconds)
 
     def seen(self, name: Repository, found: AnyManifest) -> None:
         """
@@ -81,7 +88,8 @@ class Prefetch:
             return
         if self._mode == "all" and isinstance(found, Manifest):
             self.start(name, found)
-        elif self._mode != "none":
+        elif self._mode != "none" and (name, found.digest) not in self._noted:
+            self._noted[name, found.digest] = None
             for manifest in manifests_in(found):
                 self._arm(name, _bare(manifest), is_alone=isinstance(found, Manifest))
 
