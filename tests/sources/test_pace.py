@@ -212,7 +212,7 @@ class LengthTests(SynchronousTestCase):
             pace.headers_after(0.1)
             bring(pace, FIRST, 0.1 + after_header, body=after_header)
             pace.active = 8
-            length = pace.length(10**9, 32, 0.5)
+            length = pace.length(10**9, 32, 0, is_read=True)
             self.assertTrue(least <= length <= most, (after_header, length))
 
     def test_a_host_that_gets_slower_is_soon_asked_for_less(self) -> None:

@@ -163,7 +163,7 @@ class Download:
             parts = min(cap, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(plan.free, max(1, parts))
         under_way = plan.under_way if pace.active <= len(self.fetches) else None
-        return pace.length(plan.free, cap, crowding, at_once, under_way)
+        return pace.length(plan.free, cap, crowding, at_once, under_way, is_read=self.is_read)
 
     def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
         """Return the bytes from ``start`` that its next request asks for; None for none now."""

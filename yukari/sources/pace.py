@@ -315,6 +315,8 @@ class HostPace:
         crowding: float,
         at_once: int = 1,
         under_way: Optional[int] = None,
+        *,
+        is_read: bool = False,
     ) -> int:
         """
         How many bytes the next request should ask for.
@@ -322,7 +324,8 @@ class HostPace:
         ``left`` bytes of the blob nobody has asked for, ``connections`` can be
         used for it, ``crowding`` readers wait for each connection, and
         ``at_once`` requests will be under way when those that can begin have.
-        ``under_way`` bytes of it are asked for, None if other blobs use the connections too.
+        ``under_way`` bytes of it are asked for, None if other blobs use the connections too;
+        ``is_read`` says whether clients read it.
         """
         latency = self.round_trip or 0.0
         if self.is_slow_to_answer and not self.has_brought_much:
@@ -331,7 +334,7 @@ class HostPace:
         if self.round_trip is not None:
             enough = max(SHORTEST_SECONDS, ROUND_TRIPS_ENOUGH * latency)
         enough = max(min(SECONDS, enough), LATENCIES * latency)
-        is_waited_for, crowding = crowding > 0, max(crowding, 1e-9)
+        crowding = max(crowding, 1e-9)
         turn = max(SECONDS_SHARED / crowding, latency)
         if self.is_slow_to_answer:
             shared = CLIENTS_WAIT / crowding - latency
@@ -353,7 +356,7 @@ class HostPace:
             most = LONGEST if self.is_slow_to_answer else LARGEST
             wanted = max(LEAST, min(most, wanted))
             is_new = self._measured < connections and connections * self._longest_body <= seconds
-            if is_new and is_waited_for:
+            if is_new and is_read:
                 # So few short ones tell how far the host is, not what all can bring together.
                 wanted = max(wanted, FIRST / max(1.0, crowding))
         return int(min(wanted, max(LEAST, seconds * self.bound)))
