@@ -105,9 +105,21 @@ class FailedTests(SynchronousTestCase):
             self.assertLessEqual(delay, 4 * BACKOFF * SPREAD)
             self.assertTrue(tries.are_failing)
             self.assertFalse(tries.keep_failing or tries.are_hopeless(now))
+        self.assertTrue(tries.are_hopeless(PATIENCE))
         for now in range(30, 40):
             Failure(took=0.1).tell(tries, now)
         self.assertTrue(tries.keep_failing and tries.are_hopeless(40.0))
+
+    def test_error_of_the_hosts_own_counts_however_busy_it_is(self) -> None:
+        """A small blob's 500 beside a large blob's bytes would not be told for hours."""
+        for broken in (False, True):
+            tries = RetryState()
+            tries.begin(0.0)
+            for now in range(1, 4):
+                error = SourceFailed("upstream answered 500", broken=broken)
+                tries.failed(error, now, began=now - 0.1, brought=False, crowded=True)
+            self.assertEqual(tries.keep_failing, broken)
+            self.assertEqual(tries.are_hopeless(PATIENCE_AT_FIRST), broken)
 
     def test_request_is_waited_for_unless_it_follows_a_failure(self) -> None:
         """Else two blobs that fail in turn would each be a reason not to count the other's."""

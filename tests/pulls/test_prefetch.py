@@ -11,7 +11,7 @@ from attrs import define, field
 from tests.clients import Reply
 from tests.emulator import Emulator, Fault
 from tests.running import LOOK, MODEL, Daemon, Hurried, RunningCase, reactor, until
-from yukari.library import prefetch
+from yukari.library import blobs, prefetch
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 
@@ -123,6 +123,8 @@ class ReasonTests(PrefetchCase):
 
     async def test_a_refusal_is_the_manifests_answer_from_the_first_pull_on(self) -> None:
         self.patch(prefetch, "FIRST_WORD_WITHIN", WORD_WITHIN)
+        self.patch(prefetch, "TOLD_OF_WAIT", WORD_WITHIN)
+        self.patch(blobs, "FIRST_WORD_WITHIN", WORD_WITHIN)
         for status, shown in ((403, 403), (404, 502), (500, 502), (503, 502), (429, 429)):
             clock = Patient(10)
             upstream, daemon = await self.both(clock=clock)
@@ -139,6 +141,7 @@ class ReasonTests(PrefetchCase):
                 self.assertIn(
                     "library/m cannot be pulled", json.loads(body)["errors"][0]["message"]
                 )
+            await until(lambda over=clock.over: over())  # It may just be asked for again.
             reply, _ = await self.blob(daemon, digest, "HEAD")
             self.assertGreaterEqual(reply.status, 400)
             self.assertIn("cannot be pulled", await self.failing(self.pull(daemon)))

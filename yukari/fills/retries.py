@@ -24,7 +24,7 @@ PATIENCE_AT_FIRST = 10.0
 PATIENCE = 60.0
 """
 Seconds of failures without a byte after which a fill that never had one, or had some, gives up for
-now.
+now. One that never had one has the longer time while its host is busy with other blobs.
 """
 TOLD_AFTER = 3
 """Failures in a row, without a byte before, after which clients get the reason."""
@@ -154,7 +154,7 @@ class RetryState:
         if brought and error.retry_after is None:
             self._failures = self._crowded_out = 0
             delay: float = BACKOFF
-        elif crowded and not error.busy:
+        elif crowded and not (error.busy or error.broken):
             delay = BACKOFF * 2 ** min(self._crowded_out, 2)
             self._crowded_out += 1
         else:
@@ -186,9 +186,10 @@ class RetryState:
 
     def are_hopeless(self, now: float) -> bool:
         """Whether requests have failed, or been silent, for too long."""
-        if not self._failures and not self.silences:
+        if not self.are_failing and not self.silences:
             return False
-        patience = PATIENCE_AT_FIRST if self._progress_at is None else PATIENCE
+        is_crowded_out = not self._failures and not self.silences
+        patience = PATIENCE if is_crowded_out or self.have_brought else PATIENCE_AT_FIRST
         since = self._tried_at if self._progress_at is None else self._progress_at
         if since is None:
             return False

@@ -208,21 +208,28 @@ class Prefetch:
         DEMAND.set(None)  # What it starts goes on when they have left.
         before = await self._refused(name, found)
         self.seen(name, found)
-        asking: Deferred[Optional[RegistryError]] = Deferred.fromCoroutine(
-            self._first_words(name, found, before, is_first=is_first)
-        )
-        asking.addTimeout(
-            FIRST_WORD_WITHIN,
-            self._clock,
-            lambda *_: next(iter(before.values()), None) or self._failing(found),
-        )
-        refused = await asking
+        refused = await self._word_within(FIRST_WORD_WITHIN, name, found, before, is_first=is_first)
         if refused is None and self._is_asked_to_wait(found):
             # What upstream says when it may be asked again is its word.
-            asking = Deferred.fromCoroutine(self._first_words(name, found, {}, is_first=False))
-            asking.addTimeout(TOLD_OF_WAIT, self._clock, lambda *_: self._failing(found))
-            refused = await asking
+            refused = await self._word_within(TOLD_OF_WAIT, name, found, {}, is_first=False)
         return refused
+
+    async def _word_within(
+        self,
+        seconds: float,
+        name: Repository,
+        manifest: Manifest,
+        before: dict[Descriptor, RegistryError],
+        *,
+        is_first: bool,
+    ) -> Optional[RegistryError]:
+        """Return the first refusal of a blob, by so many seconds; None if there is none."""
+        asking: Deferred[Optional[RegistryError]] = Deferred.fromCoroutine(
+            self._first_words(name, manifest, before, is_first=is_first)
+        )
+        asking.addTimeout(seconds, self._clock, lambda *_: next(iter(before.values()), None))
+        # Some may have been refused before their word was waited for.
+        return await asking or next(iter((await self._refused(name, manifest)).values()), None)
 
     async def _first_words(
         self,
@@ -232,7 +239,7 @@ class Prefetch:
         *,
         is_first: bool,
     ) -> Optional[RegistryError]:
-        """Return the first refusal of a blob; None if all are stored or arrive."""
+        """Return the first refusal of a blob under way; None if all of those arrive."""
         for blob in refused:
             await self._start_one(name, blob)
         if is_first and manifest.digest in self._walks:
@@ -250,7 +257,7 @@ class Prefetch:
             if isinstance(failed.subFailure.value, _Refused):
                 return failed.subFailure.value.error
             failed.subFailure.raiseException()
-        return next(iter((await self._refused(name, manifest)).values()), None)
+        return None
 
     async def _refused(
         self, name: Repository, manifest: Manifest
@@ -275,12 +282,6 @@ class Prefetch:
         now, fills = self._clock.seconds(), self._fills.fills
         under_way = [fills[blob.digest] for blob in manifest.blobs if blob.digest in fills]
         return any(fill.tries.is_asked_to_wait(now) for fill in under_way)
-
-    def _failing(self, manifest: Manifest) -> Optional[RegistryError]:
-        """Return why one of a manifest's blobs in progress is refused; None if none is."""
-        fills = self._fills.fills
-        under_way = [blob.digest for blob in among(manifest.blobs, fills)]
-        return next(filter(None, map(self._fills.refusal, under_way)), None)
 
     async def ensure_stored(
         self, name: Repository, manifest: Manifest, *, at_any_hour: bool = False

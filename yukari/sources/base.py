@@ -23,7 +23,8 @@ class SourceFailed(Exception):
     This request failed; another may succeed. ``retry_after`` is in seconds, if the source sent it.
 
     ``busy`` means that the source wants fewer requests. ``moved`` means that the blob has to be
-    located again; it says nothing about the number of requests.
+    located again; it says nothing about the number of requests. ``broken`` means that the source
+    blames itself (500), however many requests it has.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class SourceFailed(Exception):
         *,
         busy: bool = False,
         moved: bool = False,
+        broken: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.busy = busy
         self.moved = moved
+        self.broken = broken
 
 
 class SourceRefused(Exception):

@@ -193,7 +193,8 @@ class UpstreamBlob:
         if response.code == 416:
             raise WrongSize("fewer")
         if response.code != 206 and response.code not in WHOLE:
-            raise SourceFailed(f"upstream answered {response.code}")
+            broken = response.code == 500
+            raise SourceFailed(f"upstream answered {response.code}", broken=broken)
         length = None if response.length is UNKNOWN_LENGTH else int(response.length)
         encoding = content_encoding(response)
         content_range, asked = header(response, b"content-range"), self._asked(span)
