@@ -22,7 +22,7 @@ BLOBS_IN_A_TURN = 32
 """Requests for blobs that begin in a turn, which takes some 10 ms; of absent ones as many again."""
 HITS_IN_A_TURN = 32
 """The same of requests for health, and for manifests and sizes that were found lately."""
-NAMES_IN_A_TURN = 8
+NAMES_IN_A_TURN = 32
 """The same of requests for manifests that may not be stored, and for all that does not exist."""
 PAGES_IN_A_TURN = 2
 """The same of lists, pages and metrics, some of which take 5 ms each."""
