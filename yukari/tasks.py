@@ -19,7 +19,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 IN_A_TURN = 32
-"""Calls of `Slices` in a turn of the reactor. Each may send a reply: that takes 5 to 10 ms."""
+"""Calls of `Slices` in a turn of the reactor; if each sends a reply, they take 5 to 10 ms."""
 
 
 def backoff(failures: int, first: float, longest: float) -> float:

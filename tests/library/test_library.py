@@ -365,15 +365,19 @@ class LibraryTests(SynchronousTestCase):
     def head(self, name: Repository, digest: Digest) -> Deferred[int]:
         return Deferred.fromCoroutine(self.library.blob_size(name, digest))
 
-    def test_a_model_that_lies_about_a_size_delays_nobody_but_itself(self) -> None:
-        """The stored blob is not read for it: upstream confirms its size."""
+    def asked_with_a_wrong_size(self) -> tuple[Digest, Deferred[int]]:
+        """A stored blob of 1,000 bytes, and its size as asked for in a model that says 7."""
         body = content_of(1000)
         digest = Digest.of(body)
         self.upstream.bodies[digest] = body
         self.learn(manifest_of(body))
         self.fill_all()
         self.learn(manifest_of(body, sizes={body: 7}), OTHER, prefetch=False)
-        lied_to = self.head(OTHER, digest)
+        return digest, self.head(OTHER, digest)
+
+    def test_a_model_that_lies_about_a_size_delays_nobody_but_itself(self) -> None:
+        """The stored blob is not read for it: upstream confirms its size."""
+        digest, lied_to = self.asked_with_a_wrong_size()
         self.assertEqual(self.successResultOf(self.head(NAME, digest)), 1000)
         self.assertNoResult(lied_to)
         self.upstream.waiting.pop().callback(1000)
@@ -382,13 +386,7 @@ class LibraryTests(SynchronousTestCase):
 
     def test_of_a_stored_blob_the_digest_decides_if_upstream_says_nothing(self) -> None:
         """Whoever asked for the model with the wrong size waited for a minute."""
-        body = content_of(1000)
-        digest = Digest.of(body)
-        self.upstream.bodies[digest] = body
-        self.learn(manifest_of(body))
-        self.fill_all()
-        self.learn(manifest_of(body, sizes={body: 7}), OTHER, prefetch=False)
-        lied_to = self.head(OTHER, digest)
+        _, lied_to = self.asked_with_a_wrong_size()
         self.clock.advance(FIRST_WORD_WITHIN)
         self.assertEqual(self.successResultOf(lied_to), 1000)
 

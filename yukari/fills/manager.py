@@ -299,7 +299,7 @@ class FillManager(FillKeeper[Fill]):
 
     def _retry(self, fill: Fill) -> None:
         """Start a fill anew, or let it go if the store has the blob and nobody reads it."""
-        is_missed = fill.kept or fill.in_memory.is_read or not self.is_stored(fill)
+        is_missed = fill.kept or not self.is_stored(fill) or fill.in_memory.is_read
         if fill.state is State.SUSPENDED and not is_missed:
             self._let_go(fill)
         else:

@@ -280,8 +280,8 @@ class Prefetch:
     def _is_asked_to_wait(self, manifest: Manifest) -> bool:
         """Whether upstream has asked to wait for one of a manifest's blobs."""
         now, fills = self._clock.seconds(), self._fills.fills
-        under_way = [fills[blob.digest] for blob in manifest.blobs if blob.digest in fills]
-        return any(fill.tries.is_asked_to_wait(now) for fill in under_way)
+        under_way = among(manifest.blobs, fills)
+        return any(fills[blob.digest].tries.is_asked_to_wait(now) for blob in under_way)
 
     async def ensure_stored(
         self, name: Repository, manifest: Manifest, *, at_any_hour: bool = False

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
-from yukari.library.catalog.reads import VERIFIED, CatalogReads, digest_of, raw, searched
+from yukari.library.catalog.reads import VERIFIED, CatalogReads, digest_of, searched
 from yukari.library.catalog.roots import CatalogRoots
 from yukari.library.catalog.rows import MAX_CLIENTS, SAME_TIME, Indexed, Need, Usage, Version
 from yukari.library.catalog.schema import make_database, open_database, writing
@@ -57,7 +57,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
                 self._put(each, now)
 
     def _put(self, found: Indexed, now: float) -> None:
-        version, digest = found.version, raw(found.version.digest)
+        version, digest = found.version, found.version.digest.raw
         tag = self._tag_id(version)
         self._db.execute(
             "UPDATE tags SET checked_at = :at, listed_at = NULL, own = :own, seen = :sweep,"
@@ -80,7 +80,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         self._need(number, version.needs)
         self._db.executemany(
             "UPDATE blobs SET stored = 1, manifest = 1 WHERE digest = ?",
-            [(raw(digest),) for digest in found.manifests],
+            [(digest.raw,) for digest in found.manifests],
         )
 
     def adopt(self, found: Iterable[Version], superseded_at: float) -> None:
@@ -92,7 +92,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
                     " (tag, digest, stored_at, used_at, superseded_at, details)"
                     " VALUES (?, ?, ?, 0, ?, '{}') ON CONFLICT DO UPDATE SET digest = digest"
                     " RETURNING id",
-                    (self._tag_id(version), raw(version.digest), superseded_at, superseded_at),
+                    (self._tag_id(version), version.digest.raw, superseded_at, superseded_at),
                 ).fetchone()
                 self._need(number, version.needs)
 
@@ -106,7 +106,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
 
     def _need(self, version: int, needs: Sequence[Need]) -> None:
         """Let a version stand on these blobs and on no others."""
-        rows = [(raw(need.digest), need.size) for need in needs]
+        rows = [(need.digest.raw, need.size) for need in needs]
         self._db.executemany(
             "INSERT INTO blobs (digest, size) VALUES (?, ?) ON CONFLICT DO NOTHING", rows
         )
@@ -135,7 +135,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
             found = self._db.execute(
                 "SELECT v.id, v.tag FROM versions v JOIN tags t ON t.id = v.tag"
                 " WHERE t.repository = ? AND t.tag = ? AND v.digest = coalesce(?, v.digest)",
-                (str(name), str(tag), None if digest is None else raw(digest)),
+                (str(name), str(tag), None if digest is None else digest.raw),
             ).fetchall()
             blobs: dict[int, None] = {}
             for version, _ in found:
@@ -164,7 +164,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
         found = self._db.execute(
             "SELECT t.repository, t.tag FROM versions v JOIN tags t ON t.id = v.tag"
             " WHERE v.digest = ? AND v.superseded_at IS NOT NULL",
-            (raw(digest),),
+            (digest.raw,),
         ).fetchall()
         for name, tag in found:
             self.remove(Repository.parse(name), Tag(tag), digest)
@@ -180,13 +180,13 @@ class CatalogFile(CatalogReads, CatalogRoots):
                 " SET stored = 1, size = excluded.size,"
                 " disk_verified = excluded.disk_verified,"
                 " bucket_verified = excluded.bucket_verified",
-                [(raw(digest), size, verified_at) for digest, size in found],
+                [(digest.raw, size, verified_at) for digest, size in found],
             )
 
     def verified(self, place: str, digest: Digest, at: float) -> None:
         """Record that the copy of a blob in that place was read, and its digest is right."""
         self._db.execute(
-            f"UPDATE blobs SET {VERIFIED[place]} = ? WHERE digest = ?", (at, raw(digest))
+            f"UPDATE blobs SET {VERIFIED[place]} = ? WHERE digest = ?", (at, digest.raw)
         )
 
     def blob_removed(self, digest: Digest) -> None:
@@ -195,9 +195,9 @@ class CatalogFile(CatalogReads, CatalogRoots):
             self._db.execute(
                 "UPDATE blobs SET stored = 0, disk_verified = NULL, bucket_verified = NULL"
                 " WHERE digest = ?",
-                (raw(digest),),
+                (digest.raw,),
             )
-            self._db.execute("DELETE FROM blobs WHERE digest = ? AND needed = 0", (raw(digest),))
+            self._db.execute("DELETE FROM blobs WHERE digest = ? AND needed = 0", (digest.raw,))
 
     # what is asked and checked
 
@@ -217,7 +217,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
                     " JOIN needs n ON n.blob = b.id JOIN versions v ON v.id = n.version"
                     " JOIN tags t ON t.id = v.tag WHERE b.digest = ? AND t.repository = ?"
                     " ORDER BY t.last_pull DESC LIMIT 1)",
-                    (count, raw(digest), str(name)),
+                    (count, digest.raw, str(name)),
                 )
 
     def _count_pulls(self, name: str, tag: str, usage: Usage) -> None:
@@ -336,7 +336,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
                 "SELECT DISTINCT t.repository, t.tag FROM blobs b JOIN needs n ON n.blob = b.id"
                 " JOIN versions v ON v.id = n.version JOIN tags t ON t.id = v.tag"
                 " WHERE b.digest = ? AND v.superseded_at IS NULL AND v.details = '{}' LIMIT 1000",
-                (raw(digest),),
+                (digest.raw,),
             )
             found.update((row, None) for row in rows)
         return [(Repository.parse(name), Tag(tag)) for name, tag in found]
@@ -362,7 +362,7 @@ class CatalogFile(CatalogReads, CatalogRoots):
                 " ON CONFLICT DO UPDATE SET stored = 1, seen = excluded.seen, size = excluded.size,"
                 " disk_verified = iif(size = excluded.size, disk_verified, NULL),"
                 " bucket_verified = iif(size = excluded.size, bucket_verified, NULL)",
-                [(raw(digest), size, self._sweep) for digest, size in page],
+                [(digest.raw, size, self._sweep) for digest, size in page],
             )
 
     def unseen(self) -> tuple[list[tuple[Repository, Tag]], list[Digest]]:

@@ -55,11 +55,6 @@ _LIKE = re.compile("[%_!]")
 """The characters with a meaning in a pattern of LIKE."""
 
 
-def raw(digest: Digest) -> bytes:
-    """Return a digest as the tables have it."""
-    return digest.raw
-
-
 def digest_of(found: bytes) -> Digest:
     """Return the digest that the tables have as these bytes."""
     return Digest(found.hex())
@@ -310,7 +305,7 @@ class CatalogReads:
 
     def is_needed(self, digest: Digest) -> bool:
         """Whether a version stands on a blob."""
-        found = self._db.execute("SELECT needed FROM blobs WHERE digest = ?", (raw(digest),))
+        found = self._db.execute("SELECT needed FROM blobs WHERE digest = ?", (digest.raw,))
         return bool((found.fetchone() or (0,))[0])
 
     def unneeded(self) -> list[Digest]:
@@ -335,7 +330,7 @@ class CatalogReads:
         column, which = VERIFIED[place], "stored"
         if among is not None:
             which += " AND is_among(digest)"
-            some = set(map(raw, among))
+            some = {each.raw for each in among}
             self._db.create_function("is_among", 1, some.__contains__)
         found = self._db.execute(
             f"SELECT digest, {column} FROM blobs WHERE {which} ORDER BY {column} LIMIT 1"
@@ -354,7 +349,7 @@ class CatalogReads:
             "SELECT DISTINCT t.repository, t.tag FROM blobs b JOIN needs n ON n.blob = b.id"
             " JOIN versions v ON v.id = n.version JOIN tags t ON t.id = v.tag"
             " WHERE b.digest = ? ORDER BY v.superseded_at IS NOT NULL LIMIT ?",
-            (raw(digest), most),
+            (digest.raw, most),
         )
         return [(Repository.parse(name), Tag(tag)) for name, tag in found]
 

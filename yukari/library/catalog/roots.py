@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from yukari.library.catalog.reads import digest_of, raw
+from yukari.library.catalog.reads import digest_of
 from yukari.library.catalog.schema import writing
 from yukari.names import Digest, Repository
 from yukari.storage.shared import Root, RootNeeds
@@ -47,7 +47,7 @@ class CatalogRoots:
         """Record the blobs that roots stand on."""
         with writing(self._db):
             for each in found:
-                manifest, root = raw(each.manifest), each.root
+                manifest, root = each.manifest.raw, each.root
                 self._db.execute(
                     "INSERT OR REPLACE INTO roots VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -63,7 +63,7 @@ class CatalogRoots:
                 self._db.execute("DELETE FROM stands_on WHERE manifest = ?", (manifest,))
                 self._db.executemany(
                     "INSERT INTO stands_on VALUES (?, ?)",
-                    [(manifest, raw(digest)) for digest in each.needs],
+                    [(manifest, digest.raw) for digest in each.needs],
                 )
 
     def end_roots(self, look: int) -> None:
@@ -122,5 +122,5 @@ class CatalogRoots:
         self._db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table} (digest BLOB PRIMARY KEY)")
         self._db.execute(f"DELETE FROM temp.{table}")
         self._db.executemany(
-            f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(raw(each),) for each in digests]
+            f"INSERT OR IGNORE INTO temp.{table} VALUES (?)", [(each.raw,) for each in digests]
         )
