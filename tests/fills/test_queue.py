@@ -98,6 +98,15 @@ class OneDaemonTests(SynchronousTestCase):
             pass_time(line, [daemon], 3 * 0.12)
             self.assertGreater(daemon.most, 28, parts)
 
+    def test_what_nobody_reads_has_all_connections_soon_if_they_are_the_limit(self) -> None:
+        """Where they were far or late, four had the whole blob between them, to its end."""
+        for latency, base in ((0.1, 0.004), (0.3, 0.1), (0.6, 0.004)):
+            line = Line(8000 * MBIT, base, 0.1)
+            daemon = Daemon(line, 1_000_000_000, 0, each=5_000_000, latency=latency)
+            daemon.start()
+            pass_time(line, [daemon], 1.5 + 10 * (base + latency))
+            self.assertGreater(daemon.most, 28, (latency, base))
+
 
 class TwoDaemonsTests(SynchronousTestCase):
     def test_two_readers_share_the_line(self) -> None:

@@ -233,6 +233,17 @@ class HostLimitTests(SynchronousTestCase):
             limit.served = 0
         self.assertGreater(limit.bears, before)
 
+    def test_upkeep_has_more_only_where_no_round_trip_shows_a_queue(self) -> None:
+        """Its replies came before their queue was seen, and a dozen connections filled it."""
+        budget = ConnectionBudget(64)
+        for priority, added in ((Priority.READER, 1), (Priority.AHEAD, 1), (Priority.UPKEEP, 0)):
+            limit = HostLimit(Useful(LEAST))
+            turn = budget.take(limit, priority)
+            assert turn is not None
+            turn.begins(0.1, began=0.0)
+            self.assertEqual(limit.useful.allowed, LEAST + added, priority)
+            turn.release()
+
     @given(
         st.lists(
             st.tuples(st.sampled_from("agrs"), st.integers(0, 64), st.booleans(), st.floats(0, 99))

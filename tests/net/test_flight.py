@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.net.flight import (
     AT_FIRST,
+    AT_FIRST_UNREAD,
     DRAINED_SEGMENTS,
     LEAST_SEGMENTS,
     TARGET_READ,
@@ -173,8 +174,40 @@ class FlightTests(SynchronousTestCase):
                 1: Reading(received, 0.5, None, 0.01, SEGMENT),
                 2: Reading(77, 0.02, None, 0.02, SEGMENT),
             }
-            window = flight.look(now, readings, is_read=False)
+            window = flight.look(now, readings, is_read=True)
         assert window is not None
         self.assertEqual(flight.trips.now, 0.5)
-        # The line's million bytes a second times 20 ms, for the other one alone.
-        self.assertEqual(window, 20_000)
+        # The line's million bytes a second times 35 ms, for the other one alone.
+        self.assertEqual(window, 35_000)
+
+    def test_few_bytes_are_on_their_way_at_first_until_a_reader_waits(self) -> None:
+        flight = Flight()
+        self.assertEqual(flight.share(), AT_FIRST_UNREAD)
+        flight.waited_for()
+        self.assertEqual(flight.share(), AT_FIRST)
+        line = Line(1e6, 0.02)
+        line.run(2.0)
+        known = line.flight.bound
+        line.flight.waited_for()
+        self.assertEqual(line.flight.bound, known)
+
+    def test_without_readers_a_queue_at_first_is_one_that_a_request_has_shown(self) -> None:
+        """A host that sends by fits and starts got four connections for a whole pull."""
+        for shown, is_read, queues in (
+            (0.01, False, False),
+            (0.5, False, True),
+            (None, False, False),
+            (None, True, True),
+        ):
+            flight = Flight()
+            for at in range(3):
+                received = 100_000 + 50_000 * at
+                reading = Reading(received, 0.5, shown and shown + at / 1e6, 0.01, SEGMENT)
+                flight.look(10.0 + at / 10, {1: reading}, is_read=is_read)
+            self.assertEqual(flight.queues, queues, (shown, is_read))
+            self.assertEqual(flight.wants_proof, shown is None and not queues)
+
+    def test_what_no_request_shows_is_a_queue_after_a_while(self) -> None:
+        line = Line(1e6, 0.02, is_read=False)
+        line.run(1.0)
+        self.assertTrue(line.flight.queues)

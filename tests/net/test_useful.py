@@ -143,6 +143,19 @@ class UsefulTests(SynchronousTestCase):
         useful.begin(4 * LEAST)
         self.assertEqual((useful.allowed, useful.is_new), (inf, False))
 
+    def test_a_request_for_proof_adds_one(self) -> None:
+        useful = Useful(LEAST)
+        useful.begin(LEAST - 1, is_proved=False)
+        self.assertEqual(useful.allowed, LEAST)
+        useful.begin(LEAST, is_proved=False)
+        self.assertEqual(useful.allowed, LEAST + 1)
+
+    @given(EACH, st.integers(1, LEAST))
+    def test_what_seems_to_queue_with_few_is_tried_with_more(self, each: float, few: int) -> None:
+        """A host whose sender is slow seemed to be one whose line is full, to the pull's end."""
+        host = Host(each, inf, useful=Useful(few))
+        self.assertIsNotNone(host.run(8.0, queues=True, until=32))
+
     def test_more_are_tried_now_and_then_while_bytes_come(self) -> None:
         host = Host(1e6, 2e6)
         host.run(100.0, queues=True)

@@ -160,7 +160,9 @@ class Download:
         """Return how many bytes its next request should ask for."""
         plan, cap = self.coverage.plan, pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
         if self.is_kept_waiting() and not pace.has_brought_much:
-            parts = min(cap, pace.limit.bears) - len(self.fetches)
+            # Of a host that is new fewer may be used at first than soon after.
+            most = self.fetch_cap() if pace.limit.useful.is_new else cap
+            parts = min(most, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(plan.free, max(1, parts))
         under_way = plan.under_way if pace.active <= len(self.fetches) else None
         return pace.length(plan.free, cap, crowding, at_once, under_way, is_read=self.is_read)

@@ -113,7 +113,7 @@ class RangeFetch:
         """
         began = self._clock.seconds()
         pace = self.fill.source.pace
-        since = pace.begin(began)
+        since = pace.begin(began, is_read=self.fill.is_read)
         self.turn.sent(began)
         first = self.claim.cursor
         span = Span(first, self.claim.end)
@@ -128,7 +128,7 @@ class RangeFetch:
             if answer.pace is not pace:
                 pace.end(self.heard_at)
                 pace = answer.pace
-                since = pace.begin(self.heard_at)
+                since = pace.begin(self.heard_at, is_read=self.fill.is_read)
             if answer.paced is not None:
                 self._paced = answer.paced
                 self._paced.yields = lambda: not self.fill.is_read

@@ -136,12 +136,13 @@ class HostLimit:
             if at >= began:  # That one was refused while this one was served.
                 self._count_refusal(at, of, self.active)
 
-    def grow(self, now: float, *, began: float) -> float:
+    def grow(self, now: float, *, began: float, is_upkeep: bool = False) -> float:
         """
         Give it more requests, for the reply to one that ``began`` then has begun. Returns by how
-        much.
+        much. If nobody waits, only round trips without a queue show that more of them are useful.
         """
-        self.useful.answered(now - began)
+        if not is_upkeep:
+            self.useful.answered(now - began)
         before = self._bears
         overdue = sum(sent < began for sent in self.unanswered.values())
         if self.active < self.bears - 1 or overdue > self.active / 2:
@@ -202,6 +203,7 @@ class Turn:
 
     _budget: ConnectionBudget
     _limit: HostLimit
+    _priority: Priority
     _extra: int = 0
     """1 for one of `FIRST_OF_BLOBS`."""
     _has_begun: bool = field(default=False, init=False)
@@ -237,7 +239,8 @@ class Turn:
             self._has_begun = True
             self._limit.served += 1
             self._limit.unanswered.pop(self, None)
-            self._growth = self._limit.grow(now, began=began)
+            is_upkeep = self._priority is Priority.UPKEEP
+            self._growth = self._limit.grow(now, began=began, is_upkeep=is_upkeep)
 
     def answered(self, now: float, *, began: float) -> None:
         """The reply's body begins; as `HostLimit.answered`."""
@@ -304,7 +307,7 @@ class ConnectionBudget:
         """
         if not self.may_take(limit, priority, is_first=is_first):
             return None
-        return self._given(limit, is_extra=not limit.has_room(priority))
+        return self._given(limit, priority, is_extra=not limit.has_room(priority))
 
     def wait(self, limit: HostLimit, priority: Priority) -> Deferred[Turn]:
         """Return a turn as soon as there is one; cancelling stops the waiting."""
@@ -324,9 +327,9 @@ class ConnectionBudget:
         kept = self.most * priority // 8  # an eighth from work ahead, a quarter from upkeep
         return self.used < self.most - kept and limit.has_room(priority, is_first=is_first)
 
-    def _given(self, limit: HostLimit, *, is_extra: bool = False) -> Turn:
+    def _given(self, limit: HostLimit, priority: Priority, *, is_extra: bool = False) -> Turn:
         self.used += 1
-        return Turn(self, limit, int(is_extra))
+        return Turn(self, limit, priority, int(is_extra))
 
     def _came_back(self) -> None:
         self.used -= 1
@@ -343,4 +346,4 @@ class ConnectionBudget:
                 break
             if waiting in queue and self._has_room(limit, priority):
                 del queue[waiting]
-                waiting.callback(self._given(limit))
+                waiting.callback(self._given(limit, priority))

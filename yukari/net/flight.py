@@ -44,7 +44,9 @@ ACTIVE = 0.2
 RATED_OVER = 0.05
 """Seconds over which a rate is measured at least."""
 AT_FIRST = 256 * 1024
-"""Bytes on their way when a host is first asked, over all connections."""
+"""Bytes on their way when a host is first asked, over all connections, if clients wait for them."""
+AT_FIRST_UNREAD = 32 * 1024
+"""As `AT_FIRST`, if nobody waits: what queues on a slow line before it is known is short."""
 LOSSY = 0.1
 """
 The share of segments that arrive while an earlier one is missing, above which there are too many
@@ -55,7 +57,10 @@ LOSSES_LAST = 0.5
 LOSSES_SEEN = 16
 """Segments that must have arrived out of order before `LOSSY` counts."""
 STAYS = 0.3
-"""Seconds for which the first bound stays while the queue is above half of the target."""
+"""
+Seconds for which the first bound stays while the queue is above half of the target, or is not
+proved: a sender that waits makes the way seem longer than it is.
+"""
 UNBOUNDED_FROM = 16 * 1024 * 1024
 """Bytes. A bound that grows to this without a queue is dropped."""
 SMALLEST_CHANGE = 0.5
@@ -119,7 +124,7 @@ class Flight:
     """What the connections show of the way there and back."""
     rate: float = field(default=0.0, init=False)
     """Bytes a second, of late."""
-    bound: float = field(default=AT_FIRST, init=False)
+    bound: float = field(default=AT_FIRST_UNREAD, init=False)
     """Bytes on their way over all connections together."""
     is_first: bool = field(default=True, init=False)
     """Whether nothing is known yet about a queue."""
@@ -131,6 +136,8 @@ class Flight:
     """Bytes of a segment of theirs."""
     has_room: bool = field(default=False, init=False)
     """Whether the last look has shown that more connections may be used without a queue."""
+    wants_proof: bool = field(default=False, init=False)
+    """Whether one more connection would show if there is a queue."""
     tells: bool = field(default=False, init=False)
     """Whether the system told anything at the last look."""
     heard: int = field(default=0, init=False)
@@ -139,7 +146,8 @@ class Flight:
     """Seconds and bytes of the last looks."""
     _since_growth: int = field(default=0, init=False)
     """Bytes that have come since the bound was doubled, as long as no queue was seen."""
-    _stays_until: float = field(default=inf, init=False)
+    _queued_since: float = field(default=inf, init=False)
+    """Since when, at the first bound, there is a queue above half of the target."""
     _seen: dict[Hashable, int] = field(factory=dict, init=False)
     """How many bytes each connection had received at the last look."""
     _looked_at: float = field(default=-inf, init=False)
@@ -200,10 +208,13 @@ class Flight:
         self._look_at = now + (STEP if self.queues else step)
         active = [reading for each, reading in readings.items() if came[each] > 0]
         self._count_active(now, came, readings)
-        self.has_room, self.tells = False, bool(readings)
+        self.has_room = self.wants_proof = False
+        self.tells = bool(readings)
         self._segment = max([each.segment for each in active], default=SEGMENT)
         if seconds > FORGETS and self.bound < inf:
             self._begin_anew()
+        if is_read:
+            self.waited_for()
         if not readings:
             self.bound, self.is_first = inf, False  # The system tells nothing.
         if not active or seconds > 10 * STEP + 2 * (self.trips.now or 0.0):
@@ -220,6 +231,11 @@ class Flight:
         if self.queues:
             self._look_at = now + max(STEP, trips.now)
         return self.share()
+
+    def waited_for(self) -> None:
+        """Clients wait for what is asked for: while nothing is known more may be on its way."""
+        if self.is_first:
+            self.bound = max(self.bound, AT_FIRST)
 
     def _count_active(
         self, now: float, came: Mapping[Any, int], readings: Mapping[Any, Reading]
@@ -252,8 +268,9 @@ class Flight:
 
     def _begin_anew(self) -> None:
         """Nothing is known after a long pause, neither what the line carries nor how far it is."""
-        self.bound, self.is_first = max(self.bound, AT_FIRST), True
+        self.bound, self.is_first = max(self.bound, AT_FIRST_UNREAD), True
         self._is_draining, self._drains_at, self._crowded_since = False, inf, inf
+        self._queued_since = inf
 
     def _decide(self, now: float, target: float, *, is_read: bool) -> None:
         assert self.trips.base is not None and self.trips.now is not None
@@ -278,7 +295,7 @@ class Flight:
                 self._queue_seen(now)
             return
         if self.is_first:
-            self._begin(now, queue, target)
+            self._begin(now, queue, target, is_read=is_read)
             return
         if queue > target:
             change = min(LARGEST_CHANGE, (self.trips.base + target) / self.trips.now)
@@ -312,11 +329,11 @@ class Flight:
         self._unused_since = inf if self.bound <= most else min(self._unused_since, now)
         return self.bound <= most
 
-    def _begin(self, now: float, queue: float, target: float) -> None:
+    def _begin(self, now: float, queue: float, target: float, *, is_read: bool) -> None:
         """Double each time that so much has come, until there is a queue."""
         assert self.trips.base is not None and self.trips.now is not None
         if queue <= target / 2:
-            self._stays_until = now + STAYS
+            self._queued_since = inf
             if self.trips.is_new and self._since_growth >= self.bound:
                 self.bound, self._since_growth, self.has_room = 2 * self.bound, 0, True
             is_unused = not self._is_used(now, TARGET_READ) and (
@@ -324,7 +341,12 @@ class Flight:
             )
             if is_unused or self.bound >= UNBOUNDED_FROM:
                 self.bound, self.is_first = inf, False
-        elif queue > target or now >= self._stays_until:
+            return
+        self._queued_since = min(self._queued_since, now)
+        has_stayed = now - self._queued_since >= STAYS
+        if not (is_read or self.trips.is_proved or has_stayed):
+            self.wants_proof = True
+        elif queue > target or has_stayed:
             self.is_first = False
             if queue > target:
                 self.bound = min(self.bound, self.rate * (self.trips.base + target))

@@ -43,6 +43,11 @@ class HostLine:
         """A connection is being made; `connected` or `failed` follows."""
         self._opening += 1
 
+    def waited_for(self, now: float) -> None:
+        """Something is asked for that a client waits for."""
+        self._read_at = now
+        self.flight.waited_for()
+
     def failed(self) -> None:
         """It could not be made."""
         self._opening -= 1

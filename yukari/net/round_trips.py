@@ -33,6 +33,11 @@ class RoundTrips:
     """The same with the queue that there is."""
     is_new: bool = field(default=False, init=False)
     """Whether the last readings have shown it."""
+    is_proved: bool = field(default=False, init=False)
+    """
+    Whether a request or a new connection has shown it too, and not only the time between what we
+    acknowledge and what comes, which is long as well if the sender waits.
+    """
     _asked: dict[Hashable, float] = field(factory=dict, init=False)
     """`Reading.asked` of each connection at the last time."""
     _bases: deque[tuple[float, float]] = field(factory=deque, init=False)
@@ -58,7 +63,7 @@ class RoundTrips:
             for each in active
             if each.round_trip is not None and each.received > FIRST_REPLY
         )
-        self.is_new = bool(trips or opened)
+        self.is_new, self.is_proved = bool(trips or opened), bool(answers)
         if trips:
             median = trips[(len(trips) - 1) // 2]
             self.now = min([median, *answers])

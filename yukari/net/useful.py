@@ -120,10 +120,13 @@ class Useful:
         if seconds <= max(self._quickest + NO_LONGER, JITTER * self._quickest):
             self._begin(self.allowed + 1)
 
-    def begin(self, heard: int) -> None:
-        """So many connections have brought something, and no round trip shows a queue."""
+    def begin(self, heard: int, *, is_proved: bool = True) -> None:
+        """
+        So many connections have brought something, and no round trip shows a queue; or one more
+        connection is to prove it.
+        """
         if heard >= self.allowed:
-            self._begin(2 * heard)
+            self._begin(2 * heard if is_proved else heard + 1)
 
     def _begin(self, allowed: float) -> None:
         if self.is_new:
@@ -217,6 +220,8 @@ class Useful:
             self._try_more(now, count, rate)
         else:
             self._try_fewer(now, count, rate, queues=queues)
+            if self._trial is None and is_first:
+                self._try_more(now, count, rate)
         if self._trial is None:
             self._is_next_up = not self._is_next_up
 

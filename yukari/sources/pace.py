@@ -177,10 +177,13 @@ class HostPace:
             return None
         return min(self._bytes, self._bytes_of_all / max(1, requests)) / self._seconds
 
-    def begin(self, now: float) -> float:
+    def begin(self, now: float, *, is_read: bool = False) -> float:
         """
         A request is sent, at ``now`` seconds; returns what `measured` wants to know of that time.
+        ``is_read`` says whether clients read the blob.
         """
+        if is_read:
+            self.line.waited_for(now)
         self._count(now)
         self.active += 1
         return self._request_seconds
@@ -212,8 +215,8 @@ class HostPace:
             elif not useful.is_new or queues or not flight.tells:
                 received, heard = self._received, flight.heard if flight.tells else inf
                 useful.look(now, self.limit.active, received, queues=queues, heard=heard)
-            elif flight.has_room:
-                useful.begin(flight.heard)
+            elif flight.has_room or flight.wants_proof:
+                useful.begin(flight.heard, is_proved=flight.has_room)
             self._received = 0
         self._rated += count
         seconds = now - self._rated_at
