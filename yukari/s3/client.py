@@ -17,6 +17,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 
 from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
+from yukari.s3.pages import goes_round
 from yukari.s3.presign import presign_lifetime
 from yukari.s3.replies import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
 from yukari.s3.requests import REPLY_LIMIT, Requests
@@ -27,6 +28,8 @@ COMPLETING = 600.0
 """Seconds that S3 may be silent while it assembles the parts of an upload."""
 MAX_CONCURRENT_PARTS = 16
 """Parts being uploaded at most, so that requests that clients wait for find room."""
+MAX_PAGES_OF_UPLOADS = 1000
+"""Pages of uploads that are read, of a thousand each."""
 
 Streamed = Callable[[Callable[[], None]], IBodyProducer]
 """Makes a body's producer, for each attempt; its argument is to be called for each block sent."""
@@ -68,6 +71,8 @@ class S3Client(Requests):
     ) -> Listing:
         """
         Return a page of the objects whose key begins with ``prefix``, after the key ``after``.
+
+        `S3Error` if it has any that are not after it: it would be asked for again and again.
         """
         asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": most, "EncodingType": "url"}
         if after:
@@ -76,18 +81,18 @@ class S3Client(Requests):
             asked["ContinuationToken"] = token
         told = await self._call("list_objects_v2", **asked)
         decoded = unquote if told.get("EncodingType") == "url" else str
-        return Listing(
-            tuple(
-                Row(
-                    decoded(row["Key"]),
-                    int(row["Size"]),
-                    bare(row.get("ETag", "")),
-                    seconds(row["LastModified"]),
-                )
-                for row in told.get("Contents", ())
-            ),
-            told.get("NextContinuationToken") if told.get("IsTruncated") else None,
+        rows = tuple(
+            Row(
+                decoded(row["Key"]),
+                int(row["Size"]),
+                bare(row.get("ETag", "")),
+                seconds(row["LastModified"]),
+            )
+            for row in told.get("Contents", ())
         )
+        if after and any(row.key <= after for row in rows):
+            raise goes_round(self.endpoint)
+        return Listing(rows, told.get("NextContinuationToken") if told.get("IsTruncated") else None)
 
     # objects
 
@@ -299,9 +304,13 @@ class S3Client(Requests):
             marker = {"PartNumberMarker": following}
 
     async def list_multipart_uploads(self, prefix: str = "") -> list[Upload]:
-        """Return all uploads in progress of keys that begin with ``prefix``."""
+        """
+        Return all uploads in progress of keys that begin with ``prefix``; fewer if S3 does not come
+        to an end.
+        """
         uploads: list[Upload] = []
         marker: dict[str, Any] = {}
+        asked = [{"KeyMarker": "", "UploadIdMarker": ""}]
         while True:
             # No EncodingType: Ceph 16 encodes the keys, and does not say that it did.
             told = await self._call("list_multipart_uploads", Prefix=prefix, **marker)
@@ -313,9 +322,11 @@ class S3Client(Requests):
                 "KeyMarker": told.get("NextKeyMarker") or "",
                 "UploadIdMarker": told.get("NextUploadIdMarker") or "",
             }
-            if not told.get("IsTruncated") or following in (marker, {}):
+            goes_on = told.get("IsTruncated") and following not in asked
+            if not goes_on or len(asked) >= MAX_PAGES_OF_UPLOADS:
                 return uploads
             marker = following
+            asked.append(marker)
 
     # presigning
 

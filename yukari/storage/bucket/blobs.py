@@ -12,6 +12,7 @@ from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, stands_on
 from yukari.names import Digest, InvalidName
 from yukari.s3.client import S3Client
 from yukari.s3.errors import BeingRemoved, S3Error
+from yukari.s3.pages import each_page
 from yukari.s3.signing import Signing
 from yukari.sources.base import KeptSource
 from yukari.sources.pace import HostPace
@@ -186,14 +187,10 @@ class BucketBlobs:
     async def count(self) -> tuple[int, int]:
         """Return the number of blobs and the sum of their sizes in bytes; `S3Error`."""
         blobs = total = 0
-        token: Optional[str] = None
-        while True:
-            page = await self._client.list_objects("blobs/sha256:", token=token, most=KEYS_A_PAGE)
+        async for page in each_page(self._client, "blobs/sha256:", KEYS_A_PAGE):
             blobs += len(page.objects)
             total += sum(row.size for row in page.objects)
-            token = page.token
-            if token is None:
-                return blobs, total
+        return blobs, total
 
     async def delete(self, digest: Digest) -> None:
         self.sizes.forget(digest)

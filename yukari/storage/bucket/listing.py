@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.names import DEFAULT, InvalidName, Repository, Tag, parse_reference
 from yukari.s3.client import S3Client
+from yukari.s3.pages import each_page
 from yukari.storage.bucket.keys import REGISTRIES, model_root, root_of
 from yukari.storage.ports import ManifestEntry
 
@@ -98,9 +99,7 @@ class BucketListing:
 
     async def _read(self, prefix: str) -> list[Listed]:
         rows: list[Listed] = []
-        token = None
-        while True:
-            page = await self._client.list_objects(prefix, token=token, most=KEYS_A_PAGE)
+        async for page in each_page(self._client, prefix, KEYS_A_PAGE):
             for each in page.objects:
                 row = listed(each.key, each.modified)
                 if row is None:
@@ -110,6 +109,4 @@ class BucketListing:
                     rows.append(row)
                 else:
                     insort(rows, row)
-            token = page.token
-            if token is None:
-                return [next(rows_of_tag) for _, rows_of_tag in groupby(rows, lambda row: row[:4])]
+        return [next(rows_of_tag) for _, rows_of_tag in groupby(rows, lambda row: row[:4])]
