@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import URI, Agent, ResponseFailed
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from yukari.net.bodies import Collector
@@ -42,6 +42,25 @@ class Host:
         self.protocols.append(self.protocol)
         self.protocol.makeConnection(wire)
         return succeed(self.protocol)
+
+
+@implementer(IBodyProducer)
+class Unsent:
+    """A request's body, all of which has been sent when ``sent`` fires."""
+
+    length = 0
+
+    def __init__(self) -> None:
+        self.sent: Deferred[None] = Deferred()
+
+    def startProducing(self, consumer: object) -> Deferred[None]:
+        return self.sent
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
 
 
 class HeadTests(SynchronousTestCase):
@@ -161,6 +180,23 @@ class HeadTests(SynchronousTestCase):
                 self.assertEqual(self.successResultOf(each).code, 204)
             clock.advance(HEARD_WITHIN)
             self.assertEqual(second.disconnecting, False)
+
+    def test_connection_ends_if_the_reply_comes_before_the_request_has_been_sent(self) -> None:
+        """A host that answered and read no more kept the connection, and the file, for ever."""
+        for status in (b"200 OK", b"403 Forbidden"):
+            body = Unsent()
+            asked = self.agent.request(b"PUT", b"http://s3.test/", bodyProducer=body)
+            self.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n")
+            self.assertFalse(self.host.wires[-1].disconnected)
+            self.send(b"ok")
+            self.successResultOf(asked)
+            self.assertTrue(self.host.wires[-1].disconnected)
+        body = Unsent()
+        asked = self.agent.request(b"PUT", b"http://s3.test/", bodyProducer=body)
+        body.sent.callback(None)
+        self.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.successResultOf(asked)
+        self.assertFalse(self.host.wires[-1].disconnected)
 
     # chunks
 

@@ -3,7 +3,8 @@ Bounds on the head of a reply: its status line, its headers, and the interim rep
 on how many chunks its body is cut into.
 
 Twisted bounds the length of one line alone: an upstream that never stops sending headers, or
-``103 Early Hints``, would take all memory and a core, and so would a body in chunks of a byte.
+``103 Early Hints``, would take all memory and a core, and so would a body in chunks of a byte. Nor
+does it end a connection whose request is not read after the reply to it is complete.
 """
 
 from __future__ import annotations
@@ -100,6 +101,14 @@ class _Client(HTTP11ClientProtocol):
                 return
         if data:
             super().dataReceived(data)
+
+    def _giveUp(self, reason: Failure) -> None:  # noqa: N802 (Twisted's name)
+        super()._giveUp(reason)
+        if self._state == "TRANSMITTING_AFTER_RECEIVING_RESPONSE":
+            # Twisted sends the rest of the request, however long it is not read. Go's client closes
+            # such a connection, too.
+            transport: Any = self.transport
+            transport.abortConnection()
 
     def _is_in_chunks(self) -> bool:
         decoder = getattr(self._parser, "bodyDecoder", None)
