@@ -201,6 +201,39 @@ class LockTests(OneFileSystem):
         self.assertIn("in use", self.refused(self.mktemp(), spool_dir=within))
         self.assertIn("in use", self.refused(self.mktemp(), spool_dir=self.path))
 
+    def test_directories_in_a_store_are_owned_and_all_below_them(self) -> None:
+        """A spool there was removed by one's sweep, and counted as a model or a blob by another."""
+        for within in (
+            *("blobs", "manifests", "manifests-v2", "yukari", "yukari/tmp"),
+            *("blobs/x", "manifests/h/n/m", "manifests-v2/x", "yukari/tmp/x", "yukari/spool/x/y"),
+        ):
+            self.path = os.path.abspath(self.mktemp())
+            store, place = self.started(), os.path.join(self.path, within)
+            self.assertIn("in use by another yukari", self.refused(place), within)
+            other = self.mktemp()
+            self.assertIn("in use", self.refused(other, spool_dir=place), within)
+            os.makedirs(place, exist_ok=True)
+            os.symlink(place, f"{self.path}-link")
+            self.assertIn("in use", self.refused(other, spool_dir=f"{self.path}-link"), within)
+            self.used(store)
+
+    def test_store_does_not_start_around_anothers_directory(self) -> None:
+        for within in ("blobs", "manifests", "manifests-v2", "yukari", "yukari/tmp"):
+            self.path = os.path.abspath(self.mktemp())
+            above = self.path
+            self.path = os.path.join(above, within)
+            store = self.started()
+            self.assertIn("in use by another yukari", self.refused(above), within)
+            self.used(store)
+
+    def test_directory_beside_a_stores_own_may_be_anothers(self) -> None:
+        """By default the spools of a bucket lie beside the directories of a store on the disk."""
+        self.started()
+        for within in ("spool", "models/blobs"):
+            other = store_in(os.path.join(self.path, within), clock=self.clock)
+            result_of(other.start())
+            result_of(other.stop())
+
     def test_a_store_may_be_its_own_spool_directory(self) -> None:
         self.used(self.started(spool_dir=self.path))
 

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from yukari.config.units import FreeSpace
 from yukari.names import Digest, Repository
 from yukari.storage.disk.atomic import make_directories, remove, set_aside
-from yukari.storage.disk.lock import DirectoryLock
+from yukari.storage.disk.lock import SPOOL_LOCK, DirectoryLock, inode_of, owner_above
 from yukari.storage.disk.space import Reservation, Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms
 from yukari.storage.ports import StoreUnusable
@@ -27,10 +27,14 @@ from yukari.storage.ports import StoreUnusable
 
 @define(eq=False)
 class OwnedDirectories:
-    """``directories`` that a daemon needs, with ``locks`` of those that it owns."""
+    """
+    ``directories`` that a daemon works in, which it owns; ``locks`` are those that name it.
+    """
 
     directories: tuple[str, ...]
     locks: tuple[DirectoryLock, ...]
+    _within: list[DirectoryLock] = field(factory=list, init=False)
+    """The locks of the other directories."""
     _lock: Lock = field(factory=Lock, init=False)
 
     _log = Logger()
@@ -38,7 +42,7 @@ class OwnedDirectories:
     def take(self) -> None:
         """Make what is missing and own it; OSError, `StoreUnusable`."""
         try:
-            ours = {os.path.dirname(lock.file) for lock in self.locks}
+            ours = self._places
             for directory in self.directories:
                 is_ours = os.path.dirname(directory) in ours
                 if is_ours and os.path.lexists(directory) and not os.path.isdir(directory):
@@ -46,27 +50,48 @@ class OwnedDirectories:
                 make_directories(directory)
             for lock in self.locks:
                 lock.take()
+            self._take_within()
             for directory in self.directories:
                 _try_writing(directory)
         except BaseException:
             self.release()
             raise
 
+    @property
+    def _places(self) -> set[str]:
+        """The directories of the locks' files."""
+        return {os.path.dirname(lock.file) for lock in self.locks if lock.file is not None}
+
+    def _take_within(self) -> None:
+        """Own the directories that have no lock of their own, unless another daemon does."""
+        held = {lock.inode for lock in (*self.locks, *self._within) if lock.inode is not None}
+        places = sorted({*self.directories, *self._places})
+        for directory in places:
+            if inode_of(directory) not in held:
+                lock = DirectoryLock(directory)
+                lock.take()
+                self._within.append(lock)
+                held.add(inode_of(directory))
+        for directory in places:
+            if (error := owner_above(directory, held)) is not None:
+                raise error
+
     def restore(self) -> bool:
         """Make directories again that vanished; whether any had. OSError."""
         if all(map(os.path.isdir, self.directories)) and all(
-            os.path.exists(lock.file) for lock in self.locks
+            lock.file is None or os.path.exists(lock.file) for lock in self.locks
         ):
             return False
         with self._lock:
             gone = [each for each in self.directories if not os.path.isdir(each)]
             for directory in gone:
                 make_directories(directory)
-            for lock in self.locks:
-                try:
+            try:
+                for lock in (*self.locks, *self._within):
                     lock.renew()
-                except StoreUnusable as error:
-                    raise OSError(errno.EBUSY, str(error), lock.directory) from None
+                self._take_within()
+            except StoreUnusable as error:
+                raise OSError(errno.EBUSY, str(error), self.directories[0]) from None
         if gone:
             self._log.warn(
                 "{gone}: gone and made again; what was in there is fetched when it is asked for",
@@ -76,8 +101,9 @@ class OwnedDirectories:
 
     def release(self) -> None:
         """Let others have them; harmless when repeated."""
-        for lock in self.locks:
+        for lock in (*self.locks, *self._within):
             lock.release()
+        self._within.clear()
 
 
 @define(eq=False)
@@ -94,7 +120,7 @@ class SpoolDir:
 
     def __attrs_post_init__(self) -> None:
         self.room = Room(self.path, self.min_free, self._statvfs)
-        self.lock = DirectoryLock(self.path, os.path.join(self.path, "yukari-spool.lock"))
+        self.lock = DirectoryLock(self.path, os.path.join(self.path, SPOOL_LOCK))
 
     def reopen(self, hold: Callable[[int], Optional[Reservation]]) -> list[SpoolFile]:
         """

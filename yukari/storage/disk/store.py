@@ -36,7 +36,7 @@ from yukari.storage.disk.blobs import BlobFiles, copy_spool
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.kept import KeptManifests
 from yukari.storage.disk.layout import Layout
-from yukari.storage.disk.lock import DirectoryLock
+from yukari.storage.disk.lock import STORE_LOCK, DirectoryLock
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
@@ -122,7 +122,7 @@ class DirectoryStore(DiskWork):
         self._blobs = BlobFiles(layout)
         self._migration = Migration(self._own("manifests"), self._files)
         self._spools = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
-        locks = [DirectoryLock(self.path, self._own("lock"))]
+        locks = [DirectoryLock(self.path, os.path.join(self.path, STORE_LOCK))]
         if os.path.realpath(self.spool_dir) != os.path.realpath(self.path):
             locks.append(self._spools.lock)
         trees = [os.path.join(self.path, each) for each in ("blobs", "manifests", "manifests-v2")]
