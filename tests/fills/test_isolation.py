@@ -16,7 +16,7 @@ from tests.fills.simulated import MB
 from tests.fills.test_fill import Drinker
 from tests.fills.test_shared_line import Network
 from yukari.fills import scheduler as scheduler_module
-from yukari.fills.download import FLOOR_SECONDS
+from yukari.fills.hangs import FLOOR_SECONDS
 from yukari.fills.plan import Plan
 from yukari.fills.scheduler import FetchScheduler
 from yukari.net.budget import ConnectionBudget, HostLimit

@@ -7,7 +7,7 @@ A subclass says where the bytes go: `yukari.fills.fill` keeps them on the disk,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
@@ -20,6 +20,7 @@ from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
 from yukari.fills.crowding import is_crowded_out
 from yukari.fills.fetcher import RangeFetch
+from yukari.fills.hangs import brings_much, slow_requests
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
 from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
@@ -36,12 +37,6 @@ KEPT_WAITING = 0.4
 Seconds without an answer after which a host is taken to be slow to answer, and not merely to be far
 away: connecting to two hosts over TLS takes ten round trips.
 """
-FLOOR = 1024
-"""Bytes a second that a connection must bring while another blob's reader waits for a turn."""
-FLOOR_SECONDS = 5.0
-"""Seconds over which that is measured."""
-FLOOR_RESTS = 10.0
-"""Seconds for which a blob rests after it has given up its last connection to such a reader."""
 
 
 @define(eq=False, kw_only=True, repr=False)
@@ -67,6 +62,10 @@ class Download:
     upstream_bytes: int = field(default=0, init=False)
     first_word: Waiters = field(factory=Waiters, init=False)
     """Fires when bytes come, at first or after a failure, or upstream asks to wait too often."""
+    models: dict[Hashable, None] = field(factory=dict, init=False)
+    """Those that are known to have the blob."""
+    gave_way: int = field(default=0, init=False)
+    """How often its last request was dropped for other blobs' readers, since one was answered."""
     retries: int = field(default=0, init=False)
     peak_fetches: int = field(default=0, init=False)
     _request_seconds: float = field(default=0.0, init=False)
@@ -119,12 +118,12 @@ class Download:
         """Return how many requests it may have just now."""
         if not self.takes_bytes or self.streaming:
             return 0
-        if self.source.ranges and not (self._is_unproven or self.tries.are_failing):
+        if self.source.ranges and not (self.is_unproven or self.tries.are_failing):
             return self._cap
         return min(self._cap, STOCK_PARTS) if self.is_kept_waiting() else 1
 
     @property
-    def _is_unproven(self) -> bool:
+    def is_unproven(self) -> bool:
         """
         Whether nothing tells how soon bytes are to be expected: none of the blob have come, nor of
         another as large. Some hosts scan a file before they send its body, or before its header.
@@ -141,7 +140,7 @@ class Download:
         """
         if self.tries.are_failing or not self.fetches:
             return False
-        if self.source.ranges and not self._is_unproven:
+        if self.source.ranges and not self.is_unproven:
             return False
         pace = self.source.pace
         if pace.round_trip is not None and not pace.ranges:
@@ -230,6 +229,8 @@ class Download:
         silent = [fetch for fetch in self.fetches if self._is_silent(fetch, now)]
         if silent:
             self.tries.fell_silent(midway=any(fetch.received for fetch in silent))
+            if len(silent) == len(self.fetches):
+                self._gives_way()
         for fetch in silent:
             pace = self.source.pace
             fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
@@ -256,26 +257,29 @@ class Download:
         for fetch in starved:
             fetch.drop("starved beside others", slow=True)
 
-    def drop_slow_fetches(self, now: float, *, last: bool) -> bool:
+    def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool:
         """
         Make way for another blob's reader: drop half of the requests that bring next to nothing,
-        slowest first, and make do with fewer. ``last`` drops the only one, too, and rests a while.
-        Return whether any was dropped.
+        slowest first, and make do with fewer. ``last`` drops the only one, too; one of which
+        nothing has come has less time if the reader is ``hurried``. Return whether any was dropped.
         """
-        rates = {fetch: fetch.rate_of_late(now, FLOOR_SECONDS) for fetch in self.fetches}
-        slow = [fetch for fetch, rate in rates.items() if rate is not None and rate < FLOOR]
+        slow = slow_requests(self, now, hurried=hurried)
         if not slow:
             return False
-        slow.sort(key=lambda fetch: rates[fetch] or 0.0)
         self._cap = max(1, min(self._cap, len(self.fetches) - (len(slow) + 1) // 2))
         kept = self._cap
         if last and len(self.fetches) == 1:
-            self.tries.not_before = max(self.tries.not_before, now + FLOOR_RESTS)
+            self._gives_way()
             kept = 0
         dropped = slow[: max(0, len(self.fetches) - kept)]
         for fetch in dropped:
             fetch.drop("too slow while others wait", slow=True)
         return bool(dropped)
+
+    def _gives_way(self) -> None:
+        """All of its requests have brought next to nothing: its models come last for a while."""
+        self.gave_way += 1
+        self.scheduler.hangs.gave_way(self.models)
 
     def was_held_up(self, seconds: float) -> None:
         """Do not count as silence the ``seconds`` in which this process did nothing."""
@@ -291,7 +295,7 @@ class Download:
             return False
         if not fetch.received:
             pace = self.source.pace
-            seconds = pace.patience if self._is_unproven else pace.answers_within
+            seconds = pace.patience if self.is_unproven else pace.answers_within
             return quiet >= max(seconds, SILENCE_WAITED_FOR if fetch.answered else ANSWER_LEAST)
         waited_for = self.coverage.is_waited_for(fetch.claim)
         return quiet >= self.tries.longest_silence(waited_for=waited_for)
@@ -346,6 +350,9 @@ class Download:
             for span in plan.admit(offset, offset + len(data)):
                 new += len(span)
                 self._keep(span.start, data[span.start - offset : span.end - offset])
+        if new and self.gave_way and brings_much(fetch):
+            self.gave_way = 0
+            self.scheduler.hangs.brought(self.models)
         if new and self.tries.came(self._clock.seconds()):
             self.tries.host_got_fewer(self.source.pace.limit.lowered_at)
             self.coverage.wake_all()

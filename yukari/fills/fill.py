@@ -69,6 +69,7 @@ class Fill(Download):
     _no_room_logged: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.models[self.name] = None
         self.progress = Progress(self._clock.seconds())
         self._disk = Spooler(
             self.digest,
@@ -162,6 +163,7 @@ class Fill(Download):
 
     def also_in(self, name: Repository) -> None:
         """Note that another repository upstream has the blob too."""
+        self.models[name] = None
         self.source.add_repository(name)
         if self.state is State.FILLING:
             self._disk.note_repository(name)
@@ -294,8 +296,7 @@ class Fill(Download):
         """The disk is full or broken: readers go on without it, and so does the blob if it can."""
         if self.state is not State.FILLING:
             return
-        error = failure.value
-        lost = SpoolLost(f"cannot be stored: {error}")
+        error, lost = failure.value, SpoolLost(f"cannot be stored: {failure.value}")
         self._disk_rests_until = self._clock.seconds() + DISK_RESTS
         if not isinstance(error, OSError):
             log.failure("{digest}: a write failed", failure, digest=str(self.digest))

@@ -105,7 +105,7 @@ class MemoryDownload(Download):
     @classmethod
     def of(cls, download: Download) -> MemoryDownload:
         """Return a download of the same blob through memory."""
-        return cls(
+        made = cls(
             digest=download.digest,
             size=download.size,
             source=download.source,
@@ -114,6 +114,8 @@ class MemoryDownload(Download):
             metrics=download._metrics,
             window=download.scheduler.window,
         )
+        made.models = download.models
+        return made
 
     def _new_coverage(self) -> Coverage:
         self.pieces = Pieces(self._awaited, self._places, self._forgot)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Optional, Protocol, TypeVar
 
 from yukari.fills.crowding import Fetched
+from yukari.fills.hangs import Hangs
 from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
@@ -50,6 +51,8 @@ class Scheduler(Protocol[Fill]):
     """The memory for blobs that no disk keeps."""
     turns: Turns
     """The order of the readers of all blobs."""
+    hangs: Hangs
+    """The models that come last."""
     is_closed: bool
     """Whether no request is begun any more."""
 

@@ -24,9 +24,10 @@ from twisted.python.failure import Failure
 from yukari.errors import RegistryError
 from yukari.fills.download import KEPT_WAITING, Download
 from yukari.fills.fetcher import RangeFetch
+from yukari.fills.hangs import Hangs
 from yukari.fills.turns import Turns
 from yukari.fills.window import Window
-from yukari.net.budget import ConnectionBudget, HostLimit, Priority
+from yukari.net.budget import ConnectionBudget, Priority
 from yukari.net.throttle import Line
 
 log = Logger()
@@ -75,6 +76,8 @@ class FetchScheduler:
     """The order of the readers of all blobs."""
     window: Window = field(factory=Window)
     """The memory for blobs that no disk keeps."""
+    hangs: Hangs = field(init=False)
+    """The models that come last."""
     fills: dict[Download, None] = field(factory=dict, init=False)
     """Those that are open or wait to be."""
     _own_budget: ConnectionBudget = field(init=False)
@@ -98,6 +101,7 @@ class FetchScheduler:
     def __attrs_post_init__(self) -> None:
         self._loop = LoopingCall(self._tick)
         self._loop.clock = self._clock
+        self.hangs = Hangs(self._clock)
         self._own_budget = ConnectionBudget(self.in_all)
         self._watch(self._own_budget)
 
@@ -222,18 +226,26 @@ class FetchScheduler:
 
     def _next(self) -> Optional[Assignment]:
         """What the next free connection should do, as things stand; None for nothing."""
-        return self._for_readers() or self._ahead()
+        ranks = (False, True) if self.hangs else (False,)
+        for last in ranks:
+            found = self._for_readers(last) or self._ahead(self._with_readers, last)
+            if found is not None:
+                return found
+        found_ahead = (self._ahead(self._without_readers, last) for last in ranks)
+        return next((found for found in found_ahead if found is not None), None)
 
-    def _for_readers(self) -> Optional[Assignment]:
+    def _for_readers(self, last: bool) -> Optional[Assignment]:
+        """For readers of the blobs that come ``last``, or of the others."""
         first: Optional[Download] = None
         best: tuple[int, bool, bool, int] = (0, True, True, 0)
         for download in self._crowded():
             since = download.coverage.waits_since
-            if since is None:
+            if since is None or self.hangs.are_last(download.models) is not last:
                 continue
             # Until its first connection has an answer no reader of the blob can have another.
             crowded = download.coverage.crowd > CROWD
-            rank = since.had, bool(download.fetches), crowded, since.number
+            had = download.gave_way if last else since.had
+            rank = had, bool(download.fetches), crowded, since.number
             if first is not None and rank >= best:
                 continue
             if not self._may_begin(download, Priority.READER):
@@ -259,32 +271,32 @@ class FetchScheduler:
         """Those of them with a reader that no request serves."""
         return [each for each in self._crowded() if each.coverage.waits_since is not None]
 
-    def _ahead(self) -> Optional[Assignment]:
+    def _ahead(self, queue: dict[Download, None], last: bool) -> Optional[Assignment]:
+        """For the blobs of this queue that come ``last``, or for the others."""
+        is_unread = queue is self._without_readers
+        if is_unread and self._line_is_taken():
+            return None
         kept: Counter[ConnectionBudget] = Counter()
         for download in self._waited_for():
             if download.awaits_an_answer:
                 kept[self._budget(download)] += download.coverage.crowd
-        for queue, priority in (
-            (self._with_readers, Priority.AHEAD),
-            (self._without_readers, Priority.UPKEEP),
-        ):
-            is_unread = queue is self._without_readers
-            if is_unread and self._line_is_taken():
-                break
-            is_hour = not is_unread or self.may_fetch_ahead()
-            for download in list(queue):
-                if not (is_hour or download.is_waited_for):
-                    continue
-                budget = self._budget(download)
-                if budget.used + kept[budget] >= budget.most:
-                    continue
-                if not budget.may_take(download.source.pace.limit, priority):
-                    continue
-                del queue[download]
-                front = download.front() if self._may_begin(download, priority) else None
-                if front is not None:
-                    queue[download] = None
-                    return Assignment(download, front, priority)
+        priority = Priority.UPKEEP if is_unread else Priority.AHEAD
+        is_hour = not is_unread or self.may_fetch_ahead()
+        for download in list(queue):
+            if not (is_hour or download.is_waited_for):
+                continue
+            if self.hangs.are_last(download.models) is not last:
+                continue
+            budget = self._budget(download)
+            if budget.used + kept[budget] >= budget.most:
+                continue
+            if not budget.may_take(download.source.pace.limit, priority):
+                continue
+            del queue[download]
+            front = download.front() if self._may_begin(download, priority) else None
+            if front is not None:
+                queue[download] = None
+                return Assignment(download, front, priority)
         return None
 
     def _line_is_taken(self) -> bool:
@@ -312,7 +324,10 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
-        crowds = {each: min(each.coverage.crowd, CROWD) for each in self._crowded()}
+        crowded, are_last = self._crowded(), self.hangs.are_last
+        if self.hangs and not are_last(download.models):
+            crowded = [each for each in crowded if not are_last(each.models)]  # They have no turns.
+        crowds = {each: min(each.coverage.crowd, CROWD) for each in crowded}
         crowd = crowds.get(download, 0)
         cap = pace.limit.at_most(download.fetch_cap(), crowd)
         in_all = pace.limit.at_most(self.in_all, sum(crowds.values()))
@@ -369,32 +384,5 @@ class FetchScheduler:
                 download.was_held_up(late)
         for download in list(self._open):
             download.tick(now)
-        self._make_way(now)
+        self.hangs.make_way(self._waited_for(), list(self._open), self._budget)
         self._assign()
-
-    def _make_way(self, now: float) -> None:
-        """
-        If readers wait and no turn is free, take some from blobs that bring next to nothing: first
-        from those that nobody reads, and of the same host if that bears no more. For one reader at
-        a time, in each budget and of each such host.
-        """
-        seen: set[tuple[ConnectionBudget, Optional[HostLimit]]] = set()
-        for waiting in self._waited_for():
-            budget, limit = self._budget(waiting), waiting.source.pace.limit
-            full = None if limit.has_room(Priority.READER) else limit
-            if waiting.fetches or waiting.fetch_cap() == 0 or (budget, full) in seen:
-                continue
-            if budget.may_take(limit, Priority.READER, is_first=True):
-                continue
-            others = [
-                each
-                for each in self._open
-                if each.fetches
-                and self._budget(each) is budget
-                and (full is None or each.source.pace.limit is full)
-            ]
-            others.sort(key=lambda each: each.is_read)
-            for last in (False, True):
-                if any(other.drop_slow_fetches(now, last=last) for other in others):
-                    break
-            seen.add((budget, full))

@@ -1,0 +1,134 @@
+"""Hosts that bear one request at a time, which models of which nothing comes would hold."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fills.doubles import Scene
+from tests.fills.simulated import MB
+from tests.fills.test_fill import Drinker
+from yukari.fills.hangs import FLOOR_SECONDS, RESTS, RESTS_LONGEST, Hangs
+from yukari.fills.scheduler import FetchScheduler
+from yukari.sources.pace import HostPace
+
+TICK = 0.1
+
+
+class OneConnectionTests(SynchronousTestCase):
+    """UPSTREAM_CONNECTIONS is 1."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.scheduler = FetchScheduler(self.clock, 1, 1)
+        self.pace = HostPace()
+        self.seed = 0
+
+    def scene(self, model: str) -> Scene:
+        self.seed += 1
+        scene = Scene(bytes(MB + self.seed), clock=self.clock)
+        scene.scheduler, scene.source.pace_now = self.scheduler, self.pace
+        scene.fill = scene.new_fill()
+        scene.fill.models = {model: None}
+        return scene
+
+    def drink(self, scene: Scene) -> Drinker:
+        return Drinker(scene, 0, len(scene.content))
+
+    def seconds_beside(self, models: int, layers: int, *, read: bool) -> float:
+        """The longest wait of three pulls beside so many ``models`` with silent ``layers``."""
+        for model in range(models):
+            for _ in range(layers):
+                scene = self.scene(f"silent {model}")
+                scene.fill.start()
+                if read:
+                    self.drink(scene)
+        self.clock.pump([TICK] * 10)
+        longest = 0.0
+        for _ in range(3):
+            healthy = self.scene("healthy")
+            drinker, began = self.drink(healthy), self.clock.seconds()
+            while not drinker.done:
+                healthy.feed()
+                self.clock.advance(TICK)
+                self.assertLess(self.clock.seconds() - began, 90.0)
+            longest = max(longest, self.clock.seconds() - began)
+        return longest
+
+    def test_pull_waits_for_one_layer_of_each_model_that_is_silent(self) -> None:
+        """Each of its layers had its five seconds, again and again: a blob waited 90 s."""
+        for read in (True, False):
+            for models, layers in ((1, 1), (1, 30), (3, 10)):
+                self.setUp()
+                seconds = self.seconds_beside(models, layers, read=read)
+                self.assertLess(seconds, models * FLOOR_SECONDS + 2.0, (models, layers))
+
+    def test_at_a_host_that_answers_soon_silent_requests_have_less_time(self) -> None:
+        self.pace.has_sent = self.pace.has_brought_much = True
+        self.pace.headers_after(0.05)
+        self.assertLess(self.seconds_beside(3, 10, read=True), 3 * FLOOR_SECONDS)
+
+    def test_host_that_is_slow_to_answer_brings_all_layers(self) -> None:
+        """Each was dropped after five seconds for another, for ever."""
+        for delay in (6.0, 12.0, 25.0):
+            self.setUp()
+            scenes = [self.scene("slow") for _ in range(3)]
+            drinkers = [self.drink(scene) for scene in scenes]
+            while not all(drinker.done for drinker in drinkers):
+                self.assertLess(self.clock.seconds(), 20 * delay)
+                for scene in scenes:
+                    for asked in scene.source.open:
+                        fetch = next(iter(scene.fill.fetches))
+                        if not asked.answered:
+                            if self.clock.seconds() - fetch.began_at >= delay:
+                                asked.answer()
+                        else:
+                            asked.send(MB // 10)
+                self.clock.advance(TICK)
+
+    def test_blob_of_which_bytes_come_again_does_not_come_last_any_more(self) -> None:
+        stuck, other = self.scene("stuck"), self.scene("other")
+        self.drink(stuck)
+        self.drink(other)
+        self.clock.pump([0.5] * 12)
+        self.assertTrue(self.scheduler.hangs.are_last(stuck.fill.models))
+        while not other.fill.coverage.plan.whole:
+            other.feed()
+            self.clock.advance(TICK)
+        while not stuck.fill.coverage.plan.whole:
+            stuck.feed()
+            self.clock.advance(TICK)
+        self.assertFalse(self.scheduler.hangs)
+
+
+class HangsTests(SynchronousTestCase):
+    def test_model_comes_last_for_longer_each_time(self) -> None:
+        clock = Clock()
+        hangs = Hangs(clock)
+        for rests in (RESTS, 2 * RESTS, 4 * RESTS, RESTS_LONGEST, RESTS_LONGEST):
+            hangs.gave_way(["m"])
+            clock.advance(rests / 2)
+            hangs.gave_way(["m"])  # Another of its blobs: that counts once.
+            self.assertTrue(hangs.are_last(["m"]))
+            clock.advance(rests / 2)
+            self.assertFalse(hangs.are_last(["m"]))
+        hangs.brought(["m"])
+        self.assertFalse(hangs)
+
+    def test_those_that_came_last_do_so_again_with_any_other(self) -> None:
+        clock = Clock()
+        hangs = Hangs(clock)
+        hangs.gave_way(["one"])
+        clock.advance(RESTS - 1)
+        hangs.gave_way(["two"])
+        clock.advance(RESTS - 1)
+        self.assertTrue(hangs.are_last(["one"]))
+        clock.advance(1)
+        self.assertFalse(hangs.are_last(["one"]))
+
+    def test_blob_comes_last_only_if_all_of_its_models_do(self) -> None:
+        """A model that names another's blobs would have that one's come last, too."""
+        hangs = Hangs(Clock())
+        hangs.gave_way(["bad"])
+        for models, are_last in ((["bad"], True), (["bad", "good"], False), (["good"], False)):
+            self.assertIs(hangs.are_last(models), are_last)

@@ -1,0 +1,172 @@
+"""
+Models whose blobs bring next to nothing: while others' readers wait they give way, and then come
+last for a while.
+
+Hosts that bear one request at a time, or few, would be held by the many layers of one model of
+which nothing comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Optional, Protocol, TypeVar
+
+from attrs import define, field
+from cachetools import LRUCache
+from twisted.internet.interfaces import IReactorTime
+
+from yukari.fills.fetcher import RangeFetch
+from yukari.fills.retries import RetryState
+from yukari.net.budget import ConnectionBudget, HostLimit, Priority
+from yukari.sources.base import BlobSource
+
+FLOOR = 1024
+"""Bytes a second that a connection must bring while another blob's reader waits for a turn."""
+FLOOR_SECONDS = 5.0
+"""
+Seconds over which that is measured, and that a request of which nothing has come has at first;
+twice as many each time that its blob has given way, up to what its host may take to answer, unless
+blobs wait that have not given way.
+"""
+USUAL = 3
+"""As a factor of the time that its host usually takes to answer, what it has at least."""
+RESTS = 10.0
+RESTS_LONGEST = 60.0
+"""
+Seconds for which a model comes last, doubling each time from the first to the longest. Whenever one
+comes last all that ever did come last for the first time: else each of many would have its turn
+before a healthy one.
+"""
+MAX_MODELS = 1000
+"""Models that are remembered."""
+
+
+class Blob(Protocol):
+    """A download, as far as it may give way to another."""
+
+    models: dict[Hashable, None]
+    gave_way: int
+    tries: RetryState
+
+    @property
+    def source(self) -> BlobSource: ...
+
+    @property
+    def fetches(self) -> Iterable[RangeFetch]: ...
+
+    @property
+    def is_unproven(self) -> bool: ...
+
+    @property
+    def is_read(self) -> bool: ...
+
+    def fetch_cap(self) -> int: ...
+
+    def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool: ...
+
+
+B = TypeVar("B", bound=Blob)
+
+
+def slow_requests(blob: Blob, now: float, *, hurried: bool) -> list[RangeFetch]:
+    """
+    Return a blob's requests that bring next to nothing, the slowest first; see `FLOOR_SECONDS` for
+    ``hurried``.
+    """
+    rates = {fetch: _rate_of_late(blob, fetch, now, hurried) for fetch in blob.fetches}
+    slow = {fetch: rate for fetch, rate in rates.items() if rate is not None and rate < FLOOR}
+    return sorted(slow, key=slow.__getitem__)
+
+
+def _rate_of_late(blob: Blob, fetch: RangeFetch, now: float, hurried: bool) -> Optional[float]:
+    """Return bytes a second of late; None if it is too early to say."""
+    rate, pace = fetch.rate_of_late(now, FLOOR_SECONDS), blob.source.pace
+    if fetch.received or fetch.paused or fetch.held:
+        return rate
+    times = 0 if hurried else min(blob.gave_way, 10)
+    least = max(FLOOR_SECONDS * 2.0**times, USUAL * (pace.round_trip or 0.0))
+    seconds = min(least, pace.patience if blob.is_unproven else pace.answers_within)
+    return 0.0 if now - fetch.began_at >= seconds else None
+
+
+def brings_much(fetch: RangeFetch) -> bool:
+    """Whether a request has brought more than one that drips, or all that it was to bring."""
+    whole = fetch.claim.cursor == fetch.claim.end
+    return whole or fetch.received >= FLOOR * FLOOR_SECONDS
+
+
+@define(eq=False)
+class Hangs:
+    """Which models come last. True if any is remembered."""
+
+    _clock: IReactorTime
+    _of: LRUCache[Hashable, tuple[int, float]] = field(
+        factory=lambda: LRUCache(MAX_MODELS), init=False
+    )
+    """How often each came last, and until when."""
+    _all_until: float = field(default=0.0, init=False)
+    """Until when all of them come last."""
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def gave_way(self, models: Iterable[Hashable]) -> None:
+        """A blob of these models had its time, and brought next to nothing."""
+        now = self._clock.seconds()
+        for model in models:
+            count, until = self._of.get(model, (0, now))
+            if until <= now:  # Its other blobs had theirs before they came last.
+                rests = min(RESTS_LONGEST, RESTS * 2.0 ** min(count, 10))
+                self._of[model] = count + 1, now + rests
+                self._all_until = now + RESTS
+
+    def brought(self, models: Iterable[Hashable]) -> None:
+        """A blob that had given way has brought something."""
+        for model in models:
+            self._of.pop(model, None)
+
+    def are_last(self, models: Iterable[Hashable]) -> bool:
+        """Whether all of a blob's models come last now."""
+        if not self._of:
+            return False
+        now = self._clock.seconds()
+        return all(
+            each in self._of and max(self._of[each][1], self._all_until) > now for each in models
+        )
+
+    def make_way(
+        self,
+        waiting: Iterable[B],
+        others: Iterable[B],
+        budget_of: Callable[[B], ConnectionBudget],
+    ) -> None:
+        """
+        If readers of the ``waiting`` blobs find no turn free, take some from ``others`` that bring
+        next to nothing: first from those that nobody reads, and of the same host if that bears no
+        more. For one reader at a time, in each budget and of each such host.
+        """
+        now, seen = self._clock.seconds(), set[tuple[ConnectionBudget, Optional[HostLimit]]]()
+        for blob in sorted(waiting, key=lambda each: self.are_last(each.models)):
+            budget, limit = budget_of(blob), blob.source.pace.limit
+            full = None if limit.has_room(Priority.READER) else limit
+            if blob.fetches or blob.fetch_cap() == 0 or (budget, full) in seen:
+                continue
+            if blob.tries.not_before > now:
+                continue
+            if budget.may_take(limit, Priority.READER, is_first=True):
+                continue
+            is_last = self.are_last(blob.models)
+            busy = [
+                each
+                for each in others
+                if each.fetches
+                and budget_of(each) is budget
+                and (full is None or each.source.pace.limit is full)
+                and (not is_last or self.are_last(each.models))
+            ]
+            busy.sort(key=lambda each: each.is_read)
+            for last in (False, True):
+                hurried = not is_last
+                if any(each.drop_slow_fetches(now, last=last, hurried=hurried) for each in busy):
+                    break
+            seen.add((budget, full))
