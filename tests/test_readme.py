@@ -23,6 +23,7 @@ OTHERS_FLAGS = {
     *("help", "version"),
     *("insecure", "logfile", "pidfile", "runner"),  # Ollama's and twistd's
     *("only", "quick", "full", "json", "plot", "congestion"),  # of python -m bench
+    *("no-index", "find-links"),  # pip's
     "fresh",  # update-ca-certificates
 }
 OTHER_CAPITALS = {

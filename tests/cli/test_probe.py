@@ -264,7 +264,8 @@ class DispatchTests(ProbeCase):
         for arguments, words in (
             (["--help"], "Usage: yukari [options]"),
             (["--version"], "yukari "),
-            (["nonsense"], "No such command 'nonsense'"),
+            (["nonsense"], "Error: no verb 'nonsense': yukari help lists them\n"),
+            (["help"], "outdated"),
             (["probe", "--help"], "Usage: yukari probe"),
         ):
             process = self.spawn(sys.executable, "-c", MAIN, *arguments)

@@ -32,6 +32,14 @@ class Verbs(click.Group):
         command: click.Command = getattr(module, function)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        if args[0] not in VERBS and not ctx.resilient_parsing:
+            # Without the context: that would point to --help, which is the daemon's.
+            raise click.UsageError(f"no verb {args[0]!a}: yukari help lists them")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["--help"]})
 def yukari() -> None:

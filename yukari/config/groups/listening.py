@@ -28,9 +28,9 @@ class Listening:
     admin_bind: tuple[Bind, ...] = declare(
         Bind.parse,
         None,
-        "Where to listen for admins: clients that connect there may read ``/metrics`` and"
-        " ``/fills`` and manage what is stored, which otherwise only this machine may. Written as"
-        " ``BIND``.",
+        "Where to listen for admins: clients that connect there may read ``/metrics``,"
+        " ``/status`` and ``/fills`` and manage what is stored, which otherwise only this machine"
+        " may. Written as ``BIND``.",
         default_shown="nowhere",
         several=True,
         example=":9201",
@@ -38,8 +38,8 @@ class Listening:
     admin_auth_file: str | None = declare(
         parse_file,
         None,
-        "A file of users and bcrypt hashes, as ``htpasswd -B`` writes it. ``/metrics`` and"
-        " ``/fills`` then ask for one of these users.",
+        "A file of users and bcrypt hashes, as ``htpasswd -B`` writes it. Whatever is for admins"
+        " then needs one of these users and the password, on this machine too.",
         default_shown="none",
         example="/etc/yukari.htpasswd",
     )
