@@ -344,9 +344,31 @@ class ReadTests(SynchronousTestCase):
                 self.assertTrue(str(error).startswith(f"--{row.flag} '': expected"), error)
 
     def test_a_password_is_not_repeated(self) -> None:
-        error = self.assertRaises(SettingError, read, UPSTREAM_REGISTRY="https://me:s3cr/t@host/")
-        self.assertNotIn("s3cr", str(error))
-        self.assertNotIn("t@", str(error))
+        """The value was masked, but not the part of it that the reason repeats."""
+        for row in SETTINGS:
+            if row.name not in ("admin_auth_file", "config"):  # files of any name
+                value = "https://me:s3cr/t@host/"
+                error = self.assertRaises(SettingError, read, **{row.environment: value})
+                self.assertNotIn("s3cr", str(error))
+                self.assertNotIn("t@", str(error))
+
+    def test_a_bucket_in_the_directorys_place_is_refused(self) -> None:
+        """A directory called ``s3:`` was made, and models were stored there."""
+        for name in ("STORAGE", "SPOOL_DIR"):
+            error = self.assertRaises(SettingError, read, **{name: "s3://models"})
+            self.assertIn("TIGRIS_BUCKET", str(error))
+        self.assertEqual(read(STORAGE="Tigris")["storage"], TIGRIS)
+
+    def test_a_bound_of_nothing_is_refused(self) -> None:
+        """It is meant as "no bound", and would evict everything."""
+        for value in ("0", "0%", "0GB"):
+            error = self.assertRaises(SettingError, read, STORE_MAX=value)
+            self.assertIn("above 0", str(error))
+
+    def test_a_file_without_a_name_is_not_a_directory(self) -> None:
+        for name in ("upstream-ca", "upstream-key"):
+            error = self.assertRaises(SettingError, read, {name: ""})
+            self.assertEqual(str(error), f"--{name} '': expected a file")
 
     @given(st.sampled_from(SETTINGS), st.text(), st.booleans())
     def test_any_text_is_read_or_refused_in_one_printable_line(

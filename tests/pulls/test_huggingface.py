@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 
 from tests.emulator import HUB, Emulator, Model
 from tests.ollama import MODEL, OllamaCase
-from tests.running import GENERATIONS, LOOK, RunningCase, reactor
+from tests.running import GENERATIONS, LOOK, RunningCase, reactor, until
 
 ON_HUB = "her/repo-GGUF:Q4_K_M"
 HERE = f"hf--{ON_HUB}"
@@ -72,18 +72,22 @@ class StockOllamaTests(OllamaCase):
             self.assertIn(said, await self.refused(ollama, daemon.host, model))
 
     async def test_a_pull_goes_on_after_429(self) -> None:
-        default = await self.upstream(f"{MODEL}=300KB")
         there = await hub(self, per_ip=0, retry_after=1)
+        daemon = await self.yukari((await self.upstream()).url, f"--upstreams=hf={there.url}")
+        ollama = await self.ollama()
+        pulling = self.begin_pull(ollama, daemon.host, HERE)
+        await until(lambda: there.counters.answers["manifest GET 429"])
+        there.settings.per_ip = None
+        self.assertEqual(await pulling.ended, 0, pulling.text)
+        self.assert_pulled(ollama, daemon.host, named_here(there.models[ON_HUB]))
+
+    async def test_a_longer_wait_is_told_and_is_not_the_default_registrys(self) -> None:
+        default = await self.upstream(f"{MODEL}=300KB")
+        there = await hub(self, per_ip=0, retry_after=60)
         daemon = await self.yukari(default.url, f"--upstreams=hf={there.url}")
         ollama = await self.ollama()
-        refused = await self.refused(ollama, daemon.host, HERE)
-        self.assertIn("429", refused)
-        # Nothing of that is the default registry's.
+        self.assertIn("429", await self.refused(ollama, daemon.host, HERE))
         await self.pull_by(ollama, daemon.host)
-        there.settings.per_ip = None
-        while (pulling := self.begin_pull(ollama, daemon.host, HERE)) and await pulling.ended:
-            self.assertIn("429", pulling.text)
-        self.assert_pulled(ollama, daemon.host, named_here(there.models[ON_HUB]))
 
     async def test_a_gated_model_is_opened_by_the_token_of_a_file(self) -> None:
         # Nobody else gets the token, so the host that has it must not redirect.

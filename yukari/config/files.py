@@ -25,6 +25,13 @@ _KINDS = (
 )
 
 
+def absolute_path(text: str) -> str:
+    """Return the path that a setting names; `ValueError` if it names none."""
+    if not text.strip():
+        raise ValueError("expected a file")
+    return os.path.abspath(os.path.expanduser(text))
+
+
 def check_file(path: str, largest: int = LARGEST) -> None:
     """Raise `ValueError` if it is not a regular file or too large, `OSError` if it is missing."""
     if "\0" in path:
@@ -57,7 +64,7 @@ class Roots:
     @classmethod
     def parse(cls, text: str) -> Roots:
         """Read the file at this path; ValueError says what is wrong with it."""
-        path = os.path.abspath(os.path.expanduser(text))
+        path = absolute_path(text)
         try:
             content = read_file(path)
         except OSError as error:

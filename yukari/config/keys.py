@@ -5,7 +5,6 @@ and tokens, for such as Hugging Face.
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64encode
 
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from yukari.config.files import read_file
+from yukari.config.files import absolute_path, read_file
 from yukari.config.setting import InvalidSetting
 
 MAX_KEY = 64 * 1024
@@ -63,7 +62,7 @@ class SigningKey:
     def parse(cls, text: str) -> SigningKey:
         """Read the key in the file at this path; ValueError says what is wrong with it."""
         try:
-            return cls.read(os.path.abspath(os.path.expanduser(text)))
+            return cls.read(absolute_path(text))
         except OSError as error:
             raise ValueError(f"expected a private key's file: {error.strerror}") from None
 
@@ -89,7 +88,7 @@ class BearerToken:
     @classmethod
     def parse(cls, text: str) -> BearerToken:
         """Read the token in the file at this path; `ValueError` says what is wrong with it."""
-        path = os.path.abspath(os.path.expanduser(text))
+        path = absolute_path(text)
         try:
             content = read_file(path, MAX_TOKEN).strip()
         except OSError as error:

@@ -13,9 +13,11 @@ from constantly import NamedConstant
 from twisted.logger import LogLevel
 
 from yukari.config.setting import InvalidSetting
-from yukari.config.units import parse_bytes
+from yukari.config.units import FreeSpace, parse_bytes
 from yukari.config.urls import RegistryUrl
 
+TIGRIS = "tigris"
+"""The value of STORAGE when models are stored in an S3 bucket, not in a directory."""
 _LEVELS = {
     "DEBUG": LogLevel.debug,
     "INFO": LogLevel.info,
@@ -65,7 +67,7 @@ def parse_bucket(text: str) -> str:
 
 def parse_endpoint(text: str) -> str:
     """An S3 endpoint: a URL without a path and without a slash at its end."""
-    url = RegistryUrl.parse(text)
+    url = RegistryUrl.parse(text, "https://s3.example.com")
     if url.prefix != "/":
         raise InvalidSetting("expected an http or https URL without a path")
     return url.url.rstrip("/")
@@ -86,8 +88,23 @@ def parse_spool_max(text: str) -> int:
     return count
 
 
+def parse_store_max(text: str) -> FreeSpace:
+    """Bytes or a percentage, above 0."""
+    most = FreeSpace.parse(text)
+    if not (most.bytes or most.percent):
+        raise InvalidSetting("expected bytes above 0, such as 500GB, or a percentage such as 80%")
+    return most
+
+
+def parse_storage(text: str) -> str:
+    """A directory's path, as it was given, or `TIGRIS`, in whatever case it is written."""
+    return TIGRIS if text.lower() == TIGRIS else parse_directory(text)
+
+
 def parse_directory(text: str) -> str:
     """A directory's path, as it was given."""
+    if "://" in text:
+        raise InvalidSetting("expected a directory, not a URL; TIGRIS_BUCKET names a bucket")
     return _path(text, "a directory")
 
 

@@ -21,9 +21,9 @@ class SettingError(ValueError):
 
     def __init__(self, given: str, value: str | None, expected: str) -> None:
         """``given`` is the name that it was given by, ``value`` None if there is none to show."""
-        super().__init__(
-            f"{given}: {expected}" if value is None else f"{given} {shown(value)}: {expected}"
-        )
+        what = given if value is None else f"{given} {shown(value)}"
+        # The reason may repeat a part of the value.
+        super().__init__(f"{what}: {without_secrets(expected)}")
 
 
 class SettingErrors(SettingError):
@@ -35,9 +35,13 @@ class SettingErrors(SettingError):
 
 def shown(value: str) -> str:
     """Return a value as an error shows it: on one line, not too long, without secrets."""
-    # A URL may have a password, and a token may stand where its file was expected.
-    text = ascii(re.sub(r"\bhf_[A-Za-z0-9]{20,}", "hf_***", re.sub(r"//\S*@", "//***@", value)))
+    text = ascii(without_secrets(value))
     return text if len(text) <= 120 else f"{text[:116]}...'"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the passwords in URLs, and without tokens of Hugging Face."""
+    return re.sub(r"\bhf_[A-Za-z0-9]{20,}", "hf_***", re.sub(r"//\S*@", "//***@", text))
 
 
 @frozen

@@ -23,6 +23,7 @@ from yukari.config.groups.running import Running
 from yukari.config.groups.storing import Storage
 from yukari.config.groups.upstream import Upstream
 from yukari.config.listen import Bind
+from yukari.config.parsers import TIGRIS
 from yukari.config.paths import absolute, cache_directory, check_system_roots
 from yukari.config.reading import Sources
 from yukari.config.registries import RegistrySettings
@@ -30,9 +31,6 @@ from yukari.config.registry_tables import TABLES, RegistryReader
 from yukari.config.setting import Setting, SettingError, SettingErrors, declared
 
 __all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings", "find_sources"]
-
-TIGRIS = "tigris"
-"""The value of `Settings.storage` when models are stored in an S3 bucket, not in a directory."""
 
 
 @frozen(slots=False)

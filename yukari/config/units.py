@@ -181,7 +181,7 @@ class Connections:
         """Parse ``32/64``; ``N`` alone is N for a blob and twice that in all."""
         found = _CONNECTIONS.fullmatch(text)
         if found is None:
-            raise InvalidSetting("expected connections a blob/in all, such as 32/64, or a blob's")
+            raise InvalidSetting("expected BLOB/ALL, such as 32/64, or BLOB alone")
         per_blob = int(found[1])
         return cls(per_blob, int(found[2] or max(per_blob, min(2 * per_blob, MAX_CONNECTIONS))))
 

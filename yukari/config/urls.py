@@ -31,18 +31,17 @@ class RegistryUrl:
     prefix: str = "/"
 
     @classmethod
-    def parse(cls, text: str) -> RegistryUrl:
+    def parse(cls, text: str, example: str = "https://registry.ollama.ai/") -> RegistryUrl:
         """
         Parse an http or https URL; a port and a path prefix are allowed, a user and a query are
-        not.
+        not. ``example`` is for the error.
         """
         if "@" in text:
             raise InvalidSetting("expected an http or https URL without a user or a password")
         found = _URL.fullmatch(text)
         if found is None:
             raise InvalidSetting(
-                "expected an http or https URL, such as https://registry.ollama.ai/,"
-                " without a query"
+                f"expected an http or https URL, such as {example}, without a query"
             )
         scheme, path = found["scheme"].lower(), found["path"]
         hostname = (found["host"] or "").lower()

@@ -25,14 +25,14 @@ SIZES = "20MB,300KB,11"
 class OneBucketTests(BucketCase):
     """What each daemon owes to upstream, to S3 and to the others."""
 
-    async def model(self, **settings: Any) -> tuple[Emulator, Model]:
+    async def model(self, sizes: str = SIZES, **settings: Any) -> tuple[Emulator, Model]:
         """An upstream with a model whose largest blob goes up in three parts."""
-        upstream = await self.upstream(f"{MODEL}={SIZES}", **settings)
+        upstream = await self.upstream(f"{MODEL}={sizes}", **settings)
         return upstream, upstream.models[MODEL]
 
-    async def filled(self, **settings: Any) -> tuple[Emulator, Model]:
+    async def filled(self, sizes: str = SIZES) -> tuple[Emulator, Model]:
         """A model that a daemon has put into the bucket, and upstream, which is dead by now."""
-        upstream, model = await self.model(**settings)
+        upstream, model = await self.model(sizes)
         first = await self.daemon(upstream)
         await self.pull(first)
         await first.idle()
@@ -59,7 +59,7 @@ class OneBucketTests(BucketCase):
     async def test_an_empty_disk_serves_the_bucket_without_upstream(self) -> None:
         """Small blobs come from the cache itself: clients refuse redirects of some."""
         self.patch(blobs, "LEAST_REDIRECTED", 5000)
-        upstream, model = await self.filled()
+        upstream, model = await self.filled("1MB,300KB,11")
         small = sum(size for _, size in model.blobs if size < 5000)
         for redirect, host, goes_to_s3 in (
             ("off", "127.0.0.2", False),

@@ -10,6 +10,8 @@ from yukari.config.parsers import (
     parse_directory,
     parse_endpoint,
     parse_spool_max,
+    parse_storage,
+    parse_store_max,
     parse_switch,
 )
 from yukari.config.patterns import Patterns
@@ -22,14 +24,14 @@ class Storage:
     """Where models are stored, how many, and which go first."""
 
     storage: str = declare(
-        parse_directory,
+        parse_storage,
         None,
         "Where to store models: a directory, or ``tigris`` for a bucket of Tigris or any S3.",
         default_shown="$XDG_CACHE_HOME/yukari, else ~/.cache/yukari; tigris if TIGRIS_BUCKET is"
         " set",
         example="/srv/models",
     )
-    """The absolute path of a directory, or `TIGRIS`."""
+    """The absolute path of a directory, or `yukari.config.parsers.TIGRIS`."""
     tigris_bucket: str = declare(
         parse_bucket,
         "yukari",
@@ -76,7 +78,7 @@ class Storage:
         " ``10GB`` or ``10GiB``.",
     )
     store_max: FreeSpace | None = declare(
-        FreeSpace.parse,
+        parse_store_max,
         None,
         "The most bytes of models that are stored, such as ``500GB``, or a percentage of the disk.",
         details="When something new needs room, what was superseded goes first, then the models"
