@@ -6,11 +6,13 @@ import json
 from typing import Any, Optional
 
 from attrs import define, field
+from click.testing import CliRunner
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from yukari.cli import store
 from yukari.cli.client import IS_IT_ONE, Cache, CacheError
 from yukari.cli.versions import ASKED_TOGETHER, _compare_all
 
@@ -53,6 +55,27 @@ class OtherHostTests(TestCase):
         for body in ({"error": "no"}, {"errors": [{"code": "DENIED", "message": "no"}]}):
             reply = b"HTTP/1.0 403 Forbidden\r\n\r\n" + json.dumps(body).encode()
             self.assertEqual(await self.said(reply), "no")
+
+
+class UrlTests(SynchronousTestCase):
+    def test_the_error_of_a_wrong_url_shows_no_password(self) -> None:
+        for url in ("http://me:s3cr/t@host:9200", "ftp://me:s3crt@host", "http://me:s3crt@host:x"):
+            error = self.assertRaises(CacheError, Cache, url)
+            self.assertNotIn("s3cr", str(error))
+
+
+class StatusTests(SynchronousTestCase):
+    def test_every_registry_that_is_not_reached_is_named(self) -> None:
+        """Only the default one was."""
+        found = {"version": "1", "store": None, "fills": [], "ready": True}
+        found["upstream"] = {"reachable": False, "error": "ollama is down"}
+        found["other_upstreams"] = [
+            {"reachable": True, "error": None},
+            {"reachable": False, "error": "hf.co is down"},
+        ]
+        self.patch(Cache, "ask", lambda *_, **__: found)
+        shown = CliRunner().invoke(store.status, []).output
+        self.assertIn("ollama is down\nhf.co is down\n", shown)
 
 
 @define

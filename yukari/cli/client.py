@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from attrs import define, field
 
 from yukari import __version__
+from yukari.config.setting import without_secrets
 
 DEFAULT = "http://localhost:9200"
 WITHIN = 300.0
@@ -44,13 +45,14 @@ class Cache:
     _headers: dict[str, str] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
+        wrong = f"{without_secrets(self.url)}: expected a URL such as {DEFAULT}"
         try:
             parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
             port = parts.port
-        except ValueError as error:
-            raise CacheError(f"{self.url}: {error}") from None
+        except ValueError:  # Its text may have a part of a password.
+            raise CacheError(wrong) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CacheError(f"{self.url}: expected a URL such as {DEFAULT}")
+            raise CacheError(wrong)
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             token = base64.b64encode(user.encode()).decode()

@@ -312,9 +312,10 @@ def status(cache: Cache, as_json: bool) -> None:
     else:
         well = "ready" if ready["ready"] else f"not ready: {'; '.join(ready['reasons'].values())}"
         click.echo(f"yukari {found['version']} at {cache.url}: {well}")
-        upstream, store = found["upstream"], found["store"]
-        if not upstream["reachable"]:
-            click.echo(upstream["error"])
+        store = found["store"]
+        for upstream in (found["upstream"], *found["other_upstreams"]):
+            if not upstream["reachable"]:
+                click.echo(upstream["error"])
         if store is not None:
             of = "" if store["bound"] is None else f" of {size(store['bound'])}"
             click.echo(f"{counted(store['models'], 'model')}, {size(store['stored'])}{of} stored")
