@@ -95,6 +95,17 @@ class NamesTests(SynchronousTestCase):
         self.assertGreater(len(seen), 15)
         self.assertEqual({name for name in seen - told() if not OTHERS.fullmatch(name)}, set())
 
+    def test_the_page_has_every_metric_with_its_type(self) -> None:
+        page = (CHECKOUT / "docs" / "metrics.rst").read_text(encoding="utf-8")
+        rows = re.findall(r"^   \* - ``(yukari_\w+)``\n     - (\w+)$", page, re.MULTILINE)
+        families = text_string_to_metric_families(PrometheusMetrics(Clock()).text().decode())
+        known = {
+            each.name + "_total" * (each.type == "counter"): each.type
+            for each in families
+            if each.name.startswith("yukari_")
+        }
+        self.assertEqual(dict(rows), known)
+
     def test_every_label_has_a_value_that_occurs(self) -> None:
         from yukari.daemon.prometheus import _KINDS
         from yukari.metrics import EVICTED, RESULTS, STATES
