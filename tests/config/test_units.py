@@ -160,6 +160,12 @@ class RateTests(SynchronousTestCase):
         }.items():
             self.assertEqual(parse_rate(text), rate, text)
 
+    def test_a_small_b_is_neither_bits_nor_bytes(self) -> None:
+        """20Mb/s of a line were taken for 20 MB/s, eight times as much."""
+        for text in ("20Mb/s", "20mb/s", "1.5 Gb/s", "1Mib/s"):
+            error = self.assertRaises(InvalidSetting, parse_rate, text)
+            self.assertIn("B for bytes or bit for bits", str(error))
+
     def test_other_texts_are_no_rate(self) -> None:
         for text in (
             *("", "0", "0/s", "200MB", "200", "/s", "MB/s", "-1MB/s", "63kB/s", "500kbit/s"),

@@ -108,9 +108,11 @@ def parse_rate(text: str) -> int:
     """
     Parse bytes a second: a size as `parse_bytes` takes it and ``/s``, or bits: ``100Mbit/s``.
 
-    At least `SLOWEST_RATE`.
+    At least `SLOWEST_RATE`. ``Mb/s`` is refused: some mean bits by it, an eighth of the bytes.
     """
     expected = "expected bytes or bits a second, such as 200MB/s, 1.5GB/s or 100Mbit/s"
+    if text.endswith("b/s"):
+        raise InvalidSetting("expected B for bytes or bit for bits, such as 20MB/s or 20Mbit/s")
     bits = _BITS.fullmatch(text) if len(text) <= _LONGEST else None
     try:
         if bits is not None:
