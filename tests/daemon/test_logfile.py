@@ -40,6 +40,23 @@ class LogFileTests(SynchronousTestCase):
         log.write("two\n")
         self.assertEqual(self.text(), "two\n")
 
+    def test_a_fifo_that_nobody_reads_is_not_waited_for(self) -> None:
+        """SIGHUP stopped the daemon until somebody did."""
+        log = self.made(rotate_at=10)
+        os.rename(self.path, self.path + ".old")
+        os.mkfifo(self.path)
+        log.reopen()
+        log.write("one\n")
+        self.assertEqual(self.text("y.log.old"), "one\n")
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.clock.advance(RETRY_EVERY)
+        for _ in range(3):
+            log.write("12345678\n")
+        log.rotate()
+        self.assertEqual(os.read(reader, 100), 3 * b"12345678\n")
+        self.assertEqual(sorted(os.listdir(self.directory)), ["y.log", "y.log.old"])
+
     def test_a_truncated_file_is_not_rotated(self) -> None:
         log = self.made(rotate_at=10)
         for _ in range(10):

@@ -26,6 +26,8 @@ from tests.running import (
 )
 from yukari.daemon.service import YukariService
 from yukari.fills import fill
+from yukari.sending import sendfile
+from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
 from yukari.storage.memory import MemoryStore
 from yukari.storage.opening import Opened
@@ -234,6 +236,50 @@ class DamageTests(RunningCase):
         await daemon.stop()
         os.truncate(path, 0)
         await self.assert_repaired(upstream, await self.restarted(daemon, upstream))
+
+    async def test_one_that_the_disk_cannot_open_is_fetched_again_and_replaced(self) -> None:
+        """One bad sector failed every pull until somebody removed the file."""
+        for number in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
+            upstream, daemon, path = await self.stored()
+            bad, at = os.stat(path).st_ino, FileBlob.at
+
+            def broken(asked: str, bad: int = bad, number: int = number, at: Any = at) -> FileBlob:
+                if os.path.exists(asked) and os.stat(asked).st_ino == bad:
+                    raise OSError(number, os.strerror(number), asked)
+                return at(asked)
+
+            self.patch(FileBlob, "at", broken)
+            await self.assert_repaired(upstream, daemon)
+            self.assertNotEqual(os.stat(path).st_ino, bad)
+            self.patch(FileBlob, "at", at)
+
+    async def test_one_that_the_disk_cannot_read_is_fetched_again_and_replaced(self) -> None:
+        upstream, daemon, path = await self.stored()
+        bad = os.stat(path).st_ino
+
+        def read(readable: Any, *_: int) -> None:
+            if os.fstat(readable.fileno()).st_ino == bad:
+                raise OSError(errno.EIO, "Input/output error")
+
+        self.patch(sendfile, "in_memory", lambda *_: False)
+        self.patch(sendfile, "read_ahead", read)
+        await self.assert_repaired(upstream, daemon)
+        self.assertNotEqual(os.stat(path).st_ino, bad)
+
+    async def test_a_manifest_that_the_disk_cannot_read_is_had_from_upstream(self) -> None:
+        upstream, daemon, _ = await self.stored()
+        url = f"{daemon.url}/v2/library/m/manifests/latest"
+        for number, status in ((errno.EMFILE, 503), (errno.ESTALE, 200), (errno.EIO, 200)):
+
+            async def broken(*_: object, number: int = number) -> None:
+                raise OSError(number, os.strerror(number))
+
+            self.patch(daemon.library.store, "get_manifest", broken)
+            self.assertEqual((await self.ask(url))[0].status, status, number)
+        await upstream.down()
+        reply, body = await self.ask(url)
+        self.assertEqual(reply.status, 503)
+        self.assertIn(b"cannot read its store: Input/output error", body)
 
     async def test_one_that_was_cut_is_fetched_once_for_a_herd(self) -> None:
         upstream, daemon, path = await self.stored()

@@ -162,8 +162,8 @@ class Shelf:
         except KeyError:
             raise manifest_unknown(name, reference) from None
 
-    def invalidate_open_files(self) -> None:
-        pass
+    def found_unreadable(self, digest: Digest, error: OSError) -> bool:
+        return False
 
     async def blob_size(self, name: Repository, digest: Digest) -> int:
         return (await self.blob(name, digest)).size

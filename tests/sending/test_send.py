@@ -247,7 +247,7 @@ class FileTests(SocketCase):
         told: list[str] = []
         self.patch(transports, "_warned", False)
         self.patch(transports._log, "warn", lambda text, **_: told.append(text))
-        for number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        for number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EOVERFLOW):
 
             def refused(*_: int, number: int = number) -> int:
                 raise OSError(number, os.strerror(number))

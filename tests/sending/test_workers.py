@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -180,14 +181,16 @@ class SlowHelperTests(Crowd):
     async def test_a_file_that_breaks_in_a_helper_drops_only_its_reader(self) -> None:
         blobs = [Growing(noise(4 * MIB + at)) for at in range(2)]
         peers = await self.waiting_crowd(*blobs)
-        real, broken = os.sendfile, [OSError(errno.EIO, "Input/output error")]
+        real = {name: getattr(os, name) for name in ("sendfile", "pread")}
+        broken = [*real]
 
-        def breaks_once(*arguments: int) -> int:
-            if broken:
-                raise broken.pop()
-            return real(*arguments)
+        def breaks_once(name: str, *arguments: int) -> Any:
+            if broken and broken[0] == name:
+                raise OSError(errno.EIO, f"Input/output error of {broken.pop(0)}")
+            return real[name](*arguments)
 
-        self.patch(os, "sendfile", breaks_once)
+        for name in real:
+            self.patch(os, name, partial(breaks_once, name))
         self.helping.slow = False
         while self.helping.waiting:
             self.helping.work()

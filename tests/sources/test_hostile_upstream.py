@@ -236,8 +236,8 @@ class AddressTests(RunningCase):
         await self.assert_pulls(upstream, "http://my_registry:5000/", place)
         await self.assert_pulls(upstream, "http://my_registry.test/", place)
 
-    async def test_a_name_with_an_underscore_is_resolved(self) -> None:
-        """As Docker's and Kubernetes's own names are: Twisted refuses to."""
+    async def test_a_name_with_an_underscore_is_resolved_and_each_address_is_tried(self) -> None:
+        """As Docker's and Kubernetes's own names are: Twisted refuses to. The first one refuses."""
         upstream = await self.upstream()
         before = reactor.installNameResolver(Resolver())
         self.addCleanup(reactor.installNameResolver, before)
@@ -247,13 +247,14 @@ class AddressTests(RunningCase):
 
 @implementer(IHostnameResolver)
 class Resolver:
-    """Resolves every name, though no address, to this machine."""
+    """Resolves every name, though no address, to this machine, by two addresses of it."""
 
     def resolveHostName(
         self, receiver: Any, hostName: str, portNumber: int = 0, *_: Any, **__: Any
     ) -> Any:
-        address = hostName if hostName.startswith("127.") else "127.0.0.1"
+        addresses = [hostName] if hostName.startswith("127.") else ["127.0.0.9", "127.0.0.1"]
         receiver.resolutionBegan(self)
-        receiver.addressResolved(IPv4Address("TCP", address, portNumber))
+        for address in addresses:
+            receiver.addressResolved(IPv4Address("TCP", address, portNumber))
         receiver.resolutionComplete()
         return receiver

@@ -53,6 +53,19 @@ class RetryAfterTests(SynchronousTestCase):
         wait = retry_after(Said.wait(datetimeToString(now + ahead)), now)
         self.assertEqual(wait, min(LONGEST_RETRY_AFTER, max(0, ahead)))
 
+    def test_dates_are_compared_with_the_clock_of_who_sent_them(self) -> None:
+        """Two hours ahead of ours, a host that asked for two seconds was left alone for an hour."""
+        told = datetimeToString(1e9 + 7202)
+        for date, wait in (
+            (datetimeToString(1e9 + 7200), 2),
+            (datetimeToString(1e9 + 7300), 0),
+            (b"", 3600),
+            (b"yesterday", 3600),
+            (b"Sun, 99 Nov 1994 08:49:37 GMT", 3600),
+        ):
+            said: Any = Said(Headers({b"Retry-After": [told], b"Date": [date]}))
+            self.assertEqual(retry_after(said, 1e9), wait, date)
+
     def test_what_is_neither_is_none(self) -> None:
         for text in (
             b"",

@@ -74,6 +74,18 @@ class ManifestTests(UpstreamCase):
         for exchange in self.internet.exchanges:
             self.assertEqual(exchange.asked[1]["accept-encoding"], "identity")
 
+    def test_gzip_is_asked_for_where_nothing_else_is_to_be_had(self) -> None:
+        """Ollama's client always asks for it."""
+        found = self.manifest()
+        self.internet.last.answer(406)
+        self.assertEqual(self.internet.last.asked[1]["accept-encoding"], "gzip")
+        self.internet.last.answer(200, gzip.compress(BODY), content_encoding="gzip")
+        self.assertEqual(self.successResultOf(found).body, BODY)
+        found = self.manifest()
+        self.internet.last.answer(406)
+        self.internet.last.answer(406)
+        self.assertIn("answered 406", self.refused(found).message)
+
     def test_a_compressed_body(self) -> None:
         """Some compress without being asked to."""
         found = self.manifest()

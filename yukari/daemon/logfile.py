@@ -43,8 +43,10 @@ class LogFile:
         self._descriptor = self._open()
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        # Not to wait for somebody who reads a FIFO.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self.path, flags, 0o666)
+        os.set_blocking(descriptor, True)
         self._size = os.fstat(descriptor).st_size
         return descriptor
 
@@ -88,6 +90,11 @@ class LogFile:
     def _rotate(self) -> None:
         if self._retry_at is not None:
             return  # the file of this name is not the one that is written
+        if self.path.startswith("/dev/") or (
+            os.path.exists(self.path) and not os.path.isfile(self.path)
+        ):
+            self._size = 0
+            return  # a FIFO, or where somebody has redirected stdout to
         try:
             for number in range(self._kept, 0, -1):
                 older = self.path if number == 1 else f"{self.path}.{number - 1}"

@@ -1,10 +1,9 @@
 """
 The blobs: each digest that is asked for has one owner, whether it is stored, on its way or absent.
 
-A size belongs to a model: a manifest that is wrong about a blob must not spoil it for the models
-whose manifests are right, and nor must what upstream says of it in the wrong one's repository. If
-sizes differ, upstream is asked; if a stored blob is in doubt and upstream does not confirm its
-size, its digest decides. Bytes that arrive confirm a size until their digest turns out wrong.
+If what is known of sizes differs, upstream is asked; if a stored blob is in doubt and upstream does
+not confirm its size, its digest decides. Bytes that arrive confirm a size until their digest turns
+out wrong. A stored blob that the disk cannot read is fetched again, and replaced.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager, confirms
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
+from yukari.library.blob_entry import BlobEntry
 from yukari.library.in_use import InUse
 from yukari.manifest import SIZE_UNKNOWN
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.capabilities import RemoteBlobs
 from yukari.storage.open_files import OpenBlobs
-from yukari.storage.ports import BlobFile, Store
+from yukari.storage.ports import SHORT, BlobFile, Store
 from yukari.storage.readable import Readable, StoredBlob
 from yukari.tasks import Coalescer, Slices, Waiters
 
@@ -43,10 +43,10 @@ FIRST_WORD_WITHIN = 2.0
 """Seconds for which a request waits for upstream's first word about a blob."""
 LEAST_REDIRECTED = 16 * 1024 * 1024
 """Bytes from which on a blob is redirected: Ollama refuses redirects of small blobs."""
+UNREADABLE_FOR = 10.0
+"""Seconds in which another copy of a stored blob is sought that the disk cannot read."""
 MAX_LOOKS = 3
 """How often to look for a blob that appears and disappears."""
-MAX_CLAIMS = 16
-"""Models that are remembered for one blob."""
 
 
 @frozen
@@ -54,46 +54,6 @@ class Elsewhere:
     """A blob that the client gets from the store itself, at a URL that works for hours."""
 
     url: str
-
-
-@define(eq=False)
-class BlobEntry:
-    """The facts known about one digest; sizes are in bytes."""
-
-    digest: Digest
-    claims: dict[Repository, int] = field(factory=dict)
-    """The size, by the model whose manifest says so."""
-    told: dict[Repository, int] = field(factory=dict)
-    """The size that upstream told, by the model that it was asked about."""
-    size: Optional[int] = None
-    """The size of the stored bytes, once upstream or their digest has confirmed it."""
-    is_config: bool = False
-
-    def learn(self, name: Repository, size: int) -> None:
-        """Note what a manifest of ``name`` says."""
-        _note(self.claims, name, size)
-
-    def tell(self, name: Repository, size: int) -> None:
-        """Note what upstream says, asked about ``name``."""
-        _note(self.told, name, size)
-
-    def agreed(self, name: Repository) -> Optional[int]:
-        """Return the size if it is beyond doubt: confirmed, told, or the same for all models."""
-        if self.size is not None:
-            return self.size
-        size = self.told.get(name)
-        if size is None:
-            size = self.claims.get(name)
-            if not {*self.claims.values(), *self.told.values()} <= {size}:
-                return None
-        return size
-
-
-def _note(sizes: dict[Repository, int], name: Repository, size: int) -> None:
-    sizes.pop(name, None)
-    sizes[name] = size
-    if len(sizes) > MAX_CLAIMS:
-        del sizes[next(iter(sizes))]
 
 
 @define(eq=False)
@@ -210,13 +170,15 @@ class Blobs:
         return None if digest in self._fills.fills else self._opened.find(digest)
 
     async def _open_stored(self, name: Repository, digest: Digest) -> Optional[StoredBlob]:
-        """Open a blob that is stored here; None if it is not, or turns out to be damaged."""
-        if digest in self._fills.fills:
+        """Open a blob that is stored here; None if it is not, or is damaged or unreadable."""
+        if digest in self._fills.fills or self._is_unreadable(digest):
             return None
         await self._removed(digest)
         try:
             file = await self._opened.open(digest)
         except OSError as error:
+            if self.found_unreadable(digest, error):
+                return None
             message = f"this cache cannot read blob {digest}: {error.strerror}"
             raise RegistryError("UNAVAILABLE", message, 503) from None
         if file is None:
@@ -242,11 +204,17 @@ class Blobs:
     # what is stored
 
     async def stored_size(self, name: Repository, digest: Digest) -> Optional[int]:
-        """Return the size of a stored blob; None if it is not stored or is damaged."""
+        """Return the size of a stored blob; None if it is not stored, or damaged or unreadable."""
         await self._removed(digest)
+        if self._is_unreadable(digest):
+            return None
         size = self._opened.size(digest)
         if size is None:
-            size = await self._store.blob_size(digest)
+            try:
+                size = await self._store.blob_size(digest)
+            except OSError as error:
+                if not self.found_unreadable(digest, error):
+                    raise
         return size if size is not None and await self._is_sound(name, digest, size) else None
 
     async def _is_sound(self, name: Repository, digest: Digest, stored: int) -> bool:
@@ -343,6 +311,27 @@ class Blobs:
         for stored in self._sending.get(digest, ()):
             stored.is_wrong = True
 
+    def found_unreadable(self, digest: Digest, error: OSError) -> bool:
+        """
+        Note that the disk cannot read a stored blob: another copy is fetched when it is asked for
+        next, and takes its place. Return whether this is the blob's fault, and logged.
+        """
+        if error.errno in SHORT:
+            return False
+        if digest not in self._fills.fills and not self._is_unreadable(digest):
+            self.invalidate()
+            self._entry(digest).unreadable_until = self._clock.seconds() + UNREADABLE_FOR
+            log.error(
+                "{digest}: cannot be read: {error}: fetched again",
+                digest=str(digest),
+                error=str(error),
+            )
+        return True
+
+    def _is_unreadable(self, digest: Digest) -> bool:
+        entry = self._entries.get(digest)
+        return entry is not None and self._clock.seconds() < entry.unreadable_until
+
     # what is absent
 
     async def fetch(self, name: Repository, digest: Digest) -> Union[Fill, int]:
@@ -376,6 +365,7 @@ class Blobs:
             stored = await self.stored_size(name, digest)
             if stored is not None:
                 return stored
+        self._entry(digest).unreadable_until = 0.0
         return self._fills.begin(digest, size, name)
 
     def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:

@@ -238,9 +238,10 @@ class Library:
         """Return the child of a list, stored by now; None if the blob is none."""
         return await self.children.find(name, digest, recall=not self.blobs.is_known(digest))
 
-    def invalidate_open_files(self) -> None:
-        """Forget what is open: a stored blob could not be read to its end."""
+    def found_unreadable(self, digest: Digest, error: OSError) -> bool:
+        """As `Blobs.found_unreadable`, of a stored blob that could not be read to its end."""
         self.blobs.invalidate()
+        return self.blobs.found_unreadable(digest, error)
 
     def _check_running(self) -> None:
         if self._stopping:

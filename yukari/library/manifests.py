@@ -22,7 +22,7 @@ from yukari.library.revalidator import Revalidator
 from yukari.manifest import AnyManifest, ManifestList, Variant, manifests_in
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.sources.upstreams import AnyUpstream
-from yukari.storage.ports import NEVER_CHECKED, Store
+from yukari.storage.ports import NEVER_CHECKED, SHORT, Store
 from yukari.storage.variants import differ
 from yukari.tasks import Coalescer, Slices
 
@@ -125,7 +125,12 @@ class Manifests:
     async def _find(
         self, name: Repository, reference: Reference, user_agent: str, variant: Variant
     ) -> Found:
-        stored = await self._store.get_manifest(name, reference, variant)
+        try:
+            stored = await self._store.get_manifest(name, reference, variant)
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            return await self._past_store(error, name, reference, user_agent, variant)
         if stored is None:
             return Found(await self._miss(name, reference, user_agent, variant), "miss")
         if isinstance(reference, Digest):
@@ -156,6 +161,21 @@ class Manifests:
         self._learned[name, manifest.digest] = None
 
     # what is not stored
+
+    async def _past_store(
+        self,
+        error: OSError,
+        name: Repository,
+        reference: Reference,
+        user_agent: str,
+        variant: Variant,
+    ) -> Found:
+        """Return what upstream has, or raise the ``error`` with which the store did not answer."""
+        try:
+            found = await self._miss(name, reference, user_agent, variant)
+        except RegistryError:
+            raise error from None
+        return Found(found, "miss")
 
     async def _miss(
         self, name: Repository, reference: Reference, user_agent: str, variant: Variant

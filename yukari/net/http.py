@@ -31,7 +31,7 @@ LONGEST_RETRY_AFTER = 3600.0
 
 T = TypeVar("T")
 
-_IN_URLS = "!#$%&'()*+,/:;=?@[]~"
+IN_URLS = "!#$%&'()*+,/:;=?@[]~"
 """The marks that a URL may have (RFC 3986); a ``%`` begins what is encoded already."""
 _ZONE = re.compile(r"%25[^]]*\]")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -72,15 +72,30 @@ def header(response: IResponse, name: bytes) -> str:
 
 
 def retry_after(response: IResponse, now: float) -> Optional[float]:
-    """Return the seconds that a reply asks to wait; ``now`` is in seconds of the epoch."""
+    """
+    Return the seconds that a reply asks to wait; ``now`` is in seconds of the epoch.
+
+    A time of day is compared with that of the reply, if it has one: its clock may be wrong.
+    """
     text = header(response, b"retry-after")
     if not text:
         return None
     try:
-        seconds = float(text) if text.isdigit() else stringToDatetime(text.encode()) - now
+        if text.isdigit():
+            seconds = float(text)
+        else:
+            seconds = stringToDatetime(text.encode()) - _date(response, now)
     except (ValueError, OverflowError):
         return None
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
+
+
+def _date(response: IResponse, now: float) -> float:
+    """Return when a reply was made, by its own clock; ``now`` if it does not say."""
+    try:
+        return float(stringToDatetime(header(response, b"date").encode()))
+    except (ValueError, OverflowError, IndexError):
+        return now
 
 
 def as_cancelled(waited_for: Deferred[T]) -> Deferred[T]:
@@ -142,7 +157,7 @@ def _location(response: IResponse) -> str:
     UTF-8) are percent-encoded, as clients do.
     """
     values = response.headers.getRawHeaders(b"location")
-    return quote(values[0].strip(), safe=_IN_URLS) if values else ""
+    return quote(values[0].strip(), safe=IN_URLS) if values else ""
 
 
 def _as_asked(url: str) -> str:

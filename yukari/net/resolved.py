@@ -5,10 +5,10 @@ Connections by address: for a proxy that is given an address, the name is resolv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IAddress,
@@ -22,32 +22,41 @@ from zope.interface import implementer
 
 RESOLVED_WITHIN = 5.0
 """Seconds to resolve a name."""
+MAX_TRIED = 4
+"""Addresses of a name that are tried, one after the other."""
 
 
 @implementer(IResolutionReceiver)
 @define(eq=False)
-class _First:
-    """The first address that a name is resolved to."""
+class _Addresses:
+    """The addresses that a name is resolved to."""
 
     name: str
-    found: Deferred[str] = field(factory=Deferred)
+    found: Deferred[list[str]] = field(factory=Deferred)
+    _so_far: list[str] = field(factory=list)
 
     def resolutionBegan(self, resolutionInProgress: object) -> None:
         pass
 
     def addressResolved(self, address: IAddress) -> None:
-        if not self.found.called:
-            self.found.callback(address.host)  # type: ignore[attr-defined]
+        self._so_far.append(address.host)  # type: ignore[attr-defined]
 
     def resolutionComplete(self) -> None:
-        if not self.found.called:
+        if self.found.called:
+            return
+        if self._so_far:
+            self.found.callback(self._so_far[:MAX_TRIED])
+        else:
             self.found.errback(Failure(DNSLookupError(self.name)))
 
 
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class Resolved:
-    """Connects by the endpoint that ``by_address`` makes for the name's first address."""
+    """
+    Connects by the endpoint that ``by_address`` makes for the first of the name's addresses that
+    can be reached; fails as the first did if none can.
+    """
 
     _reactor: Any
     _host: str
@@ -58,10 +67,19 @@ class Resolved:
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        first = _First(self._host)
+        addresses = _Addresses(self._host)
         late = Failure(TimeoutError(RESOLVED_WITHIN, "no answer in time"))
-        found = first.found.addTimeout(
+        found = addresses.found.addTimeout(
             RESOLVED_WITHIN, self._reactor, onTimeoutCancel=lambda *_: late
         )
-        self._reactor.nameResolver.resolveHostName(first, self._host, self._port)
-        return await self._by_address(await found, self._port).connect(factory)
+        self._reactor.nameResolver.resolveHostName(addresses, self._host, self._port)
+        failed: Optional[Exception] = None
+        for address in await found:
+            try:
+                return await self._by_address(address, self._port).connect(factory)
+            except CancelledError:
+                raise
+            except Exception as error:
+                failed = failed or error
+        assert failed is not None
+        raise failed

@@ -189,4 +189,5 @@ class Connect(Opening):
         elif not status[1].startswith(b"2"):
             self.fail(refused(self._proxy, int(status[1]), status[2] or b""))
         else:
-            self.open(self._head[end.end() :])
+            # Some send a page, too. Whoever is behind the tunnel waits to be spoken to.
+            self.open(b"")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import Any, Optional
@@ -28,7 +27,6 @@ together, and for one at the least. The same again for what is read of their req
 """
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _READ = 256 * 1024
 """Bytes read at once in the place of a ``sendfile``."""
 
@@ -119,9 +117,10 @@ def without_sendfile(error: OSError) -> None:
     if not _warned:
         _warned = True
         _log.warn(
-            "the store's file system refuses sendfile ({error}): blobs are read and written, which"
+            "sendfile from the store is refused ({error}): blobs are read and written, which"
             " costs more CPU time",
             error=error.strerror,
+            banner=True,
         )
 
 
@@ -129,20 +128,25 @@ def put(out: int, source: int, start: int, count: int) -> int:
     """
     Send bytes of a file by the system; return how many the socket takes, 0 if it is full.
 
-    OSError as from ``sendfile``, and if the file ends before ``start``. Some file systems, mostly
-    FUSE's and network ones, know no ``sendfile``: they are read.
+    OSError as from the socket or the file, and if the file ends before ``start``. Some file
+    systems, mostly FUSE's and network ones, know no ``sendfile``, and some sandboxes forbid it:
+    files are read there.
     """
+    sent: Optional[int]
     try:
         sent = os.sendfile(out, source, start, count)
     except BlockingIOError:
         return 0
+    except (ConnectionError, TimeoutError):
+        raise
     except OSError as error:
-        if error.errno not in _NO_SENDFILE:
-            raise
-        without_sendfile(error)
+        data = os.pread(source, min(count, _READ), start)
         try:
-            sent = os.write(out, os.pread(source, min(count, _READ), start))
+            sent = os.write(out, data)
         except BlockingIOError:
+            sent = None
+        without_sendfile(error)
+        if sent is None:
             return 0
     if not sent:
         raise OSError("the file is shorter than it was")

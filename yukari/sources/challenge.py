@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address
 from typing import Optional
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from attrs import frozen
 from twisted.web.iweb import IResponse
 
 from yukari.config.urls import RegistryUrl
+from yukari.net.http import IN_URLS
 
 LONGEST = 8 * 1024
 """Characters of a header that are read, and of all of them together."""
@@ -32,6 +33,7 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
 _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=[ \t,]|$)")
 _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 _PARAMETER = re.compile(rf'[\s,]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REALM = re.compile(
     r"(?P<base>https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?"
     r"(?:/[a-z0-9._~!$&'()*+,;=:@%/-]*)?)(?:\?(?P<query>[a-z0-9._~!$&'()*+,;=:@%/?-]*))?",
@@ -110,7 +112,7 @@ class Challenge:
             if left < 0:
                 return None
             for scheme, parameters in challenges(text):
-                found = _REALM.fullmatch(parameters.get("realm", ""))
+                found = _REALM.fullmatch(_as_url(parameters.get("realm", "")))
                 if scheme != "bearer" or found is None or Origin.of(found["base"]) is None:
                     continue
                 try:
@@ -142,6 +144,16 @@ class Challenge:
             asked.append(("service", self.service))
         asked += (("scope", word) for word in self.scope.split())
         return f"{self.realm}?{urlencode(sorted(asked, key=lambda pair: pair[0]))}"
+
+
+def _as_url(realm: str) -> str:
+    """
+    Percent-encode characters that no URL may have (a space, UTF-8), as clients do; they ask for
+    none with control characters.
+    """
+    if _CONTROL.search(realm):
+        return ""
+    return quote(realm, safe=IN_URLS, encoding="latin-1", errors="replace")
 
 
 def challenges(text: str) -> list[tuple[str, dict[str, str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from math import inf
-from typing import Optional
+from typing import Optional, Union
 from urllib.parse import urlsplit
 
 from attrs import define, field
@@ -19,6 +19,7 @@ from yukari.errors import RegistryError, denied, denied_by, upstream_unreachable
 from yukari.large import LargeManifests
 from yukari.metrics import Metrics
 from yukari.names import Repository
+from yukari.net.bodies import discard
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLines
 from yukari.net.http import BadRedirect, as_cancelled, follow, place_in, why, without_user
@@ -188,12 +189,23 @@ class Registry:
     def request(self, method: str, url: str, headers: Headers) -> Deferred[IResponse]:
         """
         Send a request; a user and a password in its URL are sent as Go's client does, if there is
-        no other Authorization.
+        no other Authorization. What is not to be had without gzip is asked for with it.
         """
         url, authorization = without_user(url)
         if authorization is not None and not headers.hasHeader("Authorization"):
             headers.setRawHeaders("Authorization", [authorization])
-        return self.agent.request(method.encode("ascii"), url.encode("ascii"), headers)
+        asked = method.encode("ascii"), url.encode("ascii")
+        return self.agent.request(*asked, headers).addCallback(self._with_gzip, *asked, headers)
+
+    def _with_gzip(
+        self, response: IResponse, method: bytes, url: bytes, headers: Headers
+    ) -> Union[IResponse, Deferred[IResponse]]:
+        if response.code != 406:
+            return response
+        discard(response, self.clock)
+        headers = headers.copy()
+        headers.setRawHeaders("Accept-Encoding", ["gzip"])
+        return self.agent.request(method, url, headers)
 
     def headers(self, user_agent: str, token: Optional[str]) -> Headers:
         """A request's headers; ``token`` is the registry's."""

@@ -14,6 +14,7 @@ reactor; `Spool` and `BlobFile` say which of theirs belong in a disk thread.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Optional, Protocol, TypeVar
 
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 class StoreUnusable(Exception):
     """The store cannot be used at all; the text is one line: which, and what to do."""
+
+
+SHORT = frozenset((None, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Numbers of errors that say nothing about what is stored: this process, or S3, is short of it."""
 
 
 class NoRoom(Exception):

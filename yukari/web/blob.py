@@ -222,7 +222,7 @@ class BlobRequest:
                 await self._relay(found, Span(span.start + broken.sent, span.end), so_far)
                 return
             if isinstance(broken.error, OSError):
-                self._damaged(broken.error)
+                self._unreadable(broken.error)
             request.cut()
             return
         request.finish()
@@ -244,14 +244,14 @@ class BlobRequest:
             self._registry.catalog.sent(self._name, self._digest, sent)
         self._request.count_sent(sent)
 
-    def _damaged(self, error: OSError) -> None:
-        self._registry.library.invalidate_open_files()
-        log.error(
-            "{digest}: reading failed: {error}",
-            digest=self._digest,
-            error=str(error),
-            request=self._request.id,
-        )
+    def _unreadable(self, error: OSError) -> None:
+        if not self._registry.library.found_unreadable(self._digest, error):
+            log.error(
+                "{digest}: reading failed: {error}",
+                digest=self._digest,
+                error=str(error),
+                request=self._request.id,
+            )
 
     async def _relay(self, fill: Fill, span: Span, so_far: Any = None) -> None:
         """Send the bytes through memory: the disk has no room for the blob."""

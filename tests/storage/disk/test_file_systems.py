@@ -24,7 +24,7 @@ from yukari.storage.disk import lock, spool_dir, tolerance
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import Spool, Store, StoredManifest, StoreUnusable
 
-NICE_TO_HAVE = ("chmod", "fchmod", "utime", "symlink", "link")
+NICE_TO_HAVE = ("chmod", "fchmod", "utime", "symlink", "link", "ftruncate")
 
 
 def refusing(*calls: str, number: int = errno.EPERM) -> Any:
@@ -107,7 +107,8 @@ class RefusedTests(OneFileSystem):
     """Single calls are refused."""
 
     def test_what_is_nice_to_have_may_be_refused_and_is_logged_once(self) -> None:
-        cases = [(call, number) for call in NICE_TO_HAVE for number in (errno.EPERM, errno.ENOSYS)]
+        numbers = (errno.EPERM, errno.ENOSYS, errno.EIO, errno.EOVERFLOW)
+        cases = [(call, number) for call in NICE_TO_HAVE for number in numbers]
         for call, number in (*cases, ("fsync", errno.EINVAL), ("fsync", errno.EIO)):
             self.path = os.path.abspath(self.mktemp())
             tolerance._told.clear()
@@ -118,11 +119,43 @@ class RefusedTests(OneFileSystem):
             self.used(store)
             for module in MODULES:
                 self.patch(module, "os", os)
-            if number != errno.EIO:
-                self.assertLessEqual(len(self.told), 1, call)
-            if call in ("utime", "symlink"):
+            self.assertLessEqual(len(self.told), 1, call)
+            if call in ("utime", "symlink", "ftruncate"):
                 self.assertEqual(len(self.told), 1, call)
                 self.assertTrue(self.told[0]["lost"])
+                self.assertTrue(self.told[0]["banner"], "nobody sees it: SLOG_LEVEL is ERROR")
+
+    def test_a_must_that_is_refused_is_told_at_the_start(self) -> None:
+        """Without rename nothing was ever stored, and nobody was told why."""
+        for call in ("mkdir", "open", "rename", "unlink"):
+            self.path = os.path.abspath(self.mktemp())
+            for module in MODULES:
+                self.patch(module, "os", refusing(call))
+            with self.assertRaises(StoreUnusable) as caught:
+                result_of(store_in(self.path).start())
+            self.assertIn("Operation not permitted", str(caught.exception))
+            for module in MODULES:
+                self.patch(module, "os", os)
+
+    def test_a_full_disk_is_served_from(self) -> None:
+        """The daemon did not start."""
+        store = store_in(self.path)
+        result_of(store.start())
+        self.used(store)
+        result_of(store.stop())
+        for number in (errno.ENOSPC, errno.EDQUOT):
+
+            def refuse(name: str, *args: Any, number: int = number) -> None:
+                if name == "open" and args[1] & os.O_CREAT and not os.path.exists(args[0]):
+                    raise OSError(number, os.strerror(number), args[0])
+
+            for module in MODULES:
+                self.patch(module, "os", RefusingOs(refuse))
+            store = store_in(self.path)
+            result_of(store.start())
+            self.assertEqual(self.manifest(store), OLD)
+            self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+            result_of(store.stop())
 
     def test_without_times_no_list_client_is_kept_from_asking_upstream(self) -> None:
         """A link that is there for Ollama 0.40 alone would count as checked just now."""

@@ -60,6 +60,16 @@ class RoomTests(SynchronousTestCase):
             room.reserve(10**12).release()
             self.assertGreater(room.size(), 10**12)
 
+    def test_numbers_that_cannot_be_right_tell_nothing(self) -> None:
+        blocks = ((-1000, 0), (-1, 0), (2**64 - 1, 0), (1001, 0))
+        for free, inodes in (*blocks, (1000, 2**32 - 1), (1000, 2**64 - 1), (1000, -1)):
+            found = self.disk.statvfs("")
+            found.f_bavail, found.f_files, found.f_favail = free, inodes, 0
+            room = Room("/store", FreeSpace(percent=10.0), lambda path, found=found: found)
+            room.reserve(900_000)
+            if free != 1000:
+                self.assertGreater(room.size(), 10**12)
+
     def test_a_directory_that_was_removed_is_on_the_file_system_of_the_one_above(self) -> None:
         path = os.path.abspath(self.mktemp())
         os.mkdir(path)

@@ -496,7 +496,8 @@ class DirectoryStoreTests(SynchronousTestCase):
         store = self.started()
         result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
         result_of(store.publish(self.filled(store)))
-        for number in (errno.EMFILE, errno.ENFILE, errno.EIO):
+        away = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENOLCK)
+        for number in (errno.EMFILE, errno.ENFILE, errno.EIO, *away):
 
             def refuse(name: str, *_: Any, number: int = number) -> None:
                 if name in ("open", "stat", "readlink", "listdir"):
@@ -714,6 +715,8 @@ class Told:
 
     def warn(self, text: str, **about: Any) -> None:
         self.told.append(about)
+
+    error = warn
 
 
 class HeldThread:

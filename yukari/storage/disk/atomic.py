@@ -24,8 +24,18 @@ _log = Logger()
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Answers which mean that there is no such file; a link may lead nowhere, or to itself."""
-FAULTS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
-"""Failures which do not tell whether there is a file: never to be taken for "not stored"."""
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EISDIR, errno.ENXIO)
+"""Answers which mean that what is there cannot be a file of ours: a socket, a directory."""
+
+
+def is_fault(error: OSError) -> bool:
+    """
+    Whether a failure does not tell whether there is a file: never to be taken for "not stored".
+
+    Among them are a disk that fails, descriptors that are short, and a server that is away (NFS,
+    CIFS, FUSE).
+    """
+    return error.errno not in (*ABSENT, *_NOT_OURS)
 
 
 def write_all(descriptor: int, body: bytes) -> None:

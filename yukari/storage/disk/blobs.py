@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.names import Digest
-from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, temporary, write_all
+from yukari.storage.disk.atomic import ABSENT, is_fault, remove, temporary, write_all
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.spool import SpoolFile
@@ -20,8 +20,6 @@ from yukari.storage.disk.tolerance import sync_file
 from yukari.storage.ports import BlobEntry
 
 _BLOCK = 1024 * 1024
-_NO_BLOB = errno.EINVAL, errno.EISDIR, errno.EACCES, errno.EPERM
-"""What opening a file may answer that is none of ours: another is fetched, and takes its place."""
 
 
 @define(eq=False)
@@ -48,7 +46,7 @@ class BlobFiles:
                 if not os.access(path, os.R_OK):
                     raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
-                if error.errno in FAULTS:
+                if is_fault(error):
                     raise
                 self._unreadable(path, error)
             else:
@@ -61,10 +59,9 @@ class BlobFiles:
             try:
                 return FileBlob.at(path)
             except OSError as error:
-                if error.errno not in FAULTS:
-                    self._unreadable(path, error)
-                if error.errno not in (*ABSENT, *_NO_BLOB):
+                if is_fault(error):
                     raise
+                self._unreadable(path, error)
         return None
 
     def delete(self, digest: Digest) -> None:

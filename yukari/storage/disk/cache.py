@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from yukari.config.units import FreeSpace, shown_bytes
 from yukari.names import Digest, InvalidName
-from yukari.storage.disk.atomic import FAULTS, remove
+from yukari.storage.disk.atomic import is_fault, remove
 from yukari.storage.disk.copies import DiskCopies
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.space import Room
@@ -77,7 +77,7 @@ class Tier:
             with suppress(OSError):
                 os.utime(path)
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             self._log.warn("{path} is gone: {error}", path=path, error=error.strerror)
             self._forget(digest)

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from yukari.config.files import read_file
 from yukari.manifest import MAX_BYTES, Manifest, parse_manifest
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.disk.atomic import ABSENT, FAULTS, remove, replace_file, temporary
+from yukari.storage.disk.atomic import ABSENT, is_fault, remove, replace_file, temporary
 from yukari.storage.disk.copies import DiskCopies, keep_in
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
@@ -178,7 +178,7 @@ class DirectoryInventory:
         try:
             found = parse_manifest(read_file(path, MAX_CHILD))
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             return set()
         except ValueError:

@@ -16,7 +16,7 @@ from typing import Optional
 from attrs import define, field
 
 from yukari.names import InvalidName, Repository, Tag
-from yukari.storage.disk.atomic import ABSENT, FAULTS
+from yukari.storage.disk.atomic import ABSENT, is_fault
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
 
@@ -100,7 +100,7 @@ class TagListing:
             try:
                 plain = os.stat(tag_path(directory, name, tag))
             except OSError as error:
-                if error.errno in FAULTS:
+                if is_fault(error):
                     raise
                 continue
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
@@ -115,7 +115,7 @@ class TagListing:
                     leads = self._layout.blob_linked(path, os.readlink(path)) is not None
                     found = leads and stat.S_ISREG(os.stat(path).st_mode)
             except OSError as error:
-                if error.errno in FAULTS:
+                if is_fault(error):
                     raise
                 continue
             if (found and stat.S_ISLNK(linked.st_mode)) or (
@@ -146,7 +146,7 @@ class TagListing:
             settled = time.time_ns() - changed > _SETTLED
             names = sorted(os.listdir(path))
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             if error.errno not in ABSENT:
                 self._tell(path, error.strerror or str(error))

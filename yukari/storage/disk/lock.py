@@ -95,6 +95,7 @@ class DirectoryLock:
                 "{path}: its file system has no locks: {file} says that it is in use",
                 path=self.directory,
                 file=file,
+                banner=True,
             )
         if not self._record:
             self._name_process(number)

@@ -30,7 +30,7 @@ from yukari.storage.disk.bodies import KeptFiles
 from yukari.storage.disk.layout import Layout, tag_path
 from yukari.storage.disk.listing import TagListing
 from yukari.storage.disk.reading import File, Found, ManifestReader, Watched, is_anchor, stamp_of
-from yukari.storage.disk.tolerance import REFUSED
+from yukari.storage.disk.tolerance import GENERAL
 from yukari.storage.manifest_cache import cost_of
 from yukari.storage.ports import NEVER_CHECKED, Answers, StoredManifest
 from yukari.storage.variants import SMALL_MANIFEST, alone, differ
@@ -231,7 +231,7 @@ class ManifestFiles:
                 with suppress(OSError):  # By the same time it is known whose manifest this is.
                     os.utime(self.layout.blob(file.manifest.digest), ns=(checked, checked))
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in REFUSED:
+            if isinstance(error, OSError) and error.errno in GENERAL:
                 raise
             # It is another user's, or the file system sets no times: a new file replaces it.
             if variant is Variant.LIST:

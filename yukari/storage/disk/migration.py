@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from yukari.config.files import read_file
 from yukari.manifest import MAX_BYTES
 from yukari.names import DEFAULT, Digest, InvalidName, Repository
-from yukari.storage.disk.atomic import FAULTS
+from yukari.storage.disk.atomic import is_fault
 from yukari.storage.disk.layout import Layout
 from yukari.storage.disk.manifests import ManifestFiles
 
@@ -89,7 +89,7 @@ class Migration:
         except ValueError:
             return  # It has another name, or is something else than a file.
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             return
         if Digest.of(body) != digest:
@@ -108,7 +108,7 @@ def _names(*parts: str) -> list[str]:
     try:
         return sorted(os.listdir(os.path.join(*parts)))
     except OSError as error:
-        if error.errno in FAULTS:
+        if is_fault(error):
             raise
         return []
 

@@ -35,7 +35,7 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
-from yukari.storage.disk.atomic import ABSENT, FAULTS
+from yukari.storage.disk.atomic import ABSENT, is_fault
 from yukari.storage.disk.bodies import KeptBody, KeptFiles
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
@@ -199,7 +199,7 @@ class ManifestReader:
         try:
             target = os.readlink(path)
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             return self.read(path, watched)
         digest = self.layout.blob_linked(path, target)
@@ -210,7 +210,7 @@ class ManifestReader:
         try:
             return file and File(path, file.manifest, checked_at(os.lstat(path)))
         except OSError as error:
-            if error.errno in FAULTS:
+            if is_fault(error):
                 raise
             return None
 
@@ -253,7 +253,7 @@ class ManifestReader:
                 opened.close()
             return File(path, manifest, checked_at(found))
         except (OSError, InvalidManifest) as error:
-            if isinstance(error, OSError) and error.errno in FAULTS:
+            if isinstance(error, OSError) and is_fault(error):
                 raise
             if not isinstance(error, OSError) or error.errno not in ABSENT:
                 (tell or self.tell)(path, str(error))

@@ -24,6 +24,8 @@ _UNKNOWN = os.statvfs_result((4096, 4096, 2**38, 2**38, 2**38, 0, 0, 0, 0, 255))
 """A petabyte, if a file system does not tell its size."""
 _INODES_KEPT = 16
 """Fewer free than this count as none: a spool and a manifest take up to six."""
+_MAX_INODES = 2**32 - 1
+"""A file system that says it has so many, or more, makes them as it needs them."""
 
 
 @define(eq=False)
@@ -70,8 +72,10 @@ class Room:
             except OSError as error:
                 without("statvfs", _LOST, self.path, error)
                 return _UNKNOWN
-        # Some that lie behind FUSE or a network answer with zeros: unknown is not full.
-        return found if found.f_blocks > 0 and found.f_frsize > 0 else _UNKNOWN
+        # Some that lie behind FUSE or a network answer with zeros, or with more free than there is,
+        # or less than nothing: unknown is not full.
+        tells = found.f_frsize > 0 and 0 < found.f_blocks >= found.f_bavail >= 0
+        return found if tells else _UNKNOWN
 
     def reserve(self, size: int) -> Reservation:
         """Reserve ``size`` bytes; `NoRoom` if less than the minimum would stay free."""
@@ -108,7 +112,7 @@ class Room:
         self._refuse(self._look(), size, 0)
 
     def _refuse(self, found: os.statvfs_result, size: int, reserved: int) -> None:
-        if found.f_files > 0 and found.f_favail < _INODES_KEPT:
+        if 0 < found.f_files < _MAX_INODES and found.f_favail < _INODES_KEPT:
             raise NoRoom(f"{self.path}: no inodes left ({found.f_favail} of {found.f_files} free)")
         free = found.f_bavail * found.f_frsize
         kept = self.min_free.of(found.f_blocks * found.f_frsize)

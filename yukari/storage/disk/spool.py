@@ -1,13 +1,12 @@
 """
 A blob on its way, on disk: a sparse file and a sidecar that tells what of it is there.
 
-``sha256-HEX.spool`` has the blob's size from the start. ``sha256-HEX.cover``
-is text: a line of JSON (version, digest, size, repositories) and then a line
+``sha256-HEX.spool`` has the blob's size from the start, if the file system can.
+``sha256-HEX.cover`` is text: a line of JSON (version, digest, size, repositories) and then a line
 for each thing that happened since, ``+ START END`` (these bytes are there) or
-``r NAMESPACE/MODEL`` (this repository has it too). A line is appended in one
-write, after the bytes that it claims: what a killed process had written counts
-only where its line is whole. Nothing is fsynced before publishing; after a
-power cut the blob's digest tells.
+``r NAMESPACE/MODEL`` (this repository has it too). A line is appended in one write, after the bytes
+that it claims: what a killed process had written counts only if its line is whole. Nothing is
+fsynced before publishing; after a power cut the blob's digest tells.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from yukari.storage.disk import sidecar
 from yukari.storage.disk.atomic import remove, write_all
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.space import Reservation, Room
-from yukari.storage.disk.tolerance import sync_file
+from yukari.storage.disk.tolerance import set_length, sync_file
 from yukari.storage.ports import NoRoom
 
 DATA = ".spool"
@@ -118,7 +117,7 @@ class SpoolFile:
         data = Share.of(os.open(base + DATA, flags, 0o666))
         try:
             with data.used() as number:
-                os.ftruncate(number, size)
+                set_length(number, size, directory)
             made = cls(base, digest, size, (repository,), data, SpanSet(), reserved, landing)
             made._rewrite()
         except OSError:
@@ -147,7 +146,8 @@ class SpoolFile:
             finally:
                 os.close(number)
             size, repositories, cover = sidecar.decode(text, digest)
-            if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            least = max((span.end for span in cover), default=0)
+            if not stat.S_ISREG(found.st_mode) or not least <= found.st_size <= size:
                 raise sidecar.Damaged(f"{found.st_size} bytes of data: expected {size}")
             made = cls(base, digest, size, tuple(repositories), data, cover)
             made._rewrite()

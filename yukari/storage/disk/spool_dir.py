@@ -93,7 +93,7 @@ class OwnedDirectories:
             except StoreUnusable as error:
                 raise OSError(errno.EBUSY, str(error), self.directories[0]) from None
         if gone:
-            self._log.warn(
+            self._log.error(
                 "{gone}: gone and made again; what was in there is fetched when it is asked for",
                 gone=", ".join(gone),
             )
@@ -157,7 +157,20 @@ def clear(directory: str) -> None:
 
 
 def _try_writing(directory: str) -> None:
-    """OSError if nothing can be created in a directory."""
-    path = os.path.join(directory, ".yukari-start")
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    os.unlink(path)
+    """
+    OSError if nothing can be created in a directory, or renamed there; not if the disk is full:
+    what is stored can be served all the same.
+    """
+    path = os.path.join(directory, f".yukari-start-{os.getpid()}")
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        raise
+    try:
+        os.rename(path, f"{path}-renamed")
+    except OSError:
+        remove(path)
+        raise
+    os.unlink(f"{path}-renamed")

@@ -15,11 +15,18 @@ from twisted.logger import Logger
 
 REFUSED = frozenset(
     (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTTY)
-    + (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+    + (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EOVERFLOW)
 )
 """Errors of calls that a file system does not know, or refuses to this user."""
 
+GENERAL = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    + (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+)
+"""Errors that are not one call's alone: a directory that vanished, a disk that is full."""
+
 _TIMES = "the time of a manifest's last check is that of its last write"
+_LENGTH = "the room of a blob is taken as its bytes arrive"
 _SYNC = "a power cut may undo the last seconds, and a blob that it tears is fetched again"
 _LINKS = "Ollama 0.40 gets copies of the manifests in place of links"
 
@@ -32,6 +39,17 @@ def without(call: str, lost: str, path: str, error: OSError) -> None:
     """Warn, once for each file system, that ``call`` is refused; other errors are raised."""
     if error.errno not in REFUSED:
         raise error
+    _warn(call, lost, path, error)
+
+
+def _without_nicety(call: str, lost: str, path: str, error: OSError) -> None:
+    """As `without`, for any error of ``call`` alone."""
+    if error.errno in GENERAL:
+        raise error
+    _warn(call, lost, path, error)
+
+
+def _warn(call: str, lost: str, path: str, error: OSError) -> None:
     try:
         device = os.stat(path).st_dev
     except OSError:
@@ -44,6 +62,7 @@ def without(call: str, lost: str, path: str, error: OSError) -> None:
             call=call,
             error=error.strerror,
             lost=lost,
+            banner=True,
         )
 
 
@@ -57,9 +76,17 @@ def set_times(target: Union[int, str], mtime: int, directory: str) -> bool:
     except NotImplementedError:
         return False
     except OSError as error:
-        without("utimes", _TIMES, directory, error)
+        _without_nicety("utimes", _TIMES, directory, error)
         return False
     return True
+
+
+def set_length(number: int, size: int, directory: str) -> None:
+    """Make an empty file as long as what will be written to it, if the file system can."""
+    try:
+        os.ftruncate(number, size)
+    except OSError as error:
+        _without_nicety("ftruncate", _LENGTH, directory, error)
 
 
 def link(to: str, path: str) -> bool:
@@ -67,7 +94,7 @@ def link(to: str, path: str) -> bool:
     try:
         os.symlink(to, path)
     except OSError as error:
-        without("symlink", _LINKS, os.path.dirname(path), error)
+        _without_nicety("symlink", _LINKS, os.path.dirname(path), error)
         return False
     return True
 
@@ -93,7 +120,4 @@ def sync_directory(path: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno in REFUSED:
-            without("fsync of a directory", _SYNC, path, error)
-        else:
-            _log.warn("cannot fsync {path}: {error}", path=path, error=error.strerror)
+        _warn("fsync of a directory", _SYNC, path, error)
