@@ -264,6 +264,11 @@ class VerbsTests(VerbsCase):
         far = await self.yukari(upstream.url, "--offline")
         self.assertIn("5.3 MB stored", await self.run_verb(far, "import", storage))
         self.assertIn("0 B stored", await self.run_verb(far, "import", storage))
+        # It was said that the models are not there.
+        self.assertEqual(
+            (await self.run_verb(far, "outdated", status=2)).splitlines(),
+            [f"{name}: not checked: this cache is offline" for name in ("m:latest", "user/n:7b")],
+        )
         for name in (M, N):
             pulled = await self.pull(far, name)  # type: ignore[arg-type]
             self.assert_whole(pulled, upstream.models[name])

@@ -125,11 +125,12 @@ class YukariService(Service):
         by = "" if proxy is None else f" by the proxy {proxy}"
         others = map(_shown, self._settings.registries[1:])
         log.info(
-            "yukari {version} listens on {where}, mirrors {upstream}, stores in {store};"
+            "yukari {version} listens on {where}, mirrors {upstream}{offline}, stores in {store};"
             " to pull through it: ollama pull --insecure {host}/library/MODEL:TAG",
             version=__version__,
             where=where,
             upstream=", ".join((f"{default}{by}", *others)),
+            offline=" (OFFLINE: asks none of them)" if self._settings.offline else "",
             store=self.parts.store.describe(),
             host=name_for_clients(self.ports),
             banner=True,

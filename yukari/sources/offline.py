@@ -19,8 +19,12 @@ from yukari.sources.ways import Access
 from yukari.spans import Span
 
 
-def _missing(what: object) -> RegistryError:
-    return RegistryError("UNAVAILABLE", f"this cache is offline and does not hold {what}", 503)
+class IsOffline(RegistryError):
+    """The error for whatever would be asked of upstream."""
+
+
+def _missing(what: object) -> IsOffline:
+    return IsOffline("UNAVAILABLE", f"this cache is offline and does not hold {what}", 503)
 
 
 @define(eq=False)

@@ -31,6 +31,7 @@ from yukari.library.status import usage_json
 from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest
 from yukari.names import Repository, Tag
+from yukari.sources.offline import IsOffline
 from yukari.web.importing import Imports
 from yukari.web.json_api import Body, JsonApi, Lines
 from yukari.web.ollama_api import PAGE
@@ -159,6 +160,8 @@ class StoreApi:
             return
         try:
             newest = await management.library.upstream.manifest(wanted.name, wanted.tag, "")
+        except IsOffline:  # Its text is about what is not stored.
+            raise RegistryError("UNAVAILABLE", "this cache is offline", 503) from None
         except RegistryError as error:
             if error.status != 404:
                 raise
