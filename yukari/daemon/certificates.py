@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from yukari.config.listen import CREATORS, certificate_files, check_files, has_certificates
+from yukari.sending.handshakes import Handshake, Handshakes
 from yukari.sending.tls import Lendable, write_whole_blocks
 
 log = Logger()
@@ -66,6 +67,7 @@ class Renewed:
 
     _reactor: Any
     _description: str
+    _handshakes: Handshakes
     endpoint: IStreamServerEndpoint = field(init=False)
     """Listens as described, with this object as the maker of its connections."""
     _attribute: str = field(init=False)
@@ -101,9 +103,9 @@ class Renewed:
     def serverConnectionForTLS(self, protocol: Any) -> Any:
         """Return a `Lendable` connection, so that helper threads can encrypt blobs."""
         make = getattr(self._creator, "serverConnectionForTLS", None)
-        if make is None:  # Twisted's CertificateOptions are contexts only before version 26.
-            return Lendable(Connection(self._creator.getContext(), None))
-        return Lendable(make(protocol))
+        # Twisted's CertificateOptions are contexts only before version 26.
+        made = make(protocol) if make else Connection(self._creator.getContext(), None)
+        return Lendable(made, Handshake(protocol, self._handshakes))
 
     def reload(self) -> None:
         """Read the files again; if they cannot be used, the certificate stays as it was."""
@@ -141,15 +143,19 @@ class Certificates:
 
     _reactor: Any
     _clock: IReactorTime
+    _handshakes: Handshakes = field(init=False)
     _renewed: list[Renewed] = field(factory=list, init=False)
     _loop: Optional[LoopingCall] = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._handshakes = Handshakes(self._reactor)
 
     def endpoint(self, description: str) -> IStreamServerEndpoint:
         """Make an endpoint, and renew its certificates if it has any."""
         if not has_certificates(description):
             plain: IStreamServerEndpoint = serverFromString(self._reactor, description)
             return plain
-        self._renewed.append(Renewed(self._reactor, description))
+        self._renewed.append(Renewed(self._reactor, description, self._handshakes))
         return self._renewed[-1].endpoint
 
     def start(self) -> None:

@@ -24,6 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from yukari.sending.blocks import BlockSender
+from yukari.sending.handshakes import Handshake
 from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import bound_unsent, flush, flush_gathered
 from yukari.sending.workers import Helpers, Piece
@@ -62,11 +63,14 @@ class Lendable:
     A server's OpenSSL connection that the reactor's thread can lend to another one.
 
     To Twisted it is a `Connection` that has nothing to read and nothing to send while it is lent:
-    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile.
+    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile. Neither has it
+    until it is the turn of its ``handshake``.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, handshake: Optional[Handshake] = None) -> None:
         self._connection = connection
+        self._handshake = handshake
+        self._heard = False
         self._lent = False
         self._kept: list[bytes] = []
         self._room = 0
@@ -88,7 +92,28 @@ class Lendable:
 
     # what Twisted calls at any time
 
+    def do_handshake(self) -> None:
+        handshake = self._handshake
+        if handshake is None:
+            self._connection.do_handshake()
+            return
+        if not self._heard or not handshake.is_its_turn():
+            raise WantReadError
+        try:
+            self._connection.do_handshake()
+        except WantReadError:
+            raise
+        except Error:
+            handshake.ended()
+            raise
+        # Its protocol refers to this.
+        self._handshake = None
+        handshake.ended()
+
     def bio_write(self, data: bytes) -> int:
+        self._heard = True
+        if not data:
+            return 0  # OpenSSL takes this for an error.
         if not self._lent:
             return self._connection.bio_write(data)
         self._kept.append(data)
