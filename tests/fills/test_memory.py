@@ -14,6 +14,7 @@ from tests.fills.doubles import Scene, content_of
 from yukari.errors import RegistryError
 from yukari.fills.memory import STANDS_AFTER, MemoryReader
 from yukari.fills.window import PIECE, Pieces, Window
+from yukari.memory import Memory
 from yukari.sources.base import SourceFailed
 from yukari.spans import Span, SpanSet
 
@@ -122,7 +123,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_a_herd_costs_little_more_than_one_and_no_more_connections(self) -> None:
         scene = self.scene(16 * MIB)
-        scene.scheduler.window.most = 8 * MIB
+        scene.scheduler.window.memory.most = 8 * MIB
         step = MIB
         clients = [
             Client(scene, Span(part * step, (part + 1) * step), rate=rate * 100_000)
@@ -135,7 +136,7 @@ class MemoryTests(SynchronousTestCase):
             nonlocal most
             most = max(most, len(scene.source.open))
 
-        scene.scheduler.window.most = 8 * MIB
+        scene.scheduler.window.memory.most = 8 * MIB
         for _ in range(10_000):
             if all(client.done for client in clients):
                 break
@@ -148,7 +149,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_a_client_that_stands_holds_up_nobody_for_long(self) -> None:
         scene = self.scene()
-        scene.scheduler.window.most = MIB
+        scene.scheduler.window.memory.most = MIB
         standing = Client(scene, Span(0, 8 * MIB), rate=1.0)
         moving = Client(scene, Span(0, 8 * MIB))
         run(scene, [moving], 4 * MIB)
@@ -160,7 +161,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_memory_is_bounded_whatever_comes(self) -> None:
         scene = self.scene()
-        scene.scheduler.window.most = MIB
+        scene.scheduler.window.memory.most = MIB
         clients = [Client(scene, Span(at * MIB, 8 * MIB), rate=500_000.0) for at in range(8)]
         for _ in range(200):
             run_once(scene, clients, 16 * MIB)
@@ -171,7 +172,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_an_upstream_that_ignores_range_is_paused_for_those_who_move(self) -> None:
         scene = self.scene()
-        scene.scheduler.window.most = MIB
+        scene.scheduler.window.memory.most = MIB
         slow = Client(scene, Span(0, 8 * MIB), rate=2_000_000.0)
         quick = Client(scene, Span(2 * MIB, 8 * MIB))
         quick.take()
@@ -234,7 +235,7 @@ class WindowTests(SynchronousTestCase):
         self, history: list[tuple[str, int, int]]
     ) -> None:
         """The window holds what was put there and was not dropped."""
-        window, here = Window(most=20 * PIECE), SpanSet()
+        window, here = Window(Memory(20 * PIECE)), SpanSet()
         content = content_of(64 * 100) * 1024
 
         def forgot(span: Span) -> None:
@@ -256,7 +257,18 @@ class WindowTests(SynchronousTestCase):
                 self.assertEqual(found == content[start:end], True)
             elif what == "x":
                 window.make_room(length)
-            self.assertLessEqual(window.used, window.most)
+            self.assertLessEqual(window.used, window.memory.most)
             self.assertEqual(window.used - pieces.reserved, here.total)
         window.leave(pieces)
-        self.assertEqual(window.used, 0)
+        self.assertEqual((window.used, window.memory.used), (0, 0))
+
+    def test_bytes_that_nobody_needs_make_room_for_a_part_of_an_upload(self) -> None:
+        window = Window(Memory(10 * PIECE))
+        pieces = Pieces(lambda: SpanSet(), lambda: 1, lambda _: None)
+        window.join(pieces)
+        for at in range(10):
+            window.reserve(pieces, PIECE)
+            window.put(pieces, at * PIECE, b"x" * PIECE)
+        part = Deferred.fromCoroutine(window.memory.lend(3 * PIECE))
+        self.successResultOf(part)
+        self.assertEqual(window.used, 7 * PIECE)

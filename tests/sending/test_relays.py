@@ -94,7 +94,7 @@ class RelayTests(SynchronousTestCase):
         talk, scene = self.scene(5 * MIB)
         talk.wire.full = True
         window = scene.scheduler.window
-        window.most = MIB
+        window.memory.most = MIB
         while not talk.wire.value().endswith(scene.content[-100:]):
             scene.feed()
             self.assertLessEqual(window.used, MIB)

@@ -18,6 +18,7 @@ from yukari.large import LargeManifests
 from yukari.library.models.archive import BadArchive
 from yukari.library.models.importing import Found, Importer
 from yukari.library.models.shown_names import ShownNames
+from yukari.memory import Memory
 from yukari.metrics import Metrics
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.opening import open_store
@@ -66,7 +67,9 @@ async def _import(
     threads.start()
     try:
         proxies, large = Proxies.read(os.environ), LargeManifests()
-        store, _ = open_store(reactor, settings, os.environ, threads, Metrics(), proxies, large)
+        store, _ = open_store(
+            reactor, settings, os.environ, threads, Metrics(), proxies, large, Memory()
+        )
         await store.start()
         try:
             names = ShownNames(RegistryNames.of(settings.registries))

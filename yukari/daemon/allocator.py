@@ -16,9 +16,13 @@ import ctypes
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Optional
+from typing import Any, Optional
 
 from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from yukari.threads import InThread
 
 KEPT = 32 * 1024 * 1024
 """Bytes of freed memory that are kept: as many as may wait to be written."""
@@ -29,6 +33,11 @@ at once, and less than the largest manifests.
 """
 GIVEN_BACK_EVERY = 1.0
 """Seconds; pages that are taken back meanwhile cost little beside what is parsed in that time."""
+
+MUCH = 24 * 1024 * 1024
+"""Bytes that are free but not the system's from which on they are given back."""
+LOOKED_EVERY = 5.0
+"""Seconds between two looks how much that is."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -46,6 +55,16 @@ def keep_freed() -> bool:
     return all(mallopt(*each) for each in wanted)
 
 
+_FREE = 8
+"""The place of ``fordblks``, the bytes that are free, among the numbers of ``mallinfo2``."""
+
+
+class _Told(ctypes.Structure):
+    """``struct mallinfo2``."""
+
+    _fields_ = [("numbers", ctypes.c_size_t * 10)]
+
+
 @define(eq=False)
 class GiveBack:
     """Gives all freed memory back to the system, at most once in `GIVEN_BACK_EVERY`."""
@@ -53,7 +72,9 @@ class GiveBack:
     _trim: Optional[Callable[[int], object]] = field(
         factory=lambda: getattr(ctypes.CDLL(None), "malloc_trim", None), init=False
     )
+    _tell: Any = field(factory=lambda: getattr(ctypes.CDLL(None), "mallinfo2", None), init=False)
     _at: float = field(default=-inf, init=False)
+    _loop: Optional[LoopingCall] = field(default=None, init=False)
 
     def __call__(self) -> None:
         """Do it if it is due; some milliseconds, for any thread."""
@@ -61,3 +82,20 @@ class GiveBack:
         if self._trim is not None and now - self._at >= GIVEN_BACK_EVERY:
             self._at = now
             self._trim(0)
+
+    def start(self, clock: IReactorTime, in_thread: InThread) -> None:
+        """Do it from now on whenever much is free, as after a crowd."""
+        if self._tell is not None:
+            self._tell.restype = _Told
+            self._loop = LoopingCall(lambda: in_thread(self._if_much_is_free))
+            self._loop.clock = clock
+            self._loop.start(LOOKED_EVERY, now=False)
+
+    def stop(self) -> None:
+        """Look no more; harmless if it never did."""
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+
+    def _if_much_is_free(self) -> None:
+        if self._tell().numbers[_FREE] > MUCH:
+            self()

@@ -33,6 +33,7 @@ from yukari.daemon.mirrors import (
 from yukari.daemon.prometheus import PrometheusMetrics
 from yukari.fatal import end
 from yukari.fills.scheduler import FetchScheduler
+from yukari.fills.window import Window
 from yukari.large import LargeManifests
 from yukari.leisure import Leisure
 from yukari.library.events import Events, Observer
@@ -45,6 +46,7 @@ from yukari.library.traffic import Traffic
 from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.management import Management
 from yukari.library.upkeep.usage import UsageCounter
+from yukari.memory import Memory
 from yukari.metrics import Metrics
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.net.throttle import Lines
@@ -99,6 +101,7 @@ class Parts:
     """The ports' sites of each registry, by its name in the settings."""
     client_lines: Optional[Lines]
     """The bound on each client's rate."""
+    give_back: GiveBack
     admin_site: RegistrySite
 
 
@@ -110,10 +113,11 @@ def assemble(
     send_threads = Threads(reactor, "send", helpful())
     metrics = PrometheusMetrics(reactor)
     kept = KeptFiles(os.path.join(own_directory(settings), "tmp"))
-    large = LargeManifests(kept.keep, GiveBack())
+    give_back = GiveBack()
+    large, memory = LargeManifests(kept.keep, give_back), Memory()
     try:
         store, keeper = open_store(
-            reactor, settings, os.environ, disk_threads, metrics, proxies, large
+            reactor, settings, os.environ, disk_threads, metrics, proxies, large, memory
         )
     except ValueError as error:
         end(error)
@@ -140,6 +144,7 @@ def assemble(
         line=line,
         may_fetch_ahead=may_fetch_ahead(settings),
         most_open=open_files_limit() // 8,
+        window=Window(memory),
     )
     library = Library(
         store=store,
@@ -246,6 +251,7 @@ def assemble(
         passwords=passwords,
         sites=sites,
         client_lines=client_lines,
+        give_back=give_back,
         admin_site=make_site(DEFAULT, is_admins=True),
     )
 

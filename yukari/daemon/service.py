@@ -110,6 +110,7 @@ class YukariService(Service):
         parts.management.start()
         parts.traffic.start()
         parts.errors.start()
+        parts.give_back.start(self._reactor, parts.disk_threads)
         self._certificates.start()
         if self._settings.long_turns:
             self._turns = TurnWatch(self._reactor, self._settings.long_turns)
@@ -199,6 +200,7 @@ class YukariService(Service):
         self.give_up_after(ENDS_WITHIN)
         parts.metrics.stop()
         parts.usage.stop()
+        parts.give_back.stop()
         self._certificates.stop()
         if self._turns is not None:
             self._turns.stop()

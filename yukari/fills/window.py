@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from yukari.memory import Memory
 from yukari.spans import Span, SpanSet
 
-MAX_WINDOW = 64 * 1024 * 1024
-"""Bytes of all blobs together, including those that are requested."""
 PIECE = 64 * 1024
 """Bytes up to which arriving bytes are joined to the piece before them."""
 
@@ -72,21 +71,24 @@ class Pieces:
 @define(eq=False)
 class Window:
     """
-    At most ``most`` bytes in memory or asked for. When there is no room, the oldest bytes are
-    dropped that no reader is about to need.
+    Bytes in memory or asked for, as far as there is ``memory``. When there is no room, the oldest
+    bytes are dropped that no reader is about to need.
     """
 
-    most: int = MAX_WINDOW
+    memory: Memory = field(factory=Memory)
     used: int = field(default=0, init=False)
     """Bytes that are here or requested."""
     _blobs: dict[Pieces, None] = field(factory=dict, init=False)
     _ages: dict[tuple[Pieces, int], None] = field(factory=dict, init=False)
     """Every piece, oldest first."""
 
+    def __attrs_post_init__(self) -> None:
+        self.memory.give_up = self._drop_unneeded
+
     def share(self) -> int:
         """The number of bytes that may be requested at once for each place that is read."""
         places = sum(pieces.places() for pieces in self._blobs)
-        return max(PIECE, self.most // 2 // max(1, places))
+        return max(PIECE, self.memory.most // 2 // max(1, places))
 
     def join(self, pieces: Pieces) -> None:
         """Add a blob."""
@@ -102,8 +104,8 @@ class Window:
     def reserve(self, pieces: Pieces, count: int) -> int:
         """Make room for up to ``count`` bytes, and return for how many there is room."""
         self.make_room(count)
-        count = max(0, min(count, self.most - self.used))
-        self.used += count
+        count = min(count, self.memory.free)
+        self._take(count)
         pieces.reserved += count
         return count
 
@@ -111,28 +113,45 @@ class Window:
         """Release reserved bytes that will not arrive."""
         count = min(count, pieces.reserved)
         pieces.reserved -= count
-        self.used -= count
+        self._give_back(count)
 
     def put(self, pieces: Pieces, start: int, data: bytes) -> None:
         """Keep ``data``: reserved bytes that have arrived."""
-        self.release(pieces, len(data))
-        self.used += len(data)
+        arrived = min(len(data), pieces.reserved)
+        pieces.reserved -= arrived
+        self._take(len(data) - arrived)
         self._ages[pieces, pieces.put(start, data)] = None
 
     def make_room(self, count: int = 1) -> bool:
         """Drop what no reader is about to need; return whether ``count`` bytes have room."""
-        if self.most - self.used < count:
-            awaited = {pieces: pieces.awaited() for pieces in self._blobs}
-            for pieces, start in list(self._ages):
-                span = pieces.span(start)
-                if awaited[pieces].gap(span.start, span.end) == span:
-                    pieces.forgot(self._drop(pieces, start))
-                    if self.most - self.used >= count:
-                        break
-        return self.most - self.used >= count
+        self._drop_unneeded(count - self.memory.free)
+        return self.memory.free >= count
+
+    def _drop_unneeded(self, count: int) -> None:
+        """Drop ``count`` bytes, or as many as no reader is about to need."""
+        if count <= 0:
+            return
+        awaited = {pieces: pieces.awaited() for pieces in self._blobs}
+        for pieces, start in list(self._ages):
+            if (pieces, start) not in self._ages:
+                continue  # Dropped for an upload, which took the room of one before.
+            span = pieces.span(start)
+            if awaited[pieces].gap(span.start, span.end) == span:
+                count -= len(span)
+                pieces.forgot(self._drop(pieces, start))
+                if count <= 0:
+                    break
 
     def _drop(self, pieces: Pieces, start: int) -> Span:
         del self._ages[pieces, start]
         dropped = pieces.remove(start)
-        self.used -= len(dropped)
+        self._give_back(len(dropped))
         return dropped
+
+    def _take(self, count: int) -> None:
+        self.used += count
+        self.memory.take(count)
+
+    def _give_back(self, count: int) -> None:
+        self.used -= count
+        self.memory.release(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from hashlib import md5
 from typing import Any, Optional
 
@@ -119,7 +119,11 @@ class FileBody:
             return
         self._reading = True
         count = min(BLOCK, self.span.end - self._at)
-        self._in_thread(_read, self._read, self._at, count, self._md5).addBoth(self._was_read)
+        self._next(count).addBoth(self._was_read)
+
+    def _next(self, count: int) -> Deferred[bytes]:
+        """Return the next bytes, ``count`` at most, once their MD5 is known."""
+        return self._in_thread(_read, self._read, self._at, count, self._md5)
 
     def _was_read(self, result: Any) -> None:
         self._reading = False
@@ -132,3 +136,31 @@ class FileBody:
             if not isinstance(result, Failure):
                 result = Failure(EOFError(f"the file ends at byte {self._at}"))
             done.errback(result)
+
+
+Come = Callable[[int, Any], Coroutine[Any, Any, bytes]]
+"""Returns the next bytes of a stream, at most so many, and updates the MD5 by them."""
+
+
+class StreamBody(FileBody):
+    """A body whose bytes ``come`` in order as the socket takes them; they cannot be read again."""
+
+    def __init__(
+        self,
+        come: Come,
+        span: Span,
+        in_thread: Callable[..., Deferred[Any]],
+        sent: Callable[[], None],
+    ) -> None:
+        super().__init__(lambda *_: b"", span, in_thread, sent)
+        self._come = come
+        self._coming: Optional[Deferred[bytes]] = None
+
+    def _next(self, count: int) -> Deferred[bytes]:
+        self._coming = Deferred.fromCoroutine(self._come(count, self._md5))
+        return self._coming
+
+    def stopProducing(self) -> None:
+        super().stopProducing()
+        if self._coming is not None:
+            self._coming.cancel()

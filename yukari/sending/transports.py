@@ -23,8 +23,10 @@ HELD = 32 * 1024 * 1024
 HELD_LEAST = 4 * 1024
 """
 Bytes of replies that may wait in this process until sockets take them: for all connections
-together, and for one at the least. The same again for what is read of their requests.
+together, and for one at the least.
 """
+READ = 16 * 1024 * 1024
+"""Bytes of requests that are read and wait to be complete, of all connections together."""
 NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 _READ = 256 * 1024
@@ -66,7 +68,7 @@ def bound_held(transport: Any, connections: int) -> int:
     """
     Bound what a new connection, one of so many, reads at once and lets wait; return that bound.
     """
-    most = may_wait(connections)
+    most = max(HELD_LEAST, READ // max(1, connections))
     if _is_plain(transport):
         transport.bufferSize = min(transport.bufferSize, most)
     return most

@@ -129,6 +129,12 @@ class InOrder:
         self._log.debug("byte {at}: {error}", at=self.position, error=str(error))
         await deferLater(self._clock, wait)
 
+    def go_back(self, position: int) -> None:
+        """Hand out the bytes from ``position`` next, which come once more; nobody reads now."""
+        if position != self.position:
+            self.close()
+            self.position = position
+
     def close(self) -> None:
         """Drop the connection, if there is one."""
         if self._body is not None:

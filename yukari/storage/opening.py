@@ -13,6 +13,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import TIGRIS, Settings
 from yukari.large import LargeManifests
+from yukari.memory import Memory
 from yukari.metrics import Metrics
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import Store
@@ -32,14 +33,19 @@ def open_store(
     metrics: Metrics,
     proxies: Proxies,
     large: LargeManifests,
+    memory: Memory,
 ) -> Opened:
-    """Make the store, not yet started; `ValueError` in one line if its settings are wrong."""
+    """
+    Make the store, not yet started; `ValueError` in one line if its settings are wrong.
+
+    ``memory`` is for blobs that go past the disk.
+    """
     if settings.storage == TIGRIS:
         # botocore takes 0.25 s to import: imported lazily, so that directory stores start fast.
         from yukari.storage.bucket.upkeep import open_bucket_store
 
         keeper = open_bucket_store(
-            reactor, settings, environment, in_thread, metrics, proxies, large
+            reactor, settings, environment, in_thread, metrics, proxies, large, memory
         )
         return keeper.store, keeper
     store = DirectoryStore(

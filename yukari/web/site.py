@@ -40,7 +40,7 @@ WITH_BODIES = (b"/api/", b"/store/", b"/page/")
 """The beginnings of paths at which a request's body is read; elsewhere it is thrown away."""
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read at most."""
-MAX_HELD = 16 * 1024 * 1024
+MAX_HELD = 8 * 1024 * 1024
 """Bytes of the bodies that are read, of all requests together."""
 STORE_ERROR_AGAIN = 60.0
 """Seconds for which the same error of the store is not logged again, whoever meets it."""

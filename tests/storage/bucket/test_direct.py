@@ -28,9 +28,9 @@ from yukari.sources import sequential as inorder
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
-from yukari.storage.bucket import direct, direct_uploads
+from yukari.storage.bucket import direct
 from yukari.storage.bucket.direct import IN_MEMORY, BucketUpload
-from yukari.storage.bucket.multipart import NOTE, SMALL, Note, note_path, part_size
+from yukari.storage.bucket.multipart import NOTE, Note, note_path, part_size
 from yukari.storage.bucket.store import BucketStore
 from yukari.storage.capabilities import Unfinished
 from yukari.storage.disk.atomic import remove
@@ -476,18 +476,43 @@ class DirectUploadTests(AgainstServer):
         self.assertEqual(len(await self.objects()), 4)
         await self.assert_nothing_left(store)
 
-    async def test_of_those_with_large_parts_one_goes_at_a_time(self) -> None:
-        self.patch(direct_uploads, "part_size", lambda _: SMALL + 1)
-        store = await self.started()
-        other = BLOB[:-1] + b"?"
-        ways = [self.way(store, Flowing(each), Digest.of(each)) for each in (BLOB, other)]
-        running = [Deferred.fromCoroutine(way.run()) for way in ways]
-        await until(lambda: any(way.sent for way in ways))
-        self.assertEqual(len(store._direct._huge_slots.waiting), 1)
-        for each in running:
-            await each
-        self.assertEqual(len(await self.objects()), 2)
+    async def test_parts_too_large_for_memory_go_up_as_they_come(self) -> None:
+        self.patch(direct, "LARGEST_IN_MEMORY", MIB)
+        proxy, client = await self.through_proxy()
+        store = await self.started(client)
+        proxy.only = b"partNumber=2"
+        proxy.faults.append(reply(503, SLOW_DOWN))
+        source, kept = Flowing(BLOB, breaks=[3 * MIB]), []
+        source.watch = lambda: kept.append(store._memory.used)
+        await self.way(store, source).run()
+        self.assertEqual((max(kept), list(proxy.faults)), (0, []))
+        await self.assert_stored(store)
+
+    async def test_an_upstream_that_refuses_ends_one_with_large_parts(self) -> None:
+        """The error is upstream's, not that of the request to S3 which lacks its bytes."""
+        self.patch(direct, "LARGEST_IN_MEMORY", MIB)
+        store, source = await self.started(), Flowing(BLOB, breaks=[20 * MIB])
+
+        def refuse() -> None:
+            if not source.breaks:
+                source.refusing = SourceRefused(blob_unknown(DIGEST))
+
+        source.watch = lambda: reactor.callLater(0, refuse)
+        await self.failing(self.way(store, source), SourceRefused)
+        self.assertEqual(await self.objects(), {})
         await self.assert_nothing_left(store)
+
+    async def test_one_whose_part_waits_for_memory_goes_on_once_there_is_some(self) -> None:
+        store, source = await self.started(), Flowing(BLOB)
+        memory = store._memory
+        memory.take(memory.most)
+        running = Deferred.fromCoroutine(self.way(store, source).run())
+        await until(lambda: bool(memory._waiting))
+        self.assertEqual(source.sent, 0)
+        memory.release(memory.most)
+        await running
+        self.assertEqual(memory.used, 0)
+        await self.assert_stored(store)
 
     async def test_small_ones_do_not_wait_for_large_ones(self) -> None:
         store = await self.started()

@@ -3,8 +3,9 @@ A blob's way into S3 past a disk that has no room for it.
 
 Upstream's bytes come in order, a part at a time into memory; each part is
 hashed and goes up while the next one comes. Upstream is read no further than
-`IN_MEMORY` parts beyond what S3 has taken. The object appears once the sha256
-of the stream is right; otherwise all of it is thrown away.
+`IN_MEMORY` parts beyond what S3 has taken. Parts that are too large for that are
+sent as they come, and fetched again if S3 fails. The object appears once the
+sha256 of the stream is right; otherwise all of it is thrown away.
 
 What an earlier process has sent is not gone on with: its hash died with it, and
 the parts of an upload cannot be read back. A note on the disk, written before
@@ -14,7 +15,7 @@ anything is sent, has the next process abort it and begin the blob anew.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from typing import Any, Optional
@@ -26,12 +27,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.memory import Memory
 from yukari.names import Digest
 from yukari.net.http import why
-from yukari.s3.body import FileBody
+from yukari.s3.body import FileBody, StreamBody
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
-from yukari.sources.base import BlobSource
+from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
 from yukari.sources.sequential import InOrder
 from yukari.spans import Span
 from yukari.storage.bucket.calls import Calls
@@ -44,14 +46,10 @@ from yukari.threads import InThread
 
 MAX_UPLOADS = 2
 """Large blobs that are uploaded this way at the same time, and as many small ones."""
-MAX_HUGE_UPLOADS = 1
-"""Blobs of more than 80 GB among the large ones: their parts are larger."""
 IN_MEMORY = 2
-"""
-Parts of one blob that are in memory: 8 MiB each up to blobs of 80 GB, at 500 GB 48 MiB.
-
-So all blobs that go this way hold at most 128 MiB, as long as none has more than 500 GB.
-"""
+"""Parts of one blob that may be in memory at the same time."""
+LARGEST_IN_MEMORY = SMALL
+"""Bytes of a part that is in memory: those of blobs of more than 80 GB are larger."""
 PATIENCE = 900.0
 """Seconds for which one request to S3 is repeated before the blob is given up for now."""
 LEAVE_WITHIN = 5.0
@@ -74,8 +72,9 @@ class BucketUpload:
     _calls: Calls
     _clock: IReactorTime
     _lease: Lease
-    _slots: Sequence[DeferredSemaphore]
-    """The semaphores that it acquires before it begins, in this order."""
+    _slots: DeferredSemaphore
+    """The turns of blobs like this one."""
+    _memory: Memory
     _under_way: set[BucketUpload]
     """All that run or wait for their turn; this upload adds and removes itself."""
     sent: int = field(default=0, init=False)
@@ -115,12 +114,11 @@ class BucketUpload:
 
     async def _run(self) -> None:
         self._under_way.add(self)
-        turns: list[DeferredSemaphore] = []
+        turn: Optional[DeferredSemaphore] = None
         patience, again = PATIENCE, False
         try:
             await self._write_note(again=True)
-            for slots in self._slots:
-                turns.append(await slots.acquire())
+            turn = await self._slots.acquire()
             await self._bring()
         except CancelledError:
             patience, again = LEAVE_WITHIN, self._is_wanted
@@ -134,7 +132,7 @@ class BucketUpload:
                 await self._leave(patience, again=again)
             finally:
                 self._under_way.discard(self)
-                for turn in turns:
+                if turn is not None:
                     turn.release()
 
     async def _bring(self) -> None:
@@ -153,25 +151,78 @@ class BucketUpload:
             self._check()
             if await self._rival_was_first():
                 return
-            going = Deferred.fromCoroutine(self._send(number, await self._gather(number)))
+            if self._part > LARGEST_IN_MEMORY:
+                await self._pass_on(number)
+                self._buffers.release()
+                continue
+            data = await self._gather()
+            going = Deferred.fromCoroutine(self._send(number, data))
             self._going.add(going)
-            going.addBoth(self._was_sent, going)
+            going.addBoth(self._was_sent, going, len(data))
         self._check_digest()
         await DeferredList(list(self._going))
         self._check()
         await self._patiently(self._complete)
 
     async def _bring_in_one(self) -> None:
-        data = await self._gather(1) if self.size else bytearray()
-        self._check_digest()
-        await self._patiently(self._put, data)
+        data = await self._gather()
+        try:
+            self._check_digest()
+            await self._patiently(self._put, data)
+        finally:
+            self._memory.give_back(len(data))
 
-    async def _gather(self, number: int) -> bytearray:
-        """Read a part's bytes from upstream, and hash them."""
-        data = bytearray(min(self._part, self.size - self._stream.position))
-        await self._stream.read_into(data)
-        await self._in_thread(self._hash.update, data)
+    async def _gather(self) -> bytearray:
+        """Read the next part's bytes from upstream into memory, and hash them."""
+        count = min(self._part, self.size - self._stream.position)
+        await self._memory.lend(count)
+        try:
+            data = bytearray(count)
+            await self._stream.read_into(data)
+            await self._in_thread(self._hash.update, data)
+        except BaseException:
+            self._memory.give_back(count)
+            raise
         return data
+
+    async def _pass_on(self, number: int) -> None:
+        """Send the next part as its bytes come from upstream."""
+        start, hashed = self._stream.position, self._hash.copy()
+        span = Span(0, min(self._part, self.size - start))
+        sending: Optional[StreamBody] = None
+
+        def made(sent: Callable[[], None]) -> FileBody:
+            nonlocal sending
+            self._check()
+            if sending is not None:
+                sending.stopProducing()
+            self._stream.go_back(start)
+            self._hash = hashed.copy()
+            sending = StreamBody(self._come, span, self._in_thread, sent)
+            return sending
+
+        async def send() -> None:
+            try:
+                self._done[number] = await send_part(
+                    self._client, self.key, self.upload_id, number, made
+                )
+            except S3Error:
+                self._check()  # It may be upstream that has failed.
+                raise
+
+        await self._patiently(send)
+        self.sent += len(span)
+
+    async def _come(self, count: int, md5: Any) -> bytes:
+        """Return the next bytes from upstream, and hash them."""
+        data = bytearray(count)
+        try:
+            await self._stream.read_into(data)
+        except (SourceFailed, SourceRefused):
+            self._failure = Failure()
+            raise
+        await self._in_thread(_hash_all, data, self._hash, md5)
+        return bytes(data)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -234,7 +285,8 @@ class BucketUpload:
         made = self._body(data)
         self._done[number] = await send_part(self._client, self.key, self.upload_id, number, made)
 
-    def _was_sent(self, result: Any, going: Deferred[None]) -> None:
+    def _was_sent(self, result: Any, going: Deferred[None], count: int) -> None:
+        self._memory.give_back(count)
         self._going.discard(going)
         if isinstance(result, Failure) and self._failure is None:
             self._failure = result
@@ -288,3 +340,9 @@ class BucketUpload:
             await self._write_note(again=again)
         else:
             await self._in_thread(remove, self._note_path)
+
+
+def _hash_all(data: bytearray, *hashes: Any) -> None:
+    """Add the same bytes to several hashes. Blocks: for a disk thread."""
+    for each in hashes:
+        each.update(data)

@@ -8,14 +8,15 @@ from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.memory import Memory
 from yukari.names import Digest, InvalidName, Repository
 from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.direct import MAX_HUGE_UPLOADS, MAX_UPLOADS, BucketUpload
+from yukari.storage.bucket.direct import MAX_UPLOADS, BucketUpload
 from yukari.storage.bucket.keys import blob_key
-from yukari.storage.bucket.multipart import SMALL, Note, note_path, part_size
+from yukari.storage.bucket.multipart import SMALL, Note, note_path
 from yukari.storage.capabilities import Unfinished
 from yukari.threads import InThread
 
@@ -31,15 +32,13 @@ class BucketDirectUploads:
     _in_thread: InThread
     _calls: Calls
     _clock: IReactorTime
+    _memory: Memory
     running: set[BucketUpload] = field(factory=set, init=False)
     """Those that run or wait for their turn."""
     left: dict[Digest, Note] = field(factory=dict, init=False)
     """Notes of uploads without a spool that an earlier process left."""
     large_slots: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(MAX_UPLOADS), init=False
-    )
-    _huge_slots: DeferredSemaphore = field(
-        factory=lambda: DeferredSemaphore(MAX_HUGE_UPLOADS), init=False
     )
     _small_slots: DeferredSemaphore = field(
         factory=lambda: DeferredSemaphore(MAX_UPLOADS), init=False
@@ -67,16 +66,10 @@ class BucketDirectUploads:
             self._calls,
             self._clock,
             self._blobs.lease,
-            self._slots(size),
+            self._small_slots if size < SMALL else self.large_slots,
+            self._memory,
             self.running,
         )
-
-    def _slots(self, size: int) -> tuple[DeferredSemaphore, ...]:
-        if size < SMALL:
-            return (self._small_slots,)
-        if part_size(size) > SMALL:
-            return self._huge_slots, self.large_slots
-        return (self.large_slots,)
 
     def unfinished(self) -> list[Unfinished]:
         found = []

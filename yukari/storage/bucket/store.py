@@ -40,6 +40,7 @@ from yukari.config.files import read_file
 from yukari.config.units import FreeSpace
 from yukari.large import LargeManifests
 from yukari.manifest import AnyManifest, Variant
+from yukari.memory import Memory
 from yukari.names import Digest, Reference, Repository, Tag
 from yukari.net.budget import HostLimit
 from yukari.net.host_line import HostLine
@@ -107,6 +108,8 @@ class BucketStore(DiskWork):
     _statvfs: Statvfs = os.statvfs
     _line: HostLine = field(factory=HostLine)
     _large: LargeManifests = field(factory=LargeManifests)
+    _memory: Memory = field(factory=Memory)
+    """For blobs that go past the disk."""
     tier: Tier = field(init=False)
     _owned: OwnedDirectories = field(init=False)
     _contact: Contact = field(init=False)
@@ -150,7 +153,7 @@ class BucketStore(DiskWork):
             self._large,
         )
         self._direct = BucketDirectUploads(
-            client, self._blobs, self.spool_dir, made, run, calls, clock
+            client, self._blobs, self.spool_dir, made, run, calls, clock, self._memory
         )
         self._spools = BucketSpools(
             client,

@@ -24,6 +24,7 @@ from yukari.config.proxies import Proxies
 from yukari.config.settings import Settings
 from yukari.fatal import end
 from yukari.large import LargeManifests
+from yukari.memory import Memory
 from yukari.metrics import Metrics
 from yukari.names import spelled
 from yukari.net.agent import Connections
@@ -138,6 +139,7 @@ def open_bucket_store(
     metrics: Metrics,
     proxies: Proxies,
     large: LargeManifests,
+    memory: Memory,
 ) -> BucketKeeper:
     """Return the keeper of the store that the settings name; ValueError with a line of text."""
     opened = open_bucket(
@@ -161,5 +163,6 @@ def open_bucket_store(
         spool_max=settings.spool_max,
         line=opened.line,
         large=large,
+        memory=memory,
     )
     return BucketKeeper(store, opened.connections, reactor, settings.registries[0].host)
