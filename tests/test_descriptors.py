@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.strategies import descriptors, manifest_body
-from yukari.descriptors import PACKED_FROM, Descriptor, PackedBlobs, among, packed
+from yukari.descriptors import (
+    PACKED_FROM,
+    Descriptor,
+    PackedBlobs,
+    among,
+    of_types,
+    packed,
+    typed,
+)
 from yukari.manifest import Manifest
 from yukari.names import Digest
 
@@ -44,6 +52,17 @@ class PackedBlobsTests(SynchronousTestCase):
         wanted = [blob for blob in blobs if any(blob.digest in digests for digests in known)]
         for each in (tuple(blobs), PackedBlobs.of(blobs)):
             self.assertEqual(among(each, *known), wanted)
+
+    @given(st.lists(descriptors(), max_size=9), st.data())
+    def test_those_of_some_types_are_found(
+        self, blobs: list[Descriptor], data: st.DataObject
+    ) -> None:
+        types = {"x/none", *(blob.media_type for blob in blobs if data.draw(st.booleans()))}
+        for each in (tuple(blobs), PackedBlobs.of(blobs)):
+            found = [blob for blob in blobs if blob.media_type in types]
+            self.assertEqual(list(of_types(each, types)), found)
+            pairs = [(blob.digest.hex, blob.media_type) for blob in blobs]
+            self.assertEqual(list(typed(each)), pairs)
 
     def test_manifest_of_many_layers_holds_no_object_for_each(self) -> None:
         """Thirty of 12,000 layers each, on their way to their clients, were a hundred megabytes."""

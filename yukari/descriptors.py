@@ -76,6 +76,18 @@ class PackedBlobs(Sequence[Descriptor]):
         own = self._digests
         return [own[at : at + _RAW] for at in range(0, len(own), _RAW)]
 
+    def of_types(self, media_types: Collection[str]) -> Iterator[Descriptor]:
+        """As `of_types`."""
+        wanted = {at for at, each in enumerate(self._types) if each in media_types}
+        kinds = memoryview(self._kinds).cast("H") if wanted else ()
+        return self._some([at for at, kind in enumerate(kinds) if kind in wanted])
+
+    def typed(self) -> Iterator[tuple[str, str]]:
+        """As `typed`."""
+        types = self._types
+        for raw, kind in zip(self.raw_digests(), memoryview(self._kinds).cast("H")):
+            yield raw.hex(), types[kind]
+
     def among(self, *known: Collection[Digest]) -> list[Descriptor]:
         """As `among`."""
         wanted = {digest.raw for digests in known for digest in digests}
@@ -92,6 +104,20 @@ def raw_digests(blobs: Sequence[Descriptor]) -> list[bytes]:
     if isinstance(blobs, PackedBlobs):
         return blobs.raw_digests()
     return [blob.digest.raw for blob in blobs]
+
+
+def of_types(blobs: Sequence[Descriptor], media_types: Collection[str]) -> Iterator[Descriptor]:
+    """Return those of the blobs that are of one of these types, in their order."""
+    if isinstance(blobs, PackedBlobs):
+        return blobs.of_types(media_types)
+    return (blob for blob in blobs if blob.media_type in media_types)
+
+
+def typed(blobs: Sequence[Descriptor]) -> Iterator[tuple[str, str]]:
+    """Return the digest, in hex, and the media type of each."""
+    if isinstance(blobs, PackedBlobs):
+        return blobs.typed()
+    return ((blob.digest.hex, blob.media_type) for blob in blobs)
 
 
 def among(blobs: Sequence[Descriptor], *known: Collection[Digest]) -> list[Descriptor]:

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
+from tests.turning import Turning
 from yukari.errors import RegistryError, manifest_unknown
 from yukari.fills import manager
 from yukari.fills.fill import Fill
@@ -721,6 +722,19 @@ class LibraryTests(SynchronousTestCase):
             self.clock.advance(prefetch.NOTED_EVERY)
         self.library.prefetch.seen(OTHER, manifest_of(b"one", b"two"))
         self.assertEqual(len(noted), 3)
+
+    def test_blobs_of_a_manifest_of_many_layers_are_noted_some_in_a_turn(self) -> None:
+        """For a list of 18,000 blobs everybody waited a tenth of a second."""
+        self.patch(prefetch, "ARMED_IN_A_TURN", 1)
+        self.library.prefetch._mode = "asked"
+        clock = self.library.prefetch._clock = Turning()
+        manifest = manifest_of(b"one", b"two", b"three")
+        self.library.prefetch.seen(NAME, manifest)
+        for count in range(1, len(manifest.blobs) + 1):
+            self.assertLessEqual(len(self.library.prefetch._armed), count)
+            clock.advance(1)
+        self.library.prefetch.asked(NAME, Digest.of(b"three"))
+        self.assertIn(Digest.of(b"one"), self.library.fills)
 
     def test_to_bring_one_of_many_blobs_starts_few_at_a_time(self) -> None:
         """A new version of 12,000 layers had as many fills at once, 75 MB."""

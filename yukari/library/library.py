@@ -221,14 +221,16 @@ class Library:
         self._check_running()
         manifest = await self._child(name, digest)
         found = await self.blobs.open(name, digest, host)
-        if manifest is None and isinstance(found, StoredBlob):
-            try:
+        try:
+            if manifest is None and isinstance(found, StoredBlob):
                 manifest = await self.children.of_blob(digest, found)
-            except BaseException:  # The client may have left meanwhile.
+            if manifest is not None:
+                await self.manifests.learn(name, manifest)
+        except BaseException:  # The client may have left meanwhile.
+            if isinstance(found, StoredBlob):
                 found.close()
-                raise
+            raise
         if manifest is not None:
-            self.blobs.learn(name, manifest.blobs, manifest.config)
             self.prefetch.seen(name, manifest)
         else:
             self.prefetch.asked(name, digest)

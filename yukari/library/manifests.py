@@ -116,7 +116,7 @@ class Manifests:
             self._in_use.ask([(name, reference)])
             if found.result == "miss":
                 self._agents.seen(name, reference, user_agent, granted=True)
-        await self._learn(name, manifest)
+        await self.learn(name, manifest)
         if prefetch:
             is_first = found.result == "miss"
             await self._prefetch.seen_and_checked(name, manifest, is_first=is_first)
@@ -150,7 +150,8 @@ class Manifests:
             revalidator.pulled(name, reference, stored)
         return Found(stored.manifest, result)
 
-    async def _learn(self, name: Repository, manifest: AnyManifest) -> None:
+    async def learn(self, name: Repository, manifest: AnyManifest) -> None:
+        """Note the sizes of a manifest's blobs; if they are many, a part of them in a turn."""
         if (name, manifest.digest) in self._learned:
             return
         for each in manifests_in(manifest):

@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,6 +39,8 @@ of 12,000 layers have 80,000 fills, some 500 MB.
 """
 MAX_GIVEN_UP = 16
 """Blobs of one manifest that may be given up for now before no more of its fills are started."""
+ARMED_IN_A_TURN = 1000
+"""Blobs of a manifest that are noted so in one turn of the reactor, some 5 ms."""
 MAX_ARMED = 25_000
 """Blobs whose first request starts the fills of their manifest's other blobs."""
 NOTED_EVERY = 5.0
@@ -90,11 +93,21 @@ class Prefetch:
             self.start(name, found)
         elif self._mode != "none" and (name, found.digest) not in self._noted:
             self._noted[name, found.digest] = None
-            for manifest in manifests_in(found):
-                self._arm(name, _bare(manifest), is_alone=isinstance(found, Manifest))
+            self.running.start((name, found.digest), self._arm_all(name, found), _failed)
 
-    def _arm(self, name: Repository, manifest: Manifest, *, is_alone: bool) -> None:
-        for blob in manifest.blobs:
+    async def _arm_all(self, name: Repository, found: AnyManifest) -> None:
+        for manifest in manifests_in(found):
+            bare, is_alone = _bare(manifest), isinstance(found, Manifest)
+            self._arm(name, bare, manifest.blobs[:ARMED_IN_A_TURN], is_alone=is_alone)
+            for start in range(ARMED_IN_A_TURN, len(manifest.blobs), ARMED_IN_A_TURN):
+                await deferLater(self._clock, 0)
+                some = manifest.blobs[start : start + ARMED_IN_A_TURN]
+                self._arm(name, bare, some, is_alone=is_alone)
+
+    def _arm(
+        self, name: Repository, manifest: Manifest, blobs: Sequence[Descriptor], *, is_alone: bool
+    ) -> None:
+        for blob in blobs:
             if is_alone and blob == manifest.config:
                 continue  # Who inspects a model asks for no more than this.
             key = name, blob.digest

@@ -13,7 +13,7 @@ from typing import Any, Optional, TypeVar
 
 from attrs import define
 
-from yukari.descriptors import Descriptor
+from yukari.descriptors import Descriptor, of_types
 from yukari.library.models.gguf import GgufHeader, InvalidGguf, read_header
 from yukari.manifest import Manifest
 from yukari.names import Digest
@@ -89,8 +89,8 @@ class Details:
 
     async def _texts(self, manifest: Manifest) -> dict[str, list[str]]:
         """The texts of a model by their kind: licences, template, system message, parameters."""
-        small = [blob for blob in manifest.blobs if blob.size <= MAX_SMALL]
-        blobs = [blob for blob in small if blob.media_type in _KINDS][:MAX_LAYERS]
+        texts_of = of_types(manifest.blobs, _KINDS)
+        blobs = [blob for blob in texts_of if blob.size <= MAX_SMALL][:MAX_LAYERS]
         texts = await self._of_each(blobs, lambda file: _start(file, MAX_SMALL))
         found: dict[str, list[str]] = {}
         for blob in blobs:
@@ -212,8 +212,8 @@ def _guessed(header: Optional[GgufHeader], manifest: Manifest, template: str) ->
     return found
 
 
-def _first(blobs: Iterable[Descriptor], media_type: str) -> Optional[Descriptor]:
-    return next((blob for blob in blobs if blob.media_type == media_type), None)
+def _first(blobs: Sequence[Descriptor], media_type: str) -> Optional[Descriptor]:
+    return next(of_types(blobs, (media_type,)), None)
 
 
 def _text(config: dict[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Generic, Optional, TypeVar
 
 from attrs import define, field
 
+from yukari.descriptors import typed
 from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, stands_on
 from yukari.names import Digest, InvalidName
 from yukari.s3.client import S3Client
@@ -49,8 +50,11 @@ class Known(Generic[T]):
         return self._facts.get(digest.hex)
 
     def remember(self, digest: Digest, fact: T) -> None:
-        self._facts[digest.hex] = fact
-        self._facts.move_to_end(digest.hex)
+        self.remember_hex(digest.hex, fact)
+
+    def remember_hex(self, digest: str, fact: T) -> None:
+        self._facts[digest] = fact
+        self._facts.move_to_end(digest)
         while len(self._facts) > MAX_FACTS:
             self._facts.popitem(last=False)
 
@@ -78,8 +82,8 @@ class BucketBlobs:
     def learn(self, manifest: AnyManifest) -> None:
         """Remember the media types of a manifest's blobs, for their Content-Type in the bucket."""
         if isinstance(manifest, Manifest):
-            for blob in manifest.blobs:
-                self._media_types.remember(blob.digest, blob.media_type)
+            for digest, media_type in typed(manifest.blobs):
+                self._media_types.remember_hex(digest, media_type)
         else:
             for child in manifest.children:
                 self._media_types.remember(child.digest, DOCKER_MANIFEST)
