@@ -16,6 +16,7 @@ from yukari.manifest import (
     MAX_CHILDREN,
     MAX_TYPE,
     MAX_VALUES,
+    MAX_WIDE,
     RUNNERS,
     SIZE_UNKNOWN,
     InvalidManifest,
@@ -172,6 +173,13 @@ class ManifestTests(SynchronousTestCase):
             # Python takes some 80 bytes for each of them: 200 MB in eight megabytes.
             (body()[:-1] + b', "x": [' + b"{}," * MAX_VALUES + b"{}]}", f"{MAX_VALUES} values"),
             (body()[:-1] + b', "x": [' + b"[]," * MAX_VALUES + b"[]]}", f"{MAX_VALUES} values"),
+            # With one of them, each of the others takes four bytes: 60 MB in all.
+            (
+                body(x="x" * MAX_WIDE + "\U0001f600").replace(
+                    b"\\ud83d\\ude00", b"\xf0\x9f\x98\x80"
+                ),
+                "U+FFFF",
+            ),
             (listed(None), "manifest 0: expected an object"),
             (listed({"runner": "mlx"}), "manifest 0: digest"),
             (listed({**CHILD, "digest": "sha256:x"}), "manifest 0: digest sha256:x"),

@@ -65,17 +65,17 @@ class LargeManifests:
         Return what ``parse`` makes of the only one of ``bodies``, which is taken out.
 
         A large one waits its turn for a thread, and comes without its bytes in memory.
-        `InvalidManifest`.
+        `InvalidManifest`; OSError if neither a disk nor memory has room for them.
         """
         if len(bodies[0]) <= LARGE:
             found = self._tried(parse, bodies)
         else:
             found = await self.alone(in_thread, self._tried, parse, bodies)
-        if isinstance(found, InvalidManifest):
+        if isinstance(found, Exception):
             raise found
         return found
 
-    def _tried(self, parse: Callable[[bytes], M], bodies: list[bytes]) -> Union[M, InvalidManifest]:
+    def _tried(self, parse: Callable[[bytes], M], bodies: list[bytes]) -> Union[M, Exception]:
         """
         As `parsed`, but return an error instead of raising it. Blocks.
 
@@ -85,6 +85,8 @@ class LargeManifests:
             return self.kept(parse(bodies.pop()))
         except InvalidManifest as error:
             return InvalidManifest(str(error))
+        except OSError as error:
+            return OSError(error.errno, error.strerror)
 
     async def in_turn(
         self,

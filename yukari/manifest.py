@@ -60,11 +60,19 @@ MAX_CHILDREN = 256
 MAX_TYPE = 255
 """Characters at most of a media type that is looked at: two names of 127."""
 
-MAX_VALUES = 16 * MAX_LAYERS
+MAX_VALUES = 8 * MAX_LAYERS
 """
 Values at most in a manifest's JSON, counted by its brackets and commas; four a layer are usual. An
 empty object of two bytes takes two hundred in Python.
 """
+
+MAX_WIDE = 2 * 1024 * 1024
+"""
+Bytes of a manifest at most in which there may be characters beyond U+FFFF: with one of them, each
+character takes four bytes in Python.
+"""
+_WIDE = [bytes([first]) for first in range(0xF0, 0xF5)]
+"""The first bytes of such characters."""
 
 SIZE_UNKNOWN = 0
 """The size of a blob whose manifest gives none. An empty blob has it too, and is asked for."""
@@ -93,11 +101,15 @@ class Variant(Enum):
 
 
 class KeptBytes(Protocol):
-    """The bytes of a large manifest: a span of a file, which takes no memory."""
+    """The bytes of a large manifest: a span of a file, which takes no memory as a rule."""
 
     @property
     def span(self) -> Span:
         """Where they are in the file."""
+
+    @property
+    def in_memory(self) -> int:
+        """How many of them are in memory, because no file takes them."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Return up to ``count`` bytes of the file from ``offset``. Blocks; OSError."""
@@ -212,6 +224,8 @@ def parse_manifest(body: bytes) -> AnyManifest:
         raise InvalidManifest(f"a manifest of {len(body)} bytes: expected at most {MAX_BYTES}")
     if sum(map(body.count, (b"{", b"[", b","))) > MAX_VALUES:
         raise InvalidManifest(f"more than {MAX_VALUES} values")
+    if len(body) > MAX_WIDE and any(first in body for first in _WIDE):
+        raise InvalidManifest(f"characters beyond U+FFFF in more than {MAX_WIDE} bytes")
     try:
         # As Go reads it: in UTF-8, with a replacement for what is none.
         content = json.loads(

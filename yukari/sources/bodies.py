@@ -31,6 +31,9 @@ from yukari.threads import InThread
 
 T = TypeVar("T", bound=AnyManifest)
 
+RETRY_AFTER = 10
+"""Seconds after which a client may ask again for a large manifest that there was no room for."""
+
 
 @define(eq=False)
 class Bodies:
@@ -52,6 +55,10 @@ class Bodies:
         try:
             bodies = [await self._whole(response, what, collector, MAX_BYTES)]
             return await self._large.parsed(self._in_thread, bodies, parse)
+        except OSError as error:
+            raise RegistryError(
+                "UNAVAILABLE", f"no room for the {what}: {error.strerror}", 503, RETRY_AFTER
+            ) from None
         finally:
             collector.release()
 

@@ -11,7 +11,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.descriptors import Descriptor, PackedBlobs
-from yukari.manifest import ManifestList, Variant, bodies_of, manifests_in
+from yukari.manifest import Body, ManifestList, Variant, bodies_of, manifests_in
 from yukari.names import Reference, Repository
 from yukari.storage.ports import StoredManifest
 
@@ -35,13 +35,16 @@ class Kept(Protocol):
 def cost_of(stored: StoredManifest) -> int:
     """About how many bytes a manifest takes in memory."""
     manifest = stored.manifest
-    bodies = bodies_of(manifest)
-    cost = 1024 + sum(len(body) for body in bodies if isinstance(body, bytes))
+    cost = 1024 + sum(map(_in_memory, bodies_of(manifest)))
     if not isinstance(manifest.body, bytes):
         cost += _A_FILE
     if isinstance(manifest, ManifestList):
         cost += 512 * len(manifest.children)
     return cost + sum(_cost_of_blobs(each.blobs) for each in manifests_in(manifest))
+
+
+def _in_memory(body: Body) -> int:
+    return len(body) if isinstance(body, bytes) else body.in_memory
 
 
 def _cost_of_blobs(blobs: Sequence[Descriptor]) -> int:

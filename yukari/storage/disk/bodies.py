@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from tempfile import TemporaryFile
+from weakref import WeakSet
 
-from attrs import define, frozen
+from attrs import define, field
 
 from yukari.manifest import Body
 from yukari.spans import Span
 from yukari.storage.disk.atomic import pieces_of, write_all
 from yukari.storage.disk.files import FileBlob, Share
+from yukari.storage.readable import MemoryBlob
+
+MOST_IN_MEMORY = 16 * 1024 * 1024
+"""Bytes of all manifests that no file takes: two of the largest."""
 
 
 @define(eq=False)
 class KeptBody:
     """`KeptBytes` in a file, which is closed with the last manifest that has it."""
 
+    in_memory = 0
     _file: FileBlob
     span: Span
 
@@ -37,22 +44,67 @@ class KeptBody:
         self._file.close()
 
 
-@frozen
+@define(eq=False)
+class MemoryBody:
+    """`KeptBytes` that no file takes."""
+
+    _data: bytes
+    span: Span = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.span = Span(0, len(self._data))
+
+    @property
+    def in_memory(self) -> int:
+        return len(self._data)
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self._data[offset : offset + count]
+
+    def share(self) -> MemoryBlob:
+        return MemoryBlob(len(self._data), self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __bytes__(self) -> bytes:
+        return self._data
+
+
+@define(eq=False)
 class KeptFiles:
-    """Files in ``directory`` that have no name, and vanish when they are closed."""
+    """
+    Files in ``directory`` that have no name, and vanish when they are closed.
+
+    What no file takes stays in memory, up to `MOST_IN_MEMORY`.
+    """
 
     directory: str
+    _in_memory: WeakSet[MemoryBody] = field(factory=WeakSet, init=False)
 
     def keep(self, bodies: Sequence[Body]) -> list[Body]:
         """
         Write all of these into one file, and return them as they are there.
 
-        As they were if that fails: a disk that is full, or read-only, stops no pull.
+        A disk that is full, or read-only, stops no pull: then they stay in memory. OSError if that
+        has as many as it may; one thread at a time.
         """
         try:
             return self._written(bodies)
         except OSError:
-            return list(bodies)
+            return self._left(bodies)
+
+    def _left(self, bodies: Sequence[Body]) -> list[Body]:
+        taken = sum(map(len, self._in_memory))
+        if taken + sum(len(body) for body in bodies if isinstance(body, bytes)) > MOST_IN_MEMORY:
+            raise OSError(
+                errno.ENOMEM, "no disk takes large manifests, and memory has as many as it may"
+            )
+        left: list[Body] = [
+            MemoryBody(body) if isinstance(body, bytes) else body for body in bodies
+        ]
+        self._in_memory.update(body for body in left if isinstance(body, MemoryBody))
+        return left
 
     def _written(self, bodies: Sequence[Body]) -> list[Body]:
         os.makedirs(self.directory, exist_ok=True)
