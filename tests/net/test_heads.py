@@ -217,6 +217,22 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(why(failure.value), "a body in tiny chunks")
             self.assertTrue(self.host.wires[-1].disconnected)
 
+    def test_body_with_more_beside_its_chunks_than_in_them_is_not_read_on(self) -> None:
+        """A kilobyte behind the size of each chunk of a byte took a core for half a minute."""
+        for size, beside, is_refused in ((1, 900, True), (64, 900, True), (65536, 900, False)):
+            asked = self.ask()
+            collector = Collector(10_000_000)
+            asked.addCallback(lambda response: response.deliverBody(collector))  # noqa: B023
+            chunk = b"%x;%b\r\n%b\r\n" % (size, b"x" * beside, bytes(size))
+            self.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 100)
+            if is_refused:
+                failure: Failure = self.failureResultOf(collector.done)
+                self.assertEqual(why(failure.value), "a body with too much beside its chunks")
+                self.assertTrue(self.host.wires[-1].disconnecting)
+            else:
+                self.send(b"0\r\n\r\n")
+                self.assertEqual(len(self.successResultOf(collector.done)), 100 * size)
+
     def test_body_of_short_lines_or_in_small_chunks_is_read(self) -> None:
         document = b"\r\n".join([b'  "size": 1,', b"  },", b"  {"] * 100)
         lines = b"\r\n".join([b'      "digest": "sha256:0123456789"'] * 100_000)

@@ -34,6 +34,13 @@ Line ends that a chunked body may have, and the bytes for which it may have one 
 two.
 """
 
+EXTENSIONS = 64 * 1024
+LEAST_BETWEEN_EXTENSIONS = 16
+"""
+Bytes that may stand behind the sizes of a body's chunks, and the bytes of body for which there may
+be one more.
+"""
+
 HEARD_WITHIN = 1.0
 """Seconds in which something is to arrive on a new connection, before unused ones make way."""
 
@@ -123,18 +130,33 @@ class _Client(HTTP11ClientProtocol):
 
 
 class _Chunks(_ChunkedTransferDecoder):
-    """Twisted's decoder, which ignores whatever stands behind a chunk's size, as Go's does."""
+    """
+    Twisted's decoder, which ignores whatever stands behind a chunk's size, as Go's does, unless it
+    is more than the chunks themselves.
+    """
 
     _buffer: bytearray
     _start: int
     """Where the line's end is looked for."""
+    length: int
+    """The last chunk's."""
+    _ignored = 0
+    _chunks = 0
+    """Bytes behind sizes, and of chunks."""
 
     def _dataReceived_CHUNK_LENGTH(self) -> bool:  # noqa: N802 (Twisted's name)
         end = self._buffer.find(b"\r\n")
         if 0 < end < maxChunkSizeLineLength:
-            self._buffer[:end] = self._buffer[:end].partition(b";")[0].rstrip(b" \t")
+            size = self._buffer[:end].partition(b";")[0].rstrip(b" \t")
+            self._ignored += end - len(size)
+            if self._ignored > EXTENSIONS + self._chunks // LEAST_BETWEEN_EXTENSIONS:
+                raise HeadTooLarge("a body with too much beside its chunks")
+            self._buffer[:end] = size
             self._start = 0
-        return bool(super()._dataReceived_CHUNK_LENGTH())
+        is_read = bool(super()._dataReceived_CHUNK_LENGTH())
+        if is_read:
+            self._chunks += self.length
+        return is_read
 
 
 def _make_lenient(parser: Any) -> None:
