@@ -11,17 +11,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Optional
 
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http_headers import Headers
-from zope.interface import implementer
 
 from yukari.config.networks import Address, parse_address
 from yukari.sending.transports import bound_held, write_now
-from yukari.web import statuses
 from yukari.web.ahead import InTurn
-from yukari.web.half_close import Probe
-from yukari.web.head_first import HeadFirst
+from yukari.web.half_close import HalfCloses
+from yukari.web.heads import BAD_REQUEST, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, TOO_MANY
 from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
 from yukari.web.request_head import find_path, read_head
@@ -36,17 +34,11 @@ BODY_WITHIN = 30.0
 """Seconds for a whole request's body, which is ignored."""
 CLOSED_WITHIN = 60.0
 """Seconds that a client has to take what was written before the connection was closed."""
-HALF_CLOSES_WITHIN = 2.0
-"""
-Seconds after a request in which a client's half-close does not mean that it has left. One that
-closes later has given up waiting; the two cannot be told apart otherwise.
-"""
 QUIET = 1.0
 """Seconds of silence that are allowed before or inside a request if there is no room for others."""
 
 
-@implementer(IHalfCloseableProtocol)
-class RegistryChannel(HeadFirst):
+class RegistryChannel(HalfCloses):
     """
     Begins a request when the one before it has been answered and its reply has been taken.
 
@@ -73,12 +65,9 @@ class RegistryChannel(HeadFirst):
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
-    _half_closed: bool = False
-    _probe: Optional[Probe] = None
     _gone: bool = False
     _quiet_since: float = 0.0
     _idle: IdleTimer
-    _begun_at: float = 0.0
     _deadline: Optional[IDelayedCall] = None
 
     # the connection's beginning and end
@@ -109,8 +98,7 @@ class RegistryChannel(HeadFirst):
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._gone = True
-        if self._probe is not None:
-            self._probe.stop()
+        self.stop_probing()
         self._expect(None)
         self.site.ahead.leave(self)
         if self._queue is not None:
@@ -140,24 +128,6 @@ class RegistryChannel(HeadFirst):
             self._abortingCall.cancel()
         super().forceAbortClient()
 
-    def readConnectionLost(self) -> None:
-        """The client sends no more; it may still read."""
-        if self._half_closed:
-            return
-        self._half_closed = True
-        if not self._handlingRequest:
-            self._close_if_read()
-        elif self.site.clock.seconds() - self._begun_at > HALF_CLOSES_WITHIN:
-            self.transport.abortConnection()
-        elif self.requests[0].clientproto == b"HTTP/1.1":
-            self._probe = Probe(
-                self.site.clock, lambda: self.waiting_since is not None, self.transport.write
-            )
-            self._probe.begin()
-
-    def writeConnectionLost(self) -> None:
-        """Never: this side is not closed alone."""
-
     def is_unused(self) -> bool:
         """Whether it can be closed to make room: it is idle, or its request does not arrive."""
         if self._handlingRequest or self.waits:
@@ -175,12 +145,6 @@ class RegistryChannel(HeadFirst):
         """When it was last read or answered, by the site's clock."""
         return self._quiet_since
 
-    @property
-    def waiting_since(self) -> Optional[float]:
-        """When the request began of which no reply has been sent, by the site's clock."""
-        waits = self._handlingRequest and self.requests and self.requests[0].waits
-        return self._begun_at if waits else None
-
     # what is read, and when
 
     def dataReceived(self, data: bytes) -> None:
@@ -191,9 +155,9 @@ class RegistryChannel(HeadFirst):
             if self._repeats.is_asked_again(data):
                 self.head = data
         if not self._heard and data.startswith(TLS_HANDSHAKE):
-            self.refuse(statuses.BAD_REQUEST)
+            self.refuse(BAD_REQUEST)
         elif self._too_many:
-            self.refuse(statuses.TOO_MANY)
+            self.refuse(TOO_MANY)
         elif not self.refused:
             self._heard = True
             if self._at_start and not self.paused:
@@ -286,7 +250,7 @@ class RegistryChannel(HeadFirst):
         self._expect(BODY_WITHIN if self.length != 0 else None)
         path = find_path(self._path, self._version, self.requests[-1].requestHeaders)
         if path is None:
-            self.refuse(statuses.BAD_REQUEST)
+            self.refuse(BAD_REQUEST)
         else:
             self._path = path
             super().allHeadersReceived()
@@ -342,11 +306,6 @@ class RegistryChannel(HeadFirst):
             self.paused = False
             self._read(b"")
 
-    def _close_if_read(self) -> None:
-        """Close a half-closed connection, unless there is a request of it left to begin."""
-        if not self.paused:
-            self.loseConnection()
-
     # deadlines
 
     def _expect(self, seconds: Optional[float]) -> None:
@@ -360,7 +319,7 @@ class RegistryChannel(HeadFirst):
     def _late(self) -> None:
         self._deadline = None
         if self.requests or self._buffer:
-            self.refuse(statuses.REQUEST_TIMEOUT)
+            self.refuse(REQUEST_TIMEOUT)
         else:
             self.loseConnection()  # it has sent nothing that could be answered
 
@@ -374,7 +333,7 @@ class RegistryChannel(HeadFirst):
         return bool(super().checkPersistence(request, version))
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(statuses.HEADERS_TOO_LARGE)
+        self.refuse(HEADERS_TOO_LARGE)
 
     def _send100Continue(self) -> None:
         # Twisted asks for the body of a refused request as well.
@@ -383,7 +342,7 @@ class RegistryChannel(HeadFirst):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own 400 leaves no trace in a log.
-        self.refuse(statuses.BAD_REQUEST)
+        self.refuse(BAD_REQUEST)
 
     def refuse(self, why: tuple[int, bytes]) -> None:
         """Answer the request that is being read with a bare status, and close."""

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from attrs import define, field
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from yukari import __version__
+from yukari.sending.transports import write_now
+from yukari.web.request_head import LenientLines
+
+BAD_REQUEST = 400, b"Bad Request"
+REQUEST_TIMEOUT = 408, b"Request Timeout"
+TOO_LARGE = 413, b"Content Too Large"
+TOO_MANY = 429, b"Too Many Requests"
+BUSY = 503, b"Service Unavailable"
+HEADERS_TOO_LARGE = 431, b"Request Header Fields Too Large"
+"""The statuses of requests that are refused before a resource sees them."""
 
 _START = (
     b"%b %b %b\r\n"
@@ -53,3 +64,38 @@ def reply_head(
             lines.append(b"%b: %b\r\n" % (name, value))
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+class HeadFirst(LenientLines):
+    """A channel whose replies' heads leave in one call with what follows them, if that is there."""
+
+    site: Any
+    transport: Any
+    _head: bytes = b""
+    """A reply's head that waits for the first bytes of its body."""
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        self._head = self._make_head(self.requests[0], version, code, reason, headers)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of a reply's body; the first together with its head."""
+        head, self._head = self._head, b""
+        if head:
+            write_now(self.transport, head + data)
+        else:
+            self.transport.write(data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def end_head(self) -> None:
+        """Write the head of a reply that has no body yet."""
+        head, self._head = self._head, b""
+        if head:
+            write_now(self.transport, head)
+
+    def _make_head(
+        self, request: Any, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> bytes:
+        id, date = request.id.encode(), self.site.dates.now()
+        return reply_head(version, code, reason, headers, id=id, date=date)

@@ -8,8 +8,9 @@ one piece and have nothing unusual: they are read here, and all others by Twiste
 from __future__ import annotations
 
 import re
-from typing import Optional
+from typing import Any, Optional
 
+from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers, InvalidHeaderName
 
 MAX_HEAD = 2048
@@ -80,3 +81,22 @@ def _with_single_slashes(target: bytes) -> bytes:
         return target
     path, mark, query = target.partition(b"?")
     return re.sub(rb"//+", b"/", path) + mark + query
+
+
+class LenientLines(HTTPChannel):
+    """
+    A channel whose lines may end without CR; empty ones may stand before a request.
+
+    So Go's server and nginx take them (RFC 9112, section 2.2).
+    """
+
+    requests: list[Any]
+    delimiter = b"\n"
+    _at_start: bool = True
+    """Whether nothing but empty lines has been read since the last request."""
+
+    def lineReceived(self, line: bytes) -> None:
+        line = line.removesuffix(b"\r")
+        self._at_start = not (line or self.requests)
+        if not self._at_start:
+            super().lineReceived(line)

@@ -28,11 +28,10 @@ from yukari.web.ahead import BEGUN_IN_A_TURN, Crowds, InTurn
 from yukari.web.channel import RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
-from yukari.web.heads import Dates
+from yukari.web.heads import BUSY, TOO_LARGE, Dates
 from yukari.web.htpasswd import Passwords
 from yukari.web.repeats import Repeats, Source, new_id
 from yukari.web.replies import reply_error
-from yukari.web.statuses import BUSY, TOO_LARGE
 
 log = Logger()
 
