@@ -40,7 +40,7 @@ from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
 from yukari.sending.stall import READ, STALL, StallWatch
 from yukari.sending.workers import Helpers
-from yukari.web.channel import HALF_CLOSES_WITHIN
+from yukari.web.half_close import HALF_CLOSES_WITHIN
 from yukari.web.site import RegistrySite
 from yukari.web.v2 import make_root
 

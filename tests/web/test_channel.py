@@ -45,14 +45,13 @@ from yukari.web.ahead import (
 from yukari.web.channel import (
     BODY_WITHIN,
     CLOSED_WITHIN,
-    HALF_CLOSES_WITHIN,
     HEADER_WITHIN,
     QUIET,
     READ_AHEAD,
 )
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
-from yukari.web.half_close import CONTINUE, FIRST_AFTER
+from yukari.web.half_close import CONTINUE, FIRST_AFTER, HALF_CLOSES_WITHIN
 from yukari.web.json_api import JsonApi, Lines
 from yukari.web.replies import PIECE
 from yukari.web.request_head import find_path
@@ -378,14 +377,21 @@ class CrowdTests(SynchronousTestCase):
 class QueueTests(SynchronousTestCase):
     """Which requests wait for others of their kind, and in which order."""
 
-    def begun(self, path: str, count: int) -> int:
-        """How many of so many clients' requests for this path begin in one turn."""
+    def begun(self, path: str, count: int, first: int = 1000) -> int:
+        """
+        How many of so many clients' requests for this path begin in one turn, of which all send so
+        many bytes ``first`` and the rest after some turns.
+        """
         turns, site = Clock(), Talk().channel.site
         talks = [Talk() for _ in range(count)]
         for talk in talks:
             talk.channel.site.crowds = site.crowds
             talk.channel.callLater = turns.callLater
-            talk.channel.dataReceived(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        for piece in filter(None, (head[:first], head[first:])):
+            turns.pump([0] * count)
+            for talk in talks:
+                talk.channel.dataReceived(piece)
         self.addCleanup(turns.pump, [0] * count)
         return sum(not talk.channel.waits for talk in talks)
 
@@ -399,6 +405,8 @@ class QueueTests(SynchronousTestCase):
             ("/metrics", PAGES_IN_A_TURN),
         ):
             self.assertEqual(self.begun(path, 3 * most), most, path)
+            for first in (1, 20, 30):
+                self.assertEqual(self.begun(path, 3 * most, first), most, (path, first))
 
     def test_health_and_what_was_found_lately_do_not_wait_for_others(self) -> None:
         crowds = Crowds()

@@ -8,6 +8,7 @@ connections nor absolute-form request targets. This one does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
@@ -24,6 +25,7 @@ from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
 from yukari.web.request_head import find_path, read_head
 
+HEAD_END = b"\r\n\r\n"
 TLS_HANDSHAKE = b"\x16"
 """The first byte from a client that takes this for an https server."""
 READ_AHEAD = 16 * 1024
@@ -62,6 +64,7 @@ class RegistryChannel(HalfCloses):
     _repeats: Optional[Repeats] = None
     """None for a trusted proxy."""
     _queue: Optional[InTurn] = None
+    _has_turn: bool = False
     _held: bool = False
     _heard: bool = False
     _too_many: bool = False
@@ -160,18 +163,25 @@ class RegistryChannel(HalfCloses):
             self.refuse(TOO_MANY)
         elif not self.refused:
             self._heard = True
-            if self._at_start and not self.paused:
-                queue, path = self.site.crowds.of(data)
-                if not queue.may_begin(self):
-                    self.paused, self._queue = True, queue
-                    queue.wait(self, self._go_on, path)
-            self._read(data)
+            has_turn = self._at_start and not self.paused and HEAD_END in data
+            if has_turn:
+                has_turn = self._take_turn(data, self._go_on)
+            self._read(data, has_turn=has_turn)
+
+    def _take_turn(self, head: bytes, begin: Callable[[], None]) -> bool:
+        """Whether a request may begin now; otherwise ``begin`` is called when it may."""
+        queue, path = self.site.crowds.of(head)
+        if queue.may_begin(self):
+            return True
+        self.paused, self._queue = True, queue
+        queue.wait(self, begin, path)
+        return False
 
     def _go_on(self) -> None:
         """Read what has waited for its turn."""
         data, self._buffer = self._buffer, b""
         self._at_start, self.paused, self._queue = True, False, None
-        self._read(data)
+        self._read(data, has_turn=True)
 
     @property
     def _is_between(self) -> bool:
@@ -203,8 +213,12 @@ class RegistryChannel(HalfCloses):
         write_now(self.transport, reply)
         return True
 
-    def _read(self, data: bytes) -> None:
-        """Read a request; what follows it waits in ``_buffer``."""
+    def _read(self, data: bytes, *, has_turn: bool) -> None:
+        """
+        Read a request; what follows it waits in ``_buffer``. One that ends here begins now if it
+        ``has_turn``, and otherwise when it gets one.
+        """
+        self._has_turn = has_turn
         begins = self._at_start and not (self.requests or self._buffer or self.paused)
         self._at_start = False
         if not (begins and self._read_whole(data)):
@@ -259,9 +273,15 @@ class RegistryChannel(HalfCloses):
         self._expect(None)
         self.paused = True  # until the reply has been taken
         self._at_start = True
-        if self.refused:
-            return
-        self._begun_at = self.site.clock.seconds()
+        if not self.refused:
+            self._begun_at = self.site.clock.seconds()
+            begins = b"%b %b " % (self._command, self._path)
+            if self._has_turn or self._take_turn(begins, self._begin):
+                self._begin()
+
+    def _begin(self) -> None:
+        """Begin the request that has been read."""
+        self._queue = None
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
@@ -304,7 +324,7 @@ class RegistryChannel(HalfCloses):
     def _next(self) -> None:
         if not self._waitingForTransport and not self._handlingRequest:
             self.paused = False
-            self._read(b"")
+            self._read(b"", has_turn=True)
 
     # deadlines
 
