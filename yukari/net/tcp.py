@@ -17,26 +17,20 @@ import struct
 import sys
 from typing import Any, Optional, Protocol
 
-from attrs import define, frozen
+from attrs import define, field
 
 _MICROSECONDS = 1e-6
 """Seconds."""
+_TOLD = struct.Struct("=20xI44xI20xI32xQ12xI72xI")
+"""
+``tcpi_rcv_mss``: bytes of the segments that arrive. ``tcpi_rtt``: microseconds, smoothed over what
+was sent; 0 if nothing is known. ``tcpi_rcv_rtt``: microseconds, measured by what arrives; 0 if
+nothing is known. ``tcpi_bytes_received``. ``tcpi_min_rtt``: microseconds, of what was sent; all
+ones if nothing is known. ``tcpi_rcv_ooopack``: segments that arrived while an earlier one was
+missing (Linux 5.4).
+"""
 _SIZE = 160
-"""Bytes of the structure that are needed."""
-_SIZE_ASKED = 228
-"""Bytes of it that are asked for; older systems have fewer."""
-_SEGMENT = struct.Struct("=20xI")
-"""``tcpi_rcv_mss``: bytes of the segments that arrive."""
-_ASKED = struct.Struct("=68xI")
-"""``tcpi_rtt``: microseconds, smoothed over what was sent; 0 if nothing is known."""
-_ROUND_TRIP = struct.Struct("=92xI")
-"""``tcpi_rcv_rtt``: microseconds, measured by what arrives; 0 if nothing is known."""
-_RECEIVED = struct.Struct("=128xQ")
-"""``tcpi_bytes_received``."""
-_LEAST = struct.Struct("=148xI")
-"""``tcpi_min_rtt``: microseconds, of what was sent; all ones if nothing is known."""
-_OUT_OF_ORDER = struct.Struct("=224xI")
-"""``tcpi_rcv_ooopack``: segments that arrived while an earlier one was missing (Linux 5.4)."""
+"""Bytes of the structure that are needed: without the last of these, which counts as 0 then."""
 _UNKNOWN = 0xFFFFFFFF
 ORDINARY = 64 * 1024
 """Bytes of the first window that Linux gives a connection by itself."""
@@ -66,7 +60,7 @@ def promise(opened: Any, window: int) -> None:
         pass
 
 
-@frozen
+@define  # Not frozen, which takes three times as long: thousands are made in a second.
 class Reading:
     """A connection at one moment."""
 
@@ -106,6 +100,8 @@ class SocketConnection:
     """The connection of a Twisted transport that has a socket."""
 
     _transport: Any
+    _is_large: bool = field(default=False, init=False)
+    """Whether its buffer is free to grow from an `ORDINARY` size."""
 
     @property
     def is_open(self) -> bool:
@@ -115,21 +111,20 @@ class SocketConnection:
         if _INFO is None or _CLAMP is None:
             return None
         try:
-            told = self._transport.socket.getsockopt(socket.IPPROTO_TCP, _INFO, _SIZE_ASKED)
+            told = self._transport.socket.getsockopt(socket.IPPROTO_TCP, _INFO, _TOLD.size)
         except (OSError, AttributeError):
             return None  # Closed meanwhile, or no TCP.
         if len(told) < _SIZE:
             return None  # Before Linux 4.9.
-        asked, round_trip, least = (
-            each.unpack_from(told)[0] for each in (_ASKED, _ROUND_TRIP, _LEAST)
-        )
+        found = _TOLD.unpack(told.ljust(_TOLD.size, b"\0"))
+        segment, asked, round_trip, received, least, out_of_order = found
         return Reading(
-            _RECEIVED.unpack_from(told)[0],
+            received,
             round_trip * _MICROSECONDS if round_trip else None,
             asked * _MICROSECONDS if asked else None,
             least * _MICROSECONDS if least not in (0, _UNKNOWN) else None,
-            max(1, _SEGMENT.unpack_from(told)[0]),
-            _OUT_OF_ORDER.unpack_from(told)[0] if len(told) >= _SIZE_ASKED else 0,
+            max(1, segment),
+            out_of_order,
         )
 
     def bound(self, window: int) -> None:
@@ -137,9 +132,11 @@ class SocketConnection:
             return
         try:
             opened = self._transport.socket
-            # The system reports twice the size that was set.
-            if opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * ORDINARY:
-                promise(opened, ORDINARY)
+            if not self._is_large:
+                # The system reports twice the size that was set, and never makes it smaller.
+                if opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * ORDINARY:
+                    promise(opened, ORDINARY)
+                self._is_large = True
             opened.setsockopt(socket.IPPROTO_TCP, _CLAMP, min(UNBOUNDED, window))
         except (OSError, AttributeError):
             pass
