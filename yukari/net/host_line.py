@@ -120,4 +120,7 @@ class HostLines:
 
     def of(self, place: tuple[str, int]) -> HostLine:
         """Return the line to a host (IPv6 without brackets) and port."""
-        return self._lines.setdefault(place, HostLine())
+        line = self._lines.get(place)
+        if line is None:
+            line = self._lines[place] = HostLine()
+        return line

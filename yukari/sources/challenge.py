@@ -8,6 +8,7 @@ comes from the network: what is too long, too much or malformed is no challenge.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Optional
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
@@ -50,6 +51,7 @@ class Origin:
     port: int
 
     @classmethod
+    @lru_cache(maxsize=128)  # Of the same few URLs each request asks three times.
     def of(cls, url: str) -> Optional[Origin]:
         """None for what is no plain http or https URL, such as one with a user in it."""
         try:
