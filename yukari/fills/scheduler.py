@@ -255,8 +255,7 @@ class FetchScheduler:
         if first is None:
             return None
         start, since = first.coverage.next_wanted(), first.coverage.waits_since
-        assert start is not None
-        assert since is not None
+        assert start is not None and since is not None
         self.turns.served(since.client)
         return Assignment(first, start, Priority.READER, since.client)
 
@@ -274,7 +273,7 @@ class FetchScheduler:
     def _ahead(self, queue: dict[Download, None], last: bool) -> Optional[Assignment]:
         """For the blobs of this queue that come ``last``, or for the others."""
         is_unread = queue is self._without_readers
-        if is_unread and self._line_is_taken():
+        if not queue or (is_unread and self._line_is_taken()):
             return None
         kept: Counter[ConnectionBudget] = Counter()
         for download in self._waited_for():
@@ -357,13 +356,12 @@ class FetchScheduler:
 
     def _fetch_ended(self, result: object, download: Download, fetch: RangeFetch) -> None:
         download.fetch_ended(fetch, result if isinstance(result, Failure) else None)
-        fetch.turn.release()
+        fetch.turn.release()  # Others have it now, if they can use it.
         rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.runnable(download)
         elif download in self._open and download not in self._resting:
             self._resting[download] = self._clock.callLater(rest, self._rested, download)
-        self._assign()
 
     def _rested(self, download: Download) -> None:
         del self._resting[download]

@@ -292,10 +292,9 @@ class ConnectionBudget:
     def may_take(self, limit: HostLimit, priority: Priority, *, is_first: bool = False) -> bool:
         """Whether `take` would succeed."""
         return self._has_room(limit, priority, is_first) and not any(
-            other.has_room(queue)
-            for queue in Priority
-            if queue <= priority
-            for other in self._queues[queue].values()
+            queue <= priority and any(other.has_room(queue) for other in waiting.values())
+            for queue, waiting in self._queues.items()
+            if waiting
         )
 
     def take(
