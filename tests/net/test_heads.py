@@ -16,7 +16,14 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from yukari.net.bodies import Collector
-from yukari.net.heads import HEARD_WITHIN, MAX_BYTES, MAX_INTERIM, MAX_LINES, BoundedPool
+from yukari.net.heads import (
+    HEARD_WITHIN,
+    MAX_BYTES,
+    MAX_INTERIM,
+    MAX_LINES,
+    BoundedPool,
+    take_whole_reads,
+)
 from yukari.net.http import why
 
 BODY = b"\r\n\r\nHTTP/1.1 103 X\r\n\r\n" * 3
@@ -61,6 +68,30 @@ class Unsent:
     def resumeProducing(self) -> None: ...
 
     def stopProducing(self) -> None: ...
+
+
+class Records:
+    """Passes on what it is given in pieces of ten bytes, as TLS does in records."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def dataReceived(self, data: bytes) -> None:
+        for at in range(0, len(data), 10):
+            self.client.dataReceived(data[at : at + 10])
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.client.connectionLost(reason)
+
+
+class Pieces(Collector):
+    """Counts the pieces in which a body arrives."""
+
+    count = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.count += 1
+        super().dataReceived(data)
 
 
 class HeadTests(SynchronousTestCase):
@@ -119,6 +150,20 @@ class HeadTests(SynchronousTestCase):
         for piece in pieces:
             self.host.protocol.dataReceived(piece)
         self.successResultOf(asked)
+        self.assertEqual(self.successResultOf(collector.done), BODY)
+
+    def test_what_one_read_brings_over_tls_is_one_piece(self) -> None:
+        """Blobs came in pieces of a record, which took more CPU than to decrypt and hash them."""
+        asked = self.ask()
+        below: Any = StringTransport()
+        below.protocol = Records(self.host.protocol)
+        take_whole_reads(self.host.protocol, below)
+        collector = Pieces(len(BODY))
+        asked.addCallback(lambda response: response.deliverBody(collector))
+        for read in (HEAD + BODY[:20], BODY[20:-1]):
+            below.protocol.dataReceived(read)
+        self.assertEqual(collector.count, 2)
+        below.protocol.dataReceived(BODY[-1:])
         self.assertEqual(self.successResultOf(collector.done), BODY)
 
     def test_each_reply_of_a_connection_has_the_whole_bound(self) -> None:

@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from yukari.config.proxies import Proxies, Proxy
 from yukari.net.bodies import discard
-from yukari.net.heads import BoundedPool
+from yukari.net.heads import BoundedPool, take_whole_reads
 from yukari.net.host_line import HostLine, HostLines
 from yukari.net.perimeter import Outside, Perimeter
 from yukari.net.promising import Promising
@@ -86,6 +86,7 @@ class _Connecting:
             transport = beneath  # TLS has the socket below it
             read = min(read, READ_SECURE)
         transport.bufferSize = read
+        take_whole_reads(protocol, transport)
         if self._check is not None:
             try:
                 self._check(transport.getPeer().host)

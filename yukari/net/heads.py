@@ -61,6 +61,8 @@ class _Client(HTTP11ClientProtocol):
     """The last bytes of the head so far, in which its end may have begun."""
     late: Optional[IDelayedCall] = None
     """Called if nothing arrives on a new connection."""
+    _pieces: Optional[list[bytes]] = None
+    """What one read of the socket has brought over TLS so far; None between two reads."""
 
     def request(self, request: Any) -> Any:
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
@@ -70,8 +72,19 @@ class _Client(HTTP11ClientProtocol):
             _make_lenient(self._parser)
         return asked
 
+    def begin_read(self) -> None:
+        """Gather what arrives until `end_read`."""
+        self._pieces = []
+
+    def end_read(self) -> None:
+        """Take what has been gathered, in one piece."""
+        pieces, self._pieces = self._pieces, None
+        if pieces:
+            self.dataReceived(b"".join(pieces))
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_accepted()
+        self.end_read()
         super().connectionLost(reason)
 
     def _is_accepted(self) -> None:
@@ -80,6 +93,9 @@ class _Client(HTTP11ClientProtocol):
             late.cancel()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._pieces is not None:
+            self._pieces.append(data)
+            return
         if self.late is not None:
             self._is_accepted()
         # The head of each reply is passed on by itself: the parser's state then tells an interim
@@ -127,6 +143,35 @@ class _Client(HTTP11ClientProtocol):
         # It has received something: a request without any reply would be sent once more.
         super().dataReceived(b"")
         self._disconnectParser(Failure(HeadTooLarge(text)))
+
+
+class _WholeReads:
+    """
+    Stands between a socket and TLS, so that a client takes in one piece what one read has brought.
+
+    TLS passes on each record by itself, of 16 KiB at most, and a piece of a blob is handed on
+    through some fifty calls.
+    """
+
+    def __init__(self, secure: Any, client: _Client) -> None:
+        self._secure = secure
+        self._client = client
+
+    def dataReceived(self, data: bytes) -> None:
+        self._client.begin_read()
+        try:
+            self._secure.dataReceived(data)
+        finally:
+            self._client.end_read()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._secure.connectionLost(reason)
+
+
+def take_whole_reads(client: Any, transport: Any) -> None:
+    """Let an HTTP client over TLS take each read of the socket below it as one piece."""
+    if isinstance(client, _Client) and client.transport is not transport:
+        transport.protocol = _WholeReads(transport.protocol, client)
 
 
 class _Chunks(_ChunkedTransferDecoder):
