@@ -239,7 +239,7 @@ class DamageTests(RunningCase):
 
     async def test_one_that_the_disk_cannot_open_is_fetched_again_and_replaced(self) -> None:
         """One bad sector failed every pull until somebody removed the file."""
-        for number in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
+        for number in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES):
             upstream, daemon, path = await self.stored()
             bad, at = os.stat(path).st_ino, FileBlob.at
 

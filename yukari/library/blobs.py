@@ -9,6 +9,7 @@ out wrong. A stored blob that the disk cannot read is fetched again, and replace
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from errno import EACCES
 from functools import partial
 from typing import Any, Optional, Union
 
@@ -148,7 +149,7 @@ class Blobs:
         Host header. `RegistryError` if there is none of these.
         """
         self._in_use.ask([digest])
-        for _ in range(MAX_LOOKS):
+        for look in range(MAX_LOOKS):
             stored = await self._open_stored(name, digest)
             if stored is not None:
                 return stored
@@ -157,6 +158,8 @@ class Blobs:
                 return found
             if isinstance(self._store, RemoteBlobs):
                 break
+            if look:  # It is there, and cannot be opened: it has not just appeared.
+                self.found_unreadable(digest, PermissionError(EACCES, "it may not be opened"))
         else:
             raise blob_unknown(digest)
         if found >= LEAST_REDIRECTED and not self._entry(digest).is_config:

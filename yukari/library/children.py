@@ -16,7 +16,7 @@ from yukari.manifest import LARGE, MAX_BYTES, InvalidManifest, Manifest, Manifes
 from yukari.names import Digest, Repository
 from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.manifest_cache import cost_of
-from yukari.storage.ports import Store, StoredManifest
+from yukari.storage.ports import SHORT, Store, StoredManifest
 from yukari.storage.readable import StoredBlob
 from yukari.tasks import Coalescer, Slices
 
@@ -115,8 +115,13 @@ class Children:
         return await self.get(name, digest)
 
     async def get(self, name: Repository, digest: Digest) -> Manifest:
-        """Return a list's child, from the store or from upstream. `RegistryError`."""
-        stored = await self._store.get_manifest(name, digest)
+        """Return a list's child, from the store or from upstream. `RegistryError`, OSError."""
+        try:
+            stored = await self._store.get_manifest(name, digest)
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            stored = None
         if stored is not None and isinstance(stored.manifest, Manifest):
             return stored.manifest
         child = self._inline.get((name, digest))
@@ -146,7 +151,7 @@ class Children:
         raise failed
 
     async def of_blob(self, digest: Digest, blob: StoredBlob) -> Optional[Manifest]:
-        """Return the manifest that an opened blob is; None if it is none."""
+        """Return the manifest that an opened blob is; None if it is none, or cannot be read."""
         if blob.size > MAX_BYTES or digest in self._blobs:
             return None
         manifest: Optional[Manifest] = self._read.get(digest)
@@ -156,6 +161,8 @@ class Children:
             manifest = await self._in_thread(_read_manifest, blob, LARGE)
         except IsLarge:
             manifest = await self._large.alone(self._in_thread, _read_manifest, blob, MAX_BYTES)
+        except OSError:
+            return None
         if manifest is None:
             self._blobs[digest] = None
         else:
@@ -165,10 +172,13 @@ class Children:
     async def _recall(self, name: Repository) -> None:
         """Learn the lists that are stored for a model: an earlier process served them."""
         self._recalled[name] = None
-        for tag in (await self._store.tags(name))[:MAX_RECALLED]:
-            stored = await self._store.get_manifest(name, tag, Variant.LIST)
-            if stored is not None and isinstance(stored.manifest, ManifestList):
-                self.learn(name, stored.manifest)
+        try:
+            for tag in (await self._store.tags(name))[:MAX_RECALLED]:
+                stored = await self._store.get_manifest(name, tag, Variant.LIST)
+                if stored is not None and isinstance(stored.manifest, ManifestList):
+                    self.learn(name, stored.manifest)
+        except OSError:
+            self._recalled.pop(name, None)  # They cannot be read now.
 
 
 def _read_manifest(blob: StoredBlob, most: int) -> Optional[Manifest]:

@@ -491,6 +491,21 @@ class DirectoryStoreTests(SynchronousTestCase):
         result_of(store.publish(spool))
         self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
 
+    def test_a_blob_is_published_though_its_models_cannot_be_looked_at(self) -> None:
+        """It was tried again without its spool, which ended in a traceback, and never ended."""
+        store = self.started()
+        spool = self.filled(store)
+
+        def refuse(name: str, *args: Any) -> None:
+            if name == "open" and not args[1] & os.O_CREAT and "sha256-" in args[0]:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.patch_os(RefusingOs(refuse))
+        result_of(store.publish(spool))
+        self.patch_os(os)
+        self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+        self.assertTrue(spool.gone)
+
     def test_a_failing_disk_and_too_few_descriptors_are_no_absence(self) -> None:
         """Upstream would be asked for what is stored, or blobs removed that a manifest needs."""
         store = self.started()

@@ -231,7 +231,7 @@ def _is_in_the_way(path: str) -> bool:
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        return error.errno == errno.ELOOP
+        return error.errno == errno.ELOOP or os.path.islink(path)  # It leads nowhere.
 
 
 def inode_of(path: str) -> Inode:

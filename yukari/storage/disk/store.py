@@ -259,7 +259,12 @@ class DirectoryStore(DiskWork):
     async def publish(self, spool: Spool) -> None:
         await self._run(self._write, self._publish, spool)
         published = spool.digest, spool.size, spool.repositories
-        for name, tag in await self._put(lambda: None, self._files.published, *published):
+        try:
+            changed = await self._put(lambda: None, self._files.published, *published)
+        except OSError as error:  # The blob is stored all the same, and its spool is no more.
+            self._log.warn("{digest}: {error}", digest=str(spool.digest), error=str(error))
+            return
+        for name, tag in changed:
             self._changed(name, tag)()
 
     # in the reactor's thread
