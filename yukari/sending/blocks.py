@@ -144,7 +144,9 @@ class BlockSender(ABC):
 
 @implementer(IPushProducer)
 class ReadSender(BlockSender):
-    """Reads in a disk thread and writes to the request."""
+    """Reads in a disk thread and writes to the request, ``piece`` bytes at most at once."""
+
+    piece: int = READ
 
     def _take_over(self) -> None:
         self._request.registerProducer(self, True)
@@ -156,7 +158,7 @@ class ReadSender(BlockSender):
     async def _put(self, end: int) -> int:
         try:
             data: bytes = await self._in_thread(
-                self._readable.read, self._at, min(READ, end - self._at)
+                self._readable.read, self._at, min(self.piece, end - self._at)
             )
         except OSError as error:
             raise self._broken(error) from None

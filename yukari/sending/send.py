@@ -16,7 +16,7 @@ from twisted.web.http import Request
 
 from yukari.sending.blocks import ReadSender
 from yukari.sending.sendfile import FileSender
-from yukari.sending.stall import InThread, Join
+from yukari.sending.stall import READ, InThread, Join
 from yukari.sending.tls import TlsSender, lendable
 from yukari.sending.transports import plain_socket
 from yukari.sending.workers import Helpers
@@ -66,9 +66,11 @@ async def send(
     in_thread: InThread,
     helpers: Helpers,
     join: Optional[Join] = None,
+    piece: int = READ,
 ) -> int:
     """
-    Send ``span`` after the headers and return the number of bytes sent.
+    Send ``span`` after the headers and return the number of bytes sent. Where they are read, no
+    more than ``piece`` bytes of them wait for the socket at a time.
 
     `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
     client has left.
@@ -84,4 +86,6 @@ async def send(
         if connection is not None and helpers.most:
             secure = TlsSender(helpers, connection, request, readable, span, clock, in_thread, join)
             return await secure.run()
-    return await ReadSender(request, readable, span, clock, in_thread, join).run()
+    reading = ReadSender(request, readable, span, clock, in_thread, join)
+    reading.piece = min(READ, piece)
+    return await reading.run()

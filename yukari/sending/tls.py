@@ -71,6 +71,7 @@ class Lendable:
         self._connection = connection
         self._handshake = handshake
         self._heard = False
+        self._is_over = False
         self._lent = False
         self._kept: list[bytes] = []
         self._room = 0
@@ -135,7 +136,11 @@ class Lendable:
         except Error as error:
             # Twisted leaves the last error in a cycle with its traceback, which has the variables
             # of every call. OpenSSL's 50 KB of the connection must not wait there to be collected.
+            is_over = self._is_over
             del self
+            if is_over:
+                # Most clients just close. The transport has told why, and then there is no cycle.
+                raise WantReadError from None
             raise error.with_traceback(None) from None
 
     def send(self, data: bytes) -> int:
@@ -147,6 +152,7 @@ class Lendable:
         return False if self._lent else self._connection.shutdown()
 
     def bio_shutdown(self) -> None:
+        self._is_over = True
         if not self._lent:
             self._connection.bio_shutdown()
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from twisted.internet import tcp
 from twisted.logger import Logger
-from twisted.protocols.tls import BufferingTLSTransport
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.web.http import Request
 
 UNSENT = 128 * 1024 * 1024
@@ -111,6 +111,15 @@ def write_now(transport: Any, data: bytes) -> None:
             data = data[sent:]
     transport.write(data)
     flush_gathered(transport)
+
+
+def forget_producer(transport: Any) -> None:
+    """
+    Break the cycle in which Twisted leaves a TLS transport that has ended, its producer and what
+    they have, until garbage is collected: 20 MB of four hundred.
+    """
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport._producer = None
 
 
 def without_sendfile(error: OSError) -> None:

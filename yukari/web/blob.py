@@ -57,9 +57,10 @@ class Registry:
         join: Optional[Join] = None,
     ) -> None:
         """Send bytes after the headers, and ``count`` those that have left, as `send` raises."""
+        piece = may_wait(request.site.drain.count()) // 2
         try:
             sent = await send(
-                request, readable, span, self.clock, self.in_thread, self.helpers, join
+                request, readable, span, self.clock, self.in_thread, self.helpers, join, piece
             )
         except (Broken, ReaderGone) as ended:
             count(ended.sent)

@@ -17,7 +17,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.web.http_headers import Headers
 
 from yukari.config.networks import Address, parse_address
-from yukari.sending.transports import bound_held, write_now
+from yukari.sending.transports import bound_held, forget_producer, write_now
 from yukari.web.ahead import InTurn
 from yukari.web.half_close import HalfCloses
 from yukari.web.heads import BAD_REQUEST, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, TOO_MANY
@@ -109,6 +109,7 @@ class RegistryChannel(HalfCloses):
         self._idle.stop()
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
+        forget_producer(self.transport)
         leave = partial(super().connectionLost, reason)
         if not self.requests or self.site.crowds.leavers.may_begin(self):
             leave()

@@ -135,11 +135,14 @@ class PendingManifests:
             if stored is None:
                 await self._in_thread(remove, path)
                 return
-            content = encode(key, stored)
             try:
-                await self._in_thread(replace_file, path, content, time.time_ns(), self._through)
+                await self._in_thread(self._write, path, key, stored)
             except OSError as error:
                 log.warn("{path}: {error}", path=path, error=error.strerror)
+
+    def _write(self, path: str, key: Key, stored: StoredManifest) -> None:
+        """Blocks; OSError."""
+        replace_file(path, encode(key, stored), time.time_ns(), self._through)
 
     def _held(self) -> int:
         return sum(len(stored.manifest.body) for stored in self._waiting.values())
