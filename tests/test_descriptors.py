@@ -61,7 +61,7 @@ class PackedBlobsTests(SynchronousTestCase):
         for each in (tuple(blobs), PackedBlobs.of(blobs)):
             found = [blob for blob in blobs if blob.media_type in types]
             self.assertEqual(list(of_types(each, types)), found)
-            pairs = [(blob.digest.hex, blob.media_type) for blob in blobs]
+            pairs = [(blob.digest.raw, blob.media_type) for blob in blobs]
             self.assertEqual(list(typed(each)), pairs)
 
     def test_manifest_of_many_layers_holds_no_object_for_each(self) -> None:

@@ -82,11 +82,11 @@ class PackedBlobs(Sequence[Descriptor]):
         kinds = memoryview(self._kinds).cast("H") if wanted else ()
         return self._some([at for at, kind in enumerate(kinds) if kind in wanted])
 
-    def typed(self) -> Iterator[tuple[str, str]]:
+    def typed(self) -> Iterator[tuple[bytes, str]]:
         """As `typed`."""
         types = self._types
         for raw, kind in zip(self.raw_digests(), memoryview(self._kinds).cast("H")):
-            yield raw.hex(), types[kind]
+            yield raw, types[kind]
 
     def among(self, *known: Collection[Digest]) -> list[Descriptor]:
         """As `among`."""
@@ -113,11 +113,11 @@ def of_types(blobs: Sequence[Descriptor], media_types: Collection[str]) -> Itera
     return (blob for blob in blobs if blob.media_type in media_types)
 
 
-def typed(blobs: Sequence[Descriptor]) -> Iterator[tuple[str, str]]:
-    """Return the digest, in hex, and the media type of each."""
+def typed(blobs: Sequence[Descriptor]) -> Iterator[tuple[bytes, str]]:
+    """Return the bytes of the digest, and the media type, of each."""
     if isinstance(blobs, PackedBlobs):
         return blobs.typed()
-    return ((blob.digest.hex, blob.media_type) for blob in blobs)
+    return ((blob.digest.raw, blob.media_type) for blob in blobs)
 
 
 def among(blobs: Sequence[Descriptor], *known: Collection[Digest]) -> list[Descriptor]:

@@ -11,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.strategies import blob_digests, model_names, tags
 from yukari.manifest import Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage.bucket import blobs as blobs_module
 from yukari.storage.bucket.blobs import Known
 from yukari.storage.bucket.keys import manifest_key
 from yukari.storage.bucket.listing import listed
@@ -45,10 +44,10 @@ class KeyTests(SynchronousTestCase):
 
 
 class KnownTests(SynchronousTestCase):
-    @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers())))
+    @given(st.lists(st.tuples(st.integers(0, 19), st.none() | st.integers())))
     def test_the_latest_are_remembered(self, told: list[tuple[int, int | None]]) -> None:
-        self.patch(blobs_module, "MAX_FACTS", 4)
-        facts: Known[int] = Known()
+        """Those beyond the most go several at a time."""
+        facts: Known[int] = Known(10)
         model: dict[Digest, int] = {}
         for number, fact in told:
             digest = Digest.of(b"%d" % number)
@@ -58,9 +57,9 @@ class KnownTests(SynchronousTestCase):
             else:
                 facts.remember(digest, fact)
                 model[digest] = fact
-                while len(model) > 4:
-                    del model[next(iter(model))]
-        for number in range(10):
+                for old in list(model)[:2] if len(model) > 10 else ():
+                    del model[old]
+        for number in range(20):
             digest = Digest.of(b"%d" % number)
             self.assertEqual(facts.get(digest), model.get(digest))
             self.assertEqual(digest in facts, digest in model)

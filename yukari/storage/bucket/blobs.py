@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import Generic, Optional, TypeVar
 
 from attrs import define, field
@@ -32,35 +33,47 @@ from yukari.tasks import all_of
 from yukari.threads import InThread
 
 MAX_FACTS = 100_000
-"""Blobs of which something is remembered; the oldest is forgotten first."""
+"""Blobs of which the size is remembered."""
+MAX_TYPES = 25_000
+"""Blobs of which the media type is remembered, until they are uploaded."""
 
 T = TypeVar("T")
 
 
 @define(eq=False)
 class Known(Generic[T]):
-    """One fact of each blob, by its hex: the garbage collector does not track strings."""
+    """
+    One fact of each of ``most`` blobs, the oldest of which is forgotten first.
 
-    _facts: OrderedDict[str, T] = field(factory=OrderedDict, init=False)
+    By the bytes of its digest: they take little, and the garbage collector does not track them.
+    """
+
+    _most: int = MAX_FACTS
+    _facts: dict[bytes, T] = field(factory=dict, init=False)
 
     def __contains__(self, digest: object) -> bool:
-        return isinstance(digest, Digest) and digest.hex in self._facts
+        return isinstance(digest, Digest) and digest.raw in self._facts
 
     def get(self, digest: Digest) -> Optional[T]:
-        return self._facts.get(digest.hex)
+        return self._facts.get(digest.raw)
 
     def remember(self, digest: Digest, fact: T) -> None:
-        self.remember_hex(digest.hex, fact)
+        self.remember_all([(digest.raw, fact)])
 
-    def remember_hex(self, digest: str, fact: T) -> None:
-        self._facts[digest] = fact
-        self._facts.move_to_end(digest)
-        while len(self._facts) > MAX_FACTS:
-            self._facts.popitem(last=False)
+    def remember_all(self, facts: Iterable[tuple[bytes, T]]) -> None:
+        """Remember facts, by the bytes of the digests."""
+        known = self._facts
+        for raw, fact in facts:
+            known.pop(raw, None)
+            known[raw] = fact
+        if len(known) > self._most:
+            # Many at once: to find the first key, a dictionary goes past all that were deleted.
+            for raw in list(islice(known, len(known) - self._most * 9 // 10)):
+                del known[raw]
 
     def forget(self, digest: Digest) -> None:
         """Forget a blob's fact; harmless if there is none."""
-        self._facts.pop(digest.hex, None)
+        self._facts.pop(digest.raw, None)
 
 
 @define(eq=False)
@@ -77,13 +90,12 @@ class BucketBlobs:
     _pace: HostPace
     sizes: Known[int] = field(factory=Known, init=False)
     """Sizes in bytes of blobs that the bucket has."""
-    _media_types: Known[str] = field(factory=Known, init=False)
+    _media_types: Known[str] = field(factory=lambda: Known(MAX_TYPES), init=False)
 
     def learn(self, manifest: AnyManifest) -> None:
         """Remember the media types of a manifest's blobs, for their Content-Type in the bucket."""
         if isinstance(manifest, Manifest):
-            for digest, media_type in typed(manifest.blobs):
-                self._media_types.remember_hex(digest, media_type)
+            self._media_types.remember_all(typed(manifest.blobs))
         else:
             for child in manifest.children:
                 self._media_types.remember(child.digest, DOCKER_MANIFEST)
