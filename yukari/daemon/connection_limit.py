@@ -30,9 +30,10 @@ RESERVE = 64
 """Descriptors that are left free whatever takes them: no connection is accepted into these."""
 CLIENT_CONNECTIONS = 4096
 """The most connections of one client: 64 machines behind one NAT, each an old Ollama with 64."""
-ACCEPTS = 256
+ACCEPTS = 768
 """
-Connections that are accepted in one turn of the reactor at most, some 20 ms. Those that find the
+Connections that are accepted in one turn of the reactor at most, some 20 ms. Whoever comes behind a
+crowd waits for a turn, with some of the crowd's requests in each, for so many. Those that find the
 system's queue full, as when two hundred machines open 64 each, try again after 1, 3 and 7 seconds.
 """
 LOOK_EVERY = 0.01
