@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from contextvars import copy_context
@@ -29,6 +30,11 @@ def backoff(failures: int, first: float, longest: float) -> float:
     ``first`` after the first one, doubled with each other, at most ``longest``.
     """
     return min(longest, first * 2.0 ** min(max(failures - 1, 0), 30))
+
+
+def jittered(seconds: float) -> float:
+    """Return a wait at random around ``seconds``, so that those who failed together part."""
+    return seconds * (0.75 + random.random() / 2)
 
 
 async def together(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
@@ -104,6 +110,10 @@ class Waiters:
         waiter: Deferred[Any] = Deferred(lambda given_up: self._waiting.pop(given_up, None))
         self._waiting[waiter] = None
         return waiter
+
+    def wait_at_most(self, seconds: float, clock: IReactorTime) -> Deferred[Any]:
+        """As `wait`, but the Deferred fires after ``seconds`` in any case."""
+        return self.wait().addTimeout(seconds, clock, lambda *_: None)
 
     def fire(self, result: Any = None) -> None:
         """Give the result, which may be a `Failure`, to all who wait now."""

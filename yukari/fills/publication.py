@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.names import Digest
+from yukari.tasks import Waiters
 
 log = Logger()
 
@@ -25,7 +24,7 @@ class Publication:
     _digest: Digest
     _clock: IReactorTime
     _publish: Callable[[], Awaitable[None]]
-    _resting: Optional[Deferred[None]] = field(default=None, init=False)
+    _stopped: Waiters = field(factory=Waiters, init=False)
     _is_stopped: bool = field(default=False, init=False)
 
     async def run(self) -> bool:
@@ -44,21 +43,11 @@ class Publication:
                     digest=str(self._digest),
                     error=str(error),
                 )
-            await self._rest()
+            await self._stopped.wait_at_most(RETRY_AFTER, self._clock)
             if self._is_stopped:
                 return False
-
-    async def _rest(self) -> None:
-        resting: Deferred[None] = Deferred()
-        self._resting = resting
-        timer = self._clock.callLater(RETRY_AFTER, resting.callback, None)
-        await resting
-        self._resting = None
-        if timer.active():
-            timer.cancel()
 
     def stop(self) -> None:
         """Try no more."""
         self._is_stopped = True
-        if self._resting is not None:
-            self._resting.callback(None)
+        self._stopped.fire()

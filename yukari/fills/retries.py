@@ -6,13 +6,13 @@ Without a clock of its own: all times are seconds of the caller's.
 
 from __future__ import annotations
 
-import random
 from typing import Optional
 
 from attrs import define, field
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
 from yukari.sources.base import SourceFailed
+from yukari.tasks import backoff, jittered
 
 SILENCE_WAITED_FOR = 3.0
 SILENCE = 10.0
@@ -160,8 +160,8 @@ class RetryState:
         else:
             if is_news or not self._failures:
                 self._failures += 1
-            delay = min(LONGEST_BACKOFF, BACKOFF * 2 ** min(self._failures - 1, 10))
-        delay *= 0.75 + random.random() / 2
+            delay = backoff(self._failures, BACKOFF, LONGEST_BACKOFF)
+        delay = jittered(delay)
         if error.retry_after is not None:
             delay = max(delay, error.retry_after)
             self.asked_to_wait_until = now + delay

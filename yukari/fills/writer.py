@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from yukari.spans import Span
+from yukari.tasks import Waiters
 
 BATCH = 256 * 1024
 """Bytes that are written without waiting for more."""
@@ -48,7 +49,8 @@ class WriteBuffer:
     _runs: dict[int, tuple[int, list[bytes]]] = field(factory=dict, init=False)
     _gathered: int = field(default=0, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
-    _writing: Optional[Deferred[None]] = field(default=None, init=False)
+    _is_writing: bool = field(default=False, init=False)
+    _written_one: Waiters = field(factory=Waiters, init=False)
     _closed: bool = field(default=False, init=False)
 
     def add(self, offset: int, data: bytes) -> None:
@@ -60,7 +62,7 @@ class WriteBuffer:
         self._runs[offset + len(data)] = (start, buffers)
         self._gathered += len(data)
         self.held += len(data)
-        if self._writing is not None:
+        if self._is_writing:
             return
         if self._gathered >= BATCH:
             self.flush()
@@ -76,17 +78,16 @@ class WriteBuffer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is not None or not self._runs:
+        if self._is_writing or not self._runs:
             return
         runs, self._runs = self._runs, {}
         count, self._gathered = self._gathered, 0
         spans = [Span(start, end) for end, (start, _) in runs.items()]
         pieces = [(start, buffers) for start, buffers in runs.values()]
-        done: Deferred[None] = Deferred()
-        self._writing = done
+        self._is_writing = True
 
         def settle(result: object) -> None:
-            self._writing = None
+            self._is_writing = False
             self.held -= count
             if isinstance(result, Failure):
                 self._closed = True
@@ -99,7 +100,7 @@ class WriteBuffer:
                     self.flush()
                 elif self._runs and self._timer is None:
                     self._timer = self._clock.callLater(DELAY, self._late)
-            done.callback(None)
+            self._written_one.fire()
 
         self._write(pieces).addBoth(settle)
 
@@ -107,7 +108,5 @@ class WriteBuffer:
         """Take nothing more, and return when all that was taken is written."""
         self._closed = True
         self.flush()
-        while self._writing is not None:
-            waiting: Deferred[None] = Deferred()
-            self._writing.chainDeferred(waiting)
-            await waiting
+        while self._is_writing:
+            await self._written_one.wait()

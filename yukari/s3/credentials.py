@@ -17,6 +17,7 @@ from botocore.session import Session
 from twisted.internet.defer import Deferred
 
 from yukari.s3.errors import NO_CREDENTIALS, S3Error
+from yukari.tasks import Coalescer
 
 LOOKED_AT_EVERY = 60.0
 """Seconds between two looks at keys that expire; botocore renews them well before their end."""
@@ -46,7 +47,7 @@ class Credentials:
     _found: Any = field(default=None, init=False)
     _keys: Optional[Keys] = field(default=None, init=False)
     _looked_at: float = field(default=0.0, init=False)
-    _waiting: Optional[list[Deferred[Keys]]] = field(default=None, init=False)
+    _finding: Coalescer = field(factory=Coalescer, init=False)
 
     async def keys(self) -> Keys:
         """
@@ -57,21 +58,12 @@ class Credentials:
             keys.ends_at is None or time.monotonic() - self._looked_at < LOOKED_AT_EVERY
         ):
             return keys
-        answer: Deferred[Keys] = Deferred()
-        if self._waiting is None:
-            self._waiting = [answer]
-            self._in_thread(self._look).addBoth(self._settle)
-        else:
-            self._waiting.append(answer)
-        return await answer
+        return await self._finding.run(None, self._find)
 
-    def _settle(self, result: Any) -> None:
-        waiting, self._waiting = self._waiting or [], None
-        if isinstance(result, Keys):
-            self._keys, self._looked_at = result, time.monotonic()
-        for answer in waiting:
-            if not answer.called:
-                answer.callback(result)
+    async def _find(self) -> Keys:
+        found: Keys = await self._in_thread(self._look)
+        self._keys, self._looked_at = found, time.monotonic()
+        return found
 
     def _look(self) -> Keys:
         """Walk the chain, or renew the keys that it found. Blocks."""

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from yukari.errors import RegistryError
 from yukari.names import Repository
+from yukari.tasks import backoff
 
 FAILURES = 3
 """Failures in a row that open a circuit."""
@@ -87,8 +88,8 @@ class Circuit:
         self._failures += 1
         self._probing = False
         self._error = error
-        rest = REST_FIRST * 2 ** min(10, max(0, self._failures - FAILURES))
-        self._probe_at = self._clock.seconds() + min(REST_LONGEST, rest)
+        rest = backoff(self._failures - FAILURES + 1, REST_FIRST, REST_LONGEST)
+        self._probe_at = self._clock.seconds() + rest
 
     def left(self) -> None:
         """The question was given up before there was an answer."""

@@ -7,7 +7,6 @@ socket brings. If the source breaks off, the rest is requested again.
 
 from __future__ import annotations
 
-import random
 from typing import Any, Optional
 
 from attrs import define, field
@@ -24,6 +23,7 @@ from yukari.net.http import within
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import LARGEST
 from yukari.spans import Span
+from yukari.tasks import backoff, jittered
 
 SILENCE = 20.0
 """Seconds without a byte after which a connection that is waited for is dropped."""
@@ -123,9 +123,9 @@ class InOrder:
             self._failed_since = now
         if now - self._failed_since >= PATIENCE:
             raise error
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures, 10))
-        wait = max(wait * (0.75 + random.random() / 2), error.retry_after or 0.0)
         self._failures += 1
+        wait = jittered(backoff(self._failures, FIRST_WAIT, LONGEST_WAIT))
+        wait = max(wait, error.retry_after or 0.0)
         self._log.debug("byte {at}: {error}", at=self.position, error=str(error))
         await deferLater(self._clock, wait)
 

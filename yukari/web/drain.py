@@ -14,11 +14,11 @@ from heapq import nsmallest
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from yukari.errors import no_room
+from yukari.tasks import Waiters
 
 log = Logger()
 
@@ -53,7 +53,8 @@ class Drain:
     """Each with the timer of its `_insist`."""
     _closing: bool = field(default=False, init=False)
     _hurried: bool = field(default=False, init=False)
-    _waiting: Optional[Deferred[None]] = field(default=None, init=False)
+    _over: Waiters = field(factory=Waiters, init=False)
+    """Fires when there is nothing more to wait for."""
     _patience: Optional[IDelayedCall] = field(default=None, init=False)
 
     # what channels do
@@ -68,7 +69,7 @@ class Drain:
         if insisting is not None and insisting.active():
             insisting.cancel()
         if self._closing and not self._channels:
-            self._go_on()
+            self._over.fire()
 
     def closes(self, channel: Any) -> None:
         """Note that a connection closes once what was written to it has left."""
@@ -146,7 +147,7 @@ class Drain:
     def hurry(self) -> None:
         """Stop waiting."""
         self._hurried = True
-        self._go_on()
+        self._over.fire()
 
     def _close(self, channel: Any) -> None:
         if channel.requests:
@@ -168,15 +169,5 @@ class Drain:
             beneath.loseConnection()
 
     async def _wait(self, seconds: float) -> None:
-        if self._hurried:
-            return
-        self._waiting = Deferred()
-        timer: IDelayedCall = self._clock.callLater(seconds, self._go_on)
-        await self._waiting
-        if timer.active():
-            timer.cancel()
-
-    def _go_on(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.callback(None)
+        if not self._hurried:
+            await self._over.wait_at_most(seconds, self._clock)

@@ -14,7 +14,6 @@ anything is sent, has the next process abort it and begin the blob anew.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -42,6 +41,7 @@ from yukari.storage.bucket.multipart import SMALL, Made, Note, part_size, put_in
 from yukari.storage.bucket.upload import FIRST_WAIT, LONGEST_WAIT, RIVAL_EVERY
 from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import WrongDigest
+from yukari.tasks import jittered
 from yukari.threads import InThread
 
 MAX_UPLOADS = 2
@@ -251,7 +251,7 @@ class BucketUpload:
                     seconds=round(wait, 1),
                     error=str(error),
                 )
-                rest = max(wait * (0.75 + random.random() / 2), error.retry_after or 0.0)
+                rest = max(jittered(wait), error.retry_after or 0.0)
             await deferLater(self._clock, rest)
             wait = min(LONGEST_WAIT, 2 * wait)
 

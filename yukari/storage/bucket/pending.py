@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -29,6 +28,7 @@ from yukari.s3.errors import S3Error
 from yukari.storage.disk.atomic import remove, replace_file
 from yukari.storage.manifest_cache import MAX_CACHED_BYTES, Key
 from yukari.storage.ports import StoredManifest
+from yukari.tasks import jittered
 from yukari.threads import InThread
 
 MAX_PENDING = 1000
@@ -169,7 +169,7 @@ class PendingManifests:
     async def _put_all(self) -> None:
         wait, longest = AGAIN
         while self._waiting:
-            await deferLater(self._clock, wait * (0.75 + random.random() / 2))
+            await deferLater(self._clock, jittered(wait))
             wait = min(longest, 2 * wait)
             for key, stored in list(self._waiting.items()):
                 try:

@@ -10,7 +10,6 @@ S3.
 from __future__ import annotations
 
 import errno
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
@@ -33,6 +32,7 @@ from yukari.storage.bucket.multipart import SMALL, Note, Parts, md5_of, put_in_o
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
+from yukari.tasks import Waiters, backoff, jittered
 from yukari.threads import InThread
 
 MAX_CONCURRENT_PARTS = 4
@@ -83,7 +83,7 @@ class BlobUpload:
     _looking: Optional[Deferred[None]] = field(default=None, init=False)
     _finishing: bool = field(default=False, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
-    _asleep: Optional[Deferred[None]] = field(default=None, init=False)
+    _woken: Waiters = field(factory=Waiters, init=False)
     _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
     ended: bool = field(default=False, init=False)
     """Whether no more is uploaded: the object is there, was abandoned, or the process stops."""
@@ -237,7 +237,7 @@ class BlobUpload:
                 self._failed(OSError(errno.EIO, "internal error"))
         else:
             self._failures = 0
-        self._wake()
+        self._woken.fire()
         self.look()
 
     def _failed(self, error: OSError) -> None:
@@ -247,8 +247,7 @@ class BlobUpload:
         now = self._clock.seconds()
         if now >= self._not_before:
             self._failures += 1
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures - 1, 10))
-            wait *= 0.75 + random.random() / 2
+            wait = jittered(backoff(self._failures, FIRST_WAIT, LONGEST_WAIT))
             if isinstance(error, S3Error) and error.retry_after is not None:
                 wait = max(wait, min(LONGEST_WAIT, error.retry_after))
             self._not_before = now + wait
@@ -258,7 +257,7 @@ class BlobUpload:
                 seconds=round(wait, 1),
                 error=str(error),
             )
-        self._wake()
+        self._woken.fire()
 
     def _forget_upload(self) -> None:
         self._upload_id = ""
@@ -371,23 +370,13 @@ class BlobUpload:
             if asking is not None:
                 asking.cancel()
         self._file.close()
-        self._wake()
+        self._woken.fire()
 
     async def _sleep(self, seconds: float, *, wakes: bool = True) -> None:
         """Wait until something has changed, for at most ``seconds``."""
-        asleep: Deferred[None] = Deferred()
-        self._asleep = asleep
-        timer = self._clock.callLater(seconds, self._wake)
-        await asleep
-        if timer.active():
-            timer.cancel()
+        await self._woken.wait_at_most(seconds, self._clock)
         if not wakes and not self.ended and self._clock.seconds() < self._not_before:
             await self._sleep(self._not_before - self._clock.seconds(), wakes=False)
-
-    def _wake(self) -> None:
-        if self._asleep is not None:
-            asleep, self._asleep = self._asleep, None
-            asleep.callback(None)
 
     def _in_background(self, work: Any) -> Deferred[None]:
         task: Deferred[None] = Deferred.fromCoroutine(work)
