@@ -41,7 +41,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         self.at = self.span.start
-        self.reader = self.scene.fill.in_memory.open_reader(self.span, whole=self.whole)
+        self.reader = self.scene.fill.relay.download.open_reader(self.span, whole=self.whole)
         self.took_at = self.scene.clock.seconds()
 
     def take(self, seconds: float = 0.0) -> None:
@@ -84,7 +84,7 @@ class Client:
         return self.at == self.span.end or self.broken is not None
 
     def close(self) -> None:
-        if self.reader in self.scene.fill.in_memory.coverage.readers:
+        if self.reader in self.scene.fill.relay.download.coverage.readers:
             self.reader.close()
 
 
@@ -165,7 +165,7 @@ class MemoryTests(SynchronousTestCase):
         clients = [Client(scene, Span(at * MIB, 8 * MIB), rate=500_000.0) for at in range(8)]
         for _ in range(200):
             run_once(scene, clients, 16 * MIB)
-            held = sum(len(data) for data in scene.fill.in_memory.pieces._at.values())
+            held = sum(len(data) for data in scene.fill.relay.download.pieces._at.values())
             self.assertLessEqual(held, MIB)
         run(scene, clients, 16 * MIB)
         self.assert_right(clients)

@@ -269,7 +269,7 @@ class LibraryTests(SynchronousTestCase):
     def test_a_fill_of_a_stored_blob_without_room_ends_after_its_last_reader(self) -> None:
         """It was shown as not fetched yet, and tried again, for hours."""
         fill = self.without_room(RemoteStore(sizes={Digest.of(BODY): len(BODY)}))
-        reader = fill.in_memory.open_reader(Span(0, 10), whole=False)
+        reader = fill.relay.download.open_reader(Span(0, 10), whole=False)
         for _ in range(3):
             self.clock.advance(manager.RETRY_FIRST)
             self.assertEqual(list(self.library.fills.values()), [fill])
@@ -290,13 +290,13 @@ class LibraryTests(SynchronousTestCase):
     def test_a_fill_is_shown_without_all_that_it_reaches(self) -> None:
         """Twisted shows a timer with its arguments: a test that was interrupted took minutes."""
         fill = self.without_room(self.store)
-        for shown in (fill, fill.in_memory):
+        for shown in (fill, fill.relay.download):
             self.assertLess(len(repr(shown)), 200)
 
     def test_many_readers_of_a_blob_without_room_share_one_download(self) -> None:
         """Each asks for room again; after the twelfth the next ones got a download of their own."""
         fill = self.without_room(self.store)
-        fill.in_memory.open_reader(Span(0, 10), whole=False)
+        fill.relay.download.open_reader(Span(0, 10), whole=False)
         for _ in range(2 * manager.MAX_RETRIES):
             fill.start()
         self.assertEqual(list(self.library.fills.values()), [fill])

@@ -21,7 +21,7 @@ from yukari.fills.coverage import Coverage
 from yukari.fills.direct import DirectTransfer, log_no_room, log_wrong
 from yukari.fills.download import Download
 from yukari.fills.machine import Effect, Event, State, follow
-from yukari.fills.memory import MemoryDownload
+from yukari.fills.memory import Relay
 from yukari.fills.plan import Plan
 from yukari.fills.ports import FillKeeper, StoreFull
 from yukari.fills.progress import Progress
@@ -64,13 +64,14 @@ class Fill(Download):
     """Why the spool could not be written; `open` handles it."""
     _disk_rests_until: float = field(default=0.0, init=False)
     _transfer: Optional[DirectTransfer] = field(default=None, init=False)
-    _in_memory: Optional[MemoryDownload] = field(default=None, init=False)
+    relay: Relay = field(init=False)
     _stopped: bool = field(default=False, init=False)
     _no_room_logged: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.models[self.name] = None
         self.progress = Progress(self._clock.seconds())
+        self.relay = Relay(self)
         self._disk = Spooler(
             self.digest,
             self._clock,
@@ -174,13 +175,6 @@ class Fill(Download):
         self.start()
         return reader
 
-    @property
-    def in_memory(self) -> MemoryDownload:
-        """The same blob by way of the memory, for those whose spool is lost."""
-        if self._in_memory is None:
-            self._in_memory = MemoryDownload.of(self)
-        return self._in_memory
-
     async def stop(self) -> None:
         """Drop the connections, write what came, leave the spool for the next start."""
         self._stopped = True
@@ -188,8 +182,8 @@ class Fill(Download):
         self.coverage.error = self.error or stopping
         self._do(Effect.WITHDRAW)
         self._do(Effect.BREAK_READERS)
-        if self._in_memory is not None and self.scheduler.is_closed:
-            self._in_memory.stop(stopping)
+        if self.scheduler.is_closed:
+            self.relay.stop(stopping)
         if self._transfer is not None:
             self._transfer.stop()
         await self._disk.finish_writing()
@@ -203,8 +197,7 @@ class Fill(Download):
     async def discard(self, error: Exception) -> None:
         """Stop for good and throw away what came."""
         self.coverage.error = error
-        if self._in_memory is not None:
-            self._in_memory.stop(error)
+        self.relay.stop(error)
         if self._transfer is not None:
             self._transfer.upload.give_up()
         await self.stop()
@@ -320,9 +313,7 @@ class Fill(Download):
     async def _publish(self, found: object) -> None:
         self._tail.stop()
         if found != self.digest:
-            self.was_wrong = True
-            self._metrics.mismatched()
-            log_wrong(self.digest, self.source, found, self.attempt)
+            self._came_wrong(found)
             wrong = upstream_unreachable("wrong bytes came for this blob; try again")
             await self._start_over(wrong, set_aside=True)
             return
@@ -339,6 +330,11 @@ class Fill(Download):
                 self._on(Event.STORED)
         except FileNotFoundError:
             await self._start_over(SpoolLost("somebody removed the spool's file"))
+
+    def _came_wrong(self, found: object) -> None:
+        self.was_wrong = True
+        self._metrics.mismatched()
+        log_wrong(self.digest, self.source, found, self.attempt)
 
     async def _start_over(self, error: Exception, *, set_aside: bool = False) -> None:
         """Discard all bytes, break the readers off, and fetch again, up to `ATTEMPTS` times."""
@@ -384,9 +380,7 @@ class Fill(Download):
         assert transfer is not None
         self.upstream_bytes += transfer.upload.came
         if transfer.wrong is not None:
-            self.was_wrong = True
-            self._metrics.mismatched()
-            log_wrong(self.digest, self.source, transfer.wrong, self.attempt)
+            self._came_wrong(transfer.wrong)
         if stored:
             log.info(STORED, **self.facts(done=True))
             self._on(Event.STORED)

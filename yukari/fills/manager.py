@@ -282,7 +282,7 @@ class FillManager(FillKeeper[Fill]):
         told = error if isinstance(error, RegistryError) else None
         is_absent = told is not None and told.status == 404
         # What upstream does not have is asked for again when somebody asks for it here.
-        if is_absent or (tried >= MAX_RETRIES and not fill.in_memory.is_read):
+        if is_absent or (tried >= MAX_RETRIES and not fill.relay.is_read):
             if told is not None:
                 self.refused[fill.digest] = told
             self._let_go(fill)
@@ -299,7 +299,7 @@ class FillManager(FillKeeper[Fill]):
 
     def _retry(self, fill: Fill) -> None:
         """Start a fill anew, or let it go if the store has the blob and nobody reads it."""
-        is_missed = fill.kept or not self.is_stored(fill) or fill.in_memory.is_read
+        is_missed = fill.kept or not self.is_stored(fill) or fill.relay.is_read
         if fill.state is State.SUSPENDED and not is_missed:
             self._let_go(fill)
         else:

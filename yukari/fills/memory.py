@@ -103,21 +103,6 @@ class MemoryDownload(Download):
     _no_room_at: Optional[float] = field(default=None, init=False)
     """When there was no room for what a reader waits for."""
 
-    @classmethod
-    def of(cls, download: Download) -> MemoryDownload:
-        """Return a download of the same blob through memory."""
-        made = cls(
-            digest=download.digest,
-            size=download.size,
-            source=download.source,
-            scheduler=download.scheduler,
-            clock=download._clock,
-            metrics=download._metrics,
-            window=download.scheduler.window,
-        )
-        made.models = download.models
-        return made
-
     def _new_coverage(self) -> Coverage:
         self.pieces = Pieces(self._awaited, self._places, self._forgot)
         return Coverage(
@@ -280,3 +265,37 @@ class MemoryDownload(Download):
             # An upstream that ignores Range sends what comes before it too.
             self.window.release(self.pieces, len(data))
             self.coverage.plan.forget(span)
+
+
+@define(eq=False, repr=False)
+class Relay:
+    """A download's blob by way of the memory, for those whose spool is lost."""
+
+    _of: Download
+    _download: Optional[MemoryDownload] = field(default=None, init=False)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody reads the blob so."""
+        return self._download is not None and self._download.is_read
+
+    @property
+    def download(self) -> MemoryDownload:
+        """The download through memory, made when it is first needed."""
+        if self._download is None:
+            self._download = MemoryDownload(
+                digest=self._of.digest,
+                size=self._of.size,
+                source=self._of.source,
+                scheduler=self._of.scheduler,
+                clock=self._of._clock,
+                metrics=self._of._metrics,
+                window=self._of.scheduler.window,
+            )
+            self._download.models = self._of.models
+        return self._download
+
+    def stop(self, error: Exception) -> None:
+        """Fetch no more; readers get ``error``."""
+        if self._download is not None:
+            self._download.stop(error)

@@ -261,7 +261,7 @@ class BlobRequest:
             self._readable.close()
         whole = so_far is not None or len(span) == fill.size
         client = clients.address(request)
-        reader = fill.in_memory.open_reader(span, whole=whole, hashed=so_far, client=client)
+        reader = fill.relay.download.open_reader(span, whole=whole, hashed=so_far, client=client)
         self._readable = reader
         request.result = reader.result
         await reader.ready(span.start)
