@@ -24,7 +24,7 @@ from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.machine import State
 from yukari.fills.reader import FillReader
 from yukari.fills.retries import BACKOFF, PATIENCE
-from yukari.fills.tail import WITHHELD
+from yukari.fills.verifier import WITHHELD
 from yukari.names import Digest
 from yukari.net.throttle import Line
 from yukari.sources.base import SourceFailed, SourceRefused

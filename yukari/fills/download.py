@@ -18,12 +18,11 @@ from twisted.python.failure import Failure
 
 from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
-from yukari.fills.crowding import is_crowded_out
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.hangs import brings_much, slow_requests
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
-from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState
+from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState, is_crowded_out
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused

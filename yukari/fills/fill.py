@@ -24,12 +24,11 @@ from yukari.fills.machine import Effect, Event, State, follow
 from yukari.fills.memory import Relay
 from yukari.fills.plan import Plan
 from yukari.fills.ports import FillKeeper, StoreFull
-from yukari.fills.progress import Progress
+from yukari.fills.progress import STATUS, STORED, Progress, facts_of
 from yukari.fills.publication import Publication
 from yukari.fills.reader import FillReader
 from yukari.fills.spooler import DISK_RESTS, Spooler
-from yukari.fills.status import STATUS, STORED, facts_of
-from yukari.fills.tail import UnverifiedTail
+from yukari.fills.verifier import UnverifiedTail
 from yukari.names import Repository
 from yukari.spans import Span, SpanSet
 from yukari.storage.ports import DirectUpload, NoRoom, Spool

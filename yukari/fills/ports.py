@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional, Protocol, TypeVar
 
-from yukari.fills.crowding import Fetched
 from yukari.fills.hangs import Hangs
+from yukari.fills.retries import Fetched
 from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.storage.ports import DirectUpload, NoRoom, Spool

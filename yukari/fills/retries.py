@@ -6,12 +6,14 @@ Without a clock of its own: all times are seconds of the caller's.
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Iterable
+from typing import Optional, Protocol
 
 from attrs import define, field
 
 from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
-from yukari.sources.base import SourceFailed
+from yukari.fills.fetcher import RangeFetch
+from yukari.sources.base import BlobSource, SourceFailed
 from yukari.tasks import backoff, jittered
 
 SILENCE_WAITED_FOR = 3.0
@@ -207,3 +209,29 @@ class RetryState:
         if self.silences:
             return upstream_silent(f"upstream does not answer: {error}")
         return upstream_unreachable(f"upstream does not send this blob: {error}")
+
+
+class Fetched(Protocol):
+    """A blob on its way, as far as this matters."""
+
+    @property
+    def source(self) -> BlobSource: ...
+    @property
+    def tries(self) -> RetryState: ...
+    @property
+    def fetches(self) -> Iterable[RangeFetch]: ...
+
+
+def is_crowded_out(blob: Fetched, began: float, blobs: Iterable[Fetched]) -> bool:
+    """
+    Whether the host of ``blob`` sends another of the ``blobs`` just now, or was asked for it before
+    ``began``, when the request began that has failed.
+    """
+    limit = blob.source.pace.limit
+    return any(
+        (fetch.received or other.tries.is_waiting(fetch.began_at, began))
+        and other.source.pace.limit is limit
+        for other in blobs
+        if other is not blob
+        for fetch in other.fetches
+    )

@@ -11,8 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.fills.tail import WITHHELD
-from yukari.fills.verifier import Verifier
+from yukari.fills.verifier import WITHHELD, Verifier
 from yukari.fills.writer import Pieces, WriteBuffer
 from yukari.names import Digest
 from yukari.spans import Span, SpanSet

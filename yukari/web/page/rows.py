@@ -89,7 +89,7 @@ class Rows:
         Return the row.
 
         ``missing`` are its blobs that are not stored, ``fills`` those on their way, by their digest
-        and as `yukari.fills.status.facts_of`.
+        and as `yukari.fills.progress.facts_of`.
         """
         name, tag = Repository.parse(entry.repository), Tag(entry.tag)
         pin = self._marks.pin(name, tag)
