@@ -63,9 +63,6 @@ class MemoryS3:
         if not is_removal:
             self.before()
 
-    async def head_bucket(self) -> bool:
-        return True
-
     async def get_bucket(self) -> None:
         self._asked()
 
@@ -115,10 +112,11 @@ class MemoryS3:
         metadata: Any = (),
         only_new: bool = False,
         only_over: Optional[str] = None,
+        anyway: bool = False,
     ) -> Optional[str]:
         self._asked(changes=True)
         there = self._held.objects.get(key)
-        if only_new or only_over is not None:
+        if (only_new or only_over is not None) and (self._held.conditional or not anyway):
             if not self._held.conditional:
                 raise S3Error("NotImplemented", 501, "no conditions here")
             if only_new and there is not None:

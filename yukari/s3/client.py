@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
+from twisted.logger import Logger
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 
 from yukari.net.bodies import TooLarge
@@ -44,18 +45,12 @@ class S3Client(Requests):
     )
     _unquoted: bool = field(default=False, init=False)
     """This S3 wants If-Match without quotes (Ceph 16)."""
+    _unconditional: bool = field(default=False, init=False)
+    """This S3 knows no conditional puts."""
+
+    _log = Logger()
 
     # the bucket
-
-    async def head_bucket(self) -> bool:
-        """Whether the bucket is there."""
-        try:
-            await self._call("head_bucket")
-        except S3Error as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
 
     async def get_bucket(self) -> None:
         """Return if the bucket can be listed; the `S3Error` says in plain words why it cannot."""
@@ -160,6 +155,7 @@ class S3Client(Requests):
         metadata: Mapping[str, str] = {},  # noqa: B006 (never changed)
         only_new: bool = False,
         only_over: Optional[str] = None,
+        anyway: bool = False,
     ) -> Optional[str]:
         """
         Store an object and return its ETag, or None if the condition does not hold.
@@ -167,8 +163,11 @@ class S3Client(Requests):
         ``body`` is as for `put_file`, or bytes.
         ``only_new``: only if there is none (If-None-Match); ``only_over``: only over the object
         with this ETag (If-Match). A conditional request is sent once: on `S3Error.unanswered` look
-        at what is there.
+        at what is there. An S3 that knows no conditional puts takes it ``anyway``, or raises that
+        it is `S3Error.unsupported`.
         """
+        if anyway and self._unconditional:
+            only_new, only_over = False, None
         asked: dict[str, Any] = {"Key": key, "ContentType": content_type}
         streamed = None if isinstance(body, bytes) else body
         if streamed is None:
@@ -184,6 +183,13 @@ class S3Client(Requests):
         try:
             told = await self._call("put_object", streamed, once=conditional, **asked)
         except S3Error as error:
+            if conditional and anyway and error.unsupported:
+                self._unconditional = True
+                self._log.warn(
+                    "this S3 knows no conditional puts: the last manifest or pin wins, and two"
+                    " daemons may both remove blobs"
+                )
+                return await self.put_object(key, body, content_type, metadata=metadata)
             if not conditional or error.status not in (404, 409, 412) or error.passing:
                 raise
             if error.code == "NoSuchBucket":

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
-from attrs import define, field
+from attrs import define
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
@@ -36,10 +35,6 @@ class BucketInventory:
     """Calls a blocking function in a disk thread."""
     _copies: tuple[Copies, ...]
     shared: BucketShared
-    _unconditional: bool = field(default=False, init=False)
-    """This S3 knows no conditional puts."""
-
-    _log = Logger()
 
     def copies(self) -> tuple[Copies, ...]:
         return self._copies
@@ -71,25 +66,17 @@ class BucketInventory:
 
     async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
         try:
-            return await self._calls.run(self._save(name, body, version))
+            put = self._client.put_object(
+                f"yukari/{name}",
+                body,
+                "application/json",
+                only_new=version is None,
+                only_over=version,
+                anyway=True,
+            )
+            return await self._calls.run(put) is not None
         except S3Error as error:
             if not error.unanswered:
                 raise
             found = await self.load(name)  # It may have been done.
             return found is not None and found[0] == body
-
-    async def _save(self, name: str, body: bytes, version: Optional[str]) -> bool:
-        key, media_type = f"yukari/{name}", "application/json"
-        if not self._unconditional:
-            try:
-                put = await self._client.put_object(
-                    key, body, media_type, only_new=version is None, only_over=version
-                )
-                return put is not None
-            except S3Error as error:
-                if not error.unsupported:
-                    raise
-                self._unconditional = True
-                self._log.warn("this S3 knows no conditional puts: the last change of a pin wins")
-        await self._client.put_object(key, body, media_type)
-        return True

@@ -23,7 +23,6 @@ from typing import Optional
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from yukari.names import Digest, InvalidName
 from yukari.s3.client import S3Client
@@ -69,10 +68,6 @@ class Lease:
     _own: Optional[str] = field(default=None, init=False)
     """The ETag of the lease that this daemon holds, if it does."""
     _put_at: float = field(default=0.0, init=False)
-    _unconditional: bool = field(default=False, init=False)
-    """This S3 knows no conditional puts."""
-
-    _log = Logger()
 
     # for the daemon that removes
 
@@ -118,18 +113,15 @@ class Lease:
 
     async def _put_over(self, body: bytes, etag: Optional[str]) -> Optional[str]:
         """Return the new ETag; None if the stored lease is not the one of ``etag`` any more."""
-        if not self._unconditional:
-            try:
-                return await self._client.put_object(
-                    KEY, body, "application/json", only_new=etag is None, only_over=etag
-                )
-            except S3Error as error:
-                if error.unanswered:
-                    return await self._kept(body)
-                if not error.unsupported:
-                    raise
-                self._unconditional = True
-                self._log.warn("this S3 knows no conditional puts: two daemons may both remove")
+        try:
+            return await self._client.put_object(
+                KEY, body, "application/json", only_new=etag is None, only_over=etag
+            )
+        except S3Error as error:
+            if error.unanswered:
+                return await self._kept(body)
+            if not error.unsupported:
+                raise
         found = await self._client.get_whole(KEY)
         if (None if found is None else found[0].etag) != etag:
             return None

@@ -21,7 +21,7 @@ of different versions, the one that was checked later counts; so neither is ever
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -88,8 +88,6 @@ class BucketManifests:
     late: PendingManifests = field(init=False)
     cache: ManifestCache[InBucket] = field(init=False)
     changes: int = field(default=0, init=False)
-    _unconditional: bool = field(default=False, init=False)
-    """This S3 knows no conditional puts."""
 
     _log = Logger()
 
@@ -330,25 +328,15 @@ class BucketManifests:
         self, key: Key, stored: StoredManifest, etag: Optional[str]
     ) -> Optional[str]:
         """Return the new ETag; None if the object there is no longer the one of ``etag``."""
-
-        def put(**condition: Any) -> Awaitable[Optional[str]]:
-            return self._client.put_object(
-                manifest_key(*key),
-                self._body(stored.manifest),
-                stored.manifest.media_type,
-                metadata=metadata_of(stored),
-                **condition,
-            )
-
-        if not self._unconditional:
-            try:
-                return await put(only_new=etag is None, only_over=etag)
-            except S3Error as error:
-                if not error.unsupported:
-                    raise
-                self._unconditional = True
-                self._log.warn("this S3 knows no conditional puts: the last manifest put wins")
-        return await put()
+        return await self._client.put_object(
+            manifest_key(*key),
+            self._body(stored.manifest),
+            stored.manifest.media_type,
+            metadata=metadata_of(stored),
+            only_new=etag is None,
+            only_over=etag,
+            anyway=True,
+        )
 
     async def touch(
         self, name: Repository, tag: Tag, digest: Digest, checked_at: float, variant: Variant
