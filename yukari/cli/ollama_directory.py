@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any, Union
 
-from yukari.library.models.archive import ArchiveWriter, Blob, Descriptor, Index, Packed
+from yukari.descriptors import Descriptor
+from yukari.library.models.archive import ArchiveWriter, Blob, Index, Packed, contents
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import SPELLED, Digest, Repository, Tag
 from yukari.storage.disk.layout import Layout
@@ -15,6 +16,9 @@ from yukari.storage.disk.manifests import ManifestFiles
 
 PAGE = 500
 """Models that are listed at a time."""
+
+Models = list[tuple[Packed, list[Descriptor]]]
+"""Models, each with all of its blobs."""
 
 
 def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
@@ -25,18 +29,7 @@ def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
     """
     models, bodies = _models(path)
     yield Index(tuple(packed for packed, _ in models))
-    seen: set[Digest] = set()
-    for _, blobs in models:
-        for blob in blobs:
-            if blob.digest in seen:
-                continue
-            seen.add(blob.digest)
-            if blob.digest in bodies:
-                yield Blob(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
-                continue
-            file = _blob(os.path.abspath(path), blob.digest)
-            with open(file, "rb") as stream:
-                yield Blob(blob.digest, os.fstat(stream.fileno()).st_size, stream, file)
+    yield from _blobs(path, models, bodies)
 
 
 def pack(path: str, file: Any) -> None:
@@ -48,22 +41,27 @@ def pack(path: str, file: Any) -> None:
     models, bodies = _models(path)
     writer = ArchiveWriter(file)
     writer.begin(models)
-    for _, blobs in models:
-        for blob in blobs:
-            if blob.digest in writer:
-                continue
-            if blob.digest in bodies:
-                writer.add(blob.digest, blob.size, io.BytesIO(bodies[blob.digest]))
-            else:
-                with open(_blob(os.path.abspath(path), blob.digest), "rb") as stream:
-                    writer.add(blob.digest, blob.size, stream)
+    for blob in _blobs(path, models, bodies):
+        writer.add(blob.digest, blob.size, blob.stream)
     writer.end()
 
 
-def _models(path: str) -> tuple[list[tuple[Packed, list[Descriptor]]], dict[Digest, bytes]]:
+def _blobs(path: str, models: Models, bodies: dict[Digest, bytes]) -> Iterator[Blob]:
+    """Yield each blob of the models once, opened."""
+    digests = dict.fromkeys(blob.digest for _, blobs in models for blob in blobs)
+    for digest in digests:
+        if digest in bodies:
+            yield Blob(digest, len(bodies[digest]), io.BytesIO(bodies[digest]))
+            continue
+        file = _blob(os.path.abspath(path), digest)
+        with open(file, "rb") as stream:
+            yield Blob(digest, os.fstat(stream.fileno()).st_size, stream, file)
+
+
+def _models(path: str) -> tuple[Models, dict[Digest, bytes]]:
     """Return every model with all of its blobs, and the bytes of their manifests."""
     path = os.path.abspath(path)
-    models: list[tuple[Packed, list[Descriptor]]] = []
+    models: Models = []
     bodies: dict[Digest, bytes] = {}
     for host in _hosts(path):
         files = ManifestFiles(Layout(path, host), os.path.join(path, "tmp"))
@@ -112,20 +110,15 @@ def _model(
                 found = files.load(name, child.digest, Variant.PLAIN)
                 if found is not None:
                     manifests[child.digest] = found.stored.manifest
-    blobs: dict[Digest, Descriptor] = {}
     for manifest in manifests.values():
         bodies[manifest.digest] = bytes(manifest.body)
-        blobs[manifest.digest] = Descriptor(
-            manifest.digest, len(manifest.body), manifest.media_type
-        )
         for blob in manifest.blobs if isinstance(manifest, Manifest) else ():
             if not os.path.exists(_blob(files.layout.path, blob.digest)):
                 return None
-            blobs[blob.digest] = Descriptor(blob.digest, blob.size, blob.media_type)
     if not manifests:
         return None
     packed = Packed(f"{host}/{name}:{tag}", plain, None if listed == plain else listed)
-    return packed, list(blobs.values())
+    return packed, contents(manifests.values())
 
 
 def _blob(path: str, digest: Digest) -> str:

@@ -13,17 +13,18 @@ from threading import Thread
 from typing import Any, BinaryIO, Optional, cast
 
 import click
-from attrs import define, field
+from attrs import define
 
 from yukari.cli.client import Cache, CacheError
 from yukari.cli.output import Progress, counted, size
 from yukari.cli.store import model_argument, talks
+from yukari.descriptors import Descriptor
 from yukari.library.models.archive import (
     CHUNK,
     ArchiveWriter,
     BadArchive,
-    Descriptor,
     Packed,
+    contents,
     read_archive,
 )
 from yukari.manifest import (
@@ -116,7 +117,7 @@ class _Exported:
     packed: Packed
     repository: str
     bodies: dict[Digest, bytes]
-    blobs: list[Descriptor] = field(factory=list)
+    blobs: list[Descriptor]
 
     @classmethod
     def of(cls, cache: Cache, model: str) -> _Exported:
@@ -140,16 +141,8 @@ class _Exported:
             for child in listed.children:
                 found = _manifest(cache, repository, str(child.digest), _PLAIN)
                 manifests += [] if found is None else [found]
-        made = cls(packed, repository, {each.digest: bytes(each.body) for each in manifests})
-        blobs: dict[Digest, Descriptor] = {}
-        for manifest in manifests:
-            body = Descriptor(manifest.digest, len(manifest.body), manifest.media_type)
-            blobs[manifest.digest] = body
-            if isinstance(manifest, Manifest):
-                for blob in manifest.blobs:
-                    blobs[blob.digest] = Descriptor(blob.digest, blob.size, blob.media_type)
-        made.blobs = list(blobs.values())
-        return made
+        bodies = {each.digest: bytes(each.body) for each in manifests}
+        return cls(packed, repository, bodies, contents(manifests))
 
 
 def _manifest(

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from yukari.descriptors import Descriptor
 from yukari.library.models.archive import (
     MAX_EXTENSION,
     NAME,
     ArchiveWriter,
     BadArchive,
     Blob,
-    Descriptor,
     Index,
     Packed,
     read_archive,

@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, Optional, Union
 
 from attrs import define, field, frozen
 
+from yukari.descriptors import Descriptor
+from yukari.manifest import OCI_MANIFEST, AnyManifest, Manifest
 from yukari.names import Digest, InvalidName
 
 NAME = "org.opencontainers.image.ref.name"
@@ -32,7 +34,6 @@ PLAIN = "dev.yukari.manifest"
 LIST = "dev.yukari.list"
 """The annotation with the digest of what clients get that accept lists, if that is another."""
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 
@@ -60,17 +61,19 @@ class BadArchive(Exception):
     """A file that is no archive of models, or one that is damaged; the text says why."""
 
 
-@frozen
-class Descriptor:
-    """A blob as an OCI manifest names it; ``size`` in bytes."""
+def _shown(blob: Descriptor) -> dict[str, Any]:
+    """Return a blob as an OCI manifest names it."""
+    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}
 
-    digest: Digest
-    size: int
-    media_type: str
 
-    def shown(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+def contents(manifests: Iterable[AnyManifest]) -> list[Descriptor]:
+    """Return manifests and the blobs that they name, each once."""
+    found: dict[Digest, Descriptor] = {}
+    for each in manifests:
+        found[each.digest] = Descriptor(each.digest, len(each.body), each.media_type)
+        if isinstance(each, Manifest):
+            found.update((blob.digest, blob) for blob in each.blobs)
+    return list(found.values())
 
 
 @frozen
@@ -84,7 +87,7 @@ class Packed:
 
     def image(self, blobs: Iterable[Descriptor]) -> tuple[bytes, bytes]:
         """Return the manifest of an OCI image with these layers, and its config."""
-        layers = [blob.shown() for blob in blobs]
+        layers = [_shown(blob) for blob in blobs]
         config = json.dumps(
             {
                 "architecture": "unknown",
@@ -96,7 +99,7 @@ class Packed:
             {
                 "schemaVersion": 2,
                 "mediaType": OCI_MANIFEST,
-                "config": Descriptor(Digest.of(config), len(config), _OCI_CONFIG).shown(),
+                "config": _shown(Descriptor(Digest.of(config), len(config), _OCI_CONFIG)),
                 "layers": layers,
                 "annotations": self._annotations(),
             }
@@ -105,7 +108,7 @@ class Packed:
 
     def entry(self, image: bytes) -> dict[str, Any]:
         """Return what the index has of the model whose image's manifest is ``image``."""
-        shown = Descriptor(Digest.of(image), len(image), OCI_MANIFEST).shown()
+        shown = _shown(Descriptor(Digest.of(image), len(image), OCI_MANIFEST))
         return {**shown, "annotations": self._annotations()}
 
     def _annotations(self) -> dict[str, str]:
@@ -263,7 +266,7 @@ class Blob:
     digest: Digest
     size: int
     """As the tar's header has it."""
-    _stream: Any
+    stream: Any
     path: Optional[str] = None
     """The file with exactly these bytes, if there is one on this machine."""
     _hash: Any = field(factory=hashlib.sha256, init=False)
@@ -280,7 +283,7 @@ class Blob:
         """
         while self._left:
             try:
-                found = self._stream.read(min(CHUNK, self._left))
+                found = self.stream.read(min(CHUNK, self._left))
             except tarfile.TarError:
                 found = b""
             if not found:
