@@ -11,8 +11,7 @@ VERBS = {
     **dict.fromkeys(("ls", "show", "rm", "pin", "unpin", "du", "gc", "evict", "status"), "store"),
     **dict.fromkeys(("outdated", "diff", "pull", "update", "warm"), "versions"),
     **dict.fromkeys(("export", "import"), "transfer"),
-    "probe": "probe_verb",
-    "check-config": "check_config",
+    **dict.fromkeys(("check-config", "probe"), "by_settings"),
 }
 """The verbs and their modules beside this one; a module is loaded when its verb is asked for."""
 
