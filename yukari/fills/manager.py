@@ -48,7 +48,8 @@ OpenSpool = Callable[[], Coroutine[Any, Any, Spool]]
 Reserve = Callable[[Digest, int, OpenSpool], Coroutine[Any, Any, Spool]]
 
 
-async def _open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
+async def open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
+    """Open a spool of a store whose bounds nobody keeps."""
     return await open_spool()
 
 
@@ -64,7 +65,7 @@ class FillManager(FillKeeper[Fill]):
     _metrics: Metrics
     _stored: Callable[[Digest, int], None]
     """Called with the digest and size of each blob that was stored."""
-    reserve: Reserve = _open_at_once
+    reserve: Reserve = open_at_once
     """Makes room for a blob, then has its spool opened."""
     fills: dict[Digest, Fill] = field(factory=dict, init=False)
     refused: LRUCache[Digest, RegistryError] = field(

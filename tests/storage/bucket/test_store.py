@@ -83,7 +83,7 @@ class Contract(StoreContract, Stores):
     def after_a_kill(self, store: Store) -> Store:
         assert isinstance(store, BucketStore)
         store.interrupt()
-        store._let_go()
+        store._owned.release()
         return self.store(spool_dir=store.spool_dir)
 
     async def body_of(self, store: Store, digest: Digest) -> Optional[bytes]:
@@ -485,7 +485,7 @@ class BucketTests(Stores):
         await self.threads(spool.write, [(0, [LARGE[: 2 * part]])])
         await until(lambda: len(store._spools.uploads[LARGE_DIGEST]._done) == 2)
         store.interrupt()
-        store._let_go()
+        store._owned.release()
         spool.close()
         client = self.client_at(self.client.endpoint)
         again = await self.started(client, spool_dir=store.spool_dir)
@@ -734,7 +734,7 @@ class BucketTests(Stores):
         await proxy.stop()
         await store.put_manifest(NAME, LATEST, OLD, 1000.0)
         await store.put_manifest(NAME, LATEST, NEW, 2000.0)
-        store._let_go()  # It is killed.
+        store._owned.release()  # It is killed.
         again = await self.started(client, spool_dir=store.spool_dir)
         self.assertEqual(await again.get_manifest(NAME, LATEST), StoredManifest(NEW, 2000.0))
         await again.stop()

@@ -75,7 +75,7 @@ class DirectoryContract(StoreContract, TestCase):
 
     def after_a_kill(self, store: Store) -> Store:
         assert isinstance(store, DirectoryStore)
-        store._let_go()
+        store._owned.release()
         return store_in(store.path)
 
 
@@ -89,7 +89,7 @@ class Elsewhere(DirectoryContract):
 
     def after_a_kill(self, store: Store) -> Store:
         assert isinstance(store, DirectoryStore)
-        store._let_go()
+        store._owned.release()
         return self.apart(store.path)
 
     def apart(self, path: str, **keywords: Any) -> DirectoryStore:
@@ -435,7 +435,7 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.assertEqual(store._spools.room.reserved, len(BODY))
         spool.write([(0, [BODY[:1000]])])
         self.assertEqual(store._spools.room.reserved, len(BODY) - 1000)
-        store._let_go()
+        store._owned.release()
         again = self.started()
         (found,) = result_of(again.spools())
         self.assertEqual(again._spools.room.reserved, len(BODY) - 1000)

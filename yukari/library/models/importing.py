@@ -18,7 +18,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from yukari.config.registries import is_known
 from yukari.errors import RegistryError
-from yukari.fills.manager import OpenSpool, Reserve
+from yukari.fills.manager import Reserve, open_at_once
 from yukari.library.models.archive import BadArchive, Blob, Index, Packed, read_archive
 from yukari.library.models.shown_names import ShownNames
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
@@ -29,10 +29,6 @@ Found = Union[Index, Blob]
 Stored = Callable[[Repository, Tag], None]
 IMPORTED = Repository(DEFAULT, "library", "imported")
 """The repository that a spool of an archive's blob notes; it is asked for nothing."""
-
-
-async def _open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
-    return await open_spool()
 
 
 @define(eq=False)
@@ -47,7 +43,7 @@ class Importer:
     _store: Store
     _names: ShownNames
     _reactor: Any
-    _reserve: Reserve = _open_at_once
+    _reserve: Reserve = open_at_once
     _hold: Callable[[Iterable[Any]], AbstractContextManager[None]] = lambda _: nullcontext()
     _skips: Callable[[Digest], bool] = lambda _: False
     _blob_stored: Callable[[Digest, int], None] = lambda *_: None

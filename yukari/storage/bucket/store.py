@@ -219,7 +219,7 @@ class BucketStore(DiskWork):
         self.interrupt()
         await self._calls.stop()
         await self._disk_work_ended()
-        self._let_go()
+        self._owned.release()
 
     async def count(self) -> Holdings:
         blobs, total = await self._calls.run(self._blobs.count())
@@ -348,7 +348,7 @@ class BucketStore(DiskWork):
             self._lease.holder = self._own_name()
             return self._manifests.late.read()
         except OSError as error:
-            self._let_go()
+            self._owned.release()
             where, why = error.filename or self.spool_dir, error.strerror or error
             raise StoreUnusable(f"SPOOL_DIR {self.spool_dir}: {where}: {why}") from None
 
@@ -363,6 +363,3 @@ class BucketStore(DiskWork):
             name = token_hex(8)
             replace_file(path, name.encode(), time.time_ns(), os.path.join(self.spool_dir, "tmp"))
         return name
-
-    def _let_go(self) -> None:
-        self._owned.release()

@@ -164,7 +164,7 @@ class DirectoryStore(DiskWork):
         self._migrating.cancel()
         self._kept.stop()
         await self._disk_work_ended()
-        self._let_go()
+        self._owned.release()
 
     async def check(self) -> None:
         await self._run(self._look)
@@ -297,7 +297,7 @@ class DirectoryStore(DiskWork):
             if os.stat(spools).st_dev != os.stat(made).st_dev:
                 self._landing = Room(self._files.layout.blobs, self.min_free, self._statvfs)
         except (OSError, StoreUnusable) as error:
-            self._let_go()
+            self._owned.release()
             if isinstance(error, StoreUnusable):
                 raise
             if self.offline and error.errno in _UNWRITABLE and os.path.isdir(self.path):
@@ -324,9 +324,6 @@ class DirectoryStore(DiskWork):
             if not os.access(path, os.W_OK | os.X_OK):
                 raise StoreUnusable(f"{path}: cannot be written")
         self._missed = False
-
-    def _let_go(self) -> None:
-        self._owned.release()
 
     def _write(self, work: Callable[..., T], *args: Any) -> T:
         """Do what writes; directories that an operator removed meanwhile are made again."""

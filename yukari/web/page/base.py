@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from hmac import compare_digest
 from secrets import token_urlsafe
 from typing import Any
@@ -129,6 +129,16 @@ class PageParts:
         ]
         return {"fills": found[:MAX_FILLS], "count": len(found)}
 
+    async def answer(self, request: Any, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work``, which replies; an error becomes a page."""
+        try:
+            await work
+        except RegistryError as error:
+            await self.refuse(request, error)
+        except (CatalogUnusable, NoRoom, OSError) as error:
+            log.error("{path}: {error}", path=request.shown_path, error=str(error))
+            await self.refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
+
     async def refuse(self, request: Any, error: RegistryError) -> None:
         """Send an error as a page."""
         request.told = error.message
@@ -156,17 +166,14 @@ class Page(ReadOnly):
         self.parts = parts
 
     async def reply_to(self, request: Request) -> None:
-        try:
-            check_may_pull(request)
-            viewer = await viewer_of(request)
-            if not viewer.sees_models and not self.is_for_any_name:
-                check_own_name(request)
-            await self.show(request, viewer)
-        except RegistryError as error:
-            await self.parts.refuse(request, error)
-        except (CatalogUnusable, NoRoom, OSError) as error:
-            log.error("{path}: {error}", path=request.path.decode("latin-1"), error=str(error))
-            await self.parts.refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
+        await self.parts.answer(request, self._reply_to(request))
+
+    async def _reply_to(self, request: Request) -> None:
+        check_may_pull(request)
+        viewer = await viewer_of(request)
+        if not viewer.sees_models and not self.is_for_any_name:
+            check_own_name(request)
+        await self.show(request, viewer)
 
     async def show(self, request: Request, viewer: Viewer) -> None:
         """Send the page. `RegistryError`, `CatalogUnusable`, OSError."""

@@ -11,20 +11,15 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from twisted.internet.defer import CancelledError, TimeoutError
-from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from yukari.errors import RegistryError, name_invalid
-from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.models.shown_names import Wanted
 from yukari.names import Digest, InvalidName
-from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin, check_may_pull
 from yukari.web.page.base import PageParts
 from yukari.web.replies import answer, reply, reply_error
-
-log = Logger()
 
 MAX_FIELDS = 10
 """Fields of a form at most."""
@@ -56,26 +51,19 @@ class Form(Resource):
             request.setHeader(b"allow", b"POST")
             reply_error(request, RegistryError("UNSUPPORTED", "only POST: this is for forms", 405))
             return NOT_DONE_YET
-        return answer(request, self._handle(request))
+        return answer(request, self._parts.answer(request, self._handle(request)))
 
     async def _handle(self, request: Any) -> None:
-        try:
-            check_may_pull(request)
-            await check_admin(request, own_page=True)
-            fields = _fields(request)
-            self._parts.token.check(fields.get("token", ""))
-            action = self.actions.get(b"/".join(request.prepath[1:]))
-            if action is None:
-                raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
-            where = await action(fields)
-        except RegistryError as error:
-            await self._parts.refuse(request, error)
-        except (CatalogUnusable, NoRoom, OSError) as error:
-            log.error("{path}: {error}", path=request.shown_path, error=str(error))
-            await self._parts.refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
-        else:
-            request.setHeader(b"location", where.encode())
-            reply(request, 303, "text/plain; charset=utf-8", b"")
+        check_may_pull(request)
+        await check_admin(request, own_page=True)
+        fields = _fields(request)
+        self._parts.token.check(fields.get("token", ""))
+        action = self.actions.get(b"/".join(request.prepath[1:]))
+        if action is None:
+            raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+        where = await action(fields)
+        request.setHeader(b"location", where.encode())
+        reply(request, 303, "text/plain; charset=utf-8", b"")
 
     # each returns where to go from there, and a word of `DONE`
 
