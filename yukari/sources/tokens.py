@@ -12,12 +12,12 @@ import re
 import secrets
 import time
 from base64 import b64encode, urlsafe_b64encode
-from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Optional
 
 from attrs import define, field, frozen
+from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -83,7 +83,9 @@ class Tokens:
     _via: dict[str, list[str]] = field(factory=dict)
     _now: Callable[[], float] = time.time
     """The time of day, in seconds of the epoch."""
-    _kept: OrderedDict[tuple[Challenge, str], Token] = field(factory=OrderedDict, init=False)
+    _kept: LRUCache[tuple[Challenge, str], Token] = field(
+        factory=lambda: LRUCache(MAX_TOKENS), init=False
+    )
     _asking: Coalescer = field(factory=Coalescer, init=False)
 
     async def get(
@@ -97,7 +99,6 @@ class Tokens:
         sought = challenge, "" if key is None else key.public
         token = self._kept.get(sought)
         if token is not None and self._clock.seconds() < token.ends:
-            self._kept.move_to_end(sought)
             return token, False
         return await self._asking.run(sought, self._get, challenge, key, user_agent), True
 
@@ -105,9 +106,6 @@ class Tokens:
         token = await self._ask(challenge, key, user_agent)
         sought = challenge, "" if key is None else key.public
         self._kept[sought] = token
-        self._kept.move_to_end(sought)
-        while len(self._kept) > MAX_TOKENS:
-            self._kept.popitem(last=False)
         return token
 
     def forget(self, challenge: Challenge, key: Optional[SigningKey], token: Token) -> None:

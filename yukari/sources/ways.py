@@ -4,12 +4,12 @@ The ways past a registry's challenges, in their order, and which is known to lea
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import Enum
 from math import inf
 from typing import Optional
 
 from attrs import define, evolve, field, frozen
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -112,10 +112,12 @@ class KnownWays:
     """What has been learnt of each host, manifests and blobs apart."""
 
     _clock: IReactorTime
-    _known: OrderedDict[tuple[Origin, str], Known] = field(factory=OrderedDict, init=False)
+    _known: LRUCache[tuple[Origin, str], Known] = field(
+        factory=lambda: LRUCache(MAX_REMEMBERED), init=False
+    )
     _open: set[tuple[Origin, str]] = field(factory=set, init=False)
     """Where a request got in as it is."""
-    _private: OrderedDict[Place, Known] = field(factory=OrderedDict, init=False)
+    _private: LRUCache[Place, Known] = field(factory=lambda: LRUCache(MAX_REMEMBERED), init=False)
 
     def is_open_question(self, place: Place) -> bool:
         """Whether it is challenged where other requests are, and nobody knows yet."""
@@ -162,9 +164,6 @@ class KnownWays:
         now = self._clock.seconds()
         if way in OPERATORS:
             self._private[place] = Known(way, challenge, place.name, now + PRIVATE_FOR)
-            self._private.move_to_end(place)
-            while len(self._private) > MAX_REMEMBERED:
-                self._private.popitem(last=False)
             return
         key = place.origin, place.kind
         before = self._known.get(key)
@@ -179,6 +178,3 @@ class KnownWays:
         elif way is Way.OWN_NAME:
             until = before.until if now < before.until else until
         self._known[key] = Known(way, challenge, place.name, until)
-        self._known.move_to_end(key)
-        while len(self._known) > MAX_REMEMBERED:
-            self._known.popitem(last=False)

@@ -6,7 +6,6 @@ import os
 import stat
 import time
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
@@ -14,6 +13,7 @@ from threading import Lock
 from typing import Optional
 
 from attrs import define, field
+from cachetools import LRUCache
 
 from yukari.names import InvalidName, Repository, Tag
 from yukari.storage.disk.atomic import ABSENT, is_fault
@@ -35,7 +35,9 @@ class TagListing:
     _layout: Layout
     _tell: Callable[[str, str], None]
     """Called with a path and why it cannot be read."""
-    _names: OrderedDict[str, tuple[int, list[str]]] = field(factory=OrderedDict, init=False)
+    _names: LRUCache[str, tuple[int, list[str]]] = field(
+        factory=lambda: LRUCache(_REMEMBERED), init=False
+    )
     """Large directories: their ctime and their names in order."""
     _lock: Lock = field(factory=Lock, init=False)
 
@@ -155,8 +157,6 @@ class TagListing:
             self._names.pop(path, None)
             if settled:
                 self._names[path] = changed, names
-                while len(self._names) > _REMEMBERED:
-                    self._names.popitem(last=False)
         return names
 
 
