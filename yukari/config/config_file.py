@@ -10,18 +10,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from attrs import evolve, field, frozen
 
 from yukari.config.files import read_file
 from yukari.config.setting import Setting, SettingError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LARGEST = 1024 * 1024
 """Bytes of a file at most; one with every setting has some ten thousand."""
@@ -39,6 +33,11 @@ class ConfigFile:
     @classmethod
     def read(cls, given: str, path: str) -> ConfigFile:
         """Read the file; ``given`` is the name of the setting that names it. `SettingError`."""
+        # Imported lazily (3 ms): most daemons have no such file.
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
         try:
             content = read_file(path, LARGEST)
         except OSError as error:
@@ -85,6 +84,8 @@ class ConfigFile:
         self, known: Sequence[str], what: str = "the name of a setting"
     ) -> Iterator[SettingError]:
         """Yield an error for each key that is not ``known``, with the nearest that is."""
+        from difflib import get_close_matches  # Imported lazily: most files are right.
+
         for key, value in self._values.items():
             if key not in known:
                 usual = re.sub("[- ]", "_", key.strip().lower())

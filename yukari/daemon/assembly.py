@@ -58,7 +58,6 @@ from yukari.threads import DISK_THREADS, Threads
 from yukari.web.admin import Numbers, Ready
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
-from yukari.web.htpasswd import Passwords
 from yukari.web.importing import Imports
 from yukari.web.ollama_api import OllamaApi
 from yukari.web.page.base import PageParts
@@ -73,6 +72,7 @@ from yukari.web.v2 import make_root
 
 if TYPE_CHECKING:
     from yukari.storage.bucket.upkeep import BucketKeeper
+    from yukari.web.htpasswd import Passwords
 
 
 @frozen(eq=False)
@@ -318,7 +318,11 @@ def _redirects(settings: Settings) -> Callable[[str, str], bool]:
 
 def _read_passwords(reactor: Any, settings: Settings, in_thread: Threads) -> Optional[Passwords]:
     path = settings.admin_auth_file
+    if path is None:
+        return None
+    from yukari.web.htpasswd import Passwords
+
     try:
-        return None if path is None else Passwords(path, in_thread, reactor)
+        return Passwords(path, in_thread, reactor)
     except (OSError, ValueError) as error:
         end(f"ADMIN_AUTH_FILE {path!a}: {getattr(error, 'strerror', None) or error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
@@ -11,8 +11,6 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from yukari.errors import RegistryError
-from yukari.library.models.archive import BadArchive
-from yukari.library.models.importing import Importer
 from yukari.library.models.shown_names import ShownNames
 from yukari.library.upkeep.management import Management
 from yukari.storage.ports import NoRoom
@@ -21,6 +19,9 @@ from yukari.web.access import check_admin
 from yukari.web.json_api import Body
 from yukari.web.replies import reply_json
 from yukari.web.upload import Upload
+
+if TYPE_CHECKING:
+    from yukari.library.models.importing import Importer
 
 log = Logger()
 
@@ -67,6 +68,9 @@ class Imports:
 
     def begin(self, request: Any) -> Upload:
         """Return what the body is to be written to."""
+        # Imported lazily (10 ms): most daemons never get an archive.
+        from yukari.library.models.importing import Importer
+
         management, library = self._management, self._management.library
         upload = Upload(self._reactor, request.channel.hold)
         importer = Importer(
@@ -87,6 +91,8 @@ class Imports:
         return upload
 
     async def _run(self, made: _Import, request: Any) -> None:
+        from yukari.library.models.archive import BadArchive
+
         try:
             if len(self._running) > MAX_IMPORTS:
                 raise RegistryError("TOOMANYREQUESTS", "too many imports at once", 429, 10)
@@ -97,7 +103,11 @@ class Imports:
                 request.channel.refuse((error.status, b"Refused"))
                 raise
             await deferToThreadPool(self._reactor, self._pool, made.importer.read, made.upload)
-        except (BadArchive, RegistryError, NoRoom, OSError) as error:
+        except BadArchive as error:
+            made.error = RegistryError("MANIFEST_INVALID", str(error), 400)
+        except NoRoom as error:
+            made.error = RegistryError("UNAVAILABLE", str(error), 507)
+        except (RegistryError, OSError) as error:
             made.error = error
         except Exception as error:
             made.error = error
@@ -114,13 +124,9 @@ class Imports:
         made.upload.finish()
         if not made.is_done:
             await made.ended.wait()
-        error, importer = made.error, made.importer
-        if isinstance(error, BadArchive):
-            raise RegistryError("MANIFEST_INVALID", str(error), 400)
-        if isinstance(error, NoRoom):
-            raise RegistryError("UNAVAILABLE", str(error), 507)
-        if error is not None:
-            raise error
+        if made.error is not None:
+            raise made.error
+        importer = made.importer
         reply_json(
             request,
             200,

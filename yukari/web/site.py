@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 from urllib.parse import unquote_to_bytes
 
 from cachetools import TTLCache
@@ -29,9 +29,11 @@ from yukari.web.channel import RegistryChannel
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import Drain
 from yukari.web.heads import BUSY, TOO_LARGE, Dates
-from yukari.web.htpasswd import Passwords
 from yukari.web.repeats import Repeats, Source, new_id
 from yukari.web.replies import reply_error
+
+if TYPE_CHECKING:
+    from yukari.web.htpasswd import Passwords
 
 log = Logger()
 

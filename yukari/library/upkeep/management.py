@@ -25,8 +25,6 @@ from yukari.library.upkeep.marks import FRESH_FOR, Marks
 from yukari.library.upkeep.removal import Removal, Shared
 from yukari.library.upkeep.room import Room
 from yukari.library.upkeep.scrubbing import Scrubber
-from yukari.library.upkeep.shared_pulls import NOTE_EVERY, READ_EVERY, SharedPulls
-from yukari.library.upkeep.shared_sweep import SharedSweep
 from yukari.library.upkeep.sweeping import Sweep
 from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
@@ -165,6 +163,10 @@ class Management:
 
     def _share(self, library: Library, inventory: SharedInventory) -> Shared:
         """Return what is needed if other daemons share the store."""
+        # Imported lazily (5 ms): a directory belongs to one daemon.
+        from yukari.library.upkeep.shared_pulls import SharedPulls
+        from yukari.library.upkeep.shared_sweep import SharedSweep
+
         sweep = SharedSweep(
             self._store,
             inventory,
@@ -203,8 +205,7 @@ class Management:
             scrubber.start()
         works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
         if self.shared is not None:
-            works.append((self.shared.pulls.tell, NOTE_EVERY, NOTE_EVERY))
-            works.append((self.shared.pulls.read, READ_EVERY, READ_EVERY))
+            works += [(work, every, every) for work, every in self.shared.pulls.periodic()]
         if self.shared is None or self.bounds.evict:
             works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
         for work, period, first in works:

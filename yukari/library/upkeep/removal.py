@@ -8,7 +8,7 @@ which the next sweep finds. A tag stays if it is pulled while it is being evicte
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -19,11 +19,13 @@ from yukari.library.catalog.rows import Candidate
 from yukari.library.in_use import InUse
 from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.marks import Marks
-from yukari.library.upkeep.shared_pulls import SharedPulls
-from yukari.library.upkeep.shared_sweep import SharedSweep
 from yukari.library.upkeep.sweeping import Sweep
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.ports import Store
+
+if TYPE_CHECKING:
+    from yukari.library.upkeep.shared_pulls import SharedPulls
+    from yukari.library.upkeep.shared_sweep import SharedSweep
 
 
 @frozen(eq=False)

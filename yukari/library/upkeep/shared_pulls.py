@@ -6,7 +6,8 @@ Without it each daemon would consider a tag unused that only the others' clients
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Callable, Coroutine
+from typing import Any, Optional
 
 from attrs import define, field
 from cachetools import LRUCache
@@ -73,6 +74,10 @@ class SharedPulls:
         await self.tell()
         if self._read_at is None or self._clock.seconds() - self._read_at >= FRESH_FOR:
             await self.read()
+
+    def periodic(self) -> list[tuple[Callable[[], Coroutine[Any, Any, None]], float]]:
+        """Return what is to be done every so many seconds."""
+        return [(self.tell, NOTE_EVERY), (self.read, READ_EVERY)]
 
     async def since(self, name: Repository, tag: Tag, at: float) -> bool:
         """Whether a tag was pulled anywhere after ``at``, in seconds of the epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from importlib.resources import files
+from pkgutil import get_data
 
 from attrs import frozen
 from twisted.web.resource import Resource
@@ -22,7 +22,8 @@ class Asset:
 
 
 def _read(name: str, content_type: str) -> Asset:
-    body = (files("yukari.web.page") / name).read_bytes()
+    body = get_data("yukari.web.page", name)
+    assert body is not None
     return Asset(content_type, body, sha256(body).hexdigest()[:12])
 
 
