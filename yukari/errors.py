@@ -94,6 +94,12 @@ def only_by_key(what: object) -> RegistryError:
     )
 
 
+def too_many(message: str, retry_after: Optional[float] = None) -> RegistryError:
+    """``retry_after`` is in seconds; None if nobody knows."""
+    wait = None if retry_after is None else round(retry_after)
+    return RegistryError("TOOMANYREQUESTS", message, 429, wait)
+
+
 def upstream_unreachable(message: str) -> RegistryError:
     return RegistryError("UNAVAILABLE", message, 502)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from yukari.config.files import read_file
+from yukari.config.files import expecting, read_file
 from yukari.config.setting import Setting, SettingError
 
 LARGEST = 1024 * 1024
@@ -39,10 +39,8 @@ class ConfigFile:
         else:
             import tomli as tomllib
         try:
-            content = read_file(path, LARGEST)
-        except OSError as error:
-            expected = f"expected a configuration file: {error.strerror}"
-            raise SettingError(given, path, expected) from None
+            with expecting("a configuration file"):
+                content = read_file(path, LARGEST)
         except ValueError as error:
             raise SettingError(given, path, str(error)) from None
         try:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import field, frozen
 from OpenSSL.crypto import FILETYPE_PEM, X509, load_certificate
+
+from yukari.config.setting import InvalidSetting
 
 LARGEST = 16 * 1024 * 1024
 """Bytes at most; the file of all the system's roots has 0.2 MB."""
@@ -54,6 +58,15 @@ def read_file(path: str, largest: int = LARGEST) -> bytes:
     return text
 
 
+@contextmanager
+def expecting(what: str) -> Iterator[None]:
+    """Raise `InvalidSetting` where there is an `OSError`: it says that ``what`` was expected."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSetting(f"expected {what}: {error.strerror}") from None
+
+
 @frozen
 class Roots:
     """The root certificates of a PEM file."""
@@ -65,10 +78,8 @@ class Roots:
     def parse(cls, text: str) -> Roots:
         """Read the file at this path; ValueError says what is wrong with it."""
         path = absolute_path(text)
-        try:
+        with expecting("a file of certificates"):
             content = read_file(path)
-        except OSError as error:
-            raise ValueError(f"expected a file of certificates: {error.strerror}") from None
         try:
             blocks = [part for part in content.split(_END) if b"-----BEGIN CERT" in part]
             found = tuple(load_certificate(FILETYPE_PEM, part + _END) for part in blocks)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from yukari.config.files import absolute_path, read_file
+from yukari.config.files import absolute_path, expecting, read_file
 from yukari.config.setting import InvalidSetting
 
 MAX_KEY = 64 * 1024
@@ -61,10 +61,8 @@ class SigningKey:
     @classmethod
     def parse(cls, text: str) -> SigningKey:
         """Read the key in the file at this path; ValueError says what is wrong with it."""
-        try:
+        with expecting("a private key's file"):
             return cls.read(absolute_path(text))
-        except OSError as error:
-            raise ValueError(f"expected a private key's file: {error.strerror}") from None
 
     @classmethod
     def make(cls) -> tuple[SigningKey, bytes]:
@@ -89,10 +87,8 @@ class BearerToken:
     def parse(cls, text: str) -> BearerToken:
         """Read the token in the file at this path; `ValueError` says what is wrong with it."""
         path = absolute_path(text)
-        try:
+        with expecting("a token's file"):
             content = read_file(path, MAX_TOKEN).strip()
-        except OSError as error:
-            raise InvalidSetting(f"expected a token's file: {error.strerror}") from None
         if not _TOKEN.fullmatch(content):
             raise InvalidSetting("expected a file that has a token, on one line, and nothing else")
         return cls(path, content.decode("ascii"))

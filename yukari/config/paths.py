@@ -8,7 +8,7 @@ import os
 import pwd
 from collections.abc import Mapping
 
-from yukari.config.files import check_file
+from yukari.config.files import check_file, expecting
 from yukari.config.setting import SettingError
 
 
@@ -18,11 +18,9 @@ def check_system_roots(environment: Mapping[str, str]) -> None:
     if path in ("", os.devnull):
         return
     try:
-        check_file(path)
-        open(path, "rb").close()
-    except OSError as error:
-        expected = f"expected a file of certificates: {error.strerror}"
-        raise SettingError("SSL_CERT_FILE", path, expected) from None
+        with expecting("a file of certificates"):
+            check_file(path)
+            open(path, "rb").close()
     except ValueError as error:
         raise SettingError("SSL_CERT_FILE", path, str(error)) from None
 

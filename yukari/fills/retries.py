@@ -11,7 +11,7 @@ from typing import Optional, Protocol
 
 from attrs import define, field
 
-from yukari.errors import RegistryError, upstream_silent, upstream_unreachable
+from yukari.errors import RegistryError, too_many, upstream_silent, upstream_unreachable
 from yukari.fills.fetcher import RangeFetch
 from yukari.sources.base import BlobSource, SourceFailed
 from yukari.tasks import backoff, jittered
@@ -204,8 +204,7 @@ class RetryState:
         """Return why the fill is hopeless, for clients."""
         error = self._last_failure
         if error.busy:
-            after = int(error.retry_after or 30)
-            return RegistryError("TOOMANYREQUESTS", str(error), 429, retry_after=after)
+            return too_many(str(error), int(error.retry_after or 30))
         if self.silences:
             return upstream_silent(f"upstream does not answer: {error}")
         return upstream_unreachable(f"upstream does not send this blob: {error}")

@@ -21,7 +21,7 @@ from twisted.web.iweb import IResponse
 
 from yukari.config.keys import SigningKey
 from yukari.config.urls import RegistryUrl
-from yukari.errors import RegistryError, only_by_key
+from yukari.errors import RegistryError, only_by_key, too_many
 from yukari.net.bodies import discard
 from yukari.net.http import header
 from yukari.sources.challenge import Challenge, Origin
@@ -346,11 +346,5 @@ class _Errand:
 def failed(error: Exception, host: str) -> RegistryError:
     """Return the error that a client gets for a `RealmFailed` or a `KeyUnusable`."""
     if isinstance(error, RealmFailed) and error.status == 429:
-        wait = error.retry_after
-        return RegistryError(
-            "TOOMANYREQUESTS",
-            f"upstream {host} asks to wait",
-            429,
-            retry_after=None if wait is None else round(wait),
-        )
+        return too_many(f"upstream {host} asks to wait", error.retry_after)
     return RegistryError("UNAVAILABLE", f"upstream {host} wants a token: {error}", 502)

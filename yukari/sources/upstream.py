@@ -23,6 +23,7 @@ from yukari.errors import (
     blob_unknown,
     looped,
     manifest_unknown,
+    too_many,
     upstream_unreachable,
 )
 from yukari.manifest import (
@@ -147,8 +148,7 @@ class Upstream:
         url = self.registry.url_of(name, "blobs", digest)
         response, _ = await self._ask("GET", url, name, USER_AGENT)
         if response.code >= 400:
-            error = await self._refusal(response, f"manifest {digest}", name, digest)
-            raise blob_unknown(digest) if error.status == 404 else error
+            raise await self._blob_refusal(response, f"manifest {digest}", name, digest)
 
         def parse(body: bytes) -> Manifest:
             if Digest.of(body) != digest:
@@ -273,12 +273,7 @@ class Upstream:
                 return RegistryError(
                     "UNSUPPORTED", text or f"{what} needs a newer version of Ollama", 412
                 )
-            return RegistryError(
-                "TOOMANYREQUESTS",
-                text or f"upstream {self._host} asks to wait",
-                429,
-                retry_after=None if wait is None else round(wait),
-            )
+            return too_many(text or f"upstream {self._host} asks to wait", wait)
         if code in (401, 403) and not self.registry.is_default:
             return self.registry.denied(what, await self._bodies.text(response))
         discard(response, self.registry.clock)
@@ -289,6 +284,12 @@ class Upstream:
         if code in (401, 403):
             return self.registry.denied(what)
         return self._answered(code, what)
+
+    async def _blob_refusal(
+        self, response: IResponse, what: str, name: Repository, digest: Digest
+    ) -> RegistryError:
+        error = await self._refusal(response, what, name, digest)
+        return blob_unknown(digest) if error.status == 404 else error
 
     def _answered(self, code: int, what: str) -> RegistryError:
         who = f"upstream {self._host}"
@@ -314,8 +315,7 @@ class Upstream:
         if is_encoded(content_encoding(response)):
             length = ""  # that of the encoded bytes
         if response.code in (404, 429, LOOP_DETECTED):
-            error = await self._refusal(response, f"blob {digest}", name, digest)
-            raise blob_unknown(digest) if error.status == 404 else error
+            raise await self._blob_refusal(response, f"blob {digest}", name, digest)
         discard(response, self.registry.clock)
         if response.code in WHOLE and length.isdecimal() and len(length) < LONGEST_SIZE:
             return int(length)
@@ -324,8 +324,7 @@ class Upstream:
     async def _size_by_range(self, url: str, name: Repository, digest: Digest) -> int:
         response, _ = await self._ask("GET", url, name, USER_AGENT, span=Span(0, 1))
         if response.code >= 400:
-            refusal = await self._refusal(response, f"blob {digest}", name, digest)
-            raise blob_unknown(digest) if refusal.status == 404 else refusal
+            raise await self._blob_refusal(response, f"blob {digest}", name, digest)
         found = ContentRange.parse(header(response, b"content-range"))
         discard(response, self.registry.clock)
         if is_encoded(content_encoding(response)):

@@ -15,7 +15,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.config.networks import NOBODY, Address, Networks
-from yukari.errors import RegistryError
+from yukari.errors import too_many
 
 log = Logger()
 
@@ -74,11 +74,9 @@ class ClientLimit:
             return False
         if self._requests[address] >= self.most:
             self._warn(address, "requests at once", now)
-            raise RegistryError(
-                "TOOMANYREQUESTS",
+            raise too_many(
                 f"{address} has {self.most} requests in progress, as many as one client may have:"
-                " try again when some have ended",
-                429,
+                " try again when some have ended"
             )
         self._requests[address] += 1
         return True

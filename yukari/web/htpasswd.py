@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.config.files import read_file
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, too_many
 
 REMEMBERED = 300.0
 """Seconds for which a correct password is accepted without bcrypt, which takes some 0.2 s."""
@@ -126,9 +126,7 @@ class Passwords:
         _, until = self._wrong.get(address, (0, 0.0))
         wait = until - self._clock.seconds()
         if wait > 0:
-            raise RegistryError(
-                "TOOMANYREQUESTS", "too many wrong passwords, try again later", 429, ceil(wait)
-            )
+            raise too_many("too many wrong passwords, try again later", ceil(wait))
 
     def _count(self, address: Hashable, good: bool) -> None:
         """Remember how often an address was wrong; who comes by a Unix socket has none."""

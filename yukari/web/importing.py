@@ -10,7 +10,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, too_many
 from yukari.library.models.shown_names import ShownNames
 from yukari.library.upkeep.management import Management
 from yukari.storage.ports import NoRoom
@@ -95,7 +95,7 @@ class Imports:
 
         try:
             if len(self._running) > MAX_IMPORTS:
-                raise RegistryError("TOOMANYREQUESTS", "too many imports at once", 429, 10)
+                raise too_many("too many imports at once", 10)
             try:
                 await check_admin(request)
             except RegistryError as error:
