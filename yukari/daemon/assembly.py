@@ -43,8 +43,8 @@ from yukari.library.pulls import Pulls
 from yukari.library.recent_errors import RecentErrors
 from yukari.library.status import StatusReader
 from yukari.library.traffic import Traffic
-from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.management import Management
+from yukari.library.upkeep.room import Bounds
 from yukari.library.upkeep.usage import UsageCounter
 from yukari.memory import Memory
 from yukari.metrics import Metrics

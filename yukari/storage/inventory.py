@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, Protocol
 
 from attrs import frozen
 
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.copies import Copies
+from yukari.spans import Span
 from yukari.storage.shared import SharedInventory
+
+
+class OpenCopy(Protocol):
+    """One copy of a blob, opened for a check of whether its bytes are still right."""
+
+    @property
+    def size(self) -> int:
+        """The copy's size in bytes."""
+
+    async def hash(self, into: Any, span: Span) -> None:
+        """Feed these bytes to a hash, and leave the system's cache of files as it is. OSError."""
+
+    async def set_aside(self) -> Optional[str]:
+        """
+        Take the copy away from those who ask for the blob from now on, because it is wrong.
+
+        Return the path where it is kept for people, "" if nowhere; None, with nothing done, if
+        another copy is in its place by now. OSError.
+        """
+
+    def close(self) -> None:
+        """Close it; harmless when repeated."""
+
+
+class Copies(Protocol):
+    """All copies in one place."""
+
+    place: str
+    """``disk`` or ``bucket``."""
+    step: int
+    """Bytes to be hashed in one call."""
+
+    def among(self) -> Optional[Mapping[Digest, int]]:
+        """
+        Return the blobs that have a copy here, with their sizes; None if all stored blobs do.
+        """
+
+    async def open(self, digest: Digest) -> Optional[OpenCopy]:
+        """Open a copy; None if there is none. OSError if it cannot be read."""
+
+    async def drop(self, digest: Digest) -> None:
+        """Remove the copy of a blob that was set aside; harmless if there is none. OSError."""
 
 
 @frozen

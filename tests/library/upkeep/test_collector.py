@@ -33,10 +33,9 @@ from yukari.errors import manifest_unknown, upstream_unreachable
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.library import Library
-from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.collector import Unknown
 from yukari.library.upkeep.management import Management
-from yukari.library.upkeep.room import SIDECARS
+from yukari.library.upkeep.room import SIDECARS, Bounds
 from yukari.library.upkeep.shared_sweep import Busy
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag

@@ -34,7 +34,7 @@ from tests.s3.memory import MemoryBucket, MemoryS3
 from tests.storage.dying import Killed
 from yukari.config.units import FreeSpace
 from yukari.library.catalog.file import CatalogFile
-from yukari.library.upkeep.bounds import Bounds
+from yukari.library.upkeep.room import Bounds
 from yukari.library.upkeep.shared_sweep import Busy
 from yukari.manifest import Manifest, parse_manifest, stands_on
 from yukari.names import Digest, Repository

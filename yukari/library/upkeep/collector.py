@@ -26,12 +26,11 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate, Version
 from yukari.library.events import Observer
 from yukari.library.in_use import InUse, Key
-from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.eviction import Plan, Planner, Rules, Step
 from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.marks import Marks
 from yukari.library.upkeep.removal import Removal
-from yukari.library.upkeep.room import Room
+from yukari.library.upkeep.room import Bounds, Room
 from yukari.library.upkeep.sweeping import Sweep, Swept
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag

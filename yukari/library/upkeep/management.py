@@ -18,12 +18,11 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Totals
 from yukari.library.library import Library
 from yukari.library.models.details import Details
-from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.collector import Collector, Unknown
 from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.marks import FRESH_FOR, Marks
 from yukari.library.upkeep.removal import Removal, Shared
-from yukari.library.upkeep.room import Room
+from yukari.library.upkeep.room import Bounds, Room
 from yukari.library.upkeep.scrubbing import Scrubber
 from yukari.library.upkeep.sweeping import Sweep
 from yukari.metrics import Metrics

@@ -7,10 +7,11 @@ from typing import Optional
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
+from yukari.config.patterns import Patterns
+from yukari.config.units import FreeSpace
 from yukari.fills.fill import Fill
 from yukari.fills.machine import State
 from yukari.fills.manager import FillManager
-from yukari.library.upkeep.bounds import Bounds
 from yukari.names import Digest
 from yukari.storage.ports import Store
 from yukari.tasks import Coalescer
@@ -19,6 +20,18 @@ COUNTED_FOR = 60.0
 """Seconds after which the bytes are counted again, if other daemons store there too."""
 SIDECARS = 64 * 1024
 """Bytes that a blob in progress takes beside its own."""
+
+
+@frozen
+class Bounds:
+    """The store's bounds; times in seconds."""
+
+    store_max: Optional[FreeSpace] = None
+    """Bytes, or a share of the disk; None for what MIN_FREE leaves."""
+    evict: bool = True
+    keep: Patterns = Patterns()
+    superseded_lifetime: float = 720 * 3600.0
+    grace: float = 3600.0
 
 
 @frozen

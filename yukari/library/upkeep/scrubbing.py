@@ -32,7 +32,7 @@ from yukari.library.library import Library
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
-from yukari.storage.copies import Copies, OpenCopy
+from yukari.storage.inventory import Copies, OpenCopy
 from yukari.tasks import Background
 
 log = Logger()

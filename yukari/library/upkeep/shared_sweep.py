@@ -25,8 +25,8 @@ from yukari.library.blobs import Blobs
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.in_use import InUse
-from yukari.library.upkeep.bounds import Bounds
 from yukari.library.upkeep.index import PAGE
+from yukari.library.upkeep.room import Bounds
 from yukari.library.upkeep.sweeping import Swept
 from yukari.names import Digest
 from yukari.storage.ports import BlobEntry, Store

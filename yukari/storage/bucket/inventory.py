@@ -15,10 +15,9 @@ from yukari.s3.errors import S3Error
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.manifests import BucketManifests
 from yukari.storage.bucket.shared import BucketShared
-from yukari.storage.copies import Copies
 from yukari.storage.disk.cache import Tier
 from yukari.storage.disk.space import Room
-from yukari.storage.inventory import FrontDisk
+from yukari.storage.inventory import Copies, FrontDisk
 
 
 @define(eq=False)
