@@ -18,7 +18,7 @@ from yukari.errors import RegistryError
 from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.storage.ports import NoRoom
 from yukari.web.access import check_admin
-from yukari.web.replies import Paced, answer, reply, reply_json
+from yukari.web.replies import Paced, add_advice, answer, reply, reply_json
 
 log = Logger()
 
@@ -64,25 +64,24 @@ class JsonApi(Resource):
                 raise RegistryError("UNSUPPORTED", f"{shown} not found: {self._unknown}", 404)
             await handler(request, _body(request))
         except RegistryError as error:
-            _refuse(request, error.status, error.message)
+            _refuse(request, error)
         except (CatalogUnusable, NoRoom, OSError) as error:
             log.error("{path}: {error}", path=request.shown_path, error=str(error))
-            _refuse(request, 503, str(error))
+            _refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
 
 
-def _refuse(request: Any, status: int, message: str) -> None:
-    request.told = message
+def _refuse(request: Any, error: RegistryError) -> None:
+    request.told = error.message
     if request.gone:
         return
     if request.startedWriting:
         # As Ollama does in the middle of a stream.
-        request.write(json.dumps({"error": message}).encode() + b"\n")
+        request.write(json.dumps({"error": error.message}).encode() + b"\n")
         request.unregisterProducer()
         request.finish()
         return
-    if status == 401:
-        request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
-    reply_json(request, status, {"error": message})
+    add_advice(request, error)
+    reply_json(request, error.status, {"error": error.message})
 
 
 def _body(request: Any) -> Body:

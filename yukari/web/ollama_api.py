@@ -144,13 +144,8 @@ class OllamaApi:
     # what changes it
 
     async def _pull(self, request: Request, body: Body) -> None:
-        wanted = self._named(body)
-        if wanted.digest is not None:
-            raise name_invalid("a version is pulled by its tag")
         agent = text_header(request, b"user-agent") or ""
-        pull = self._pulls.start(
-            wanted.name, wanted.tag, agent if agent.startswith("ollama/") else ""
-        )
+        pull = self.pull(self._named(body), agent if agent.startswith("ollama/") else "")
         if body.get("stream") is False:
             if not pull.is_done:
                 await pull.ended.wait()
@@ -162,6 +157,12 @@ class OllamaApi:
         await lines.line({"status": "pulling manifest"})
         await self._watch(pull, lines)
         lines.end()
+
+    def pull(self, wanted: Wanted, user_agent: str = "") -> Pull:
+        """Begin a pull, or join the one that is under way. `RegistryError`."""
+        if wanted.digest is not None:
+            raise name_invalid("a version is pulled by its tag")
+        return self._pulls.start(wanted.name, wanted.tag, user_agent)
 
     async def _watch(self, pull: Pull, lines: Lines) -> None:
         said: dict[str, int] = {}

@@ -121,13 +121,18 @@ def reply_error(request: Any, error: RegistryError) -> None:
         request.responseHeaders.removeHeader(name)
     if error.status != 416:
         request.responseHeaders.removeHeader(b"content-range")
+    add_advice(request, error)
+    if error.status == 405 and not request.responseHeaders.hasHeader(b"allow"):
+        request.setHeader(b"allow", b"GET, HEAD")
+    reply(request, error.status, "application/json; charset=utf-8", error.body())
+
+
+def add_advice(request: Any, error: RegistryError) -> None:
+    """Add the headers that say what a client may do about an error."""
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
     if error.status == 401:
         request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
-    if error.status == 405 and not request.responseHeaders.hasHeader(b"allow"):
-        request.setHeader(b"allow", b"GET, HEAD")
-    reply(request, error.status, "application/json; charset=utf-8", error.body())
 
 
 def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:

@@ -29,7 +29,7 @@ from yukari.web.ollama_api import OllamaApi
 from yukari.web.page.render import Pages, duration
 from yukari.web.page.rows import Row, Rows
 from yukari.web.page.viewer import Viewer, viewer_of
-from yukari.web.replies import ReadOnly
+from yukari.web.replies import ReadOnly, add_advice
 
 log = Logger()
 
@@ -142,10 +142,7 @@ class PageParts:
     async def refuse(self, request: Any, error: RegistryError) -> None:
         """Send an error as a page."""
         request.told = error.message
-        if error.status == 401:
-            request.setHeader(b"www-authenticate", b'Basic realm="yukari"')
-        if error.retry_after is not None:
-            request.setHeader(b"retry-after", str(error.retry_after).encode())
+        add_advice(request, error)
         await self.pages.reply(request, "error.html", {"error": error}, error.status)
 
 

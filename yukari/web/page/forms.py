@@ -80,9 +80,7 @@ class Form(Resource):
 
     async def _pull(self, fields: Fields) -> str:
         wanted = self._parts.names.parse(fields.get("model"))
-        if wanted.digest is not None:
-            raise name_invalid("a version is pulled by its tag")
-        pull = self._parts.pulls.start(wanted.name, wanted.tag, "")
+        pull = self._parts.api.pull(wanted)
         if not pull.is_done:
             try:
                 await pull.ended.wait().addTimeout(FAILS_WITHIN, self._parts.clock)
