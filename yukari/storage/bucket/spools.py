@@ -28,8 +28,8 @@ from yukari.storage.bucket.multipart import NOTE, Note, note_path
 from yukari.storage.bucket.upload import BlobUpload
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.cache import Tier
-from yukari.storage.disk.spool import SpoolFile, put_back
-from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir
+from yukari.storage.disk.spool import SpoolFile
+from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, put_back
 from yukari.storage.ports import Spool
 from yukari.storage.variants import SMALL_MANIFEST
 from yukari.threads import InThread

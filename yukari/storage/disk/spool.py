@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Sequence
 from threading import Lock, RLock
-from typing import Optional, TypeVar
+from typing import Optional
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -27,9 +26,8 @@ from yukari.spans import SpanSet
 from yukari.storage.disk import sidecar
 from yukari.storage.disk.atomic import remove, write_all
 from yukari.storage.disk.files import FileBlob, Share
-from yukari.storage.disk.space import Reservation, Room
+from yukari.storage.disk.space import Reservation
 from yukari.storage.disk.tolerance import set_length, sync_file
-from yukari.storage.ports import NoRoom
 
 DATA = ".spool"
 COVER = ".cover"
@@ -38,11 +36,6 @@ COVER_MADE = ".cover.new"
 
 _LINES = 4096
 """The sidecar is rewritten when it has grown by this many lines and by twice its spans."""
-
-_SPOOL = re.compile(
-    rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _MAX_BUFFERS = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 
@@ -327,9 +320,6 @@ class SpoolFile:
         self._length, self._lines, self._torn = len(text), 0, False
 
 
-SpoolKind = TypeVar("SpoolKind", bound=SpoolFile)
-
-
 def _read_sidecar(number: int) -> bytes:
     """Return the whole of an open sidecar; `Damaged` if it is no file, or too large for one."""
     if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -340,61 +330,3 @@ def _read_sidecar(number: int) -> bytes:
         if len(text) > sidecar.MAX_BYTES:
             raise sidecar.Damaged(f"the text beside it has more than {sidecar.MAX_BYTES} bytes")
     return bytes(text)
-
-
-def digests_in(directory: str) -> list[Digest]:
-    """Return the digests of a directory's spools, sorted; remove files in the making."""
-    found = set()
-    for entry in os.listdir(directory):
-        if match := _SPOOL.fullmatch(entry):
-            found.add(Digest.parse(match[1]))
-            if entry.endswith(COVER_MADE):
-                remove(os.path.join(directory, entry))
-    return sorted(found)
-
-
-def open_in_rooms(
-    kind: type[SpoolKind],
-    directory: str,
-    digest: Digest,
-    size: int,
-    repository: Repository,
-    *rooms: Room,
-) -> SpoolKind:
-    """
-    Open the spool that was left in ``directory``, or an empty one of ``kind``; `NoRoom`, OSError.
-
-    What it lacks is reserved in the first room, the whole in the others.
-    """
-    held: list[Reservation] = []
-    left = None
-    if os.path.exists(os.path.join(directory, digest.file_name + COVER)):
-        left = kind.reopen(directory, digest)
-    if left is not None and left.size != size:
-        left.discard()
-        left = None
-    try:
-        for room in rooms:
-            held.append(room.reserve(size if held or left is None else left.missing))
-        if left is not None:
-            left.take_room(*held)
-            left.note_repository(repository)
-        made = left or kind.create(directory, digest, size, repository, *held)
-        assert isinstance(made, kind)
-        return made
-    except (OSError, NoRoom) as error:
-        if left is not None:
-            left.close()
-        for reservation in held:
-            reservation.release()
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise NoRoom(f"{directory}: {error.strerror}") from None
-        raise
-
-
-def put_back(spool: SpoolFile) -> None:
-    """Close a spool that nobody takes; keep its bytes, if there are any."""
-    if spool.covered().total:
-        spool.close()
-    else:
-        spool.discard()

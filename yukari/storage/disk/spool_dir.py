@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from threading import Lock
 from typing import Optional
@@ -21,8 +22,13 @@ from yukari.names import Digest, Repository
 from yukari.storage.disk.atomic import make_directories, remove, set_aside
 from yukari.storage.disk.lock import SPOOL_LOCK, DirectoryLock, inode_of, owner_above
 from yukari.storage.disk.space import Reservation, Room, Statvfs
-from yukari.storage.disk.spool import SpoolFile, digests_in, open_in_rooms
-from yukari.storage.ports import StoreUnusable
+from yukari.storage.disk.spool import COVER, COVER_MADE, DATA, SpoolFile
+from yukari.storage.ports import NoRoom, StoreUnusable
+
+_SPOOL = re.compile(
+    rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @define(eq=False)
@@ -130,7 +136,7 @@ class SpoolDir:
         somebody asks for the blob.
         """
         spools = []
-        for digest in digests_in(self.path):
+        for digest in self._digests():
             spool = SpoolFile.reopen(self.path, digest)
             if spool is None:
                 continue
@@ -146,8 +152,51 @@ class SpoolDir:
         return spools
 
     def new(self, digest: Digest, size: int, repository: Repository, *rooms: Room) -> SpoolFile:
-        """Open a spool with its room reserved here and in ``rooms``; `NoRoom`, OSError."""
-        return open_in_rooms(SpoolFile, self.path, digest, size, repository, self.room, *rooms)
+        """
+        Open the spool that was left, or an empty one; `NoRoom`, OSError.
+
+        What it lacks is reserved here, the whole in the other ``rooms``.
+        """
+        held: list[Reservation] = []
+        left = None
+        if os.path.exists(os.path.join(self.path, digest.file_name + COVER)):
+            left = SpoolFile.reopen(self.path, digest)
+        if left is not None and left.size != size:
+            left.discard()
+            left = None
+        try:
+            for room in (self.room, *rooms):
+                held.append(room.reserve(size if held or left is None else left.missing))
+            if left is not None:
+                left.take_room(*held)
+                left.note_repository(repository)
+            return left or SpoolFile.create(self.path, digest, size, repository, *held)
+        except (OSError, NoRoom) as error:
+            if left is not None:
+                left.close()
+            for reservation in held:
+                reservation.release()
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise NoRoom(f"{self.path}: {error.strerror}") from None
+            raise
+
+    def _digests(self) -> list[Digest]:
+        """Return the digests of all spools, sorted; remove files in the making."""
+        found = set()
+        for entry in os.listdir(self.path):
+            if match := _SPOOL.fullmatch(entry):
+                found.add(Digest.parse(match[1]))
+                if entry.endswith(COVER_MADE):
+                    remove(os.path.join(self.path, entry))
+        return sorted(found)
+
+
+def put_back(spool: SpoolFile) -> None:
+    """Close a spool that nobody takes; keep its bytes, if there are any."""
+    if spool.covered().total:
+        spool.close()
+    else:
+        spool.discard()
 
 
 def clear(directory: str) -> None:

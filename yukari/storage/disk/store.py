@@ -40,8 +40,8 @@ from yukari.storage.disk.lock import STORE_LOCK, DirectoryLock
 from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
-from yukari.storage.disk.spool import SpoolFile, put_back
-from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear
+from yukari.storage.disk.spool import SpoolFile
+from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear, put_back
 from yukari.storage.disk.tolerance import sync_directory
 from yukari.storage.ports import (
     Answers,
