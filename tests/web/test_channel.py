@@ -88,6 +88,23 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual(self.status(b"GET /healthz HTTP/1.0"), 200)
         self.assertEqual(self.status(b"GET /healthz HTTP/1.0", b"Host: a", b"Host: b"), 400)
 
+    def test_a_connection_is_closed_however_that_is_asked_for(self) -> None:
+        """In a second header, or behind a comma: the client waited for the end in vain."""
+        for lines, closes in (
+            ((), False),
+            ((b"Connection: keep-alive",), False),
+            ((b"Connection: closed",), False),
+            ((b"Connection: CLOSE",), True),
+            ((b"Connection: keep-alive, close",), True),
+            ((b"Connection: close,TE",), True),
+            ((b"Connection: TE,Close",), True),
+            ((b"Connection: keep-alive", b"Connection: close"), True),
+        ):
+            talk = Talk()
+            talk.say(b"\r\n".join([b"GET /healthz HTTP/1.1", b"Host: h", *lines, b"", b""]))
+            self.assertEqual(talk.replies()[0].status, 200, lines)
+            self.assertEqual(talk.wire.disconnecting, closes, lines)
+
     def test_an_absolute_target_has_its_own_path_and_host(self) -> None:
         """RFC 9112 has every server accept it; what Host says is ignored then."""
         for target, path, host in (

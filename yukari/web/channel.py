@@ -348,10 +348,12 @@ class RegistryChannel(HalfCloses):
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         self.asked = True
-        if self.site.drain.stopping:
+        # Twisted reads the first header alone, and no commas.
+        wishes = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower()
+        if self.site.drain.stopping or b"close" in wishes.replace(b",", b" ").split():
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             return False
-        return bool(super().checkPersistence(request, version))
+        return version == b"HTTP/1.1"
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(HEADERS_TOO_LARGE)

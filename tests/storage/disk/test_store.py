@@ -506,6 +506,21 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
         self.assertTrue(spool.gone)
 
+    def test_a_directory_in_the_place_of_a_file_is_set_aside(self) -> None:
+        """What belonged there was fetched for each client, and never stored."""
+        store = self.started()
+        blob = self.at("blobs", DIGEST.file_name)
+        tag = self.at("manifests", HOST, "library", "m", "latest")
+        link = self.at("manifests-v2", "registry.example", "library", "m", "latest")
+        for path in (blob, tag, link):
+            os.makedirs(os.path.join(path, "something"))
+        result_of(store.publish(self.filled(store)))
+        result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
+        self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
+        self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0))
+        for path in (blob, tag):
+            self.assertEqual(os.listdir(path + ".bad1"), ["something"])
+
     def test_a_failing_disk_and_too_few_descriptors_are_no_absence(self) -> None:
         """Upstream would be asked for what is stored, or blobs removed that a manifest needs."""
         store = self.started()

@@ -87,6 +87,15 @@ def set_aside(path: str) -> None:
     _log.error("{path} is unusable: set aside as {kept}", path=path, kept=kept)
 
 
+def move(path: str, target: str) -> None:
+    """Rename a file in one step; a directory in its place is set aside. OSError."""
+    try:
+        os.rename(path, target)
+    except IsADirectoryError:
+        set_aside(target)
+        os.rename(path, target)
+
+
 def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
     """
     Put ``body`` at ``target`` with ``mtime`` in nanoseconds, in one step and durably.
@@ -104,7 +113,7 @@ def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
             sync_file(descriptor, made)
         finally:
             os.close(descriptor)
-        os.rename(made, target)
+        move(made, target)
     except OSError:
         remove(made)
         raise
@@ -123,7 +132,7 @@ def replace_link(target: str, to: str, mtime: int, through: str, *, durable: boo
         return False
     try:
         if set_times(made, mtime, through) or mtime:
-            os.rename(made, target)
+            move(made, target)
         else:
             # With the present time the link would count as just checked. Readers do without it,
             # but must not find the old one.

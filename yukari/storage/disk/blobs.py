@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.logger import Logger
 
 from yukari.names import Digest
-from yukari.storage.disk.atomic import ABSENT, is_fault, remove, temporary, write_all
+from yukari.storage.disk.atomic import ABSENT, is_fault, move, remove, temporary, write_all
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
 from yukari.storage.disk.spool import SpoolFile
@@ -128,7 +128,7 @@ def copy_spool(spool: SpoolFile, target: str, through: str) -> None:
                 raise OSError(errno.EIO, "the spool was cut", spool.path)
         finally:
             os.close(number)
-        os.rename(made, target)
+        move(made, target)
     except OSError:
         remove(made)
         raise

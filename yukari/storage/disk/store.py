@@ -32,6 +32,7 @@ from yukari.config.units import FreeSpace
 from yukari.large import IsLarge, LargeManifests
 from yukari.manifest import AnyManifest, Variant
 from yukari.names import Digest, Reference, Repository, Tag
+from yukari.storage.disk.atomic import move
 from yukari.storage.disk.blobs import BlobFiles, copy_spool
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.disk.kept import KeptManifests
@@ -379,7 +380,7 @@ class DirectoryStore(DiskWork):
         spool.seal()
         target = self._files.layout.blob(spool.digest)
         try:
-            os.rename(spool.path, target)
+            move(spool.path, target)
         except OSError as error:
             # Where an operator removed the spool, its bytes are there while it is open.
             removed = error.errno == errno.ENOENT and not os.path.exists(spool.path)
