@@ -196,6 +196,8 @@ class SpoolFileTests(SynchronousTestCase):
             good.replace(str(DIGEST).encode(), str(Digest.of(b"other")).encode()),
             good.replace(b"1024", b"1023"),
             good.replace(b"1024", b"-1"),
+            good.replace(b"1024", b"%d" % 2**63),
+            good.replace(b"1024", b"9" * 400),
             good.replace(b"1024", b"true"),
             good.replace(b"library/m", b"../m"),
         ):

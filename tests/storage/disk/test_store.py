@@ -462,6 +462,22 @@ class DirectoryStoreTests(SynchronousTestCase):
         self.assertEqual(found.repositories, (OTHER,))
         self.assertEqual(found.covered().total, 1000)
 
+    def test_a_spool_that_no_disk_could_hold_keeps_no_room_from_others(self) -> None:
+        """A sidecar whose size had one digit more than it should kept all others out."""
+        store = self.started()
+        result_of(store.new_spool(DIGEST, len(BODY), NAME)).close()
+        result_of(store.stop())
+        path = self.at("yukari", "spool", DIGEST.file_name + ".cover")
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text.replace(f'"size": {len(BODY)}', f'"size": {2**62}'))
+        again = self.started()
+        self.assertEqual(result_of(again.spools()), [])
+        self.assertEqual(again._spools.room.reserved, 0)
+        found = result_of(again.new_spool(DIGEST, len(BODY), NAME))
+        self.addCleanup(found.close)
+
     def test_a_disk_that_is_full_at_once_is_no_room(self) -> None:
         store = self.started()
 

@@ -50,8 +50,8 @@ def decode(text: bytes, digest: Digest) -> tuple[int, list[Repository], SpanSet]
         if Digest.parse(header["digest"]) != digest:
             raise Damaged("another blob's digest")
         size = header["size"]
-        if type(size) is not int or size < 0:
-            raise Damaged(f"size {size!r}")
+        if type(size) is not int or not 0 <= size < 2**63:
+            raise Damaged(f"size {str(size)[:40]}")
         repositories = [Repository.parse(name) for name in header["repositories"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"first line: {error}") from None

@@ -17,7 +17,7 @@ from typing import Optional
 from attrs import define, field
 from twisted.logger import Logger
 
-from yukari.config.units import FreeSpace
+from yukari.config.units import FreeSpace, shown_bytes
 from yukari.names import Digest, Repository
 from yukari.storage.disk.atomic import make_directories, remove, set_aside
 from yukari.storage.disk.lock import SPOOL_LOCK, DirectoryLock, inode_of, owner_above
@@ -133,17 +133,22 @@ class SpoolDir:
         Open every spool that an earlier process left; `hold` reserves a blob's size elsewhere.
 
         One that names no repository stays closed: nobody knows where to fetch the rest of it until
-        somebody asks for the blob.
+        somebody asks for the blob. So does one that its disk could never hold: the room for it
+        would be kept from all others.
         """
         spools = []
         for digest in self._digests():
             spool = SpoolFile.reopen(self.path, digest)
             if spool is None:
                 continue
-            if not spool.repositories:
+            why = None if spool.repositories else "names no repository"
+            if spool.size > self.room.size():
+                why = f"is of a blob of {shown_bytes(spool.size)}, more than its disk has"
+            if why is not None:
                 self._log.warn(
-                    "spool {digest} names no repository: it waits until the blob is asked for",
+                    "spool {digest} {why}: it waits until the blob is asked for",
                     digest=str(digest),
+                    why=why,
                 )
                 spool.close()
                 continue
