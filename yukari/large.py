@@ -19,7 +19,7 @@ from yukari.manifest import LARGE, AnyManifest, Body, InvalidManifest, bodies_of
 from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
-MAX_ARRIVING = 3
+MAX_ARRIVING = 2
 """Large manifests of one registry, or of a bucket, that may arrive in memory at once."""
 
 M = TypeVar("M", bound=AnyManifest)

@@ -53,6 +53,16 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.said(NoRoom("100 bytes are free"), 3), [LogLevel.error])
         self.assertEqual(self.said(NoRoom("90 bytes are free"), 3), [])
 
+    def test_an_error_keeps_no_manifest_in_memory(self) -> None:
+        """On a full disk, large ones that nobody read any more had others refused for a minute."""
+        error = NoRoom("100 bytes are free")
+        self.said(error)
+        trace, kept = error.__traceback__, []
+        while trace is not None:
+            kept.append(dict(trace.tb_frame.f_locals))
+            trace = trace.tb_next
+        self.assertEqual(kept[1:], [{}])
+
     def test_another_reason_is_logged_too(self) -> None:
         self.said(NoRoom("100 bytes are free"))
         read_only = OSError(errno.EROFS, "read-only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from traceback import clear_frames
 from typing import Optional
 
 from attrs import define, field
@@ -44,6 +45,9 @@ class Keeper:
         try:
             await self._store.put_manifest(name, reference, manifest, now, variant)
         except (OSError, NoRoom) as error:
+            # Failures of threads are in a cycle with these. They would keep the manifest, until
+            # garbage is collected, and have no room for others.
+            clear_frames(error.__traceback__)
             reason = type(error), getattr(error, "errno", None)
             say = log.debug if reason == self._said else log.error
             self._said, self._failed_at = reason, now
