@@ -147,11 +147,13 @@ def makeService(options: Options) -> IService:
     from yukari.daemon.allocator import keep_freed
     from yukari.daemon.reloading import Reloader, takes
     from yukari.daemon.service import YukariService
+    from yukari.net.resolving import resolver
 
     reactor: Any = running
     # Twisted's clock is the time of day: set back by an hour, it would delay every timer by an
     # hour.
     reactor.seconds = time.monotonic
+    reactor.installNameResolver(resolver(reactor))
     keep_freed()
     settings = options.settings
     service = LoggedService(settings.slog_level, settings.log_format, options.parent or {})

@@ -23,7 +23,7 @@ from yukari.tasks import backoff
 FAILURES = 3
 """Failures in a row that open a circuit."""
 REST_FIRST = 1.0
-REST_LONGEST = 30.0
+REST_LONGEST = 5.0
 """Seconds between two probes, doubling from the first to the longest."""
 
 MAX_REPOSITORIES = 1000

@@ -127,6 +127,10 @@ class TwoFileSystems:
         os.rename(source, target)
 
 
+SPOOLS = (spoolfile.DATA, spoolfile.COVER, spoolfile.COVER_MADE)
+"""The ends of a spool's files' names."""
+
+
 class DirectoryStoreTests(SynchronousTestCase):
     """What only this one does."""
 
@@ -528,13 +532,14 @@ class DirectoryStoreTests(SynchronousTestCase):
         blob = self.at("blobs", DIGEST.file_name)
         tag = self.at("manifests", HOST, "library", "m", "latest")
         link = self.at("manifests-v2", "registry.example", "library", "m", "latest")
-        for path in (blob, tag, link):
+        spools = [self.at("yukari", "spool", DIGEST.file_name + end) for end in SPOOLS]
+        for path in (blob, tag, link, *spools):
             os.makedirs(os.path.join(path, "something"))
         result_of(store.publish(self.filled(store)))
         result_of(store.put_manifest(NAME, LATEST, OLD, 1000.0))
         self.assertEqual(result_of(store.blob_size(DIGEST)), len(BODY))
         self.assertEqual(result_of(store.get_manifest(NAME, LATEST)), StoredManifest(OLD, 1000.0))
-        for path in (blob, tag):
+        for path in (blob, tag, *spools):
             self.assertEqual(os.listdir(path + ".bad1"), ["something"])
 
     def test_a_failing_disk_and_too_few_descriptors_are_no_absence(self) -> None:

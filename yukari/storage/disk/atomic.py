@@ -87,6 +87,13 @@ def set_aside(path: str) -> None:
     _log.error("{path} is unusable: set aside as {kept}", path=path, kept=kept)
 
 
+def make_way(path: str) -> None:
+    """Remove a file, if there is one; set a directory aside. OSError if that fails."""
+    remove(path)
+    if os.path.isdir(path):
+        set_aside(path)
+
+
 def move(path: str, target: str) -> None:
     """Rename a file in one step; a directory in its place is set aside. OSError."""
     try:

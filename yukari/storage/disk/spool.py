@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from yukari.names import Digest, Repository
 from yukari.spans import SpanSet
 from yukari.storage.disk import sidecar
-from yukari.storage.disk.atomic import remove, write_all
+from yukari.storage.disk.atomic import make_way, remove, write_all
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.space import Reservation
 from yukari.storage.disk.tolerance import set_length, sync_file
@@ -104,8 +104,8 @@ class SpoolFile:
     ) -> SpoolFile:
         """Make an empty spool in ``directory``; OSError leaves nothing behind."""
         base = os.path.join(directory, digest.file_name)
-        remove(base + COVER)
-        remove(base + DATA)
+        for end in (COVER, COVER_MADE, DATA):
+            make_way(base + end)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         data = Share.of(os.open(base + DATA, flags, 0o666))
         try:
