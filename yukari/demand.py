@@ -18,7 +18,7 @@ CLIENT: ContextVar[Hashable] = ContextVar("CLIENT", default=None)
 """The client whose request is being answered; None for work of the cache's own."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Demand:
     """Those who wait for one piece of work, which may be shared."""
 

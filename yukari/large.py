@@ -40,7 +40,7 @@ def turns_to_arrive() -> DeferredSemaphore:
     return DeferredSemaphore(MAX_ARRIVING)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LargeManifests:
     """
     Turns of large manifests; ``keep`` puts bytes into a file if it can, ``give_back`` gives freed

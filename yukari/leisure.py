@@ -28,7 +28,7 @@ def cpu_times() -> tuple[float, float]:
     return own, time.process_time() - own
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Leisure:
     """
     Rests between the slices of a piece of work that is done in other threads than the reactor's.

@@ -14,7 +14,7 @@ MOST = 48 * 1024 * 1024
 """Bytes of all that passes through, including those that are requested for clients."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Memory:
     """
     At most ``most`` bytes, of which uploads get half at most, and before clients' next requests.

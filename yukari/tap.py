@@ -224,7 +224,7 @@ def _end_when_told(reactor: Any, hurry: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, told)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Hangups(Service):
     """On SIGHUP calls all ``reloads``; a daemon whose terminal has gone ends, as is usual."""
 

@@ -61,7 +61,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return results
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Slices:
     """
     Calls that may come by the thousand, of which few are made in a turn of the reactor.
@@ -94,7 +94,7 @@ class Slices:
                 self._next = self._clock.callLater(0, self._make_some)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Waiters:
     """
     Those who wait for one event; cancelling one of them leaves the others waiting.
@@ -130,7 +130,7 @@ def _continue(waiter: Deferred[Any], result: Any) -> None:
         waiter.callback(result)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Coalescer:
     """
     One piece of work for all who ask for it at the same time, by a key; ``slices`` as of `Waiters`.
@@ -182,7 +182,7 @@ class Coalescer:
             work.cancel()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Background:
     """Work that nobody waits for, by a key; `stop` cancels all of it."""
 

@@ -64,7 +64,7 @@ class DiskWork:
             await DeferredList(list(self._under_way))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Threads:
     """
     Runs blocking work in threads of its own, because the reactor's pool is also for DNS.

@@ -33,7 +33,7 @@ class CacheError(Exception):
         self.status = status
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Cache:
     """
     The cache at a URL, which may have a user and password.

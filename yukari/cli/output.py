@@ -44,7 +44,7 @@ def table(rows: Sequence[Sequence[str]], *heads: str) -> None:
     click.echo("\n".join(lines))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Progress:
     """One line that says how far something is, if stderr is a terminal."""
 

@@ -81,7 +81,7 @@ def parse_model(text: str, names: RegistryNames) -> tuple[Repository, Reference]
     return names.repository(namespace, model, registry), parse_reference(reference or "latest")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Probe:
     """One model of one registry, asked for step by step; ``say`` gets each line's name and text."""
 

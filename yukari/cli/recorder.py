@@ -35,7 +35,7 @@ def _shown(headers: Optional[Headers]) -> str:
 
 
 @implementer(IAgent)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Recorder:
     """Sends requests by another agent, and keeps what was `Seen`."""
 

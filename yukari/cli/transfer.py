@@ -101,7 +101,7 @@ def _export(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
         progress.end(f"{counted(len(found), 'model')}, {size(total)} exported")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Reading:
     _read: Any
 
@@ -110,7 +110,7 @@ class _Reading:
         return found
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Exported:
     """A model to write: its name, its manifests' bytes and all of its blobs."""
 

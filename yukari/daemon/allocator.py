@@ -65,7 +65,7 @@ class _Told(ctypes.Structure):
     _fields_ = [("numbers", ctypes.c_size_t * 10)]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class GiveBack:
     """Gives all freed memory back to the system, at most once in `GIVEN_BACK_EVERY`."""
 

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from yukari.web.htpasswd import Passwords
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Parts:
     """The parts of a daemon, as `assemble` makes them."""
 
@@ -262,7 +262,7 @@ def may_fetch_ahead(settings: Settings) -> Callable[[], bool]:
     return (lambda: True) if hours is None else hours.now
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class _Changes(Observer):
     """Calls a function whenever something is stored."""
 

@@ -61,7 +61,7 @@ def _look_up_only(
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Renewed:
     """Makes TLS connections with the last usable content of an endpoint's files."""
 
@@ -137,7 +137,7 @@ class Renewed:
         return tuple(found)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Certificates:
     """The certificates of all endpoints."""
 

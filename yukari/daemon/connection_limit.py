@@ -75,7 +75,7 @@ def lowest_free() -> int:
     return number
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ConnectionLimiter:
     """
     Accepts at most ``most`` connections; further ones wait in the system's queue.

@@ -20,7 +20,7 @@ RETRY_EVERY = 1.0
 """Seconds between two attempts to open a file that could not be opened."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class LogFile:
     """
     A file that is appended to, so that truncating it (copytruncate) leaves no hole.

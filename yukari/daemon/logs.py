@@ -49,7 +49,7 @@ class Stream(Protocol):
 
 
 @implementer(ILogObserver)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Lines:
     """Writes events that are severe enough; a stream that cannot be written is ignored."""
 

@@ -49,7 +49,7 @@ FILES_EACH = 8
 """A registry's connections take at most one of so many descriptors."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Mirrors:
     """All mirrored registries."""
 

@@ -68,7 +68,7 @@ def _result(result: str, status: int) -> str:
     return result if result in RESULTS else "none"
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class _OfRegistry(Metrics):
     """Counts what arrives from one registry."""
 
@@ -78,7 +78,7 @@ class _OfRegistry(Metrics):
         self._received.inc(count)
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class PrometheusReplies(Replies):
     """Counts the replies that have the same labels."""
 

@@ -27,7 +27,7 @@ Take = Callable[[Settings], bool]
 """Takes over a changed setting; returns whether that was possible without a restart."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reloader:
     """Reads the settings again and hands over what has changed."""
 

@@ -42,7 +42,7 @@ HURRIED_WITHIN = 3.0
 """Seconds until the end, whatever is in progress, once the operator has asked a second time."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class YukariService(Service):
     """The whole daemon, made from its settings."""
 

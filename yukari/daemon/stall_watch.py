@@ -22,7 +22,7 @@ FRAMES = 5
 """Innermost calls that are logged."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TurnWatch:
     """
     Stands between ``reactor`` and its epoll object: a turn is the time between two polls.

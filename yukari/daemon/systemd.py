@@ -30,7 +30,7 @@ def watchdog_period(environment: Mapping[str, str], process: int) -> Optional[fl
     return int(microseconds) / 2e6 if microseconds.isdecimal() and int(microseconds) else None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Notifier:
     """Notifies systemd, if systemd started this ``process``."""
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from yukari.sources.host_facts import HostFacts
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Watched:
     """The measurements of a registry."""
 

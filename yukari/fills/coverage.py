@@ -44,7 +44,7 @@ def _break(waiting: Deferred[None], error: Exception) -> None:
         waiting.errback(error)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Coverage:
     """
     The bytes of one blob that are there, and the readers that wait for others.

@@ -38,7 +38,7 @@ def log_wrong(digest: Digest, source: BlobSource, found: object, attempt: int) -
     )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DirectTransfer:
     """One `DirectUpload` and its result."""
 

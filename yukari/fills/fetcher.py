@@ -60,7 +60,7 @@ class Owner(Protocol):
         """Take bytes of the body, and return how many of them were new."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RangeFetch:
     """
     One request: asks the fill's source for a claim's bytes, and hands on what comes.

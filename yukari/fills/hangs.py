@@ -95,7 +95,7 @@ def brings_much(fetch: RangeFetch) -> bool:
     return whole or fetch.received >= FLOOR * FLOOR_SECONDS
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Hangs:
     """Which models come last. True if any is remembered."""
 

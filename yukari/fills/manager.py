@@ -53,7 +53,7 @@ async def open_at_once(_: Digest, __: int, open_spool: OpenSpool) -> Spool:
     return await open_spool()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FillManager(FillKeeper[Fill]):
     """Begins, resumes and stops fills; there is one at most for each blob."""
 

@@ -42,7 +42,7 @@ class WrongBytes(OSError):
     """The bytes of a whole blob have another digest; the text says where they came from."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryReader(Reader):
     """
     A reader of the window. `available`, in the reactor's thread, takes the bytes that `read` then

@@ -16,7 +16,7 @@ from attrs import define, field
 from yukari.spans import Span, SpanSet
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Claim:
     """
     Bytes asked for on one connection: ``cursor`` is the next to arrive, ``end`` where they end.
@@ -26,7 +26,7 @@ class Claim:
     end: int
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Plan:
     """
     The states of all bytes of a blob of ``size`` bytes; ``covered`` says where it starts from.

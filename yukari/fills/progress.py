@@ -19,7 +19,7 @@ STATUS = "{digest}: {percent} %, {rate} MB/s, {seconds_left} s to go"
 STORED = "{digest}: stored, {size} bytes in {seconds} s, {rate} MB/s"
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Progress:
     """The progress of what began at ``began_at``; times are seconds of the caller's clock."""
 

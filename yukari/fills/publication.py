@@ -17,7 +17,7 @@ RETRY_AFTER = 30.0
 """Seconds after which a store that did not take a blob is tried again."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Publication:
     """Calls ``publish`` until that succeeds, or this is stopped."""
 

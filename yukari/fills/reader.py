@@ -13,7 +13,7 @@ from yukari.fills.coverage import Coverage
 from yukari.storage.ports import BlobFile, Spool
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reader:
     """It waits for the byte it needs next (a `Readable`, but for where the bytes are)."""
 
@@ -84,7 +84,7 @@ class Reader:
         self.coverage.left(self)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FillReader(Reader):
     """Reads a fill's spool for one reply, as far as bytes are there."""
 

@@ -42,7 +42,7 @@ LONGEST_BACKOFF = 30.0
 """Seconds until the next request, doubling from the first failure to the longest wait."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RetryState:
     """The requests of one fill."""
 

@@ -58,7 +58,7 @@ class Assignment:
     """Whose reader it is for, if it is for one."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FetchScheduler:
     """At most ``in_all`` requests at once, at most ``per_blob`` of them for one blob."""
 

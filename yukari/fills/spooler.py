@@ -26,7 +26,7 @@ HASH_STEP = 8 * 1024 * 1024
 """Bytes that are hashed in one call to a disk thread."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Spooler:
     """
     The disk's side of one fill. ``written`` is called with the spans that are on the spool,

@@ -16,7 +16,7 @@ MAX_KNOWN = 4096
 """Clients that are told apart; those that had no more than others are forgotten first."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Turns:
     """
     How many requests each client's readers have had.
@@ -71,7 +71,7 @@ class Turn:
     client: Hashable
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Queues:
     """Positions of one blob that wait, by the clients whose readers came there first."""
 

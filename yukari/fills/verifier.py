@@ -35,7 +35,7 @@ class Bytes(Protocol):
     def close(self) -> None: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Verifier:
     """Reads each byte of the spool once, in order; ``position`` is the first not yet hashed."""
 
@@ -63,7 +63,7 @@ class Verifier:
         self._file.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UnverifiedTail:
     """The end of a blob of ``size`` bytes; ``more`` is called when some of it trickles."""
 

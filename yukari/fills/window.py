@@ -14,7 +14,7 @@ PIECE = 64 * 1024
 """Bytes up to which arriving bytes are joined to the piece before them."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Pieces:
     """The bytes of one blob that are in the window, in pieces as they arrived."""
 
@@ -68,7 +68,7 @@ class Pieces:
         return found
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Window:
     """
     Bytes in memory or asked for, as far as there is ``memory``. When there is no room, the oldest

@@ -31,7 +31,7 @@ at a crash.
 Pieces = Sequence[tuple[int, Sequence[bytes]]]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class WriteBuffer:
     """
     Writes by ``write`` (which returns a Deferred) and tells ``written`` the spans that are on the

@@ -35,7 +35,7 @@ class _Newest:
     """Whether it was too old for upstream's manifest when that was asked for last."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UserAgents:
     """Of each tag the newest Ollama's User-Agent that was seen since the start."""
 

@@ -17,7 +17,7 @@ MAX_CLAIMS = 16
 """Models that are remembered for one blob."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BlobEntry:
     """The facts known about one digest; sizes are in bytes."""
 

@@ -57,7 +57,7 @@ class Elsewhere:
     url: str
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Blobs:
     """All blobs, wherever they are."""
 

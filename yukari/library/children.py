@@ -50,7 +50,7 @@ class _Inline(LRUCache[tuple[Repository, Digest], Manifest]):
         return key, child
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Children:
     """The children of all lists that were served, or that are stored for a model asked for."""
 

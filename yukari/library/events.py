@@ -23,7 +23,7 @@ class Observer:
         """Upstream was asked about a stored tag, ``at`` in seconds of the epoch."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Events(Observer):
     """Tells all observers."""
 

@@ -25,7 +25,7 @@ _Kept = Union[bytes, tuple[Repository, Tag]]
 """As it is remembered: a digest as its bytes, in half the memory."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class InUse:
     """The models and blobs that clients ask for or that work in progress needs."""
 
@@ -87,7 +87,7 @@ class InUse:
         return self.is_held(key) or self.asked_at(key) > self._clock.seconds() - IN_USE_FOR
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Hold:
     """A context in which blobs and tags are in use, whatever happens to them elsewhere."""
 

@@ -23,7 +23,7 @@ full disk some are small enough now and then.
 """
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Keeper:
     """Puts manifests; a failure is logged once, until it has ended or its reason is another."""
 

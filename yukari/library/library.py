@@ -37,7 +37,7 @@ from yukari.storage.readable import Readable, StoredBlob
 from yukari.tasks import Slices
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Library:
     """Manifests and blobs by name, wherever they are."""
 

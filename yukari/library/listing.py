@@ -37,7 +37,7 @@ class Models(Protocol):
         """
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Listing:
     """The stored models that ``rules`` allow."""
 

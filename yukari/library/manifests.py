@@ -54,7 +54,7 @@ class Found:
     result: str
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Manifests:
     """All manifests, wherever they are."""
 

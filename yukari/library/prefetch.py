@@ -51,7 +51,7 @@ MAX_WHOLE = 10_000
 """Manifests that are remembered as stored with all their blobs."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Prefetch:
     """Starts fills for the blobs that manifests name."""
 

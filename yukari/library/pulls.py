@@ -25,7 +25,7 @@ log = Logger()
 Key = tuple[Repository, Tag]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Pull:
     """A model on its way into the store."""
 
@@ -41,7 +41,7 @@ class Pull:
     ended: Waiters = field(factory=Waiters, init=False)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Pulls:
     """
     The pulls under way, one for each tag.

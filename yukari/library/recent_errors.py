@@ -25,7 +25,7 @@ class Trouble:
 
 
 @implementer(ILogObserver)
-@define(eq=False)
+@define(eq=False, repr=False)
 class RecentErrors:
     """Keeps the last `MAX_KEPT` of them."""
 

@@ -98,7 +98,7 @@ class Freshness:
         return self.lifetimes.get(name.registry, self.lifetime)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Revalidator:
     """Asks upstream about stored manifests, and replaces those that have a newer version."""
 

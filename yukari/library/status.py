@@ -123,7 +123,7 @@ class Status:
         }
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StatusReader:
     """Reads the status of a managed store; it does nothing until it is asked."""
 

@@ -70,7 +70,7 @@ class TrafficReport:
     clients: tuple[ClientToday, ...]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Traffic:
     """
     Keeps count; ``moved`` returns what moved since the process began, ``now`` seconds of the epoch.

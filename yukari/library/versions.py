@@ -35,7 +35,7 @@ class NewVersion:
     """When upstream was asked, in seconds of the epoch."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Versions:
     """Asks upstream about tags, and replaces what is stored."""
 

@@ -198,7 +198,7 @@ def place_of(uri: URI) -> Place:
 
 
 @implementer(IAgent)
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Agent:
     """Sends requests, directly or through a proxy."""
 
@@ -248,7 +248,7 @@ class _Agent:
         raise refused(proxy, response.code, response.phrase)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Connections:
     """
     An agent for requests to upstream, and its pool of at most ``most`` idle connections a host.

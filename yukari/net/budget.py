@@ -51,7 +51,7 @@ class Priority(enum.IntEnum):
     UPKEEP = 2
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HostLimit:
     """
     How many requests at once one host bears, learnt from what becomes of them.
@@ -197,7 +197,7 @@ class HostLimit:
         self._probe_wait = min(PROBE_LONGEST, 2 * self._probe_wait)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Turn:
     """The right to have one request in progress; `release` returns it."""
 
@@ -272,7 +272,7 @@ class Turn:
             self._budget._came_back()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ConnectionBudget:
     """At most ``most`` concurrent requests; some of them are kept for readers."""
 

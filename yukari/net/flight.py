@@ -116,7 +116,7 @@ COMPETES = 20.0
 """Seconds of competing: nothing is bounded, and it takes what TCP gives it."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Flight:
     """The bound for one host; `look` at its connections from time to time."""
 

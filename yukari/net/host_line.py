@@ -21,7 +21,7 @@ HELD = 1.0
 """Seconds after a pause of ours during which what arrives says nothing of the line."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HostLine:
     """What is known of the way to one host."""
 
@@ -110,7 +110,7 @@ class HostLine:
         self._seen = len(self._connections)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HostLines:
     """The lines to all hosts, by the host and the port in their URLs."""
 

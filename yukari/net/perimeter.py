@@ -52,7 +52,7 @@ class Outside(BadRedirect):
     """A registry on a public address points to a private one."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Perimeter:
     """
     Keeps a registry on a public address from sending this cache to private ones.

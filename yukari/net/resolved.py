@@ -27,7 +27,7 @@ MAX_TRIED = 4
 
 
 @implementer(IResolutionReceiver)
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Addresses:
     """The addresses that a name is resolved to."""
 
@@ -51,7 +51,7 @@ class _Addresses:
 
 
 @implementer(IStreamClientEndpoint)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Resolved:
     """
     Connects by the endpoint that ``by_address`` makes for the first of the name's addresses that

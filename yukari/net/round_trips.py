@@ -23,7 +23,7 @@ BASE_LASTS = 10.0
 """Seconds for which the shortest round trip is remembered."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RoundTrips:
     """What the connections to one host show of the way to it; `measure` them from time to time."""
 

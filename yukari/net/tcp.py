@@ -95,7 +95,7 @@ class Connection(Protocol):
         """
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SocketConnection:
     """The connection of a Twisted transport that has a socket."""
 

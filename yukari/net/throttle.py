@@ -40,7 +40,7 @@ YIELDED = 8.0
 """Seconds after which a yielding taker gets a turn anyway, so that its connection survives."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Bucket:
     """A token bucket: ``rate`` bytes a second, ``burst`` at once, below zero for a debt."""
 
@@ -67,7 +67,7 @@ class Bucket:
         return max(0.0, -self.level(now) / self.rate)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Taker:
     """
     One of those that share a `Line`.
@@ -124,7 +124,7 @@ def _share(rate: float, takers: int) -> int:
     return int(max(LEAST, min(fair, max(LARGE, rate / 100))))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Line:
     """
     At most ``rate`` bytes a second in all, for ``most`` takers at once.
@@ -274,7 +274,7 @@ class Line:
         return next((taker for taker in self._waiting if not taker.yields()), first)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Lines:
     """A line for each client, each at ``rate`` bytes a second."""
 
@@ -298,7 +298,7 @@ class Lines:
 
 
 @implementer(IPushProducer)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Paced:
     """
     Stands between a body and the protocol that receives it, as protocol of the one and transport of

@@ -48,7 +48,7 @@ def refused(proxy: Proxy, code: int, phrase: bytes) -> ProxyFailed:
 
 
 @implementer(IStreamClientEndpoint)
-@define(eq=False)
+@define(eq=False, repr=False)
 class ToProxy:
     """Connects to ``proxy`` by its ``endpoint``; an error says that the proxy has failed."""
 
@@ -65,7 +65,7 @@ class ToProxy:
 
 
 @implementer(IStreamClientEndpoint)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Tunnel:
     """
     Connects to a host and port through a proxy; ``clock`` bounds the wait for its answer.

@@ -81,7 +81,7 @@ class _Trial:
         return self.rate - rate >= SMALL_PART * share * self.rate
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Useful:
     """The connections to one host; `look` at what they bring from time to time."""
 

@@ -20,7 +20,7 @@ BLOCK = 256 * 1024
 
 
 @implementer(IBodyProducer)
-@define(eq=False)
+@define(eq=False, repr=False)
 class BytesBody:
     """Bytes in memory as a request's body."""
 
@@ -52,7 +52,7 @@ def _read(read: Callable[[int, int], bytes], offset: int, count: int, hashed: An
 
 
 @implementer(IBodyProducer, IPushProducer)
-@define(eq=False)
+@define(eq=False, repr=False)
 class FileBody:
     """
     A span of a file as a request's body, read a block at a time in a disk thread as the socket

@@ -36,7 +36,7 @@ Streamed = Callable[[Callable[[], None]], IBodyProducer]
 """Makes a body's producer, for each attempt; its argument is to be called for each block sent."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class S3Client(Requests):
     """One bucket: each operation of S3 that is needed, with its reply as a value."""
 

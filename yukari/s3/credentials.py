@@ -38,7 +38,7 @@ class Keys:
         return None if self.ends_at is None else self.ends_at - time.time()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Credentials:
     """The chain; ``in_thread`` calls a blocking function in a thread."""
 

@@ -42,7 +42,7 @@ REPLY_LIMIT = 16 * 1024 * 1024
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Requests:
     """Sends requests to one bucket by ``agent``, which has the pool."""
 

@@ -73,7 +73,7 @@ def _take(request: Any, **_: Any) -> None:
     raise _Written(request)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Signing:
     """Requests to one place, and what their replies mean."""
 

@@ -24,7 +24,7 @@ LOOK_EVERY = 0.05
 """Seconds between two looks for one that has had that long."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Handshake:
     """The handshake of one client's connection, whose Twisted protocol is ``protocol``."""
 
@@ -76,7 +76,7 @@ class Handshake:
         self._protocol.abortConnection()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _ByClient:
     """Handshakes that wait, in turn over the clients."""
 
@@ -102,7 +102,7 @@ class _ByClient:
         return handshake
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Handshakes:
     """All handshakes in progress."""
 

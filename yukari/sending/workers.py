@@ -37,7 +37,7 @@ def helpful() -> int:
     return min(MAX_WORKERS, cores)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Helpers:
     """Up to ``most`` threads of ``in_thread`` at a time, first come, first served."""
 

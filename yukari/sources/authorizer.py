@@ -75,7 +75,7 @@ class Keys:
         return self.operator is not None or self.token is not None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Authorizer:
     """Sends requests to ``registry``, and past its challenges."""
 
@@ -170,7 +170,7 @@ class Authorizer:
         return own is not None and challenge.origin.is_as_private_as(own)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Errand:
     """One request on its way in."""
 

@@ -35,7 +35,7 @@ RETRY_AFTER = 10
 """Seconds after which a client may ask again for a large manifest that there was no room for."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Bodies:
     """The bodies of replies that the registry at ``host`` sends."""
 

@@ -18,7 +18,7 @@ FAILURES = 3
 """Failures in a row after which the second source is asked."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Fallback:
     """
     Asks ``first`` while that has the blob and does not keep failing, else ``second``.

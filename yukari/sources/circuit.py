@@ -43,7 +43,7 @@ class Reachability:
     """Whether it has answered since the start."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Circuit:
     """
     Counts failures in a row; ``enter`` before a question, ``succeeded`` or ``failed`` after it.
@@ -96,7 +96,7 @@ class Circuit:
         self._probing = False
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Circuits:
     """A circuit for all of upstream, and one for each repository that fails by itself."""
 

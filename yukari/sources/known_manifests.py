@@ -44,7 +44,7 @@ class _Known:
     at: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UnansweredHeads:
     """
     Where a HEAD got no reply in time, while a GET may: some proxies let no other method pass.
@@ -78,7 +78,7 @@ class UnansweredHeads:
         self._last_at = self._clock.seconds()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KnownManifests:
     """
     The manifests that were fetched since the start.

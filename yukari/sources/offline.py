@@ -27,7 +27,7 @@ def _missing(what: object) -> IsOffline:
     return IsOffline("UNAVAILABLE", f"this cache is offline and does not hold {what}", 503)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Offline:
     """Takes the place of an `Upstream`; each method raises that the cache is offline."""
 
@@ -67,7 +67,7 @@ class Offline:
         return OfflineBlob(digest)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OfflineBlob:
     """A `BlobSource` that has nothing."""
 

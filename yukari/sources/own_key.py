@@ -31,7 +31,7 @@ class KeyUnusable(Exception):
     """This cache has no key to sign with; the log says why."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OwnKey:
     """
     The key in the file at ``path``, of mode 0600.

@@ -106,7 +106,7 @@ and is to be told why there is none.
 """
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class HostPace:
     """
     What was measured of one host, for all fills that use it.

@@ -23,7 +23,7 @@ WAITED_FOR = 10.0
 """Seconds that a question waits at most, in all; an Ollama client is willing to wait longer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Patience:
     """Waits for one registry: nothing is asked of it while it wishes to be left alone."""
 

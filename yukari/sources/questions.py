@@ -34,7 +34,7 @@ _MEMORY = 0.9
 """By what that time shrinks with each answer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Turn:
     """A question's turn; ``interrupt`` ends the question, which may be asked again later."""
 
@@ -46,7 +46,7 @@ class Turn:
     """Whether the question was interrupted because others wait."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Questions:
     """
     Gives turns to at most so many questions at once: to clients that have few first, of these to

@@ -43,7 +43,7 @@ TOLD_BEFORE = 2.0
 """Seconds by which a blob's request is given up sooner than a client gives up its own."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Registry:
     """
     The registry at ``url``; all that leaves goes by ``agent``, which has the pool and the timeouts

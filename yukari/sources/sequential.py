@@ -34,7 +34,7 @@ PATIENCE = 900.0
 """Seconds of failures without a byte after which it is given up."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class InOrder:
     """The bytes of a blob of ``size`` bytes; `close` it when done."""
 

@@ -74,7 +74,7 @@ class Token:
     ends: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Tokens:
     """Tokens by what they were asked for; a token that several wait for is asked for once."""
 

@@ -61,7 +61,7 @@ LONGEST_SIZE = 19
 """Digits from which on a size in bytes is one that no file can have."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Upstream:
     """The upstream registry, as the library asks it."""
 

@@ -34,7 +34,7 @@ WITHOUT_RANGE_AFTER = 4
 """The last of so many replies in a row that are of no use is to a request without a Range."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UpstreamBlob:
     """
     One blob upstream (a `BlobSource`): the registry is asked once where the blob is, and then that

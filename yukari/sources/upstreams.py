@@ -39,7 +39,7 @@ FAILURES = 3
 """Failures in a row after which another registry is asked for a blob, if another has it."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Upstreams:
     """The registries, by what `Repository` calls them; the default one is among them."""
 
@@ -118,7 +118,7 @@ def not_mirrored(registry: str) -> RegistryError:
     return RegistryError("NAME_UNKNOWN", f"this cache does not mirror {registry[:100]}", 404)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BlobOfSeveral:
     """
     One blob that models of several registries name (a `BlobSource`).

@@ -107,7 +107,7 @@ class Known:
         return evolve(self.challenge, scope=f"repository:{name}:pull")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KnownWays:
     """What has been learnt of each host, manifests and blobs apart."""
 

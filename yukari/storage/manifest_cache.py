@@ -54,7 +54,7 @@ def _cost_of_blobs(blobs: Sequence[Descriptor]) -> int:
 K = TypeVar("K", bound=Kept)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ManifestCache(Generic[K]):
     """Manifests last asked for, up to ``most_bytes`` of memory; for the reactor's thread."""
 

@@ -43,7 +43,7 @@ from yukari.storage.variants import Variants, alone, check_put
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Lying:
     """The remains of a spool that is closed."""
 
@@ -53,7 +53,7 @@ class _Lying:
     cover: SpanSet = field(factory=SpanSet)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemorySpool:
     """`Spool` over bytes that the store keeps."""
 
@@ -109,7 +109,7 @@ class MemorySpool:
             raise ValueError(f"the spool of {self.digest} was published, discarded or closed")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryStore:
     """`Store` in memory that takes ``capacity`` bytes in all, None for any number."""
 

@@ -10,7 +10,7 @@ from yukari.names import Digest
 from yukari.spans import Span
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryCopy:
     """An `OpenCopy` of one of ``blobs``."""
 
@@ -35,7 +35,7 @@ class MemoryCopy:
         pass
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryCopies:
     """`Copies` of ``blobs``."""
 

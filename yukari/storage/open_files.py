@@ -23,7 +23,7 @@ MAX_OPEN = 64
 """Descriptors kept."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OpenBlobs:
     """The files that a store's ``open_blob`` returned, shared for `KEEP` seconds."""
 

@@ -49,7 +49,7 @@ def close_found(found: Optional[Closable]) -> None:
         found.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryBlob:
     """`BlobFile` over bytes."""
 
@@ -117,7 +117,7 @@ class Readable(Protocol):
     def close(self) -> None: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StoredBlob:
     """A blob that is stored whole; ``closed`` is called with it when it is closed."""
 

@@ -38,7 +38,7 @@ PAGES = (b"/metrics", b"/status", b"/fills", b"/api/", b"/store/")
 LISTS = (b"/_catalog", b"/tags/list")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class InTurn:
     """
     Connections that wait, of which ``most`` go on in a turn: in turn over the clients, of one
@@ -118,7 +118,7 @@ class InTurn:
             self._call_later(channel)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Crowds:
     """The queues of a site's requests, by their kind."""
 

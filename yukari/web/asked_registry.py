@@ -21,7 +21,7 @@ LONGEST_HOST = 300
 """Characters; no registry's is longer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AskedRegistry:
     """
     Decides by the Host header, then by the listener, then by the namespace's prefix.

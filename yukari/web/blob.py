@@ -34,7 +34,7 @@ from yukari.web.replies import reply, text_header
 log = Logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Registry:
     """What the ``/v2/`` leaf needs to reply."""
 
@@ -68,7 +68,7 @@ class Registry:
         count(sent)
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BlobSource:
     """A stored blob whose little pieces are given again while it is kept open: a `Source`."""
 
@@ -96,7 +96,7 @@ class BlobSource:
         return data or None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BlobRequest:
     """A request for a blob or a range of it, and its reply."""
 

@@ -23,7 +23,7 @@ WARN_EVERY = 600.0
 """Seconds between two warnings that a client has too many."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ClientLimit:
     """
     The connections of each address, of which at most ``most`` are served, and the requests in

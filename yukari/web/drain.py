@@ -35,7 +35,7 @@ FIRST_WITHIN = 1.0
 """Seconds that a connection has to send its first request once the ports are closed."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Drain:
     """
     All connections of clients. `pause`, `close` and `cut` end them in that order; `hurry` shortens

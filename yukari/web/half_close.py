@@ -27,7 +27,7 @@ FIRST_AFTER = 1.0
 """Seconds after the half-close, and between the first two writes; doubled from then on."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Probe:
     """Writes to a half-closed client while it ``waits``, ever more seldom."""
 

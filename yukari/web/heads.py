@@ -32,7 +32,7 @@ _POLICY = b"Content-Security-Policy: sandbox; default-src 'none'\r\n"
 """Whatever a model says it is, no browser runs it as a page of this host."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Dates:
     """The Date header's value, made once a second."""
 

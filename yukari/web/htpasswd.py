@@ -71,7 +71,7 @@ def _compare(password: bytes, hashed: bytes, slowest: int) -> bool:
     return good
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Passwords:
     """The users of a file; of a correct password only a keyed hash is remembered."""
 

@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class IdleTimer:
     """
     Closes a connection that was neither read nor answered for so many ``seconds``.

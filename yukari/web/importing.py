@@ -30,7 +30,7 @@ MAX_IMPORTS = 4
 """Archives that are imported at the same time; each has a thread."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Import:
     """One archive on its way in."""
 
@@ -41,7 +41,7 @@ class _Import:
     ended: Waiters = field(factory=Waiters)
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Imports:
     """Begins an import as soon as a request's headers are there, and answers at its end."""
 

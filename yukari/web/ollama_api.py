@@ -35,7 +35,7 @@ PROGRESS_EVERY = 0.25
 """Seconds from one line of progress to the next."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class OllamaApi:
     """Handles the API's requests."""
 

@@ -18,7 +18,7 @@ STORE_WITHIN = 3.0
 """Seconds that the store has to answer; probes wait little longer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Readiness:
     """Asks the store each time."""
 

@@ -68,7 +68,7 @@ def is_head(data: bytes) -> bool:
     return len(data) <= MAX_HEAD and data.find(_END) == len(data) - 4 and data[:1].isalpha()
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Template:
     """A reply's head with gaps."""
 
@@ -107,7 +107,7 @@ class Template:
         }
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Repeat:
     """One reply: its body is the ``source``'s from ``start`` up to ``end``; of HEAD's none."""
 
@@ -120,7 +120,7 @@ class Repeat:
     cost: int
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Repeats:
     """The replies of a site that can be given again."""
 

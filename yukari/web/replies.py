@@ -65,7 +65,7 @@ async def _send_in_pieces(request: Any, body: bytes) -> None:
 
 
 @implementer(IPushProducer)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Paced:
     """Writes a reply's body in pieces, as the client takes them; one that takes none is dropped."""
 

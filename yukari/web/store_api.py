@@ -41,7 +41,7 @@ MAX_SHOWN = 1000
 """Versions that a reply about evictions lists, at most."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class StoreApi:
     """Handles the requests."""
 

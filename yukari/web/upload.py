@@ -18,7 +18,7 @@ MAX_WAITING = 4 * 1024 * 1024
 """Bytes that wait for the thread before the client has to."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Upload:
     """The body, written in the reactor's thread and read in another."""
 

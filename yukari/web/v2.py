@@ -43,7 +43,7 @@ from yukari.web.replies import ReadOnly, read_digest, reply, reply_json, text_he
 log = Logger()
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class ManifestSource:
     """A manifest that is given again while nothing has changed: a `Source`."""
 

@@ -41,7 +41,7 @@ class CatalogUnusable(Exception):
     """The catalog cannot be read or written now; the text says why."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Catalog:
     """
     The file at ``path``, which may be ``:memory:``.

@@ -158,7 +158,7 @@ def _digest(text: Any) -> Optional[Digest]:
 # writing
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ArchiveWriter:
     """Writes an archive into ``file``, which need not be seekable."""
 
@@ -214,7 +214,7 @@ class ArchiveWriter:
         self._tar.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Sink:
     """
     Writes into a file until that is closed.
@@ -229,7 +229,7 @@ class _Sink:
         return len(data) if self._file.closed else self._file.write(data)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Hashing:
     _stream: BinaryIO
     hash: Any = field(factory=hashlib.sha256, init=False)
@@ -259,7 +259,7 @@ class _Member(tarfile.TarInfo):
         return found
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Blob:
     """A blob in an archive: to be read to its end, or left, before the next one is asked for."""
 

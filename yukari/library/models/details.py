@@ -37,7 +37,7 @@ _TYPE = "application/vnd.ollama.image."
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Details:
     """Reads stored models."""
 

@@ -126,7 +126,7 @@ def read_header(read: Callable[[int, int], bytes]) -> GgufHeader:
     return _Reader(read).header()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Reader:
     _read: Callable[[int, int], bytes]
     _at: int = 0

@@ -31,7 +31,7 @@ IMPORTED = Repository(DEFAULT, "library", "imported")
 """The repository that a spool of an archive's blob notes; it is asked for nothing."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Importer:
     """
     Imports one archive into ``store``.

@@ -50,7 +50,7 @@ class Unknown(Exception):
     """Upstream does not say whether it has a model."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Collector(Observer):
     """
     Removes what has to go from the store.

@@ -95,7 +95,7 @@ def _protection(found: Outline, rules: Rules) -> Optional[str]:
     return None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Planner:
     """Chooses what goes so that ``need`` bytes become free, or as many as can."""
 

@@ -70,7 +70,7 @@ ORPHANS = Repository(DEFAULT, "unknown", "unknown"), Tag("unknown")
 """Stands for the tag of superseded versions that nobody knows any more."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Index(Observer):
     """Reads the store into the catalog; ``now`` returns seconds of the epoch."""
 

@@ -40,7 +40,7 @@ COLLECT_FIRST = 300.0
 """Seconds from the start to the first one."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Management:
     """
     The management of a store; it begins with `manage`, once the library is made.

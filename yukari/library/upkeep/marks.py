@@ -38,7 +38,7 @@ class Pin:
     at: float
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Marks:
     """The marks; ``now`` returns the time of day in seconds of the epoch."""
 

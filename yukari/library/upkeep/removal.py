@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yukari.library.upkeep.shared_sweep import SharedSweep
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Shared:
     """The work that a daemon shares with others of the same store."""
 
@@ -36,7 +36,7 @@ class Shared:
     pulls: SharedPulls
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Removal:
     """Removes tags and blobs; ``shared`` is None unless several daemons share the store."""
 

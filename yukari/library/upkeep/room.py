@@ -43,7 +43,7 @@ class RoomUsage:
     free: Optional[int]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Room:
     """The room of a store; others may store there too if it ``is_shared``."""
 

@@ -30,7 +30,7 @@ MAX_REMEMBERED = 10_000
 """Tags that were noted lately, and as many that are still to be noted."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SharedPulls:
     """Tells the others of pulls and reads theirs; coroutines raise OSError, `CatalogUnusable`."""
 

@@ -52,7 +52,7 @@ class Busy(OSError):
         super().__init__("another daemon removes from this store just now: try again later")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SharedSweep:
     """Removes blobs that no daemon needs; OSError and `CatalogUnusable` from every method."""
 

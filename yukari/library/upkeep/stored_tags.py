@@ -67,7 +67,7 @@ class StoredTag:
         )
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class StoredTags:
     """Reads tags of a store."""
 

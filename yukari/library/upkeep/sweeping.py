@@ -39,7 +39,7 @@ class Swept:
     bytes: int
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Sweep:
     """Removes blobs from the store and from the catalog."""
 

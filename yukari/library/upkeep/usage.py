@@ -25,7 +25,7 @@ RARELY = 600.0
 """Seconds to the next count if we stored nothing: a look may have found something."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UsageCounter:
     """Counts what a managed store holds, once it has been looked through; keeps the last count."""
 

@@ -40,7 +40,7 @@ MAX_TYPES = 25_000
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Known(Generic[T]):
     """
     One fact of each of ``most`` blobs, the oldest of which is forgotten first.
@@ -76,7 +76,7 @@ class Known(Generic[T]):
         self._facts.pop(digest.raw, None)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketBlobs:
     """`BlobStore` and `RemoteBlobs`. ``seen`` signs the URLs that clients get."""
 

@@ -13,7 +13,7 @@ from yukari.s3.errors import UNREACHABLE, S3Error
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Calls:
     """Runs coroutines until `interrupt` cancels them all and refuses further ones."""
 

@@ -18,7 +18,7 @@ STEP = 4 * 1024 * 1024
 """Bytes that one request reads to be hashed."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketCopy:
     """An `OpenCopy` of an object; ``gone`` is called once it is removed."""
 
@@ -45,7 +45,7 @@ class BucketCopy:
         """Do nothing: between two requests nothing is open."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketCopies:
     """`Copies` in a bucket."""
 

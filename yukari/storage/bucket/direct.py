@@ -56,7 +56,7 @@ LEAVE_WITHIN = 5.0
 """Seconds that the aborting of an upload may take when the process stops."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketUpload:
     """One blob from ``source`` into the object ``key`` (a `DirectUpload`)."""
 

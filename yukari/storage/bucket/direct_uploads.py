@@ -21,7 +21,7 @@ from yukari.storage.capabilities import Unfinished
 from yukari.threads import InThread
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketDirectUploads:
     """`DirectUploads`. Notes are in ``directory``, and are made in ``through``."""
 

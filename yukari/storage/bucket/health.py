@@ -30,7 +30,7 @@ SAID_EVERY = 60.0
 """Seconds between two log lines about an S3 that does not answer."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Contact:
     """Checks the bucket of ``client``, and notes whether S3 answers the requests of others."""
 

@@ -20,7 +20,7 @@ from yukari.storage.disk.space import Room
 from yukari.storage.inventory import Copies, FrontDisk
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketInventory:
     """`Inventory` of a bucket."""
 

@@ -56,7 +56,7 @@ class _Seen:
     doomed: frozenset[Digest]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Lease:
     """The lease of one bucket, as its holder and as all others see it. `S3Error`."""
 

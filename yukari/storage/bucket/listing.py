@@ -51,7 +51,7 @@ def listed(key: str, modified: float) -> Optional[Listed]:
     return name.registry, name.namespace, name.model, reference.name, modified
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketListing:
     """Its methods raise `S3Error`."""
 

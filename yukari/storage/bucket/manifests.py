@@ -64,7 +64,7 @@ READ_TOGETHER = 2
 _TRIES = 5
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketManifests:
     """
     The manifests' part of `Store`. What S3 cannot take now waits in ``late``, whose files are made

@@ -68,7 +68,7 @@ def decode(content: bytes) -> tuple[Key, StoredManifest]:
         raise ValueError(f"first line: {error}") from None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PendingManifests:
     """
     The newest manifest of each key; ``put`` raises `S3Error`.

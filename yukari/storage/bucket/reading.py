@@ -37,7 +37,7 @@ class InBucket:
         return 512 if self.stored is None else cost_of(self.stored)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketReader:
     """Reads the objects of manifests."""
 

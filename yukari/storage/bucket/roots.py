@@ -31,7 +31,7 @@ from yukari.storage.bucket.listing import KEYS_A_PAGE
 from yukari.storage.shared import Root, RootNeeds
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BucketRoots:
     """Lists and reads the roots of a bucket; its methods raise `S3Error`."""
 

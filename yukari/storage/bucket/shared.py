@@ -26,7 +26,7 @@ from yukari.storage.shared import Pulled, Root, RootNeeds
 _PULLED = "yukari/pulled/"
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BucketShared:
     """`SharedInventory` of a bucket."""
 

@@ -19,7 +19,7 @@ from yukari.spans import Span
 from yukari.storage.bucket.calls import Calls
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketBlob:
     """
     A `KeptSource` over ranged GETs. ``there`` has the blobs that the bucket is known to have;

@@ -35,7 +35,7 @@ from yukari.storage.variants import SMALL_MANIFEST
 from yukari.threads import InThread
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketSpools:
     """`SpoolStore`. Published blobs go to the ``tier``; notes are made in ``through``."""
 

@@ -89,7 +89,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketStore(DiskWork):
     """
     `Store` in a bucket. ``seen`` signs URLs for clients; ``spool_max`` bounds the bytes on disk;

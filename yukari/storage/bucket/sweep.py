@@ -22,7 +22,7 @@ ORPHANED_AFTER = 24 * 3600.0
 """Seconds after which an upload that gets no further part belongs to nobody."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Sweeper:
     """Knows this daemon's uploads, of spools and past the disk; notes are in ``directory``."""
 

@@ -60,7 +60,7 @@ def _exit_in_failure() -> None:
     os._exit(1)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BucketKeeper:
     """Connects the store, sweeps its bucket, closes its connections."""
 

@@ -46,7 +46,7 @@ RIVAL_EVERY = 5.0
 """Seconds between two looks whether another daemon has completed the object: a HEAD each."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BlobUpload:
     """The upload of one spool to the object ``key``."""
 

@@ -22,7 +22,7 @@ from yukari.storage.ports import BlobEntry
 _BLOCK = 1024 * 1024
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BlobFiles:
     """The blobs of a `Layout`."""
 

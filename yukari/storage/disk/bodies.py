@@ -20,7 +20,7 @@ MOST_IN_MEMORY = 16 * 1024 * 1024
 """Bytes of all manifests that no file takes: two of the largest."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KeptBody:
     """`KeptBytes` in a file, which is closed with the last manifest that has it."""
 
@@ -44,7 +44,7 @@ class KeptBody:
         self._file.close()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class MemoryBody:
     """`KeptBytes` that no file takes."""
 
@@ -71,7 +71,7 @@ class MemoryBody:
         return self._data
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KeptFiles:
     """
     Files in ``directory`` that have no name, and vanish when they are closed.

@@ -30,7 +30,7 @@ _BLOCK = 1
 _UNBOUNDED = 2**62
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Tier:
     """Blobs in the directory ``path``. Its methods block: for a disk thread, any number of them."""
 

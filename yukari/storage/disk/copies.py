@@ -22,7 +22,7 @@ STEP = 1024 * 1024
 """Bytes that are read and hashed in one call to a disk thread."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DiskCopy:
     """An `OpenCopy` in the file ``path``; ``run`` calls a function in a disk thread."""
 
@@ -71,7 +71,7 @@ class DiskCopy:
         return self._take_away(self._path)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DiskCopies:
     """
     `Copies` in files.

@@ -13,7 +13,7 @@ from typing import Optional
 from attrs import define, field
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Share:
     """
     An open descriptor's number, and one of those who hold it.
@@ -63,7 +63,7 @@ class Share:
             self._held.holders += 1
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Held:
     number: int
     holders: int
@@ -77,7 +77,7 @@ class _Held:
             os.close(self.number)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class FileBlob:
     """`BlobFile` in a file; reads may go on in any number of threads."""
 

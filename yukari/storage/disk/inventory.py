@@ -30,7 +30,7 @@ from yukari.storage.disk.tolerance import sync_directory
 from yukari.storage.inventory import FrontDisk
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DirectoryInventory:
     """
     `Inventory` of a directory store; ``run`` calls a function in a disk thread.

@@ -37,7 +37,7 @@ COMPARED_TOGETHER = 250
 """Manifests that are compared in one call to a disk thread, some milliseconds."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class KeptManifests:
     """
     The manifests of ``files``; ``run`` calls a blocking function in a disk thread, ``changes``

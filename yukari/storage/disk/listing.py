@@ -28,7 +28,7 @@ _SETTLED = 2_000_000_000
 """Nanoseconds after which a change must have another ctime, on any file system."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TagListing:
     """Every tag of a `Layout`, be it in ``manifests``, in ``manifests-v2`` or in both."""
 

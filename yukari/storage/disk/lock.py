@@ -46,7 +46,7 @@ class _Taken(Exception):
     """Another process holds the lock."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DirectoryLock:
     """
     The lock of ``directory``, held from `take` to `release` or the process's end.

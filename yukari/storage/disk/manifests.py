@@ -54,7 +54,7 @@ class Loaded:
         return cost_of(self.stored)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ManifestFiles:
     """
     The manifests; ``made`` is a directory for files in the making.

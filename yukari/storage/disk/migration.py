@@ -30,7 +30,7 @@ _TURN = 0.05
 log = Logger()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Migration:
     """Moves the manifests in ``old``; ``files`` are those of the store's own registry."""
 

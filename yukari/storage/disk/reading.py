@@ -73,7 +73,7 @@ class Found:
     variants: Variants = field(factory=Variants)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ManifestReader:
     """
     Reads a tag's files in all trees of a `Layout`, and decides which version they stand for.

@@ -28,7 +28,7 @@ _MAX_INODES = 2**32 - 1
 """A file system that says it has so many, or more, makes them as it needs them."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reservation:
     """The room of one blob's bytes that are not yet written; for any thread."""
 
@@ -46,7 +46,7 @@ class Reservation:
         self.keep(0)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Room:
     """Free space of the file system that ``path`` is on; blocks like ``statvfs``, any thread."""
 

@@ -57,7 +57,7 @@ def _write_at(number: int, offset: int, buffers: Sequence[bytes]) -> int:
     return offset
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SpoolFile:
     """
     `Spool` in a directory; make one with `create` or `reopen`.

@@ -31,7 +31,7 @@ _SPOOL = re.compile(
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OwnedDirectories:
     """
     ``directories`` that a daemon works in, which it owns; ``locks`` are those that name it.
@@ -112,7 +112,7 @@ class OwnedDirectories:
         self._within.clear()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SpoolDir:
     """Spools in ``path``; ``min_free`` of its file system stays free."""
 

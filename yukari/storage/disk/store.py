@@ -70,7 +70,7 @@ def _is_host(_: object, __: Attribute[str], value: str) -> None:
         raise ValueError(f"upstream host {value!a}: expected a host name, with its port if need be")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class DirectoryStore(DiskWork):
     """
     `Store` in the directory ``path``; ``upstream_host`` is the default registry's, with its port if

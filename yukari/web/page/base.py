@@ -75,7 +75,7 @@ class FormToken:
             raise RegistryError("DENIED", "this page is too old: reload it and try again", 403)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PageParts:
     """The parts that pages are made from."""
 

@@ -104,7 +104,7 @@ def _load(name: str) -> Template:
     return _environment().get_template(name)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Pages:
     """The templates; ``in_thread`` calls a blocking function in a disk thread."""
 

@@ -33,7 +33,7 @@ _COMMENT = b":\n\n"
 
 
 @implementer(IPushProducer)
-@define(eq=False)
+@define(eq=False, repr=False)
 class Watcher:
     """A page that is open; it misses events that it cannot take."""
 
@@ -60,7 +60,7 @@ class Watcher:
         self._paused = True
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Watchers:
     """All pages that are open; ``look`` returns what they show, as JSON takes it."""
 
