@@ -69,7 +69,7 @@ def _set_apart(congestion: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run, under half a minute")
+    parser.add_argument("--quick", action="store_true", help="a smoke run, about a minute")
     parser.add_argument("--full", action="store_true", help="with the largest sizes; many minutes")
     parser.add_argument(
         "--only", action="append", choices=BENCHES, help="this one; may be repeated"

@@ -172,7 +172,9 @@ def _measure(scale: Scale, link: Link, kind: str, table: Table, shared: Table) -
     who: dict[str, Callable[[Case], float]] = {"curl": _curl}
     if OLLAMA:
         who["stock Ollama"] = _stock
-    who |= {"Yukari, a reader": _reader, "Yukari, nobody waits": _nobody}
+    who["Yukari, a reader"] = _reader
+    if not scale.quick:
+        who["Yukari, nobody waits"] = _nobody
     cell = f"{link.rate // 10**6}/{round(link.queue * 1000)}/{kind}"
     who = {name: once for name, once in who.items() if scale.wants(f"{cell}/{name}")}
     is_shared = not scale.quick and scale.wants(f"{cell}/two")

@@ -140,7 +140,7 @@ def _pieces(scale: Scale) -> Table:
         blob = write_blob(store / "blobs", 16 * MB)
         nginx = stack.enter_context(peers.nginx_static(place, store, "1"))
         yukari = stack.enter_context(peers.yukari(place, f"http://{HOST}", store=store))
-        for size in (500, 64 * 1024, 1024 * 1024):
+        for size in scale.of((500, 64 * 1024, 1024 * 1024), (64 * 1024,)):
             script = script_of(
                 place,
                 [f"/v2/library/m/blobs/{blob.digest}"],
