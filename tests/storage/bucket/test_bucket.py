@@ -14,7 +14,7 @@ from tests.processes import YukariProcess, reactor
 from tests.running import GENERATIONS, MODEL, until, until_sent
 from tests.s3.daemons import BucketCase, store_of
 from yukari.library import blobs
-from yukari.library.upkeep import management
+from yukari.library.upkeep import shared_pulls
 from yukari.s3 import requests as requests_module
 from yukari.s3.replies import Part, Upload
 from yukari.storage.bucket import upload
@@ -218,7 +218,7 @@ class OneBucketTests(BucketCase):
     async def test_what_a_warm_pull_costs_s3(self) -> None:
         upstream, model = await self.filled()
         # The pull is noted for other daemons a moment later: two requests a tag in ten minutes.
-        self.patch(management, "NOTE_EVERY", 3600.0)
+        self.patch(shared_pulls, "NOTE_EVERY", 3600.0)
         for redirect in ("off", "on"):
             # Offline there is no look through all manifests, which may fall anywhere; the catalog's
             # and the look at the default registry are waited for.
