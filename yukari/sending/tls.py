@@ -26,7 +26,7 @@ from zope.interface import implementer
 from yukari.sending.blocks import BlockSender
 from yukari.sending.handshakes import Handshake
 from yukari.sending.stall import ReaderGone
-from yukari.sending.transports import bound_unsent, flush, flush_gathered
+from yukari.sending.transports import bound_unsent, flush, flush_gathered, may_wait
 from yukari.sending.workers import Helpers, Piece
 from yukari.storage.disk.page_cache import LOOK_AHEAD, in_memory, read_ahead
 
@@ -34,7 +34,7 @@ BLOCK = 64 * 1024
 """
 Bytes that are encrypted before they are put on the socket: enough for the calls to cost little, few
 enough to stay in the core's cache. The rest of a block that a slow reader does not take waits in
-this process.
+this process; if there are many connections, blocks are smaller.
 """
 TURN = 1024 * 1024
 """Bytes after which a helper leaves a reader if another one waits for it."""
@@ -67,6 +67,9 @@ class Lendable:
     until it is the turn of its ``handshake``.
     """
 
+    _full: Callable[[], object]
+    """Called if a client sends a lot while its connection is lent."""
+
     def __init__(self, connection: Connection, handshake: Optional[Handshake] = None) -> None:
         self._connection = connection
         self._handshake = handshake
@@ -75,7 +78,6 @@ class Lendable:
         self._lent = False
         self._kept: list[bytes] = []
         self._room = 0
-        self._full: Callable[[], object] = lambda: None
 
     def lend(self, full: Callable[[], object]) -> Connection:
         """Let another thread use the connection; ``full`` is called if the client sends a lot."""
@@ -85,6 +87,7 @@ class Lendable:
     def take_back(self) -> bytes:
         """Return what the client has sent meanwhile; the other thread is done."""
         self._lent = False
+        del self._full  # It refers to who has this.
         kept, self._kept = self._kept, []
         return b"".join(kept)
 
@@ -175,15 +178,16 @@ def encrypt(
     count: int,
     connection: Connection,
     wanted: Callable[[], object],
+    most: int = BLOCK,
 ) -> tuple[int, bytes]:
     """
-    Encrypt bytes of a file and put them on a socket, until it is full.
+    Encrypt bytes of a file, ``most`` at a time, and put them on a socket, until it is full.
 
     Returns early if the thread is ``wanted`` elsewhere. The result is how many bytes were
     encrypted, and those encrypted ones that the socket did not take. OSError if the file ends
     before ``start`` or cannot be read, ReaderGone if the connection is broken.
     """
-    block = memoryview(bytearray(min(BLOCK, count)))
+    block = memoryview(bytearray(min(most, count)))
     at, end, rest = start, start + count, b""
     to = _Socket(out, wanted)
     while at < end and not rest and not (at - start >= TURN and wanted()):
@@ -324,7 +328,8 @@ class TlsSender(BlockSender):
         answer: Deferred[Any] = Deferred()
         lent = self._connection.lend(self._pause)
         piece = partial(self._piece, end)
-        helping = self._helpers.send(piece, encrypt, lent, lambda: self._helpers.waiting)
+        most = min(BLOCK, may_wait(self._request.site.drain.count()) // 2)
+        helping = self._helpers.send(piece, encrypt, lent, lambda: self._helpers.waiting, most)
         helping.addBoth(self._returned, answer)
         return answer
 
