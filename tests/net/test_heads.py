@@ -243,6 +243,23 @@ class HeadTests(SynchronousTestCase):
         self.successResultOf(asked)
         self.assertFalse(self.host.wires[-1].disconnected)
 
+    def test_connection_that_comes_to_be_unused_is_closed_while_a_new_one_is_not_heard(
+        self,
+    ) -> None:
+        """Each time the new one was waited for a while longer."""
+        for is_used_again in (False, True):
+            host, clock = Host(), MemoryReactorClock()
+            agent = Agent.usingEndpointFactory(clock, host, BoundedPool(clock))
+            asked = [agent.request(b"GET", b"http://registry.test/") for _ in range(2)]
+            clock.advance(HEARD_WITHIN)
+            host.protocols[0].dataReceived(b"HTTP/1.1 204 X\r\n\r\n")
+            self.assertEqual(self.successResultOf(asked[0]).code, 204)
+            if is_used_again:
+                asked.append(agent.request(b"GET", b"http://registry.test/"))
+            clock.advance(0)
+            self.assertEqual(host.wires[0].disconnecting, not is_used_again)
+            self.assertEqual(len(host.wires), 2)
+
     # chunks
 
     def chunked(self, body: bytes, size: int) -> bytes:

@@ -63,6 +63,8 @@ class _Client(HTTP11ClientProtocol):
     """Called if nothing arrives on a new connection."""
     _pieces: Optional[list[bytes]] = None
     """What one read of the socket has brought over TLS so far; None between two reads."""
+    unheard: Optional[set[_Client]] = None
+    """Where it is while nothing has arrived for so long."""
 
     def request(self, request: Any) -> Any:
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
@@ -91,6 +93,9 @@ class _Client(HTTP11ClientProtocol):
         late, self.late = self.late, None
         if late is not None and late.active():
             late.cancel()
+        if self.unheard is not None:
+            self.unheard.discard(self)
+            self.unheard = None
 
     def dataReceived(self, data: bytes) -> None:
         if self._pieces is not None:
@@ -239,13 +244,17 @@ class BoundedPool(HTTPConnectionPool):
     take all descriptors.
 
     A host that serves one connection at a time does not hear a new one while an unused one is kept:
-    those are closed if nothing arrives on the new one.
+    those are closed if nothing arrives on the new one, and then each that comes to be unused.
     """
 
     _factory = _Factory
     max_idle = 64
     _connections: dict[Any, list[Any]]
     _timeouts: dict[Any, Any]
+
+    def __init__(self, reactor: Any, persistent: bool = True) -> None:
+        super().__init__(reactor, persistent)
+        self._unheard: dict[Any, set[_Client]] = {}
 
     def _putConnection(self, key: Any, connection: Any) -> None:
         super()._putConnection(key, connection)
@@ -255,6 +264,8 @@ class BoundedPool(HTTPConnectionPool):
             self._removeConnection(self._key_of(oldest), oldest)
         if len(self._connections) > 2 * self.max_idle:
             self._connections = {key: kept for key, kept in self._connections.items() if kept}
+        if key in self._unheard:
+            self._reactor.callLater(0, self._make_way, key)  # Unless it is used again at once.
 
     def _newConnection(self, key: Any, endpoint: Any) -> Any:
         return super()._newConnection(key, endpoint).addCallback(self._made, key)
@@ -264,10 +275,20 @@ class BoundedPool(HTTPConnectionPool):
         return connection
 
     def _is_late(self, connection: Any, key: Any) -> None:
+        self._unheard = {each: late for each, late in self._unheard.items() if late}
+        connection.unheard = self._unheard.setdefault(key, set())
+        connection.unheard.add(connection)
+        self._made(connection, key)
+        self._make_way(key)
+
+    def _make_way(self, key: Any) -> None:
+        """Close the unused connections to a host that does not hear a new one."""
+        if not self._unheard.get(key):
+            self._unheard.pop(key, None)
+            return
         for unused in list(self._connections.get(key, ())):
             self._timeouts[unused].cancel()
             self._removeConnection(key, unused)
-        self._made(connection, key)
 
     def _key_of(self, connection: Any) -> Any:
         return next(key for key, kept in self._connections.items() if connection in kept)
