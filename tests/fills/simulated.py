@@ -98,6 +98,10 @@ class Host:
     """From a reply's header to the body's first byte."""
     gathers: bool = False
     """Whether it has all of a reply before it sends the first byte."""
+    reads: float = inf
+    """Bytes a second at which it reads a blob up to what was asked for, before it answers."""
+    loses: float = inf
+    """Each so many requests it never answers one."""
 
     def direct(self, size: int, connections: float = PARTS) -> float:
         """Seconds that a stock client needs for a blob of that size, on so many connections."""
@@ -108,7 +112,9 @@ class Host:
         # One connection brings one part: with few parts the last one decides.
         rounds = ceil(parts / at_once)
         transfer = max(size / rate, rounds * min(part, size) / self.each)
-        return (self.delay + self.scans) * rounds + transfer
+        last = (parts - 1) * part
+        late = last / self.reads + (size - last) / min(rate, self.each)
+        return (self.delay + self.scans) * rounds + max(transfer, late)
 
 
 @define(eq=False)
@@ -197,7 +203,10 @@ class Pull:
 
     def _delay(self, asked: Asked) -> float:
         at = self.scene.source.asked.index(asked)
+        if (at + 1) % self.host.loses == 0:
+            return inf
         more = self.host.jitter * (at * 37 % 101) / 100
+        more += asked.span.start / self.host.reads
         return self.host.delay + more + (len(asked.span) / self.host.each) * self.host.gathers
 
     def _pass(self, tick: float) -> None:

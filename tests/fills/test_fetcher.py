@@ -170,6 +170,32 @@ class FetchTests(FetchCase):
         self.assertEqual(len(self.fill.got), len(CONTENT))
 
 
+class HalvedTests(FetchCase):
+    def test_fetch_of_which_another_takes_half_closes_its_connection_there(self) -> None:
+        for pieces in ([500], [600], [499, 1], [499, 100]):
+            self.setUp()
+            fetch, asked, ended = self.begin(1000, 1000)
+            asked.answer()
+            self.assertEqual(self.fill.plan.halve(fetch.claim), Span(1500, 2000))
+            for count in pieces:
+                self.assertFalse(asked.transport.stopped)
+                asked.send(count)
+            self.successResultOf(ended)
+            self.assertTrue(asked.transport.stopped)
+            self.assertEqual(max(self.fill.got), 1499)
+            self.fill.plan.claim(1500, 500)  # ValueError if it is not free.
+
+    def test_seconds_left_are_known_after_a_while_and_not_while_paused(self) -> None:
+        fetch, asked, _ = self.begin(1000, 1000)
+        self.clock.advance(10.0)
+        asked.answer()
+        asked.send(100)
+        self.assertEqual(fetch.seconds_left(10.1), 0.0)
+        self.assertAlmostEqual(fetch.seconds_left(12.0), 18.0)
+        fetch.pause()
+        self.assertEqual(fetch.seconds_left(12.0), 0.0)
+
+
 class DroppedTests(FetchCase):
     def test_a_fetch_that_is_dropped_before_the_answer_takes_its_request_back(self) -> None:
         fetch, asked, ended = self.begin()
@@ -265,4 +291,4 @@ class PaceTests(FetchCase):
             seconds = 0.5 + ORDINARY
             expected: Optional[float] = sent / seconds if sent else None
             self.assertEqual(pace.rate(), expected)
-            self.assertEqual(pace._longest, 1000 if whole else 0)
+            self.assertEqual(pace.longest, 1000 if whole else 0)

@@ -47,6 +47,31 @@ class PlanMachine(RuleBasedStateMachine):
         assert not mine & taken
         self.claims[claim] = mine
 
+    @rule(start=st.integers(0, SIZE - 1), before=st.integers(0, 50), length=st.integers(1, 80))
+    def claim_around(self, start: int, before: int, length: int) -> None:
+        taken = self._asked() | self.arrived | self.covered
+        if start in taken:
+            return
+        first = max(0, start - before)
+        claim = self.plan.claim_around(start, Span(first, start + length))
+        mine = set(range(claim.cursor, claim.end))
+        assert min(mine) == (start if set(range(first, start)) & taken else first)
+        assert start in mine
+        assert not mine & taken
+        self.claims[claim] = mine
+
+    @precondition(lambda self: any(len(mine) > 1 for mine in self.claims.values()))
+    @rule(data=st.data())
+    def halve(self, data: st.DataObject) -> None:
+        claim = data.draw(
+            st.sampled_from([each for each, mine in self.claims.items() if len(mine) > 1])
+        )
+        mine = self.claims[claim]
+        half = self.plan.halve(claim)
+        self.claims[claim] = mine - set(range(half.start, half.end))
+        assert set(range(half.start, half.end)) < mine
+        assert 2 * len(self.claims[claim]) - len(mine) in (0, 1)
+
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), count=st.integers(1, 100))
     def arrive(self, data: st.DataObject, count: int) -> None:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.fills.retries import (
     BACKOFF,
+    ENOUGH,
     LONGEST_BACKOFF,
     PATIENCE,
     PATIENCE_AT_FIRST,
@@ -29,7 +30,7 @@ class Failure:
     """A request that began ``took`` seconds before it failed."""
 
     took: float
-    brought: bool = False
+    brought: int = 0
     retry_after: Optional[float] = None
     busy: bool = False
 
@@ -43,7 +44,7 @@ def failures() -> st.SearchStrategy[Failure]:
     return st.builds(
         Failure,
         st.floats(0, 100),
-        st.booleans(),
+        st.integers(0, 10**6),
         st.none() | st.floats(0, 100),
         st.booleans(),
     )
@@ -101,7 +102,7 @@ class FailedTests(SynchronousTestCase):
         tries.begin(0.0)
         for now in range(1, 30):
             error = SourceFailed("upstream answered 503")
-            delay = tries.failed(error, now, began=now - 0.1, brought=False, crowded=True)
+            delay = tries.failed(error, now, began=now - 0.1, brought=0, crowded=True)
             self.assertLessEqual(delay, 4 * BACKOFF * SPREAD)
             self.assertTrue(tries.are_failing)
             self.assertFalse(tries.keep_failing or tries.are_hopeless(now))
@@ -117,7 +118,7 @@ class FailedTests(SynchronousTestCase):
             tries.begin(0.0)
             for now in range(1, 4):
                 error = SourceFailed("upstream answered 500", broken=broken)
-                tries.failed(error, now, began=now - 0.1, brought=False, crowded=True)
+                tries.failed(error, now, began=now - 0.1, brought=0, crowded=True)
             self.assertEqual(tries.keep_failing, broken)
             self.assertEqual(tries.are_hopeless(PATIENCE_AT_FIRST), broken)
 
@@ -149,9 +150,18 @@ class FailedTests(SynchronousTestCase):
     def test_one_that_brought_something_is_tried_again_soon(self) -> None:
         tries = RetryState()
         for now in range(0, 100, 10):
-            delay = Failure(took=1.0, brought=True).tell(tries, now)
+            delay = Failure(took=1.0, brought=1).tell(tries, now)
             self.assertLessEqual(delay, BACKOFF * SPREAD)
+            self.assertGreater(delay, 0)
             self.assertFalse(tries.are_failing)
+
+    def test_one_that_brought_much_is_tried_again_at_once(self) -> None:
+        """A host that reset each connection behind its reply was asked once in a while."""
+        tries = RetryState()
+        self.assertEqual(Failure(took=1.0, brought=ENOUGH).tell(tries, 10.0), 0.0)
+        self.assertEqual(tries.not_before, 10.0)
+        # It may ask to wait all the same.
+        self.assertEqual(Failure(1.0, ENOUGH, retry_after=5.0).tell(tries, 20.0), 5.0)
 
 
 class PatienceTests(SynchronousTestCase):

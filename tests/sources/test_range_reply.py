@@ -12,6 +12,7 @@ from yukari.sources.range_reply import (
     WrongSize,
     check_encoding,
     is_part,
+    span_around,
     span_of_part,
     span_of_whole,
     total_of,
@@ -83,6 +84,25 @@ class Replies(SynchronousTestCase):
             self.assertEqual(span_of_part(text, asked, SIZE, 100), asked)
             for length in (99, 101, None):
                 self.assertRaises(SourceFailed, span_of_part, text, asked, SIZE, length)
+
+    def test_a_block_around_what_was_asked_for_is_told_by_its_length(self) -> None:
+        asked = Span(100, 200)
+        for text, length, expected in (
+            ("bytes 64-255/1000", 192, Span(64, 256)),
+            ("bytes 64-255/*", None, Span(64, 256)),
+            ("bytes 100-255/1000", 156, Span(100, 256)),
+            ("bytes 0-999/1000", 1000, Span(0, 1000)),
+            ("bytes 99-199/1000", 101, Span(99, 200)),
+            ("bytes 99-199/1000", None, None),  # It counts from 1.
+            ("bytes 64-255/1000", 100, None),
+            ("bytes 64-255/999", 192, None),
+            ("bytes 64-1000/1000", 937, None),
+            ("bytes 64-198/1000", 135, None),
+            ("bytes 101-255/1000", 155, None),
+            ("bytes 100-199/1000", 100, None),
+            ("", 192, None),
+        ):
+            self.assertEqual(span_around(text, asked, SIZE, length), expected, (text, length))
 
     def test_a_part_as_long_as_the_whole_without_a_label_is_the_whole(self) -> None:
         self.assertEqual(span_of_part("", Span(100, 200), SIZE, SIZE), Span(0, SIZE))

@@ -124,7 +124,7 @@ class BlobTests(BlobCase):
 
     def test_a_part_that_says_another_place_is_none(self) -> None:
         for shown, length in (
-            ("bytes 99-199/1000", 101),
+            ("bytes 99-199/1000", 99),
             ("bytes 101-199/1000", 99),
             ("bytes 98-197/1000", 100),
             ("bytes 0-999/1000", 100),
@@ -135,6 +135,32 @@ class BlobTests(BlobCase):
             self.internet.last.send(b"x" * length)
             self.clock.advance(0)
             self.assertEqual(self.internet.open, [], shown)
+
+    def test_a_block_around_the_part_is_read_from_where_that_begins(self) -> None:
+        """Each such reply was thrown away, and then the whole asked for."""
+        blob = bytes(at % 251 for at in range(self.SIZE))
+        found = self.fetch()
+        self.part(self.internet.last, Span(64, 256))
+        answer = self.successResultOf(found)
+        self.assertEqual((answer.span, answer.asked), (self.PART, True))
+        self.assertTrue(self.blob.ranges)
+        kept = Kept()
+        answer.body.deliverBody(kept)
+        for start, end in ((64, 80), (80, 100), (100, 101), (101, 256)):
+            self.internet.last.send(blob[start:end])
+        self.assertEqual(kept.got[: len(self.PART)], blob[100:200])
+        self.assertEqual(answer.pace.blocks.around(self.PART), Span(64, 256))
+
+    def test_the_whole_in_place_of_a_part_within_it_is_taken_from_its_first_byte(self) -> None:
+        found = self.fetch()
+        self.part(self.internet.last, Span(0, 1000))
+        answer = self.successResultOf(found)
+        self.assertEqual((answer.span, answer.asked), (Span(0, 1000), False))
+        # From a blob's beginning it is just more than was asked for.
+        found = self.fetch(Span(0, 100))
+        self.part(self.internet.last, Span(0, 1000))
+        answer = self.successResultOf(found)
+        self.assertEqual((answer.span, answer.asked), (Span(0, 100), True))
 
     def test_a_part_with_an_odd_header_is_judged_by_its_length(self) -> None:
         for shown in (

@@ -20,6 +20,7 @@ from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
 from yukari.fills.hangs import brings_much, slow_requests
+from yukari.fills.lateness import Waits, drop_starved, lasting
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
 from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState, is_crowded_out
@@ -27,6 +28,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
 from yukari.sources.pace import ANSWER_LEAST, MUCH, STOCK_PARTS, HostPace
+from yukari.spans import Span
 from yukari.tasks import Waiters
 
 log = Logger()
@@ -54,6 +56,11 @@ class Download:
     """The requests under way, each with when it began."""
     streaming: bool = field(default=False, init=False)
     """Upstream ignores Range: one connection brings everything."""
+    _regrouped: Optional[bool] = field(default=None, init=False)
+    """Whether its requests have made way for one from the front; False while they do so."""
+    _halved: Optional[Span] = field(default=None, init=False)
+    """What one of them has made free for the next."""
+    _waits: Waits = field(factory=Waits, init=False)
     is_resumed: bool = field(default=False, init=False)
     """Whether some of the bytes came before this attempt, from a source that is not known."""
     kept: int = field(default=0, init=False)
@@ -115,7 +122,7 @@ class Download:
 
     def fetch_cap(self) -> int:
         """Return how many requests it may have just now."""
-        if not self.takes_bytes or self.streaming:
+        if not self.takes_bytes or self.streaming or self._regrouped is False:
             return 0
         if self.source.ranges and not (self.is_unproven or self.tries.are_failing):
             return self._cap
@@ -166,8 +173,11 @@ class Download:
         return pace.length(plan.free, cap, crowding, at_once, under_way, is_read=self.is_read)
 
     def claim(self, start: int, pace: HostPace, crowding: float, at_once: int) -> Optional[Claim]:
-        """Return the bytes from ``start`` that its next request asks for; None for none now."""
-        return self.coverage.plan.claim(start, self.length(pace, crowding, at_once))
+        """Return the bytes around ``start`` that its next request asks for; None for none now."""
+        half, self._halved = self._halved, None
+        if half is None or half.start != start:
+            half = Span(start, start + self.length(pace, crowding, at_once))
+        return self.coverage.plan.claim_around(start, pace.blocks.around(half))
 
     def _release(self, claim: Claim) -> None:
         """Note that a claim's request has ended."""
@@ -215,7 +225,7 @@ class Download:
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
         now = self._clock.seconds()
         crowded = is_crowded_out(self, began, self.scheduler.fills)
-        delay = self.tries.failed(error, now, began=began, brought=fetch.new > 0, crowded=crowded)
+        delay = self.tries.failed(error, now, began=began, brought=fetch.new, crowded=crowded)
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
         elif error.retry_after and self.tries.keep_failing:
@@ -232,29 +242,20 @@ class Download:
                 self._gives_way()
         for fetch in silent:
             pace = self.source.pace
+            self._waits.in_vain(fetch)
             fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
             # A host that answers others more likely bears too few than needs longer.
             is_first = self.tries.silences == 1 and pace.limit.has_answered_since(fetch.began_at)
             if not fetch.answered and not pace.limit.is_known and not is_first:
                 pace.waited_in_vain(now - fetch.began_at)
+        self._waits.drop_overtaken(self.fetches, self.source.pace, now)
         self._request_seconds += len(self.fetches) * (now - self._ticked_at)
         self._ticked_at = now
-        self._drop_starved(now)
+        drop_starved(self.fetches, now, self._request_seconds, self.upstream_bytes)
+        if lasting(self.fetches, self.source.pace, now) is not None:
+            self.scheduler.runnable(self)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
-
-    def _drop_starved(self, now: float) -> None:
-        """
-        Drop requests that bring next to nothing beside the blob's others: the blob would not be
-        whole before they are.
-        """
-        of_all = self._request_seconds, self.upstream_bytes
-        starved = [fetch for fetch in self.fetches if fetch.is_starved(now, *of_all)]
-        if 2 * len(starved) >= max(2, len(self.fetches)):
-            # Not by chance: the host gives most of its rate to the first few.
-            starved[0].turn.starves(now, len(starved))
-        for fetch in starved:
-            fetch.drop("starved beside others", slow=True)
 
     def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool:
         """
@@ -295,7 +296,8 @@ class Download:
         if not fetch.received:
             pace = self.source.pace
             seconds = pace.patience if self.is_unproven else pace.answers_within
-            return quiet >= max(seconds, SILENCE_WAITED_FOR if fetch.answered else ANSWER_LEAST)
+            seconds = max(seconds, SILENCE_WAITED_FOR if fetch.answered else ANSWER_LEAST)
+            return quiet >= self._waits.longest(fetch, pace, seconds)
         waited_for = self.coverage.is_waited_for(fetch.claim)
         return quiet >= self.tries.longest_silence(waited_for=waited_for)
 
@@ -359,10 +361,26 @@ class Download:
             self.scheduler.runnable(self)
         elif fetch.received == len(data):
             self.scheduler.runnable(self)  # The host may bear more now.
+        if self.source.pace.in_order.is_needed and self._regrouped is None:
+            self._regroup()
         if self.is_full:
             for other in list(self.fetches):
                 other.pause()
         return new
+
+    def _regroup(self) -> None:
+        """Take back the requests without an answer: one for all their bytes is no slower."""
+        self._regrouped = False
+        for fetch in [each for each in self.fetches if not each.answered]:
+            fetch.drop("all is asked for in one piece", slow=True)
+        self._regrouped = True
+        self.scheduler.runnable(self)
+
+    def _half(self) -> Optional[int]:
+        """Free half of a request that goes on for long; return where that begins, None for none."""
+        found = lasting(self.fetches, self.source.pace, self._clock.seconds())
+        self._halved = None if found is None else self.coverage.plan.halve(found.claim)
+        return None if self._halved is None else self._halved.start
 
     # for the owner
 

@@ -24,6 +24,8 @@ STARVED_SHARE = 1 / 8
 """The share of the average rate of the blob's requests below which one is starved."""
 STARVED_SECONDS = 3.0
 """Seconds over which both are measured."""
+TELLS_RATE = 0.5
+"""Seconds of a body after which its rate is known."""
 ENDS_WITHIN = 0.5
 """Seconds for a body without a length to end behind its last byte, or its connection is dropped."""
 
@@ -82,6 +84,8 @@ class RangeFetch:
     answered: bool = field(default=False, init=False)
     """Whether the reply has begun."""
     _answered_at: float = field(default=0.0, init=False)
+    _begins_at: float = field(default=0.0, init=False)
+    """When its first byte came."""
     _is_header_counted: bool = field(default=False, init=False)
     paused: bool = field(default=False, init=False)
     was_too_slow: bool = field(default=False, init=False)
@@ -188,9 +192,12 @@ class RangeFetch:
         """Take bytes of the body, which belong at ``offset``."""
         now = self._clock.seconds()
         if not self.received:
+            self._begins_at = now
             self.turn.answered(now, began=self.began_at)
             if self._pace is not None:
                 self._pace.has_sent = True
+                if not (self.paused or self.held):
+                    self._pace.in_order.answered(self.began_at, offset, now - self.began_at)
                 self._count_header(self._pace)
                 if not (self.paused or self.held):
                     self._pace.body_after(now - self.heard_at)
@@ -208,7 +215,10 @@ class RangeFetch:
         """
         if not self._is_header_counted:
             self._is_header_counted = True
-            pace.headers_after(self._answered_at - self.began_at)
+            seconds = self._answered_at - self.began_at
+            if pace.in_order.is_needed:  # Then shorter requests would wait longer for nothing.
+                seconds = max(0.0, seconds - pace.in_order.later(self.claim.cursor))
+            pace.headers_after(seconds)
 
     def drop(self, why: str, *, silent: bool = False, slow: bool = False) -> None:
         """
@@ -219,10 +229,19 @@ class RangeFetch:
             self._dropped = why
             self._was_refused = silent
             self.was_too_slow = slow
+            if silent and not self.answered:
+                self.fill.source.pace.lost(self._clock.seconds() - self.began_at)
             if self._request is not None:
                 self._request.cancel()
             elif self._body is not None:
                 self._body.stop()
+
+    def seconds_left(self, now: float) -> float:
+        """Return for how long it goes on bringing bytes as it has done; 0 if that is not known."""
+        seconds = now - self._begins_at
+        if self.paused or self.held or not self.received or seconds < TELLS_RATE:
+            return 0.0
+        return (self.claim.end - self.claim.cursor) * seconds / self.received
 
     def rate_of_late(self, now: float, seconds: float) -> Optional[float]:
         """
@@ -282,6 +301,8 @@ class _BodyReader(NetworkProtocol):
     neither how long they are nor that they have ended.
     """
 
+    _is_cut = False
+    """Whether another request brings the rest of what was asked for."""
     _clock: Optional[IReactorTime] = None
     _pace: Optional[HostPace] = None
     _late: Optional[IDelayedCall] = None
@@ -312,13 +333,15 @@ class _BodyReader(NetworkProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self._stopped:
             return
+        if self._asked and self._fetch.claim.end < self._end:
+            self._end, self._is_cut = self._fetch.claim.end, True
         room = self._end - self._at
-        if not room:
+        if room <= 0:
             self.stop()
             return
         self._fetch.got(self._at, data[:room], asked=self._asked)
         self._at += min(len(data), room)
-        if len(data) > room:
+        if len(data) > room or (self._is_cut and self._at == self._end):
             self.stop()
         elif self._at == self._end and self._clock is not None and self._pace is not None:
             within = ENDS_WITHIN if self._pace.ends_bodies else 0.0

@@ -262,9 +262,9 @@ class Fill(Download):
         return bool(self._disk.held >= self.scheduler.share())
 
     def front(self) -> Optional[int]:
-        if self.source.pace.is_slow_to_answer:
-            return self.coverage.next_needed()
-        return self.coverage.plan.front()
+        slow, coverage = self.source.pace.is_slow_to_answer, self.coverage
+        first = coverage.next_needed() if slow else coverage.plan.front()
+        return self._half() if first is None else first
 
     def _keep(self, offset: int, data: bytes) -> None:
         self._disk.add(offset, data)

@@ -88,6 +88,19 @@ class Plan:
         self.claims.add(claim)
         return claim
 
+    def claim_around(self, start: int, span: Span) -> Claim:
+        """As `claim`, of ``span`` from ``start`` on, and what is before it there if all is free."""
+        free = self.taken.gap(span.start, span.end)
+        first = span.start if free and free.start == span.start and free.end > start else start
+        return self.claim(first, span.end - first)
+
+    def halve(self, claim: Claim) -> Span:
+        """Free the second half of what has not come of a claim, and return it."""
+        middle, end = (claim.cursor + claim.end + 1) // 2, claim.end
+        claim.end = middle
+        self.taken.remove(middle, end)
+        return Span(middle, end)
+
     def arrived(self, claim: Claim, count: int) -> Optional[Span]:
         """
         Return where ``count`` bytes belong that came for ``claim``; None if beyond its end.

@@ -37,6 +37,8 @@ request up after 30 s, and show no reason.
 """
 HURRIED_AFTER = 1.0
 """Seconds after a failure before a new request of a client shortens the backoff."""
+ENOUGH = 64 * 1024
+"""Bytes that a request must have brought before it failed for the next to need no pause."""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
 """Seconds until the next request, doubling from the first failure to the longest wait."""
@@ -142,12 +144,12 @@ class RetryState:
         now: float,
         *,
         began: float,
-        brought: bool,
+        brought: int,
         crowded: bool = False,
     ) -> float:
         """
-        Note that a request that ``began`` then has failed; ``brought`` says whether it brought new
-        bytes, ``crowded`` whether the host was busy with other blobs. Return the seconds to the
+        Note that a request that ``began`` then has failed; it ``brought`` so many new bytes before,
+        and ``crowded`` says whether the host was busy with other blobs. Return the seconds to the
         next.
         """
         # Those that were at work when one failed fail for the same reason: they count once.
@@ -155,7 +157,7 @@ class RetryState:
         self._last_failure = error
         if brought and error.retry_after is None:
             self._failures = self._crowded_out = 0
-            delay: float = BACKOFF
+            delay: float = 0.0 if brought >= ENOUGH else BACKOFF
         elif crowded and not (error.busy or error.broken):
             delay = BACKOFF * 2 ** min(self._crowded_out, 2)
             self._crowded_out += 1

@@ -241,17 +241,23 @@ def discard(response: IResponse, clock: IReactorTime) -> None:
 
 
 class _Counting(Protocol):
-    """Wraps the protocol that receives a body, and counts its bytes."""
+    """Wraps the protocol that receives a body, counts its bytes, and keeps the first from it."""
 
-    def __init__(self, taker: Any, count: Callable[[int], None]) -> None:
+    def __init__(self, taker: Any, count: Callable[[int], None], skipped: int) -> None:
         self._taker = taker
         self._count = count
+        self._left = skipped
 
     def makeConnection(self, transport: Any) -> None:
         self._taker.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
         self._count(len(data))
+        if self._left:
+            left, self._left = self._left, max(0, self._left - len(data))
+            data = data[left:]
+            if not data:
+                return
         self._taker.dataReceived(data)
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
@@ -260,10 +266,14 @@ class _Counting(Protocol):
 
 @define
 class Counted:
-    """A blob's body; ``count`` is called with the number of bytes whenever some arrive."""
+    """
+    A blob's body without its first ``skipped`` bytes; ``count`` is called with the number of bytes
+    whenever some arrive.
+    """
 
     _response: IResponse
     _count: Callable[[int], None]
+    _skipped: int = 0
 
     def deliverBody(self, protocol: IProtocol) -> None:
-        self._response.deliverBody(_Counting(protocol, self._count))
+        self._response.deliverBody(_Counting(protocol, self._count, self._skipped))

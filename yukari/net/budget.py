@@ -8,6 +8,7 @@ readers come first, then work ahead, then upkeep.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Optional
@@ -34,6 +35,8 @@ TOO_MANY = 0.2
 """The share of recent requests that were refused, above which there are too many at once."""
 UNKNOWN = 2
 """Requests at once to a host that starves all in progress, and so does not show what it bears."""
+OVERTAKERS = 4
+"""The last answers: one that was asked for before all of them is late."""
 _MEMORY = 0.85
 """The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0
@@ -82,6 +85,8 @@ class HostLimit:
     lowered_at: float = field(default=-inf, init=False)
     """When it was last given fewer, in the clock's seconds."""
     _answered_at: float = field(default=-inf, init=False)
+    _asked_at: deque[float] = field(factory=lambda: deque(maxlen=OVERTAKERS), init=False)
+    """When those were asked for that were answered last."""
     _pending: list[tuple[float, int]] = field(factory=list, init=False)
     """Refusals by a host that may be down: when, and of how many requests in progress."""
     _probe_at: float = field(default=-inf, init=False)
@@ -101,9 +106,13 @@ class HostLimit:
         """Whether it has answered a request later than ``then``, in the clock's seconds."""
         return self._answered_at > then
 
+    def is_late(self, began: float) -> bool:
+        """Whether the last answers were all to requests that were sent after ``began``."""
+        return len(self._asked_at) == OVERTAKERS and min(self._asked_at) > began
+
     def is_overtaken(self, began: float) -> bool:
-        """Whether a request that was sent before ``began`` has no reply yet."""
-        return any(sent < began for sent in self.unanswered.values())
+        """Whether a request that was sent no later than ``began`` has no reply yet."""
+        return any(sent <= began for sent in self.unanswered.values())
 
     def at_most(self, count: int, readers: int = 0) -> int:
         """
@@ -130,6 +139,7 @@ class HostLimit:
         """The body of the reply to a request that ``began`` then begins, at ``now`` seconds."""
         self._most_served = max(self._most_served, self.served)
         self._answered_at = now
+        self._asked_at.append(began)
         self._refusals *= _MEMORY
         pending, self._pending = self._pending, []
         for at, of in pending:

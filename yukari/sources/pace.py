@@ -17,6 +17,7 @@ from attrs import define, field
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.net.host_line import HostLine
 from yukari.net.throttle import Line
+from yukari.sources.blocks import Blocks
 from yukari.sources.host_facts import (
     EACH_CONNECTION,
     THE_HOSTS_LIMIT,
@@ -24,6 +25,7 @@ from yukari.sources.host_facts import (
     THE_RATE,
     HostFacts,
 )
+from yukari.sources.in_order import InOrder
 
 FIRST = 16 * 1024
 """
@@ -86,13 +88,17 @@ part up after 30 s.
 """
 ANSWER_LEAST = 2.0
 """Seconds that a known host has for a first byte at least, however quick it was."""
+LOST_SHARE = 0.05
+"""The weight of each request in what is lost on average."""
 STOCK_PARTS = 16
-STOCK_LEAST = 8 * 1024 * 1024
+STOCK_LEAST = LARGEST
 """
 While a slow host's rate is unknown a blob is asked for in parts like stock Ollama's: at most so
-many, of at least so many bytes.
+many, of at least so many bytes;
 """
-MUCH = STOCK_LEAST // GROWTH
+LEAST_UNHEARD = 8 * 1024 * 1024
+"""or a quarter each time that one was waited for in vain, to so many bytes at the least."""
+MUCH = 512 * 1024
 """
 Bytes of the shortest request whose reply tells how soon the next is to be expected: what scans
 before it sends is quick with small blobs.
@@ -129,12 +135,16 @@ class HostPace:
     """Requests under way now, from being sent on."""
     ranges: bool = False
     """Whether it has answered a Range with 206."""
+    blocks: Blocks = field(factory=Blocks)
+    """The blocks that it sends for a Range within them."""
     has_sent: bool = False
     """Whether any body has begun to come from it."""
     ends_bodies: bool = True
     """Whether its bodies without a length end behind their last byte."""
     has_brought_much: bool = False
     """Whether it has answered a request for `MUCH`."""
+    in_order: InOrder = field(factory=InOrder)
+    """Whether a blob comes as soon if it is asked for in one piece."""
     round_trip: Optional[float] = None
     """Seconds from a request to its reply's header, smoothed."""
     body_delay: float = 0.0
@@ -144,9 +154,13 @@ class HostPace:
     """
     _least_wait: float = 0.0
     """Seconds to a first byte at the least, of late."""
-    _longest_wait: float = 0.0
+    longest_wait: float = 0.0
     """At the most, of late."""
-    _longest: int = 0
+    _lost: float = 0.0
+    """Seconds for which a request is waited for in vain, on average: they count as a round trip."""
+    _unheard: int = STOCK_LEAST
+    """Bytes of a part while its rate is unknown."""
+    longest: int = 0
     _longest_quick: int = 0
     """Bytes of the longest request whose body took next to no time, compared with its header."""
     _measured: int = 0
@@ -249,12 +263,13 @@ class HostPace:
 
     def headers_after(self, seconds: float) -> None:
         """A reply's header took ``seconds``."""
+        self.lost(0.0)
         seconds += self.body_delay
         seen = self.round_trip
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
         least = seconds if seen is None else self._least_wait
         self._least_wait = min(seconds, least + 0.1 * (seconds - least))
-        self._longest_wait = max(seconds, 0.98 * self._longest_wait)
+        self.longest_wait = max(seconds, 0.98 * self.longest_wait)
 
     def body_after(self, seconds: float) -> None:
         """The first byte of a body came so many ``seconds`` after its header."""
@@ -266,11 +281,17 @@ class HostPace:
         change = self.body_delay - before
         self.round_trip = max(0.0, self.round_trip + change)
         self._least_wait = max(0.0, self._least_wait + change)
-        self._longest_wait = max(self._longest_wait, self.round_trip)
+        self.longest_wait = max(self.longest_wait, self.round_trip)
+
+    def lost(self, seconds: float) -> None:
+        """A request was waited for in vain for so long, and is made once more."""
+        self._lost += LOST_SHARE * (seconds - self._lost)
+        if seconds:
+            self._unheard = max(LEAST_UNHEARD, self._unheard // 4)
 
     def waited_in_vain(self, seconds: float) -> None:
         """Note that no header arrived in ``seconds``, and wait longer for the next."""
-        self._longest_wait = min(self.patience / 2, max(self._longest_wait, seconds))
+        self.longest_wait = min(self.patience / 2, max(self.longest_wait, seconds))
 
     @property
     def delay(self) -> float:
@@ -282,7 +303,7 @@ class HostPace:
         """Seconds within which a first byte is to be expected, by what it took before."""
         if self.round_trip is None:
             return max(ANSWER_LEAST, self.patience)
-        return max(ANSWER_LEAST, 2 * self._longest_wait + 1.0)
+        return max(ANSWER_LEAST, 2 * self.longest_wait + 1.0)
 
     @property
     def is_slow_to_answer(self) -> bool:
@@ -302,13 +323,14 @@ class HostPace:
         seconds = max(seconds, 1e-6)
         others = max(1.0, (self._request_seconds - since) / seconds)
         self._measured += 1
+        self.in_order.body(count, body)
         self._longest_body = max(self._longest_body, body)
         seconds = max(seconds - self.delay, min(seconds, ORDINARY))
         self._bytes = self._bytes * _MEMORY + count
         self._bytes_of_all = self._bytes_of_all * _MEMORY + count * others
         self._seconds = self._seconds * _MEMORY + seconds
         if whole:
-            self._longest = max(self._longest, count)
+            self.longest = max(self.longest, count)
             self.has_brought_much = self.has_brought_much or count >= MUCH
 
     def length(
@@ -330,7 +352,9 @@ class HostPace:
         ``under_way`` bytes of it are asked for, None if other blobs use the connections too;
         ``is_read`` says whether clients read it.
         """
-        latency = self.round_trip or 0.0
+        latency = (self.round_trip or 0.0) + self._lost
+        if self.in_order.is_needed:
+            return self.length_unheard(left, 1)
         if self.is_slow_to_answer and not self.has_brought_much:
             return self.length_unheard(left, connections)
         enough = SECONDS  # a host that nobody knows may be far
@@ -343,18 +367,21 @@ class HostPace:
             shared = CLIENTS_WAIT / crowding - latency
             turn = max(turn, LEAST_LATENCIES * latency, min(LATENCIES * latency, shared))
         seconds = min(enough, turn)
-        wanted = max(LEAST, FIRST / max(1.0, crowding))
+        first = FIRST if left > MUCH else left
+        wanted = max(LEAST, first / max(1.0, crowding))
         rate = self.rate(max(self.active + 1, connections, at_once))
         if rate is not None:
             least = ROUND_TRIPS * latency * rate
             if under_way is not None:
                 # What lasts longer than all the rest would be waited for at the end.
                 least = min(least, (left + under_way) / connections)
-            share = max(left / connections, CRUMB, least)
-            wanted = min(seconds * rate, GROWTH * max(self._longest, FIRST // GROWTH))
+            # Each request more may be the one that is waited for in vain.
+            share = max(left / connections, CRUMB, least, ROUND_TRIPS * self._lost * rate)
+            wanted = min(seconds * rate, GROWTH * max(self.longest, FIRST // GROWTH))
             if self.limit.is_known:
                 # With few requests their headers' time counts, and is no measure of the rate.
                 wanted = max(wanted, QUICK_GROWTH * self._longest_quick / max(1.0, crowding))
+                wanted = max(wanted, seconds * self.in_order.rate)
             wanted = min(wanted, share)
             most = LONGEST if self.is_slow_to_answer else LARGEST
             wanted = max(LEAST, min(most, wanted))
@@ -366,5 +393,5 @@ class HostPace:
 
     def length_unheard(self, left: int, connections: int) -> int:
         """As `length`, while the first reply is late and nothing is known of the rate."""
-        wanted = max(left / connections, STOCK_LEAST)
+        wanted = max(left / connections, self._unheard)
         return int(min(wanted, LONGEST, max(LEAST, SECONDS * self.bound)))

@@ -110,3 +110,22 @@ def span_of_part(content_range: str, asked: Span, size: int, length: Optional[in
     if found.span.start != asked.start:
         raise SourceFailed("another part came than was asked for")
     return Span(found.span.start, min(found.span.end, asked.end))
+
+
+def span_around(
+    content_range: str, asked: Span, size: int, length: Optional[int]
+) -> Optional[Span]:
+    """
+    Return what a 206 of ``length`` bytes holds if that is all that was asked for and more before or
+    behind it, as of a cache that sends whole blocks of its own; None if it does not say so.
+
+    One byte before it, in a reply without a length, is the mistake of those who count from 1.
+    """
+    found = ContentRange.parse(content_range)
+    if found is None or found.total not in (None, size):
+        return None
+    before, behind = asked.start - found.span.start, found.span.end - asked.end
+    if before < 0 or behind < 0 or found.span.end > size or not before + behind:
+        return None
+    says_so = before != 1 if length is None else length == len(found.span)
+    return found.span if says_so else None

@@ -20,6 +20,7 @@ from yukari.sources.range_reply import (
     WrongSize,
     check_encoding,
     is_part,
+    span_around,
     span_of_part,
     span_of_whole,
     total_of,
@@ -171,11 +172,16 @@ class UpstreamBlob:
             raise
         if self._asked(span) is not None:
             self._failures = 0
+        skipped = 0
+        if found != Span(0, self._size):
+            pace.blocks.sent(found, span, self._size)
+            skipped = span.start - found.start
+            found = Span(span.start, min(found.end, span.end))
         asked = span.start <= found.start and found.end <= span.end
         if asked and (response.code == 206 or found != Span(0, self._size)):
             pace.ranges = self._had_part = True
         has_length = response.length is not UNKNOWN_LENGTH
-        counted = Counted(response, self._registry.metrics.received)
+        counted = Counted(response, self._registry.metrics.received, skipped)
         if self._registry.line is None:
             return Answer(found, asked, pace, counted, has_length=has_length)
         paced = Paced(counted, self._registry.line)
@@ -200,7 +206,11 @@ class UpstreamBlob:
         content_range, asked = header(response, b"content-range"), self._asked(span)
         odd = asked is not None and is_part(content_range, asked, self._size, length)
         if response.code == 206 or odd:
-            found = span_of_part(content_range, span, self._size, length)
+            found = span_around(content_range, span, self._size, length)
+            if found is None:
+                found = span_of_part(content_range, span, self._size, length)
+            elif not span.start and found.end == self._size:
+                found = span  # From there to the end, whatever was asked for.
             check_encoding(encoding, length, len(found), total_of(content_range) == self._size)
             return found
         check_encoding(encoding, length, self._size)
