@@ -95,7 +95,8 @@ class BlobTests(BlobCase):
             self.assertEqual(headers["authorization"], "Basic aGVyOnNlY3JldA==")
             self.assertIn("cdn.test", self.blob.describe())
             self.assertNotIn("secret", self.blob.describe())
-            self.internet.last.head(status, content_length=100, content_range="bytes 100-199/1000")
+            labels = {"content_range": "bytes 100-199/1000"} if status == 206 else {}
+            self.internet.last.head(status, content_length=100, **labels)
             if status == 206:
                 self.successResultOf(found)
             else:
@@ -193,6 +194,20 @@ class BlobTests(BlobCase):
         self.internet.last.head(
             status, content_length=len(self.PART), content_range="bytes 100-199/1000"
         )
+
+    def test_part_that_is_labelled_as_what_was_asked_for_is_one_under_any_status(self) -> None:
+        """Clients look at no status; without the label, or with another, it is an error."""
+        right, other = f"bytes 100-199/{self.SIZE}", f"bytes 100-198/{self.SIZE}"
+        for code in (403, 404, 416, 429, 500, 503, 600, 999):
+            self.located()
+            found = self.fetch()
+            self.internet.last.head(code, content_length=100, content_range=right)
+            self.assertEqual(self.successResultOf(found).span, self.PART, code)
+            for label, length in ((other, 100), (right, 99), ("", 100)):
+                self.located()
+                found = self.fetch()
+                self.internet.last.head(code, content_length=length, content_range=label)
+                self.failureResultOf(found)
 
     def test_after_replies_of_no_use_the_whole_is_asked_for_once(self) -> None:
         for _ in range(WITHOUT_RANGE_AFTER - 1):

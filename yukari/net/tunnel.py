@@ -26,10 +26,10 @@ from yukari import __version__
 from yukari.config.proxies import Proxy, host_and_port
 from yukari.net.http import why
 
-ANSWER_WITHIN = 8.0
+ANSWER_WITHIN = 25.0
 """
-Seconds for a proxy to connect to the target and answer: less than a manifest's timeout, so that the
-error names the proxy.
+Seconds for a proxy to connect to the target and answer: less than UPSTREAM_TIMEOUT by default, so
+that the error names the proxy.
 """
 LONGEST_HEAD = 16 * 1024
 """Bytes of a proxy's answer to CONNECT."""

@@ -17,6 +17,7 @@ from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import (
     WHOLE,
+    ContentRange,
     WrongSize,
     check_encoding,
     is_part,
@@ -85,7 +86,8 @@ class UpstreamBlob:
             if self._location is not None:
                 url = self._location
                 response, _ = await self._registry.get(url, self._asked(span))
-                if response.code in _ANSWERS or response.code >= 500:
+                is_answer = response.code in _ANSWERS or response.code >= 500
+                if is_answer or self._is_just_it(response, span):
                     return self._answer(response, url, span)
                 discard(response, self._registry.clock)
                 if self._location == url:
@@ -132,7 +134,7 @@ class UpstreamBlob:
             response, url = await asking
         except SourceRefused as error:
             return error
-        if 200 <= response.code < 300:
+        if 200 <= response.code < 300 or self._is_just_it(response, span):
             answer = self._answer(response, url, span)
             self._location = url
             return answer
@@ -191,7 +193,18 @@ class UpstreamBlob:
         """The Range to ask for, None for the whole blob: the last resort, once in a while."""
         return None if self._failures == WITHOUT_RANGE_AFTER - 1 else span
 
+    def _is_just_it(self, response: IResponse, span: Span) -> bool:
+        """
+        Whether a reply says by its Content-Range that it has just the bytes that were asked for. It
+        is not an error then, whatever its status: clients do not look at that.
+        """
+        found = ContentRange.parse(header(response, b"content-range"))
+        is_as_long = response.length in (len(span), UNKNOWN_LENGTH)
+        return is_as_long and found == ContentRange(span, self._size)
+
     def _span(self, response: IResponse, span: Span) -> Span:
+        if response.code >= 400 and self._is_just_it(response, span):
+            return span
         if response.code in (429, 503):
             wait = retry_after(response, self._registry.now())
             busy = response.code == 429 or wait is not None
