@@ -101,6 +101,39 @@ class OneConnectionTests(SynchronousTestCase):
         self.assertFalse(self.scheduler.hangs)
 
 
+class SlowedTests(SynchronousTestCase):
+    def test_requests_that_have_become_slow_do_not_hold_all_connections(self) -> None:
+        """They were for what a quick host brings in seconds; of a slow one they lasted hours."""
+        clock, pace = Clock(), HostPace()
+        scheduler = FetchScheduler(clock, 4, 4)
+        slowed, healthy = Scene(bytes(20 * MB), clock=clock), Scene(bytes(MB), clock=clock)
+        for scene, model in ((slowed, "slowed"), (healthy, "healthy")):
+            scene.scheduler, scene.source.pace_now = scheduler, pace
+            scene.fill = scene.new_fill()
+            scene.fill.models = {model: None}
+        for part in range(4):
+            Drinker(slowed, part * 5 * MB, 5 * MB + part * 5 * MB)
+
+        def serve(scene: Scene, rate: float) -> None:
+            for asked in scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                else:
+                    asked.send(int(rate * TICK))
+
+        for _ in range(30):
+            serve(slowed, MB)
+            clock.advance(TICK)
+        drinker, began = Drinker(healthy, 0, MB), clock.seconds()
+        lasts = [each.claim.end - each.claim.cursor for each in slowed.fill.fetches]
+        self.assertGreater(min(lasts), 100_000)  # A minute and more.
+        while not drinker.done:
+            serve(slowed, 1500)
+            serve(healthy, MB)
+            clock.advance(TICK)
+            self.assertLess(clock.seconds() - began, 15.0)
+
+
 class HangsTests(SynchronousTestCase):
     def test_model_comes_last_for_longer_each_time(self) -> None:
         clock = Clock()

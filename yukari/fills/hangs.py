@@ -28,6 +28,12 @@ Seconds over which that is measured, and that a request of which nothing has com
 twice as many each time that its blob has given way, up to what its host may take to answer, unless
 blobs wait that have not given way.
 """
+SLOW = 16 * 1024
+LASTS = 60.0
+"""
+Bytes a second below which a request gives way, too, if the rest of it would last longer than so
+many seconds: its host was quick when it was asked for so much. What has come of it is kept.
+"""
 USUAL = 3
 """As a factor of the time that its host usually takes to answer, what it has at least."""
 RESTS = 10.0
@@ -74,8 +80,18 @@ def slow_requests(blob: Blob, now: float, *, hurried: bool) -> list[RangeFetch]:
     ``hurried``.
     """
     rates = {fetch: _rate_of_late(blob, fetch, now, hurried) for fetch in blob.fetches}
-    slow = {fetch: rate for fetch, rate in rates.items() if rate is not None and rate < FLOOR}
+    slow = {
+        fetch: rate
+        for fetch, rate in rates.items()
+        if rate is not None and (rate < FLOOR or _lasts(blob, fetch, rate))
+    }
     return sorted(slow, key=slow.__getitem__)
+
+
+def _lasts(blob: Blob, fetch: RangeFetch, rate: float) -> bool:
+    """Whether a request would last far longer than it was made for; see `SLOW`."""
+    left = fetch.claim.end - fetch.claim.cursor
+    return blob.source.ranges and rate < SLOW and left > LASTS * rate
 
 
 def _rate_of_late(blob: Blob, fetch: RangeFetch, now: float, hurried: bool) -> Optional[float]:
