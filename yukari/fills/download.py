@@ -16,10 +16,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, upstream_silent
 from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.hangs import brings_much, slow_requests
+from yukari.fills.hangs import TIMES, brings_much, slow_requests
 from yukari.fills.lateness import Waits, drop_starved, lasting
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
@@ -256,6 +256,9 @@ class Download:
             self.scheduler.runnable(self)
         if self.tries.are_hopeless(now):
             self.give_up(self.tries.reason())
+        elif self.gave_way >= TIMES and not self.tries.have_brought:
+            self.gave_way = 0
+            self.give_up(upstream_silent("upstream does not answer, and other blobs wait for it"))
 
     def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool:
         """

@@ -28,6 +28,8 @@ Seconds over which that is measured, and that a request of which nothing has com
 twice as many each time that its blob has given way, up to what its host may take to answer, unless
 blobs wait that have not given way.
 """
+TIMES = 4
+"""How often a blob of which nothing has come gives way before its readers are told."""
 SLOW = 16 * 1024
 LASTS = 60.0
 """
