@@ -50,6 +50,7 @@ class LargeManifestTests(SynchronousTestCase):
         for tag, manifest in (("small", SMALL), ("first", FIRST), ("second", SECOND)):
             put = store.put_manifest(NAME, Tag(tag), manifest, 1000.0)
             self.successResultOf(Deferred.fromCoroutine(put))
+        self.successResultOf(Deferred.fromCoroutine(store.stop()))
         self.threads = Threads()
         self.reader = self.store(self.threads)
 
