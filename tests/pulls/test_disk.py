@@ -256,7 +256,8 @@ class DamageTests(RunningCase):
             self.patch(FileBlob, "at", at)
 
     async def test_one_that_the_disk_cannot_read_is_fetched_again_and_replaced(self) -> None:
-        upstream, daemon, path = await self.stored()
+        # Of this size no part is little, and read without waiting for the disk.
+        upstream, daemon, path = await self.stored(f"{MODEL}=2MB,3000")
         bad = os.stat(path).st_ino
 
         def read(readable: Any, *_: int) -> None:
