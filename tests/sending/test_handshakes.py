@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import define, field
+from OpenSSL.SSL import Connection
+from twisted.internet import ssl
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.turning import Turning
 from yukari.sending import handshakes
 from yukari.sending.handshakes import Handshake, Handshakes
+from yukari.sending.tls import Lendable
 
 
 @define(eq=False)
@@ -116,3 +128,40 @@ class HandshakesTests(SynchronousTestCase):
         made[0].connected = False
         self.clock.pump([1, 1])
         self.assertEqual(self.steps(made), [1] * 5)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@define(eq=False)
+class Creator:
+    """Makes connections as the daemon does."""
+
+    all: Handshakes
+    context: Any
+
+    def serverConnectionForTLS(self, protocol: Any) -> Any:
+        return Lendable(Connection(self.context, None), Handshake(protocol, self.all))
+
+
+class ConnectionTests(SynchronousTestCase):
+    def test_one_that_leaves_before_it_is_complete_is_forgotten(self) -> None:
+        """Port scanners' connections stayed in memory, up to half a thousand."""
+        key = ssl.KeyPair.generate(size=2048)
+        certificate = ssl.PrivateCertificate.fromCertificateAndKeyPair(
+            key.selfSignedCert(1, CN="h"), key
+        )
+        unfinished = Handshakes(Turning())
+        protocols = Factory.forProtocol(Protocol)
+        creator = Creator(unfinished, certificate.options().getContext())
+        servers = TLSMemoryBIOFactory(creator, False, protocols)
+        options: Any = ssl.CertificateOptions(verify=False)
+        clients = TLSMemoryBIOFactory(options, True, protocols)
+        for is_hello in (True, False):
+            (client, hello), (server, _) = (
+                (each.buildProtocol(None), StringTransport()) for each in (clients, servers)
+            )
+            client.makeConnection(hello)
+            server.makeConnection(StringTransport())
+            server.dataReceived(hello.value() if is_hello else b"GET / HTTP/1.1")
+            self.assertEqual(len(unfinished._unfinished), int(is_hello))
+            server.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual(len(unfinished._unfinished), 0)

@@ -108,11 +108,15 @@ class Lendable:
         except WantReadError:
             raise
         except Error:
-            handshake.ended()
+            self._handshake_is_over()
             raise
+        self._handshake_is_over()
+
+    def _handshake_is_over(self) -> None:
         # Its protocol refers to this.
-        self._handshake = None
-        handshake.ended()
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.ended()
 
     def bio_write(self, data: bytes) -> int:
         self._heard = True
@@ -156,6 +160,7 @@ class Lendable:
 
     def bio_shutdown(self) -> None:
         self._is_over = True
+        self._handshake_is_over()
         if not self._lent:
             self._connection.bio_shutdown()
 
