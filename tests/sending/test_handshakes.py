@@ -126,6 +126,7 @@ class HandshakesTests(SynchronousTestCase):
         made = self.crowd(5)
         self.clock.advance(1)
         made[0].connected = False
+        made[0].handshake.ended()
         self.clock.pump([1, 1])
         self.assertEqual(self.steps(made), [1] * 5)
 

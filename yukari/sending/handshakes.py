@@ -167,11 +167,6 @@ class Handshakes:
 
     def _drop_one(self, client: str) -> bool:
         """Drop a handshake for one of this client; False if none is to be dropped."""
-        gone = [each for each in self._unfinished if each.is_over]
-        for each in gone:
-            del self._unfinished[each]
-        if gone:
-            return True
         counts = Counter(self._unfinished.values())
         busiest, most = counts.most_common(1)[0]
         oldest = next(iter(self._unfinished))
