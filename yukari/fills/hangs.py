@@ -16,9 +16,8 @@ from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.retries import RetryState
+from yukari.fills.retries import Fetched
 from yukari.net.budget import ConnectionBudget, HostLimit, Priority
-from yukari.sources.base import BlobSource
 
 FLOOR = 1024
 """Bytes a second that a connection must bring while another blob's reader waits for a turn."""
@@ -49,18 +48,11 @@ MAX_MODELS = 1000
 """Models that are remembered."""
 
 
-class Blob(Protocol):
+class Blob(Fetched, Protocol):
     """A download, as far as it may give way to another."""
 
     models: dict[Hashable, None]
     gave_way: int
-    tries: RetryState
-
-    @property
-    def source(self) -> BlobSource: ...
-
-    @property
-    def fetches(self) -> Iterable[RangeFetch]: ...
 
     @property
     def is_unproven(self) -> bool: ...
