@@ -17,7 +17,7 @@ MOST = 48 * 1024 * 1024
 @define(eq=False, repr=False)
 class Memory:
     """
-    At most ``most`` bytes, of which uploads get half at most, and before clients' next requests.
+    At most ``most`` bytes. Uploads get at most half, and come before clients' next requests.
     """
 
     most: int = MOST

@@ -35,9 +35,9 @@ GIVEN_BACK_EVERY = 1.0
 """Seconds; pages that are taken back meanwhile cost little beside what is parsed in that time."""
 
 MUCH = 24 * 1024 * 1024
-"""Bytes that are free but not the system's from which on they are given back."""
+"""Bytes of freed memory that are given back to the system, if there are so many."""
 LOOKED_EVERY = 5.0
-"""Seconds between two looks how much that is."""
+"""Seconds between two looks at how much there is."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

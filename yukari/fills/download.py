@@ -165,7 +165,7 @@ class Download:
         """Return how many bytes its next request should ask for."""
         plan, cap = self.coverage.plan, pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
         if self.is_kept_waiting() and not pace.has_brought_much:
-            # Of a host that is new fewer may be used at first than soon after.
+            # A host that is new gets few requests at first, and soon more.
             most = self.fetch_cap() if pace.limit.useful.is_new else cap
             parts = min(most, pace.limit.bears) - len(self.fetches)
             return pace.length_unheard(plan.free, max(1, parts))

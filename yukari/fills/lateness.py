@@ -13,7 +13,7 @@ from yukari.fills.fetcher import RangeFetch
 from yukari.sources.pace import GROWTH, MUCH, HostPace
 
 LONGEST = 8
-"""By which a request is waited for longer at the most."""
+"""The factor by which a request is waited for longer, at the most."""
 LATE = 0.4
 LATE_WAITS = 4
 """
@@ -38,7 +38,7 @@ class Waits:
     """How often a request was given up without a byte, by the first that it asked for."""
 
     def factor(self, fetch: RangeFetch) -> int:
-        """By which it is waited for longer, doubled from the second time on that it was in vain."""
+        """Return the factor by which a wait grows: doubled each time in vain but the first."""
         return int(min(LONGEST, 2 ** max(0, self._times[fetch.claim.cursor] - 1)))
 
     def longest(self, fetch: RangeFetch, pace: HostPace, seconds: float) -> float:
@@ -48,7 +48,7 @@ class Waits:
         return self.factor(fetch) * seconds + 2 * pace.in_order.later(first) + more
 
     def in_vain(self, fetch: RangeFetch) -> None:
-        """A request is given up."""
+        """Note that a request is given up."""
         if not fetch.received:
             self._times[fetch.claim.cursor] += 1
 

@@ -149,7 +149,7 @@ class HostLimit:
     def grow(self, now: float, *, began: float, is_upkeep: bool = False) -> float:
         """
         Give it more requests, for the reply to one that ``began`` then has begun. Returns by how
-        much. If nobody waits, only round trips without a queue show that more of them are useful.
+        much. If nobody waits, a reply does not show that more are useful: round trips do.
         """
         if not is_upkeep:
             self.useful.answered(now - began)

@@ -16,21 +16,25 @@ from attrs import define, field, frozen
 ANSWERS = 48
 """Answers that are looked at."""
 LEAST = 8
-"""Answers that tell something at the least."""
+"""Answers without which nothing is told."""
 EARLIER = 2
-"""So many of them must have come before so many others were asked for: those of one moment wait for
-each other anywhere."""
+"""
+So many answers must have come before the last so many were asked for: requests of one moment wait
+for each other at any host.
+"""
 SPREAD = 0.05
-"""Seconds between the first of them and the last at the least: less is chance."""
+"""Seconds by which the longest wait must exceed the shortest: less is chance."""
 CHANCE = 0.1
-"""The part of that time by which they come earlier or later than all of them say, on average."""
+"""The part of that time by which answers may, on average, be off the straight line through all."""
 HALF = 0.5
-"""The part of a connection's rate at which the wait for a later byte must be shorter than for all
-bytes before it on one connection, so that more than one are worth it."""
+"""
+If the first byte of a part comes later by at least this share of the time in which one connection
+brings all bytes before it, that one connection is enough.
+"""
 TELLS = 64 * 1024
 """Bytes of a body that tell a connection's rate."""
 AT_ONCE = 0.02
-"""Seconds that a body takes at the least, for what bounds a rate lets some bytes pass at once."""
+"""Seconds that a body lasts at least: what bounds a rate lets some bytes pass at once."""
 _MEMORY = 0.8
 """The weight of earlier bodies at each new one."""
 
