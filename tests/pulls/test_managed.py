@@ -188,8 +188,9 @@ class VerbsTests(VerbsCase):
         upstream = await self.upstream(f"{M}=3MB,300KB,11", f"{N}=2MB")
         daemon = await self.yukari(upstream.url)
         path = os.path.join(self.directory(), "models.txt")
-        with open(path, "w") as file:
-            file.write("m   # ours\n\n# theirs:\nuser/n:7b\nnope\nm\n")
+        # As Windows begins a file, and with a byte that is no character.
+        with open(path, "wb") as file:
+            file.write(b"\xef\xbb\xbfm   # ours\r\n\n# theirs:\nuser/n:7b\nnope\xff\nm\n")
         said = await self.run_verb(daemon, "warm", path, status=1)
         self.assertIn("1 of 3 models could not be had", said)
         self.assertEqual(set(await self.listed(daemon)), {"m:latest", "user/n:7b"})

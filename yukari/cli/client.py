@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import ssl
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Optional, Union
 from urllib.parse import unquote, urlsplit
@@ -49,9 +49,11 @@ class Cache:
         try:
             parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
             port = parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:  # Its text may have a part of a password.
             raise CacheError(wrong) from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        more = parts.path.strip("/") or parts.query or parts.fragment
+        if parts.scheme not in ("http", "https") or not parts.hostname or more:
             raise CacheError(wrong)
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -65,7 +67,8 @@ class Cache:
         self,
         method: str,
         path: str,
-        body: Optional[dict[str, Any]] = None,
+        body: Union[dict[str, Any], Iterator[bytes], None] = None,
+        headers: Optional[Mapping[str, str]] = None,
         *,
         also: Collection[int] = (),
     ) -> Any:
@@ -74,8 +77,8 @@ class Cache:
 
         A status from 300 on is an error, except for those in ``also``.
         """
-        with self.open(method, path, body, also=also) as response:
-            text = self._read(response, MAX_REPLY)
+        with self.open(method, path, body, headers, also=also) as response:
+            text = self.read(response, MAX_REPLY)
         try:
             return json.loads(text) if text.strip() else None
         except ValueError:
@@ -97,7 +100,7 @@ class Cache:
                 if not isinstance(found, dict):
                     raise CacheError(f"{self.url}{path}: not an object of JSON: {IS_IT_ONE}")
                 if "error" in found:
-                    raise CacheError(str(found["error"]))
+                    raise CacheError(str(found["error"]), response.status)
                 yield found
 
     def models(self, *wanted: str) -> Iterator[dict[str, Any]]:
@@ -124,7 +127,7 @@ class Cache:
         method: str,
         path: str,
         body: Union[dict[str, Any], Iterator[bytes], None] = None,
-        headers: Optional[dict[str, str]] = None,
+        headers: Optional[Mapping[str, str]] = None,
         *,
         also: Collection[int] = (),
     ) -> HTTPResponse:
@@ -147,7 +150,7 @@ class Cache:
             connection.close()
             raise self._unreachable(error) from None
         if response.status >= 300 and response.status not in also:
-            message = _message(self._read(response, 64 * 1024))
+            message = _message(self.read(response, 64 * 1024))
             said = f"{self.url}{path}: {response.status} {response.reason}: {IS_IT_ONE}"
             raise CacheError(message or said, response.status)
         return response
@@ -166,7 +169,8 @@ class Cache:
             return HTTPSConnection(host, port, timeout=WITHIN, context=context)
         return HTTPConnection(host, port, timeout=WITHIN)
 
-    def _read(self, response: HTTPResponse, limit: int) -> bytes:
+    def read(self, response: HTTPResponse, limit: int) -> bytes:
+        """Return up to so many bytes of a reply, fewer at its end only."""
         try:
             return response.read(limit)
         except (OSError, HTTPException) as error:

@@ -69,6 +69,25 @@ def fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
+def for_each(models: Sequence[str], do: Callable[[str], None]) -> None:
+    """
+    Do it for all models, whichever of them fail.
+
+    Each failure is printed, and they end the verb with status 1. `CacheError` if no cache answers.
+    """
+    failed = False
+    for model in models:
+        try:
+            do(model)
+        except CacheError as error:
+            if not error.status:
+                raise
+            failed = True
+            click.echo(f"yukari: {model}: {error}", err=True)
+    if failed:
+        sys.exit(1)
+
+
 def models_here(context: click.Context, _: Any, incomplete: str) -> list[str]:
     """Complete the name of a model that the cache has."""
     try:
@@ -202,9 +221,12 @@ def show(cache: Cache, model: str, as_json: bool) -> None:
 @talks()
 def rm(cache: Cache, model: Sequence[str]) -> None:
     """Remove MODELs, with the blobs that no other model stands on."""
-    for each in model:
-        cache.ask("DELETE", "/api/delete", {"model": each})
-        click.echo(f"removed {each}")
+
+    def remove(name: str) -> None:
+        cache.ask("DELETE", "/api/delete", {"model": name})
+        click.echo(f"removed {name}")
+
+    for_each(model, remove)
 
 
 @click.command()
@@ -213,9 +235,13 @@ def rm(cache: Cache, model: Sequence[str]) -> None:
 @talks()
 def pin(cache: Cache, model: Sequence[str], by: str) -> None:
     """Never evict MODELs."""
-    for each in model:
-        body = {"model": each, "by": by or os.environ.get("USER") or "admin"}
-        click.echo(f"pinned {cache.ask('POST', '/store/pin', body)['pinned']}")
+    by = by or os.environ.get("USER") or "admin"
+
+    def keep(name: str) -> None:
+        found = cache.ask("POST", "/store/pin", {"model": name, "by": by})
+        click.echo(f"pinned {found['pinned']}")
+
+    for_each(model, keep)
 
 
 @click.command()
@@ -223,9 +249,12 @@ def pin(cache: Cache, model: Sequence[str], by: str) -> None:
 @talks()
 def unpin(cache: Cache, model: Sequence[str]) -> None:
     """Let MODELs be evicted again."""
-    for each in model:
-        found = cache.ask("POST", "/store/unpin", {"model": each})
+
+    def release(name: str) -> None:
+        found = cache.ask("POST", "/store/unpin", {"model": name})
         click.echo(f"unpinned {found['unpinned']}")
+
+    for_each(model, release)
 
 
 @click.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Optional, cast
 import click
 from attrs import define
 
-from yukari.cli.client import Cache, CacheError
+from yukari.cli.client import MAX_REPLY, Cache, CacheError
 from yukari.cli.output import Progress, counted, size
 from yukari.cli.store import model_argument, talks
 from yukari.descriptors import Descriptor
@@ -52,9 +52,14 @@ def export(cache: Cache, model: Sequence[str], output: str) -> None:
     It is a tar that is an OCI image layout, in which blobs that several models share are once.
     `yukari import` reads it, and tools for OCI images do: skopeo inspect oci-archive:FILE
     """
-    if output == "-":
+    if output in ("-", "/dev/stdout"):
         _export(cache, model, sys.stdout.buffer)
         return
+    if os.path.exists(output) and not os.path.isfile(output):  # Such as a FIFO, or a tape.
+        with open(output, "wb") as device:
+            _export(cache, model, device)
+        return
+    output = os.path.realpath(output)
     made = f"{output}.part"
     try:
         with open(made, "wb") as file:
@@ -69,6 +74,13 @@ def export(cache: Cache, model: Sequence[str], output: str) -> None:
 
 
 def _export(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
+    try:
+        _write(cache, models, file)
+    except BadArchive as error:
+        raise CacheError(str(error)) from None
+
+
+def _write(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
     found = [_Exported.of(cache, model) for model in dict.fromkeys(models)]
     writer = ArchiveWriter(file)
     writer.begin([(each.packed, each.blobs) for each in found])
@@ -85,11 +97,12 @@ def _export(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
                 else cache.open("GET", path)
             )
             with stream:
-                before = written
 
-                def read(count: int, stream: Any = stream, before: int = before) -> bytes:
+                def read(count: int, stream: Any = stream, digest: Digest = blob.digest) -> bytes:
                     nonlocal written
-                    body: bytes = stream.read(count)
+                    body = cache.read(stream, count)
+                    if len(body) < count:
+                        raise CacheError(f"{digest}: the cache broke off: export again")
                     written += len(body)
                     progress.show(written, total)
                     return body
@@ -151,7 +164,7 @@ def _manifest(
     """Return a manifest; None if the cache does not have it."""
     try:
         with cache.open("GET", f"/v2/{repository}/manifests/{reference}", None, headers) as reply:
-            return parse_manifest(reply.read())
+            return parse_manifest(cache.read(reply, MAX_REPLY))
     except InvalidManifest as error:
         raise CacheError(f"{repository}:{reference}: {error}") from None
     except CacheError as error:
@@ -208,8 +221,9 @@ def _import_into(storage: str, file: str, progress: Progress) -> Any:
         elif file == "-":
             archive = read_archive(sys.stdin.buffer)
         else:
-            total = os.path.getsize(file)
-            archive = read_archive(stack.enter_context(open(file, "rb")))
+            opened = stack.enter_context(open(file, "rb"))
+            total = _length(opened) or 0
+            archive = read_archive(opened)
         return import_without_daemon({"storage": storage}, archive, count)
 
 
@@ -221,8 +235,8 @@ def _import_by(cache: Cache, file: str, progress: Progress) -> Any:
     elif file == "-":
         total, body = None, _chunks(sys.stdin.buffer)
     else:
-        total = os.path.getsize(file)
-        body = _chunks(open(file, "rb"))  # noqa: SIM115
+        opened = open(file, "rb")  # noqa: SIM115
+        total, body = _length(opened), _chunks(opened)
 
     def counted() -> Iterator[bytes]:
         sent = 0
@@ -232,8 +246,13 @@ def _import_by(cache: Cache, file: str, progress: Progress) -> Any:
             progress.show(sent, max(sent, total or 0))
 
     headers = {} if total is None else {"Content-Length": str(total)}
-    with cache.open("PUT", "/store/archive", counted(), headers) as reply:
-        return json.loads(reply.read())
+    return cache.ask("PUT", "/store/archive", counted(), headers)
+
+
+def _length(file: BinaryIO) -> Optional[int]:
+    """Return the bytes of a regular file, None for a pipe and the like."""
+    found = os.fstat(file.fileno())
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
@@ -258,11 +277,13 @@ def _piped(write: Any) -> Iterator[bytes]:
         try:
             write(Pipe())
             queue.put(None)
-        except (OSError, BadArchive, InvalidManifest) as error:
+        except Exception as error:
             queue.put(error)
 
     Thread(target=run, daemon=True).start()
     while (found := queue.get()) is not None:
-        if isinstance(found, Exception):
+        if isinstance(found, (OSError, BadArchive, InvalidManifest)):
             raise CacheError(str(found))
+        if isinstance(found, Exception):
+            raise found
         yield found

@@ -12,7 +12,7 @@ import click
 
 from yukari.cli.client import Cache, CacheError
 from yukari.cli.output import Progress, size, total_of
-from yukari.cli.store import fail, model_argument, talks
+from yukari.cli.store import fail, for_each, model_argument, talks
 
 ASKED_TOGETHER = 4
 """Models of a registry that a cache is asked about, or warmed with, at the same time."""
@@ -106,9 +106,12 @@ def diff(cache: Cache, model: str, as_json: bool) -> None:
 @model_argument(nargs=-1, required=True)
 @talks()
 def pull(cache: Cache, model: Sequence[str]) -> None:
-    """Bring MODELs into the cache, or up to date. Ends when all are stored."""
-    for each in model:
-        _pull(cache, each)
+    """
+    Bring MODELs into the cache, or up to date.
+
+    Ends when all are stored or, with status 1, have failed.
+    """
+    for_each(model, lambda name: _pull(cache, name))
 
 
 @click.command()
@@ -116,13 +119,16 @@ def pull(cache: Cache, model: Sequence[str]) -> None:
 @talks()
 def update(cache: Cache, model: Sequence[str]) -> None:
     """Bring stored MODELs up to date, and say which were not."""
-    for each in model:
-        state = cache.ask("POST", "/store/compare", {"model": each})
-        if state["state"] == "newer":
-            _pull(cache, each)
+    said = {"same": "up to date", "gone": "gone upstream", "own": "a copy made here"}
+
+    def bring(name: str) -> None:
+        state = cache.ask("POST", "/store/compare", {"model": name})["state"]
+        if state == "newer":
+            _pull(cache, name)
         else:
-            said = {"same": "up to date", "gone": "gone upstream", "own": "a copy made here"}
-            click.echo(f"{each}: {said.get(state['state'], state['state'])}")
+            click.echo(f"{name}: {said.get(state, state)}")
+
+    for_each(model, bring)
 
 
 def _pull(cache: Cache, model: str) -> None:
@@ -137,7 +143,7 @@ def _pull(cache: Cache, model: str) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.File("r"))
+@click.argument("file", type=click.File("r", encoding="utf-8-sig", errors="replace"))
 @talks()
 def warm(cache: Cache, file: Any) -> None:
     """
@@ -151,7 +157,9 @@ def warm(cache: Cache, file: Any) -> None:
 
     def bring(model: str) -> str:
         try:
-            cache.ask("POST", "/api/pull", {"model": model, "stream": False})
+            # Lines of progress tell that the cache still works on it, however long that takes.
+            for _ in cache.lines("POST", "/api/pull", {"model": model}):
+                pass
             return ""
         except CacheError as error:
             return str(error)

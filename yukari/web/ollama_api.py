@@ -33,6 +33,8 @@ PAGE = 1000
 """Models that are listed at a time."""
 PROGRESS_EVERY = 0.25
 """Seconds from one line of progress to the next."""
+SILENCE = 15.0
+"""Seconds without progress after which a line is sent all the same: clients give up silent ones."""
 
 
 @frozen(eq=False, repr=False)
@@ -166,8 +168,14 @@ class OllamaApi:
 
     async def _watch(self, pull: Pull, lines: Lines) -> None:
         said: dict[str, int] = {}
+        silent = 0.0
         while not pull.is_done:
+            before = dict(said)
             await self._progress(pull, lines, said)
+            silent = silent + PROGRESS_EVERY if said == before else 0.0
+            if silent >= SILENCE:
+                await lines.line({"status": "pulling manifest"})
+                silent = 0.0
             await deferLater(self._clock, PROGRESS_EVERY)
         if pull.error is not None:
             raise pull.error
