@@ -13,6 +13,9 @@ from attrs import define, field
 
 from yukari.config.units import shown_bytes
 
+_EMPTY_LINE = "\r\033[K"
+"""Goes back to the beginning of a terminal's line, and clears it."""
+
 
 def size(count: Optional[int]) -> str:
     """Return bytes as people read them: ``1.5 GB``."""
@@ -69,13 +72,19 @@ class Progress:
             f"{self.what}  {part:4.0%} [{bar}] {size(completed)}/{size(total)}  {size(int(rate))}/s"
         )
         width = shutil.get_terminal_size().columns
-        click.echo("\r" + shown[: width - 1].ljust(width - 1), nl=False, err=True)
+        click.echo(f"{_EMPTY_LINE}{shown[: width - 1]}", nl=False, err=True)
 
     def end(self, said: str) -> None:
         """Replace the line by ``said``, which stays."""
         if self._is_terminal:
-            click.echo("\r" + " " * 79 + "\r", nl=False, err=True)
+            click.echo(_EMPTY_LINE, nl=False, err=True)
         click.echo(said)
+
+
+def complain(message: str) -> None:
+    """Print an error, in the place of a line of progress if there is one."""
+    begin = _EMPTY_LINE if sys.stderr.isatty() else ""
+    click.echo(f"{begin}yukari: {message}", err=True)
 
 
 def total_of(progress: dict[str, Any]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any, Optional
 import click
 
 from yukari.cli.client import DEFAULT, Cache, CacheError
-from yukari.cli.output import ago, counted, size, table
+from yukari.cli.output import ago, complain, counted, size, table
 from yukari.config.setting import InvalidSetting
 from yukari.config.units import parse_bytes
 
@@ -65,7 +65,7 @@ def talks(trouble: int = 1) -> Callable[[Callable[..., None]], Callable[..., Non
 
 def fail(message: str, status: int) -> None:
     """End with one line."""
-    click.echo(f"yukari: {message}", err=True)
+    complain(message)
     sys.exit(status)
 
 
@@ -83,7 +83,7 @@ def for_each(models: Sequence[str], do: Callable[[str], None]) -> None:
             if not error.status:
                 raise
             failed = True
-            click.echo(f"yukari: {model}: {error}", err=True)
+            complain(f"{model}: {error}")
     if failed:
         sys.exit(1)
 

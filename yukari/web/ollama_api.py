@@ -129,19 +129,14 @@ class OllamaApi:
 
     async def _stored(self, wanted: Wanted) -> tuple[Wanted, StoredManifest]:
         """Return a stored model by its name, whatever the case of its letters; `RegistryError`."""
-        store = self._management.library.store
+        if wanted.digest is None:
+            found = await self._management.stored(wanted.name, wanted.tag)
+            wanted = wanted if found is None else Wanted(*found)
         reference = wanted.digest or wanted.tag
-        stored = await store.get_manifest(wanted.name, reference)
-        if stored is not None:
-            return wanted, stored
-        found = await self._management.catalog.run(
-            CatalogFile.whatever_case, wanted.name, wanted.tag
-        )
-        if found is not None and wanted.digest is None:
-            stored = await store.get_manifest(*found)
-            if stored is not None:
-                return Wanted(*found), stored
-        raise _not_found(self._names.show(str(wanted.name), str(reference)))
+        stored = await self._management.library.store.get_manifest(wanted.name, reference)
+        if stored is None:
+            raise _not_found(self._names.show(str(wanted.name), str(reference)))
+        return wanted, stored
 
     # what changes it
 

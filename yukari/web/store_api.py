@@ -22,11 +22,11 @@ from typing import Any
 from attrs import frozen
 from twisted.web.server import Request
 
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, name_invalid
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.reads import LISTED
 from yukari.library.catalog.rows import Entry, Version
-from yukari.library.models.shown_names import ShownNames, Wanted
+from yukari.library.models.shown_names import ShownNames
 from yukari.library.status import usage_json
 from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest
@@ -93,25 +93,25 @@ class StoreApi:
         return {"name": name, **facts, "own": bool(entry.own), "pinned": pinned}
 
     async def _model(self, request: Request, body: Body) -> None:
-        wanted = self._names.parse(body.get("model"))
-        key = wanted.name, wanted.tag
+        key = self._tag(body)
         management = self._management
         await management.marks.refresh()
         await management.index.settled()
         await management.catalog.flush()
         found = await management.catalog.run(CatalogFile.find, *key)
-        if not found and await management.library.store.get_manifest(*key) is not None:
-            # Another daemon may have stored it.
+        if not found:
+            # It has another case, or another daemon has stored it.
+            key = await self._stored_tag(body)
             management.index.tag_stored(*key)
             await management.index.settled()
             found = await management.catalog.run(CatalogFile.find, *key)
         if not found:
-            raise RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
+            raise _not_found(body)
         before = await management.catalog.run(CatalogFile.find, *key, superseded=True)
         own = await management.catalog.run(CatalogFile.own_bytes, *key)
         facts = {
             **self._facts(found[0]),
-            "registry": wanted.name.registry or self._names.registry,
+            "registry": key[0].registry or self._names.registry,
             "details": json.loads(found[0].details),
             "own_bytes": own,
             "shared_bytes": max(0, found[0].size - own),
@@ -127,45 +127,52 @@ class StoreApi:
 
     # changing
 
-    async def _stored_tag(self, body: Body) -> Wanted:
+    def _tag(self, body: Body) -> tuple[Repository, Tag]:
         wanted = self._names.parse(body.get("model"))
-        if await self._management.library.store.get_manifest(wanted.name, wanted.tag) is None:
-            raise RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
-        return wanted
+        if wanted.digest is not None:
+            raise name_invalid("expected a tag: a version is only copied to one")
+        return wanted.name, wanted.tag
+
+    async def _stored_tag(self, body: Body) -> tuple[Repository, Tag]:
+        found = await self._management.stored(*self._tag(body))
+        if found is None:
+            raise _not_found(body)
+        return found
 
     async def _pin(self, request: Request, body: Body) -> None:
-        wanted = await self._stored_tag(body)
+        name, tag = await self._stored_tag(body)
         by = body.get("by") or "admin"
         if not isinstance(by, str) or len(by) > 200:
             raise RegistryError("UNSUPPORTED", "by: expected a name", 400)
-        await self._management.marks.set_pin(wanted.name, wanted.tag, by)
-        reply_json(request, 200, {"pinned": self._names.show(str(wanted.name), str(wanted.tag))})
+        await self._management.marks.set_pin(name, tag, by)
+        reply_json(request, 200, {"pinned": self._names.show(str(name), str(tag))})
 
     async def _unpin(self, request: Request, body: Body) -> None:
-        wanted = self._names.parse(body.get("model"))
+        name, tag = self._tag(body)
         # What was removed by hand may still be pinned.
-        if self._management.marks.pin(wanted.name, wanted.tag) is None:
-            wanted = await self._stored_tag(body)
-        await self._management.marks.set_pin(wanted.name, wanted.tag, None)
-        reply_json(request, 200, {"unpinned": self._names.show(str(wanted.name), str(wanted.tag))})
+        if self._management.marks.pin(name, tag) is None:
+            name, tag = await self._stored_tag(body)
+        await self._management.marks.set_pin(name, tag, None)
+        reply_json(request, 200, {"unpinned": self._names.show(str(name), str(tag))})
 
     async def _compare(self, request: Request, body: Body) -> None:
-        wanted = await self._stored_tag(body)
+        name, tag = await self._stored_tag(body)
         management = self._management
-        stored = await management.library.store.get_manifest(wanted.name, wanted.tag)
-        assert stored is not None
+        stored = await management.library.store.get_manifest(name, tag)
+        if stored is None:
+            raise _not_found(body)
         facts: dict[str, Any] = {"stored": str(stored.manifest.digest)}
-        if not management.marks.may_check(wanted.name, wanted.tag):
+        if not management.marks.may_check(name, tag):
             reply_json(request, 200, {**facts, "state": "own"})
             return
         try:
-            newest = await management.library.upstream.manifest(wanted.name, wanted.tag, "")
+            newest = await management.library.upstream.manifest(name, tag, "")
         except IsOffline:  # Its text is about what is not stored.
             raise RegistryError("UNAVAILABLE", "this cache is offline", 503) from None
         except RegistryError as error:
             if error.status != 404:
                 raise
-            management.library.events.checked(wanted.name, wanted.tag, management.now(), gone=True)
+            management.library.events.checked(name, tag, management.now(), gone=True)
             reply_json(request, 200, {**facts, "state": "gone"})
             return
         facts["upstream"] = str(newest.digest)
@@ -224,6 +231,10 @@ class StoreApi:
         collector = self._management.collector
         swept = await (collector.unneeded() if body.get("dry_run") else collector.collect())
         reply_json(request, 200, {"blobs": swept.blobs, "bytes": swept.bytes})
+
+
+def _not_found(body: Body) -> RegistryError:
+    return RegistryError("NAME_UNKNOWN", f"model '{body.get('model')}' not found", 404)
 
 
 def _columns(request: Any) -> tuple[str, ...]:

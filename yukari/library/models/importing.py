@@ -154,15 +154,26 @@ class Importer:
                     raise BadArchive(f"{packed.model}: its manifest {digest} is not in the archive")
                 is_list = isinstance(found.manifest, ManifestList)
                 variants.append((Variant.LIST if is_list else variant, found.manifest))
+        checked_at = await self._checked_at(name, tag)
         for variant, manifest in variants:
             if isinstance(manifest, Manifest):
                 if self._store.inventory.shared is not None:
                     # Other daemons do not remove from now on what it stands on.
                     await self._store.put_manifest(name, manifest.digest, manifest, NEVER_CHECKED)
                 await self._check_whole(packed.model, manifest)
-            await self._store.put_manifest(name, tag, manifest, NEVER_CHECKED, variant)
+            await self._store.put_manifest(name, tag, manifest, checked_at, variant)
         self._tag_stored(name, tag)
         self.models.append(self._names.show(str(name), str(tag)))
+
+    async def _checked_at(self, name: Repository, tag: Tag) -> float:
+        """
+        Return when a model is said to have been checked that is to take the place of a tag's.
+
+        In a bucket, and beside a list, a manifest stays that was checked later than the new one.
+        """
+        there = [await self._store.get_manifest(name, tag, variant) for variant in Variant]
+        last = max((each.checked_at for each in there if each is not None), default=NEVER_CHECKED)
+        return last if last == NEVER_CHECKED else last + 1
 
     def _named(self, packed: Packed) -> tuple[Repository, Tag]:
         """

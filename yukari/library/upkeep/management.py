@@ -136,6 +136,15 @@ class Management:
         library.filling.reserve = self.collector.reserve
         library.listing.index = self.index
 
+    async def stored(self, name: Repository, tag: Tag) -> Optional[tuple[Repository, Tag]]:
+        """Return the stored tag of that name, whatever the case of its letters; None if none is."""
+        if await self._store.get_manifest(name, tag) is not None:
+            return name, tag
+        found = await self.catalog.run(CatalogFile.whatever_case, name, tag)
+        if found is None or await self._store.get_manifest(*found) is None:
+            return None
+        return found
+
     def scrub(
         self, period: float, in_bucket: bool, is_busy: Callable[[], bool], metrics: Metrics
     ) -> None:
