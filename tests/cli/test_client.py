@@ -138,7 +138,7 @@ class ArchiveFileTests(SynchronousTestCase):
         os.close(writing)
         sent: list[Any] = []
 
-        def ask(_: Cache, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+        def ask(_: Cache, method: str, path: str, body: Any, headers: Any, **__: Any) -> Any:
             sent.extend((b"".join(body), headers))
             return {"models": [], "written": 3, "skipped": 0}
 

@@ -19,6 +19,8 @@ from yukari.config.setting import without_secrets
 DEFAULT = "http://localhost:9200"
 WITHIN = 300.0
 """Seconds of silence after which the cache is given up."""
+IMPORTED_WITHIN = 24 * 3600.0
+"""The same for an archive: the cache may have to send its blobs into a bucket, over a slow line."""
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes of a reply, or of one line of it, at most."""
 IS_IT_ONE = "is this a Yukari?"
@@ -71,13 +73,14 @@ class Cache:
         headers: Optional[Mapping[str, str]] = None,
         *,
         also: Collection[int] = (),
+        within: float = WITHIN,
     ) -> Any:
         """
         Return the JSON that the cache answers, None for an empty answer.
 
         A status from 300 on is an error, except for those in ``also``.
         """
-        with self.open(method, path, body, headers, also=also) as response:
+        with self.open(method, path, body, headers, also=also, within=within) as response:
             text = self.read(response, MAX_REPLY)
         try:
             return json.loads(text) if text.strip() else None
@@ -130,6 +133,7 @@ class Cache:
         headers: Optional[Mapping[str, str]] = None,
         *,
         also: Collection[int] = (),
+        within: float = WITHIN,
     ) -> HTTPResponse:
         """Send a request, and return the reply; which statuses are errors: see `ask`."""
         sent: dict[str, str] = {**self._headers, **(headers or {})}
@@ -137,8 +141,10 @@ class Cache:
         if isinstance(body, dict):
             content = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
-        connection = self._connection()
+        connection = self._connection(within)
         try:
+            connection.connect()
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.request(
                 method, path, content, sent, encode_chunked=not isinstance(body, (dict, type(None)))
             )
@@ -161,13 +167,13 @@ class Cache:
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def _connection(self) -> HTTPConnection:
+    def _connection(self, within: float) -> HTTPConnection:
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
             context = ssl.create_default_context()
-            return HTTPSConnection(host, port, timeout=WITHIN, context=context)
-        return HTTPConnection(host, port, timeout=WITHIN)
+            return HTTPSConnection(host, port, timeout=within, context=context)
+        return HTTPConnection(host, port, timeout=within)
 
     def read(self, response: HTTPResponse, limit: int) -> bytes:
         """Return up to so many bytes of a reply, fewer at its end only."""

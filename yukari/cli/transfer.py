@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Optional, cast
 import click
 from attrs import define
 
-from yukari.cli.client import MAX_REPLY, Cache, CacheError
+from yukari.cli.client import IMPORTED_WITHIN, MAX_REPLY, Cache, CacheError
 from yukari.cli.output import Progress, counted, size
 from yukari.cli.store import model_argument, talks
 from yukari.descriptors import Descriptor
@@ -246,7 +246,7 @@ def _import_by(cache: Cache, file: str, progress: Progress) -> Any:
             progress.show(sent, max(sent, total or 0))
 
     headers = {} if total is None else {"Content-Length": str(total)}
-    return cache.ask("PUT", "/store/archive", counted(), headers)
+    return cache.ask("PUT", "/store/archive", counted(), headers, within=IMPORTED_WITHIN)
 
 
 def _length(file: BinaryIO) -> Optional[int]:
