@@ -70,6 +70,28 @@ class QuestionsTests(SynchronousTestCase):
         clock.advance(1)
         self.successResultOf(turns[-1])
 
+    def test_crowd_whose_questions_fail_at_once_keeps_no_turn(self) -> None:
+        """
+        Each began the next from within, until Python's stack was full: upstream that could not be
+        reached while many waited kept turns for good, and some clients got no answer.
+        """
+        questions = self.questions(3, 3)
+        first = [self.successResultOf(questions.begin(name)) for name in NAMES]
+        waiting = [
+            questions.begin(Repository(DEFAULT, "library", f"w{at}")).addCallback(
+                lambda turn: questions.end(turn, answered=False)
+            )
+            for at in range(500)
+        ]
+        for turn in first:
+            questions.end(turn, answered=False)
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+        for each in waiting:
+            self.successResultOf(each)
+        turns = [questions.begin(name) for name in NAMES]
+        self.assertEqual(self.begun(turns), [True] * 3)
+
     def test_a_repository_that_hangs_leaves_turns_for_others(self) -> None:
         questions = self.questions(4, 2)
         hanging = [questions.begin(NAMES[0]) for _ in range(100)]

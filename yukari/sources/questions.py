@@ -26,6 +26,8 @@ BEGUN_IN_A_TURN = 8
 Questions after which the reactor turns before others begin, if as many are in progress: each takes
 half a millisecond, and as much again when it is answered.
 """
+FAILED_IN_A_TURN = 64
+"""Questions after which the reactor turns, too, if they fail as soon as they begin."""
 LEAST_PATIENCE = 3.0
 """Seconds that a question has while others wait; longer if answers have taken long of late."""
 PATIENCE = 4.0
@@ -74,6 +76,7 @@ class Questions:
     _begun: int = field(default=0, init=False)
     """Questions that have begun since the reactor turned."""
     _next: Optional[IDelayedCall] = field(default=None, init=False)
+    _is_serving: bool = field(default=False, init=False)
 
     def begin(
         self, name: Repository, client: Hashable = None, *, again: bool = False
@@ -115,8 +118,19 @@ class Questions:
         self._serve()
 
     def _serve(self) -> None:
+        if self._is_serving:
+            return  # Else each question that fails at once would begin the next from within.
+        self._is_serving = True
+        try:
+            self._begin_waiting()
+        finally:
+            self._is_serving = False
+        self._look_later()
+
+    def _begin_waiting(self) -> None:
         while len(self._turns) < self._most and (found := self._first()) is not None:
-            if min(self._begun, len(self._turns)) >= BEGUN_IN_A_TURN:
+            in_progress = min(self._begun, len(self._turns))
+            if in_progress >= BEGUN_IN_A_TURN or self._begun >= FAILED_IN_A_TURN:
                 if self._next is None:
                     self._next = self._clock.callLater(0, self._go_on)
                 break
@@ -127,7 +141,6 @@ class Questions:
             self._asked[turn.name] += 1
             self._clients[client] += 1
             waiting.callback(turn)
-        self._look_later()
 
     def _go_on(self) -> None:
         """Begin more: the reactor has turned."""
