@@ -41,9 +41,10 @@ async def each_page(client: Lists, prefix: str, most: int) -> AsyncIterator[List
     while True:
         page = await client.list_objects(prefix, token=token, most=most)
         if page.objects:
-            if page.objects[0].key <= last:
+            keys = [row.key for row in page.objects]
+            if min(keys) <= last:
                 raise goes_round(client.endpoint)
-            last, empty = page.objects[-1].key, 0
+            last, empty = max(keys), 0
         else:
             empty += 1
         yield page
