@@ -198,7 +198,7 @@ class FetchScheduler:
         opened.addCallback(lambda _: self.runnable(download))
 
     def _bug(self, failure: Failure, download: Download) -> None:
-        log.failure("{digest}: opening", failure, digest=str(download.digest))
+        log.failure("{digest}: given up", failure, digest=str(download.digest))
         download.give_up(RegistryError("UNKNOWN", "an internal error; the log has more", 500))
 
     # assigning
@@ -349,14 +349,17 @@ class FetchScheduler:
             self._kept_waiting[download] = later
         ended = Deferred.fromCoroutine(fetch.run())
         ended.addBoth(self._fetch_ended, download, fetch)
+        ended.addErrback(self._bug, download)
 
     def _was_kept_waiting(self, download: Download) -> None:
         del self._kept_waiting[download]
         self.runnable(download)
 
     def _fetch_ended(self, result: object, download: Download, fetch: RangeFetch) -> None:
-        download.fetch_ended(fetch, result if isinstance(result, Failure) else None)
-        fetch.turn.release()  # Others have it now, if they can use it.
+        try:
+            download.fetch_ended(fetch, result if isinstance(result, Failure) else None)
+        finally:
+            fetch.turn.release()  # Others have it now, if they can use it.
         rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.runnable(download)
