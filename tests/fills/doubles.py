@@ -216,6 +216,9 @@ class Keeper(FillKeeper[Fill]):
     failing: Optional[Exception] = None
     way: Optional[DirectUpload] = None
 
+    async def vacated(self, fill: Fill) -> None:
+        """Nobody else has the blob."""
+
     async def open_spool(self, fill: Fill) -> Spool:
         return await self.store.new_spool(fill.digest, fill.size, fill.name)
 

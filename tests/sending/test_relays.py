@@ -28,6 +28,9 @@ MIB = 1024 * 1024
 class Full(FillKeeper[Fill]):
     """A keeper whose disk takes nothing."""
 
+    async def vacated(self, fill: Any) -> None:
+        pass
+
     async def open_spool(self, fill: Any) -> Any:
         raise NoRoom("no room")
 

@@ -239,6 +239,7 @@ class Fill(Download):
         await self._disk.rest()
         if self._write_error is not None:
             raise self._write_error
+        await self._keeper.vacated(self)
         if self.spool is None and self._may_open():
             self._disk.spool = await self._keeper.open_spool(self)
             self.kept = 0

@@ -107,6 +107,8 @@ class FillManager(FillKeeper[Fill]):
         self._retries.clear()
         await DeferredList([Deferred.fromCoroutine(fill.stop()) for fill in self.fills.values()])
         self.fills.clear()
+        while self._leaving:
+            await next(iter(self._leaving.values())).wait()
 
     # fills
 
@@ -216,9 +218,11 @@ class FillManager(FillKeeper[Fill]):
 
     # what fills ask
 
+    async def vacated(self, fill: Fill) -> None:
+        while self.fills.get(fill.digest) is fill and fill.digest in self._leaving:
+            await self._leaving[fill.digest].wait()
+
     async def open_spool(self, fill: Fill) -> Spool:
-        while (leaving := self._leaving.get(fill.digest)) is not None:
-            await leaving.wait()
         if not self._scheduler.may_open:
             # Nor past the disk: that takes memory and connections.
             raise StoreFull(os.strerror(errno.EMFILE))

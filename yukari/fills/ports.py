@@ -21,6 +21,13 @@ class StoreFull(NoRoom):
 class FillKeeper(Protocol[Fill]):
     """The owner of the store and of all fills."""
 
+    async def vacated(self, fill: Fill) -> None:
+        """
+        Return once no other fill of the blob is being stopped; at once if this one is, which then
+        opens nothing.
+        """
+        raise NotImplementedError
+
     async def open_spool(self, fill: Fill) -> Spool:
         """Return the blob's spool, new or as an earlier process left it; `NoRoom`, OSError."""
         raise NotImplementedError
