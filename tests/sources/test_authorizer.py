@@ -10,7 +10,7 @@ from typing import Any, Optional
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
@@ -220,6 +220,22 @@ class SignedTests(AuthorizerCase):
         for work in works:
             self.assertEqual(self.successResultOf(work).body, BODY)
         self.assertEqual(world.given, 1)
+
+    def test_challenge_is_read_though_no_token_comes_before_its_client_leaves(self) -> None:
+        """Its connection was kept, with the end of the reply unread, until garbage is collected."""
+        world = self.world()
+        asking = Deferred.fromCoroutine(self.upstream.manifest(NAME, TAG, CLIENT))
+        challenged = world.internet.last
+        status, headers, body = world.answer(challenged)
+        challenged.head(status, content_length=len(body), **headers)
+        self.assertIn("/token", world.internet.last.url)
+        self.assertEqual(challenged.wire.producerState, "paused")
+        asking.cancel()
+        self.failureResultOf(asking, CancelledError)
+        self.assertEqual(challenged.wire.producerState, "producing")
+        challenged.send(body)
+        self.assertFalse(challenged.open)
+        world.internet.stop()
 
     def test_one_who_leaves_takes_nobody_elses_token_away(self) -> None:
         world = self.world()

@@ -198,7 +198,12 @@ class _Errand:
             self._tried.add(way)
             if way is Way.PLAIN and self._user_agent == USER_AGENT:
                 self._tried.add(Way.OWN_NAME)
-            response = await self._go(way)
+            try:
+                response = await self._go(way)
+            except BaseException:
+                if last is not None:
+                    discard(last, clock)
+                raise
             if remembered is not None and way is Way.PLAIN and self._challenge != remembered:
                 # It wants something else than was remembered: that has not been tried.
                 self._tried &= {Way.PLAIN, Way.OWN_NAME}
