@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+from botocore.session import Session
 from botocore.utils import parse_timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import Agent
 
-from yukari.s3.signing import _timestamp
+from tests.sources.doubles import Internet
+from yukari.s3.client import S3Client
+from yukari.s3.credentials import Keys
+from yukari.s3.errors import S3Error
+from yukari.s3.location import Place
+from yukari.s3.signing import Signing, _timestamp
 
 WRITTEN = ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT")
 """As in listings of AWS and Ceph, of others, and in headers."""
 TIMES = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.just(timezone.utc))
+
+
+class Given:
+    """The source of these keys."""
+
+    async def keys(self) -> Keys:
+        return Keys("key", "secret", None, None)
+
+
+class ReplyTests(SynchronousTestCase):
+    def test_reply_with_an_unreadable_head_keeps_no_connection(self) -> None:
+        """Each was kept with its body unread: four for every request, until none was left."""
+        internet = Internet()
+        agent = Agent.usingEndpointFactory(internet.clock, internet)
+        place = Place("http://s3.test", "us-east-1", "bucket", True)
+        credentials: Any = Given()
+        client = S3Client(Signing(Session(), place), credentials, agent, internet.clock)
+        asked = Deferred.fromCoroutine(client.get_object("k", once=True))
+        internet.last.head(200, content_length=10**9, last_modified="yesterday")
+        self.failureResultOf(asked, S3Error)
+        internet.clock.advance(0)
+        self.assertEqual(internet.open, [])
 
 
 class TimestampTests(SynchronousTestCase):

@@ -93,7 +93,11 @@ class Requests:
             response = await self._send(operation, parameters, None, SILENT)
             if response.code >= 300:
                 await self._read(operation, response, SILENT)
-            return self._signing.parse(operation, 200, _headers(response), b""), response
+            try:
+                return self._signing.parse(operation, 200, _headers(response), b""), response
+            except BaseException:
+                self.discard(response)
+                raise
 
         return await (self._in_turn(call) if once else self._repeat(lambda: self._in_turn(call)))
 
