@@ -183,7 +183,36 @@ class Blobs(RuleBasedStateMachine):
             assert bytes(body) == BODIES[digest]
 
 
+class SlowStore(MemoryStore):
+    """Removes blobs when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removing: list[Deferred[None]] = []
+
+    async def delete_blob(self, digest: Digest) -> None:
+        self.removing.append(Deferred())
+        await self.removing[-1]
+        await super().delete_blob(digest)
+
+
 class BlobsTests(SynchronousTestCase):
+    def test_blob_that_is_removed_twice_at_a_time_keeps_nobody_waiting(self) -> None:
+        """An admin's removal beside the sweep: whoever asked meanwhile waited for ever."""
+        machine = Blobs()
+        self.addCleanup(machine.teardown)
+        blobs, store = machine.library.blobs, SlowStore()
+        blobs._store = store
+        ((digest, body),) = BODIES.items()
+        store._blobs[digest] = bytearray(body)
+        first, second = [Deferred.fromCoroutine(blobs.remove(digest)) for _ in range(2)]
+        asked = Deferred.fromCoroutine(blobs.stored_size(NAMES[0], digest))
+        while store.removing:
+            store.removing.pop(0).callback(None)
+        self.assertIs(self.successResultOf(first), True)
+        self.assertIs(self.successResultOf(second), False)
+        self.assertIsNone(self.successResultOf(asked))
+
     def test_no_model_harms_another_in_any_order_of_events(self) -> None:
         run_state_machine_as_test(
             Blobs, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)

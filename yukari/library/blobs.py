@@ -283,11 +283,15 @@ class Blobs:
 
     async def remove(self, digest: Digest) -> bool:
         """
-        Remove a stored blob; False if it is on its way, and stays. OSError.
+        Remove a stored blob; False if it is on its way, and stays, or if another call removes it.
+        OSError.
 
         Readers that have it open keep it; those who ask for it meanwhile find it absent.
         """
         if digest in self._fills.fills:
+            return False
+        if digest in self._removing:
+            await self._removed(digest)
             return False
         removing = self._removing[digest] = Waiters()
         self.invalidate()
