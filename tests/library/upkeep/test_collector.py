@@ -460,6 +460,22 @@ class CollectorTests(SynchronousTestCase):
         self.successResultOf(second)
         self.failureResultOf(reserve(digests[2], BOUND - SIDECARS - 1), NoRoom)
 
+    def test_import_and_fill_of_one_blob_find_room_at_the_same_time(self) -> None:
+        """A client that asked for a blob while an archive brought it got an internal error."""
+        collector, opened = self.world.management.collector, list[Deferred[Any]]()
+
+        async def open_spool() -> Any:
+            opened.append(Deferred())
+            return await opened[-1]
+
+        both = [
+            Deferred.fromCoroutine(collector.reserve(Digest.of(b"x"), 1, open_spool))
+            for _ in range(2)
+        ]
+        for each, reserved in zip(opened, both):
+            each.callback(None)
+            self.successResultOf(reserved)
+
 
 class CollectorMachine(RuleBasedStateMachine):
     """Pulls, moves, deletions, pins, evictions, kills and restarts, in any order."""

@@ -91,15 +91,16 @@ class Collector(Observer):
         """Make room for a blob, then open its spool. `NoRoom`, OSError."""
         self._room.opening[digest] = size
         try:
-            if await self._room.lacking(digest) > 0:
-                await self._lock.run(self._make_room, digest)
+            if await self._room.lacking(digest, size) > 0:
+                await self._lock.run(self._make_room, digest, size)
             return await open_spool()
         finally:
-            del self._room.opening[digest]
+            # An import may bring the same blob, and have ended sooner.
+            self._room.opening.pop(digest, None)
 
-    async def _make_room(self, digest: Digest) -> None:
+    async def _make_room(self, digest: Digest, size: int) -> None:
         room = self._room
-        lacking, size = await room.lacking(digest), room.opening[digest]
+        lacking = await room.lacking(digest, size)
         if lacking > 0 and self._bounds.evict:
             await self._evict_for(size, lacking)
         if await room.beyond_bound(digest) > 0:

@@ -71,10 +71,10 @@ class Room:
         """Note that so many bytes were removed; in a shared store they are counted again."""
         self.used = None if self._is_shared or self.used is None else self.used - size
 
-    async def lacking(self, digest: Digest) -> int:
+    async def lacking(self, digest: Digest, size: int) -> int:
         """Return how many bytes must be freed for a blob; 0 or less if none. OSError."""
         short_of = self._store.inventory.short_of
-        return max(await short_of(self.opening[digest]), await self.beyond_bound(digest))
+        return max(await short_of(size), await self.beyond_bound(digest))
 
     async def beyond_bound(self, digest: Digest) -> int:
         """Return by how many bytes a blob exceeds STORE_MAX; at most 0 if it does not. OSError."""
