@@ -224,6 +224,24 @@ class GuessingTests(PasswordsCase):
         for each in tries:
             each.addErrback(lambda _: None)
 
+    def test_crowd_that_guesses_locks_out_no_admin(self) -> None:
+        """Refused one from within another, they filled Python's stack, and nobody came in again."""
+        disk = ScriptedDisk(slow=True)
+        self.passwords._in_thread = disk
+        tries = [
+            Deferred.fromCoroutine(self.passwords.accept(b"her", b"guess", "192.0.2.1"))
+            for _ in range(300)
+        ]
+        admin = Deferred.fromCoroutine(self.passwords.accept(b"her", b"secret", "192.0.2.2"))
+        while disk.waiting or self.clock.getDelayedCalls():
+            disk.work()
+            self.clock.advance(0)
+        self.assertIs(self.successResultOf(admin), True)
+        for each in tries[:FREE_GUESSES]:
+            self.assertIs(self.successResultOf(each), False)
+        for each in tries[FREE_GUESSES:]:
+            self.failureResultOf(each, RegistryError)
+
     def test_whatever_a_hash_costs_each_check_does_as_much_work(self) -> None:
         """The time of a reply told a known user, whose hash costs more or less than another's."""
         work: list[int] = []

@@ -142,11 +142,13 @@ class Passwords:
     async def _check(
         self, check: tuple[bytes, bytes, int], address: Hashable, *, known: bool
     ) -> bool:
+        self._check_patience(address)
         await self._one.acquire()
         try:
             self._check_patience(address)
         except RegistryError:
-            self._one.release()
+            # Each of a crowd that waits would be refused from within the one before it.
+            self._clock.callLater(0, self._one.release)
             raise
         checked: Deferred[bool] = Deferred()
         # A client that leaves does not end the thread: the next check waits for it all the same.
