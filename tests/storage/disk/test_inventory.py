@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,6 +11,7 @@ from tests.storage.disk.test_store import store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
 from yukari.manifest import AnyManifest
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
+from yukari.storage.disk.blobs import BlobFiles
 from yukari.storage.disk.store import DirectoryStore
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
@@ -34,6 +36,22 @@ class InventoryTests(SynchronousTestCase):
 
     def elsewhere(self) -> frozenset[Digest]:
         return result_of(self.store.inventory.named_elsewhere())
+
+    def test_listing_goes_on_beside_another_that_ends(self) -> None:
+        """The look through the store ended for good when the sweep's listing ended beside it."""
+        written = {self.blob(manifest_of(str(at).encode())) for at in range(3)}
+        blobs, stat = self.store._blobs, BlobFiles._stat
+
+        def beside_another(files: BlobFiles, digest: Digest) -> Any:
+            self.patch(BlobFiles, "_stat", stat)
+            after = None
+            while page := files.page(after, 2):
+                after = page[-1].digest
+            return stat(files, digest)
+
+        self.patch(BlobFiles, "_stat", beside_another)
+        found = [each.digest.file_name for each in blobs.page(None, 10)]
+        self.assertEqual({f"blobs/{name}" for name in found}, written)
 
     def test_blobs_of_other_registries_models_are_named(self) -> None:
         # Sweeping by our own tags alone would take the weights of a model from quay.io.

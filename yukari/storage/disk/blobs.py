@@ -75,13 +75,14 @@ class BlobFiles:
 
     def page(self, after: Optional[Digest], most: int) -> list[BlobEntry]:
         """Return a page of all blobs, as `BlobStore.blobs` does."""
-        if after is None or not self._listed:
+        listed = self._listed  # Another thread may begin or end a listing meanwhile.
+        if after is None or not listed:
             names = filter(is_blob, os.listdir(self._layout.blobs))
-            self._listed = sorted({name[-64:] for name in names})
+            listed = self._listed = sorted({name[-64:] for name in names})
         entries: list[BlobEntry] = []
-        first = 0 if after is None else bisect_right(self._listed, after.hex)
-        for at in range(first, len(self._listed)):
-            digest = Digest(self._listed[at])
+        first = 0 if after is None else bisect_right(listed, after.hex)
+        for at in range(first, len(listed)):
+            digest = Digest(listed[at])
             found = self._stat(digest)
             if found is not None:
                 # A manifest's mtime is when it was checked, a link's that of what was linked.
