@@ -25,6 +25,7 @@ from yukari.library.upkeep.scrubbing import (
 )
 from yukari.names import Digest
 from yukari.spans import Span
+from yukari.storage.ports import NoRoom
 
 DAY = 86_400.0
 PERIOD = 30 * DAY
@@ -195,6 +196,20 @@ class ScrubberTests(SynchronousTestCase):
         said = [str(formatEvent(each)) for each in logs if each["log_level"].name == "error"]
         self.assertIn(f"{digests[0]}: cannot be read from the disk: I/O error", said)
         self.assertEqual(scene.scrubber.status().damaged, len(said))
+
+    def test_disk_that_has_no_room_for_a_right_copy_stops_nothing(self) -> None:
+        """No other blob was read again, and on a full disk none at all until a restart."""
+
+        async def replace(*_: object) -> None:
+            raise NoRoom("the disk is full")
+
+        self.patch(Scrubber, "_replace", replace)
+        scene = self.scene()
+        digests = [scene.has(str(each), MB) for each in range(3)]
+        scene.copies.names[digests[0]] = b"something else"
+        scene.start()
+        scene.run(PERIOD)
+        self.assertLessEqual(set(digests), set(scene.copies.begun()))
 
     def test_blob_that_is_gone_keeps_no_turn(self) -> None:
         scene = self.scene()

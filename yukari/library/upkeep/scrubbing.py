@@ -33,6 +33,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
 from yukari.storage.inventory import Copies, OpenCopy
+from yukari.storage.ports import NoRoom
 from yukari.tasks import Background
 
 log = Logger()
@@ -178,7 +179,14 @@ class Scrubber(Observer):
             )
             return
         if found != digest:
-            await self._replace(digest, found, copy)
+            try:
+                await self._replace(digest, found, copy)
+            except (NoRoom, OSError) as error:
+                log.error(
+                    "{digest}: wrong, and no right copy can be stored: {error}",
+                    digest=str(digest),
+                    error=str(error),
+                )
 
     async def _hash(self, copy: OpenCopy) -> Digest:
         hashed, done = sha256(), 0
