@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,11 +22,11 @@ DIGEST = Digest.of(BODY)
 
 class StoppingTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.clock, self.disk = Clock(), ScriptedDisk()
+        self.clock, self.disk, self.store = Clock(), ScriptedDisk(), MemoryStore()
         self.sources: list[ScriptedSource] = []
         self.stored: list[Digest] = []
         self.manager = FillManager(
-            MemoryStore(),
+            self.store,
             self,
             FetchScheduler(self.clock, 4, 8),
             self.disk,
@@ -74,6 +74,16 @@ class StoppingTests(SynchronousTestCase):
             asked.send(len(BODY))
         self.clock.advance(0.06)
         self.assertEqual(self.stored, [DIGEST])
+
+    def test_fill_is_stopped_though_its_admin_leaves(self) -> None:
+        """Its spool stayed open, with the room for all that had not come, until a restart."""
+        self.begin()
+        stopped = self.stopped()
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        self.write()
+        self.assertEqual(self.manager._leaving, {})
+        self.assertEqual(self.store._spools, {})
 
     def test_end_of_all_waits_for_one_that_is_being_stopped(self) -> None:
         """What an operator had stopped went on in the next process."""

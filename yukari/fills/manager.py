@@ -208,7 +208,9 @@ class FillManager(FillKeeper[Fill]):
         if not stopping.called:
             left = self._leaving[fill.digest] = Waiters()
             stopping.addBoth(self._left, fill, left)
-        return stopping
+        stopped: Deferred[None] = Deferred()
+        stopping.chainDeferred(stopped)  # Who waits may leave: the fill is stopped all the same.
+        return stopped
 
     def _left(self, result: Any, fill: Fill, left: Waiters) -> Any:
         if self._leaving.get(fill.digest) is left:
