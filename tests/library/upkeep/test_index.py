@@ -28,6 +28,7 @@ from yukari.library.upkeep.index import (
     OLD_AFTER,
     OLD_SHARE,
     QUICK,
+    RETRY_FIRST,
     Index,
 )
 from yukari.manifest import LARGE, Manifest
@@ -69,6 +70,21 @@ class ByHandTests(SynchronousTestCase):
         self.world.clock.advance(OLD_AFTER)
         shutil.copytree(self.manifests("a"), self.manifests("c"))
         self.assertEqual(self.listed(), ["library/a", "library/b", "library/c"])
+
+    def test_look_that_meets_a_bug_is_not_the_last(self) -> None:
+        """No change that was made by hand was noticed any more until a restart."""
+        looks: list[Index] = []
+
+        async def look(index: Index) -> None:
+            looks.append(index)
+            if len(looks) == 1:
+                raise ZeroDivisionError
+
+        self.patch(Index, "look", look)
+        self.world.management.index.look_soon()
+        self.world.clock.advance(RETRY_FIRST)
+        self.assertEqual(len(looks), 2)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_many_lists_are_one_look(self) -> None:
         looks = self.look_by(lambda: None)

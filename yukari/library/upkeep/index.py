@@ -275,15 +275,16 @@ class Index(Observer):
             self._running.start("look", self._look_again(), _failed)
 
     async def _look_again(self) -> None:
+        wait = backoff(self._failures + 1, RETRY_FIRST, RETRY_LONGEST)
         try:
             await self.look()
             wait, self._failures = self._due_in, 0
         except (CatalogUnusable, OSError) as error:
             self._failures += 1
-            wait = backoff(self._failures, RETRY_FIRST, RETRY_LONGEST)
             log.warn("the store was not looked through: {error}", error=str(error))
-        if not self._stopped:
-            self._timer = self._clock.callLater(wait, self._look_due)
+        finally:  # Also after an error that nobody expects, or it would have been the last look.
+            if not self._stopped:
+                self._timer = self._clock.callLater(wait, self._look_due)
 
     def _look_due(self) -> None:
         self._timer = None
