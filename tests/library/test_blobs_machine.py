@@ -197,6 +197,26 @@ class SlowStore(MemoryStore):
 
 
 class BlobsTests(SynchronousTestCase):
+    def test_blob_on_its_way_is_sought_in_no_model_that_was_only_asked_for(self) -> None:
+        """
+        Every name that a client made up was kept, written beside the spool, and asked for upstream
+        once the blob was refused there.
+        """
+        machine = Blobs()
+        self.addCleanup(machine.teardown)
+        ((digest, body),) = BODIES.items()
+        for name in NAMES:
+            machine.library.blobs.learn(name, [Descriptor(digest, len(body), "text/plain")])
+        fill = machine.asked(machine.library.blob(NAMES[0], digest))
+        fill.start()
+        for _, _, source in machine.upstream.sources:
+            source.open[0].answer()
+            source.open[0].send(10)
+        made_up = [Repository(DEFAULT, "library", f"x{at}") for at in range(20)]
+        for name in (*made_up, NAMES[1]):
+            self.assertIs(machine.asked(machine.library.blob(name, digest)), fill)
+        self.assertEqual(list(fill.models), NAMES)
+
     def test_blob_that_is_removed_twice_at_a_time_keeps_nobody_waiting(self) -> None:
         """An admin's removal beside the sweep: whoever asked meanwhile waited for ever."""
         machine = Blobs()

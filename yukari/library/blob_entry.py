@@ -40,6 +40,10 @@ class BlobEntry:
         """Note what upstream says, asked about ``name``."""
         _note(self.told, name, size)
 
+    def is_of(self, name: Repository) -> bool:
+        """Whether a manifest of ``name``, or upstream, says that it has the blob."""
+        return name in self.claims or name in self.told
+
     def agreed(self, name: Repository) -> Optional[int]:
         """Return the size if it is beyond doubt: confirmed, told, or the same for all models."""
         if self.size is not None:

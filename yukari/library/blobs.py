@@ -372,7 +372,10 @@ class Blobs:
             stored = await self.stored_size(name, digest)
             if stored is not None:
                 return stored
-        self._entry(digest).unreadable_until = 0.0
+        entry = self._entry(digest)
+        entry.unreadable_until = 0.0
+        if fill is not None and not entry.is_of(name):
+            return fill  # A client says so, and may make up any number of names.
         return self._fills.begin(digest, size, name)
 
     def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:
