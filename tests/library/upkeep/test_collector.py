@@ -29,11 +29,12 @@ from tests.storage.disk.test_store import HOST, store_in
 from tests.storage.dying import DyingOs, Killed
 from tests.storage.strategies import manifest_of, result_of
 from yukari.config.units import FreeSpace
-from yukari.errors import manifest_unknown, upstream_unreachable
+from yukari.errors import denied, manifest_unknown, upstream_unreachable
 from yukari.fills.scheduler import FetchScheduler
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.library import Library
-from yukari.library.upkeep.collector import Unknown
+from yukari.library.upkeep import collector as stock
+from yukari.library.upkeep.collector import ASKED_WITHIN, Unknown
 from yukari.library.upkeep.management import Management
 from yukari.library.upkeep.room import SIDECARS, Bounds
 from yukari.library.upkeep.shared_sweep import Busy
@@ -65,11 +66,17 @@ def weights(seed: object) -> bytes:
 
 @define(eq=False)
 class Upstream:
-    """A registry of what a test says; ``down`` is whether it answers, ``silent`` which do not."""
+    """
+    A registry of what a test says; ``down`` is whether it answers, ``silent`` which do not.
+
+    Questions about models that are ``hanging`` have no end; it gives none that are ``refused``.
+    """
 
     tags: dict[Repository, Manifest] = field(factory=dict)
     down: bool = False
     silent: tuple[str, ...] = ()
+    hanging: tuple[Repository, ...] = ()
+    refused: tuple[Repository, ...] = ()
 
     def is_down(self, _: Repository) -> bool:
         return False
@@ -77,6 +84,10 @@ class Upstream:
     async def manifest(
         self, name: Repository, reference: Any, user_agent: str, _: Variant = Variant.PLAIN
     ) -> Manifest:
+        if name in self.hanging:
+            await Deferred()
+        if name in self.refused:
+            raise denied(name)
         if self.down or name.registry in self.silent:
             raise upstream_unreachable("down")
         if name not in self.tags:
@@ -275,6 +286,33 @@ class CollectorTests(SynchronousTestCase):
         self.assertFalse(world.pull("10.0.0.5:5000/newer"))
         for model in ("hf.co/a", "hf.co/c", "new"):
             self.assertTrue(world.is_whole(model), model)
+
+    def test_model_of_which_upstream_says_nothing_holds_up_no_pull(self) -> None:
+        """One question that hung kept every new blob waiting longer than clients do."""
+        world = self.full()
+        world.upstream.hanging = (name_of("a"),)
+        body, opened = weights("new"), list[Any]()
+
+        async def open_spool() -> Any:
+            opened.append(None)
+
+        reserving = self.world.management.collector.reserve(Digest.of(body), SIZE, open_spool)
+        reserved = Deferred.fromCoroutine(reserving)
+        self.assertEqual(opened, [])
+        world.clock.advance(ASKED_WITHIN)
+        self.successResultOf(reserved)
+        self.assertIsNone(world.stored("b"))
+        self.assertTrue(world.is_whole("a"))
+
+    def test_models_that_a_registry_refuses_by_now_stay_and_others_go(self) -> None:
+        """Nothing of the registry was ever evicted again, and all new models were relayed."""
+        self.patch(stock, "UNANSWERED", 1)
+        world = self.full()
+        world.upstream.refused = (name_of("a"),)
+        self.assertFalse(world.pull("new"))
+        self.assertTrue(world.pull("new"))
+        self.assertIsNone(world.stored("b"))
+        self.assertTrue(world.is_whole("a"))
 
     def test_what_one_registry_has_no_more_stays_though_another_has_it(self) -> None:
         world = self.full("a", "hf.co/a", "c")

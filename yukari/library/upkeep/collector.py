@@ -8,17 +8,20 @@ Room for a blob is made before its spool is opened (`Collector.reserve`). What g
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, Optional
 
 from attrs import define, field
-from twisted.internet.defer import DeferredLock
+from cachetools import TTLCache
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from yukari.config.units import shown_bytes
-from yukari.errors import RegistryError
+from yukari.errors import RegistryError, upstream_silent
 from yukari.fills.manager import FillManager
 from yukari.fills.ports import StoreFull
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
@@ -41,6 +44,18 @@ log = Logger()
 
 CHECKED_TOGETHER = 5
 """Models that upstream is asked about at the same time before they are evicted."""
+ASKED_WITHIN = 10.0
+"""
+Seconds that upstream has to answer for one of them: all that want room wait meanwhile, and a client
+gives up after 30.
+"""
+REFUSALS = (400, 401, 403)
+REFUSED_FOR = 3600.0
+"""Statuses by which a registry refuses a model, and seconds for which that is believed."""
+MAX_REFUSED = 10_000
+"""Models of which that is remembered."""
+UNANSWERED = 3
+"""Models of which a registry says nothing before it is asked about no more of them for now."""
 HOPELESS_FOR = 2.0
 """Seconds until the next search for room after one found too little; among 100,000 models a search
 takes about as long."""
@@ -77,6 +92,11 @@ class Collector(Observer):
     _warned: bool = field(default=False, init=False)
     _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
     """Until when, by the clock, no room is sought for so many bytes or more."""
+    _refused: TTLCache[tuple[Repository, Tag], None] = field(init=False)
+    """Tags that upstream did not give us lately."""
+
+    def __attrs_post_init__(self) -> None:
+        self._refused = TTLCache(MAX_REFUSED, REFUSED_FOR, self._clock.seconds)
 
     # events
 
@@ -133,11 +153,12 @@ class Collector(Observer):
         if lacking >= least and self._clock.seconds() < until:
             return
         tried: set[Version] = set()
-        silent: set[str] = set()
+        unanswered: Counter[str] = Counter()
         while lacking > 0:
+            silent = [each for each, count in unanswered.items() if count >= UNANSWERED]
             found = await self.plan(lacking, tried, silent=silent)
             if found.frees < lacking:
-                if silent:
+                if unanswered:
                     raise Unknown("upstream does not say whether it still has what would go")
                 self._warn(found, lacking, why)
                 self._hopeless = self._clock.seconds() + HOPELESS_FOR, lacking
@@ -153,9 +174,9 @@ class Collector(Observer):
                 gone, mute = await self._take(steps, why)
                 freed += gone
                 tried.update(step.candidate.version for step in steps)
-                silent |= mute
+                unanswered += mute
                 if mute:
-                    break  # Models of other registries may go.
+                    break  # Others may go.
             lacking -= freed
 
     def _warn(self, found: Plan, lacking: int, why: str) -> None:
@@ -215,11 +236,14 @@ class Collector(Observer):
 
     def _why_in_use(self, candidate: Candidate) -> Optional[str]:
         """
-        Return why a version is in use, or a blob that no other one stands on; None if neither is.
+        Return why a version is in use, or a blob that no other one stands on, or why it could not
+        be fetched again; None if nothing is known.
 
         A licence that hundreds of models share does not count: it stays with the last of them.
         """
         version = candidate.version
+        if candidate.superseded_at is None and (version.name, version.tag) in self._refused:
+            return "upstream refuses it by now"
         own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
         if any(digest in self._fills.fills for digest in own):
             return "being fetched"
@@ -229,8 +253,11 @@ class Collector(Observer):
         is_in_use = any(key in self._in_use for key in keys)
         return "asked for within the last minute" if is_in_use else None
 
-    async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, set[str]]:
-        """Let these go, if they may; return the bytes freed, and registries that say nothing."""
+    async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, Counter[str]]:
+        """
+        Let these go, if they may; return the bytes freed, and of how many each registry that says
+        nothing was asked.
+        """
         there = await all_of(map(self._can_go, steps))
         registries = [step.candidate.version.name.registry for step in steps]
         said = {each for each, can_go in zip(registries, there) if can_go is not None}
@@ -256,7 +283,7 @@ class Collector(Observer):
         if unneeded and self._removal.shared:
             freed = await self._remove_blobs(unneeded)
             self._metrics.evicted("unused", freed=freed)
-        return freed, {each for each in registries if each not in said}
+        return freed, Counter(each for each in registries if each not in said)
 
     async def _can_go(self, step: Step) -> Optional[bool]:
         """
@@ -269,8 +296,10 @@ class Collector(Observer):
             return True
         if self._is_upstream is None:
             return None
+        asking = Deferred.fromCoroutine(self._is_upstream(version.name, version.tag))
+        late = Failure(upstream_silent("upstream does not answer in time"))
         try:
-            there = await self._is_upstream(version.name, version.tag)
+            there = await asking.addTimeout(ASKED_WITHIN, self._clock, lambda *_: late)
         except RegistryError as error:
             log.info(
                 "{name}:{tag} is not evicted: {error}",
@@ -278,6 +307,8 @@ class Collector(Observer):
                 tag=str(version.tag),
                 error=str(error),
             )
+            if error.status in REFUSALS:
+                self._refused[version.name, version.tag] = None
             return None
         await self._catalog.run(
             CatalogFile.checked, version.name, version.tag, self._now(), gone=not there
