@@ -128,9 +128,10 @@ class Questions:
         self._look_later()
 
     def _begin_waiting(self) -> None:
+        failed = 0
         while len(self._turns) < self._most and (found := self._first()) is not None:
             in_progress = min(self._begun, len(self._turns))
-            if in_progress >= BEGUN_IN_A_TURN or self._begun >= FAILED_IN_A_TURN:
+            if in_progress >= BEGUN_IN_A_TURN or failed >= FAILED_IN_A_TURN:
                 if self._next is None:
                     self._next = self._clock.callLater(0, self._go_on)
                 break
@@ -141,6 +142,7 @@ class Questions:
             self._asked[turn.name] += 1
             self._clients[client] += 1
             waiting.callback(turn)
+            failed += turn not in self._turns
 
     def _go_on(self) -> None:
         """Begin more: the reactor has turned."""
