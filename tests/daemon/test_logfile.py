@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.daemon.logfile import RETRY_EVERY, LogFile
+from yukari.daemon.unhurried import KEPT, Unhurried
 
 
 class LogFileTests(SynchronousTestCase):
@@ -116,3 +117,49 @@ class LogFileTests(SynchronousTestCase):
     def test_what_is_no_text_is_written_all_the_same(self) -> None:
         self.made().write("\ud800\n")
         self.assertEqual(self.text(), "\\ud800\n")
+
+
+class UnhurriedTests(SynchronousTestCase):
+    """A pipe whose reader has stopped; without a bound on what is written the test hangs."""
+
+    def setUp(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.log = Unhurried(self.writer)
+        self.addCleanup(os.close, self.writer)
+        self.told: list[int] = []
+        self.patch(Unhurried, "_log", self)
+
+    def error(self, _: str, count: int) -> None:
+        """A log: what is told of lost lines goes where the others go."""
+        self.told.append(count)
+        self.log.write("the end\n")
+
+    def read_all(self) -> list[str]:
+        text = b""
+        while not text.endswith(b"the end\n"):
+            text += os.read(self.reader, 1 << 16)
+        return text.decode().splitlines()
+
+    def test_what_is_read_late_comes_whole_and_in_order_and_the_rest_is_counted(self) -> None:
+        self.addCleanup(os.close, self.reader)
+        sent = [f"{number} ".ljust(10_000, ".") for number in range(2 * KEPT // 10_000)]
+        for line in sent:
+            self.log.write(line + "\n")
+        *got, end = self.read_all()
+        self.assertEqual(got, sent[: len(got)])
+        self.assertEqual(self.told, [len(sent) - len(got)])
+        self.assertGreater(len(got), KEPT // 10_001)
+        writer = self.log._writer
+        if writer is not None:
+            writer.join()
+        self.log.write("again\n")
+        self.assertEqual(os.read(self.reader, 100), b"again\n")
+
+    def test_nobody_waits_for_a_reader_that_has_gone(self) -> None:
+        for _ in range(100):
+            self.log.write("x" * 10_000 + "\n")
+        os.close(self.reader)
+        writer = self.log._writer
+        assert writer is not None
+        writer.join()
+        self.assertRaises(OSError, self.log.write, "x\n")

@@ -12,6 +12,8 @@ from typing import Optional
 
 from attrs import define, field
 
+from yukari.daemon.unhurried import Unhurried, may_block
+
 ROTATE_AT = 10_000_000
 """Bytes at which the file is rotated."""
 KEPT = 5
@@ -36,19 +38,24 @@ class LogFile:
     _descriptor: int = field(init=False)
     _size: int = field(default=0, init=False)
     _retry_at: Optional[float] = field(default=None, init=False)
+    _unhurried: Optional[Unhurried] = field(default=None, init=False)
+    """There if it is no file on a disk: a FIFO, or ``/dev/stdout``."""
     _lock: Lock = field(factory=Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.path = os.path.abspath(self.path)  # a daemon changes its directory
-        self._descriptor = self._open()
+        self._take(self._open())
 
     def _open(self) -> int:
         # Not to wait for somebody who reads a FIFO.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(self.path, flags, 0o666)
         os.set_blocking(descriptor, True)
-        self._size = os.fstat(descriptor).st_size
         return descriptor
+
+    def _take(self, descriptor: int) -> None:
+        self._descriptor, self._size = descriptor, os.fstat(descriptor).st_size
+        self._unhurried = Unhurried(descriptor) if may_block(descriptor) else None
 
     def write(self, text: str) -> None:
         """Append a line; `OSError` if it cannot be written."""
@@ -56,6 +63,9 @@ class LogFile:
         with self._lock:
             if self._retry_at is not None and self._clock() >= self._retry_at:
                 self._reopen()
+            if self._unhurried is not None:
+                self._unhurried.write(text)
+                return
             if self._size + len(data) > self._rotate_at:
                 self._size = os.fstat(self._descriptor).st_size  # it may have been truncated
                 if self._size + len(data) > self._rotate_at and self._size:
@@ -83,9 +93,14 @@ class LogFile:
             descriptor = self._open()
         except OSError:
             self._retry_at = self._clock() + RETRY_EVERY
-        else:
+            return
+        self._retry_at = None
+        if os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
+            os.close(descriptor)
+            return
+        if self._unhurried is None:  # Otherwise what is left may still be written to it.
             os.close(self._descriptor)
-            self._descriptor, self._retry_at = descriptor, None
+        self._take(descriptor)
 
     def _rotate(self) -> None:
         if self._retry_at is not None:

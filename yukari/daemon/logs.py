@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, Optional, Protocol, cast
+from typing import Any, Optional, Protocol, TextIO
 
 from attrs import define
 from constantly import NamedConstant
@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yukari.daemon.logfile import LogFile
+from yukari.daemon.unhurried import Unhurried, may_block
 from yukari.fatal import Ended
 from yukari.names import Digest, Repository, Tag
 
@@ -60,7 +61,7 @@ class Lines:
     def __call__(self, event: LogEvent) -> None:
         if not event.get("banner") and _level(event) < self.level:
             return
-        if event.get("on_stderr") and self.stream is sys.__stderr__:
+        if event.get("on_stderr") and _is_stderr(self.stream):
             return
         text = json_line(event) if self.as_json else console_line(event)
         try:
@@ -151,6 +152,21 @@ def _visible(text: str) -> str:
     )
 
 
+def _is_stderr(stream: Stream) -> bool:
+    if isinstance(stream, Unhurried):
+        return stream.number == 2
+    return stream is sys.__stderr__
+
+
+def _unhurried(stream: TextIO) -> Stream:
+    """Return a stream that waits for no reader."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # It is no file.
+        return stream
+    return Unhurried(number, stream.encoding) if may_block(number) else stream
+
+
 def open_stream(twistd: Mapping[str, Any]) -> Stream:
     """
     Open the stream that twistd's own options name: ``--logfile``, else stderr, or ``twistd.log``
@@ -163,9 +179,10 @@ def open_stream(twistd: Mapping[str, Any]) -> Stream:
     if name == "-":
         if daemon:
             raise SystemExit("yukari: --logfile=-: expected a file: a daemon has no stdout")
-        return sys.stdout
+        return _unhurried(sys.stdout)
     if not name and not daemon:
-        return cast("Stream | None", sys.stderr) or open(os.devnull, "w")  # stderr may be closed
+        stderr: Optional[TextIO] = sys.stderr  # It may be closed.
+        return open(os.devnull, "w") if stderr is None else _unhurried(stderr)
     try:
         file = LogFile(name or "twistd.log")
     except OSError as error:
