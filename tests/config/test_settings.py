@@ -423,6 +423,41 @@ class DirectoryTests(SynchronousTestCase):
     def test_a_named_directory_wins_over_the_bucket(self) -> None:
         self.assertEqual(read(TIGRIS_BUCKET="b", STORAGE="/d")["storage"], "/d")
 
+    def test_what_has_no_effect_is_named_with_the_reason(self) -> None:
+        """TIGRIS_BUCKET was left out without a word: models went to the disk."""
+        stored, bucket = {"STORAGE": "/srv/models"}, {"STORAGE": "tigris"}
+        directory = "STORAGE is the directory /srv/models, not tigris"
+        for environment, wanted in (
+            ({**stored, "TIGRIS_BUCKET": "b"}, [f"TIGRIS_BUCKET has no effect: {directory}"]),
+            ({**stored, "TIGRIS_BUCKET": "yukari"}, [f"TIGRIS_BUCKET has no effect: {directory}"]),
+            ({**stored, "SPOOL_MAX": "1GB"}, [f"SPOOL_MAX has no effect: {directory}"]),
+            ({**stored, "REDIRECT": "on"}, [f"REDIRECT has no effect: {directory}"]),
+            ({**stored, "REDIRECT": "auto", "SCRUB_BUCKET": "0"}, []),
+            (
+                {**bucket, "REDIRECT": "off", "PRESIGN_ENDPOINT": "http://h/"},
+                ["PRESIGN_ENDPOINT has no effect: REDIRECT is off"],
+            ),
+            (
+                {**bucket, "SCRUB_BUCKET": "1", "SCRUB_PERIOD": "0"},
+                ["SCRUB_BUCKET has no effect: SCRUB_PERIOD is 0"],
+            ),
+            ({**bucket, "KEEP": "a/b"}, ["KEEP has no effect: EVICT is never"]),
+            ({**bucket, "KEEP": "a/b", "EVICT": "lru"}, []),
+            (
+                {**stored, "PRIVATE_MODELS": "everyone"},
+                ["PRIVATE_MODELS has no effect: there is no UPSTREAM_KEY"],
+            ),
+            ({"TIGRIS_BUCKET": "b", "SPOOL_MAX": "1GB"}, []),
+            (stored, []),
+        ):
+            settings = Settings.read({}, {**HOME, **environment})
+            self.assertEqual(list(settings.unused), wanted, environment)
+        flags = Settings.read({"storage": "/x", "tigris-bucket": "b"}, HOME)
+        self.assertEqual(
+            flags.unused,
+            ("--tigris-bucket has no effect: STORAGE is the directory /x, not tigris",),
+        )
+
     def test_tigris_has_a_default_bucket(self) -> None:
         made = read({"storage": "tigris"})
         self.assertEqual((made["storage"], made["tigris_bucket"]), (TIGRIS, "yukari"))

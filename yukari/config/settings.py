@@ -29,6 +29,7 @@ from yukari.config.reading import Sources
 from yukari.config.registries import RegistrySettings
 from yukari.config.registry_tables import TABLES, RegistryReader
 from yukari.config.setting import Setting, SettingError, SettingErrors, declared
+from yukari.config.unused import unused
 
 __all__ = ["SETTINGS", "TIGRIS", "Setting", "SettingError", "Settings", "find_sources"]
 
@@ -39,6 +40,8 @@ class Settings(Listening, Upstream, Freshness, Storage, Clients, Running):
 
     registries: tuple[RegistrySettings, ...] = field(kw_only=True)
     """The registries that are mirrored, the default one first; made from the other settings."""
+    unused: tuple[str, ...] = field(kw_only=True, default=())
+    """A line for each setting that was given and has no effect."""
 
     @classmethod
     def read(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
@@ -67,7 +70,7 @@ class Settings(Listening, Upstream, Freshness, Storage, Clients, Running):
             errors += reader.errors
         if errors:
             raise errors[0] if len(errors) == 1 else SettingErrors(errors)
-        return cls(**values)
+        return cls(**values, unused=tuple(unused(SETTINGS, values, sources)))
 
 
 SETTINGS: tuple[Setting, ...] = (

@@ -142,7 +142,8 @@ class YukariService(Service):
                 ignored="; ".join(self._proxies.ignored),
                 banner=True,
             )
-
+        for line in self._settings.unused:
+            log.warn("{line}", line=line, banner=True)
         if short := cut_short(self._settings):
             log.warn(
                 "fewer connections than UPSTREAM_CONNECTIONS: {most}, an eighth of the limit of"
