@@ -131,7 +131,10 @@ class PidFileTests(SynchronousTestCase):
         other = subprocess.Popen(["sleep", "60"])
         self.addCleanup(other.wait)
         self.addCleanup(other.kill)
-        for content in (str(other.pid), str(os.getpid()), "", "garbage", "-1", "0", "9" * 20):
+        gone = subprocess.Popen(["true"])
+        gone.wait()  # Of this one twistd would remove it, and call that an error.
+        numbers = (str(other.pid), str(os.getpid()), str(gone.pid))
+        for content in (*numbers, "", "garbage", "-1", "0", "9" * 20):
             self.assertFalse(self.left(content), content)
 
     def test_link_to_a_file_that_is_not_there_is_removed(self) -> None:

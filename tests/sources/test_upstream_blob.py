@@ -85,6 +85,12 @@ class BlobTests(BlobCase):
             self.successResultOf(found)
         self.assertEqual(len(self.internet.exchanges), 5)
 
+    def test_a_registry_of_which_only_a_blob_was_asked_has_answered(self) -> None:
+        """After a restart that goes on with a blob /status said that it never had."""
+        self.assertFalse(self.upstream.state_of("").answered)
+        self.located()
+        self.assertTrue(self.upstream.state_of("").answered)
+
     def test_user_in_a_redirect_goes_to_its_host_each_time_and_nowhere_else(self) -> None:
         """Such a redirect was refused, or the password would have been in the log and in /fills."""
         found = self.fetch()

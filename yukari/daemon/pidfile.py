@@ -65,5 +65,5 @@ def _is_ours(number: int) -> bool:
         with open(f"/proc/{number}/cmdline", "rb") as file:
             command = file.read(4096)
     except OSError:
-        return True  # gone, which twistd finds out, or there is no /proc
+        return not os.path.exists("/proc/self/cmdline")  # Then it is gone, or twistd finds out.
     return any(name in command for name in _OURS)

@@ -79,6 +79,8 @@ class Registry:
     large: LargeManifests = field(factory=LargeManifests)
     questions: int = MAX_QUESTIONS
     """Questions at once at most."""
+    has_answered: bool = field(default=False, init=False)
+    """Whether it has answered a request for a blob, with whatever it was."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _last: Optional[HostPace] = field(default=None, init=False)
@@ -117,7 +119,9 @@ class Registry:
             headers = self.headers(user_agent, token)
             if span is not None:
                 headers.setRawHeaders("Range", [span.as_range])
-            return await as_cancelled(self.request("GET", url, headers))
+            response = await as_cancelled(self.request("GET", url, headers))
+            self.has_answered = True
+            return response
 
         try:
             authorized = self.authorized(send, url, USER_AGENT)

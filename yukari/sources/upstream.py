@@ -12,7 +12,7 @@ import errno
 from math import inf
 from typing import Optional
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
@@ -88,7 +88,8 @@ class Upstream:
 
     def state_of(self, _: str) -> Reachability:
         """What is known of it now."""
-        return self.circuits.state
+        state = self.circuits.state
+        return evolve(state, answered=True) if self.registry.has_answered else state
 
     def access_of(self, _: str) -> tuple[Access, ...]:
         """How requests get past its challenges."""
