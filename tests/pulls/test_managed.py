@@ -40,6 +40,11 @@ class VerbsCase(ProcessCase):
         lines = (await self.run_verb(daemon, "ls", "--json")).splitlines()
         return {row["name"]: row for row in map(json.loads, lines)}
 
+    async def models(self, daemon: YukariProcess) -> int:
+        """How many /status counts."""
+        _, body = await self.ask(f"{daemon.url}/status")
+        return int(json.loads(body)["store"]["models"])
+
 
 class StockOllamaTests(OllamaCase):
     async def stock(self, daemon: YukariProcess, *arguments: str, status: int = 0) -> str:
@@ -161,7 +166,9 @@ class VerbsTests(VerbsCase):
         plan = json.loads(await self.run_verb(daemon, "evict", "--dry-run", "--json"))
         self.assertEqual({each["name"] for each in plan["stays"]}, {"m:latest", "user/n:7b"})
         self.assertIn("ready", await self.run_verb(daemon, "status"))
+        self.assertEqual(await self.models(daemon), 2)
         await self.run_verb(daemon, "rm", "user/n:7b")
+        self.assertEqual(await self.models(daemon), 1)
         self.assertEqual(set(await self.listed(daemon)), {"m:latest"})
         self.assertIn("3.3 MB", await self.run_verb(daemon, "du"))
 

@@ -264,7 +264,7 @@ def may_fetch_ahead(settings: Settings) -> Callable[[], bool]:
 
 @frozen(eq=False, repr=False)
 class _Changes(Observer):
-    """Calls a function whenever something is stored."""
+    """Calls a function whenever something is stored or removed."""
 
     _changed: Callable[[], None]
 
@@ -272,6 +272,9 @@ class _Changes(Observer):
         self._changed()
 
     def blob_stored(self, digest: Digest, size: int) -> None:
+        self._changed()
+
+    def removed(self) -> None:
         self._changed()
 
 

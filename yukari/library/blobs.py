@@ -267,7 +267,7 @@ class Blobs:
         except OSError:
             return None
         if file is None:
-            return False
+            return None
         verifier = Verifier(file)
         try:
             while verifier.position < file.size:

@@ -22,6 +22,9 @@ class Observer:
     def checked(self, name: Repository, tag: Tag, at: float, gone: bool) -> None:
         """Upstream was asked about a stored tag, ``at`` in seconds of the epoch."""
 
+    def removed(self) -> None:
+        """Models or blobs were removed."""
+
 
 @define(eq=False, repr=False)
 class Events(Observer):
@@ -44,3 +47,7 @@ class Events(Observer):
     def checked(self, name: Repository, tag: Tag, at: float, gone: bool) -> None:
         for each in self.observers:
             each.checked(name, tag, at, gone)
+
+    def removed(self) -> None:
+        for each in self.observers:
+            each.removed()

@@ -17,6 +17,7 @@ from yukari import __version__
 from yukari.config.registry_names import RegistryNames
 from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.rows import Totals
+from yukari.library.events import Observer
 from yukari.library.recent_errors import RecentErrors, Trouble
 from yukari.library.traffic import Traffic, TrafficReport
 from yukari.library.upkeep.management import Management
@@ -124,8 +125,8 @@ class Status:
 
 
 @define(eq=False, repr=False)
-class StatusReader:
-    """Reads the status of a managed store; it does nothing until it is asked."""
+class StatusReader(Observer):
+    """Reads the status of a managed store; it counts nothing until it is asked."""
 
     _management: Management
     _registries: RegistryNames
@@ -140,6 +141,10 @@ class StatusReader:
 
     def __attrs_post_init__(self) -> None:
         self._started_at = self._now()
+        self._management.library.events.observers.append(self)
+
+    def removed(self) -> None:
+        self._totals = None
 
     def fills(self) -> tuple[dict[str, Any], ...]:
         """Return the blobs on their way, those that readers wait for first."""

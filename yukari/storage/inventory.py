@@ -94,6 +94,14 @@ class Inventory(Protocol):
         OSError if a manifest of theirs cannot be read: then nothing is known of its blobs.
         """
 
+    def unread(self) -> Optional[OSError]:
+        """
+        Return why a manifest, or a directory of them, could not be read since the last call.
+
+        None if all that is there could be. Such a manifest counts as not stored, though what it
+        stands on must stay.
+        """
+
     async def short_of(self, size: int) -> int:
         """Return how many bytes are lacking for a new spool of ``size``; 0 if it would fit."""
 

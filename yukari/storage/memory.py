@@ -305,6 +305,9 @@ class MemoryStore:
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
 
+    def unread(self) -> Optional[OSError]:
+        return None
+
     async def short_of(self, size: int) -> int:
         return 0 if self.capacity is None else max(0, self._taken() + size - self.capacity)
 

@@ -67,7 +67,7 @@ class OllamaApi:
     # what is stored
 
     async def _tags(self, request: Request, _: Body) -> None:
-        await self._management.index.refresh()
+        await self._management.index.listable()
         lines = Lines(request, "application/json; charset=utf-8")
         await lines.write(b'{"models":[')
         after, first = ("", ""), True

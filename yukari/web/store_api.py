@@ -70,7 +70,7 @@ class StoreApi:
 
     async def _models(self, request: Any, _: Body) -> None:
         await self._management.marks.refresh()
-        await self._management.index.refresh()
+        await self._management.index.listable()
         await self._management.catalog.flush()
         lines, after = Lines(request), ("", "")
         pinned, columns = self._management.marks.pinned(), _columns(request)

@@ -18,6 +18,7 @@ from tests.storage.disk.test_store import HOST
 from tests.storage.strategies import result_of
 from tests.strategies import manifest_body
 from yukari.descriptors import Descriptor
+from yukari.errors import RegistryError
 from yukari.leisure import Leisure
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.upkeep import index as stock
@@ -25,6 +26,7 @@ from yukari.library.upkeep.index import (
     BATCH,
     BESIDE_REQUESTS,
     DETAILS_EVERY,
+    FIRST_LOOK_WITHIN,
     OLD_AFTER,
     OLD_SHARE,
     QUICK,
@@ -65,6 +67,20 @@ class ByHandTests(SynchronousTestCase):
         for tree in ("manifests", "manifests-v2", "blobs"):
             shutil.rmtree(os.path.join(self.world.path, tree))
         self.assertEqual(self.listed(), [])
+
+    def test_a_list_waits_for_the_first_look_and_is_refused_if_that_takes_long(self) -> None:
+        """A program that asked just after the start was told that there were no models."""
+        upkeep = self.world.management.index
+        upkeep.looked = False
+        asked = begin(self, upkeep.listable())
+        self.assertNoResult(asked)
+        result_of(upkeep.look())
+        self.successResultOf(asked)
+        upkeep.looked = False
+        asked = begin(self, upkeep.listable())
+        self.world.clock.advance(FIRST_LOOK_WITHIN)
+        error = self.failureResultOf(asked, RegistryError).value
+        self.assertEqual((error.status, error.retry_after), (503, 5))
 
     def test_what_was_copied_in_is_listed(self) -> None:
         self.world.clock.advance(OLD_AFTER)

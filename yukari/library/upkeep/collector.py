@@ -35,6 +35,7 @@ from yukari.library.upkeep.marks import Marks
 from yukari.library.upkeep.removal import Removal
 from yukari.library.upkeep.room import Bounds, Room
 from yukari.library.upkeep.sweeping import Sweep, Swept
+from yukari.library.upkeep.unread import Unread
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository, Tag
 from yukari.storage.ports import Spool
@@ -86,6 +87,8 @@ class Collector(Observer):
     _registry: str
     _bounds: Bounds
     _clock: IReactorTime
+    _removed: Callable[[], None] = lambda: None
+    """Called when something was removed."""
     _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
@@ -152,6 +155,7 @@ class Collector(Observer):
         until, least = self._hopeless
         if lacking >= least and self._clock.seconds() < until:
             return
+        await self._removal.check()
         tried: set[Version] = set()
         unanswered: Counter[str] = Counter()
         while lacking > 0:
@@ -267,6 +271,8 @@ class Collector(Observer):
             if not can_go or self._why_in_use(step.candidate) is not None:
                 continue
             let_go = await self._removal.let_go(step.candidate)
+            if let_go is None:
+                continue
             gone = 0 if self._removal.shared else await self._remove_blobs(let_go)
             unneeded += let_go
             freed += gone
@@ -321,16 +327,25 @@ class Collector(Observer):
         """
         Remove a tag and what it named before; return how many bytes that freed.
 
-        From a shared store the blobs go in the background. `CatalogUnusable`, OSError.
+        From a shared store the blobs go in the background; while a manifest cannot be read, they
+        stay. `CatalogUnusable`, OSError.
         """
-        unneeded = await self._removal.tag(name, tag)
+        unneeded = await self._removal.tag(name, tag) or []
+        self._removed()
         if self._removal.shared is not None:
             self._removal.shared.sweep.remove_soon(unneeded)
             return 0
-        return await self._remove_blobs(unneeded, at_once=True)
+        try:
+            return await self._remove_blobs(unneeded, at_once=True)
+        except Unread as error:
+            log.warn(
+                "{name}:{tag} is removed; {error}", name=str(name), tag=str(tag), error=str(error)
+            )
+            return 0
 
     async def _remove_blobs(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
         freed = await self._removal.blobs(unneeded, at_once=at_once)
+        self._removed()
         self._room.freed(freed)
         return freed
 
@@ -355,10 +370,12 @@ class Collector(Observer):
             self._room.used = None
             return await self._removal.shared.sweep.run()
         if self._bounds.evict:
+            await self._removal.check()
             for step in (await self.plan(0)).steps:
                 await self._take([step], "after SUPERSEDED_LIFETIME")
         swept = await self._sweep.run(self._bounds.grace)
         await self.recount()
+        self._removed()
         return swept
 
     async def unneeded(self) -> Swept:

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from yukari.errors import RegistryError
 from yukari.leisure import Leisure
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
@@ -28,6 +29,7 @@ from yukari.library.events import Observer
 from yukari.library.models.details import Details
 from yukari.library.upkeep.marks import Marks
 from yukari.library.upkeep.stored_tags import Key, StoredTag, StoredTags
+from yukari.library.upkeep.unread import Gaps
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import Store
 from yukari.tasks import Background, Waiters, all_of, backoff
@@ -57,6 +59,8 @@ QUICK = 1.0
 OLD_AFTER, OLD_SHARE = 2.0, 20
 """A list looks again if the last look is older than both: these seconds, and `OLD_SHARE` times as
 long as it took."""
+FIRST_LOOK_WITHIN = 5.0
+"""Seconds for which a list waits for the first look, at most."""
 RETRY_FIRST, RETRY_LONGEST = 10.0, 600.0
 """Seconds after which a look that failed is taken again, doubled up to the longest."""
 DETAILS_EVERY = 10.0
@@ -85,6 +89,7 @@ class Index(Observer):
     _stored: StoredTags = field(init=False)
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
+    gaps: Gaps = field(init=False)
     _old_at: float = field(default=inf, init=False)
     """When the last look becomes old."""
     _is_quick: bool = field(default=False, init=False)
@@ -113,6 +118,7 @@ class Index(Observer):
 
     def __attrs_post_init__(self) -> None:
         self._stored = StoredTags(self._store, self._marks, self._details)
+        self.gaps = Gaps(self._store.inventory)
         self._large = TTLCache(MAX_LARGE, DETAILS_EVERY, self._clock.seconds)
 
     def start(self) -> None:
@@ -162,6 +168,8 @@ class Index(Observer):
             except (CatalogUnusable, OSError) as error:
                 # The next look through everything finds it.
                 log.warn("not in the catalog: {error}", error=str(error))
+                self.gaps.add(error)
+                self._look_again_soon()
 
     async def _work_off(self) -> None:
         blobs, self._blobs = self._blobs, {}
@@ -175,6 +183,8 @@ class Index(Observer):
         for key in tags:
             del self._tags[key]
         await self._read(tags)
+        if not self.gaps.is_all_read():
+            self._look_again_soon()
         checks, self._checks = self._checks, {}
         for key, (at, gone) in checks.items():
             await self._catalog.run(CatalogFile.checked, *key, at, gone=gone)
@@ -200,6 +210,19 @@ class Index(Observer):
         """Return when a look has gone through everything since the start."""
         if not self.looked:
             await self._awaiting.wait()
+
+    async def listable(self) -> None:
+        """
+        Wait, at most `FIRST_LOOK_WITHIN`, until a list of all is complete. `RegistryError`.
+        """
+        if not self.looked:
+            looking = Deferred.fromCoroutine(self.first_look())
+            await looking.addTimeout(FIRST_LOOK_WITHIN, self._clock, lambda *_: None)
+        if not self.looked:
+            why = "after the start" if self.gaps.why is None else f"again: {self.gaps.why}"
+            message = f"the store is still being looked through {why}: try again"
+            raise RegistryError("UNAVAILABLE", message, 503, round(FIRST_LOOK_WITHIN))
+        await self.refresh()
 
     async def refresh(self) -> None:
         """Find changes that nobody reported, and wait if that is quick; for lists of all."""
@@ -278,10 +301,14 @@ class Index(Observer):
         wait = backoff(self._failures + 1, RETRY_FIRST, RETRY_LONGEST)
         try:
             await self.look()
-            wait, self._failures = self._due_in, 0
+            self._failures = 0 if self.gaps.why is None else self._failures + 1
+            wait = self._due_in
+            if self._failures:
+                wait = min(wait, backoff(self._failures, RETRY_FIRST, RETRY_LONGEST))
         except (CatalogUnusable, OSError) as error:
             self._failures += 1
             log.warn("the store was not looked through: {error}", error=str(error))
+            self.gaps.add(error)
         finally:  # Also after an error that nobody expects, or it would have been the last look.
             if not self._stopped:
                 self._timer = self._clock.callLater(wait, self._look_due)
@@ -293,6 +320,7 @@ class Index(Observer):
     async def look(self) -> None:
         """Look through all blobs and tags. `CatalogUnusable`, OSError."""
         began, self._old_at = self._clock.seconds(), inf
+        self.gaps.begin_look()
         if self._leisure is not None:
             self._leisure.begin()
         await self._marks.refresh()
@@ -320,13 +348,20 @@ class Index(Observer):
                     await run(CatalogFile.listed, [(*key, listed[key]) for key in other])
                 await self._rest()
             await self._rest()
-        await self._forget_unseen()
+        if self.gaps.is_all_read():
+            await self._forget_unseen()
+        self.gaps.end_look()
         self.looked = True
         self._awaiting.fire()
         now = self._clock.seconds()
         took = now - began
         self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
         self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
+
+    def _look_again_soon(self) -> None:
+        """Look before long for what the catalog may lack."""
+        if self._timer is not None and self._timer.getTime() > self._clock.seconds() + RETRY_FIRST:
+            self._timer.reset(RETRY_FIRST)
 
     def _is_alone(self) -> bool:
         return self._leisure is None or self._leisure.is_alone()
@@ -340,7 +375,7 @@ class Index(Observer):
         for name, tag in tags:
             # It may have been stored behind the look.
             (there,) = await self._store.read_anew([(name, tag)])
-            if not there:
+            if not there and self.gaps.is_all_read():
                 await self._catalog.run(CatalogFile.remove, name, tag)
         for digest in blobs:
             if await self._store.blob_size(digest) is None:

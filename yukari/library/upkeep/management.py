@@ -25,6 +25,7 @@ from yukari.library.upkeep.removal import Removal, Shared
 from yukari.library.upkeep.room import Bounds, Room
 from yukari.library.upkeep.scrubbing import Scrubber
 from yukari.library.upkeep.sweeping import Sweep
+from yukari.library.upkeep.unread import Unread
 from yukari.metrics import Metrics
 from yukari.names import Repository, Tag
 from yukari.storage.ports import Store
@@ -129,6 +130,7 @@ class Management:
             registry=self._registry,
             bounds=self.bounds,
             clock=self._clock,
+            removed=library.events.removed,
             now=self.now,
             metrics=self._metrics,
         )
@@ -254,7 +256,9 @@ class Management:
 
 
 def _failed(failure: Failure) -> None:
-    if failure.check(CatalogUnusable, Unknown, OSError):
+    if failure.check(Unread):
+        log.debug("{error}", error=str(failure.value))  # The index has warned.
+    elif failure.check(CatalogUnusable, Unknown, OSError):
         log.warn("upkeep of the store failed: {error}", error=str(failure.value))
     else:
         log.failure("upkeep of the store", failure)

@@ -49,8 +49,15 @@ class Removal:
     _clock: IReactorTime
     shared: Optional[Shared] = None
 
-    async def let_go(self, candidate: Candidate) -> list[Digest]:
-        """Remove a version's tag, or its row if it is superseded; return what it stood on."""
+    async def check(self) -> None:
+        """`Unread`, OSError if blobs cannot be removed now: no tag is to go for their sake."""
+        if self.shared is None:
+            await self._sweep.check()
+        else:
+            await self.shared.sweep.check()
+
+    async def let_go(self, candidate: Candidate) -> Optional[list[Digest]]:
+        """Remove a version's tag, or its row if it is superseded; else as `tag`."""
         version = candidate.version
         if candidate.superseded_at is None:
             return await self.tag(version.name, version.tag, version.digest, candidate.used_at)
@@ -61,12 +68,13 @@ class Removal:
 
     async def tag(
         self, name: Repository, tag: Tag, digest: Optional[Digest] = None, used_at: float = 0.0
-    ) -> list[Digest]:
+    ) -> Optional[list[Digest]]:
         """
         Remove a tag and what it named before; return the blobs that it may have stood on alone.
 
-        With a ``digest``, the tag stays if it names another one by now, or if it was pulled: from
-        this daemon since the call, or from any other since ``used_at``, in seconds of the epoch.
+        With a ``digest``, the tag stays, and None is returned, if it names another one by now, if
+        it cannot be read, or if it was pulled: from this daemon since the call, or from any other
+        since ``used_at``, in seconds of the epoch.
         """
         began, needs = self._clock.seconds(), list[Digest]()
         if self.shared is not None:
@@ -75,9 +83,9 @@ class Removal:
         (variants,) = await self._store.read_anew([(name, tag)])
         if digest is not None:
             if digest not in {each.manifest.digest for each in variants.values()}:
-                return []
+                return None
             if await self._is_pulled(name, tag, began, used_at):
-                return []
+                return None
         await self._store.inventory.remove_tag(name, tag)
         if digest is not None and await self._is_pulled(name, tag, began, used_at):
             # A client has got it meanwhile.
@@ -87,7 +95,7 @@ class Removal:
                         name, tag, stored.manifest, stored.checked_at, variant
                     )
             self._index.tag_stored(name, tag)
-            return []
+            return None
         if self.shared is not None:
             await self.shared.pulls.forget(name, tag)
         await self._marks.forget(name, tag)

@@ -79,9 +79,13 @@ class SharedSweep:
         swept: Swept = await self._alone(self._run)
         return swept
 
+    async def check(self) -> None:
+        """Bring the roots in the catalog up to date."""
+        await self._lock.run(self._look)
+
     async def unneeded(self) -> Swept:
         """Return what `run` would remove."""
-        await self._lock.run(self._look)
+        await self.check()
         old = await self._old()
         return Swept(len(old), sum(each.size for each in old))
 

@@ -50,14 +50,23 @@ class Sweep:
     _in_use: InUse
     _now: Callable[[], float] = time.time
 
+    async def check(self) -> frozenset[Digest]:
+        """
+        Return the blobs of other registries' models, which stay.
+
+        `Unread`, OSError if a manifest cannot be read: then nobody knows which blobs are needed.
+        """
+        self._index.gaps.check()
+        return await self._store.inventory.named_elsewhere()
+
     async def remove(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
         """
         Remove these blobs, manifests first; return how many bytes that freed.
 
         Those that are needed or in use by now stay, for a later sweep; ``at_once`` removes also
-        those that were in use a moment ago. `CatalogUnusable`, OSError.
+        those that were in use a moment ago. `CatalogUnusable`, `Unread`, OSError.
         """
-        elsewhere = await self._store.inventory.named_elsewhere()
+        elsewhere = await self.check()
         sizes: list[tuple[int, Digest]] = []
         for digest in unneeded:
             size = await self._store.blob_size(digest)
@@ -86,11 +95,12 @@ class Sweep:
         Remove what no version stands on and was stored before the ``grace``, in seconds.
 
         Manifests that were here before the catalog count as superseded versions. With ``dry``,
-        only count it. `CatalogUnusable`, OSError.
+        only count it. `CatalogUnusable`, `Unread`, OSError.
         """
         if not self._index.looked:
             return Swept(0, 0)
         await self._index.settled()
+        self._index.gaps.check()
         old = await self._old_unneeded(self._now() - grace)
         if old and not dry and await self._adopt(old):
             old = await self._old_unneeded(self._now() - grace)
@@ -109,7 +119,7 @@ class Sweep:
         unneeded = set(await self._catalog.run(CatalogFile.unneeded))
         if not unneeded:
             return []
-        unneeded -= await self._store.inventory.named_elsewhere()
+        unneeded -= await self.check()
         found: list[BlobEntry] = []
         last: Optional[Digest] = None
         while page := await self._store.blobs(last, PAGE):

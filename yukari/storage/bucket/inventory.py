@@ -45,6 +45,9 @@ class BucketInventory:
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
 
+    def unread(self) -> Optional[OSError]:
+        return None
+
     async def short_of(self, size: int) -> int:
         return 0  # What the disk has no room for goes straight into the bucket.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -36,6 +37,22 @@ def is_fault(error: OSError) -> bool:
     CIFS, FUSE).
     """
     return error.errno not in (*ABSENT, *_NOT_OURS)
+
+
+def hides(path: str, error: OSError) -> bool:
+    """
+    Whether there may be something at ``path`` although it could not be opened or listed.
+
+    It is not served, but what it stands on may be needed: nothing is removed for its sake.
+    """
+    if error.errno == errno.ENOENT:
+        return False
+    try:
+        found = os.lstat(path)
+    except OSError as again:
+        # Some file systems have no name with a colon and call it invalid.
+        return again.errno not in (*ABSENT, errno.EINVAL)
+    return error.errno != errno.ENOTDIR or stat.S_ISDIR(found.st_mode)
 
 
 def write_all(descriptor: int, body: bytes) -> None:

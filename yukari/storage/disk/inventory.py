@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from yukari.config.files import read_file
 from yukari.manifest import MAX_BYTES, Manifest, parse_manifest
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.disk.atomic import ABSENT, is_fault, remove, replace_file, temporary
+from yukari.storage.disk.atomic import ABSENT, hides, remove, replace_file, temporary
 from yukari.storage.disk.copies import DiskCopies, keep_in
 from yukari.storage.disk.layout import tag_path
 from yukari.storage.disk.manifests import ManifestFiles
@@ -67,6 +67,9 @@ class DirectoryInventory:
     async def named_elsewhere(self) -> frozenset[Digest]:
         named: frozenset[Digest] = await self._run(self._named_elsewhere)
         return named
+
+    def unread(self) -> Optional[OSError]:
+        return self._files.unread()
 
     async def short_of(self, size: int) -> int:
         short: list[int] = [await self._run(room.short_of, size) for room in self._rooms()]
@@ -177,11 +180,7 @@ class DirectoryInventory:
         path = self._files.layout.blob(digest)
         try:
             found = parse_manifest(read_file(path, MAX_CHILD))
-        except OSError as error:
-            if is_fault(error):
-                raise
-            return set()
-        except ValueError:
+        except (FileNotFoundError, ValueError):
             return set()
         if isinstance(found, Manifest):
             return {blob.digest for blob in found.blobs}
@@ -226,7 +225,7 @@ def _listed(path: str) -> list[str]:
     try:
         return [os.path.join(path, name) for name in os.listdir(path)]
     except OSError as error:
-        if error.errno not in ABSENT:
+        if hides(path, error):
             raise
         return []
 
@@ -235,7 +234,7 @@ def _files_below(path: str) -> Iterator[str]:
     """Every file below a directory; OSError if one cannot be listed."""
 
     def failed(error: OSError) -> None:
-        if error.errno not in ABSENT:
+        if hides(error.filename, error):
             raise error
 
     for directory, _, names in os.walk(path, onerror=failed):

@@ -16,7 +16,7 @@ from attrs import define, field
 from cachetools import LRUCache
 
 from yukari.names import InvalidName, Repository, Tag
-from yukari.storage.disk.atomic import ABSENT, is_fault
+from yukari.storage.disk.atomic import ABSENT
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
 from yukari.storage.ports import NEVER_CHECKED, ManifestEntry
 
@@ -33,8 +33,10 @@ class TagListing:
     """Every tag of a `Layout`, be it in ``manifests``, in ``manifests-v2`` or in both."""
 
     _layout: Layout
+    _note: Callable[[str, OSError], None]
+    """Called with a path and why it cannot be read; raises what is a fault of the disk."""
     _tell: Callable[[str, str], None]
-    """Called with a path and why it cannot be read."""
+    """Called with a path and why it cannot be read, for the log."""
     _names: LRUCache[str, tuple[int, list[str]]] = field(
         factory=lambda: LRUCache(_REMEMBERED), init=False
     )
@@ -102,8 +104,7 @@ class TagListing:
             try:
                 plain = os.stat(tag_path(directory, name, tag))
             except OSError as error:
-                if is_fault(error):
-                    raise
+                self._note(tag_path(directory, name, tag), error)
                 continue
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
                 found = True
@@ -117,8 +118,7 @@ class TagListing:
                     leads = self._layout.blob_linked(path, os.readlink(path)) is not None
                     found = leads and stat.S_ISREG(os.stat(path).st_mode)
             except OSError as error:
-                if is_fault(error):
-                    raise
+                self._note(path, error)
                 continue
             if (found and stat.S_ISLNK(linked.st_mode)) or (
                 stat.S_ISREG(linked.st_mode) and linked.st_size
@@ -148,8 +148,7 @@ class TagListing:
             settled = time.time_ns() - changed > _SETTLED
             names = sorted(os.listdir(path))
         except OSError as error:
-            if is_fault(error):
-                raise
+            self._note(path, error)
             if error.errno not in ABSENT:
                 self._tell(path, error.strerror or str(error))
             return ()

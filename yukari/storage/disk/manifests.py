@@ -77,9 +77,14 @@ class ManifestFiles:
 
     def __attrs_post_init__(self) -> None:
         self._reader = ManifestReader(self.layout, KeptFiles(self.made))
-        self.listing = TagListing(self.layout, self._reader.tell)
+        self.listing = TagListing(self.layout, self._reader.note, self._reader.tell)
 
     # reading
+
+    def unread(self) -> Optional[OSError]:
+        """As `Inventory.unread`."""
+        unread, self._reader.unread = self._reader.unread, None
+        return unread
 
     def small_only(self, work: Callable[..., T], *args: Any) -> T:
         """Call ``work``; `IsLarge` if it comes to a large manifest, and then it is called anew."""

@@ -35,7 +35,7 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import Span
-from yukari.storage.disk.atomic import ABSENT, is_fault
+from yukari.storage.disk.atomic import ABSENT, hides, is_fault
 from yukari.storage.disk.bodies import KeptBody, KeptFiles
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
@@ -83,6 +83,8 @@ class ManifestReader:
 
     layout: Layout
     kept: KeptFiles
+    unread: Optional[OSError] = field(default=None, init=False)
+    """The first failure to read what is there, since somebody has set this to None."""
     _told: set[tuple[str, str]] = field(factory=set, init=False)
     _lock: Lock = field(factory=Lock, init=False)
     _here: local = field(factory=local, init=False)
@@ -210,8 +212,7 @@ class ManifestReader:
         try:
             return file and File(path, file.manifest, checked_at(os.lstat(path)))
         except OSError as error:
-            if is_fault(error):
-                raise
+            self.note(path, error)
             return None
 
     def blob(self, digest: Digest, watched: Watched) -> Optional[File]:
@@ -253,8 +254,8 @@ class ManifestReader:
                 opened.close()
             return File(path, manifest, checked_at(found))
         except (OSError, InvalidManifest) as error:
-            if isinstance(error, OSError) and is_fault(error):
-                raise
+            if isinstance(error, OSError):
+                self.note(path, error)
             if not isinstance(error, OSError) or error.errno not in ABSENT:
                 (tell or self.tell)(path, str(error))
             return None
@@ -271,6 +272,13 @@ class ManifestReader:
         own = KeptBody(FileBlob(size, opened.share()), Span(0, size))
         inline = bodies_of(manifest)[1:]
         return with_bodies(manifest, [own, *(self.kept.keep(inline) if inline else ())])
+
+    def note(self, path: str, error: OSError) -> None:
+        """Remember that something may not be read. A failure that is a fault is raised."""
+        if is_fault(error):
+            raise error
+        if self.unread is None and hides(path, error):
+            self.unread = OSError(error.errno, error.strerror, path)
 
     def tell(self, path: str, why: str) -> None:
         """Warn, once for each file and reason."""
