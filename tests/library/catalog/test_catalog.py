@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
@@ -12,9 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.library.catalog.test_file import LATEST, M, indexed, version
 from tests.storage.strategies import result_of
+from yukari.library.catalog import schema
 from yukari.library.catalog.catalog import WRITE_AFTER, Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Entry
+from yukari.library.catalog.schema import LOCKED_FOR, STILL_LOCKED_FOR
 
 
 class CatalogTests(SynchronousTestCase):
@@ -102,6 +105,24 @@ class CatalogTests(SynchronousTestCase):
         self.assertEqual((len(self.found()), self.lost), (1, 0))
         result_of(self.catalog.check(maybeDeferred))
         self.assertEqual((self.found(), self.lost), ([], 1))
+
+    def test_a_lock_that_lasts_is_waited_for_once(self) -> None:
+        """Where a file system's locks fail each call took five seconds, at the stop too."""
+        self.patch(schema, "LOCKED_FOR", 0.01)
+        self.put()
+
+        def waits(file: CatalogFile) -> int:
+            return int(file._db.execute("PRAGMA busy_timeout").fetchone()[0])
+
+        asked = self.catalog.run(CatalogFile.put, [indexed(version(("w", 10)))], 1.0)
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            self.assertRaises(CatalogUnusable, result_of, asked)
+            assert self.catalog._file is not None
+            self.assertEqual(waits(self.catalog._file), STILL_LOCKED_FOR * 1000)
+            other.execute("ROLLBACK")
+        self.put()
+        self.assertEqual(waits(self.catalog._file), LOCKED_FOR * 1000)
 
     def test_catalog_that_is_removed_while_it_is_used_is_made_anew(self) -> None:
         """It was written into a file without a name, and gone at the next start."""

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Usage
-from yukari.library.catalog.schema import is_sound
+from yukari.library.catalog.schema import LOCKED_FOR, STILL_LOCKED_FOR, is_sound
 from yukari.names import Digest, Repository, Tag
 from yukari.threads import InThread
 
@@ -63,6 +63,8 @@ class Catalog:
     _sent: dict[tuple[Repository, Digest], int] = field(factory=dict, init=False)
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+    _locked: bool = field(default=False, init=False)
+    """Whether the last call waited in vain for another program."""
 
     async def stop(self) -> None:
         """Write what was gathered and close the file."""
@@ -113,14 +115,21 @@ class Catalog:
         if self._file is None:
             self._file = self._opened()
         try:
-            return method(self._file, *args, **kwargs)
-        except sqlite3.OperationalError:
+            result = method(self._file, *args, **kwargs)
+        except sqlite3.OperationalError as error:
             # The disk is full, or busy: the file is as it was.
+            if "locked" in str(error):
+                self._locked = True
+                self._file.wait_for_lock(STILL_LOCKED_FOR)
             raise
         except sqlite3.DatabaseError as error:
             log.error("{path}: {error}: made anew", path=self._path, error=str(error))
             self._file.reset()
-            return method(self._file, *args, **kwargs)
+            result = method(self._file, *args, **kwargs)
+        if self._locked:
+            self._locked = False
+            self._file.wait_for_lock(LOCKED_FOR)
+        return result
 
     def _opened(self) -> CatalogFile:
         try:

@@ -38,6 +38,10 @@ class CatalogFile(CatalogReads, CatalogRoots):
         """Whether somebody removed the file."""
         return self._path != ":memory:" and not os.path.exists(self._path)
 
+    def wait_for_lock(self, seconds: float) -> None:
+        """Wait so long from now on if another program has locked the file."""
+        self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
     def reset(self) -> None:
         """Forget everything, the file too."""
         self._db.close()

@@ -10,8 +10,13 @@ from pathlib import Path
 
 VERSION = 6
 """The schema's version; a file of another version is made anew."""
-LOCKED_FOR = 5.0
+LOCKED_FOR = 2.0
 """Seconds to wait for another program, such as a backup, that has locked the file."""
+STILL_LOCKED_FOR = 0.05
+"""
+The same once such a wait was in vain, until the file can be used again: a file system whose locks
+fail says no more than that it is locked, and each call would take as long, at the stop too.
+"""
 
 _SCHEMA = """
 CREATE TABLE made (made_at REAL NOT NULL);
