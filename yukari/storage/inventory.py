@@ -94,6 +94,13 @@ class Inventory(Protocol):
         OSError if a manifest of theirs cannot be read: then nothing is known of its blobs.
         """
 
+    async def place(self) -> str:
+        """
+        Return a text that changes when the directories of manifests are others than before.
+
+        Be it that something else is mounted in their place.
+        """
+
     def unread(self) -> Optional[OSError]:
         """
         Return why a manifest, or a directory of them, could not be read since the last call.

@@ -305,6 +305,9 @@ class MemoryStore:
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
 
+    async def place(self) -> str:
+        return ""
+
     def unread(self) -> Optional[OSError]:
         return None
 

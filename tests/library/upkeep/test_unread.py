@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.library.upkeep.test_collector import HOUR, LATEST, World, name_of, weights
+from tests.library.upkeep.test_collector import HOUR, LATEST, SIZE, World, name_of, weights
 from tests.storage.disk.test_store import HOST, MODULES
 from tests.storage.dying import RefusingOs
 from tests.storage.strategies import list_of, manifest_of, result_of
@@ -44,6 +44,7 @@ class UnreadTests(SynchronousTestCase):
             self.assertTrue(self.world.pull(model))
         self.store_as_old_ollama()
         self.store_list()
+        result_of(self.world.management.index.look())
         self.world.clock.advance(2 * HOUR)
 
     def store_as_old_ollama(self) -> None:
@@ -127,10 +128,10 @@ class UnreadTests(SynchronousTestCase):
         self.world.clock.advance(RETRY_FIRST)
         self.assertEqual(len(told), 1)
         self.assertIn(f"Permission denied: '{self.world.path}/manifests/", told[0])
-        self.assertRaises(Unread, self.world.management.index.gaps.check)
+        self.assertRaises(Unread, result_of, self.world.management.index.check())
         self.allow()
         self.world.clock.advance(2 * RETRY_FIRST)
-        self.world.management.index.gaps.check()
+        result_of(self.world.management.index.check())
 
     def test_no_tag_goes_for_blobs_that_must_stay(self) -> None:
         """Each search for room took one, and freed nothing."""
@@ -143,3 +144,33 @@ class UnreadTests(SynchronousTestCase):
             self.world.pull(model)
         for model in "ab":
             self.assertIsNotNone(self.world.stored(model))
+
+    def test_models_whose_directory_is_not_mounted_keep_their_blobs(self) -> None:
+        """After a start without the mount all blobs went with the first sweep."""
+        manifests = os.path.join(self.world.path, "manifests")
+        for is_running in (True, False):
+            for each in (manifests, f"{manifests}-v2"):
+                os.rename(each, f"{each}.away")
+                os.mkdir(each)
+            self.remove_all_that_may_go()
+            if is_running:
+                result_of(self.world.management.index.look())
+            else:
+                self.restart(forgetful=False)
+            self.assertEqual(result_of(self.world.management.totals()).tags, 0)
+            self.world.collect()
+            for each in (manifests, f"{manifests}-v2"):
+                shutil.rmtree(each)
+                os.rename(f"{each}.away", each)
+            self.remove_all_that_may_go()
+            self.assertTrue(self.world.is_whole("a") and self.world.is_whole("c"), is_running)
+            result_of(self.world.management.index.look())
+            self.world.collect()
+            self.assertTrue(self.world.is_whole("a") and self.world.is_whole("c"))
+
+    def test_a_model_that_was_removed_by_hand_takes_its_blobs_along(self) -> None:
+        os.unlink(os.path.join(self.world.path, "manifests", HOST, "library", "a", "latest"))
+        before = self.world.taken()
+        result_of(self.world.management.index.look())
+        self.world.collect()
+        self.assertEqual(self.world.taken(), before - SIZE)

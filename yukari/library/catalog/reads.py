@@ -286,7 +286,7 @@ class CatalogReads:
     def totals(self) -> Totals:
         """Return how much is held, and for what."""
         tags, versions = self._db.execute(
-            "SELECT (SELECT count(*) FROM tags), (SELECT count(*) FROM versions)"
+            "SELECT count(*) FILTER (WHERE superseded_at IS NULL), count(*) FROM versions"
         ).fetchone()
         blobs, stored, shared, unneeded = self._db.execute(
             "SELECT count(*), total(size), total(CASE WHEN needed > 1 THEN size END),"

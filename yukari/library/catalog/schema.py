@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-VERSION = 6
+VERSION = 7
 """The schema's version; a file of another version is made anew."""
 LOCKED_FOR = 2.0
 """Seconds to wait for another program, such as a backup, that has locked the file."""
@@ -100,6 +100,7 @@ CREATE TABLE traffic (
     sent INTEGER NOT NULL,
     received INTEGER NOT NULL
 );
+CREATE TABLE place (place TEXT NOT NULL);
 CREATE TABLE clients_today (
     client TEXT PRIMARY KEY,
     day INTEGER NOT NULL,

@@ -27,9 +27,10 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import SAME_TIME
 from yukari.library.events import Observer
 from yukari.library.models.details import Details
+from yukari.library.upkeep.forgetting import forget_unseen
 from yukari.library.upkeep.marks import Marks
 from yukari.library.upkeep.stored_tags import Key, StoredTag, StoredTags
-from yukari.library.upkeep.unread import Gaps
+from yukari.library.upkeep.unread import Gaps, Unread
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import Store
 from yukari.tasks import Background, Waiters, all_of, backoff
@@ -90,6 +91,8 @@ class Index(Observer):
     looked: bool = field(default=False, init=False)
     """Whether a look went through everything since the start: until then tags may be missing."""
     gaps: Gaps = field(init=False)
+    _place: str = field(default="", init=False)
+    """Where the last whole look was; see `Inventory.place`."""
     _old_at: float = field(default=inf, init=False)
     """When the last look becomes old."""
     _is_quick: bool = field(default=False, init=False)
@@ -324,7 +327,7 @@ class Index(Observer):
         if self._leisure is not None:
             self._leisure.begin()
         await self._marks.refresh()
-        run = self._catalog.run
+        run, place = self._catalog.run, await self._store.inventory.place()
         await run(CatalogFile.begin_sweep)
         last: Optional[Digest] = None
         while blobs := await self._store.blobs(last, PAGE):
@@ -349,14 +352,27 @@ class Index(Observer):
                 await self._rest()
             await self._rest()
         if self.gaps.is_all_read():
-            await self._forget_unseen()
+            await forget_unseen(self._store, self._catalog, self.gaps, place, self._now())
         self.gaps.end_look()
+        self._place = place
         self.looked = True
         self._awaiting.fire()
         now = self._clock.seconds()
         took = now - began
         self._old_at, self._is_quick = now + max(OLD_AFTER, OLD_SHARE * took), took <= QUICK
         self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
+
+    async def check(self) -> None:
+        """`Unread` if a blob may be needed though the catalog knows nobody who stands on it."""
+        if not self.looked:
+            raise Unread("no blob is removed: the store is still being looked through")
+        try:
+            if await self._store.inventory.place() != self._place:
+                raise Unread("no blob is removed: the directory of manifests is another one now")
+            self.gaps.check()
+        except Unread:
+            self._look_again_soon()
+            raise
 
     def _look_again_soon(self) -> None:
         """Look before long for what the catalog may lack."""
@@ -369,17 +385,6 @@ class Index(Observer):
     async def _rest(self) -> None:
         if self._leisure is not None:
             await self._leisure.rest()
-
-    async def _forget_unseen(self) -> None:
-        tags, blobs = await self._catalog.run(CatalogFile.unseen)
-        for name, tag in tags:
-            # It may have been stored behind the look.
-            (there,) = await self._store.read_anew([(name, tag)])
-            if not there and self.gaps.is_all_read():
-                await self._catalog.run(CatalogFile.remove, name, tag)
-        for digest in blobs:
-            if await self._store.blob_size(digest) is None:
-                await self._catalog.run(CatalogFile.blob_removed, digest)
 
 
 def _put(file: CatalogFile, found: Sequence[StoredTag], now: float) -> None:

@@ -56,7 +56,7 @@ class Sweep:
 
         `Unread`, OSError if a manifest cannot be read: then nobody knows which blobs are needed.
         """
-        self._index.gaps.check()
+        await self._index.check()
         return await self._store.inventory.named_elsewhere()
 
     async def remove(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
@@ -100,7 +100,7 @@ class Sweep:
         if not self._index.looked:
             return Swept(0, 0)
         await self._index.settled()
-        self._index.gaps.check()
+        await self._index.check()
         old = await self._old_unneeded(self._now() - grace)
         if old and not dry and await self._adopt(old):
             old = await self._old_unneeded(self._now() - grace)

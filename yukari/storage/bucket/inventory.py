@@ -45,6 +45,9 @@ class BucketInventory:
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
 
+    async def place(self) -> str:
+        return ""
+
     def unread(self) -> Optional[OSError]:
         return None
 

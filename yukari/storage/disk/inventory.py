@@ -68,6 +68,10 @@ class DirectoryInventory:
         named: frozenset[Digest] = await self._run(self._named_elsewhere)
         return named
 
+    async def place(self) -> str:
+        place: str = await self._run(self._place)
+        return place
+
     def unread(self) -> Optional[OSError]:
         return self._files.unread()
 
@@ -126,6 +130,10 @@ class DirectoryInventory:
             return None
         except ValueError as error:
             raise OSError(errno.EINVAL, str(error), path) from None
+
+    def _place(self) -> str:
+        # Those that the store makes; Ollama's own, in the directory itself.
+        return " ".join(map(_identity, self._files.layout.trees[:2]))
 
     def _remove_tag(self, name: Repository, tag: Tag) -> None:
         layout = self._files.layout
@@ -198,6 +206,14 @@ def _clone(path: str, target: str) -> None:
     """Make a file that shares another one's bytes (ioctl_ficlone(2)); OSError if it cannot be."""
     with open(path, "rb") as source, open(target, "xb") as made:
         fcntl.ioctl(made.fileno(), _FICLONE, source.fileno())
+
+
+def _identity(directory: str) -> str:
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return "-"
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _unlink(path: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Optional
 
@@ -208,6 +208,16 @@ def clear(directory: str) -> None:
     """Remove the files in a directory of files in the making."""
     for name in os.listdir(directory):
         remove(os.path.join(directory, name))
+
+
+def check_file_system(made: str, directories: Iterable[str]) -> None:
+    """`StoreUnusable` if a file in ``made`` cannot be renamed into the others; OSError."""
+    for directory in directories:
+        if os.stat(directory).st_dev != os.stat(made).st_dev:
+            raise StoreUnusable(
+                f"{directory} and {made} are on different file systems, perhaps since one is"
+                " mounted there: what is stored must be on one"
+            )
 
 
 def _try_writing(directory: str) -> None:

@@ -42,7 +42,13 @@ from yukari.storage.disk.manifests import ManifestFiles
 from yukari.storage.disk.migration import Migration
 from yukari.storage.disk.space import Room, Statvfs
 from yukari.storage.disk.spool import SpoolFile
-from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, clear, put_back
+from yukari.storage.disk.spool_dir import (
+    OwnedDirectories,
+    SpoolDir,
+    check_file_system,
+    clear,
+    put_back,
+)
 from yukari.storage.disk.tolerance import sync_directory
 from yukari.storage.ports import (
     Answers,
@@ -289,12 +295,7 @@ class DirectoryStore(DiskWork):
             self._owned.take()
             clear(self._own("tmp"))
             *trees, made, spools = self._owned.directories
-            for directory in trees:
-                if os.stat(directory).st_dev != os.stat(made).st_dev:
-                    raise StoreUnusable(
-                        f"{self.path}: {directory} and {made} are on different file"
-                        " systems: what is stored here must be on one"
-                    )
+            check_file_system(made, trees)
             if os.stat(spools).st_dev != os.stat(made).st_dev:
                 self._landing = Room(self._files.layout.blobs, self.min_free, self._statvfs)
         except (OSError, StoreUnusable) as error:
@@ -325,6 +326,8 @@ class DirectoryStore(DiskWork):
             if not os.access(path, os.W_OK | os.X_OK):
                 raise StoreUnusable(f"{path}: cannot be written")
         self._missed = False
+        *trees, made, _ = self._owned.directories
+        check_file_system(made, trees)
 
     def _write(self, work: Callable[..., T], *args: Any) -> T:
         """Do what writes; directories that an operator removed meanwhile are made again."""
