@@ -40,7 +40,7 @@ class Settings(Listening, Upstream, Freshness, Storage, Clients, Running):
 
     registries: tuple[RegistrySettings, ...] = field(kw_only=True)
     """The registries that are mirrored, the default one first; made from the other settings."""
-    unused: tuple[str, ...] = field(kw_only=True, default=())
+    unused: tuple[str, ...] = field(kw_only=True, default=(), eq=False)
     """A line for each setting that was given and has no effect."""
 
     @classmethod

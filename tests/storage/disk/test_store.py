@@ -297,7 +297,7 @@ class DirectoryStoreTests(SynchronousTestCase):
 
     def test_blobs_on_another_file_system_than_the_rest_are_refused(self) -> None:
         os.makedirs(self.at("blobs"))
-        self.patch(directory, "os", TwoFileSystems(self.at("blobs")))
+        self.patch(spool_dir, "os", TwoFileSystems(self.at("blobs")))
         with self.assertRaises(StoreUnusable) as caught:
             result_of(store_in(self.path).start())
         self.assertIn("on different file systems", str(caught.exception))

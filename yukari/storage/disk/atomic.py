@@ -118,6 +118,11 @@ def move(path: str, target: str) -> None:
     except IsADirectoryError:
         set_aside(target)
         os.rename(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        said = "these are on different file systems, perhaps since one is mounted there"
+        raise OSError(errno.EXDEV, said, path, None, target) from None
 
 
 def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
