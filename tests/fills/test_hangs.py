@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.doubles import Scene
+from tests.fills.doubles import Scene, content_of
 from tests.fills.simulated import MB
 from tests.fills.test_fill import Drinker
 from yukari.fills.hangs import FLOOR_SECONDS, RESTS, RESTS_LONGEST, Hangs
@@ -55,13 +55,41 @@ class OneConnectionTests(SynchronousTestCase):
             longest = max(longest, self.clock.seconds() - began)
         return longest
 
-    def test_pull_waits_for_one_layer_of_each_model_that_is_silent(self) -> None:
-        """Each of its layers had its five seconds, again and again: a blob waited 90 s."""
+    def test_pull_waits_no_longer_however_many_models_are_silent(self) -> None:
+        """Each of their layers, and then each model, had its five seconds before it."""
         for read in (True, False):
-            for models, layers in ((1, 1), (1, 30), (3, 10)):
+            for models, layers in ((1, 1), (1, 30), (3, 10), (40, 1)):
                 self.setUp()
                 seconds = self.seconds_beside(models, layers, read=read)
-                self.assertLess(seconds, models * FLOOR_SECONDS + 2.0, (models, layers))
+                self.assertLess(seconds, FLOOR_SECONDS + 2.0, (models, layers))
+
+    def test_pull_that_came_before_most_silent_ones_waits_for_seconds(self) -> None:
+        """Each of forty had its five seconds."""
+        for before in (0, 1, 3, 20, 39):
+            self.setUp()
+            silent = [self.scene(f"silent {at}") for at in range(40)]
+            for scene in silent[:before]:
+                self.drink(scene)
+            healthy = self.scene("healthy")
+            drinker = self.drink(healthy)
+            for scene in silent[before:]:
+                self.drink(scene)
+            while not drinker.done:
+                self.assertLess(self.clock.seconds(), 60.0, before)
+                healthy.feed()
+                self.clock.advance(TICK)
+
+    def test_silent_models_take_half_of_the_time_at_most_from_one_that_comes(self) -> None:
+        for at in range(40):
+            self.drink(self.scene(f"silent {at}"))
+        self.clock.pump([TICK] * 70)
+        healthy = self.scene("healthy")
+        drinker, began = self.drink(healthy), self.clock.seconds()
+        while not drinker.done:
+            self.assertLess(self.clock.seconds() - began, 40.0)
+            for asked in healthy.source.open:
+                asked.send(8_000) if asked.answered else asked.answer()  # 13 s without others.
+            self.clock.advance(TICK)
 
     def test_at_a_host_that_answers_soon_silent_requests_have_less_time(self) -> None:
         self.pace.has_sent = self.pace.has_brought_much = True
@@ -76,7 +104,9 @@ class OneConnectionTests(SynchronousTestCase):
             drinkers = [self.drink(scene) for scene in scenes]
             while not all(drinker.done for drinker in drinkers):
                 self.assertLess(self.clock.seconds(), 20 * delay)
-                for scene in scenes:
+                for at, scene in enumerate(scenes):
+                    if drinkers[at].broken is not None:
+                        drinkers[at] = self.drink(scene)  # As clients do.
                     for asked in scene.source.open:
                         fetch = next(iter(scene.fill.fetches))
                         if not asked.answered:
@@ -92,7 +122,7 @@ class OneConnectionTests(SynchronousTestCase):
         waits, healthy = self.drink(silent), self.scene("healthy")
         reads = self.drink(healthy)
         while waits.broken is None:
-            self.assertLess(self.clock.seconds(), 240.0)
+            self.assertLess(self.clock.seconds(), 70.0)
             if reads.done:
                 healthy = self.scene("healthy")
                 reads = self.drink(healthy)
@@ -148,6 +178,50 @@ class SlowedTests(SynchronousTestCase):
             serve(healthy, MB)
             clock.advance(TICK)
             self.assertLess(clock.seconds() - began, 15.0)
+
+
+class TrickleTests(SynchronousTestCase):
+    """Readers of the whole of a small blob get nothing before the verdict."""
+
+    def setUp(self) -> None:
+        self.scene = Scene(content_of(300_000), clock=Clock())
+        self.drinker = Drinker(self.scene, 0, 300_000)
+
+    def serve(self, each: int, *, until: float, cut: bool = False) -> None:
+        """All requests get so many bytes every half second."""
+        while self.scene.clock.seconds() < until and self.drinker.broken is None:
+            for asked in self.scene.source.open:
+                if not asked.answered:
+                    asked.answer()
+                asked.send(each)
+                if cut and asked.open:
+                    asked.cut()
+            self.scene.clock.advance(0.5)
+
+    def test_readers_of_a_blob_that_drips_are_told(self) -> None:
+        """They had nothing for hours."""
+        for each, cut in ((1, False), (1, True)):
+            self.setUp()
+            self.serve(each, until=90.0, cut=cut)
+            self.assertIn("next to nothing", str(self.drinker.broken))
+
+    def test_blob_that_is_asked_for_again_has_its_time_again(self) -> None:
+        self.serve(1, until=90.0)
+        self.scene.clock.advance(100.0)
+        began, self.drinker = self.scene.clock.seconds(), Drinker(self.scene, 0, 300_000)
+        self.serve(1, until=began + 20.0)
+        self.assertIsNone(self.drinker.broken)
+
+    def test_blob_on_a_slow_line_is_not_given_up(self) -> None:
+        self.serve(64, until=90.0)
+        self.assertIsNone(self.drinker.broken)
+
+    def test_blob_is_not_given_up_for_what_our_disk_or_our_line_holds_back(self) -> None:
+        self.serve(1, until=20.0)
+        for fetch in self.scene.fill.fetches:
+            fetch.pause()
+        self.scene.clock.pump([0.5] * 200)
+        self.assertIsNone(self.drinker.broken)
 
 
 class HangsTests(SynchronousTestCase):

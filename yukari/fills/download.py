@@ -16,10 +16,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.errors import RegistryError, upstream_silent
+from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.hangs import TIMES, brings_much, slow_requests
+from yukari.fills.hangs import Trickle, brings_much, in_vain, slow_requests
 from yukari.fills.lateness import Waits, drop_starved, lasting
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
@@ -72,6 +72,7 @@ class Download:
     """Those that are known to have the blob."""
     gave_way: int = field(default=0, init=False)
     """How often its last request was dropped for other blobs' readers, since one was answered."""
+    trickle: Trickle = field(factory=Trickle, init=False)
     retries: int = field(default=0, init=False)
     peak_fetches: int = field(default=0, init=False)
     _request_seconds: float = field(default=0.0, init=False)
@@ -239,7 +240,7 @@ class Download:
         if silent:
             self.tries.fell_silent(midway=any(fetch.received for fetch in silent))
             if len(silent) == len(self.fetches):
-                self._gives_way()
+                self._gives_way(now - min(fetch.began_at for fetch in silent))
         for fetch in silent:
             pace = self.source.pace
             self._waits.in_vain(fetch)
@@ -254,35 +255,33 @@ class Download:
         drop_starved(self.fetches, now, self._request_seconds, self.upstream_bytes)
         if lasting(self.fetches, self.source.pace, now) is not None:
             self.scheduler.runnable(self)
-        if self.tries.are_hopeless(now):
-            self.give_up(self.tries.reason())
-        elif self.gave_way >= TIMES and not self.tries.have_brought:
-            self.gave_way = 0
-            self.give_up(upstream_silent("upstream does not answer, and other blobs wait for it"))
+        error = self.tries.reason() if self.tries.are_hopeless(now) else in_vain(self, now)
+        if error is not None:
+            self.give_up(error)
 
-    def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool:
+    def drop_slow_fetches(self, now: float, *, last: bool, within: Optional[float]) -> bool:
         """
         Make way for another blob's reader: drop half of the requests that bring next to nothing,
-        slowest first, and make do with fewer. ``last`` drops the only one, too; one of which
-        nothing has come has less time if the reader is ``hurried``. Return whether any was dropped.
+        slowest first, and make do with fewer. ``last`` drops the only one, too; `slow_requests`
+        says what ``within`` is. Return whether any was dropped.
         """
-        slow = slow_requests(self, now, hurried=hurried)
+        slow = slow_requests(self, now, within=within)
         if not slow:
             return False
         self._cap = max(1, min(self._cap, len(self.fetches) - (len(slow) + 1) // 2))
         kept = self._cap
         if last and len(self.fetches) == 1:
-            self._gives_way()
+            self._gives_way(now - slow[0].began_at)
             kept = 0
         dropped = slow[: max(0, len(self.fetches) - kept)]
         for fetch in dropped:
             fetch.drop("too slow while others wait", slow=True)
         return bool(dropped)
 
-    def _gives_way(self) -> None:
+    def _gives_way(self, seconds: float) -> None:
         """All of its requests have brought next to nothing: its models come last for a while."""
         self.gave_way += 1
-        self.scheduler.hangs.gave_way(self.models)
+        self.scheduler.hangs.gave_way(self.models, seconds)
 
     def was_held_up(self, seconds: float) -> None:
         """Do not count as silence the ``seconds`` in which this process did nothing."""

@@ -15,7 +15,8 @@ from attrs import define, field
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
-from yukari.fills.fetcher import RangeFetch
+from yukari.errors import RegistryError, upstream_silent
+from yukari.fills.fetcher import Marks, RangeFetch
 from yukari.fills.retries import Fetched
 from yukari.net.budget import ConnectionBudget, HostLimit, Priority
 
@@ -27,8 +28,22 @@ Seconds over which that is measured, and that a request of which nothing has com
 twice as many each time that its blob has given way, up to what its host may take to answer, unless
 blobs wait that have not given way.
 """
-TIMES = 4
-"""How often a blob of which nothing has come gives way before its readers are told."""
+LEAST_SECONDS = 1.0
+"""
+While such wait a request of which nothing has come has half of that for each model of its host that
+comes last, but so many at the least.
+"""
+IN_VAIN = 30.0
+"""
+Seconds from its first request on after which the readers of a blob are told that nothing comes, if
+it has given way: Ollama waits as long for a reply.
+"""
+TRICKLE = 64
+TRICKLE_SECONDS = 30.0
+"""
+Bytes a second below which a blob is given up, and the seconds over which they are measured. No line
+is as slow, and a reader that waits for the verdict would get nothing for hours.
+"""
 SLOW = 16 * 1024
 LASTS = 60.0
 """
@@ -53,6 +68,8 @@ class Blob(Fetched, Protocol):
 
     models: dict[Hashable, None]
     gave_way: int
+    upstream_bytes: int
+    trickle: Trickle
 
     @property
     def is_unproven(self) -> bool: ...
@@ -62,18 +79,18 @@ class Blob(Fetched, Protocol):
 
     def fetch_cap(self) -> int: ...
 
-    def drop_slow_fetches(self, now: float, *, last: bool, hurried: bool) -> bool: ...
+    def drop_slow_fetches(self, now: float, *, last: bool, within: Optional[float]) -> bool: ...
 
 
 B = TypeVar("B", bound=Blob)
 
 
-def slow_requests(blob: Blob, now: float, *, hurried: bool) -> list[RangeFetch]:
+def slow_requests(blob: Blob, now: float, *, within: Optional[float]) -> list[RangeFetch]:
     """
-    Return a blob's requests that bring next to nothing, the slowest first; see `FLOOR_SECONDS` for
-    ``hurried``.
+    Return a blob's requests that bring next to nothing, the slowest first. One of which nothing has
+    come has ``within`` seconds, if that is given, however often its blob has given way.
     """
-    rates = {fetch: _rate_of_late(blob, fetch, now, hurried) for fetch in blob.fetches}
+    rates = {fetch: _rate_of_late(blob, fetch, now, within) for fetch in blob.fetches}
     slow = {
         fetch: rate
         for fetch, rate in rates.items()
@@ -88,13 +105,16 @@ def _lasts(blob: Blob, fetch: RangeFetch, rate: float) -> bool:
     return blob.source.ranges and rate < SLOW and left > LASTS * rate
 
 
-def _rate_of_late(blob: Blob, fetch: RangeFetch, now: float, hurried: bool) -> Optional[float]:
+def _rate_of_late(
+    blob: Blob, fetch: RangeFetch, now: float, within: Optional[float]
+) -> Optional[float]:
     """Return bytes a second of late; None if it is too early to say."""
     rate, pace = fetch.rate_of_late(now, FLOOR_SECONDS), blob.source.pace
     if fetch.received or fetch.paused or fetch.held:
         return rate
-    times = 0 if hurried else min(blob.gave_way, 10)
-    least = max(FLOOR_SECONDS * 2.0**times, USUAL * (pace.round_trip or 0.0))
+    if within is None:
+        within = FLOOR_SECONDS * 2.0 ** min(blob.gave_way, 10)
+    least = max(within, USUAL * (pace.round_trip or 0.0))
     seconds = min(least, pace.patience if blob.is_unproven else pace.answers_within)
     return 0.0 if now - fetch.began_at >= seconds else None
 
@@ -103,6 +123,35 @@ def brings_much(fetch: RangeFetch) -> bool:
     """Whether a request has brought more than one that drips, or all that it was to bring."""
     whole = fetch.claim.cursor == fetch.claim.end
     return whole or fetch.received >= FLOOR * FLOOR_SECONDS
+
+
+class Trickle:
+    """How much of one blob comes, while requests for it may bring all that they can."""
+
+    _marks: Optional[Marks] = None
+    _since: Optional[float] = None
+    """When the first request began of those that are counted."""
+
+    def is_all(self, blob: Blob, now: float) -> bool:
+        """Whether something has come of late, but less than `TRICKLE`."""
+        fetches, tries = list(blob.fetches), blob.tries
+        waits = not fetches and tries.not_before <= now
+        if waits or any(each.paused or each.held for each in fetches):
+            self._marks = None
+            return False
+        if self._marks is None or self._since != tries.tried_at:
+            self._marks, self._since = Marks(now, blob.upstream_bytes), tries.tried_at
+        passed = self._marks.since(TRICKLE_SECONDS, now, blob.upstream_bytes)
+        return passed is not None and 0 < passed[1] < TRICKLE * passed[0]
+
+
+def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
+    """Return why to give a blob up that neither fails nor is silent; None for going on."""
+    if blob.trickle.is_all(blob, now):
+        return upstream_silent("upstream sends next to nothing of this blob")
+    if blob.gave_way and not blob.fetches and blob.tries.have_brought_nothing(now, IN_VAIN):
+        return upstream_silent("upstream does not answer, and other blobs wait for it")
+    return None
 
 
 @define(eq=False, repr=False)
@@ -116,13 +165,18 @@ class Hangs:
     """How often each came last, and until when."""
     _all_until: float = field(default=0.0, init=False)
     """Until when all of them come last."""
+    _proven_until: float = field(default=0.0, init=False)
+    """Until when blobs of which much has come are first."""
+    _newest: bool = field(default=False, init=False)
+    """Whether of the others the newest is first until then."""
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def gave_way(self, models: Iterable[Hashable]) -> None:
-        """A blob of these models had its time, and brought next to nothing."""
+    def gave_way(self, models: Iterable[Hashable], seconds: float = 0.0) -> None:
+        """A blob of these models had its time, so many ``seconds``, and brought next to nothing."""
         now = self._clock.seconds()
+        self._proven_until, self._newest = now + seconds, not self._newest
         for model in models:
             count, until = self._of.get(model, (0, now))
             if until <= now:  # Its other blobs had theirs before they came last.
@@ -143,6 +197,30 @@ class Hangs:
         return all(
             each in self._of and max(self._of[each][1], self._all_until) > now for each in models
         )
+
+    def place(self, blob: Blob, rank: tuple[int, ...]) -> tuple[int, ...]:
+        """
+        Return the place of a blob's reader from its usual ``rank``, which ends with its number.
+
+        For as long as the last request in vain has lasted blobs that bring much come first; and
+        each second time the newest of the others: a healthy one need not wait until all have had
+        their time of which nothing comes.
+        """
+        if self._clock.seconds() >= self._proven_until or self._is_proven(blob):
+            return (False, *rank)
+        return (True, -rank[-1]) if self._newest else (True, *rank)
+
+    def _is_proven(self, blob: Blob) -> bool:
+        return blob.upstream_bytes >= FLOOR * FLOOR_SECONDS and not blob.gave_way
+
+    def rivals(self, blob: B, blobs: list[B]) -> list[B]:
+        """Return those of the ``blobs`` that have turns while this one has."""
+        if not self._of or self.are_last(blob.models):
+            return blobs
+        blobs = [each for each in blobs if not self.are_last(each.models)]
+        if self._clock.seconds() < self._proven_until and self._is_proven(blob):
+            blobs = [each for each in blobs if self._is_proven(each)]
+        return blobs
 
     def make_way(
         self,
@@ -175,8 +253,19 @@ class Hangs:
                 and (not is_last or self.are_last(each.models))
             ]
             busy.sort(key=lambda each: each.is_read)
+            within = None if is_last else self._time(blob, others)
             for last in (False, True):
-                hurried = not is_last
-                if any(each.drop_slow_fetches(now, last=last, hurried=hurried) for each in busy):
+                if any(each.drop_slow_fetches(now, last=last, within=within) for each in busy):
                     break
             seen.add((budget, full))
+
+    def _time(self, blob: B, others: Iterable[B]) -> float:
+        """Return the seconds that a request has while this blob, which is not last, waits."""
+        limit = blob.source.pace.limit
+        silent = {
+            model
+            for each in others
+            if each.gave_way and each.source.pace.limit is limit
+            for model in each.models
+        }
+        return max(LEAST_SECONDS, FLOOR_SECONDS / 2.0 ** max(0, len(silent) - 1))

@@ -62,7 +62,8 @@ class RetryState:
     _stalls: int = field(default=0, init=False)
     """Failures in the middle of a reply."""
     _progress_at: Optional[float] = field(default=None, init=False)
-    _tried_at: Optional[float] = field(default=None, init=False)
+    tried_at: Optional[float] = field(default=None, init=False)
+    """When the first request began."""
 
     @property
     def are_failing(self) -> bool:
@@ -88,6 +89,11 @@ class RetryState:
         """Whether any byte has ever arrived."""
         return self._progress_at is not None
 
+    def have_brought_nothing(self, now: float, seconds: float) -> bool:
+        """Whether no byte has ever arrived, and the first request began so many seconds ago."""
+        began = now if self.tried_at is None else self.tried_at
+        return self._progress_at is None and now - began >= seconds
+
     def is_waiting(self, began: float, before: float) -> bool:
         """
         Whether a request that ``began`` then began ``before`` that time, and is not one more try
@@ -104,7 +110,7 @@ class RetryState:
     def begin_anew(self) -> None:
         """The blob is fetched again, from its first byte or after it was given up."""
         self._failures = self._crowded_out = self.silences = self._stalls = 0
-        self._progress_at = self._tried_at = None
+        self._progress_at = self.tried_at = None
         self.not_before = self.asked_to_wait_until
 
     def hurry(self, now: float) -> bool:
@@ -116,8 +122,8 @@ class RetryState:
 
     def begin(self, now: float) -> None:
         """Note that a request begins."""
-        if self._tried_at is None:
-            self._tried_at = now
+        if self.tried_at is None:
+            self.tried_at = now
 
     def came(self, now: float) -> bool:
         """Note new bytes; return whether they are the first, or the first after a failure."""
@@ -194,7 +200,7 @@ class RetryState:
             return False
         is_crowded_out = not self._failures and not self.silences
         patience = PATIENCE if is_crowded_out or self.have_brought else PATIENCE_AT_FIRST
-        since = self._tried_at if self._progress_at is None else self._progress_at
+        since = self.tried_at if self._progress_at is None else self._progress_at
         if since is None:
             return False
         if self._failures < TOLD_AFTER:

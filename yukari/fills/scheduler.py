@@ -237,7 +237,8 @@ class FetchScheduler:
     def _for_readers(self, last: bool) -> Optional[Assignment]:
         """For readers of the blobs that come ``last``, or of the others."""
         first: Optional[Download] = None
-        best: tuple[int, bool, bool, int] = (0, True, True, 0)
+        best: tuple[int, ...] = ()
+        places = bool(self.hangs) and not last
         for download in self._crowded():
             since = download.coverage.waits_since
             if since is None or self.hangs.are_last(download.models) is not last:
@@ -245,7 +246,9 @@ class FetchScheduler:
             # Until its first connection has an answer no reader of the blob can have another.
             crowded = download.coverage.crowd > CROWD
             had = download.gave_way if last else since.had
-            rank = had, bool(download.fetches), crowded, since.number
+            rank: tuple[int, ...] = had, bool(download.fetches), crowded, since.number
+            if places:
+                rank = self.hangs.place(download, rank)
             if first is not None and rank >= best:
                 continue
             if not self._may_begin(download, Priority.READER):
@@ -323,9 +326,7 @@ class FetchScheduler:
     def _begin(self, assignment: Assignment) -> None:
         download = assignment.download
         pace = download.source.pace
-        crowded, are_last = self._crowded(), self.hangs.are_last
-        if self.hangs and not are_last(download.models):
-            crowded = [each for each in crowded if not are_last(each.models)]  # They have no turns.
+        crowded = self.hangs.rivals(download, self._crowded())
         crowds = {each: min(each.coverage.crowd, CROWD) for each in crowded}
         crowd = crowds.get(download, 0)
         cap = pace.limit.at_most(download.fetch_cap(), crowd)
