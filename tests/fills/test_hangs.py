@@ -129,6 +129,18 @@ class OneConnectionTests(SynchronousTestCase):
             healthy.feed()
             self.clock.advance(0.5)
 
+    def test_readers_of_blobs_that_drip_in_turn_are_told(self) -> None:
+        """Each had brought something, and never had its turn for long."""
+        scenes = [self.scene(f"drips {at}") for at in range(5)]
+        drinkers = [self.drink(scene) for scene in scenes]
+        while any(drinker.broken is None for drinker in drinkers):
+            self.assertLess(self.clock.seconds(), 90.0)
+            for asked in (asked for scene in scenes for asked in scene.source.open):
+                if not asked.answered:
+                    asked.answer()
+                asked.send(1)
+            self.clock.advance(0.5)
+
     def test_blob_of_which_bytes_come_again_does_not_come_last_any_more(self) -> None:
         stuck, other = self.scene("stuck"), self.scene("other")
         self.drink(stuck)

@@ -29,14 +29,15 @@ twice as many each time that its blob has given way, up to what its host may tak
 blobs wait that have not given way.
 """
 LEAST_SECONDS = 1.0
+LEAST_DRIPPING = 2.5
 """
-While such wait a request of which nothing has come has half of that for each model of its host that
-comes last, but so many at the least.
+While such wait a request has half of that time for each model of its host that has given way, but
+so many seconds at the least: one of which nothing has come, and one of which little has.
 """
 IN_VAIN = 30.0
 """
-Seconds from its first request on after which the readers of a blob are told that nothing comes, if
-it has given way: Ollama waits as long for a reply.
+Seconds after which the readers of a blob are told that nothing comes, if it has given way and waits
+again: Ollama waits as long for a reply.
 """
 TRICKLE = 64
 TRICKLE_SECONDS = 30.0
@@ -87,8 +88,8 @@ B = TypeVar("B", bound=Blob)
 
 def slow_requests(blob: Blob, now: float, *, within: Optional[float]) -> list[RangeFetch]:
     """
-    Return a blob's requests that bring next to nothing, the slowest first. One of which nothing has
-    come has ``within`` seconds, if that is given, however often its blob has given way.
+    Return a blob's requests that bring next to nothing, the slowest first. If ``within`` is given
+    one that has brought little has so many seconds, however often its blob has given way.
     """
     rates = {fetch: _rate_of_late(blob, fetch, now, within) for fetch in blob.fetches}
     slow = {
@@ -109,7 +110,10 @@ def _rate_of_late(
     blob: Blob, fetch: RangeFetch, now: float, within: Optional[float]
 ) -> Optional[float]:
     """Return bytes a second of late; None if it is too early to say."""
-    rate, pace = fetch.rate_of_late(now, FLOOR_SECONDS), blob.source.pace
+    pace, floor = blob.source.pace, FLOOR_SECONDS
+    if within is not None and not is_proven(blob):
+        floor = max(LEAST_DRIPPING, within)
+    rate = fetch.rate_of_late(now, floor)
     if fetch.received or fetch.paused or fetch.held:
         return rate
     if within is None:
@@ -125,12 +129,18 @@ def brings_much(fetch: RangeFetch) -> bool:
     return whole or fetch.received >= FLOOR * FLOOR_SECONDS
 
 
+def is_proven(blob: Blob) -> bool:
+    """Whether as much of a blob has come, and it has not given way since."""
+    return blob.upstream_bytes >= FLOOR * FLOOR_SECONDS and not blob.gave_way
+
+
 class Trickle:
     """How much of one blob comes, while requests for it may bring all that they can."""
 
     _marks: Optional[Marks] = None
     _since: Optional[float] = None
     """When the first request began of those that are counted."""
+    _gives_way_since: Optional[float] = None
 
     def is_all(self, blob: Blob, now: float) -> bool:
         """Whether something has come of late, but less than `TRICKLE`."""
@@ -144,12 +154,25 @@ class Trickle:
         passed = self._marks.since(TRICKLE_SECONDS, now, blob.upstream_bytes)
         return passed is not None and 0 < passed[1] < TRICKLE * passed[0]
 
+    def is_in_vain(self, blob: Blob, now: float) -> bool:
+        """Whether it waits again after it has given way, twice if something had come."""
+        began = blob.tries.tried_at
+        if not blob.gave_way or began is None:
+            self._gives_way_since = None
+            return False
+        if self._gives_way_since is None:
+            self._gives_way_since = now
+        if blob.tries.have_brought:
+            began = max(began, self._gives_way_since)
+        times = 2 if blob.tries.have_brought else 1
+        return not blob.fetches and blob.gave_way >= times and now - began >= IN_VAIN
+
 
 def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
     """Return why to give a blob up that neither fails nor is silent; None for going on."""
     if blob.trickle.is_all(blob, now):
         return upstream_silent("upstream sends next to nothing of this blob")
-    if blob.gave_way and not blob.fetches and blob.tries.have_brought_nothing(now, IN_VAIN):
+    if blob.trickle.is_in_vain(blob, now):
         return upstream_silent("upstream does not answer, and other blobs wait for it")
     return None
 
@@ -206,20 +229,17 @@ class Hangs:
         each second time the newest of the others: a healthy one need not wait until all have had
         their time of which nothing comes.
         """
-        if self._clock.seconds() >= self._proven_until or self._is_proven(blob):
+        if self._clock.seconds() >= self._proven_until or is_proven(blob):
             return (False, *rank)
         return (True, -rank[-1]) if self._newest else (True, *rank)
-
-    def _is_proven(self, blob: Blob) -> bool:
-        return blob.upstream_bytes >= FLOOR * FLOOR_SECONDS and not blob.gave_way
 
     def rivals(self, blob: B, blobs: list[B]) -> list[B]:
         """Return those of the ``blobs`` that have turns while this one has."""
         if not self._of or self.are_last(blob.models):
             return blobs
         blobs = [each for each in blobs if not self.are_last(each.models)]
-        if self._clock.seconds() < self._proven_until and self._is_proven(blob):
-            blobs = [each for each in blobs if self._is_proven(each)]
+        if self._clock.seconds() < self._proven_until and is_proven(blob):
+            blobs = [each for each in blobs if is_proven(each)]
         return blobs
 
     def make_way(
@@ -268,4 +288,4 @@ class Hangs:
             if each.gave_way and each.source.pace.limit is limit
             for model in each.models
         }
-        return max(LEAST_SECONDS, FLOOR_SECONDS / 2.0 ** max(0, len(silent) - 1))
+        return max(LEAST_SECONDS, FLOOR_SECONDS / 2.0 ** min(len(silent), 10))

@@ -89,11 +89,6 @@ class RetryState:
         """Whether any byte has ever arrived."""
         return self._progress_at is not None
 
-    def have_brought_nothing(self, now: float, seconds: float) -> bool:
-        """Whether no byte has ever arrived, and the first request began so many seconds ago."""
-        began = now if self.tried_at is None else self.tried_at
-        return self._progress_at is None and now - began >= seconds
-
     def is_waiting(self, began: float, before: float) -> bool:
         """
         Whether a request that ``began`` then began ``before`` that time, and is not one more try
