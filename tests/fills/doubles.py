@@ -141,6 +141,8 @@ class ScriptedSource:
     set_asides: list[bool] = field(factory=list)
     removes: list[bool] = field(factory=list)
     """What the next calls of `set_aside` return."""
+    elsewhere: list[bool] = field(factory=list)
+    """What the next calls of `move_on` return."""
 
     @property
     def pace(self) -> HostPace:
@@ -156,6 +158,9 @@ class ScriptedSource:
 
     def retry(self) -> None:
         pass
+
+    def move_on(self) -> bool:
+        return self.elsewhere.pop() if self.elsewhere else False
 
     def describe(self) -> str:
         return "a script"

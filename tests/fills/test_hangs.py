@@ -224,6 +224,22 @@ class TrickleTests(SynchronousTestCase):
         self.serve(1, until=began + 20.0)
         self.assertIsNone(self.drinker.broken)
 
+    def test_blob_that_is_hopeless_at_one_place_is_asked_for_at_another(self) -> None:
+        """Its readers were told, and had to come again, though another registry had it."""
+        for each in (0, 1):  # silent, or dripping
+            self.setUp()
+            source, clock = self.scene.source, self.scene.clock
+            source.elsewhere = [True]
+            while source.elsewhere:
+                self.assertLess(clock.seconds(), 90.0)
+                for asked in source.open if each else ():
+                    if not asked.answered:
+                        asked.answer()
+                    asked.send(each)
+                clock.advance(0.5)
+            self.scene.answer_all()
+            self.assertEqual(self.drinker.got, self.scene.content)
+
     def test_blob_on_a_slow_line_is_not_given_up(self) -> None:
         self.serve(64, until=90.0)
         self.assertIsNone(self.drinker.broken)

@@ -28,6 +28,7 @@ class Counted:
     name: str = "a bucket"
     removable: bool = True
     set_asides: int = 0
+    moves: bool = False
     ranges: bool = True
     pace: HostPace = field(factory=HostPace)
 
@@ -42,6 +43,9 @@ class Counted:
 
     def retry(self) -> None:
         pass
+
+    def move_on(self) -> bool:
+        return self.moves
 
     def describe(self) -> str:
         return self.name
@@ -93,6 +97,20 @@ class FallbackTests(SynchronousTestCase):
         self.first.error = None
         self.fetch()
         self.assert_asked(FAILURES + 1, 1)
+
+    def test_one_that_had_its_time_is_left_alone_until_the_next_try(self) -> None:
+        """One that was silent has not failed: upstream was never asked."""
+        self.first.there = True
+        self.fetch()
+        self.assertTrue(self.both.move_on())
+        self.fetch()
+        self.assert_asked(1, 1)
+        self.assertFalse(self.both.move_on())
+        self.second.moves = True
+        self.assertTrue(self.both.move_on())
+        self.both.retry()
+        self.fetch()
+        self.assert_asked(2, 1)
 
     # a wrong digest
 

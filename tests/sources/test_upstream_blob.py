@@ -362,6 +362,21 @@ class RepositoryTests(BlobCase):
             self.part(self.internet.last)
             self.successResultOf(found)
 
+    def test_the_next_repository_is_asked_when_the_first_has_had_its_time(self) -> None:
+        """One that answers nothing, or drips, kept the blob from those of the other."""
+        self.blob.add_repository(OTHER)
+        found = self.fetch()
+        self.part(self.internet.last)
+        self.successResultOf(found)
+        self.assertTrue(self.blob.move_on())
+        found = self.fetch()
+        self.assertIn("/v2/library/other/blobs/", self.internet.last.target)
+        self.part(self.internet.last)
+        self.successResultOf(found)
+        self.assertFalse(self.blob.move_on())
+        self.blob.retry()
+        self.assertTrue(self.blob.move_on())
+
     def test_where_none_has_it_it_is_refused_and_asked_for_anew_later(self) -> None:
         self.blob.add_repository(OTHER)
         for _ in range(2):

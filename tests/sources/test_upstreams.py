@@ -34,6 +34,7 @@ class Blob:
     repositories: list[Repository] = field(factory=list)
     asked: int = 0
     retried: int = 0
+    moves: bool = False
     pace: HostPace = field(factory=HostPace)
     ranges: bool = True
 
@@ -48,6 +49,9 @@ class Blob:
 
     def retry(self) -> None:
         self.retried += 1
+
+    def move_on(self) -> bool:
+        return self.moves
 
     def describe(self) -> str:
         return "a blob"
@@ -164,6 +168,27 @@ class SharedBlobTests(UpstreamsCase):
             self.assertEqual(self.failing(source, SourceFailed).retry_after, 5.0)
         self.assertEqual(self.fetch(source), "bytes")
         self.assertEqual(self.blob_at(OURS).asked, 1)
+
+    def test_the_next_is_asked_when_one_has_had_its_time(self) -> None:
+        """A blob of a registry that is silent hung for another's models, too."""
+        source = self.blob_of(HF, OURS)
+        self.blob_at(HF).moves = True
+        self.assertTrue(source.move_on())  # to another repository of the same registry
+        self.blob_at(HF).moves = False
+        self.fetch(source)
+        self.assertTrue(source.move_on())
+        self.fetch(source)
+        self.assertEqual((self.blob_at(HF).asked, self.blob_at(OURS).asked), (1, 1))
+        self.assertFalse(source.move_on())
+        source.retry()
+        self.assertTrue(source.move_on())
+
+    def test_the_next_is_asked_when_one_asks_to_wait_for_long(self) -> None:
+        """Another's models could not be pulled for an hour."""
+        self.blob_at(HF).answer = SourceFailed("429", 3600.0, busy=True)
+        source = self.blob_of(HF, OURS)
+        self.assertIsNone(self.failing(source, SourceFailed).retry_after)
+        self.assertEqual(self.fetch(source), "bytes")
 
     def test_one_that_has_nobody_beside_it_keeps_being_asked(self) -> None:
         self.blob_at(HF).answer = SourceFailed("reset")

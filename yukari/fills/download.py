@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from yukari.errors import RegistryError
 from yukari.fills.coverage import Coverage
 from yukari.fills.fetcher import RangeFetch
-from yukari.fills.hangs import Trickle, brings_much, in_vain, slow_requests
+from yukari.fills.hangs import Trickle, brings_much, goes_on_elsewhere, in_vain, slow_requests
 from yukari.fills.lateness import Waits, drop_starved, lasting
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
@@ -256,7 +256,7 @@ class Download:
         if lasting(self.fetches, self.source.pace, now) is not None:
             self.scheduler.runnable(self)
         error = self.tries.reason() if self.tries.are_hopeless(now) else in_vain(self, now)
-        if error is not None:
+        if error is not None and not goes_on_elsewhere(self):
             self.give_up(error)
 
     def drop_slow_fetches(self, now: float, *, last: bool, within: Optional[float]) -> bool:

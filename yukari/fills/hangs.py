@@ -177,6 +177,16 @@ def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
     return None
 
 
+def goes_on_elsewhere(blob: Blob) -> bool:
+    """Whether a blob that would be given up is asked for at another place from now on."""
+    if not blob.source.move_on():
+        return False
+    for fetch in list(blob.fetches):
+        fetch.drop("another place is asked", slow=True)
+    blob.tries.begin_anew()
+    return True
+
+
 @define(eq=False, repr=False)
 class Hangs:
     """Which models come last. True if any is remembered."""

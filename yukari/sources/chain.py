@@ -58,7 +58,8 @@ class Fallback:
         except SourceFailed:
             self._failures += 1
             raise
-        self._failures = 0
+        if self._failures < FAILURES:
+            self._failures = 0
         self._sent.add(self.first)
         return answer
 
@@ -75,6 +76,12 @@ class Fallback:
         self._failures = 0
         self.first.retry()
         self.second.retry()
+
+    def move_on(self) -> bool:
+        if self._now is self.second:
+            return self.second.move_on()
+        self._failures = FAILURES
+        return True
 
     def describe(self) -> str:
         sent = [each for each in (self.first, self.second) if each in self._sent]

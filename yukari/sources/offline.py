@@ -92,3 +92,6 @@ class OfflineBlob:
 
     def retry(self) -> None:
         pass
+
+    def move_on(self) -> bool:
+        return False

@@ -49,6 +49,8 @@ class UpstreamBlob:
     _repositories: list[Repository]
     _location: Optional[str] = field(default=None, init=False)
     _at: int = field(default=0, init=False)
+    _left: int = field(default=0, init=False)
+    """Repositories that had their time since the last `retry`."""
     _failures: int = field(default=0, init=False)
     """Replies in a row that were of no use."""
     _had_part: bool = field(default=False, init=False)
@@ -70,7 +72,12 @@ class UpstreamBlob:
             self._repositories.append(name)
 
     def retry(self) -> None:
-        self._at = 0
+        self._at = self._left = 0
+
+    def move_on(self) -> bool:
+        self._left += 1
+        self._at, self._location = (self._at + 1) % len(self._repositories), None
+        return self._left < len(self._repositories)
 
     def describe(self) -> str:
         if self._location is None:

@@ -37,6 +37,8 @@ _NONE = Offline()
 """Answers for a registry that is not mirrored."""
 FAILURES = 3
 """Failures in a row after which another registry is asked for a blob, if another has it."""
+WAITED_FOR = 20.0
+"""Seconds that one may ask to wait before another is asked."""
 
 
 @define(eq=False, repr=False)
@@ -123,8 +125,8 @@ class BlobOfSeveral:
     """
     One blob that models of several registries name (a `BlobSource`).
 
-    The first of these is asked until it refuses the blob, or fails several times in a row; then the
-    next.
+    The first of these is asked until it refuses the blob, fails several times in a row, asks to
+    wait for long, or has brought nothing for long; then the next.
     """
 
     _upstreams: Upstreams
@@ -132,6 +134,7 @@ class BlobOfSeveral:
     _size: int
     _sources: dict[str, BlobSource] = field(factory=dict, init=False)
     _refused: set[str] = field(factory=set, init=False)
+    """Those that have refused it, or had their time."""
     _at: str = field(default=DEFAULT, init=False)
     """The registry that is asked."""
     _failures: int = field(default=0, init=False)
@@ -159,9 +162,11 @@ class BlobOfSeveral:
                 raise
             # The next one has a budget of its own, and the caller took a turn of this one's.
             raise SourceFailed(str(refused), moved=True) from None
-        except SourceFailed:
+        except SourceFailed as error:
             if at == self._at:
                 self._failures += 1
+                if (error.retry_after or 0) > WAITED_FOR and self._go_on(at):
+                    raise SourceFailed(str(error), moved=True) from None
                 if self._failures >= FAILURES:
                     self._go_on(at)
             raise
@@ -180,6 +185,12 @@ class BlobOfSeveral:
                 self._at, self._failures = each, 0
                 return True
         return False
+
+    def move_on(self) -> bool:
+        if self._now.move_on():
+            return True
+        self._refused.add(self._at)
+        return self._go_on(self._at)
 
     def add_repository(self, name: Repository) -> None:
         source = self._sources.get(name.registry)

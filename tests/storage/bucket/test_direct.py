@@ -76,6 +76,9 @@ class Flowing:
     def retry(self) -> None:
         pass
 
+    def move_on(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return "a double"
 

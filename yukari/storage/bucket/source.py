@@ -57,6 +57,9 @@ class BucketBlob:
     def retry(self) -> None:
         """Do nothing: S3 would refuse the same again."""
 
+    def move_on(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return f"bucket {self._client.bucket}"
 
