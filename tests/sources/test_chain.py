@@ -98,6 +98,14 @@ class FallbackTests(SynchronousTestCase):
         self.fetch()
         self.assert_asked(FAILURES + 1, 1)
 
+    def test_blob_that_the_store_has_and_does_not_send_is_not_unknown(self) -> None:
+        """Clients were told that there is no such blob while a bucket did not answer."""
+        self.first.there = True
+        self.both.move_on()
+        self.second.error = SourceRefused(RegistryError("BLOB_UNKNOWN", "gone", 404))
+        refused = self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN))).value
+        self.assertEqual(refused.error.status, 502)
+
     def test_one_that_had_its_time_is_left_alone_until_the_next_try(self) -> None:
         """One that was silent has not failed: upstream was never asked."""
         self.first.there = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
+from yukari.errors import upstream_unreachable
 from yukari.names import Repository
 from yukari.sources.base import Answer, BlobSource, KeptSource, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
@@ -64,7 +65,14 @@ class Fallback:
         return answer
 
     async def _fetch_second(self, span: Span) -> Answer:
-        answer = await self.second.fetch(span)
+        try:
+            answer = await self.second.fetch(span)
+        except SourceRefused as refused:
+            if self.first.there and refused.error.status == 404:
+                # It is stored all the same, and not unknown.
+                why = f"{self.first.describe()} does not send it; upstream: {refused}"
+                raise SourceRefused(upstream_unreachable(why)) from None
+            raise
         self._sent.add(self.second)
         return answer
 
