@@ -28,7 +28,7 @@ TICK = 0.1
 
 
 class StuckBlobTests(SynchronousTestCase):
-    """Blobs that come at a byte a second on each connection."""
+    """Blobs that come at twenty bytes a second on each connection."""
 
     def scenes(self, stuck: int, *, read: bool) -> tuple[Clock, list[Scene], Scene]:
         """So many of those, after they have taken what they could, and a healthy one of 6 MB."""
@@ -39,7 +39,7 @@ class StuckBlobTests(SynchronousTestCase):
             scene.scheduler, scene.source.pace_now = scheduler, pace
             scene.fill = scene.new_fill()
         *slow, healthy = scenes
-        network = Network(inf, 0.1, each=1.0)
+        network = Network(inf, 0.1, each=20.0)
         for scene in slow:
             scene.fill.start()
             if read:
@@ -58,7 +58,7 @@ class StuckBlobTests(SynchronousTestCase):
     def test_a_healthy_blob_gets_connections_soon(self) -> None:
         for read in (True, False):
             clock, slow, healthy = self.scenes(3, read=read)
-            slowly, quickly = Network(inf, 0.1, each=1.0), Network(inf, 0.1, each=2.0 * MB)
+            slowly, quickly = Network(inf, 0.1, each=20.0), Network(inf, 0.1, each=2.0 * MB)
             began = clock.seconds()
             drinker = Drinker(healthy, 0, 6 * MB)
             while not drinker.done:
@@ -76,7 +76,7 @@ class StuckBlobTests(SynchronousTestCase):
             for asked in scene.source.open[1:]:
                 asked.cut() if asked.answered else asked.refuse(SourceFailed("reset"))
         self.assertGreaterEqual(limit.active, 2)
-        slowly, quickly = Network(inf, 0.1, each=1.0), Network(inf, 0.1, each=2.0 * MB)
+        slowly, quickly = Network(inf, 0.1, each=20.0), Network(inf, 0.1, each=2.0 * MB)
         began = clock.seconds()
         drinker = Drinker(healthy, 0, 6 * MB)
         while not drinker.done:
@@ -90,7 +90,7 @@ class StuckBlobTests(SynchronousTestCase):
         read = slow[0]
         for part in range(64):
             Drinker(read, part * 90_000, 6 * MB)
-        network = Network(inf, 0.1, each=1.0)
+        network = Network(inf, 0.1, each=20.0)
         for _ in range(100):
             self.pass_on(clock, slow, network)
         before = len(read.fill.fetches)
@@ -136,7 +136,7 @@ class StuckBlobTests(SynchronousTestCase):
             scene.scheduler, scene.source.pace_now = scheduler, paces[number // 2]
             scene.fill = scene.new_fill()
         busy, waits, stuck, healthy = scenes
-        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=1.0)
+        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=20.0)
 
         def pass_on() -> None:
             bad.pass_on(stuck.source.open, clock.seconds(), TICK)
@@ -171,7 +171,7 @@ class StuckBlobTests(SynchronousTestCase):
         for scene in (busy, stuck):
             for part in range(4):
                 Drinker(scene, part * MB, 6 * MB)
-        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=1.0)
+        good, bad = Network(inf, 0.1, each=1500.0), Network(inf, 0.1, each=20.0)
         while len(busy.fill.fetches) + len(stuck.fill.fetches) < 8:
             bad.pass_on(stuck.source.open, clock.seconds(), TICK)
             self.pass_on(clock, [busy], good)
