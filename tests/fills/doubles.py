@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 
+from tests.storage.memory import MemoryStore
 from yukari.fills.fill import Fill
 from yukari.fills.ports import FillKeeper
 from yukari.fills.scheduler import HELD, FetchScheduler
@@ -22,7 +23,6 @@ from yukari.net.throttle import Line, Paced
 from yukari.sources.base import Answer
 from yukari.sources.pace import HostPace
 from yukari.spans import Span
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import DirectUpload, Spool
 
 NAME = Repository(DEFAULT, "library", "m")

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
+from tests.storage.memory import MemoryStore
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.machine import State
 from yukari.fills.reader import FillReader
@@ -30,7 +31,6 @@ from yukari.net.throttle import Line
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.pace import FIRST
 from yukari.spans import Span, SpanSet
-from yukari.storage.memory import MemoryStore
 from yukari.storage.readable import SpoolLost
 
 MIB = 1024 * 1024

@@ -18,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import result_of
 from yukari.descriptors import Descriptor
 from yukari.errors import RegistryError, upstream_unreachable
@@ -26,7 +27,6 @@ from yukari.fills.scheduler import FetchScheduler
 from yukari.library.library import Library
 from yukari.names import DEFAULT, Digest, Repository
 from yukari.sources.base import SourceRefused
-from yukari.storage.memory import MemoryStore
 from yukari.storage.readable import StoredBlob
 
 NAMES = [Repository(DEFAULT, "library", name) for name in ("a", "b")]

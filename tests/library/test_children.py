@@ -10,13 +10,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.ending import begin
+from tests.storage.memory import MemoryStore
 from yukari.errors import RegistryError, blob_unknown
 from yukari.library import children
 from yukari.library.children import MAX_TRIED, Children
 from yukari.library.keeping import Keeper
 from yukari.manifest import DOCKER_MANIFEST, MANIFEST_LIST, ManifestList, Variant, parse_manifest
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage.memory import MemoryStore
 
 TAG = Tag("latest")
 

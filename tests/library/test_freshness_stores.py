@@ -14,10 +14,10 @@ from tests.library.test_freshness import FreshnessCase
 from tests.running import MODEL, Daemon, RunningCase, is_idle, until
 from tests.s3.against import AgainstServer
 from tests.s3.servers import CEPH, MOTO
+from tests.storage.memory import MemoryStore
 from yukari.daemon.service import YukariService
 from yukari.manifest import Variant
 from yukari.names import DEFAULT, Repository, Tag
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import Store
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")

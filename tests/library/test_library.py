@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import ScriptedDisk, ScriptedSource, content_of
+from tests.storage.memory import MemoryStore
 from tests.turning import Turning
 from yukari.errors import RegistryError, manifest_unknown
 from yukari.fills import manager
@@ -27,7 +28,6 @@ from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span
 from yukari.storage import open_files as openblobs
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import NoRoom, Spool
 from yukari.storage.readable import StoredBlob
 

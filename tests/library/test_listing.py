@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import manifest_of, result_of
 from tests.strategies import model_names
 from yukari.config.patterns import ModelRules
@@ -18,7 +19,6 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Indexed, Version
 from yukari.library.listing import PAGE, Listing
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import ManifestEntry
 
 

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.library.test_library import manifest_of
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import result_of
 from yukari.config.patterns import ModelRules
 from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
@@ -28,7 +29,6 @@ from yukari.library.versions import Versions
 from yukari.manifest import LARGE, Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.sources.circuit import Circuit
-from yukari.storage.memory import MemoryStore
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 TURN = 2.0**-10

@@ -24,12 +24,12 @@ from tests.running import (
     stored_at,
     until,
 )
+from tests.storage.memory import MemoryStore
 from yukari.daemon.service import YukariService
 from yukari.fills import fill
 from yukari.sending import sendfile
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
-from yukari.storage.memory import MemoryStore
 from yukari.storage.opening import Opened
 
 PROBE = 64 * 1024

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.storage.contract import last_of
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import (
     BODIES,
     bodies,
@@ -22,7 +23,6 @@ from tests.storage.strategies import (
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import Digest, Repository, Tag
 from yukari.spans import SpanSet
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import (
     ManifestEntry,
     Spool,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Optional, TypeVar, cast
+from typing import Any, Optional, TypeVar, cast
 
 from attrs import define, field
 
@@ -23,9 +23,8 @@ from yukari.manifest import (
     parse_manifest,
 )
 from yukari.names import Digest, Reference, Repository, Tag
-from yukari.spans import SpanSet
+from yukari.spans import Span, SpanSet
 from yukari.storage.inventory import FrontDisk
-from yukari.storage.memory_copies import MemoryCopies
 from yukari.storage.ports import (
     NEVER_CHECKED,
     Answers,
@@ -371,3 +370,47 @@ class MemoryStore:
 def _first_check(variants: Iterable[StoredManifest]) -> float:
     times = (stored.checked_at for stored in variants)
     return min((time for time in times if time != NEVER_CHECKED), default=NEVER_CHECKED)
+
+
+@define(eq=False, repr=False)
+class MemoryCopy:
+    """An `OpenCopy` of one of ``blobs``."""
+
+    _blobs: dict[Digest, bytearray]
+    _digest: Digest
+    _body: bytearray
+
+    @property
+    def size(self) -> int:
+        return len(self._body)
+
+    async def hash(self, into: Any, span: Span) -> None:
+        into.update(self._body[span.start : span.end])
+
+    async def set_aside(self) -> Optional[str]:
+        if self._blobs.get(self._digest) is not self._body:
+            return None
+        del self._blobs[self._digest]
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+@define(eq=False, repr=False)
+class MemoryCopies:
+    """`Copies` of ``blobs``."""
+
+    _blobs: dict[Digest, bytearray]
+    place: str = "disk"
+    step: int = 1024
+
+    def among(self) -> None:
+        pass
+
+    async def open(self, digest: Digest) -> Optional[MemoryCopy]:
+        body = self._blobs.get(digest)
+        return None if body is None else MemoryCopy(self._blobs, digest, body)
+
+    async def drop(self, digest: Digest) -> None:
+        pass

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.storage.contract import BODY, DIGEST, NAME, StoreContract
 from tests.storage.machine import StoreMachine
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import result_of
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import NoRoom, Store
 
 

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.running import RunningCase
+from tests.storage.memory import MemoryStore
 from yukari.s3.errors import S3Error
-from yukari.storage.memory import MemoryStore
 from yukari.web.drain import Drain
 from yukari.web.readiness import STORE_WITHIN, Readiness
 

@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import result_of
 from yukari.library.models.details import MAX_TEXT, MAX_TEXTS, Details
 from yukari.manifest import Manifest
 from yukari.names import Digest
-from yukari.storage.memory import MemoryStore
 
 HALF = "\ud800"
 """What JSON can name and UTF-8 has no bytes for."""

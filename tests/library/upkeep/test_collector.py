@@ -27,6 +27,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.disk.test_store import HOST, store_in
 from tests.storage.dying import DyingOs, Killed
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import manifest_of, result_of
 from yukari.config.units import FreeSpace
 from yukari.errors import denied, manifest_unknown, upstream_unreachable
@@ -42,7 +43,6 @@ from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.inventory import DirectoryInventory
-from yukari.storage.memory import MemoryStore
 from yukari.storage.ports import Holdings, NoRoom, Store
 
 T = TypeVar("T")

@@ -7,10 +7,10 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import result_of
 from yukari.library.upkeep.marks import DOCUMENT, MAX_SHOWN, Marks
 from yukari.names import DEFAULT, Repository, Tag
-from yukari.storage.memory import MemoryStore
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
 
