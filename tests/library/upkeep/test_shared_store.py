@@ -362,11 +362,11 @@ class SharedStoreTests(SynchronousTestCase):
         self.assertFalse(pair.first.run(again.take()))
         pair.first.clock.advance(OWN_LIFETIME)
         self.assertTrue(pair.first.run(again.take()))
-        before = pair.first.store._lease.holder
+        before = pair.first.store._bucket.lease.holder
         pair.first.stop()
         pair.first.start()
-        self.assertEqual(pair.first.store._lease.holder, before)
-        self.assertNotEqual(pair.second.store._lease.holder, before)
+        self.assertEqual(pair.first.store._bucket.lease.holder, before)
+        self.assertNotEqual(pair.second.store._bucket.lease.holder, before)
 
     def test_s3_without_conditional_puts_is_swept_too(self) -> None:
         pair = self.with_garbage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from copy import copy
 from hashlib import sha256
 from typing import Any, Optional
 
@@ -345,7 +346,8 @@ class DirectUploadTests(AgainstServer):
             removing.append(Deferred())
             return removing[-1]
 
-        way._in_thread = in_thread
+        way._bucket = copy(way._bucket)
+        way._bucket.in_thread = in_thread
         running = Deferred.fromCoroutine(way.run())
         while not removing:
             await deferLater(reactor, 0.01)
@@ -385,7 +387,8 @@ class DirectUploadTests(AgainstServer):
         spool_dir = self.mktemp()
         shutil.copytree(store.spool_dir, spool_dir)
         source.refusing = CancelledError()  # It does nothing more: it was killed here.
-        way._client = self.client_at("http://127.0.0.1:1")
+        way._bucket = copy(way._bucket)
+        way._bucket.client = self.client_at("http://127.0.0.1:1")
         running.cancel()
         running.addErrback(lambda failure: failure.trap(CancelledError))
         again = await self.started(spool_dir=spool_dir)

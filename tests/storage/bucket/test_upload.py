@@ -13,9 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, ScriptedDisk
 from yukari.names import Digest
 from yukari.s3.errors import S3Error
-from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.lease import Lease
-from yukari.storage.bucket.multipart import SMALL, Note, note_path
+from yukari.storage.bucket.bucket import Bucket
+from yukari.storage.bucket.multipart import SMALL, Note
 from yukari.storage.bucket.upload import LONGEST_WAIT, BlobUpload
 from yukari.storage.disk.spool import SpoolFile
 
@@ -25,7 +24,7 @@ DIGEST = Digest.of(BODY)
 
 
 @define(eq=False)
-class Bucket:
+class ScriptedClient:
     """An S3 whose parts arrive when the test says so."""
 
     begun: int = 0
@@ -52,27 +51,15 @@ class Bucket:
 
 
 class UploadTests(SynchronousTestCase):
-    def upload(self, bucket: Bucket, clock: Clock) -> BlobUpload:
+    def upload(self, client: ScriptedClient, clock: Clock) -> BlobUpload:
         """The upload of a spool that has all of its blob."""
         directory = self.mktemp()
-        os.mkdir(directory)
+        bucket = Bucket(client, directory, ScriptedDisk(), clock)  # type: ignore[arg-type]
+        os.makedirs(bucket.made_in)
         spool = SpoolFile.create(directory, DIGEST, len(BODY), NAME)
         spool.write([(0, [BODY])])
         self.addCleanup(spool.close)
-        upload = BlobUpload(
-            bucket,  # type: ignore[arg-type]
-            "key",
-            spool,
-            Note(),
-            note_path(directory, DIGEST),
-            directory,
-            ScriptedDisk(),
-            Calls(),
-            clock,
-            lambda _: None,
-            self.ended.append,
-            Lease(bucket, clock),  # type: ignore[arg-type]
-        )
+        upload = BlobUpload(bucket, spool, Note(), lambda _: None, self.ended.append)
         self.addCleanup(upload.stop)
         return upload
 
@@ -81,39 +68,39 @@ class UploadTests(SynchronousTestCase):
 
     def test_whoever_throws_it_away_waits_until_nothing_of_it_is_left(self) -> None:
         """Else it would take the note of the upload that follows it."""
-        clock, bucket = Clock(), Bucket(abort=Deferred())
-        upload = self.upload(bucket, clock)
+        clock, client = Clock(), ScriptedClient(abort=Deferred())
+        upload = self.upload(client, clock)
         upload.look()
         first, second = (Deferred.fromCoroutine(upload.abandon()) for _ in range(2))
-        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], []))
+        self.assertEqual((client.aborted, self.ended), (["upload-1"], []))
         self.assertNoResult(second)
-        bucket.abort.callback(None)
+        client.abort.callback(None)
         self.successResultOf(first)
         self.successResultOf(second)
-        self.assertEqual((bucket.aborted, self.ended), (["upload-1"], [upload]))
+        self.assertEqual((client.aborted, self.ended), (["upload-1"], [upload]))
         self.assertFalse(os.path.exists(upload._note_path))
 
     def test_a_part_of_an_upload_that_is_no_more_ends_no_other(self) -> None:
         """As a bucket's rule aborts old ones: their parts under way fail one after the other."""
-        clock, bucket = Clock(), Bucket()
-        upload = self.upload(bucket, clock)
+        clock, client = Clock(), ScriptedClient()
+        upload = self.upload(client, clock)
         upload.look()
-        late = [arrived for _, _, arrived in bucket.parts]
+        late = [arrived for _, _, arrived in client.parts]
         gone = S3Error("NoSuchUpload", 404, "")
         late.pop(0).errback(gone)
         clock.advance(LONGEST_WAIT)
-        self.assertEqual((bucket.begun, bucket.parts[-1][0]), (2, "upload-2"))
+        self.assertEqual((client.begun, client.parts[-1][0]), (2, "upload-2"))
         late.pop(0).errback(gone)
         late.pop(0).callback("etag")
         for _ in range(4 * PARTS):
             clock.advance(LONGEST_WAIT)
-            for upload_id, _, arrived in bucket.parts:
+            for upload_id, _, arrived in client.parts:
                 if upload_id != "upload-1" and not arrived.called:
                     arrived.callback(f"etag of {upload_id}")
         late.pop(0).errback(gone)
         clock.advance(LONGEST_WAIT)
-        for upload_id, _, arrived in bucket.parts:
+        for upload_id, _, arrived in client.parts:
             if not arrived.called:
                 arrived.callback(f"etag of {upload_id}")
-        self.assertEqual(bucket.begun, 2)
+        self.assertEqual(client.begun, 2)
         self.assertEqual(upload._done, dict.fromkeys(range(PARTS), "etag of upload-2"))

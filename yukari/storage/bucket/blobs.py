@@ -12,16 +12,13 @@ from attrs import define, field
 from yukari.descriptors import typed
 from yukari.manifest import DOCKER_MANIFEST, AnyManifest, Manifest, stands_on
 from yukari.names import Digest, InvalidName
-from yukari.s3.client import S3Client
 from yukari.s3.errors import BeingRemoved, S3Error
 from yukari.s3.pages import each_page
 from yukari.s3.signing import Signing
 from yukari.sources.base import KeptSource
 from yukari.sources.pace import HostPace
-from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.keys import blob_key
-from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.listing import KEYS_A_PAGE
 from yukari.storage.bucket.multipart import OCTETS
 from yukari.storage.bucket.source import BucketBlob
@@ -30,7 +27,6 @@ from yukari.storage.disk.files import FileBlob
 from yukari.storage.ports import BlobEntry, BlobFile
 from yukari.storage.readable import close_found
 from yukari.tasks import all_of
-from yukari.threads import InThread
 
 MAX_FACTS = 100_000
 """Blobs of which the size is remembered."""
@@ -80,13 +76,9 @@ class Known(Generic[T]):
 class BucketBlobs:
     """`BlobStore` and `RemoteBlobs`. ``seen`` signs the URLs that clients get."""
 
-    _client: S3Client
-    _contact: Contact
+    _bucket: Bucket
     _tier: Tier
-    _in_thread: InThread
-    _calls: Calls
     _seen: Optional[Signing]
-    lease: Lease
     _pace: HostPace
     sizes: Known[int] = field(factory=Known, init=False)
     """Sizes in bytes of blobs that the bucket has."""
@@ -106,7 +98,7 @@ class BucketBlobs:
 
     def known_size(self, digest: Digest) -> Optional[int]:
         """The size of a blob in bytes, None if only S3 can tell it, or if it is doomed."""
-        if self.lease.is_doomed(digest):
+        if self._bucket.lease.is_doomed(digest):
             return None
         size = self.sizes.get(digest)
         return self._tier.size(digest) if size is None else size
@@ -118,35 +110,37 @@ class BucketBlobs:
         Another daemon may have removed them, or be about to. `BeingRemoved` if the manifest itself
         is among them; `S3Error`.
         """
-        await self.lease.look()
+        await self._bucket.lease.look()
         needs = stands_on(manifest)
         for digest in needs:
-            if self.lease.is_doomed(digest):
+            if self._bucket.lease.is_doomed(digest):
                 self.sizes.forget(digest)
-        if self.lease.is_doomed(manifest.digest):
+        if self._bucket.lease.is_doomed(manifest.digest):
             raise BeingRemoved(blob_key(manifest.digest))
         await all_of(
             self._see_again(digest) for digest in needs if self.known_size(digest) is not None
         )
 
     async def _see_again(self, digest: Digest) -> None:
-        if await self._client.head_object(blob_key(digest)) is None:
+        if await self._bucket.client.head_object(blob_key(digest)) is None:
             self.sizes.forget(digest)
-            await self._in_thread(self._tier.remove, digest)
+            await self._bucket.in_thread(self._tier.remove, digest)
 
     async def look_for(self, digest: Digest) -> Optional[int]:
         """
         Return the size of the object in S3; None if there is none or S3 does not answer, or if it
         is doomed.
         """
-        if self.lease.is_doomed(digest):
+        if self._bucket.lease.is_doomed(digest):
             return None
         try:
-            head = await self._contact.in_time(self._client.head_object(blob_key(digest)))
+            head = await self._bucket.contact.in_time(
+                self._bucket.client.head_object(blob_key(digest))
+            )
         except S3Error as error:
-            self._contact.complain(error)
+            self._bucket.contact.complain(error)
             return None
-        self._contact.answered()
+        self._bucket.contact.answered()
         if head is None:
             self.sizes.forget(digest)
             return None
@@ -156,14 +150,14 @@ class BucketBlobs:
     async def open(self, digest: Digest) -> Optional[BlobFile]:
         if self._tier.size(digest) is None:
             return None
-        found: Optional[FileBlob] = await self._in_thread(self._tier.open, digest, undo=close_found)
+        found: Optional[FileBlob] = await self._bucket.in_thread(
+            self._tier.open, digest, undo=close_found
+        )
         return found
 
     def source(self, digest: Digest, size: int) -> KeptSource:
         return BucketBlob(
-            self._client,
-            self._calls,
-            blob_key(digest),
+            self._bucket,
             digest,
             size,
             self._pace,
@@ -180,14 +174,14 @@ class BucketBlobs:
         if await self.look_for(digest) is None:
             return None
         try:
-            return await self._client.presign_get(blob_key(digest), self._seen)
+            return await self._bucket.client.presign_get(blob_key(digest), self._seen)
         except S3Error as error:
-            self._contact.complain(error)
+            self._bucket.contact.complain(error)
             return None
 
     async def page(self, after: Optional[Digest], most: int) -> list[BlobEntry]:
-        page = await self._contact.heard(
-            self._client.list_objects(
+        page = await self._bucket.contact.heard(
+            self._bucket.client.list_objects(
                 "blobs/sha256:",
                 after="" if after is None else blob_key(after),
                 most=min(most, KEYS_A_PAGE),
@@ -203,13 +197,13 @@ class BucketBlobs:
     async def count(self) -> tuple[int, int]:
         """Return the number of blobs and the sum of their sizes in bytes; `S3Error`."""
         blobs = total = 0
-        async for page in each_page(self._client, "blobs/sha256:", KEYS_A_PAGE):
+        async for page in each_page(self._bucket.client, "blobs/sha256:", KEYS_A_PAGE):
             blobs += len(page.objects)
             total += sum(row.size for row in page.objects)
         return blobs, total
 
     async def delete(self, digest: Digest) -> None:
         self.sizes.forget(digest)
-        await self._in_thread(self._tier.remove, digest)
-        await self._client.delete_object(blob_key(digest))
+        await self._bucket.in_thread(self._tier.remove, digest)
+        await self._bucket.client.delete_object(blob_key(digest))
         self.sizes.forget(digest)

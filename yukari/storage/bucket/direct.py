@@ -21,7 +21,6 @@ from typing import Any, Optional
 
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,19 +29,25 @@ from yukari.memory import Memory
 from yukari.names import Digest
 from yukari.net.http import why
 from yukari.s3.body import FileBody, StreamBody
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
 from yukari.sources.sequential import InOrder
 from yukari.spans import Span
-from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.lease import Lease
-from yukari.storage.bucket.multipart import SMALL, Made, Note, part_size, put_in_one, send_part
+from yukari.storage.bucket.bucket import Bucket
+from yukari.storage.bucket.keys import blob_key
+from yukari.storage.bucket.multipart import (
+    SMALL,
+    Made,
+    Note,
+    note_path,
+    part_size,
+    put_in_one,
+    send_part,
+)
 from yukari.storage.bucket.upload import FIRST_WAIT, LONGEST_WAIT, RIVAL_EVERY
 from yukari.storage.disk.atomic import remove
 from yukari.storage.ports import WrongDigest
 from yukari.tasks import jittered
-from yukari.threads import InThread
 
 MAX_UPLOADS = 2
 """Large blobs that are uploaded this way at the same time, and as many small ones."""
@@ -58,25 +63,20 @@ LEAVE_WITHIN = 5.0
 
 @define(eq=False, repr=False)
 class BucketUpload:
-    """One blob from ``source`` into the object ``key`` (a `DirectUpload`)."""
+    """One blob from ``source`` into the bucket (a `DirectUpload`)."""
 
-    _client: S3Client
-    key: str
+    _bucket: Bucket
     digest: Digest
     size: int
     _source: BlobSource
     _note: Note
-    _note_path: str
-    _through: str
-    _in_thread: InThread
-    _calls: Calls
-    _clock: IReactorTime
-    _lease: Lease
     _slots: DeferredSemaphore
     """The turns of blobs like this one."""
     _memory: Memory
     _under_way: set[BucketUpload]
     """All that run or wait for their turn; this upload adds and removes itself."""
+    key: str = field(init=False)
+    _note_path: str = field(init=False)
     sent: int = field(default=0, init=False)
     upload_id: str = field(init=False)
     """The multipart upload's, "" where there is none; at first what an earlier process began."""
@@ -97,10 +97,12 @@ class BucketUpload:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self.key = blob_key(self.digest)
+        self._note_path = note_path(self._bucket.directory, self.digest)
         self.upload_id = self._note.upload_id
         self._part = part_size(self.size)
         self._count = -(-self.size // self._part)
-        self._stream = InOrder(self._source, self.size, self._clock)
+        self._stream = InOrder(self._source, self.size, self._bucket.clock)
 
     @property
     def came(self) -> int:
@@ -110,7 +112,7 @@ class BucketUpload:
         self._is_wanted = False
 
     async def run(self) -> None:
-        await self._calls.run(self._run())
+        await self._bucket.calls.run(self._run())
 
     async def _run(self) -> None:
         self._under_way.add(self)
@@ -136,7 +138,7 @@ class BucketUpload:
                     turn.release()
 
     async def _bring(self) -> None:
-        await self._patiently(self._lease.over, self.digest)
+        await self._patiently(self._bucket.lease.over, self.digest)
         if await self._is_there():
             return
         if self.upload_id:
@@ -145,7 +147,7 @@ class BucketUpload:
             await self._bring_in_one()
             return
         await self._patiently(self._begin)
-        self._looked_at = self._clock.seconds()
+        self._looked_at = self._bucket.clock.seconds()
         for number in range(1, self._count + 1):
             await self._buffers.acquire()
             self._check()
@@ -179,7 +181,7 @@ class BucketUpload:
         try:
             data = bytearray(count)
             await self._stream.read_into(data)
-            await self._in_thread(self._hash.update, data)
+            await self._bucket.in_thread(self._hash.update, data)
         except BaseException:
             self._memory.give_back(count)
             raise
@@ -198,13 +200,13 @@ class BucketUpload:
                 sending.stopProducing()
             self._stream.go_back(start)
             self._hash = hashed.copy()
-            sending = StreamBody(self._come, span, self._in_thread, sent)
+            sending = StreamBody(self._come, span, self._bucket.in_thread, sent)
             return sending
 
         async def send() -> None:
             try:
                 self._done[number] = await send_part(
-                    self._client, self.key, self.upload_id, number, made
+                    self._bucket.client, self.key, self.upload_id, number, made
                 )
             except S3Error:
                 self._check()  # It may be upstream that has failed.
@@ -221,7 +223,7 @@ class BucketUpload:
         except (SourceFailed, SourceRefused):
             self._failure = Failure()
             raise
-        await self._in_thread(_hash_all, data, self._hash, md5)
+        await self._bucket.in_thread(_hash_all, data, self._hash, md5)
         return bytes(data)
 
     def _check(self) -> None:
@@ -237,13 +239,13 @@ class BucketUpload:
 
     async def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> None:
         """Repeat a request until S3 does it; `S3Error` if that is hopeless or takes too long."""
-        began, wait = self._clock.seconds(), FIRST_WAIT
+        began, wait = self._bucket.clock.seconds(), FIRST_WAIT
         while True:
             try:
                 await ask(*arguments)
                 return
             except S3Error as error:
-                if not error.passing or self._clock.seconds() - began >= PATIENCE:
+                if not error.passing or self._bucket.clock.seconds() - began >= PATIENCE:
                     raise
                 self._log.warn(
                     "{digest}: its way into S3 waits {seconds} s: {error}",
@@ -252,11 +254,11 @@ class BucketUpload:
                     error=str(error),
                 )
                 rest = max(jittered(wait), error.retry_after or 0.0)
-            await deferLater(self._clock, rest)
+            await deferLater(self._bucket.clock, rest)
             wait = min(LONGEST_WAIT, 2 * wait)
 
     async def _begin(self) -> None:
-        begun = await self._client.init_multipart_upload(self.key, self._note.media_type)
+        begun = await self._bucket.client.init_multipart_upload(self.key, self._note.media_type)
         self.upload_id = begun
         await self._write_note(again=True)
 
@@ -269,12 +271,12 @@ class BucketUpload:
             size=self.size if again else 0,
         )
         try:
-            await self._in_thread(note.write, self._note_path, self._through)
+            await self._bucket.in_thread(note.write, self._note_path, self._bucket.made_in)
         except OSError as error:
             self._log.warn("{path}: {error}", path=self._note_path, error=error.strerror)
 
     async def _abort(self) -> None:
-        await self._client.abort_multipart_upload(self.key, self.upload_id)
+        await self._bucket.client.abort_multipart_upload(self.key, self.upload_id)
         self.upload_id = ""
 
     async def _send(self, number: int, data: bytearray) -> None:
@@ -283,7 +285,9 @@ class BucketUpload:
 
     async def _send_once(self, number: int, data: bytearray) -> None:
         made = self._body(data)
-        self._done[number] = await send_part(self._client, self.key, self.upload_id, number, made)
+        self._done[number] = await send_part(
+            self._bucket.client, self.key, self.upload_id, number, made
+        )
 
     def _was_sent(self, result: Any, going: Deferred[None], count: int) -> None:
         self._memory.give_back(count)
@@ -296,19 +300,21 @@ class BucketUpload:
         def read(offset: int, count: int) -> bytes:
             return bytes(memoryview(data)[offset : offset + count])
 
-        return partial(FileBody, read, Span(0, len(data)), self._in_thread)
+        return partial(FileBody, read, Span(0, len(data)), self._bucket.in_thread)
 
     async def _put(self, data: bytearray) -> None:
         media_type = self._note.media_type
         if data:
-            await put_in_one(self._client, self.key, media_type, self._body(data))
+            await put_in_one(self._bucket.client, self.key, media_type, self._body(data))
             self.sent += len(data)
         else:
-            await self._client.put_object(self.key, b"", media_type)
+            await self._bucket.client.put_object(self.key, b"", media_type)
 
     async def _complete(self) -> None:
         if not await self._is_there():  # a rival's, or ours where S3's reply was lost
-            await self._client.complete_multipart_upload(self.key, self.upload_id, self._done)
+            await self._bucket.client.complete_multipart_upload(
+                self.key, self.upload_id, self._done
+            )
             if not await self._is_there():
                 raise S3Error("Missing", 404, f"{self.key} is not there, though S3 completed it")
             self._is_complete = True
@@ -316,14 +322,14 @@ class BucketUpload:
     async def _is_there(self) -> bool:
         """Whether S3 has the object, whole; False if S3 does not answer."""
         try:
-            found = await self._client.head_object(self.key)
+            found = await self._bucket.client.head_object(self.key)
         except S3Error:
             return False
         return found is not None and found.size == self.size
 
     async def _rival_was_first(self) -> bool:
         """Whether another daemon has completed the object; asked now and then."""
-        now = self._clock.seconds()
+        now = self._bucket.clock.seconds()
         if now - self._looked_at < RIVAL_EVERY:
             return False
         self._looked_at = now
@@ -333,13 +339,13 @@ class BucketUpload:
         """Leave nothing but the object in S3. The note stays if that fails, or with ``again``."""
         if self.upload_id and not self._is_complete:
             try:
-                await Deferred.fromCoroutine(self._abort()).addTimeout(patience, self._clock)
+                await Deferred.fromCoroutine(self._abort()).addTimeout(patience, self._bucket.clock)
             except Exception as error:
                 self._log.warn("{key}: upload not aborted: {why}", key=self.key, why=why(error))
         if again or (self.upload_id and not self._is_complete):
             await self._write_note(again=again)
         else:
-            await self._in_thread(remove, self._note_path)
+            await self._bucket.in_thread(remove, self._note_path)
 
 
 def _hash_all(data: bytearray, *hashes: Any) -> None:

@@ -6,32 +6,23 @@ from __future__ import annotations
 
 from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
 
 from yukari.memory import Memory
 from yukari.names import Digest, InvalidName, Repository
-from yukari.s3.client import S3Client
 from yukari.sources.base import BlobSource
 from yukari.storage.bucket.blobs import BucketBlobs
-from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.direct import MAX_UPLOADS, BucketUpload
-from yukari.storage.bucket.keys import blob_key
-from yukari.storage.bucket.multipart import SMALL, Note, note_path
+from yukari.storage.bucket.multipart import SMALL, Note
 from yukari.storage.capabilities import Unfinished
-from yukari.threads import InThread
 
 
 @define(eq=False, repr=False)
 class BucketDirectUploads:
-    """`DirectUploads`. Notes are in ``directory``, and are made in ``through``."""
+    """`DirectUploads`. Their notes are in the bucket's directory."""
 
-    _client: S3Client
+    _bucket: Bucket
     _blobs: BucketBlobs
-    _directory: str
-    _through: str
-    _in_thread: InThread
-    _calls: Calls
-    _clock: IReactorTime
     _memory: Memory
     running: set[BucketUpload] = field(factory=set, init=False)
     """Those that run or wait for their turn."""
@@ -50,8 +41,7 @@ class BucketDirectUploads:
     ) -> BucketUpload:
         left = self.left.pop(digest, Note())
         return BucketUpload(
-            self._client,
-            blob_key(digest),
+            self._bucket,
             digest,
             size,
             source,
@@ -60,12 +50,6 @@ class BucketDirectUploads:
                 left.upload_id,
                 repository=str(repository),
             ),
-            note_path(self._directory, digest),
-            self._through,
-            self._in_thread,
-            self._calls,
-            self._clock,
-            self._blobs.lease,
             self._small_slots if size < SMALL else self.large_slots,
             self._memory,
             self.running,

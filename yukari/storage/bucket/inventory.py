@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Optional
+from typing import Optional
 
 from attrs import define
-from twisted.internet.defer import Deferred
 
 from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
-from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.manifests import BucketManifests
 from yukari.storage.bucket.shared import BucketShared
 from yukari.storage.disk.cache import Tier
@@ -24,14 +21,11 @@ from yukari.storage.inventory import Copies, FrontDisk
 class BucketInventory:
     """`Inventory` of a bucket."""
 
-    _client: S3Client
+    _bucket: Bucket
     _manifests: BucketManifests
-    _calls: Calls
     _tier: Tier
     _room: Room
     """The room that the disk leaves for spools."""
-    _run: Callable[..., Deferred[Any]]
-    """Calls a blocking function in a disk thread."""
     _copies: tuple[Copies, ...]
     shared: BucketShared
 
@@ -40,7 +34,7 @@ class BucketInventory:
 
     async def remove_tag(self, name: Repository, tag: Tag) -> None:
         for variant in Variant:
-            await self._calls.run(self._manifests.remove((name, tag, variant)))
+            await self._bucket.calls.run(self._manifests.remove((name, tag, variant)))
 
     async def named_elsewhere(self) -> frozenset[Digest]:
         return frozenset()
@@ -61,17 +55,19 @@ class BucketInventory:
         raise OSError("a bucket has no size")
 
     async def front_disk(self) -> Optional[FrontDisk]:
-        free: list[int] = [await self._run(room.free) for room in (self._room, self._tier.budget)]
+        free: list[int] = [
+            await self._bucket.in_thread(room.free) for room in (self._room, self._tier.budget)
+        ]
         tier = self._tier
         return FrontDisk(self._room.path, tier.total, tier.most, max(0, min(free)))
 
     async def load(self, name: str) -> Optional[tuple[bytes, str]]:
-        found = await self._calls.run(self._client.get_whole(f"yukari/{name}"))
+        found = await self._bucket.calls.run(self._bucket.client.get_whole(f"yukari/{name}"))
         return None if found is None else (found[1], found[0].etag)
 
     async def save(self, name: str, body: bytes, version: Optional[str]) -> bool:
         try:
-            put = self._client.put_object(
+            put = self._bucket.client.put_object(
                 f"yukari/{name}",
                 body,
                 "application/json",
@@ -79,7 +75,7 @@ class BucketInventory:
                 only_over=version,
                 anyway=True,
             )
-            return await self._calls.run(put) is not None
+            return await self._bucket.calls.run(put) is not None
         except S3Error as error:
             if not error.unanswered:
                 raise

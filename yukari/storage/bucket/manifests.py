@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Optional, Union
 
 from attrs import define, field
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.large import IsLarge, LargeManifests, is_large
@@ -40,9 +39,9 @@ from yukari.manifest import (
 )
 from yukari.names import Digest, InvalidName, Reference, Repository, Tag
 from yukari.s3.body import FileBody
-from yukari.s3.client import S3Client, Streamed
+from yukari.s3.client import Streamed
 from yukari.s3.errors import BeingRemoved, S3Error
-from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.keys import (
     blob_key,
     manifest_key,
@@ -55,7 +54,6 @@ from yukari.storage.manifest_cache import Key, ManifestCache
 from yukari.storage.ports import Answers, StoredManifest
 from yukari.storage.variants import Variants, alone, check_put
 from yukari.tasks import all_of, together
-from yukari.threads import InThread
 
 TRUSTED_FOR = 30.0
 """Seconds for which a manifest is served without asking S3 again."""
@@ -67,16 +65,11 @@ _TRIES = 5
 @define(eq=False, repr=False)
 class BucketManifests:
     """
-    The manifests' part of `Store`. What S3 cannot take now waits in ``late``, whose files are made
-    in ``through``.
+    The manifests' part of `Store`. What S3 cannot take now waits in ``late``.
     """
 
-    _client: S3Client
-    _contact: Contact
-    _clock: IReactorTime
+    _bucket: Bucket
     _late_in: str
-    _through: str
-    _in_thread: InThread
     _learn: Callable[[AnyManifest], None]
     """Told of every manifest that is seen."""
     _changed: Callable[[], None]
@@ -92,12 +85,11 @@ class BucketManifests:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._reader = BucketReader(
-            self._client, self._contact, self._in_thread, self._large, self._learn
-        )
-        self.cache = ManifestCache(self._clock)
+        bucket = self._bucket
+        self._reader = BucketReader(bucket, self._large, self._learn)
+        self.cache = ManifestCache(bucket.clock)
         self.late = PendingManifests(
-            self._put_everywhere, self._clock, self._late_in, self._through, self._in_thread
+            self._put_everywhere, bucket.clock, self._late_in, bucket.made_in, bucket.in_thread
         )
 
     async def get(
@@ -161,7 +153,7 @@ class BucketManifests:
             try:
                 found = await self._fetch(key, anew)
             except S3Error as error:
-                self._contact.complain(error)
+                self._bucket.contact.complain(error)
             else:
                 if changes == self.changes and (known is not None or not anew):
                     # Reading all manifests anew must not evict those that clients ask for.
@@ -176,7 +168,7 @@ class BucketManifests:
         A large one is read in its turn; waiting for that does not count as S3's time.
         """
         try:
-            return await self._contact.in_time(self._reader.look(key, LARGE))
+            return await self._bucket.contact.in_time(self._reader.look(key, LARGE))
         except IsLarge:
             pass
         async with self._large.from_store:
@@ -184,7 +176,7 @@ class BucketManifests:
             if known is not None and age < TRUSTED_FOR and not anew:
                 return known  # Another client's turn has brought it meanwhile.
             changes = self.changes
-            found = await self._contact.in_time(self._reader.look(key, MAX_BYTES))
+            found = await self._bucket.contact.in_time(self._reader.look(key, MAX_BYTES))
             if changes == self.changes and not anew:
                 self._keep(key, found)
             return found
@@ -201,11 +193,11 @@ class BucketManifests:
         self._learn(manifest)
         key = name, reference, variant
         try:
-            await self._contact.in_time(self._put_everywhere(*key, manifest, checked_at))
+            await self._bucket.contact.in_time(self._put_everywhere(*key, manifest, checked_at))
         except BeingRemoved:
             await self.late.add(key, StoredManifest(manifest, checked_at))
         except S3Error as error:
-            self._contact.complain(error)
+            self._bucket.contact.complain(error)
             if not error.passing:
                 raise
             await self.late.add(key, StoredManifest(manifest, checked_at))
@@ -240,7 +232,7 @@ class BucketManifests:
         """Put the plain variant of each list with this child: the original finds no lists."""
         if not isinstance(child, Manifest):
             return
-        page = await self._client.list_objects(f"{model_root(name)}lists/")
+        page = await self._bucket.client.list_objects(f"{model_root(name)}lists/")
         for row in page.objects:
             try:
                 tag = Tag(row.key.rpartition("/")[2])
@@ -259,9 +251,9 @@ class BucketManifests:
             self.cache.forget((name, digest, Variant.PLAIN))
             self.changes += 1
             try:
-                await self._contact.in_time(self.settle(name, child))
+                await self._bucket.contact.in_time(self.settle(name, child))
             except S3Error as error:
-                self._contact.complain(error)
+                self._bucket.contact.complain(error)
 
     async def _keep_plain(
         self, name: Repository, tag: Tag, before: Optional[StoredManifest]
@@ -284,7 +276,7 @@ class BucketManifests:
         etag = None
         for each in keys:
             # Also if it is there: what it stands on is kept for some time from now on.
-            etag = await self._client.put_object(
+            etag = await self._bucket.client.put_object(
                 each, self._body(manifest), manifest.media_type, metadata=metadata_of(stored)
             )
         self._keep(key, InBucket(etag, stored) if len(keys) > 1 else None)
@@ -328,7 +320,7 @@ class BucketManifests:
         self, key: Key, stored: StoredManifest, etag: Optional[str]
     ) -> Optional[str]:
         """Return the new ETag; None if the object there is no longer the one of ``etag``."""
-        return await self._client.put_object(
+        return await self._bucket.client.put_object(
             manifest_key(*key),
             self._body(stored.manifest),
             stored.manifest.media_type,
@@ -357,14 +349,14 @@ class BucketManifests:
                 put = await self._put_over(key, stored, found.etag)
                 self._keep(key, None if put is None or known is None else InBucket(put, stored))
         except S3Error as error:
-            self._contact.complain(error)
+            self._bucket.contact.complain(error)
             raise
         self.changes += 1
 
     async def remove(self, key: Key) -> None:
         """Remove a tag's variant, also if it waits to be put."""
         await self.late.drop(key)
-        await self._client.delete_object(manifest_key(*key))
+        await self._bucket.client.delete_object(manifest_key(*key))
         self.cache.forget(key)
         self.changes += 1
         self._changed()
@@ -374,7 +366,7 @@ class BucketManifests:
         body = manifest.body
         if isinstance(body, bytes):
             return body
-        return lambda sent: FileBody(body.read, body.span, self._in_thread, sent)
+        return lambda sent: FileBody(body.read, body.span, self._bucket.in_thread, sent)
 
     def _keep(self, key: Key, found: Optional[InBucket]) -> None:
         if found is None:

@@ -16,12 +16,10 @@ from yukari.large import IsLarge, LargeManifests
 from yukari.manifest import LARGE, MAX_BYTES, AnyManifest, InvalidManifest, parse_manifest
 from yukari.names import Digest
 from yukari.net.bodies import TooLarge
-from yukari.s3.client import S3Client
-from yukari.storage.bucket.health import Contact
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.keys import blob_key, checked_at_of, manifest_key
 from yukari.storage.manifest_cache import Key, cost_of
 from yukari.storage.ports import StoredManifest
-from yukari.threads import InThread
 
 
 @frozen
@@ -41,9 +39,7 @@ class InBucket:
 class BucketReader:
     """Reads the objects of manifests."""
 
-    _client: S3Client
-    _contact: Contact
-    _in_thread: InThread
+    _bucket: Bucket
     _large: LargeManifests
     _learn: Callable[[AnyManifest], None]
     """Told of every manifest that is seen."""
@@ -63,26 +59,26 @@ class BucketReader:
         name, reference, _ = key
         at = manifest_key(*key)
         try:
-            got = await self._client.get_whole(at, most=most)
+            got = await self._bucket.client.get_whole(at, most=most)
             if got is None and isinstance(reference, Digest):
                 # Most blobs are no manifests, and many are larger than one can be.
                 at = blob_key(reference)
-                head = await self._client.head_object(at)
+                head = await self._bucket.client.head_object(at)
                 if head is not None and head.size <= MAX_BYTES:
-                    got = await self._client.get_whole(at, most=most)
+                    got = await self._bucket.client.get_whole(at, most=most)
         except TooLarge:
             if most < MAX_BYTES:
                 raise IsLarge from None
             self._say(at, f"more than {MAX_BYTES} bytes")
             return InBucket()
-        self._contact.answered()
+        self._bucket.contact.answered()
         if got is None:
             return InBucket()
         head, body = got
         bodies = [body]
         del got, body
         try:
-            found = await self._large.parsed(self._in_thread, bodies, parse_manifest)
+            found = await self._large.parsed(self._bucket.in_thread, bodies, parse_manifest)
         except InvalidManifest as error:
             self._say(at, str(error))
             return InBucket(head.etag)

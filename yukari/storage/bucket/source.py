@@ -10,13 +10,13 @@ from twisted.logger import Logger
 from yukari.errors import RegistryError, blob_unknown, upstream_unreachable
 from yukari.names import Digest, Repository
 from yukari.net.bodies import Counted
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
 from yukari.sources.range_reply import WrongSize, span_of_part, span_of_whole
 from yukari.spans import Span
-from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.bucket import Bucket
+from yukari.storage.bucket.keys import blob_key
 
 
 @define(eq=False, repr=False)
@@ -26,18 +26,20 @@ class BucketBlob:
     ``gone`` is called with a blob that it does not have.
     """
 
-    _client: S3Client
-    _calls: Calls
-    _key: str
+    _bucket: Bucket
     _digest: Digest
     _size: int
     _pace: HostPace
     _there: Container[Digest]
     _gone: Callable[[Digest], None]
+    _key: str = field(init=False)
     _etags: set[str] = field(factory=set, init=False)
     """Those of the objects whose bytes have come: several if it was replaced meanwhile."""
 
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._key = blob_key(self._digest)
 
     @property
     def pace(self) -> HostPace:
@@ -61,14 +63,16 @@ class BucketBlob:
         return False
 
     def describe(self) -> str:
-        return f"bucket {self._client.bucket}"
+        return f"bucket {self._bucket.client.bucket}"
 
     async def set_aside(self, *, alone: bool) -> bool:
         etags, self._etags = self._etags, set()
         if not alone or len(etags) != 1:
             return False  # It was replaced while it was read.
         try:
-            removed = await self._calls.run(self._client.delete_exact(self._key, *etags))
+            removed = await self._bucket.calls.run(
+                self._bucket.client.delete_exact(self._key, *etags)
+            )
         except S3Error as error:
             self._log.error("{key}: not removed: {error}", key=self._key, error=str(error))
             return False
@@ -79,7 +83,9 @@ class BucketBlob:
 
     async def fetch(self, span: Span) -> Answer:
         try:
-            found = await self._calls.run(self._client.get_object(self._key, span, once=True))
+            found = await self._bucket.calls.run(
+                self._bucket.client.get_object(self._key, span, once=True)
+            )
         except S3Error as error:
             if error.status == 416:
                 self._gone(self._digest)
@@ -93,12 +99,12 @@ class BucketBlob:
         try:
             answered = self._span(head.content_range, head.size, span)
         except (SourceFailed, SourceRefused):
-            self._client.discard(response)
+            self._bucket.client.discard(response)
             raise
         self._pace.ranges = True
         self._etags.add(head.etag)
         asked = answered == span or bool(head.content_range)
-        body = Counted(response, self._client.metrics.from_store)
+        body = Counted(response, self._bucket.client.metrics.from_store)
         return Answer(answered, asked, self._pace, body)
 
     def _span(self, content_range: str, size: int, span: Span) -> Span:

@@ -12,17 +12,14 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.names import Digest, InvalidName, Repository
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket.blobs import BucketBlobs
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.calls import Calls
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
-from yukari.storage.bucket.health import Contact
-from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.manifests import BucketManifests
 from yukari.storage.bucket.multipart import NOTE, Note, note_path
 from yukari.storage.bucket.upload import BlobUpload
@@ -32,25 +29,19 @@ from yukari.storage.disk.spool import SpoolFile
 from yukari.storage.disk.spool_dir import OwnedDirectories, SpoolDir, put_back
 from yukari.storage.ports import Spool
 from yukari.storage.variants import SMALL_MANIFEST
-from yukari.threads import InThread
 
 
 @define(eq=False, repr=False)
 class BucketSpools:
-    """`SpoolStore`. Published blobs go to the ``tier``; notes are made in ``through``."""
+    """`SpoolStore`. Published blobs go to the ``tier``."""
 
-    _client: S3Client
-    _contact: Contact
+    _bucket: Bucket
     _blobs: BucketBlobs
     _manifests: BucketManifests
     _direct: BucketDirectUploads
     _tier: Tier
     files: SpoolDir
     _owned: OwnedDirectories
-    _through: str
-    _in_thread: InThread
-    _calls: Calls
-    _clock: IReactorTime
     uploads: dict[Digest, BlobUpload] = field(factory=dict, init=False)
     _publishing: Calls = field(factory=Calls, init=False)
     """Those calls that `interrupt` ends."""
@@ -72,7 +63,7 @@ class BucketSpools:
         return upload is not None and upload.resumed
 
     async def reopen(self) -> list[Spool]:
-        spools, notes = await self._in_thread(self._reopen, undo=_close_all)
+        spools, notes = await self._bucket.in_thread(self._reopen, undo=_close_all)
         for spool in spools:
             self._upload(spool, notes.pop(spool.digest, Note()), resumed=True)
         self._direct.left = notes
@@ -84,10 +75,10 @@ class BucketSpools:
             await before.abandon()
         elif before is not None:
             before.stop()
-        made: tuple[SpoolFile, Note] = await self._in_thread(
+        made: tuple[SpoolFile, Note] = await self._bucket.in_thread(
             self._new,
             *(digest, size, repository, self._blobs.media_type(digest)),
-            undo=lambda made: self._in_thread(put_back, made[0]),
+            undo=lambda made: self._bucket.in_thread(put_back, made[0]),
         )
         spool, note = made
         if digest not in self._blobs.sizes:
@@ -96,21 +87,7 @@ class BucketSpools:
         return spool
 
     def _upload(self, spool: SpoolFile, note: Note, *, resumed: bool = False) -> None:
-        upload = BlobUpload(
-            self._client,
-            blob_key(spool.digest),
-            spool,
-            note,
-            note_path(self.files.path, spool.digest),
-            self._through,
-            self._in_thread,
-            self._calls,
-            self._clock,
-            self._beaten,
-            self._upload_left,
-            self._blobs.lease,
-            resumed,
-        )
+        upload = BlobUpload(self._bucket, spool, note, self._beaten, self._upload_left, resumed)
         self.uploads[spool.digest] = upload
         upload.look_soon()
 
@@ -127,7 +104,7 @@ class BucketSpools:
     async def publish(self, spool: Spool) -> None:
         assert isinstance(spool, SpoolFile)
         digest = spool.digest
-        await self._in_thread(spool.seal)
+        await self._bucket.in_thread(spool.seal)
         if self._stopping:
             raise OSError(errno.ECANCELED, "the store is stopping")
         if digest not in self.uploads and digest not in self._blobs.sizes:
@@ -139,15 +116,17 @@ class BucketSpools:
                 raise OSError("the store is stopping")
             await self._publishing.run(upload.finish())
         else:
-            await self._in_thread(remove, note_path(self.files.path, digest))
-        self._contact.answered()
+            await self._bucket.in_thread(remove, note_path(self.files.path, digest))
+        self._bucket.contact.answered()
         self.uploads.pop(digest, None)
         self._blobs.sizes.remember(digest, spool.size)
         if spool.size <= SMALL_MANIFEST:
-            body = await self._in_thread(_bytes_of, spool)
+            body = await self._bucket.in_thread(_bytes_of, spool)
             with suppress(S3Error):  # The store is stopping, and S3 has the blob.
-                await self._calls.run(self._manifests.published(digest, body, spool.repositories))
-        await self._in_thread(self._into_tier, spool)
+                await self._bucket.calls.run(
+                    self._manifests.published(digest, body, spool.repositories)
+                )
+        await self._bucket.in_thread(self._into_tier, spool)
 
     # in a disk thread
 
@@ -173,7 +152,7 @@ class BucketSpools:
         left = Note.read(path)
         note = Note(media_type, left.upload_id, left.part_size)
         try:
-            note.write(path, self._through)
+            note.write(path, self._bucket.made_in)
         except OSError:
             put_back(spool)
             raise

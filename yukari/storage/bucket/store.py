@@ -50,13 +50,11 @@ from yukari.s3.signing import Signing
 from yukari.sources.base import BlobSource, KeptSource
 from yukari.sources.pace import HostPace
 from yukari.storage.bucket.blobs import BucketBlobs
-from yukari.storage.bucket.calls import Calls
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.copies import BucketCopies
 from yukari.storage.bucket.direct import BucketUpload
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
-from yukari.storage.bucket.health import Contact
 from yukari.storage.bucket.inventory import BucketInventory
-from yukari.storage.bucket.lease import Lease
 from yukari.storage.bucket.listing import BucketListing
 from yukari.storage.bucket.manifests import BucketManifests
 from yukari.storage.bucket.roots import BucketRoots
@@ -112,76 +110,49 @@ class BucketStore(DiskWork):
     """For blobs that go past the disk."""
     tier: Tier = field(init=False)
     _owned: OwnedDirectories = field(init=False)
-    _contact: Contact = field(init=False)
+    _bucket: Bucket = field(init=False)
     _listing: BucketListing = field(init=False)
-    _lease: Lease = field(init=False)
     _blobs: BucketBlobs = field(init=False)
     _manifests: BucketManifests = field(init=False)
     _direct: BucketDirectUploads = field(init=False)
     _spools: BucketSpools = field(init=False)
     _sweeper: Sweeper = field(init=False)
     inventory: BucketInventory = field(init=False)
-    _calls: Calls = field(factory=Calls, init=False)
-    """The calls to S3 that `stop` ends."""
     _under_way: set[Deferred[Any]] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
-        client, clock, run, calls = self.client, self._clock, self._run, self._calls
-        made, late = (os.path.join(self.spool_dir, each) for each in ("tmp", "late"))
+        client = self.client
+        self._bucket = bucket = Bucket(client, self.spool_dir, self._run, self._clock)
+        late = os.path.join(self.spool_dir, "late")
         self.tier = Tier(os.path.join(self.spool_dir, "tier"), self.spool_max)
         files = SpoolDir(self.spool_dir, self.min_free, self._statvfs)
-        directories = self.spool_dir, self.tier.path, made, late
+        directories = self.spool_dir, self.tier.path, bucket.made_in, late
         self._owned = OwnedDirectories(directories, (files.lock,))
-        self._contact = Contact(client, clock)
-        self._listing = BucketListing(client, clock)
-        self._lease = lease = Lease(client, clock)
+        self._listing = BucketListing(client, self._clock)
         # As from a registry: blobs that come from afar must not take the whole line.
         pace = HostPace(limit=HostLimit(Useful(LEAST)), line=self._line)
-        self._blobs = BucketBlobs(
-            client, self._contact, self.tier, run, calls, self.seen, lease, pace
-        )
+        self._blobs = BucketBlobs(bucket, self.tier, self.seen, pace)
         self._manifests = BucketManifests(
-            client,
-            self._contact,
-            clock,
+            bucket,
             late,
-            made,
-            run,
             self._blobs.learn,
             self._listing.changed,
             self._blobs.adopt,
             self._large,
         )
-        self._direct = BucketDirectUploads(
-            client, self._blobs, self.spool_dir, made, run, calls, clock, self._memory
-        )
+        self._direct = BucketDirectUploads(bucket, self._blobs, self._memory)
         self._spools = BucketSpools(
-            client,
-            self._contact,
-            self._blobs,
-            self._manifests,
-            self._direct,
-            self.tier,
-            files,
-            self._owned,
-            made,
-            run,
-            calls,
-            clock,
+            bucket, self._blobs, self._manifests, self._direct, self.tier, files, self._owned
         )
-        self._sweeper = Sweeper(
-            client, self._blobs, self._spools, self._direct, self.spool_dir, run
-        )
-        copies = BucketCopies(client, calls, self._in_thread, self._blobs.sizes.forget)
+        self._sweeper = Sweeper(bucket, self._blobs, self._spools, self._direct)
+        copies = BucketCopies(bucket, self._blobs.sizes.forget)
         self.inventory = BucketInventory(
-            client,
+            bucket,
             self._manifests,
-            calls,
             self.tier,
             files.room,
-            run,
-            (self.tier.copies(run), copies),
-            BucketShared(client, BucketRoots(client), lease, calls),
+            (self.tier.copies(self._run), copies),
+            BucketShared(bucket, BucketRoots(client)),
         )
 
     @property
@@ -192,7 +163,7 @@ class BucketStore(DiskWork):
     @property
     def reachable(self) -> bool:
         """Whether S3 answered when it was last asked."""
-        return self._contact.reachable
+        return self._bucket.contact.reachable
 
     def describe(self) -> str:
         return f"bucket {self.client.describe()}, with {self.spool_dir} in front"
@@ -203,37 +174,37 @@ class BucketStore(DiskWork):
         await self._manifests.late.restore(await self._run(self._take_hold))
 
     async def check(self) -> None:
-        await self._calls.run(self._contact.check())
+        await self._bucket.calls.run(self._bucket.contact.check())
 
     async def connect(self) -> None:
         """As `Contact.connect`."""
-        await self._contact.connect()
+        await self._bucket.contact.connect()
 
     def interrupt(self) -> None:
         self._manifests.late.stop()
         self._spools.interrupt()
-        self._contact.stop()
+        self._bucket.contact.stop()
 
     async def stop(self) -> None:
         """As `Store.stop`: requests to S3 are cancelled, uploads past the disk aborted in time."""
         self.interrupt()
-        await self._calls.stop()
+        await self._bucket.calls.stop()
         await self._disk_work_ended()
         self._owned.release()
 
     async def count(self) -> Holdings:
-        blobs, total = await self._calls.run(self._blobs.count())
-        return Holdings(await self._calls.run(self._listing.count()), blobs, total)
+        blobs, total = await self._bucket.calls.run(self._blobs.count())
+        return Holdings(await self._bucket.calls.run(self._listing.count()), blobs, total)
 
     # manifests
 
     async def get_manifest(
         self, name: Repository, reference: Reference, variant: Variant = Variant.PLAIN
     ) -> Optional[StoredManifest]:
-        return await self._calls.run(self._manifests.get(name, reference, variant))
+        return await self._bucket.calls.run(self._manifests.get(name, reference, variant))
 
     async def read_anew(self, keys: Sequence[tuple[Repository, Reference]]) -> list[Answers]:
-        return await self._calls.run(self._manifests.read_anew(keys))
+        return await self._bucket.calls.run(self._manifests.read_anew(keys))
 
     async def put_manifest(
         self,
@@ -243,7 +214,9 @@ class BucketStore(DiskWork):
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
-        await self._calls.run(self._manifests.put(name, reference, manifest, checked_at, variant))
+        await self._bucket.calls.run(
+            self._manifests.put(name, reference, manifest, checked_at, variant)
+        )
 
     async def touch_manifest(
         self,
@@ -253,15 +226,17 @@ class BucketStore(DiskWork):
         checked_at: float,
         variant: Variant = Variant.PLAIN,
     ) -> None:
-        await self._calls.run(self._manifests.touch(name, tag, digest, checked_at, variant))
+        await self._bucket.calls.run(self._manifests.touch(name, tag, digest, checked_at, variant))
 
     async def tags(self, name: Repository) -> list[Tag]:
-        return await self._calls.run(self._contact.heard(self._listing.tags(name)))
+        return await self._bucket.calls.run(self._bucket.contact.heard(self._listing.tags(name)))
 
     async def manifests(
         self, after: Optional[tuple[Repository, Tag]] = None, most: int = 500
     ) -> list[ManifestEntry]:
-        return await self._calls.run(self._contact.heard(self._listing.page(after, most)))
+        return await self._bucket.calls.run(
+            self._bucket.contact.heard(self._listing.page(after, most))
+        )
 
     # blobs
 
@@ -272,7 +247,7 @@ class BucketStore(DiskWork):
             return size
         if self._spools.is_resumed(digest):
             return None
-        return await self._calls.run(self._blobs.look_for(digest))
+        return await self._bucket.calls.run(self._blobs.look_for(digest))
 
     async def open_blob(self, digest: Digest) -> Optional[BlobFile]:
         return await self._blobs.open(digest)
@@ -286,13 +261,13 @@ class BucketStore(DiskWork):
         return self._blobs.source(digest, size)
 
     async def presigned(self, digest: Digest) -> Optional[str]:
-        return await self._calls.run(self._blobs.presigned(digest))
+        return await self._bucket.calls.run(self._blobs.presigned(digest))
 
     async def blobs(self, after: Optional[Digest] = None, most: int = 500) -> list[BlobEntry]:
-        return await self._calls.run(self._blobs.page(after, most))
+        return await self._bucket.calls.run(self._blobs.page(after, most))
 
     async def delete_blob(self, digest: Digest) -> None:
-        await self._calls.run(self._blobs.delete(digest))
+        await self._bucket.calls.run(self._blobs.delete(digest))
         self._manifests.changes += 1
 
     # spools
@@ -320,7 +295,7 @@ class BucketStore(DiskWork):
 
     async def sweep(self) -> int:
         """As `Sweeper.sweep`."""
-        return await self._calls.run(self._sweeper.sweep())
+        return await self._bucket.calls.run(self._sweeper.sweep())
 
     def facts(self) -> dict[str, Any]:
         """Return figures for people: bytes on disk, uploads in progress, requests sent to S3."""
@@ -343,9 +318,9 @@ class BucketStore(DiskWork):
     def _take_hold(self) -> list[tuple[Key, StoredManifest]]:
         try:
             self._owned.take()
-            clear(os.path.join(self.spool_dir, "tmp"))
+            clear(self._bucket.made_in)
             self.tier.scan()
-            self._lease.holder = self._own_name()
+            self._bucket.lease.holder = self._own_name()
             return self._manifests.late.read()
         except OSError as error:
             self._owned.release()
@@ -361,5 +336,5 @@ class BucketStore(DiskWork):
             name = ""
         if not name:
             name = token_hex(8)
-            replace_file(path, name.encode(), time.time_ns(), os.path.join(self.spool_dir, "tmp"))
+            replace_file(path, name.encode(), time.time_ns(), self._bucket.made_in)
         return name

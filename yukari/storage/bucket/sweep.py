@@ -7,16 +7,15 @@ import time
 from attrs import define, evolve
 from twisted.logger import Logger
 
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Upload
 from yukari.storage.bucket.blobs import BucketBlobs
+from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import note_path
 from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.disk.atomic import remove
-from yukari.threads import InThread
 
 ORPHANED_AFTER = 24 * 3600.0
 """Seconds after which an upload that gets no further part belongs to nobody."""
@@ -24,14 +23,12 @@ ORPHANED_AFTER = 24 * 3600.0
 
 @define(eq=False, repr=False)
 class Sweeper:
-    """Knows this daemon's uploads, of spools and past the disk; notes are in ``directory``."""
+    """Knows this daemon's uploads, of spools and past the disk."""
 
-    _client: S3Client
+    _bucket: Bucket
     _blobs: BucketBlobs
     _spools: BucketSpools
     _direct: BucketDirectUploads
-    _directory: str
-    _in_thread: InThread
 
     _log = Logger()
 
@@ -55,8 +52,8 @@ class Sweeper:
             if digest in self._direct.left and wanted:
                 self._direct.left[digest] = evolve(note, upload_id="")
             elif self._direct.left.pop(digest, None) is not None:
-                await self._in_thread(remove, note_path(self._directory, digest))
-        for found in await self._client.list_multipart_uploads("blobs/sha256:"):
+                await self._bucket.in_thread(remove, note_path(self._bucket.directory, digest))
+        for found in await self._bucket.client.list_multipart_uploads("blobs/sha256:"):
             if not self._is_own(found) and await self._is_orphaned(found):
                 count += await self._aborted(found.key, found.upload_id)
         return count
@@ -70,7 +67,7 @@ class Sweeper:
         if upload.initiated > oldest:
             return False
         try:
-            parts = await self._client.list_parts(upload.key, upload.upload_id)
+            parts = await self._bucket.client.list_parts(upload.key, upload.upload_id)
         except S3Error as error:
             self._log.warn("{key}: upload not looked at: {error}", key=upload.key, error=str(error))
             return False
@@ -78,7 +75,7 @@ class Sweeper:
 
     async def _aborted(self, key: str, upload_id: str) -> bool:
         try:
-            await self._client.abort_multipart_upload(key, upload_id)
+            await self._bucket.client.abort_multipart_upload(key, upload_id)
         except S3Error as error:
             self._log.warn("{key}: upload not aborted: {error}", key=key, error=str(error))
             return False

@@ -16,24 +16,30 @@ from typing import Any, Optional
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.names import Digest
 from yukari.s3.body import FileBody
-from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.replies import Part
 from yukari.spans import Span, SpanSet
-from yukari.storage.bucket.calls import Calls
-from yukari.storage.bucket.lease import Lease
-from yukari.storage.bucket.multipart import SMALL, Note, Parts, md5_of, put_in_one, send_part
+from yukari.storage.bucket.bucket import Bucket
+from yukari.storage.bucket.keys import blob_key
+from yukari.storage.bucket.multipart import (
+    SMALL,
+    Note,
+    Parts,
+    md5_of,
+    note_path,
+    put_in_one,
+    send_part,
+)
 from yukari.storage.disk.atomic import remove
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.spool import SpoolFile
 from yukari.tasks import Waiters, backoff, jittered
-from yukari.threads import InThread
 
 MAX_CONCURRENT_PARTS = 4
 """Parts of one blob that are uploaded at the same time."""
@@ -48,24 +54,19 @@ RIVAL_EVERY = 5.0
 
 @define(eq=False, repr=False)
 class BlobUpload:
-    """The upload of one spool to the object ``key``."""
+    """The upload of one spool."""
 
-    _client: S3Client
-    key: str
+    _bucket: Bucket
     spool: SpoolFile
     note: Note
-    _note_path: str
-    _through: str
-    _in_thread: InThread
-    _calls: Calls
-    _clock: IReactorTime
     _beaten: Callable[[BlobUpload], None]
     """Called when another daemon has stored the object; this upload is then abandoned."""
     _left: Callable[[BlobUpload], None]
     """Called when the upload has ended and no longer touches its note or its parts in S3."""
-    _lease: Lease
     resumed: bool = False
     """An earlier process began the spool."""
+    key: str = field(init=False)
+    _note_path: str = field(init=False)
     _size: int = field(init=False)
     _parts: Parts = field(init=False)
     _file: FileBlob = field(init=False)
@@ -93,10 +94,12 @@ class BlobUpload:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self.key = blob_key(self.digest)
+        self._note_path = note_path(self._bucket.directory, self.digest)
         self._size = self.spool.size
         self._parts = Parts.of(self._size)
         self._file = self.spool.open()
-        self._looks_at = self._clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
+        self._looks_at = self._bucket.clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
 
     @property
     def digest(self) -> Digest:
@@ -123,7 +126,7 @@ class BlobUpload:
         self._look_again(LOOK_EVERY)
         if self._size < SMALL or self._beginning is not None:
             return
-        now = self._clock.seconds()
+        now = self._bucket.clock.seconds()
         if now < self._not_before:
             return
         if now >= self._looks_at and not self._finishing and self._looking is None:
@@ -148,7 +151,7 @@ class BlobUpload:
 
     def _look_again(self, seconds: float) -> None:
         if self._timer is None or not self._timer.active():
-            self._timer = self._clock.callLater(seconds, self.look)
+            self._timer = self._bucket.clock.callLater(seconds, self.look)
 
     async def _look_for_rival(self) -> None:
         """Stop if another daemon has stored the object already."""
@@ -174,9 +177,11 @@ class BlobUpload:
             if self.note.upload_id and self.note.part_size == self._parts.part_size:
                 await self._adopt(self.note.upload_id)
             if not self._upload_id:
-                begun = await self._client.init_multipart_upload(self.key, self.note.media_type)
+                begun = await self._bucket.client.init_multipart_upload(
+                    self.key, self.note.media_type
+                )
                 self.note = Note(self.note.media_type, begun, self._parts.part_size)
-                await self._in_thread(self.note.write, self._note_path, self._through)
+                await self._bucket.in_thread(self.note.write, self._note_path, self._bucket.made_in)
                 self._upload_id = begun
         except OSError as error:
             self._failed(error)
@@ -186,7 +191,7 @@ class BlobUpload:
 
     async def _adopt(self, upload_id: str) -> None:
         """Use those uploaded parts again whose bytes are the spool's."""
-        parts = await self._client.list_parts(self.key, upload_id)
+        parts = await self._bucket.client.list_parts(self.key, upload_id)
         if parts is None:
             return
         covered = self.spool.covered()
@@ -209,13 +214,13 @@ class BlobUpload:
         span = self._parts.span(number)
         if part.size != len(span) or covered.until(span.start) < span.end:
             return False
-        return bool(part.etag.lower() == await self._in_thread(md5_of, self._file, span))
+        return bool(part.etag.lower() == await self._bucket.in_thread(md5_of, self._file, span))
 
     async def _send(self, number: int) -> None:
         span, upload_id = self._parts.span(number), self._upload_id
-        made = partial(FileBody, self._file.read, span, self._in_thread)
+        made = partial(FileBody, self._file.read, span, self._bucket.in_thread)
         try:
-            etag = await send_part(self._client, self.key, upload_id, number + 1, made)
+            etag = await send_part(self._bucket.client, self.key, upload_id, number + 1, made)
         except S3Error as error:
             if error.code == "NoSuchUpload" and upload_id == self._upload_id:
                 self._forget_upload()
@@ -244,7 +249,7 @@ class BlobUpload:
         """Wait before the next attempt, the longer the more failures there were in a row."""
         if self.ended:
             return
-        now = self._clock.seconds()
+        now = self._bucket.clock.seconds()
         if now >= self._not_before:
             self._failures += 1
             wait = jittered(backoff(self._failures, FIRST_WAIT, LONGEST_WAIT))
@@ -279,7 +284,7 @@ class BlobUpload:
         while True:
             self._go_on_or_stop()
             try:
-                await self._lease.over(self.digest)
+                await self._bucket.lease.over(self.digest)
                 if await self.is_there():
                     await self.abandon()
                     return
@@ -293,7 +298,7 @@ class BlobUpload:
             except OSError as error:
                 self._go_on_or_stop()
                 self._failed(error)
-            wait = self._not_before - self._clock.seconds()
+            wait = self._not_before - self._bucket.clock.seconds()
             if wait > 0:
                 await self._sleep(wait, wakes=False)
 
@@ -303,26 +308,26 @@ class BlobUpload:
 
     async def is_there(self) -> bool:
         """Whether S3 has the object, whole."""
-        if self._lease.is_doomed(self.digest):
+        if self._bucket.lease.is_doomed(self.digest):
             return False
-        found = await self._client.head_object(self.key)
+        found = await self._bucket.client.head_object(self.key)
         return found is not None and found.size == self._size
 
     async def _put_whole(self) -> None:
         if not self._size:
-            await self._client.put_object(self.key, b"", self.note.media_type)
+            await self._bucket.client.put_object(self.key, b"", self.note.media_type)
             return
-        made = partial(FileBody, self._file.read, Span(0, self._size), self._in_thread)
-        await put_in_one(self._client, self.key, self.note.media_type, made)
+        made = partial(FileBody, self._file.read, Span(0, self._size), self._bucket.in_thread)
+        await put_in_one(self._bucket.client, self.key, self.note.media_type, made)
         self.sent += self._size
 
     async def _complete(self) -> None:
         parts = {number + 1: etag for number, etag in self._done.items()}
         try:
-            await self._client.complete_multipart_upload(self.key, self._upload_id, parts)
+            await self._bucket.client.complete_multipart_upload(self.key, self._upload_id, parts)
         except S3Error as error:
             if error.code in ("NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"):
-                await self._client.abort_multipart_upload(self.key, self._upload_id)
+                await self._bucket.client.abort_multipart_upload(self.key, self._upload_id)
                 self._forget_upload()
             raise
         if not await self.is_there():
@@ -351,12 +356,14 @@ class BlobUpload:
         upload_id = self._upload_id or self.note.upload_id
         if upload_id and len(self._done) < self._parts.count or self._upload_id:
             try:
-                await self._calls.run(self._client.abort_multipart_upload(self.key, upload_id))
+                await self._bucket.calls.run(
+                    self._bucket.client.abort_multipart_upload(self.key, upload_id)
+                )
             except S3Error as error:
                 self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=str(error))
                 self._left(self)
                 return  # the note stays: the next start aborts it
-        await self._in_thread(remove, self._note_path)
+        await self._bucket.in_thread(remove, self._note_path)
         self._left(self)
 
     def stop(self) -> None:
@@ -374,9 +381,9 @@ class BlobUpload:
 
     async def _sleep(self, seconds: float, *, wakes: bool = True) -> None:
         """Wait until something has changed, for at most ``seconds``."""
-        await self._woken.wait_at_most(seconds, self._clock)
-        if not wakes and not self.ended and self._clock.seconds() < self._not_before:
-            await self._sleep(self._not_before - self._clock.seconds(), wakes=False)
+        await self._woken.wait_at_most(seconds, self._bucket.clock)
+        if not wakes and not self.ended and self._bucket.clock.seconds() < self._not_before:
+            await self._sleep(self._not_before - self._bucket.clock.seconds(), wakes=False)
 
     def _in_background(self, work: Any) -> Deferred[None]:
         task: Deferred[None] = Deferred.fromCoroutine(work)
