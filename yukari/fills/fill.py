@@ -57,7 +57,7 @@ class Fill(Download):
     progress: Progress = field(init=False)
     _tail: UnverifiedTail = field(init=False)
     _disk: Spooler = field(init=False)
-    _publication: Optional[Publication] = field(default=None, init=False)
+    _publication: Publication = field(init=False)
     _opening: Optional[Waiters] = field(default=None, init=False)
     _write_error: Optional[OSError] = field(default=None, init=False)
     """Why the spool could not be written; `open` handles it."""
@@ -71,6 +71,9 @@ class Fill(Download):
         self.models[self.name] = None
         self.progress = Progress(self._clock.seconds())
         self.relay = Relay(self)
+        self._publication = Publication(
+            self.digest, self._clock, lambda: self._keeper.publish(self)
+        )
         self._disk = Spooler(
             self.digest,
             self._clock,
@@ -186,8 +189,7 @@ class Fill(Download):
         if self._transfer is not None:
             self._transfer.stop()
         await self._disk.finish_writing()
-        if self._publication is not None:
-            self._publication.stop()
+        self._publication.stop()
         if self._opening is not None:
             await self._opening.wait()
         await self._disk.rest()
@@ -320,12 +322,8 @@ class Fill(Download):
         self._tail.give()
         self.coverage.wake_all()
         self.scheduler.remove(self, has_spool=True)
-        publication = Publication(self.digest, self._clock, lambda: self._keeper.publish(self))
-        self._publication = publication
-        if self._stopped:
-            publication.stop()
         try:
-            if await publication.run():
+            if await self._publication.run():
                 log.info(STORED, **self.facts(done=True))
                 self._on(Event.STORED)
         except FileNotFoundError:
