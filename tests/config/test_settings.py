@@ -25,7 +25,7 @@ from yukari.config.settings import (
     SettingError,
     Settings,
 )
-from yukari.config.units import Connections, FreeSpace
+from yukari.config.units import ConnectionBounds, FreeSpace
 from yukari.config.urls import Address, RegistryUrl
 
 HOME = {"HOME": "/home/x"}
@@ -72,7 +72,7 @@ DEFAULTS = {
     "keep": None,
     "superseded_lifetime": 720 * 3600.0,
     "evict_grace": 3600.0,
-    "upstream_connections": Connections(32, 64),
+    "upstream_connections": ConnectionBounds(32, 64),
     "upstream_rate": None,
     "prefetch_hours": None,
     "scrub_period": 720 * 3600.0,
@@ -195,7 +195,7 @@ class ReadTests(SynchronousTestCase):
                 "keep": Patterns(("library/*",)),
                 "superseded_lifetime": 86400.0,
                 "evict_grace": 300.0,
-                "upstream_connections": Connections(4, 8),
+                "upstream_connections": ConnectionBounds(4, 8),
                 "upstream_rate": DailyRate(1_500_000_000),
                 "prefetch_hours": DailyHours((Hours(22 * 60, 6 * 60),)),
                 "scrub_period": 86_400.0,

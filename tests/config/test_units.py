@@ -10,7 +10,7 @@ from yukari.config.setting import InvalidSetting
 from yukari.config.units import (
     MAX_CONNECTIONS,
     SLOWEST_RATE,
-    Connections,
+    ConnectionBounds,
     FreeSpace,
     parse_bytes,
     parse_duration,
@@ -214,26 +214,26 @@ class FreeSpaceTests(SynchronousTestCase):
 
 class ConnectionsTests(SynchronousTestCase):
     def test_bounds_for_a_blob_and_in_all_are_read(self) -> None:
-        self.assertEqual(Connections.parse("32/64"), Connections(32, 64))
+        self.assertEqual(ConnectionBounds.parse("32/64"), ConnectionBounds(32, 64))
 
     def test_one_number_is_for_a_blob_and_twice_that_in_all(self) -> None:
-        self.assertEqual(Connections.parse("4"), Connections(4, 8))
-        self.assertEqual(Connections.parse("1000"), Connections(1000, 1000))
+        self.assertEqual(ConnectionBounds.parse("4"), ConnectionBounds(4, 8))
+        self.assertEqual(ConnectionBounds.parse("1000"), ConnectionBounds(1000, 1000))
 
     def test_impossible_bounds_are_refused(self) -> None:
         for text in ("", "0", "0/1", "4/2", "1/1001", "-1/2", "1/", "/1", "1/2/3", "1 / 2", "x"):
-            self.assertRaises(InvalidSetting, Connections.parse, text)
+            self.assertRaises(InvalidSetting, ConnectionBounds.parse, text)
 
     @given(st.integers(1, MAX_CONNECTIONS), st.integers(1, MAX_CONNECTIONS))
     def test_it_reads_what_it_prints(self, one: int, other: int) -> None:
-        bounds = Connections(min(one, other), max(one, other))
-        self.assertEqual(Connections.parse(str(bounds)), bounds)
+        bounds = ConnectionBounds(min(one, other), max(one, other))
+        self.assertEqual(ConnectionBounds.parse(str(bounds)), bounds)
 
     @given(st.text() | st.text("0123456789/"))
     @example("9" * 5000)
     def test_any_text_is_bounds_or_an_invalid_unit(self, text: str) -> None:
         try:
-            bounds = Connections.parse(text)
+            bounds = ConnectionBounds.parse(text)
         except InvalidSetting:
             return
         self.assertTrue(1 <= bounds.per_blob <= bounds.in_all <= MAX_CONNECTIONS)

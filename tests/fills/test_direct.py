@@ -19,7 +19,7 @@ from yukari.fills.machine import State
 from yukari.net.throttle import Line
 from yukari.sources import sequential as inorder
 from yukari.sources.base import SourceRefused
-from yukari.sources.sequential import InOrder
+from yukari.sources.sequential import SequentialReader
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 from yukari.storage.readable import SpoolLost
 
@@ -157,7 +157,7 @@ class InOrderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.source = ScriptedSource(content_of(100_000))
-        self.stream = InOrder(self.source, 100_000, self.clock)
+        self.stream = SequentialReader(self.source, 100_000, self.clock)
         self.addCleanup(self.stream.close)
 
     def read(self, count: int) -> tuple[bytearray, Deferred[None]]:

@@ -15,7 +15,7 @@ from tests.s3.servers import ACCESS, CEPH, MOTO, SECRET, Server
 from yukari.config.proxies import Proxies
 from yukari.net.agent import Connections
 from yukari.s3.client import S3Client
-from yukari.s3.credentials import Keys
+from yukari.s3.credentials import AccessKeys
 from yukari.s3.location import Place
 from yukari.s3.signing import Signing
 from yukari.threads import DISK_THREADS, Threads
@@ -24,16 +24,16 @@ reactor: Any = _reactor
 _count = itertools.count(1)
 _session = Session()
 """Its parsed models of S3 serve all clients; each test would take a fifth of a second longer."""
-KEYS = Keys(ACCESS, SECRET, None, None)
+KEYS = AccessKeys(ACCESS, SECRET, None, None)
 
 
 class Given:
     """Credentials as they are given."""
 
-    def __init__(self, keys: Keys = KEYS) -> None:
+    def __init__(self, keys: AccessKeys = KEYS) -> None:
         self.given = keys
 
-    async def keys(self) -> Keys:
+    async def keys(self) -> AccessKeys:
         return self.given
 
 
@@ -65,7 +65,7 @@ class AgainstServer(TestCase):
         self,
         endpoint: str,
         *,
-        keys: Keys = KEYS,
+        keys: AccessKeys = KEYS,
         bucket: Optional[str] = None,
         proxies: Optional[Proxies] = None,
     ) -> S3Client:

@@ -16,7 +16,7 @@ from tests.storage.dying import Killed
 from yukari.metrics import Metrics
 from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
-from yukari.s3.replies import Head, Listing, Row
+from yukari.s3.replies import Head, ListedPage, Row
 
 
 @frozen
@@ -74,7 +74,7 @@ class MemoryS3:
         after: str = "",
         token: Optional[str] = None,
         most: int = 1000,
-    ) -> Listing:
+    ) -> ListedPage:
         self._asked()
         behind = max(after, token or "")
         keys = sorted(key for key in self._held.objects if key.startswith(prefix) and key > behind)
@@ -82,7 +82,7 @@ class MemoryS3:
             Row(key, len(found.body), found.etag, found.modified)
             for key, found in ((key, self._held.objects[key]) for key in keys[:most])
         )
-        return Listing(rows, keys[most - 1] if len(keys) > most else None)
+        return ListedPage(rows, keys[most - 1] if len(keys) > most else None)
 
     async def head_object(self, key: str) -> Optional[Head]:
         self._asked()

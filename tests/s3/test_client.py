@@ -15,7 +15,7 @@ from tests.s3.servers import CEPH
 from yukari.s3 import requests as requests_module
 from yukari.s3.body import FileBody
 from yukari.s3.client import S3Client
-from yukari.s3.credentials import Keys
+from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
 from yukari.spans import Span
 
@@ -151,7 +151,7 @@ class ClientTests(AgainstServer):
         self.assertEqual((response.code, await readBody(response)), (200, b"0123456789"))
 
     async def test_keys_that_expire_within_the_hour_sign_no_url(self) -> None:
-        self.client._credentials.given = Keys("a", "b", "c", 0.0)  # type: ignore[attr-defined]
+        self.client._credentials.given = AccessKeys("a", "b", "c", 0.0)  # type: ignore[attr-defined]
         self.assertIsNone(await self.client.presign_get("k"))
 
     async def test_a_missing_bucket_is_reported(self) -> None:
@@ -166,8 +166,8 @@ class ClientTests(AgainstServer):
         if self.server is not CEPH:
             return  # moto takes any
         for keys, code in (
-            (Keys("nobody", "x", None, None), "InvalidAccessKeyId"),
-            (Keys(KEYS.access, "wrong", None, None), "SignatureDoesNotMatch"),
+            (AccessKeys("nobody", "x", None, None), "InvalidAccessKeyId"),
+            (AccessKeys(KEYS.access, "wrong", None, None), "SignatureDoesNotMatch"),
         ):
             client = self.client_at(self.server.endpoint(), keys=keys)
             error = await self.failing(client.get_bucket())

@@ -112,7 +112,7 @@ class OpeningTests(SynchronousTestCase):
         opened = self.opened(ours, presign_endpoint="https://s3.example.com")
         self.assertEqual(opened.client.describe(), "http://minio:9000/models")
         self.assertEqual(opened.seen.place.endpoint, "https://s3.example.com")
-        keys = credentials.Keys("a", "s", None, None)
+        keys = credentials.AccessKeys("a", "s", None, None)
         url = opened.seen.presign(keys, "blobs/sha256:ab", 3600)
         self.assertTrue(url.startswith("https://models.s3.example.com/blobs/sha256%3Aab?"))
 

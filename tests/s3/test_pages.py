@@ -13,7 +13,7 @@ from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.pages import MAX_EMPTY, each_page
-from yukari.s3.replies import Listing, Row
+from yukari.s3.replies import ListedPage, Row
 
 Page = tuple[str, Optional[str]]
 """The keys of a page, a letter each, and the token of the next one."""
@@ -29,10 +29,10 @@ class Odd:
 
     async def list_objects(
         self, prefix: str = "", *, token: Optional[str] = None, most: int = 1000
-    ) -> Listing:
+    ) -> ListedPage:
         self.asked += 1
         keys, following = self.pages[token]
-        return Listing(tuple(Row(key, 1, "", 0.0) for key in keys), following)
+        return ListedPage(tuple(Row(key, 1, "", 0.0) for key in keys), following)
 
 
 class PageTests(SynchronousTestCase):

@@ -23,7 +23,7 @@ from yukari.config.patterns import ModelRules
 from yukari.errors import blob_unknown, manifest_unknown
 from yukari.fills.fill import Fill
 from yukari.library.in_use import InUse
-from yukari.library.manifests import Found
+from yukari.library.manifests import FoundManifest
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Reference, Repository, Tag
 from yukari.sending.workers import Helpers
@@ -154,11 +154,11 @@ class Shelf:
         variant: Variant = Variant.PLAIN,
         *,
         prefetch: bool,
-    ) -> Found:
+    ) -> FoundManifest:
         if self.gate is not None:
             await self.gate
         try:
-            return Found(self.manifests[name, reference], "hit")
+            return FoundManifest(self.manifests[name, reference], "hit")
         except KeyError:
             raise manifest_unknown(name, reference) from None
 

@@ -52,7 +52,7 @@ from yukari.web.channel import (
 from yukari.web.client_limit import ClientLimit
 from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.half_close import CONTINUE, FIRST_AFTER, HALF_CLOSES_WITHIN
-from yukari.web.json_api import JsonApi, Lines
+from yukari.web.json_api import JsonApi, JsonLines
 from yukari.web.replies import PIECE
 from yukari.web.request_head import find_path
 from yukari.web.site import IDLE
@@ -535,7 +535,7 @@ class LongReplyTests(SynchronousTestCase):
         """Else it has its lines made for ever: a request that is being answered is never idle."""
 
         async def many(request: Any, _: object) -> None:
-            lines = Lines(request)
+            lines = JsonLines(request)
             for number in range(PIECE):
                 await lines.line(number)
             lines.end()

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.sending.doubles import Growing, Shelf, Talk
 from tests.strategies import blob_digests, model_names, references
 from yukari.fills.fill import Fill
-from yukari.library.manifests import Found
+from yukari.library.manifests import FoundManifest
 from yukari.manifest import Variant
 from yukari.names import Digest, Reference, Repository
 from yukari.storage.readable import Readable
@@ -51,7 +51,7 @@ class Strict(Shelf):
         variant: Variant = Variant.PLAIN,
         *,
         prefetch: bool,
-    ) -> Found:
+    ) -> FoundManifest:
         self.asked += [name, reference]
         return await super().manifest(name, reference, user_agent, variant, prefetch=prefetch)
 

@@ -15,8 +15,8 @@ from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import SettingError, Settings
 from yukari.large import LargeManifests
-from yukari.library.models.archive import BadArchive
-from yukari.library.models.importing import Found, Importer
+from yukari.library.models.archive import Archived, BadArchive
+from yukari.library.models.importing import Importer
 from yukari.library.models.shown_names import ShownNames
 from yukari.memory import Memory
 from yukari.metrics import Metrics
@@ -27,7 +27,7 @@ from yukari.threads import DISK_THREADS, Threads
 
 
 def import_without_daemon(
-    flags: Mapping[str, object], archive: Iterator[Found], progress: Callable[[int], None]
+    flags: Mapping[str, object], archive: Iterator[Archived], progress: Callable[[int], None]
 ) -> dict[str, Any]:
     """
     Import an archive into the store that ``flags`` name; return what the daemon would answer.
@@ -60,7 +60,7 @@ def import_without_daemon(
 async def _import(
     reactor: Any,
     settings: Settings,
-    archive: Iterator[Found],
+    archive: Iterator[Archived],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
     threads = Threads(reactor, "disk", DISK_THREADS)

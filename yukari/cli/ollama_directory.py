@@ -5,10 +5,17 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from typing import Any, Union
+from typing import Any
 
 from yukari.descriptors import Descriptor
-from yukari.library.models.archive import ArchiveWriter, Blob, Index, Packed, contents
+from yukari.library.models.archive import (
+    Archived,
+    ArchivedBlob,
+    ArchiveIndex,
+    ArchiveWriter,
+    Packed,
+    contents,
+)
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import SPELLED, Digest, Repository, Tag
 from yukari.storage.disk.layout import Layout
@@ -21,14 +28,14 @@ Models = list[tuple[Packed, list[Descriptor]]]
 """Models, each with all of its blobs."""
 
 
-def read_directory(path: str) -> Iterator[Union[Index, Blob]]:
+def read_directory(path: str) -> Iterator[Archived]:
     """
     Yield what `read_archive` yields of an archive: every model whose blobs are all there.
 
     `BadArchive` if a blob has another digest than its name says; OSError.
     """
     models, bodies = _models(path)
-    yield Index(tuple(packed for packed, _ in models))
+    yield ArchiveIndex(tuple(packed for packed, _ in models))
     yield from _blobs(path, models, bodies)
 
 
@@ -46,16 +53,16 @@ def pack(path: str, file: Any) -> None:
     writer.end()
 
 
-def _blobs(path: str, models: Models, bodies: dict[Digest, bytes]) -> Iterator[Blob]:
+def _blobs(path: str, models: Models, bodies: dict[Digest, bytes]) -> Iterator[ArchivedBlob]:
     """Yield each blob of the models once, opened."""
     digests = dict.fromkeys(blob.digest for _, blobs in models for blob in blobs)
     for digest in digests:
         if digest in bodies:
-            yield Blob(digest, len(bodies[digest]), io.BytesIO(bodies[digest]))
+            yield ArchivedBlob(digest, len(bodies[digest]), io.BytesIO(bodies[digest]))
             continue
         file = _blob(os.path.abspath(path), digest)
         with open(file, "rb") as stream:
-            yield Blob(digest, os.fstat(stream.fileno()).st_size, stream, file)
+            yield ArchivedBlob(digest, os.fstat(stream.fileno()).st_size, stream, file)
 
 
 def _models(path: str) -> tuple[Models, dict[Digest, bytes]]:

@@ -60,7 +60,7 @@ def read_file(path: str, largest: int = LARGEST) -> bytes:
 
 @contextmanager
 def expecting(what: str) -> Iterator[None]:
-    """Raise `InvalidSetting` where there is an `OSError`: it says that ``what`` was expected."""
+    """Turn an `OSError` into an `InvalidSetting` that says that ``what`` was expected."""
     try:
         yield
     except OSError as error:

@@ -165,7 +165,7 @@ class FreeSpace:
 
 
 @frozen
-class Connections:
+class ConnectionBounds:
     """Connections to upstream that may be open: for one blob, and for all together."""
 
     per_blob: int = field()
@@ -179,7 +179,7 @@ class Connections:
             )
 
     @classmethod
-    def parse(cls, text: str) -> Connections:
+    def parse(cls, text: str) -> ConnectionBounds:
         """Parse ``32/64``; ``N`` alone is N for a blob and twice that in all."""
         found = _CONNECTIONS.fullmatch(text)
         if found is None:

@@ -25,7 +25,7 @@ from yukari.fills.fill import Fill
 from yukari.fills.manager import FillManager, confirms
 from yukari.fills.spooler import HASH_STEP
 from yukari.fills.verifier import Verifier
-from yukari.library.blob_entry import BlobEntry
+from yukari.library.blob_facts import BlobFacts
 from yukari.library.in_use import InUse
 from yukari.manifest import SIZE_UNKNOWN
 from yukari.names import Digest, Repository
@@ -72,7 +72,7 @@ class Blobs:
     removed: int = field(default=0, init=False)
     """How many stored blobs were removed or lost: what was known of the others may be wrong."""
     _opened: OpenBlobs = field(init=False)
-    _entries: LRUCache[Digest, BlobEntry] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
+    _entries: LRUCache[Digest, BlobFacts] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
     _once: Coalescer = field(init=False)
     """Looks into the store; they end by themselves when the cache stops."""
     _asking: Coalescer = field(init=False)
@@ -108,10 +108,10 @@ class Blobs:
         """Whether a manifest has named the blob, or it is on its way."""
         return digest in self._entries or digest in self._fills.fills
 
-    def _entry(self, digest: Digest) -> BlobEntry:
+    def _entry(self, digest: Digest) -> BlobFacts:
         entry = self._entries.get(digest)
         if entry is None:
-            entry = self._entries[digest] = BlobEntry(digest)
+            entry = self._entries[digest] = BlobFacts(digest)
         return entry
 
     # what clients ask
@@ -233,7 +233,7 @@ class Blobs:
             return True
         return await self._once.run(("check", digest), self._check, name, entry, stored)
 
-    async def _check(self, name: Repository, entry: BlobEntry, stored: int) -> bool:
+    async def _check(self, name: Repository, entry: BlobFacts, stored: int) -> bool:
         if entry.size is None:
             asking: Deferred[Optional[int]] = Deferred.fromCoroutine(
                 self._upstream.blob_size(name, entry.digest)
@@ -378,7 +378,7 @@ class Blobs:
             return fill  # A client says so, and may make up any number of names.
         return self._fills.begin(digest, size, name)
 
-    def _known_size(self, name: Repository, entry: BlobEntry) -> Optional[int]:
+    def _known_size(self, name: Repository, entry: BlobFacts) -> Optional[int]:
         """Return the size of a blob on its way or absent; None if upstream has to be asked."""
         fill = self._fills.fills.get(entry.digest)
         if fill is not None and confirms(fill):
@@ -388,7 +388,7 @@ class Blobs:
             return None
         return entry.agreed(name)
 
-    async def _size_to_fetch(self, name: Repository, entry: BlobEntry) -> int:
+    async def _size_to_fetch(self, name: Repository, entry: BlobFacts) -> int:
         size = self._known_size(name, entry)
         if size is None:
             key = ("size", name, entry.digest)

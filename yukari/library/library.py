@@ -24,7 +24,7 @@ from yukari.library.events import Events
 from yukari.library.in_use import InUse
 from yukari.library.keeping import Keeper
 from yukari.library.listing import Listing
-from yukari.library.manifests import Found, Manifests
+from yukari.library.manifests import FoundManifest, Manifests
 from yukari.library.prefetch import Prefetch
 from yukari.library.revalidator import Freshness, Revalidator
 from yukari.library.versions import Versions
@@ -196,7 +196,7 @@ class Library:
         variant: Variant = Variant.PLAIN,
         *,
         prefetch: bool,
-    ) -> Found:
+    ) -> FoundManifest:
         """
         Return a manifest, or a list to clients that accept lists. `RegistryError`.
 

@@ -44,7 +44,7 @@ LEARNED_IN_A_TURN = 2000
 
 
 @frozen
-class Found:
+class FoundManifest:
     """
     A manifest or a list, and how it was found: ``hit``, ``stale``, or ``miss`` if upstream was
     asked.
@@ -96,7 +96,7 @@ class Manifests:
         variant: Variant = Variant.PLAIN,
         *,
         prefetch: bool,
-    ) -> Found:
+    ) -> FoundManifest:
         """
         Return a manifest, or a list to clients that accept lists. `RegistryError`.
 
@@ -124,7 +124,7 @@ class Manifests:
 
     async def _find(
         self, name: Repository, reference: Reference, user_agent: str, variant: Variant
-    ) -> Found:
+    ) -> FoundManifest:
         try:
             stored = await self._store.get_manifest(name, reference, variant)
         except OSError as error:
@@ -132,9 +132,9 @@ class Manifests:
                 raise
             return await self._past_store(error, name, reference, user_agent, variant)
         if stored is None:
-            return Found(await self._miss(name, reference, user_agent, variant), "miss")
+            return FoundManifest(await self._miss(name, reference, user_agent, variant), "miss")
         if isinstance(reference, Digest):
-            return Found(stored.manifest, "hit")
+            return FoundManifest(stored.manifest, "hit")
         self._agents.seen(name, reference, user_agent, granted=False)
         revalidator = self._revalidator
         if revalidator is not None and not revalidator.may_check(name, reference):
@@ -142,13 +142,13 @@ class Manifests:
         if stored.checked_at == NEVER_CHECKED and revalidator is not None:
             told = await self._ask_soon(name, reference, user_agent, variant, stored.manifest)
             if told is not None:
-                return Found(told, "miss")
+                return FoundManifest(told, "miss")
         result = "hit"
         if revalidator is not None:
             if revalidator.is_stale(name, reference, stored):
                 result = "stale"
             revalidator.pulled(name, reference, stored)
-        return Found(stored.manifest, result)
+        return FoundManifest(stored.manifest, result)
 
     async def learn(self, name: Repository, manifest: AnyManifest) -> None:
         """Note the sizes of a manifest's blobs; if they are many, a part of them in a turn."""
@@ -170,13 +170,13 @@ class Manifests:
         reference: Reference,
         user_agent: str,
         variant: Variant,
-    ) -> Found:
+    ) -> FoundManifest:
         """Return what upstream has, or raise the ``error`` with which the store did not answer."""
         try:
             found = await self._miss(name, reference, user_agent, variant)
         except RegistryError:
             raise error from None
-        return Found(found, "miss")
+        return FoundManifest(found, "miss")
 
     async def _miss(
         self, name: Repository, reference: Reference, user_agent: str, variant: Variant

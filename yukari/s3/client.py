@@ -20,7 +20,17 @@ from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
 from yukari.s3.pages import goes_round
 from yukari.s3.presign import presign_lifetime
-from yukari.s3.replies import Head, Listing, Part, Row, Upload, bare, head, modified, seconds
+from yukari.s3.replies import (
+    Head,
+    ListedPage,
+    Part,
+    Row,
+    UnfinishedUpload,
+    bare,
+    head,
+    modified,
+    seconds,
+)
 from yukari.s3.requests import REPLY_LIMIT, Requests
 from yukari.s3.signing import Signing
 from yukari.spans import Span
@@ -63,7 +73,7 @@ class S3Client(Requests):
         after: str = "",
         token: Optional[str] = None,
         most: int = 1000,
-    ) -> Listing:
+    ) -> ListedPage:
         """
         Return a page of the objects whose key begins with ``prefix``, after the key ``after``.
 
@@ -87,7 +97,8 @@ class S3Client(Requests):
         )
         if after and any(row.key <= after for row in rows):
             raise goes_round(self.endpoint)
-        return Listing(rows, told.get("NextContinuationToken") if told.get("IsTruncated") else None)
+        token = told.get("NextContinuationToken") if told.get("IsTruncated") else None
+        return ListedPage(rows, token)
 
     # objects
 
@@ -309,19 +320,19 @@ class S3Client(Requests):
                 return parts
             marker = {"PartNumberMarker": following}
 
-    async def list_multipart_uploads(self, prefix: str = "") -> list[Upload]:
+    async def list_multipart_uploads(self, prefix: str = "") -> list[UnfinishedUpload]:
         """
         Return all uploads in progress of keys that begin with ``prefix``; fewer if S3 does not come
         to an end.
         """
-        uploads: list[Upload] = []
+        uploads: list[UnfinishedUpload] = []
         marker: dict[str, Any] = {}
         asked = [{"KeyMarker": "", "UploadIdMarker": ""}]
         while True:
             # No EncodingType: Ceph 16 encodes the keys, and does not say that it did.
             told = await self._call("list_multipart_uploads", Prefix=prefix, **marker)
             uploads += (
-                Upload(row["Key"], row["UploadId"], seconds(row["Initiated"]))
+                UnfinishedUpload(row["Key"], row["UploadId"], seconds(row["Initiated"]))
                 for row in told.get("Uploads", ())
             )
             following = {

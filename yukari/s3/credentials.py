@@ -24,7 +24,7 @@ LOOKED_AT_EVERY = 60.0
 
 
 @frozen
-class Keys:
+class AccessKeys:
     """One set of keys; ``ends_at`` in seconds of the epoch, None for never."""
 
     access: str
@@ -45,11 +45,11 @@ class Credentials:
     _session: Session
     _in_thread: Callable[..., Deferred[Any]]
     _found: Any = field(default=None, init=False)
-    _keys: Optional[Keys] = field(default=None, init=False)
+    _keys: Optional[AccessKeys] = field(default=None, init=False)
     _looked_at: float = field(default=0.0, init=False)
     _finding: Coalescer = field(factory=Coalescer, init=False)
 
-    async def keys(self) -> Keys:
+    async def keys(self) -> AccessKeys:
         """
         Return the current keys; `S3Error` if there are none. Concurrent callers share one look.
         """
@@ -60,12 +60,12 @@ class Credentials:
             return keys
         return await self._finding.run(None, self._find)
 
-    async def _find(self) -> Keys:
-        found: Keys = await self._in_thread(self._look)
+    async def _find(self) -> AccessKeys:
+        found: AccessKeys = await self._in_thread(self._look)
         self._keys, self._looked_at = found, time.monotonic()
         return found
 
-    def _look(self) -> Keys:
+    def _look(self) -> AccessKeys:
         """Walk the chain, or renew the keys that it found. Blocks."""
         try:
             if self._found is None:
@@ -85,4 +85,6 @@ class Credentials:
         else:
             # A token always expires; if its time is not known, it may be soon.
             ends_at = time.time() if frozen_keys.token else None
-        return Keys(frozen_keys.access_key, frozen_keys.secret_key, frozen_keys.token, ends_at)
+        return AccessKeys(
+            frozen_keys.access_key, frozen_keys.secret_key, frozen_keys.token, ends_at
+        )

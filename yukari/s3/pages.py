@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Optional, Protocol
 
 from yukari.s3.errors import UNREACHABLE, S3Error
-from yukari.s3.replies import Listing
+from yukari.s3.replies import ListedPage
 
 MAX_EMPTY = 100
 """Pages in a row that may have nothing."""
@@ -25,7 +25,7 @@ class Lists(Protocol):
 
     async def list_objects(
         self, prefix: str = "", *, token: Optional[str] = None, most: int = 1000
-    ) -> Listing: ...
+    ) -> ListedPage: ...
 
 
 def goes_round(endpoint: str) -> S3Error:
@@ -33,7 +33,7 @@ def goes_round(endpoint: str) -> S3Error:
     return S3Error(UNREACHABLE, 0, f"{endpoint}: a listing does not go on to its end")
 
 
-async def each_page(client: Lists, prefix: str, most: int) -> AsyncIterator[Listing]:
+async def each_page(client: Lists, prefix: str, most: int) -> AsyncIterator[ListedPage]:
     """
     Yield the pages, of at most so many objects, of all whose keys begin with ``prefix``; `S3Error`.
     """

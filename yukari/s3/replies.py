@@ -33,7 +33,7 @@ class Row:
 
 
 @frozen
-class Listing:
+class ListedPage:
     """A page of a listing; ``token`` asks for the next, None after the last."""
 
     objects: tuple[Row, ...]
@@ -51,7 +51,7 @@ class Part:
 
 
 @frozen
-class Upload:
+class UnfinishedUpload:
     """A multipart upload that is neither complete nor aborted."""
 
     key: str

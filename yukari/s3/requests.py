@@ -26,7 +26,7 @@ from yukari.s3.body import BytesBody
 from yukari.s3.credentials import Credentials
 from yukari.s3.errors import UNREACHABLE, S3Error
 from yukari.s3.signing import Signed, Signing
-from yukari.s3.timeout import Patience
+from yukari.s3.timeout import SilenceTimeout
 
 SILENT = 30.0
 """Seconds without a sign of life after which a request is given up."""
@@ -135,7 +135,7 @@ class Requests:
         keys = await self._credentials.keys()
         signed = self._signing.request(keys, operation, parameters, streamed=body is not None)
         self.requests[operation] = self.requests.get(operation, 0) + 1
-        patience = Patience(self._clock, silent)
+        patience = SilenceTimeout(self._clock, silent)
         producer = _producer(signed, None if body is None else body(patience.heard))
         headers = Headers()
         for name, value in signed.headers:
@@ -171,7 +171,7 @@ class Requests:
     async def _body(
         self, response: IResponse, limit: int = REPLY_LIMIT, silent: float = SILENT
     ) -> bytes:
-        patience = Patience(self._clock, silent)
+        patience = SilenceTimeout(self._clock, silent)
         collector = Collector(limit, patience.heard)
         response.deliverBody(collector)
         try:
@@ -183,7 +183,7 @@ class Requests:
         self.metrics.from_store(len(body))
         return body
 
-    def _unanswered(self, error: Exception, patience: Patience) -> Exception:
+    def _unanswered(self, error: Exception, patience: SilenceTimeout) -> Exception:
         """
         Turn a failure without a reply into an `S3Error`; a cancellation from outside stays one.
         """

@@ -22,7 +22,7 @@ from botocore.session import Session
 from botocore.utils import parse_timestamp
 
 from yukari import __version__
-from yukari.s3.credentials import Keys
+from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
 from yukari.s3.location import Place
 
@@ -102,7 +102,12 @@ class Signing:
         self._parser = parsers.create_parser("rest-xml")
 
     def request(
-        self, keys: Keys, operation: str, parameters: dict[str, Any], *, streamed: bool = False
+        self,
+        keys: AccessKeys,
+        operation: str,
+        parameters: dict[str, Any],
+        *,
+        streamed: bool = False,
     ) -> Signed:
         """Return a signed request; ``streamed`` if the caller adds the body."""
         written = self._write(operation, parameters)
@@ -113,7 +118,7 @@ class Signing:
         headers.append(("Accept-Encoding", "identity"))
         return Signed(written.method, written.url, tuple(headers), written.data or None)
 
-    def presign(self, keys: Keys, key: str, seconds: int) -> str:
+    def presign(self, keys: AccessKeys, key: str, seconds: int) -> str:
         """Return a URL by which anybody can GET ``key`` for so many seconds."""
         written = self._write("get_object", {"Key": key})
         for name in list(written.headers.keys()):
@@ -197,7 +202,7 @@ def _is_error(body: bytes) -> bool:
     return start.startswith(b"<Error")
 
 
-def _keys(keys: Keys) -> ReadOnlyCredentials:
+def _keys(keys: AccessKeys) -> ReadOnlyCredentials:
     return ReadOnlyCredentials(keys.access, keys.secret, keys.token)
 
 

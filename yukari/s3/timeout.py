@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @define(eq=False, repr=False)
-class Patience:
+class SilenceTimeout:
     """Cancels what it watches after ``seconds`` of silence."""
 
     _clock: IReactorTime

@@ -35,7 +35,7 @@ PATIENCE = 900.0
 
 
 @define(eq=False, repr=False)
-class InOrder:
+class SequentialReader:
     """The bytes of a blob of ``size`` bytes; `close` it when done."""
 
     _source: BlobSource
@@ -151,7 +151,7 @@ class _Body(Protocol):
 
     def __init__(
         self,
-        owner: InOrder,
+        owner: SequentialReader,
         skipped: int,
         count: int,
         clock: IReactorTime,

@@ -94,10 +94,7 @@ class Readable(Protocol):
         """``hit`` or ``fill``, for the log."""
 
     async def ready(self, position: int) -> None:
-        """
-        Returns once a reply can be begun; raises `RegistryError` or `SpoolLost` where none will
-        be.
-        """
+        """Return once a reply can begin; `RegistryError` or `SpoolLost` if none will."""
 
     def available(self, position: int) -> int:
         """The bytes from ``position`` up to, not including, the one returned can be read now."""

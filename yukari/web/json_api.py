@@ -26,7 +26,7 @@ Body = dict[str, Any]
 Handler = Callable[[Request, Body], Coroutine[Any, Any, None]]
 
 
-class Lines(Paced):
+class JsonLines(Paced):
     """A reply that grows piece by piece, no faster than the client takes it."""
 
     def __init__(self, request: Any, content_type: str = "application/x-ndjson") -> None:

@@ -26,7 +26,7 @@ from yukari.library.upkeep.management import Management
 from yukari.manifest import Manifest, Variant
 from yukari.names import Repository, Tag
 from yukari.storage.ports import StoredManifest
-from yukari.web.json_api import Body, JsonApi, Lines, reply_nothing
+from yukari.web.json_api import Body, JsonApi, JsonLines, reply_nothing
 from yukari.web.replies import reply_json, text_header
 
 PAGE = 1000
@@ -68,7 +68,7 @@ class OllamaApi:
 
     async def _tags(self, request: Request, _: Body) -> None:
         await self._management.index.listable()
-        lines = Lines(request, "application/json; charset=utf-8")
+        lines = JsonLines(request, "application/json; charset=utf-8")
         await lines.write(b'{"models":[')
         after, first = ("", ""), True
 
@@ -150,7 +150,7 @@ class OllamaApi:
                 raise pull.error
             reply_json(request, 200, {"status": "success"})
             return
-        lines = Lines(request)
+        lines = JsonLines(request)
         await lines.line({"status": "pulling manifest"})
         await self._watch(pull, lines)
         lines.end()
@@ -161,7 +161,7 @@ class OllamaApi:
             raise name_invalid("a version is pulled by its tag")
         return self._pulls.start(wanted.name, wanted.tag, user_agent)
 
-    async def _watch(self, pull: Pull, lines: Lines) -> None:
+    async def _watch(self, pull: Pull, lines: JsonLines) -> None:
         said: dict[str, int] = {}
         silent = 0.0
         while not pull.is_done:
@@ -181,7 +181,7 @@ class OllamaApi:
             await lines.line({"status": status})
 
     async def _progress(
-        self, pull: Pull, lines: Lines, said: dict[str, int], *, whole: bool = False
+        self, pull: Pull, lines: JsonLines, said: dict[str, int], *, whole: bool = False
     ) -> None:
         """Report each blob of which more is here than was reported."""
         for blob in () if pull.manifest is None else pull.manifest.blobs:

@@ -42,7 +42,7 @@ class StatusJson(ReadOnly):
         reply_json(request, 200, (await self._status.read()).as_json())
 
 
-class Events(ReadOnly):
+class FillEvents(ReadOnly):
     """``/status/events``, for those who may pull."""
 
     isLeaf = True
@@ -76,7 +76,7 @@ class SignIn(Page):
 def put_pages(root: Resource, parts: PageParts, watchers: Watchers) -> None:
     """Put everything but ``/`` below ``root``."""
     status = StatusJson(parts.status)
-    status.putChild(b"events", Events(parts, watchers))
+    status.putChild(b"events", FillEvents(parts, watchers))
     targets = Resource()
     put_assets(targets)
     form = Form(parts)

@@ -33,7 +33,7 @@ from yukari.manifest import Manifest
 from yukari.names import Repository, Tag
 from yukari.sources.offline import IsOffline
 from yukari.web.importing import Imports
-from yukari.web.json_api import Body, JsonApi, Lines
+from yukari.web.json_api import Body, JsonApi, JsonLines
 from yukari.web.ollama_api import PAGE
 from yukari.web.replies import reply_json
 
@@ -72,7 +72,7 @@ class StoreApi:
         await self._management.marks.refresh()
         await self._management.index.listable()
         await self._management.catalog.flush()
-        lines, after = Lines(request), ("", "")
+        lines, after = JsonLines(request), ("", "")
         pinned, columns = self._management.marks.pinned(), _columns(request)
         run = self._management.catalog.run
         await lines.line({"columns": columns})

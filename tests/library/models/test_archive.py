@@ -17,10 +17,10 @@ from yukari.descriptors import Descriptor
 from yukari.library.models.archive import (
     MAX_EXTENSION,
     NAME,
+    ArchivedBlob,
+    ArchiveIndex,
     ArchiveWriter,
     BadArchive,
-    Blob,
-    Index,
     Packed,
     read_archive,
 )
@@ -74,10 +74,10 @@ def tar(*members: tuple[Any, bytes]) -> bytes:
     return made.getvalue()
 
 
-def read(body: bytes) -> tuple[Optional[Index], dict[Digest, bytes]]:
+def read(body: bytes) -> tuple[Optional[ArchiveIndex], dict[Digest, bytes]]:
     index, blobs = None, {}
     for found in read_archive(io.BytesIO(body)):
-        if isinstance(found, Blob):
+        if isinstance(found, ArchivedBlob):
             blobs[found.digest] = b"".join(found.chunks())
         else:
             index = found
@@ -91,13 +91,13 @@ class ArchiveTests(SynchronousTestCase):
     def test_what_is_written_is_read(self) -> None:
         models = (PACKED, Packed("other/x:y", None, Digest.of(LAYER)))
         index, blobs = read(archive(*models))
-        self.assertEqual(index, Index(models))
+        self.assertEqual(index, ArchiveIndex(models))
         self.assertEqual(blobs, {**blobs, **BODIES})
 
     def test_archive_of_another_tool_is_read(self) -> None:
         entry = {"digest": str(Digest.of(MANIFEST)), "annotations": {NAME: "m"}}
         index, _ = read(tar(("index.json", json.dumps({"manifests": [entry]}).encode())))
-        self.assertEqual(index, Index((Packed("m", Digest.of(MANIFEST)),)))
+        self.assertEqual(index, ArchiveIndex((Packed("m", Digest.of(MANIFEST)),)))
 
     def test_shared_blob_is_written_once(self) -> None:
         made = io.BytesIO()

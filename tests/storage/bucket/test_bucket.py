@@ -16,7 +16,7 @@ from tests.s3.daemons import BucketCase, store_of
 from yukari.library import blobs
 from yukari.library.upkeep import shared_pulls
 from yukari.s3 import requests as requests_module
-from yukari.s3.replies import Part, Upload
+from yukari.s3.replies import Part, UnfinishedUpload
 from yukari.storage.bucket import upload
 
 SIZES = "20MB,300KB,11"
@@ -154,10 +154,10 @@ class OneBucketTests(BucketCase):
         await self.idle(again)
         await self.assert_in_bucket(model)
 
-    async def unfinished(self) -> list[Upload]:
+    async def unfinished(self) -> list[UnfinishedUpload]:
         return await self.client.list_multipart_uploads()
 
-    async def parts(self, upload: Upload) -> list[Part]:
+    async def parts(self, upload: UnfinishedUpload) -> list[Part]:
         return await self.client.list_parts(upload.key, upload.upload_id) or []
 
     async def idle(self, daemon: YukariProcess) -> None:

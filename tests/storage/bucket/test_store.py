@@ -38,8 +38,8 @@ from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.s3 import requests as requests_module
 from yukari.s3.body import BytesBody
 from yukari.s3.client import S3Client
-from yukari.s3.credentials import Keys
-from yukari.s3.replies import Upload
+from yukari.s3.credentials import AccessKeys
+from yukari.s3.replies import UnfinishedUpload
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.spans import Span
 from yukari.storage.bucket import health as contact
@@ -525,7 +525,7 @@ class BucketTests(Stores):
         store, key = await self.started(), f"blobs/{DIGEST}"
         listing = self.client.list_multipart_uploads
 
-        async def begun_long_ago(prefix: str) -> list[Upload]:
+        async def begun_long_ago(prefix: str) -> list[UnfinishedUpload]:
             return [evolve(each, initiated=0.0) for each in await listing(prefix)]
 
         self.patch(S3Client, "list_multipart_uploads", lambda _, prefix: begun_long_ago(prefix))
@@ -561,7 +561,7 @@ class BucketTests(Stores):
         self.patch(sweep, "ORPHANED_AFTER", -60.0)
         listing = self.client.list_multipart_uploads
 
-        async def meanwhile(prefix: str) -> list[Upload]:
+        async def meanwhile(prefix: str) -> list[UnfinishedUpload]:
             await self.threads(spool.write, [(0, [LARGE])])
             await until(lambda: store._spools.uploads[LARGE_DIGEST]._done)
             return await listing(prefix)
@@ -782,7 +782,7 @@ class BucketTests(Stores):
         endpoint = self.server.endpoint()
         wrong = [(self.client_at(endpoint, bucket="absent"), "TIGRIS_BUCKET absent")]
         if self.server is CEPH:
-            keys = Keys(KEYS.access, "wrong", None, None)
+            keys = AccessKeys(KEYS.access, "wrong", None, None)
             wrong.append((self.client_at(endpoint, keys=keys), "AWS_SECRET_ACCESS_KEY"))
         for client, named in wrong:
             store = await self.started(client)

@@ -10,7 +10,7 @@ from yukari.config.keys import SigningKey
 from yukari.config.parsers import one_of, parse_switch
 from yukari.config.registries import UPSTREAMS, RegistrySettings, parse_upstream
 from yukari.config.setting import declare
-from yukari.config.units import Connections, parse_positive_duration
+from yukari.config.units import ConnectionBounds, parse_positive_duration
 from yukari.config.urls import Address, RegistryUrl
 
 
@@ -74,8 +74,8 @@ class Upstream:
         "30s",
         "How long upstream may take to begin a reply, a duration above 0.",
     )
-    upstream_connections: Connections = declare(
-        Connections.parse,
+    upstream_connections: ConnectionBounds = declare(
+        ConnectionBounds.parse,
         "32/64",
         "The most connections to upstream: for one blob / in all.",
     )

@@ -21,7 +21,7 @@ MAX_PAGE = 200
 
 
 @frozen
-class Found:
+class FoundModels:
     """A page of models, whether there is another one, and how many tags are stored in all."""
 
     entries: tuple[Entry, ...]
@@ -44,7 +44,7 @@ class Search:
         size: int,
         begin: Sequence[str] = (),
         but: Sequence[str] = (),
-    ) -> Found:
+    ) -> FoundModels:
         """
         Return the page, counted from 1, of models that have all ``words`` in their name or details.
 
@@ -59,7 +59,7 @@ class Search:
             return entries, file.count_tags()
 
         entries, count = await self._catalog.run(find)
-        return Found(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE, count)
+        return FoundModels(tuple(entries[:size]), len(entries) > size and page < MAX_PAGE, count)
 
     def _allowed(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         allow = cache(lambda repository: self._rules.allow(Repository.parse(repository)))

@@ -117,13 +117,13 @@ class Packed:
 
 
 @frozen
-class Index:
+class ArchiveIndex:
     """The models of an archive."""
 
     models: tuple[Packed, ...]
 
     @classmethod
-    def parse(cls, body: bytes) -> Index:
+    def parse(cls, body: bytes) -> ArchiveIndex:
         """`BadArchive` unless it lists manifests with sha256 digests."""
         try:
             content = json.loads(body)
@@ -260,7 +260,7 @@ class _Member(tarfile.TarInfo):
 
 
 @define(eq=False, repr=False)
-class Blob:
+class ArchivedBlob:
     """A blob in an archive: to be read to its end, or left, before the next one is asked for."""
 
     digest: Digest
@@ -295,7 +295,11 @@ class Blob:
             raise BadArchive(f"{self.digest}: its bytes have another digest")
 
 
-def read_archive(file: BinaryIO) -> Iterator[Union[Index, Blob]]:
+Archived = Union[ArchiveIndex, ArchivedBlob]
+"""What an archive has, one after the other."""
+
+
+def read_archive(file: BinaryIO) -> Iterator[Archived]:
     """
     Yield the index and the blobs of an archive in the order in which it has them.
 
@@ -312,7 +316,7 @@ def read_archive(file: BinaryIO) -> Iterator[Union[Index, Blob]]:
                 found = _found(tar, member)
                 if found is None:
                     continue
-                key = found.digest if isinstance(found, Blob) else "index.json"
+                key = found.digest if isinstance(found, ArchivedBlob) else "index.json"
                 if key in seen:
                     raise BadArchive(f"{key}: twice in the archive")
                 seen.add(key)
@@ -323,7 +327,7 @@ def read_archive(file: BinaryIO) -> Iterator[Union[Index, Blob]]:
         raise BadArchive("no index.json: not an OCI image layout")
 
 
-def _found(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Optional[Union[Index, Blob]]:
+def _found(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Optional[Archived]:
     name = member.name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/") or member.issparse():
         raise BadArchive(f"{name[:100]!a}: no file of an OCI image layout")
@@ -332,14 +336,14 @@ def _found(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Optional[Union[Inde
     if name == "index.json":
         if member.size > MAX_INDEX:
             raise BadArchive(f"index.json has {member.size} bytes")
-        return Index.parse(_stream(tar, member).read(member.size))
+        return ArchiveIndex.parse(_stream(tar, member).read(member.size))
     if not name.startswith("blobs/"):
         return None
     try:
         digest = Digest.parse(name.removeprefix("blobs/").replace("/", ":", 1))
     except InvalidName:
         raise BadArchive(f"{name[:100]!a}: expected blobs/sha256/ and 64 hex digits") from None
-    return Blob(digest, member.size, _stream(tar, member))
+    return ArchivedBlob(digest, member.size, _stream(tar, member))
 
 
 def _stream(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -19,13 +19,19 @@ from twisted.internet.threads import blockingCallFromThread
 from yukari.config.registries import is_known
 from yukari.errors import RegistryError
 from yukari.fills.manager import Reserve, open_at_once
-from yukari.library.models.archive import BadArchive, Blob, Index, Packed, read_archive
+from yukari.library.models.archive import (
+    Archived,
+    ArchivedBlob,
+    ArchiveIndex,
+    BadArchive,
+    Packed,
+    read_archive,
+)
 from yukari.library.models.shown_names import ShownNames
 from yukari.manifest import AnyManifest, Manifest, ManifestList, Variant
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
 from yukari.storage.ports import NEVER_CHECKED, Spool, Store
 
-Found = Union[Index, Blob]
 Stored = Callable[[Repository, Tag], None]
 IMPORTED = Repository(DEFAULT, "library", "imported")
 """The repository that a spool of an archive's blob notes; it is asked for nothing."""
@@ -66,12 +72,12 @@ class Importer:
         """
         self.take(read_archive(file))
 
-    def take(self, archive: Iterator[Found]) -> None:
+    def take(self, archive: Iterator[Archived]) -> None:
         """Import what an archive consists of; as `read`."""
-        index: Optional[Index] = None
+        index: Optional[ArchiveIndex] = None
         try:
             for found in archive:
-                if isinstance(found, Index):
+                if isinstance(found, ArchiveIndex):
                     index = found
                     for packed in index.models:
                         self._named(packed)  # Nothing is stored if one may not be.
@@ -94,7 +100,7 @@ class Importer:
 
     # blobs
 
-    def _take_blob(self, blob: Blob) -> None:
+    def _take_blob(self, blob: ArchivedBlob) -> None:
         if self._call(self._is_stored, blob.digest):
             self.skipped += blob.size
             return  # Its bytes are passed by unread.
@@ -105,7 +111,7 @@ class Importer:
                 self.written += blob.size
                 return
             with open(blob.path, "rb") as file:
-                self._take_blob(Blob(blob.digest, blob.size, file))
+                self._take_blob(ArchivedBlob(blob.digest, blob.size, file))
             return
         spool: Optional[Spool] = None
         try:
@@ -135,7 +141,7 @@ class Importer:
         self._held.enter_context(self._hold([digest]))
         return await self._store.blob_size(digest) is not None
 
-    async def _open(self, blob: Blob) -> Spool:
+    async def _open(self, blob: ArchivedBlob) -> Spool:
         return await self._reserve(
             blob.digest,
             blob.size,

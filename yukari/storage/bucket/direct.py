@@ -31,7 +31,7 @@ from yukari.net.http import why
 from yukari.s3.body import FileBody, StreamBody
 from yukari.s3.errors import S3Error
 from yukari.sources.base import BlobSource, SourceFailed, SourceRefused
-from yukari.sources.sequential import InOrder
+from yukari.sources.sequential import SequentialReader
 from yukari.spans import Span
 from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.keys import blob_key
@@ -79,11 +79,11 @@ class BucketUpload:
     _note_path: str = field(init=False)
     sent: int = field(default=0, init=False)
     upload_id: str = field(init=False)
-    """The multipart upload's, "" where there is none; at first what an earlier process began."""
+    """The multipart upload's, "" if there is none; at first what an earlier process began."""
     _is_wanted: bool = field(default=True, init=False)
     _part: int = field(init=False)
     _count: int = field(init=False)
-    _stream: InOrder = field(init=False)
+    _stream: SequentialReader = field(init=False)
     _hash: Any = field(factory=sha256, init=False)
     _buffers: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(IN_MEMORY), init=False)
     _done: dict[int, str] = field(factory=dict, init=False)
@@ -102,7 +102,7 @@ class BucketUpload:
         self.upload_id = self._note.upload_id
         self._part = part_size(self.size)
         self._count = -(-self.size // self._part)
-        self._stream = InOrder(self._source, self.size, self._bucket.clock)
+        self._stream = SequentialReader(self._source, self.size, self._bucket.clock)
 
     @property
     def came(self) -> int:

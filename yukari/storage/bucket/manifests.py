@@ -13,8 +13,8 @@ Those of other registries than the default one begin otherwise, see `yukari.stor
 The original asks for keys below ``manifests/`` and ``blobs/`` only, so that it never serves a
 list as a manifest.
 
-Several daemons put into one bucket. A manifest is put only where no later check
-of upstream has put another, by If-None-Match and If-Match. Of two variants that are
+Several daemons put into one bucket. A manifest is put only if no later check of
+upstream has put another there (If-None-Match, If-Match). Of two variants that are
 of different versions, the one that was checked later counts; so neither is ever deleted.
 """
 
@@ -283,7 +283,7 @@ class BucketManifests:
 
     async def _put(self, key: Key, stored: StoredManifest, over: Optional[float] = None) -> None:
         """
-        Put it where no newer one is: a check of upstream that was later wins.
+        Put it unless a newer one is there: the later check of upstream wins.
 
         ``over`` is the time of the last check that does not win; ``stored``'s own if it is None.
         """

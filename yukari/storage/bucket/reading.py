@@ -24,7 +24,7 @@ from yukari.storage.ports import StoredManifest
 
 @frozen
 class InBucket:
-    """An object, and the manifest in it; None where there is none, or no manifest in it."""
+    """An object, and the manifest in it; None if there is none, or no manifest in it."""
 
     etag: Optional[str] = None
     stored: Optional[StoredManifest] = None

@@ -8,7 +8,7 @@ from attrs import define, evolve
 from twisted.logger import Logger
 
 from yukari.s3.errors import S3Error
-from yukari.s3.replies import Upload
+from yukari.s3.replies import UnfinishedUpload
 from yukari.storage.bucket.blobs import BucketBlobs
 from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.direct_uploads import BucketDirectUploads
@@ -58,11 +58,11 @@ class Sweeper:
                 count += await self._aborted(found.key, found.upload_id)
         return count
 
-    def _is_own(self, found: Upload) -> bool:
+    def _is_own(self, found: UnfinishedUpload) -> bool:
         own = {upload.upload_id for upload in self._spools.uploads.values()}
         return found.upload_id in own | {way.upload_id for way in self._direct.running}
 
-    async def _is_orphaned(self, upload: Upload) -> bool:
+    async def _is_orphaned(self, upload: UnfinishedUpload) -> bool:
         oldest = time.time() - ORPHANED_AFTER
         if upload.initiated > oldest:
             return False

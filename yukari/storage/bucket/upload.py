@@ -107,7 +107,7 @@ class BlobUpload:
 
     @property
     def upload_id(self) -> str:
-        """The multipart upload's, "" where there is none yet."""
+        """The multipart upload's, "" if there is none yet."""
         return self._upload_id or self.note.upload_id
 
     # while the blob comes

@@ -18,7 +18,7 @@ MAX_CLAIMS = 16
 
 
 @define(eq=False, repr=False)
-class BlobEntry:
+class BlobFacts:
     """The facts known about one digest; sizes are in bytes."""
 
     digest: Digest
