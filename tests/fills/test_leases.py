@@ -27,6 +27,7 @@ from tests.fills.doubles import (
     ScriptedSource,
     content_of,
 )
+from tests.storage.memory import MemoryStore
 from yukari.errors import RegistryError, blob_unknown
 from yukari.fills.fill import Fill
 from yukari.fills.reader import FillReader
@@ -36,8 +37,7 @@ from yukari.names import Digest
 from yukari.net.budget import ConnectionBudget, HostLimit
 from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.pace import HostPace
-from yukari.sources.sequential import InOrder
-from yukari.storage.memory import MemoryStore
+from yukari.sources.sequential import SequentialReader
 
 SIZES = (3_000_000, 200_000, 10)
 GONE = blob_unknown(Digest("0" * 64))
@@ -75,7 +75,7 @@ class Leases(RuleBasedStateMachine):
         self.fills: list[Fill] = []
         self.sources: list[ScriptedSource] = []
         self.readers: list[FillReader] = []
-        self.streams: list[tuple[InOrder, Deferred[None]]] = []
+        self.streams: list[tuple[SequentialReader, Deferred[None]]] = []
 
     def source(self, size: int, host: int) -> ScriptedSource:
         source = ScriptedSource(content_of(size), pace_now=self.paces[host])
@@ -100,7 +100,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from(SIZES), host=st.integers(0, 1))
     def stream(self, size: int, host: int) -> None:
-        stream = InOrder(self.source(size, host), size, self.clock)
+        stream = SequentialReader(self.source(size, host), size, self.clock)
         reading = Deferred.fromCoroutine(stream.read_into(bytearray(size)))
         self.streams.append((stream, reading.addErrback(forget)))
 

@@ -9,12 +9,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fills.doubles import NAME, ScriptedDisk, ScriptedSource, content_of
+from tests.storage.memory import MemoryStore
 from yukari.errors import RegistryError
 from yukari.fills.manager import FillManager
 from yukari.fills.scheduler import FetchScheduler
 from yukari.metrics import Metrics
 from yukari.names import Digest, Repository
-from yukari.storage.memory import MemoryStore
 
 BODY = content_of(1000)
 DIGEST = Digest.of(BODY)

@@ -15,7 +15,7 @@ from twisted.web.client import Agent
 
 from tests.sources.doubles import Internet
 from yukari.s3.client import S3Client
-from yukari.s3.credentials import Keys
+from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
 from yukari.s3.location import Place
 from yukari.s3.signing import Signing, _timestamp
@@ -28,8 +28,8 @@ TIMES = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.
 class Given:
     """The source of these keys."""
 
-    async def keys(self) -> Keys:
-        return Keys("key", "secret", None, None)
+    async def keys(self) -> AccessKeys:
+        return AccessKeys("key", "secret", None, None)
 
 
 class ReplyTests(SynchronousTestCase):

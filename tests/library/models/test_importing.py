@@ -9,6 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.storage.memory import MemoryStore
 from tests.storage.strategies import BODIES, MANIFESTS, list_of
 from yukari.config.registry_names import RegistryNames
 from yukari.descriptors import Descriptor
@@ -17,7 +18,6 @@ from yukari.library.models.importing import Importer
 from yukari.library.models.shown_names import ShownNames
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
-from yukari.storage.memory import MemoryStore
 
 NAME, LATEST = Repository(DEFAULT, "library", "m"), Tag("latest")
 NAMES = ShownNames(RegistryNames("registry.example"))

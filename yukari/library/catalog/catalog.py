@@ -72,7 +72,7 @@ class Catalog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await self._write()
+        await self.flush()
         await self._in_thread(self._close)
 
     def _close(self) -> None:
@@ -174,15 +174,12 @@ class Catalog:
 
     def _write_now(self) -> None:
         self._timer = None
-        Deferred.fromCoroutine(self._write()).addErrback(
+        Deferred.fromCoroutine(self.flush()).addErrback(
             lambda failure: log.failure("writing the catalog", failure)
         )
 
     async def flush(self) -> None:
         """Write what was gathered now."""
-        await self._write()
-
-    async def _write(self) -> None:
         pulls, self._pulls = self._pulls, {}
         sent, self._sent = self._sent, {}
         if not pulls and not sent:

@@ -156,14 +156,7 @@ class BucketBlobs:
         return found
 
     def source(self, digest: Digest, size: int) -> KeptSource:
-        return BucketBlob(
-            self._bucket,
-            digest,
-            size,
-            self._pace,
-            self.sizes,
-            self.sizes.forget,
-        )
+        return BucketBlob(self._bucket, digest, size, self._pace, self.sizes, self.sizes.forget)
 
     async def presigned(self, digest: Digest) -> Optional[str]:
         """

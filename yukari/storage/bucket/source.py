@@ -29,9 +29,10 @@ class BucketBlob:
     _bucket: Bucket
     _digest: Digest
     _size: int
-    _pace: HostPace
+    pace: HostPace
     _there: Container[Digest]
     _gone: Callable[[Digest], None]
+    ranges: bool = field(default=True, init=False)
     _key: str = field(init=False)
     _etags: set[str] = field(factory=set, init=False)
     """Those of the objects whose bytes have come: several if it was replaced meanwhile."""
@@ -40,14 +41,6 @@ class BucketBlob:
 
     def __attrs_post_init__(self) -> None:
         self._key = blob_key(self._digest)
-
-    @property
-    def pace(self) -> HostPace:
-        return self._pace
-
-    @property
-    def ranges(self) -> bool:
-        return True
 
     @property
     def there(self) -> bool:
@@ -101,11 +94,11 @@ class BucketBlob:
         except (SourceFailed, SourceRefused):
             self._bucket.client.discard(response)
             raise
-        self._pace.ranges = True
+        self.pace.ranges = True
         self._etags.add(head.etag)
         asked = answered == span or bool(head.content_range)
         body = Counted(response, self._bucket.client.metrics.from_store)
-        return Answer(answered, asked, self._pace, body)
+        return Answer(answered, asked, self.pace, body)
 
     def _span(self, content_range: str, size: int, span: Span) -> Span:
         try:

@@ -26,7 +26,6 @@ from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.space import Room
 from yukari.storage.ports import NoRoom
 
-_BLOCK = 1
 _UNBOUNDED = 2**62
 
 
@@ -138,6 +137,8 @@ class Tier:
         return os.path.join(self.path, digest.file_name)
 
     def _statvfs(self, _: str) -> os.statvfs_result:
-        most = _UNBOUNDED if self.most is None else self.most
-        free = max(0, most - self.total) // _BLOCK if self.most is not None else most // _BLOCK
-        return os.statvfs_result((_BLOCK, _BLOCK, most // _BLOCK, free, free, 0, 0, 0, 0, 255))
+        """Return what ``most`` leaves, as if it were a file system with blocks of one byte."""
+        most = free = _UNBOUNDED
+        if self.most is not None:
+            most, free = self.most, max(0, self.most - self.total)
+        return os.statvfs_result((1, 1, most, free, free, 0, 0, 0, 0, 255))
