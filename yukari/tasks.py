@@ -184,9 +184,9 @@ class Coalescer:
 
 @define(eq=False, repr=False)
 class Background:
-    """Work that nobody waits for, by a key; `stop` cancels all of it."""
+    """Work whose result nobody needs, by a key; `stop` cancels all of it."""
 
-    _running: dict[Hashable, Deferred[None]] = field(factory=dict, init=False)
+    _running: dict[Hashable, Deferred[Any]] = field(factory=dict, init=False)
     _waiting: dict[Hashable, Waiters] = field(factory=dict, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -199,7 +199,7 @@ class Background:
     def start(
         self,
         key: Hashable,
-        work: Coroutine[Any, Any, None],
+        work: Coroutine[Any, Any, object],
         failed: Callable[[Failure], None],
     ) -> None:
         """Run ``work`` unless it was stopped; ``failed`` is called with an error, once running."""

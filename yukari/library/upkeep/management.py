@@ -213,11 +213,12 @@ class Management:
         self._running.start("check", self._check_catalog(), _failed)
         for scrubber in self.scrubbers:
             scrubber.start()
-        works = [(self._read_marks, FRESH_FOR, FRESH_FOR)]
+        works: list[tuple[Callable[[], Coroutine[Any, Any, object]], float, float]]
+        works = [(self.marks.refresh, FRESH_FOR, FRESH_FOR)]
         if self.shared is not None:
             works += [(work, every, every) for work, every in self.shared.pulls.periodic()]
         if self.shared is None or self.bounds.evict:
-            works.append((self._collect, COLLECT_EVERY, COLLECT_FIRST))
+            works.append((self.collector.collect, COLLECT_EVERY, COLLECT_FIRST))
         for work, period, first in works:
             loop = LoopingCall(self._begin, work)
             loop.clock = self._clock
@@ -240,19 +241,13 @@ class Management:
             await self.shared.sweep.stop()
         await self.catalog.stop()
 
-    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         if work not in self._running:
             self._running.start(work, work(), _failed)
 
     async def _check_catalog(self) -> None:
         await self.index.first_look()
         await self.catalog.check(self._in_thread)
-
-    async def _read_marks(self) -> None:
-        await self.marks.refresh()
-
-    async def _collect(self) -> None:
-        await self.collector.collect()
 
 
 def _failed(failure: Failure) -> None:

@@ -101,10 +101,7 @@ class SharedSweep:
 
     def remove_soon(self, blobs: Iterable[Digest]) -> None:
         """As `remove`, in the background."""
-        self._later.start(object(), self._remove_later(list(blobs)), _failed)
-
-    async def _remove_later(self, blobs: list[Digest]) -> None:
-        await self.remove(blobs)
+        self._later.start(object(), self.remove(blobs), _failed)
 
     async def _alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await self._lock.run(self._with_lease, work, *arguments)
