@@ -7,7 +7,6 @@ Room for a blob is made before its spool is opened (`Collector.reserve`). What g
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import islice
@@ -16,7 +15,6 @@ from typing import Any, Optional
 from attrs import define, field
 from cachetools import TTLCache
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,16 +22,15 @@ from yukari.config.units import shown_bytes
 from yukari.errors import RegistryError, upstream_silent
 from yukari.fills.manager import FillManager
 from yukari.fills.ports import StoreFull
-from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate, Version
 from yukari.library.events import Observer
-from yukari.library.in_use import InUse, Key
+from yukari.library.in_use import Key
 from yukari.library.upkeep.eviction import Plan, Planner, Rules, Step
-from yukari.library.upkeep.index import Index
-from yukari.library.upkeep.marks import Marks
+from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.removal import Removal
-from yukari.library.upkeep.room import Bounds, Room
+from yukari.library.upkeep.room import Room
 from yukari.library.upkeep.sweeping import Sweep, Swept
 from yukari.library.upkeep.unread import Unread
 from yukari.metrics import Metrics
@@ -75,21 +72,15 @@ class Collector(Observer):
     if it is never asked. ``registry`` is its host, for the patterns.
     """
 
+    _managed: Managed
     _room: Room
-    _catalog: Catalog
-    _marks: Marks
-    _index: Index
     _fills: FillManager
-    _in_use: InUse
     _sweep: Sweep
     _removal: Removal
     _is_upstream: Optional[Callable[[Repository, Tag], Coroutine[Any, Any, bool]]]
     _registry: str
-    _bounds: Bounds
-    _clock: IReactorTime
     _removed: Callable[[], None] = lambda: None
     """Called when something was removed."""
-    _now: Callable[[], float] = time.time
     _metrics: Metrics = field(factory=Metrics)
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
     _warned: bool = field(default=False, init=False)
@@ -99,7 +90,7 @@ class Collector(Observer):
     """Tags that upstream did not give us lately."""
 
     def __attrs_post_init__(self) -> None:
-        self._refused = TTLCache(MAX_REFUSED, REFUSED_FOR, self._clock.seconds)
+        self._refused = TTLCache(MAX_REFUSED, REFUSED_FOR, self._managed.clock.seconds)
 
     # events
 
@@ -124,7 +115,7 @@ class Collector(Observer):
     async def _make_room(self, digest: Digest, size: int) -> None:
         room = self._room
         lacking = await room.lacking(digest, size)
-        if lacking > 0 and self._bounds.evict:
+        if lacking > 0 and self._managed.bounds.evict:
             await self._evict_for(size, lacking)
         if await room.beyond_bound(digest) > 0:
             limit = await room.limit()
@@ -136,8 +127,8 @@ class Collector(Observer):
 
     async def recount(self) -> None:
         """Set the count of stored bytes from the catalog. `CatalogUnusable`."""
-        await self._index.settled()
-        self._room.used = (await self._catalog.run(CatalogFile.totals)).stored
+        await self._managed.index.settled()
+        self._room.used = (await self._managed.catalog.run(CatalogFile.totals)).stored
 
     # evicting
 
@@ -149,11 +140,11 @@ class Collector(Observer):
             say("nothing is evicted: {error}", error=str(error))
 
     async def _evict(self, lacking: int, why: str) -> None:
-        if not self._index.looked:
+        if not self._managed.index.looked:
             log.info("nothing is evicted {why}: the store is still being looked through", why=why)
             return
         until, least = self._hopeless
-        if lacking >= least and self._clock.seconds() < until:
+        if lacking >= least and self._managed.clock.seconds() < until:
             return
         await self._removal.check()
         tried: set[Version] = set()
@@ -165,7 +156,7 @@ class Collector(Observer):
                 if unanswered:
                     raise Unknown("upstream does not say whether it still has what would go")
                 self._warn(found, lacking, why)
-                self._hopeless = self._clock.seconds() + HOPELESS_FOR, lacking
+                self._hopeless = self._managed.clock.seconds() + HOPELESS_FOR, lacking
                 return
             self._warned = False
             freed = 0
@@ -209,9 +200,9 @@ class Collector(Observer):
         ``without`` are left out, since they were tried; at most ``most`` candidates are looked at.
         For ``silent`` see `Rules`.
         """
-        await self._marks.refresh()
-        await self._index.settled()
-        await self._catalog.flush()
+        await self._managed.marks.refresh()
+        await self._managed.index.settled()
+        await self._managed.catalog.flush()
         if self._removal.shared is not None:
             await self._removal.shared.pulls.refresh()
         tried, planner = set(without), Planner(self._rules(silent), need)
@@ -221,18 +212,18 @@ class Collector(Observer):
             found = file.candidates(planner.wants)
             return planner.plan(islice((each for each in found if each.version not in tried), most))
 
-        return await self._catalog.run(planned)
+        return await self._managed.catalog.run(planned)
 
     def _rules(self, silent: Iterable[str]) -> Rules:
         def pinned(name: Repository, tag: Tag) -> Optional[str]:
-            pin = self._marks.pin(name, tag)
+            pin = self._managed.marks.pin(name, tag)
             return None if pin is None else pin.by
 
         return Rules(
-            now=self._now(),
-            grace=self._bounds.grace,
-            superseded_lifetime=self._bounds.superseded_lifetime,
-            kept=lambda name: self._bounds.keep.match(self._registry, name),
+            now=self._managed.now(),
+            grace=self._managed.bounds.grace,
+            superseded_lifetime=self._managed.bounds.superseded_lifetime,
+            kept=lambda name: self._managed.bounds.keep.match(self._registry, name),
             pinned=pinned,
             in_use=self._why_in_use,
             silent=frozenset(silent),
@@ -254,7 +245,7 @@ class Collector(Observer):
         keys: list[Key] = [version.digest, *own]
         if candidate.superseded_at is None:
             keys.append((version.name, version.tag))
-        is_in_use = any(key in self._in_use for key in keys)
+        is_in_use = any(key in self._managed.in_use for key in keys)
         return "asked for within the last minute" if is_in_use else None
 
     async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, Counter[str]]:
@@ -305,7 +296,7 @@ class Collector(Observer):
         asking = Deferred.fromCoroutine(self._is_upstream(version.name, version.tag))
         late = Failure(upstream_silent("upstream does not answer in time"))
         try:
-            there = await asking.addTimeout(ASKED_WITHIN, self._clock, lambda *_: late)
+            there = await asking.addTimeout(ASKED_WITHIN, self._managed.clock, lambda *_: late)
         except RegistryError as error:
             log.info(
                 "{name}:{tag} is not evicted: {error}",
@@ -316,8 +307,8 @@ class Collector(Observer):
             if error.status in REFUSALS:
                 self._refused[version.name, version.tag] = None
             return None
-        await self._catalog.run(
-            CatalogFile.checked, version.name, version.tag, self._now(), gone=not there
+        await self._managed.catalog.run(
+            CatalogFile.checked, version.name, version.tag, self._managed.now(), gone=not there
         )
         return there
 
@@ -369,11 +360,11 @@ class Collector(Observer):
         if self._removal.shared is not None:
             self._room.used = None
             return await self._removal.shared.sweep.run()
-        if self._bounds.evict:
+        if self._managed.bounds.evict:
             await self._removal.check()
             for step in (await self.plan(0)).steps:
                 await self._take([step], "after SUPERSEDED_LIFETIME")
-        swept = await self._sweep.run(self._bounds.grace)
+        swept = await self._sweep.run(self._managed.bounds.grace)
         await self.recount()
         self._removed()
         return swept
@@ -382,4 +373,4 @@ class Collector(Observer):
         """Return what `collect` would remove of blobs that no version stands on."""
         if self._removal.shared is not None:
             return await self._removal.shared.sweep.unneeded()
-        return await self._sweep.run(self._bounds.grace, dry=True)
+        return await self._sweep.run(self._managed.bounds.grace, dry=True)

@@ -20,6 +20,7 @@ from yukari.library.library import Library
 from yukari.library.models.details import Details
 from yukari.library.upkeep.collector import Collector, Unknown
 from yukari.library.upkeep.index import Index
+from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.marks import FRESH_FOR, Marks
 from yukari.library.upkeep.removal import Removal, Shared
 from yukari.library.upkeep.room import Bounds, Room
@@ -98,41 +99,35 @@ class Management:
     ) -> None:
         """Manage the store of ``library``; for ``is_upstream`` see `Collector`."""
         self.library = library
-        sweep = Sweep(
-            self._store, self.catalog, self.index, library.blobs, library.in_use, self.now
-        )
-        shared_inventory = self._store.inventory.shared
-        if shared_inventory is not None:
-            self.shared = self._share(library, shared_inventory)
-        removal = Removal(
+        managed = Managed(
             self._store,
+            self.bounds,
             self.catalog,
             self.marks,
             self.index,
+            library.blobs,
             library.in_use,
-            sweep,
             self._clock,
-            self.shared,
+            self.now,
         )
+        sweep = Sweep(managed)
+        shared_inventory = self._store.inventory.shared
+        if shared_inventory is not None:
+            self.shared = self._share(managed, shared_inventory)
+        removal = Removal(managed, sweep, self.shared)
         self.room = Room(
             self._store, library.filling, self.bounds, self._clock, self.shared is not None
         )
         self.collector = Collector(
-            room=self.room,
-            catalog=self.catalog,
-            marks=self.marks,
-            index=self.index,
-            fills=library.filling,
-            in_use=library.in_use,
-            sweep=sweep,
-            removal=removal,
-            is_upstream=is_upstream,
-            registry=self._registry,
-            bounds=self.bounds,
-            clock=self._clock,
-            removed=library.events.removed,
-            now=self.now,
-            metrics=self._metrics,
+            managed,
+            self.room,
+            library.filling,
+            sweep,
+            removal,
+            is_upstream,
+            self._registry,
+            library.events.removed,
+            self._metrics,
         )
         library.events.observers += [self.index, self.collector]
         library.filling.reserve = self.collector.reserve
@@ -171,25 +166,15 @@ class Management:
                 )
         self.library.events.observers += self.scrubbers
 
-    def _share(self, library: Library, inventory: SharedInventory) -> Shared:
+    def _share(self, managed: Managed, inventory: SharedInventory) -> Shared:
         """Return what is needed if other daemons share the store."""
         # Imported lazily (5 ms): a directory belongs to one daemon.
         from yukari.library.upkeep.shared_pulls import SharedPulls
         from yukari.library.upkeep.shared_sweep import SharedSweep
 
-        sweep = SharedSweep(
-            self._store,
-            inventory,
-            self.catalog,
-            library.blobs,
-            library.in_use,
-            self.bounds,
-            self._clock,
-            self.now,
-        )
         pulls = SharedPulls(inventory, self.catalog, self._clock)
         self.catalog.noted = pulls.pulled
-        return Shared(sweep, pulls)
+        return Shared(SharedSweep(managed, inventory), pulls)
 
     async def totals(self) -> Totals:
         """

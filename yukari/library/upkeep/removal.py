@@ -11,17 +11,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
 from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
 
-from yukari.library.catalog.catalog import Catalog
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate
-from yukari.library.in_use import InUse
-from yukari.library.upkeep.index import Index
-from yukari.library.upkeep.marks import Marks
+from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.sweeping import Sweep
 from yukari.names import Digest, Repository, Tag
-from yukari.storage.ports import Store
 
 if TYPE_CHECKING:
     from yukari.library.upkeep.shared_pulls import SharedPulls
@@ -40,13 +35,8 @@ class Shared:
 class Removal:
     """Removes tags and blobs; ``shared`` is None unless several daemons share the store."""
 
-    _store: Store
-    _catalog: Catalog
-    _marks: Marks
-    _index: Index
-    _in_use: InUse
+    _managed: Managed
     _sweep: Sweep
-    _clock: IReactorTime
     shared: Optional[Shared] = None
 
     async def check(self) -> None:
@@ -61,7 +51,7 @@ class Removal:
         version = candidate.version
         if candidate.superseded_at is None:
             return await self.tag(version.name, version.tag, version.digest, candidate.used_at)
-        unneeded = await self._catalog.run(
+        unneeded = await self._managed.catalog.run(
             CatalogFile.remove, version.name, version.tag, version.digest
         )
         return unneeded if self.shared is None else [need.digest for need in version.needs]
@@ -76,39 +66,39 @@ class Removal:
         it cannot be read, or if it was pulled: from this daemon since the call, or from any other
         since ``used_at``, in seconds of the epoch.
         """
-        began, needs = self._clock.seconds(), list[Digest]()
+        began, needs = self._managed.clock.seconds(), list[Digest]()
         if self.shared is not None:
             # This daemon's catalog may know nothing of it.
-            needs = await self._index.needs(name, tag)
-        (variants,) = await self._store.read_anew([(name, tag)])
+            needs = await self._managed.index.needs(name, tag)
+        (variants,) = await self._managed.store.read_anew([(name, tag)])
         if digest is not None:
             if digest not in {each.manifest.digest for each in variants.values()}:
                 return None
             if await self._is_pulled(name, tag, began, used_at):
                 return None
-        await self._store.inventory.remove_tag(name, tag)
+        await self._managed.store.inventory.remove_tag(name, tag)
         if digest is not None and await self._is_pulled(name, tag, began, used_at):
             # A client has got it meanwhile.
             for variant, stored in variants.items():
                 if stored.checked_at:
-                    await self._store.put_manifest(
+                    await self._managed.store.put_manifest(
                         name, tag, stored.manifest, stored.checked_at, variant
                     )
-            self._index.tag_stored(name, tag)
+            self._managed.index.tag_stored(name, tag)
             return None
         if self.shared is not None:
             await self.shared.pulls.forget(name, tag)
-        await self._marks.forget(name, tag)
-        await self._index.settled()
-        unneeded = await self._catalog.run(CatalogFile.remove, name, tag)
-        if self.shared is not None and not await self._store.tags(name):
+        await self._managed.marks.forget(name, tag)
+        await self._managed.index.settled()
+        unneeded = await self._managed.catalog.run(CatalogFile.remove, name, tag)
+        if self.shared is not None and not await self._managed.store.tags(name):
             # What the model's tags named before, also as other daemons have seen it.
-            needs += await self._catalog.run(CatalogFile.kept_by_digest, name)
+            needs += await self._managed.catalog.run(CatalogFile.kept_by_digest, name)
         return list({*unneeded, *needs})
 
     async def _is_pulled(self, name: Repository, tag: Tag, began: float, used_at: float) -> bool:
         """Whether a tag was asked for since ``began``, or anywhere else since ``used_at``."""
-        if self._in_use.asked_at((name, tag)) >= began:
+        if self._managed.in_use.asked_at((name, tag)) >= began:
             return True
         return self.shared is not None and await self.shared.pulls.since(name, tag, used_at)
 

@@ -9,27 +9,23 @@ any step, it leaves garbage for the next sweep, and nothing else.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Optional
 
 from attrs import define, field
 from twisted.internet.defer import DeferredLock, TimeoutError
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from yukari.library.blobs import Blobs
-from yukari.library.catalog.catalog import Catalog, CatalogUnusable
+from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
-from yukari.library.in_use import InUse
 from yukari.library.upkeep.index import PAGE
-from yukari.library.upkeep.room import Bounds
+from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.sweeping import Swept
 from yukari.names import Digest
-from yukari.storage.ports import BlobEntry, Store
+from yukari.storage.ports import BlobEntry
 from yukari.storage.shared import Root, SharedInventory
 from yukari.tasks import Background, all_of
 
@@ -56,21 +52,15 @@ class Busy(OSError):
 class SharedSweep:
     """Removes blobs that no daemon needs; OSError and `CatalogUnusable` from every method."""
 
-    _store: Store
+    _managed: Managed
     _shared: SharedInventory
-    _catalog: Catalog
-    _blobs: Blobs
-    _in_use: InUse
-    _bounds: Bounds
-    _clock: IReactorTime
-    _now: Callable[[], float] = time.time
     _lock: DeferredLock = field(factory=DeferredLock, init=False)
     _later: Background = field(factory=Background, init=False)
 
     async def stop(self) -> None:
         """Cancel the removals in the background, and wait for a sweep in progress."""
         self._later.stop()
-        ended = self._lock.acquire().addTimeout(STOPS_WITHIN, self._clock)
+        ended = self._lock.acquire().addTimeout(STOPS_WITHIN, self._managed.clock)
         with suppress(TimeoutError):
             await ended
 
@@ -112,7 +102,7 @@ class SharedSweep:
                 break
             if wait is None:
                 raise Busy()
-            await deferLater(self._clock, wait)
+            await deferLater(self._managed.clock, wait)
         try:
             return await work(*arguments)
         finally:
@@ -124,26 +114,26 @@ class SharedSweep:
     # all roots
 
     def _oldest(self) -> float:
-        return self._now() - self._bounds.superseded_lifetime
+        return self._managed.now() - self._managed.bounds.superseded_lifetime
 
     async def _look(self) -> None:
         """Bring the roots in the catalog up to date."""
-        look, after = await self._catalog.run(CatalogFile.begin_roots), ""
+        look, after = await self._managed.catalog.run(CatalogFile.begin_roots), ""
         while page := await self._shared.roots(after):
             after = page[-1].key
-            unknown = await self._catalog.run(CatalogFile.see_roots, page, look)
+            unknown = await self._managed.catalog.run(CatalogFile.see_roots, page, look)
             for start in range(0, len(unknown), MAX_CONCURRENT_CALLS):
                 reads = map(self._shared.read, unknown[start : start + MAX_CONCURRENT_CALLS])
                 found = [each for each in await all_of(reads) if each is not None]
-                await self._catalog.run(CatalogFile.put_roots, found, look)
-        await self._catalog.run(CatalogFile.end_roots, look)
+                await self._managed.catalog.run(CatalogFile.put_roots, found, look)
+        await self._managed.catalog.run(CatalogFile.end_roots, look)
 
     # the sweep
 
     async def _run(self) -> Swept:
         await self._look()
         old = await self._old()
-        expired = await self._catalog.run(CatalogFile.expired_roots, self._oldest())
+        expired = await self._managed.catalog.run(CatalogFile.expired_roots, self._oldest())
         manifests = [root.digest for root in expired if root.digest is not None]
         blobs = freed = 0
         for start in range(0, max(len(old), len(manifests)), DOOMED_TOGETHER):
@@ -159,14 +149,14 @@ class SharedSweep:
 
     async def _old(self) -> list[BlobEntry]:
         """The blobs that no root stands on and that were stored before the grace."""
-        before, oldest = self._now() - self._bounds.grace, self._oldest()
+        before, oldest = self._managed.now() - self._managed.bounds.grace, self._oldest()
         found: list[BlobEntry] = []
         last = None
-        while page := await self._store.blobs(last, PAGE):
+        while page := await self._managed.store.blobs(last, PAGE):
             last = page[-1].digest
             old = [each for each in page if each.stored_at < before]
             unneeded = set(
-                await self._catalog.run(
+                await self._managed.catalog.run(
                     CatalogFile.without_root, [each.digest for each in old], oldest
                 )
             )
@@ -176,12 +166,14 @@ class SharedSweep:
     async def _remove_all(self, blobs: list[Digest]) -> int:
         # Other daemons take a doomed blob for not stored, so none that they need may be doomed.
         await self._look()
-        blobs = await self._catalog.run(CatalogFile.without_root, blobs, self._oldest(), blobs)
+        blobs = await self._managed.catalog.run(
+            CatalogFile.without_root, blobs, self._oldest(), blobs
+        )
         freed = 0
         for start in range(0, len(blobs), DOOMED_TOGETHER):
             sizes, batch = {}, blobs[start : start + DOOMED_TOGETHER]
             for digest in batch:
-                size = await self._store.blob_size(digest)
+                size = await self._managed.store.blob_size(digest)
                 if size is not None:
                     sizes[digest] = BlobEntry(digest, size)
             removed = await self._remove_batch(sizes, frozenset(batch))
@@ -195,10 +187,12 @@ class SharedSweep:
         await self._shared.doom({*batch, *dropped})
         await self._look()
         oldest = self._oldest()
-        for root in await self._catalog.run(CatalogFile.expired_roots, oldest, dropped):
+        for root in await self._managed.catalog.run(CatalogFile.expired_roots, oldest, dropped):
             if root.digest in dropped:
                 await self._remove_root(root)
-        unneeded = await self._catalog.run(CatalogFile.without_root, [*batch], oldest, dropped)
+        unneeded = await self._managed.catalog.run(
+            CatalogFile.without_root, [*batch], oldest, dropped
+        )
         removed: list[Digest] = []
         for start in range(0, len(unneeded), MAX_CONCURRENT_CALLS):
             removals = map(self._remove_one, unneeded[start : start + MAX_CONCURRENT_CALLS])
@@ -209,17 +203,17 @@ class SharedSweep:
         self._shared.check()
         await self._shared.remove_root(root)
         if root.digest is not None:
-            await self._catalog.run(CatalogFile.forget_superseded, root.digest)
+            await self._managed.catalog.run(CatalogFile.forget_superseded, root.digest)
 
     async def _remove_one(self, digest: Digest) -> Optional[Digest]:
         # A client of the bucket that does not read the lease may have stored it meanwhile.
         stored_at = await self._shared.stored_at(digest)
-        if stored_at is None or stored_at >= self._now() - self._bounds.grace:
+        if stored_at is None or stored_at >= self._managed.now() - self._managed.bounds.grace:
             return None
         self._shared.check()
-        if self._in_use.is_held(digest) or not await self._blobs.remove(digest):
+        if self._managed.in_use.is_held(digest) or not await self._managed.blobs.remove(digest):
             return None
-        await self._catalog.run(CatalogFile.blob_removed, digest)
+        await self._managed.catalog.run(CatalogFile.blob_removed, digest)
         return digest
 
 

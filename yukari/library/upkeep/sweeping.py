@@ -6,22 +6,19 @@ Blobs that are in use stay, and those of other registries' models that lie in th
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Optional
 
 from attrs import define, frozen
 from twisted.logger import Logger
 
-from yukari.library.blobs import Blobs
-from yukari.library.catalog.catalog import Catalog
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Need, Version
-from yukari.library.in_use import InUse
-from yukari.library.upkeep.index import ORPHANS, PAGE, Index
+from yukari.library.upkeep.index import ORPHANS, PAGE
+from yukari.library.upkeep.managed import Managed
 from yukari.manifest import Manifest
 from yukari.names import Digest
-from yukari.storage.ports import BlobEntry, Store
+from yukari.storage.ports import BlobEntry
 
 log = Logger()
 
@@ -43,12 +40,7 @@ class Swept:
 class Sweep:
     """Removes blobs from the store and from the catalog."""
 
-    _store: Store
-    _catalog: Catalog
-    _index: Index
-    _blobs: Blobs
-    _in_use: InUse
-    _now: Callable[[], float] = time.time
+    _managed: Managed
 
     async def check(self) -> frozenset[Digest]:
         """
@@ -56,8 +48,8 @@ class Sweep:
 
         `Unread`, OSError if a manifest cannot be read: then nobody knows which blobs are needed.
         """
-        await self._index.check()
-        return await self._store.inventory.named_elsewhere()
+        await self._managed.index.check()
+        return await self._managed.store.inventory.named_elsewhere()
 
     async def remove(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
         """
@@ -69,7 +61,7 @@ class Sweep:
         elsewhere = await self.check()
         sizes: list[tuple[int, Digest]] = []
         for digest in unneeded:
-            size = await self._store.blob_size(digest)
+            size = await self._managed.store.blob_size(digest)
             if size is not None and digest not in elsewhere:
                 sizes.append((size, digest))
         freed = 0
@@ -80,14 +72,16 @@ class Sweep:
         return freed
 
     async def _remove_one(self, digest: Digest, at_once: bool) -> bool:
-        await self._index.settled()
-        if await self._catalog.run(CatalogFile.is_needed, digest):
+        await self._managed.index.settled()
+        if await self._managed.catalog.run(CatalogFile.is_needed, digest):
             return False
         # From here to the call that removes it nothing else runs.
-        is_used = self._in_use.is_held(digest) if at_once else digest in self._in_use
-        if is_used or not await self._blobs.remove(digest):
+        is_used = (
+            self._managed.in_use.is_held(digest) if at_once else digest in self._managed.in_use
+        )
+        if is_used or not await self._managed.blobs.remove(digest):
             return False
-        await self._catalog.run(CatalogFile.blob_removed, digest)
+        await self._managed.catalog.run(CatalogFile.blob_removed, digest)
         return True
 
     async def run(self, grace: float, *, dry: bool = False) -> Swept:
@@ -97,13 +91,13 @@ class Sweep:
         Manifests that were here before the catalog count as superseded versions. With ``dry``,
         only count it. `CatalogUnusable`, `Unread`, OSError.
         """
-        if not self._index.looked:
+        if not self._managed.index.looked:
             return Swept(0, 0)
-        await self._index.settled()
-        await self._index.check()
-        old = await self._old_unneeded(self._now() - grace)
+        await self._managed.index.settled()
+        await self._managed.index.check()
+        old = await self._old_unneeded(self._managed.now() - grace)
         if old and not dry and await self._adopt(old):
-            old = await self._old_unneeded(self._now() - grace)
+            old = await self._old_unneeded(self._managed.now() - grace)
         blobs = freed = 0
         if dry:
             return Swept(len(old), sum(each.size for each in old))
@@ -116,13 +110,13 @@ class Sweep:
         return Swept(blobs, freed)
 
     async def _old_unneeded(self, before: float) -> list[BlobEntry]:
-        unneeded = set(await self._catalog.run(CatalogFile.unneeded))
+        unneeded = set(await self._managed.catalog.run(CatalogFile.unneeded))
         if not unneeded:
             return []
         unneeded -= await self.check()
         found: list[BlobEntry] = []
         last: Optional[Digest] = None
-        while page := await self._store.blobs(last, PAGE):
+        while page := await self._managed.store.blobs(last, PAGE):
             last = page[-1].digest
             found += [each for each in page if each.digest in unneeded and each.stored_at < before]
         return found
@@ -133,11 +127,11 @@ class Sweep:
 
         A catalog that was lost knew of which tags they were. Return whether there are any.
         """
-        made_at = await self._catalog.run(CatalogFile.made_at)
+        made_at = await self._managed.catalog.run(CatalogFile.made_at)
         adopted: list[Version] = []
         for each in old:
             if each.stored_at < made_at + ADOPTED_WITHIN and each.size <= MAX_ORPHAN:
-                stored = await self._store.get_manifest(ORPHANS[0], each.digest)
+                stored = await self._managed.store.get_manifest(ORPHANS[0], each.digest)
                 if stored is not None and isinstance(stored.manifest, Manifest):
                     needs = {blob.digest: blob.size for blob in stored.manifest.blobs}
                     needs[each.digest] = each.size
@@ -145,5 +139,5 @@ class Sweep:
                         Version(*ORPHANS, each.digest, tuple(Need(*need) for need in needs.items()))
                     )
         if adopted:
-            await self._catalog.run(CatalogFile.adopt, adopted, made_at)
+            await self._managed.catalog.run(CatalogFile.adopt, adopted, made_at)
         return bool(adopted)
