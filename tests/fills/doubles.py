@@ -227,6 +227,10 @@ class Keeper(FillKeeper[Fill]):
     async def open_spool(self, fill: Fill) -> Spool:
         return await self.store.new_spool(fill.digest, fill.size, fill.name)
 
+    async def discard_kept(self, fill: Fill) -> None:
+        spool = await self.open_spool(fill)
+        spool.discard()
+
     async def publish(self, fill: Fill) -> None:
         if self.failing is not None:
             raise self.failing

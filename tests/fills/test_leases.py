@@ -144,8 +144,12 @@ class Leases(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.sampled_from((1, 5000, 10**9)), ends=st.booleans())
     def send(self, data: Any, count: int, ends: bool) -> None:
         asked = data.draw(st.sampled_from(self.asked))
-        if asked.answered and not asked.transport.paused:
+        if not asked.answered or asked.transport.paused:
+            return
+        if asked.at < asked._end:
             asked.send(count, ends=ends)
+        else:
+            asked.finish()
 
     @precondition(lambda self: self.fills)
     @rule(data=st.data(), how=st.sampled_from(("drop", "give up", "stop", "discard")))
