@@ -20,6 +20,17 @@ GOOD_PART = 0.4
 """The part of each connection's share that an added one must bring to stay."""
 SMALL_PART = 0.15
 """The part of that share that a dropped connection must have brought to come back."""
+GOOD_PART_QUEUING = 0.6
+SMALL_PART_QUEUING = 0.5
+"""
+The same while bytes queue before the line. Another cache there loses what is gained, and gains what
+is given up: who has half of the line would add connections for ever, and drop none.
+"""
+QUEUING = 8
+"""
+Connections that are left when a queue is first seen. They fill the line, and caches that share it
+then have as many each: with senders that keep the queue short each connection has the same part.
+"""
 DROPPED = 0.25
 """The share of the connections that is dropped on trial if nothing says that the line is full."""
 DROPPED_QUEUING = 0.5
@@ -49,6 +60,11 @@ QUIET = 5.0
 """Seconds without a byte after which the way to the host may be another one."""
 
 
+def _is_within(count: float, most: float) -> bool:
+    """Whether no more than ``most`` are in use, but for those that readers keep."""
+    return count <= ABOUT * most + 0.5
+
+
 @frozen
 class _Trial:
     """Another number of connections than before, and how it was before."""
@@ -71,14 +87,16 @@ class _Trial:
         """Whether there are as many now."""
         if self.is_up:
             return count >= self.count - 0.5
-        return count <= ABOUT * self.count + 0.5
+        return _is_within(count, self.count)
 
-    def is_good(self, count: float, rate: float) -> bool:
+    def is_good(self, count: float, rate: float, *, queues: bool) -> bool:
         """Whether the larger number of the two brings a good part of its share."""
         share = abs(count - self.before) / self.before
         if self.is_up:
-            return rate - self.rate >= GOOD_PART * share * self.rate
-        return self.rate - rate >= SMALL_PART * share * self.rate
+            part = GOOD_PART_QUEUING if queues else GOOD_PART
+            return rate - self.rate >= part * share * self.rate
+        part = SMALL_PART_QUEUING if queues else SMALL_PART
+        return self.rate - rate >= part * share * self.rate
 
 
 @define(eq=False, repr=False)
@@ -97,6 +115,8 @@ class Useful:
     _rest: float = field(default=REST_FIRST, init=False)
     _is_frozen: bool = field(default=False, init=False)
     """Whether that many are allowed only because bytes queued."""
+    _settles_by: float = field(default=-inf, init=False)
+    """Until when it is waited for connections to go that are too many."""
     is_new: bool = field(default=True, init=False)
     """Whether it is not known yet whether the line is the limit."""
     _quickest: float = field(default=inf, init=False)
@@ -147,7 +167,7 @@ class Useful:
             self.is_new = False
             self.allowed = inf
         if self.more_bring_more is None:
-            self._keep_out_of_queue(min(connections, heard), queues=queues)
+            self._keep_out_of_queue(now, min(connections, heard), queues=queues)
         if seconds > QUIET:
             self._begin_anew(now)
             return
@@ -167,10 +187,11 @@ class Useful:
         if self._trial is not None and now >= self._trial.gives_up_at:
             self._end(now, self._trial.allowed)
 
-    def _keep_out_of_queue(self, connections: float, *, queues: bool) -> None:
-        """Add none to those that fill the queue, while nothing is known but that it is there."""
+    def _keep_out_of_queue(self, now: float, connections: float, *, queues: bool) -> None:
+        """Keep few while nothing is known but that there is a queue."""
         if queues and self.allowed == inf:
-            self.allowed, self._is_frozen = max(LEAST, connections), True
+            self.allowed, self._is_frozen = min(max(LEAST, connections), QUEUING), True
+            self._settles_by = now + SETTLES_WITHIN
         elif not queues and self._is_frozen:
             # Again more, step by step.
             self._trial, self._is_frozen, self.is_new = None, False, True
@@ -212,9 +233,10 @@ class Useful:
             self._judge(now, trial, count, rate, queues=queues)
 
     def _consider(self, now: float, count: float, rate: float, *, queues: bool) -> None:
-        """Begin a trial, if it is time for one."""
+        """Begin a trial, if it is time for one and there are no more than are allowed."""
         is_first = queues and self.more_bring_more is None
-        if now < self._try_at and not is_first:
+        is_settling = now < self._settles_by and not _is_within(count, self.allowed)
+        if is_settling or (now < self._try_at and not is_first):
             return
         if self._is_next_up and self.allowed < inf and not is_first:
             self._try_more(now, count, rate)
@@ -227,7 +249,7 @@ class Useful:
 
     def _try_fewer(self, now: float, count: float, rate: float, *, queues: bool) -> None:
         dropped = DROPPED_QUEUING if queues else DROPPED
-        fewer = max(LEAST, int(count * (1 - dropped)))
+        fewer = max(LEAST, int(min(self.allowed, count * (1 - dropped))))
         if fewer < count - 0.5:
             self._try(now, fewer, count, rate)
 
@@ -241,7 +263,7 @@ class Useful:
         self.allowed = wanted
 
     def _judge(self, now: float, trial: _Trial, count: float, rate: float, *, queues: bool) -> None:
-        self.more_bring_more = trial.is_good(count, rate)
+        self.more_bring_more = trial.is_good(count, rate, queues=queues)
         if self.more_bring_more != trial.is_up:
             self._end(now, trial.allowed)
             return
@@ -258,11 +280,14 @@ class Useful:
 
     def _end(self, now: float, allowed: float) -> None:
         """The trial has shown nothing better."""
-        was_up = self._trial is not None and self._trial.is_up
-        self._is_next_up = not was_up
-        self.allowed, self._trial, self._may_double = allowed, None, False
-        if not was_up and allowed < inf:
-            self._try_at, self._may_double = now, True  # If not fewer, then more.
+        trial, self._trial = self._trial, None
+        was_up = trial is not None and trial.is_up
+        has_doubled = was_up and self._may_double
+        self.allowed, self._may_double = allowed, not was_up
+        if allowed < inf and (not was_up or has_doubled):
+            # If not fewer, then twice as many; if not so many, then some more.
+            self._try_at, self._is_next_up = now, True
             return
+        self._may_double, self._is_next_up = False, not was_up
         self._try_at = now + self._rest
         self._rest = min(REST_LONGEST, 2 * self._rest)
