@@ -21,6 +21,10 @@ from yukari.threads import InThread
 
 MAX_ARRIVING = 2
 """Large manifests of one registry, or of a bucket, that may arrive in memory at once."""
+MAX_LEAVING = 4
+"""
+Large manifests that a bucket is given at once: of each, some 0.7 MB wait for the socket meanwhile.
+"""
 
 M = TypeVar("M", bound=AnyManifest)
 T = TypeVar("T")
@@ -51,6 +55,8 @@ class LargeManifests:
     _give_back: Callable[[], object] = lambda: None
     from_store: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
     """The turns of those that a bucket sends: no registry's slow ones keep them waiting."""
+    to_store: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LEAVING), init=False)
+    """The turns of those that a bucket is given."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)
     _once: Coalescer = field(factory=Coalescer, init=False)
 

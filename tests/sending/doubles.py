@@ -293,7 +293,7 @@ class Talk:
 
     def __attrs_post_init__(self) -> None:
         library: Any = self.shelf
-        root = make_root(library, self.clock, self.disk, Helpers(self.disk, 0), "http://up/")
+        root = make_root(library, self.disk, Helpers(self.disk, 0), "http://up/")
         site = RegistrySite(root, self.clock, allow=self.allow, **self.site)
         site.reactor = self.clock
         self.wire = Wire(self.clock, self.peer)

@@ -11,7 +11,6 @@ import sys
 import termios
 from functools import partial
 from typing import Any, Optional
-from weakref import ref
 
 from attrs import define
 from hypothesis import given
@@ -38,7 +37,7 @@ from yukari.sending import transports
 from yukari.sending.fairness import A_TURN, HELPED_MOST, Turn
 from yukari.sending.send import LITTLE
 from yukari.sending.sendfile import FileSender
-from yukari.sending.stall import READ, STALL, StallWatch
+from yukari.sending.stall import READ, STALL
 from yukari.sending.workers import Helpers
 from yukari.web.half_close import HALF_CLOSES_WITHIN
 from yukari.web.site import RegistrySite
@@ -80,7 +79,7 @@ class SocketCase(TestCase):
         self.clock = Clock()
         self.disk = ScriptedDisk()
         library: Any = self.shelf
-        root = make_root(library, self.clock, self.disk, self.helpers(), "http://up/")
+        root = make_root(library, self.disk, self.helpers(), "http://up/")
         self.site = RegistrySite(root, self.clock)
         self.port = reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
@@ -215,18 +214,6 @@ class TurnTests(SynchronousTestCase):
         clock.advance(0)
         self.assertEqual(called, ["new", "a", "b", "c"])
         self.assertEqual(clock.getDelayedCalls(), [])
-
-
-class StallWatchTests(SynchronousTestCase):
-    """What is left of a reply when it has ended."""
-
-    def test_an_ended_watch_keeps_nothing_of_its_connection(self) -> None:
-        """All of a connection stayed in memory until the collector had looked at everything."""
-        peer = Peer()
-        watch, left = StallWatch(Clock(), peer.connectionLost), ref(peer)
-        watch.end()
-        del peer
-        self.assertIsNone(left())
 
 
 class FileTests(SocketCase):

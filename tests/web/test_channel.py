@@ -42,20 +42,14 @@ from yukari.web.ahead import (
     Crowds,
     InTurn,
 )
-from yukari.web.channel import (
-    BODY_WITHIN,
-    CLOSED_WITHIN,
-    HEADER_WITHIN,
-    QUIET,
-    READ_AHEAD,
-)
+from yukari.web.channel import CLOSED_WITHIN, READ_AHEAD
 from yukari.web.client_limit import ClientLimit
+from yukari.web.deadlines import BODY_WITHIN, HEADER_WITHIN, IDLE, QUIET
 from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.half_close import CONTINUE, FIRST_AFTER, HALF_CLOSES_WITHIN
 from yukari.web.json_api import JsonApi, JsonLines
 from yukari.web.replies import PIECE
 from yukari.web.request_head import find_path
-from yukari.web.site import IDLE
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 

@@ -129,9 +129,7 @@ class Registry:
     def site(self, *, repeats: bool) -> RegistrySite:
         library: Any = self.library
         helpers = Helpers(self.disk, 0)
-        root = make_root(
-            library, self.clock, self.disk, helpers, "http://up/", catalog=self.catalog
-        )
+        root = make_root(library, self.disk, helpers, "http://up/", catalog=self.catalog)
         site = RegistrySite(
             root,
             self.clock,

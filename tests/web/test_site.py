@@ -18,7 +18,8 @@ from tests.sending.doubles import NAME, Growing, Talk
 from yukari.config.networks import Networks
 from yukari.names import Digest
 from yukari.sources.base import SourceFailed
-from yukari.web.site import IDLE, LARGEST_BODY, RegistrySite
+from yukari.web.deadlines import IDLE
+from yukari.web.site import LARGEST_BODY, RegistrySite
 
 DIGEST = Digest.of(b"")
 TOO_LONG = b"X-Long: " + b"x" * 40_000

@@ -190,7 +190,6 @@ def assemble(
         client_lines = Lines(settings.client_rate, reactor)
     root = make_root(
         library,
-        reactor,
         disk_threads,
         Helpers(send_threads, helpful()),
         settings.upstream_registry.url,

@@ -111,7 +111,8 @@ class Collector(Protocol):
         self._limit = self._most = limit
         self._ends = (ResponseDone, PotentialDataLoss) if checked else (ResponseDone,)
         self._fed = fed
-        self._parts: list[bytes] = []
+        # Large ones grow in place. As pieces they would leave holes of their size behind.
+        self._collected = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
 
     def _stop(self) -> None:
@@ -126,11 +127,11 @@ class Collector(Protocol):
             self._fire(Failure(TooLarge(self._most)))
         else:
             self._fed()
-            self._parts.append(data)
+            self._collected += data
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        parts, self._parts = self._parts, []
-        self._fire(b"".join(parts) if reason.check(*self._ends) else reason)
+        collected, self._collected = self._collected, bytearray()
+        self._fire(bytes(collected) if reason.check(*self._ends) else reason)
 
     def _fire(self, result: Any) -> None:
         if not self.done.called:
@@ -199,7 +200,7 @@ class Beginning(Collector):
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data[: self._limit])
         if not self._limit:
-            self._fire(b"".join(self._parts))
+            self._fire(bytes(self._collected))
             self._stop()
 
 

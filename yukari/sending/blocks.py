@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Any, Optional
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from yukari.net.throttle import Taker
-from yukari.sending.stall import READ, Broken, InThread, Join, ReaderGone, StallWatch
+from yukari.sending.stall import READ, Broken, InThread, Join, ReaderGone
 from yukari.spans import Span
 from yukari.storage.readable import Readable
 
@@ -27,7 +27,6 @@ class BlockSender(ABC):
         request: Any,
         readable: Readable,
         span: Span,
-        clock: IReactorTime,
         in_thread: InThread,
         join: Optional[Join],
     ) -> None:
@@ -42,16 +41,17 @@ class BlockSender(ABC):
         self._join = join
         self._taker: Optional[Taker] = None
         self._turn: Optional[Deferred[None]] = None
-        self._watch = StallWatch(clock, self._stalled)
+        self._stalls = request.site.stalls
 
-    def _stalled(self) -> None:
+    def stalled(self) -> None:
+        """Drop a reader that has taken nothing for too long."""
         self._request.channel.forceAbortClient()
 
     async def run(self) -> int:
         """As `sending.send`."""
         if self._gone:
-            self._watch.end()
             raise ReaderGone
+        self._stalls.begin(self)
         self._take_over()
         if self._join is not None:
             self._taker = self._join(self._hold, self._release)
@@ -60,7 +60,7 @@ class BlockSender(ABC):
             while self._at < self._span.end:
                 await self._next()
         finally:
-            self._watch.end()
+            self._stalls.end(self)
             if self._taker is not None:
                 self._taker.end()
             self._give_back()
@@ -69,9 +69,9 @@ class BlockSender(ABC):
     async def _next(self) -> None:
         """Send a block, or wait until there is one."""
         if self._turn is not None:
-            self._watch.idle()
+            self._stalls.end(self)
             await self._turn
-            self._watch.made()
+            self._stalls.begin(self)
             self._check()
         end = min(self._readable.available(self._at), self._span.end)
         if end <= self._at:
@@ -86,11 +86,11 @@ class BlockSender(ABC):
         if self._paused is not None:
             await self._paused
         self._check()
-        self._watch.made()
+        self._stalls.begin(self)
 
     async def _wait(self) -> None:
         """Return when there are more bytes."""
-        self._watch.idle()
+        self._stalls.end(self)
         self._waiting = self._readable.wait(self._at)
         try:
             await self._waiting
@@ -99,7 +99,7 @@ class BlockSender(ABC):
             raise self._broken(error) from None
         finally:
             self._waiting = None
-            self._watch.made()
+            self._stalls.begin(self)
         self._check()
 
     @abstractmethod

@@ -9,9 +9,9 @@ nothing for `STALL` seconds is dropped.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable
 from typing import Optional
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
 from yukari.sending.blocks import ReadSender
@@ -58,18 +58,17 @@ def at_hand(readable: Readable, span: Span) -> bytes:
     return read_little(readable.fileno(), span.start, span.end)
 
 
-async def send(
+def send(
     request: Request,
     readable: Readable,
     span: Span,
-    clock: IReactorTime,
     in_thread: InThread,
     helpers: Helpers,
     join: Optional[Join] = None,
     piece: int = READ,
-) -> int:
+) -> Awaitable[int]:
     """
-    Send ``span`` after the headers and return the number of bytes sent. Where they are read, no
+    Send ``span`` after the headers; the result is the number of bytes sent. Where they are read, no
     more than ``piece`` bytes of them wait for the socket at a time.
 
     `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
@@ -78,14 +77,12 @@ async def send(
     has_descriptor = readable.fileno() is not None
     transport = plain_socket(request) if has_descriptor else None
     if transport is not None:
-        sender = FileSender(request, transport, readable, span, clock, in_thread, helpers, join)
-        return await sender.done
+        return FileSender(request, transport, readable, span, in_thread, helpers, join).done
     request.write(b"")
     if has_descriptor:
         connection = lendable(request)
         if connection is not None and helpers.most:
-            secure = TlsSender(helpers, connection, request, readable, span, clock, in_thread, join)
-            return await secure.run()
-    reading = ReadSender(request, readable, span, clock, in_thread, join)
+            return TlsSender(helpers, connection, request, readable, span, in_thread, join).run()
+    reading = ReadSender(request, readable, span, in_thread, join)
     reading.piece = min(READ, piece)
-    return await reading.run()
+    return reading.run()

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Optional
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer, IReactorTime
+from twisted.internet.interfaces import IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from yukari.net.throttle import Taker
 from yukari.sending.fairness import Turn
-from yukari.sending.stall import Broken, InThread, Join, ReaderGone, StallWatch
+from yukari.sending.stall import Broken, InThread, Join, ReaderGone
 from yukari.sending.transports import bound_unsent, flush, holds, put, set_option
 from yukari.sending.workers import A_PIECE, Helpers, Piece
 from yukari.spans import Span
@@ -57,7 +57,6 @@ class FileSender:
         transport: tcp.Connection,
         readable: Readable,
         span: Span,
-        clock: IReactorTime,
         in_thread: InThread,
         helpers: Helpers,
         join: Optional[Join],
@@ -79,11 +78,12 @@ class FileSender:
         self._corked = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
-        self._watch = StallWatch(clock, self._stalled)
+        self._stalls = request.site.stalls
         self.done: Deferred[int] = Deferred()
         if self._gone():
             self._end(Failure(ReaderGone()))
             return
+        self._stalls.begin(self)
         bound = bound_unsent(self._transport, request.site.drain.count())
         self._corks = bound >= CORKED_LEAST
         self._cork(True)
@@ -113,7 +113,8 @@ class FileSender:
             self._corked = corked
             set_option(self._transport, CORK, corked)
 
-    def _stalled(self) -> None:
+    def stalled(self) -> None:
+        """Drop a reader that has taken nothing for too long."""
         self._transport.abortConnection()
 
     def resumeProducing(self) -> None:
@@ -229,7 +230,7 @@ class FileSender:
         else:
             self.turn.greedy.discard(self)
         if sent:
-            self._watch.made()
+            self._stalls.begin(self)
         if self._taker is not None:
             self._taker.took(sent)
         if self._at == self._span.end:
@@ -278,7 +279,7 @@ class FileSender:
     def _hold(self) -> None:
         """Pause: the line that bounds all readers has nothing for this one."""
         self.turn.greedy.discard(self)
-        self._watch.idle()
+        self._stalls.end(self)
         self._cork(False)
 
     def _rest(self) -> None:
@@ -287,8 +288,8 @@ class FileSender:
         self._hold()
 
     def _go_on(self) -> None:
-        self._watch.made()
         if not self.done.called:
+            self._stalls.begin(self)
             self._transport.startWriting()
 
     def stopProducing(self) -> None:
@@ -302,7 +303,7 @@ class FileSender:
             del self._transport.doWrite
         self.turn.greedy.discard(self)
         self.turn.leave(self)
-        self._watch.end()
+        self._stalls.end(self)
         if self._taker is not None:
             self._taker.end()
         waiting, self._waiting = self._waiting, None

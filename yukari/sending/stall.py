@@ -1,12 +1,11 @@
-"""The common base of all ways of sending a blob's bytes: the stall timer."""
+"""The common base of all ways of sending a blob's bytes: how they end early."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from yukari.net.throttle import Taker
 
@@ -41,40 +40,3 @@ class Broken(Exception):
         super().__init__(str(error))
         self.sent = sent
         self.error = error
-
-
-class StallWatch:
-    """
-    Drops a connection that takes nothing for `STALL` seconds although there is something to take.
-    """
-
-    def __init__(self, clock: IReactorTime, drop: Callable[[], None]) -> None:
-        self._clock = clock
-        self._drop: Optional[Callable[[], None]] = drop
-        self._at: Optional[float] = clock.seconds()
-        self._timer: Optional[IDelayedCall] = clock.callLater(STALL, self._look)
-
-    def made(self) -> None:
-        """Note that something was taken."""
-        self._at = self._clock.seconds()
-
-    def idle(self) -> None:
-        """Note that there is nothing to take for now."""
-        self._at = None
-
-    def _look(self) -> None:
-        now = self._clock.seconds()
-        since = now if self._at is None else self._at
-        if now - since >= STALL:
-            self._timer = None
-            if self._drop is not None:
-                self._drop()
-        else:
-            self._timer = self._clock.callLater(since + STALL - now, self._look)
-
-    def end(self) -> None:
-        """Stop watching, and let go of the connection, which would be in a cycle otherwise."""
-        self._drop = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

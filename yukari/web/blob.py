@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Optional
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from yukari.errors import RegistryError
@@ -39,7 +38,6 @@ class Registry:
     """What the ``/v2/`` leaf needs to reply."""
 
     library: Library
-    clock: IReactorTime
     in_thread: InThread
     helpers: Helpers
     asked: AskedRegistry
@@ -48,24 +46,12 @@ class Registry:
     client_lines: Optional[Lines] = None
     """Bounds each client's rate of blobs, by its address; None for no bound."""
 
-    async def send(
-        self,
-        request: Any,
-        readable: Readable,
-        span: Span,
-        count: Callable[[int], None],
-        join: Optional[Join] = None,
-    ) -> None:
-        """Send bytes after the headers, and ``count`` those that have left, as `send` raises."""
+    def send(
+        self, request: Any, readable: Readable, span: Span, join: Optional[Join] = None
+    ) -> Awaitable[int]:
+        """As `yukari.sending.send.send`."""
         piece = may_wait(request.site.drain.count()) // 2
-        try:
-            sent = await send(
-                request, readable, span, self.clock, self.in_thread, self.helpers, join, piece
-            )
-        except (Broken, ReaderGone) as ended:
-            count(ended.sent)
-            raise
-        count(sent)
+        return send(request, readable, span, self.in_thread, self.helpers, join, piece)
 
 
 @frozen(eq=False, repr=False)
@@ -109,39 +95,35 @@ class BlobRequest:
 
     async def reply(self) -> None:
         """Send the reply; RegistryError if there is no such blob to be had."""
-        with self._registry.library.in_use.hold([self._digest]):
-            await self._reply()
-
-    async def _reply(self) -> None:
         request, library = self._request, self._registry.library
-        if request.can_repeat:
-            self._changes = library.changes
-        if request.method == b"HEAD":
-            size = await library.blob_size(self._name, self._digest)
-            if self._headers(size) is not None:
-                self._let_repeat(size, 0, size)
-                request.finish()
-            return
-        found = await library.blob(self._name, self._digest, clients.host(request))
-        if isinstance(found, Elsewhere):
-            request.result = "redirect"
-            request.setHeader(b"location", found.url.encode("ascii"))
-            reply(request, 307, "text/plain; charset=utf-8", b"")
-            return
-        try:
-            wanted = self._headers(found.size)
-            if wanted is None:
+        with library.in_use.hold([self._digest]):
+            if request.can_repeat:
+                self._changes = library.changes
+            if request.method == b"HEAD":
+                size = await library.blob_size(self._name, self._digest)
+                if self._headers(size) is not None:
+                    self._let_repeat(size, 0, size)
+                    request.finish()
                 return
-            start, end = wanted
-            if start < end:
-                await self._send(found, Span(start, end))
-            else:
-                request.finish()
-        finally:
-            if self._readable is not None:
-                self._readable.close()
-            elif not isinstance(found, Fill):
-                found.close()
+            found = await library.blob(self._name, self._digest, clients.host(request))
+            if isinstance(found, Elsewhere):
+                request.result = "redirect"
+                request.setHeader(b"location", found.url.encode("ascii"))
+                reply(request, 307, "text/plain; charset=utf-8", b"")
+                return
+            try:
+                wanted = self._headers(found.size)
+                if wanted is None:
+                    return
+                if wanted[0] < wanted[1]:
+                    await self._send(found, Span(*wanted))
+                else:
+                    request.finish()
+            finally:
+                if self._readable is not None:
+                    self._readable.close()
+                elif not isinstance(found, Fill):
+                    found.close()
 
     def _let_repeat(self, size: int, start: int, end: int) -> None:
         request = self._request
@@ -214,8 +196,12 @@ class BlobRequest:
             self._count(len(data))
             return
         try:
-            await self._registry.send(request, readable, span, self._count, join)
+            self._count(await self._registry.send(request, readable, span, join))
+        except ReaderGone as gone:
+            self._count(gone.sent)
+            raise
         except Broken as broken:
+            self._count(broken.sent)
             if isinstance(broken.error, SpoolLost) and isinstance(found, Fill):
                 so_far = None
                 if len(span) == found.size:
@@ -267,7 +253,7 @@ class BlobRequest:
         await reader.ready(span.start)
         try:
             # What is relayed is written to the request, which counts it.
-            await self._registry.send(request, reader, span, lambda _: None, self._join())
+            await self._registry.send(request, reader, span, self._join())
         except Broken as broken:
             log.warn(
                 "{digest}: broken off: {error}",

@@ -12,32 +12,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http_headers import Headers
 
 from yukari.config.networks import Address, parse_address
+from yukari.deadlines import Deadlines
 from yukari.sending.transports import bound_held, forget_producer, write_now
 from yukari.web.ahead import InTurn
+from yukari.web.deadlines import QUIET
 from yukari.web.half_close import HalfCloses
 from yukari.web.heads import BAD_REQUEST, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, TOO_MANY
-from yukari.web.idle import IdleTimer
 from yukari.web.repeats import Repeats, is_head
-from yukari.web.request_head import find_path, read_head
+from yukari.web.request_head import HEAD_END, TLS_HANDSHAKE, find_path, read_head
+from yukari.web.sharing import CHANNEL, share_names
 
-HEAD_END = b"\r\n\r\n"
-TLS_HANDSHAKE = b"\x16"
-"""The first byte from a client that takes this for an https server."""
 READ_AHEAD = 16 * 1024
 """Bytes of requests sent ahead beyond which the connection is not read; one read may be 64 KiB."""
-HEADER_WITHIN = 30.0
-"""Seconds for a whole request's header, the first one's from the connection on."""
-BODY_WITHIN = 30.0
-"""Seconds for a whole request's body, which is ignored."""
 CLOSED_WITHIN = 60.0
 """Seconds that a client has to take what was written before the connection was closed."""
-QUIET = 1.0
-"""Seconds of silence that are allowed before or inside a request if there is no room for others."""
 
 
 class RegistryChannel(HalfCloses):
@@ -49,34 +41,42 @@ class RegistryChannel(HalfCloses):
     and say or do something sensible only once they are answered.
     """
 
+    __slots__ = (
+        *("_at_start", "_awaited", "_begun_at", "_command", "_gone", "_has_turn", "_head"),
+        *("_heard", "_host", "_path", "_peer", "_queue", "_quiet_since", "_repeats", "_too_many"),
+        *("_version", "address", "asked", "head", "is_proxy", "name"),
+    )
+    """What every connection has beside the attributes of `sharing.CHANNEL`."""
+    asked: bool
+    """Whether it has sent a request."""
+    address: Optional[Address]
+    """The client's address; None for a Unix socket."""
+    name: str
+    """The same as text."""
+    is_proxy: bool
+    """Whether it is a trusted proxy, which may name another client in each request."""
+    head: Optional[bytes]
+    """The bytes of the request in progress, if it is one whose reply may be given again."""
+    _repeats: Optional[Repeats]
+    """None for a trusted proxy."""
+    _queue: Optional[InTurn]
+    _awaited: Optional[Deadlines[Any]]
+    """The deadlines among which its own is, if it has one for what is being read."""
     refused: bool = False
     """Whether the last request was refused, and nothing more is read."""
-    asked: bool = False
-    """Whether it has sent a request."""
-    address: Optional[Address] = None
-    """The client's address; None for a Unix socket."""
-    name: str = "-"
-    """The same as text."""
-    is_proxy: bool = False
-    """Whether it is a trusted proxy, which may name another client in each request."""
-    head: Optional[bytes] = None
-    """The bytes of the request in progress, if it is one whose reply may be given again."""
-    _repeats: Optional[Repeats] = None
-    """None for a trusted proxy."""
-    _queue: Optional[InTurn] = None
-    _has_turn: bool = False
     _held: bool = False
-    _heard: bool = False
-    _too_many: bool = False
-    _gone: bool = False
-    _quiet_since: float = 0.0
-    _idle: IdleTimer
-    _deadline: Optional[IDelayedCall] = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.address, self.name, self.is_proxy = None, "-", False
+        self.asked = self._heard = self._has_turn = self._too_many = False
+        self._gone, self._at_start, self._head = False, True, b""
+        self.head = self._repeats = self._queue = self._awaited = None
+        self._quiet_since = self._begun_at = 0.0
 
     # the connection's beginning and end
 
     def connectionMade(self) -> None:
-        self._idle = IdleTimer(float(self.timeOut or 0))
         self.timeOut = None
         super().connectionMade()
         self._peer, self._host = self.transport.getPeer(), self.transport.getHost()
@@ -90,8 +90,9 @@ class RegistryChannel(HalfCloses):
         held = bound_held(self.transport, self.site.drain.count())
         self.totalHeadersSize = min(self.totalHeadersSize, held)
         self._too_many = not self.site.clients.joined(self, self.address)
-        self._expect(QUIET if self._too_many else HEADER_WITHIN)
-        self._idle.start(self)
+        deadlines = self.site.deadlines
+        self._expect(deadlines.first if self._too_many else deadlines.header)
+        deadlines.idle.begin(self)
 
     def getPeer(self) -> Any:
         return self._peer
@@ -106,7 +107,7 @@ class RegistryChannel(HalfCloses):
         self.site.ahead.leave(self)
         if self._queue is not None:
             self._queue.leave(self)
-        self._idle.stop()
+        self.site.deadlines.idle.end(self)
         self.site.drain.left(self)
         self.site.clients.left(self, self.address)
         forget_producer(self.transport)
@@ -121,7 +122,7 @@ class RegistryChannel(HalfCloses):
     def loseConnection(self) -> None:
         super().loseConnection()
         self._expect(None)
-        self._idle.stop()
+        self.site.deadlines.idle.end(self)
         if self._abortingCall is None and not self._gone:
             self._abortingCall = self.callLater(CLOSED_WITHIN, self.forceAbortClient)
         self.site.drain.closes(self)
@@ -209,8 +210,9 @@ class RegistryChannel(HalfCloses):
         if reply is None:
             return False
         self._heard = self.asked = True
-        if self._deadline is not None:
+        if self._awaited is not None:
             self._expect(None)
+        self.site.deadlines.idle.begin(self)
         write_now(self.transport, reply)
         return True
 
@@ -227,8 +229,8 @@ class RegistryChannel(HalfCloses):
         if self._busyReceiving or self.refused or self.transport.disconnecting:
             return
         self._regulate()
-        if self._deadline is None and not self.paused and (self.requests or self._buffer):
-            self._expect(HEADER_WITHIN)
+        if self._awaited is None and not self.paused and (self.requests or self._buffer):
+            self._expect(self.site.deadlines.header)
         if self._half_closed and not self._handlingRequest:
             self._close_if_read()
 
@@ -262,7 +264,7 @@ class RegistryChannel(HalfCloses):
         self._regulate()
 
     def allHeadersReceived(self) -> None:
-        self._expect(BODY_WITHIN if self.length != 0 else None)
+        self._expect(self.site.deadlines.body if self.length != 0 else None)
         path = find_path(self._path, self._version, self.requests[-1].requestHeaders)
         if path is None:
             self.refuse(BAD_REQUEST)
@@ -298,6 +300,7 @@ class RegistryChannel(HalfCloses):
             return
         self._handlingRequest = False
         self._quiet_since = self.site.clock.seconds()
+        self.site.deadlines.idle.begin(self)
         self._buffer = b"".join(self._dataBuffer) + self._buffer
         self._dataBuffer.clear()
         self.line_mode = 1
@@ -329,16 +332,19 @@ class RegistryChannel(HalfCloses):
 
     # deadlines
 
-    def _expect(self, seconds: Optional[float]) -> None:
-        """Set a deadline in seconds for what is being read; None if nothing is."""
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None and deadline.active():
-            deadline.cancel()
-        if seconds is not None and not (self._gone or self.refused or self.transport.disconnecting):
-            self._deadline = self.site.clock.callLater(seconds, self._late)
+    def _expect(self, deadlines: Optional[Deadlines[Any]]) -> None:
+        """Set a deadline, among others of its kind, for what is being read; None if nothing is."""
+        if self._awaited is not None:
+            self._awaited.end(self)
+        if self._gone or self.refused or self.transport.disconnecting:
+            deadlines = None
+        self._awaited = deadlines
+        if deadlines is not None:
+            deadlines.begin(self)
 
-    def _late(self) -> None:
-        self._deadline = None
+    def not_read(self) -> None:
+        """What is being read has not arrived in time."""
+        self._awaited = None
         if self.requests or self._buffer:
             self.refuse(REQUEST_TIMEOUT)
         else:
@@ -380,3 +386,6 @@ class RegistryChannel(HalfCloses):
         code = b"%d" % why[0]
         self.transport.write(self._make_head(request, b"HTTP/1.1", code, why[1], headers))
         self.loseConnection()
+
+
+share_names(RegistryChannel, CHANNEL)

@@ -14,7 +14,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
 from zope.interface import implementer
 
-from yukari.web.heads import HeadFirst
+from yukari.web.header_lines import CountedLines
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 """A reply that any client of HTTP/1.1 reads past (RFC 9110, section 15.2)."""
@@ -54,7 +54,7 @@ class Probe:
 
 
 @implementer(IHalfCloseableProtocol)
-class HalfCloses(HeadFirst):
+class HalfCloses(CountedLines):
     """A channel that answers a half-closed client as long as it may be waiting."""
 
     _half_closed: bool = False

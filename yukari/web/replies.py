@@ -21,7 +21,7 @@ from zope.interface import implementer
 from yukari.demand import CLIENT
 from yukari.errors import RegistryError
 from yukari.names import Digest, InvalidName
-from yukari.sending.stall import ReaderGone, StallWatch
+from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import may_wait
 from yukari.web.repeats import Source
 
@@ -71,27 +71,29 @@ class Paced:
 
     _request: Any
     _resumed: Optional[Deferred[None]] = field(default=None, init=False)
-    _watch: Optional[StallWatch] = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
 
     async def write(self, data: bytes) -> None:
         """Send a piece; returns once there is room for the next."""
-        watch = self._watch or self._begin()
-        watch.made()
-        self._request.write(data)
-        if self._resumed is not None:
-            await self._resumed
-        watch.idle()
-
-    def _begin(self) -> StallWatch:
         request = self._request
-        request.registerProducer(self, True)
-        self._watch = watch = StallWatch(request.site.clock, request.channel.forceAbortClient)
-        request.notifyFinish().addBoth(lambda _: watch.end())
-        return watch
+        if not self._begun:
+            self._begun = True
+            request.registerProducer(self, True)
+        request.write(data)
+        if self._resumed is not None:
+            request.site.stalls.begin(self)
+            try:
+                await self._resumed
+            finally:
+                request.site.stalls.end(self)
+
+    def stalled(self) -> None:
+        """Drop a client that has taken nothing for too long."""
+        self._request.channel.forceAbortClient()
 
     def end(self) -> None:
         """End the reply."""
-        if self._watch is not None:
+        if self._begun:
             self._request.unregisterProducer()
         self._request.finish()
 
@@ -146,35 +148,34 @@ def answer(request: Any, work: Coroutine[Any, Any, None]) -> int:
     if running.called and not isinstance(running.result, Failure):
         return NOT_DONE_YET
     if not running.called:
-        request.work = running
-        request.notifyFinish().addErrback(lambda _: running.cancel())
-
-    def failed(failure: Failure) -> None:
-        error = failure.value
-        if isinstance(error, RegistryError):
-            # It may be remembered, or go to many clients: its traceback would keep alive what the
-            # frames have, such as requests and manifests.
-            error.__traceback__ = None
-        if request.gone or failure.check(ReaderGone, CancelledError):
-            if request.gone or request.refusal is None:
-                return
-            error = request.refusal
-        if isinstance(error, OSError):
-            why = error.strerror or str(error)
-            if why not in request.site.store_errors:
-                request.site.store_errors[why] = None
-                log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
-            error = RegistryError("UNAVAILABLE", f"this cache cannot read its store: {why}", 503)
-        elif not isinstance(error, RegistryError):
-            log.failure("{path}", failure, path=request.shown_path, request=request.id)
-            error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
-        if request.startedWriting:
-            request.channel.forceAbortClient()
-        else:
-            reply_error(request, error)
-
-    running.addErrback(failed)
+        request.work = running  # It is cancelled if the client leaves.
+    running.addErrback(_failed, request)
     return NOT_DONE_YET
+
+
+def _failed(failure: Failure, request: Any) -> None:
+    error = failure.value
+    if isinstance(error, RegistryError):
+        # It may be remembered, or go to many clients: its traceback would keep alive what the
+        # frames have, such as requests and manifests.
+        error.__traceback__ = None
+    if request.gone or failure.check(ReaderGone, CancelledError):
+        if request.gone or request.refusal is None:
+            return
+        error = request.refusal
+    if isinstance(error, OSError):
+        why = error.strerror or str(error)
+        if why not in request.site.store_errors:
+            request.site.store_errors[why] = None
+            log.error("{path}: {error}", path=request.shown_path, error=why, request=request.id)
+        error = RegistryError("UNAVAILABLE", f"this cache cannot read its store: {why}", 503)
+    elif not isinstance(error, RegistryError):
+        log.failure("{path}", failure, path=request.shown_path, request=request.id)
+        error = RegistryError("UNKNOWN", "an internal error; the log has more", 500)
+    if request.startedWriting:
+        request.channel.forceAbortClient()
+    else:
+        reply_error(request, error)
 
 
 class ReadOnly(Resource):
@@ -192,7 +193,8 @@ class ReadOnly(Resource):
             return NOT_DONE_YET
         return answer(request, self.reply_to(request))
 
-    async def reply_to(self, request: Request) -> None:
+    def reply_to(self, request: Request) -> Coroutine[Any, Any, None]:
+        """Return what replies; `RegistryError` if nothing does, now or later."""
         raise NotImplementedError
 
 

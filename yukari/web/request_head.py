@@ -13,8 +13,15 @@ from typing import Any, Optional
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers, InvalidHeaderName
 
+HEAD_END = b"\r\n\r\n"
+TLS_HANDSHAKE = b"\x16"
+"""The first byte from a client that takes this for an https server."""
 MAX_HEAD = 2048
 """Bytes of the longest head that is read at once."""
+USUAL_LINES = 16
+"""Header lines of most requests."""
+MAX_FIELDS = 32
+"""Fields of a query at most, which all are parsed though few paths look at any."""
 BODY = (b"content-length", b"transfer-encoding", b"expect")
 """Headers of requests that are more than a head."""
 
@@ -38,7 +45,9 @@ def read_head(data: bytes) -> Optional[tuple[bytes, bytes, bytes, Headers]]:
 
     ``data`` is the head if it is one request's, whole and alone, and no body follows.
     """
-    found = _HEAD.fullmatch(data) if len(data) <= MAX_HEAD else None
+    if len(data) > MAX_HEAD or data.count(b"\n") > USUAL_LINES + 2:
+        return None
+    found = _HEAD.fullmatch(data)
     if found is None:
         return None
     method, target, version, fields = found.groups()
@@ -58,8 +67,11 @@ def find_path(target: bytes, version: bytes, headers: Headers) -> Optional[bytes
     """
     Return the target as a path, and make the Host header the one asked for.
 
-    Slashes in a row count as one, as for nginx. None if target and Host are ambiguous or malformed.
+    Slashes in a row count as one, as for nginx. None if target and Host are ambiguous or malformed,
+    or if there are more than `MAX_FIELDS`.
     """
+    if target.count(b"&") + target.count(b";") >= MAX_FIELDS:
+        return None
     hosts = headers.getRawHeaders(b"host", [])
     if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
         return None

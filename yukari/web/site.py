@@ -15,22 +15,28 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from yukari.config.networks import NOBODY, Address, Networks
+from yukari.deadlines import Deadlines
 from yukari.errors import RegistryError
 from yukari.metrics import RESULTS, Metrics
 from yukari.names import DEFAULT
+from yukari.sending.stall import STALL
 from yukari.sending.transports import flush, holds, plain_socket
 from yukari.web import clients
 from yukari.web.ahead import BEGUN_IN_A_TURN, Crowds, InTurn
 from yukari.web.channel import RegistryChannel
 from yukari.web.client_limit import ClientLimit
+from yukari.web.deadlines import IDLE, ChannelDeadlines
 from yukari.web.drain import Drain
 from yukari.web.heads import BUSY, TOO_LARGE, Dates
 from yukari.web.repeats import Repeats, Source, new_id
 from yukari.web.replies import reply_error
+from yukari.web.sharing import REQUEST, share_names
+from yukari.web.upload import NOWHERE
 
 if TYPE_CHECKING:
     from yukari.web.htpasswd import Passwords
@@ -42,32 +48,11 @@ WITH_BODIES = (b"/api/", b"/store/", b"/page/")
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body that are read at most."""
 MAX_HELD = 8 * 1024 * 1024
-"""Bytes of the bodies that are read, of all requests together."""
+"""Bytes of the bodies that are read, and of unusually many headers, of all requests together."""
 STORE_ERROR_AGAIN = 60.0
 """Seconds for which the same error of the store is not logged again, whoever meets it."""
 FOUND = ("hit", "stale", "redirect")
 """Those of `RESULTS` that say that something is in the store."""
-IDLE = 620.0
-"""Seconds that a connection may be silent between requests: more than the usual balancers' 600."""
-
-
-class _Nowhere:
-    """Takes a request's body and keeps nothing."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
-
-    def seek(self, *_: Any) -> int:
-        return 0
-
-    def tell(self) -> int:
-        return 0
-
-    def read(self, *_: Any) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        pass
 
 
 class Uploads(Protocol):
@@ -83,37 +68,51 @@ class Uploads(Protocol):
 class RegistryRequest(Request):
     """A request that counts what it sends, and logs its outcome at its end."""
 
+    __slots__ = (
+        *("_began", "_first_byte", "_is_open", "_user_agent"),
+        *("client_name", "id", "result", "work"),
+    )
+    """What every request has beside the attributes of `sharing.REQUEST`."""
     channel: Any
     content: Any
     site: Any
-    result: str = "-"
+    result: str
     """One of `yukari.metrics.RESULTS`, ``-`` if it is for neither a manifest nor a blob."""
     sent_directly: int = 0
     """Bytes of body that left by ``sendfile``, past `write`."""
-    id: str = ""
+    id: str
     """Its id in the log and in the reply: a trusted proxy's, if that sent one."""
-    client_name: str = "-"
+    client_name: str
     """The client's address as text."""
     told: Optional[str] = None
     """The error that the client got."""
     gone: bool = False
     """Whether the client has left."""
-    work: Optional[Deferred[None]] = None
+    work: Optional[Deferred[None]]
     """What replies, if that takes longer than a turn of the reactor."""
     refusal: Optional[RegistryError] = None
     """The error that is replied because ``work`` was given up."""
-    _began: float = 0.0
-    _first_byte: Optional[float] = None
+    _began: float
+    _first_byte: Optional[float]
     _body: int = 0
     _held: int = 0
-    """Bytes of its body that are in memory."""
+    """Bytes of its body and its headers that are in memory and counted."""
     _is_upload: bool = False
-    _is_open: bool = False
+    _is_open: bool
     """Whether the line in the log is still to come."""
     imported: Any = None
     """The import that the body goes into."""
     _counted: Optional[Address] = None
     """The client that a proxy named, while the request counts as one of its own."""
+    _user_agent: Optional[bytes]
+    """What is kept of the headers once they have been let go."""
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.result, self.id, self.client_name = "-", "", "-"
+        self._began, self._is_open = 0.0, False
+        self._parsePOSTFormSubmission = False  # 64 KB of fields would take 5 MB; the page has few.
+        self._first_byte = self._user_agent = self.work = None
 
     def gotLength(self, length: Optional[int]) -> None:
         # Twisted has the path there from the request's first line on.
@@ -125,7 +124,7 @@ class RegistryRequest(Request):
             self.channel.begin_upload()
             self.content = uploads.begin(self)
             return
-        self.content = BytesIO() if path.startswith(WITH_BODIES) else _Nowhere()
+        self.content = BytesIO() if path.startswith(WITH_BODIES) else NOWHERE
         if length is not None and length > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
 
@@ -135,20 +134,22 @@ class RegistryRequest(Request):
             self.content.write(data)
         elif self._body > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
-        elif not self._hold(len(data)):
+        elif self.content is not NOWHERE and not self.hold(len(data)):
             self.channel.refuse(BUSY)
         else:
             self.content.write(data)
 
-    def _hold(self, count: int) -> bool:
-        """Whether there is memory for so many more bytes of the body, from now on its own."""
+    def hold(self, count: int) -> bool:
+        """Whether there is memory for so many more bytes of the request, from now on its own."""
         site = self.channel.site
-        if isinstance(self.content, BytesIO):
-            if site.held + count > MAX_HELD:
-                return False
-            site.held += count
-            self._held += count
+        if site.held + count > MAX_HELD:
+            return False
+        site.held += count
+        self._held += count
         return True
+
+    def parseCookies(self) -> None:
+        """Nothing: there are none, and what clients send as such may take many times its bytes."""
 
     def _release(self) -> None:
         self.channel.site.held -= self._held
@@ -236,13 +237,27 @@ class RegistryRequest(Request):
             self.content.finish(broken=True)
         self._release()
         super().connectionLost(reason)
+        if self.work is not None:
+            self.work.cancel()
         self._log_end(left=True)
 
     def write(self, data: bytes) -> None:
-        if self._first_byte is None:
+        begins = self._first_byte is None
+        if begins:
             self._first_byte = self.site.clock.seconds() - self._began
         super().write(data)
         self.channel.end_head()
+        if begins:
+            self._let_go_of_headers()
+
+    def _let_go_of_headers(self) -> None:
+        """Forget the headers once those of the reply have left: its body may take hours."""
+        self.responseHeaders = Headers()
+        if not self.channel.is_proxy:  # A proxy's say who the client is.
+            self._user_agent = self.getHeader(b"user-agent")
+            self.requestHeaders = self.responseHeaders
+            if self.content is NOWHERE:
+                self._release()
 
     def end_with(self, body: bytes) -> None:
         """
@@ -286,6 +301,7 @@ class RegistryRequest(Request):
             self.site.sent_to(self.client_name, sent)
         if not self.site.log_requests:
             return
+        user_agent = self._user_agent or self.getHeader(b"user-agent") or b""
         log.info(
             "{method} {path} {status} {bytes} bytes in {seconds} s: {told}"
             if self.told
@@ -298,10 +314,13 @@ class RegistryRequest(Request):
             result=self.result,
             told=self.told,
             client=self.client_name,
-            user_agent=(self.getHeader(b"user-agent") or b"").decode("latin-1")[:200],
+            user_agent=user_agent.decode("latin-1")[:200],
             left=left,
             request=self.id,
         )
+
+
+share_names(RegistryRequest, REQUEST)
 
 
 class RegistrySite(Site):
@@ -342,6 +361,9 @@ class RegistrySite(Site):
         super().__init__(resource, requestFactory=RegistryRequest, timeout=idle)
         self.clock = clock
         self.drain = drain or Drain(clock)
+        self.deadlines = ChannelDeadlines(clock, idle)
+        self.stalls: Deadlines[Any] = Deadlines(clock, STALL, lambda sender: sender.stalled())
+        """Of those that send to clients which take nothing."""
         self.ahead = InTurn(BEGUN_IN_A_TURN)
         self.crowds = Crowds()
         self.metrics = metrics or Metrics()
@@ -358,7 +380,7 @@ class RegistrySite(Site):
         self.registry = registry
         self.dates = Dates()
         self.held = 0
-        """Bytes of requests' bodies that are in memory."""
+        """Bytes of requests that are in memory and counted, see `MAX_HELD`."""
         self.repeats = Repeats(clock, self.dates)
         self.store_errors: TTLCache[str, None] = TTLCache(100, STORE_ERROR_AGAIN, clock.seconds)
         """Errors of the store that were logged lately."""

@@ -1,5 +1,5 @@
 """
-A request's body that is read while it arrives: ``PUT /store/archive``.
+A request's body that is read while it arrives, ``PUT /store/archive``, or not at all.
 
 A thread reads it as a file; the client is not read from any faster than the thread takes it.
 """
@@ -100,3 +100,26 @@ class Upload:
             self._waiting.clear()
             self._size = 0
         self._reactor.callFromThread(self._resume)
+
+
+class _Nowhere:
+    """Takes a request's body and keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def seek(self, *_: Any) -> int:
+        return 0
+
+    def tell(self) -> int:
+        return 0
+
+    def read(self, *_: Any) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
+
+NOWHERE = _Nowhere()
+"""Where the bodies go that nobody reads: all of them, for it has no state."""

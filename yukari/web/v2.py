@@ -13,10 +13,10 @@ GET and HEAD only: a cache, not a place to push to.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, Optional
 
 from attrs import evolve, frozen
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -81,7 +81,13 @@ class V2(ReadOnly):
         super().__init__()
         self._registry = registry
 
-    async def reply_to(self, request: Request) -> None:
+    def reply_to(self, request: Request) -> Coroutine[Any, Any, None]:
+        """
+        As `ReadOnly.reply_to`.
+
+        While thousands of requests wait for their bytes, no more waits with each of them than what
+        sends them: neither a coroutine of this nor the parts of a path.
+        """
         request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
         site: Any = request.site
         if site.pseudonym and site.pseudonym in (text_header(request, b"via") or ""):
@@ -89,18 +95,12 @@ class V2(ReadOnly):
         check_may_pull(request)
         check_same_site(request)
         parts = [_text(part) for part in request.postpath or ()]
+        request.postpath = None
         if parts in ([], [""]):
-            reply_json(request, 200, {})
-            return
+            return _here(request)
         check_own_name(request)
         if parts == ["_catalog"]:
-            page = Page.asked_by(request)
-            names = await self._registry.library.listing.models(
-                page.last, page.most + 1, self._registry.asked.of(request)
-            )
-            shown = [name.path for name in names]
-            reply_json(request, 200, {"repositories": page.cut(shown, request)})
-            return
+            return self._models(request)
         if len(parts) not in (4, 5):
             raise RegistryError(
                 "NAME_INVALID",
@@ -111,16 +111,26 @@ class V2(ReadOnly):
         name = self._registry.asked.repository(request, named)
         self._registry.library.rules.check(name)
         if kind == "manifests":
-            await self._manifest(request, name, _reference(last))
-        elif kind == "blobs":
-            await BlobRequest(self._registry, request, name, read_digest(last)).reply()
-        elif kind == "tags" and last == "list":
-            page = Page.asked_by(request)
-            tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
-            behind = [tag for tag in tags if tag > page.last]
-            reply_json(request, 200, {"name": "/".join(named), "tags": page.cut(behind, request)})
-        else:
-            raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+            return self._manifest(request, name, _reference(last))
+        if kind == "blobs":
+            return BlobRequest(self._registry, request, name, read_digest(last)).reply()
+        if kind == "tags" and last == "list":
+            return self._tags(request, name, "/".join(named))
+        raise RegistryError("UNSUPPORTED", "there is nothing at this path", 404)
+
+    async def _models(self, request: Request) -> None:
+        page = Page.asked_by(request)
+        names = await self._registry.library.listing.models(
+            page.last, page.most + 1, self._registry.asked.of(request)
+        )
+        shown = [name.path for name in names]
+        reply_json(request, 200, {"repositories": page.cut(shown, request)})
+
+    async def _tags(self, request: Request, name: Repository, shown: str) -> None:
+        page = Page.asked_by(request)
+        tags = [str(tag) for tag in await self._registry.library.listing.tags(name)]
+        behind = [tag for tag in tags if tag > page.last]
+        reply_json(request, 200, {"name": shown, "tags": page.cut(behind, request)})
 
     async def _manifest(self, request: Any, name: Repository, reference: Reference) -> None:
         body = await self._large_manifest(request, name, reference)
@@ -178,13 +188,21 @@ class V2(ReadOnly):
     async def _send_file(self, request: Any, name: Repository, body: KeptBytes) -> None:
         blob = StoredBlob(body.share())
         try:
-            await self._registry.send(request, blob, body.span, request.count_sent)
+            request.count_sent(await self._registry.send(request, blob, body.span))
+        except ReaderGone as gone:
+            request.count_sent(gone.sent)
+            raise
         except Broken as broken:
+            request.count_sent(broken.sent)
             log.error("{name}: reading its manifest failed: {error}", name=name, error=str(broken))
             request.cut()
             raise ReaderGone(broken.sent) from None
         finally:
             blob.close()
+
+
+async def _here(request: Request) -> None:
+    reply_json(request, 200, {})
 
 
 def _text(part: bytes) -> str:
@@ -204,7 +222,6 @@ def _reference(text: str) -> Reference:
 
 def make_root(
     library: Library,
-    clock: IReactorTime,
     in_thread: InThread,
     helpers: Helpers,
     upstream: str,
@@ -216,7 +233,7 @@ def make_root(
     """Return the root of the tree; for ``page`` see `Front`, for the others `Registry`."""
     root = Front(upstream, page)
     asked = AskedRegistry(names or RegistryNames(""))
-    registry = Registry(library, clock, in_thread, helpers, asked, catalog, client_lines)
+    registry = Registry(library, in_thread, helpers, asked, catalog, client_lines)
     root.putChild(b"v2", V2(registry))
     root.putChild(b"healthz", Health())
     root.putChild(b"fills", Fills(library))

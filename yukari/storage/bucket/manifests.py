@@ -193,7 +193,11 @@ class BucketManifests:
         self._learn(manifest)
         key = name, reference, variant
         try:
-            await self._bucket.contact.in_time(self._put_everywhere(*key, manifest, checked_at))
+            if is_large(manifest):
+                async with self._large.to_store:
+                    await self._put_in_time(key, manifest, checked_at)
+            else:
+                await self._put_in_time(key, manifest, checked_at)
         except BeingRemoved:
             await self.late.add(key, StoredManifest(manifest, checked_at))
         except S3Error as error:
@@ -202,6 +206,9 @@ class BucketManifests:
                 raise
             await self.late.add(key, StoredManifest(manifest, checked_at))
             self.changes += 1
+
+    async def _put_in_time(self, key: Key, manifest: AnyManifest, checked_at: float) -> None:
+        await self._bucket.contact.in_time(self._put_everywhere(*key, manifest, checked_at))
 
     async def _put_everywhere(
         self,

@@ -44,26 +44,26 @@ AGAIN = (1.0, 30.0)
 log = Logger()
 
 
-def encode(key: Key, stored: StoredManifest) -> bytes:
-    """Return the content of a manifest's file."""
+def header(key: Key, stored: StoredManifest) -> bytes:
+    """Return the line that stands before a manifest in its file."""
     name, reference, variant = key
-    header = {
+    told = {
         "name": str(name),
         "reference": str(reference),
         "variant": variant.value,
         "checked_at": stored.checked_at,
     }
-    return json.dumps(header).encode() + b"\n" + bytes(stored.manifest.body)
+    return json.dumps(told).encode() + b"\n"
 
 
 def decode(content: bytes) -> tuple[Key, StoredManifest]:
-    """Return what `encode` was given; ValueError if this is no such file."""
+    """Return the manifest in a file, and its key; ValueError if this is no such file."""
     first, _, body = content.partition(b"\n")
     try:
-        header = json.loads(first)
-        name, reference = Repository.parse(header["name"]), parse_reference(header["reference"])
-        key = name, reference, Variant(header.get("variant", Variant.PLAIN.value))
-        return key, StoredManifest(parse_manifest(body), float(header["checked_at"]))
+        told = json.loads(first)
+        name, reference = Repository.parse(told["name"]), parse_reference(told["reference"])
+        key = name, reference, Variant(told.get("variant", Variant.PLAIN.value))
+        return key, StoredManifest(parse_manifest(body), float(told["checked_at"]))
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"first line: {error}") from None
 
@@ -142,7 +142,8 @@ class PendingManifests:
 
     def _write(self, path: str, key: Key, stored: StoredManifest) -> None:
         """Blocks; OSError."""
-        replace_file(path, encode(key, stored), time.time_ns(), self._through)
+        body = stored.manifest.body
+        replace_file(path, body, time.time_ns(), self._through, header(key, stored))
 
     def _held(self) -> int:
         return sum(len(stored.manifest.body) for stored in self._waiting.values())

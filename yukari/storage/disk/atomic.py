@@ -125,9 +125,10 @@ def move(path: str, target: str) -> None:
         raise OSError(errno.EXDEV, said, path, None, target) from None
 
 
-def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
+def replace_file(target: str, body: Body, mtime: int, through: str, first: bytes = b"") -> None:
     """
-    Put ``body`` at ``target`` with ``mtime`` in nanoseconds, in one step and durably.
+    Put ``body``, after what comes ``first``, at ``target`` with ``mtime`` in nanoseconds, in one
+    step and durably.
 
     The bytes go through a file in the directory ``through``, of the same file
     system. OSError leaves ``target`` as it was.
@@ -136,6 +137,7 @@ def replace_file(target: str, body: Body, mtime: int, through: str) -> None:
     try:
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
+            write_all(descriptor, first)
             for piece in pieces_of(body):
                 write_all(descriptor, piece)
             set_times(descriptor, mtime, through)
