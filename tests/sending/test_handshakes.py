@@ -19,7 +19,7 @@ from zope.interface import implementer
 from tests.turning import Turning
 from yukari.sending import handshakes
 from yukari.sending.handshakes import Handshake, Handshakes
-from yukari.sending.tls import Lendable
+from yukari.sending.lendable import Lendable
 
 
 @define(eq=False)
@@ -138,31 +138,61 @@ class Creator:
 
     all: Handshakes
     context: Any
+    made: int = 0
+    """Connections of OpenSSL's that were made."""
 
     def serverConnectionForTLS(self, protocol: Any) -> Any:
-        return Lendable(Connection(self.context, None), Handshake(protocol, self.all))
+        return Lendable(self.make, Handshake(protocol, self.all))
+
+    def make(self) -> Connection:
+        """Make one of OpenSSL's own."""
+        self.made += 1
+        return Connection(self.context, None)
 
 
 class ConnectionTests(SynchronousTestCase):
-    def test_one_that_leaves_before_it_is_complete_is_forgotten(self) -> None:
-        """Port scanners' connections stayed in memory, up to half a thousand."""
+    """Twisted's connections over TLS."""
+
+    def setUp(self) -> None:
         key = ssl.KeyPair.generate(size=2048)
         certificate = ssl.PrivateCertificate.fromCertificateAndKeyPair(
             key.selfSignedCert(1, CN="h"), key
         )
-        unfinished = Handshakes(Turning())
+        self.unfinished = Handshakes(Turning())
         protocols = Factory.forProtocol(Protocol)
-        creator = Creator(unfinished, certificate.options().getContext())
-        servers = TLSMemoryBIOFactory(creator, False, protocols)
+        self.creator = Creator(self.unfinished, certificate.options().getContext())
+        self.servers = TLSMemoryBIOFactory(self.creator, False, protocols)
         options: Any = ssl.CertificateOptions(verify=False)
-        clients = TLSMemoryBIOFactory(options, True, protocols)
+        self.clients = TLSMemoryBIOFactory(options, True, protocols)
+
+    def connected(self) -> tuple[Any, bytes]:
+        """Return a server's protocol, and what its client has said first."""
+        client, server = (each.buildProtocol(None) for each in (self.clients, self.servers))
+        hello = StringTransport()
+        client.makeConnection(hello)
+        server.makeConnection(StringTransport())
+        return server, hello.value()
+
+    def test_one_that_leaves_before_it_is_complete_is_forgotten(self) -> None:
+        """Port scanners' connections stayed in memory, up to half a thousand."""
         for is_hello in (True, False):
-            (client, hello), (server, _) = (
-                (each.buildProtocol(None), StringTransport()) for each in (clients, servers)
-            )
-            client.makeConnection(hello)
-            server.makeConnection(StringTransport())
-            server.dataReceived(hello.value() if is_hello else b"GET / HTTP/1.1")
-            self.assertEqual(len(unfinished._unfinished), int(is_hello))
+            server, hello = self.connected()
+            server.dataReceived(hello if is_hello else b"GET / HTTP/1.1")
+            self.assertEqual(len(self.unfinished._unfinished), int(is_hello))
             server.connectionLost(Failure(ConnectionLost()))
-            self.assertEqual(len(unfinished._unfinished), 0)
+            self.assertEqual(len(self.unfinished._unfinished), 0)
+
+    def test_one_that_says_nothing_has_nothing_of_openssl(self) -> None:
+        """Each took 15 KB, however many clients connected and sent nothing."""
+        servers = [self.connected() for _ in range(3)]
+        self.assertEqual(self.creator.made, 0)
+        for server, _ in servers[1:]:
+            server.loseConnection()
+            server.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.creator.made, 0)
+        server, hello = servers[0]
+        server.dataReceived(hello)
+        self.assertEqual(self.creator.made, 1)
+        self.assertIs(server.getHandle().get_app_data(), server)
+        self.assertGreater(len(server.transport.value()), 100)
+        server.connectionLost(Failure(ConnectionLost()))

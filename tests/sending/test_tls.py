@@ -28,8 +28,9 @@ from tests.sending.doubles import Growing
 from tests.sending.test_send import MIB, Peer, SocketCase, noise
 from yukari.errors import RegistryError
 from yukari.sending import tls
+from yukari.sending.lendable import MAX_KEPT, Lendable
 from yukari.sending.stall import STALL
-from yukari.sending.tls import MAX_KEPT, Lendable, write_whole_blocks
+from yukari.sending.tls import write_whole_blocks
 from yukari.sending.workers import Helpers
 from yukari.storage.disk.page_cache import LOOK_AHEAD
 from yukari.threads import Threads
@@ -52,7 +53,7 @@ class Lending:
         self.made: list[Lendable] = []
 
     def serverConnectionForTLS(self, protocol: Any) -> Any:
-        self.made.append(Lendable(Connection(self.context, None)))
+        self.made.append(Lendable(lambda: Connection(self.context, None)))
         return self.made[-1]
 
 

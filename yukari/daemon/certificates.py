@@ -29,7 +29,8 @@ from zope.interface import implementer
 
 from yukari.config.listen import CREATORS, certificate_files, check_files, has_certificates
 from yukari.sending.handshakes import Handshake, Handshakes
-from yukari.sending.tls import Lendable, write_whole_blocks
+from yukari.sending.lendable import Lendable
+from yukari.sending.tls import write_whole_blocks
 
 log = Logger()
 
@@ -104,8 +105,12 @@ class Renewed:
         """Return a `Lendable` connection, so that helper threads can encrypt blobs."""
         make = getattr(self._creator, "serverConnectionForTLS", None)
         # Twisted's CertificateOptions are contexts only before version 26.
-        made = make(protocol) if make else Connection(self._creator.getContext(), None)
+        made = partial(make, protocol) if make else partial(self._bare, self._creator)
         return Lendable(made, Handshake(protocol, self._handshakes))
+
+    @staticmethod
+    def _bare(creator: Any) -> Connection:
+        return Connection(creator.getContext(), None)
 
     def reload(self) -> None:
         """Read the files again; if they cannot be used, the certificate stays as it was."""

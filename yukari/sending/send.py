@@ -15,9 +15,10 @@ from typing import Optional
 from twisted.web.http import Request
 
 from yukari.sending.blocks import ReadSender
+from yukari.sending.lendable import lendable
 from yukari.sending.sendfile import FileSender
 from yukari.sending.stall import READ, InThread, Join
-from yukari.sending.tls import TlsSender, lendable
+from yukari.sending.tls import TlsSender
 from yukari.sending.transports import plain_socket
 from yukari.sending.workers import Helpers
 from yukari.spans import Span

@@ -16,15 +16,13 @@ from typing import Any, Optional
 
 from attrs import define, field
 from OpenSSL.SSL import Connection, Error, WantReadError
-from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import deferLater
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from yukari.sending.blocks import BlockSender
-from yukari.sending.handshakes import Handshake
+from yukari.sending.lendable import Lendable
 from yukari.sending.stall import ReaderGone
 from yukari.sending.transports import bound_unsent, flush, flush_gathered, may_wait
 from yukari.sending.workers import Helpers, Piece
@@ -44,8 +42,6 @@ LOOK = 0.004
 Seconds that a helper waits for room on a full socket in one piece while nobody else waits for it,
 and between two looks whether somebody does. Going through the reactor costs more under load.
 """
-MAX_KEPT = 64 * 1024
-"""Bytes from a client that are kept while its connection is lent; then no more are read."""
 NO_DESCRIPTORS = 0.1
 """Seconds until the next attempt if the process has no file descriptor left."""
 PARTIAL_WRITE = 0x1
@@ -56,124 +52,6 @@ def write_whole_blocks(context: Any) -> None:
     """Let a context's later connections encrypt more than a record in one call."""
     if hasattr(context, "clear_mode"):  # Older versions of pyOpenSSL have none.
         context.clear_mode(PARTIAL_WRITE)
-
-
-class Lendable:
-    """
-    A server's OpenSSL connection that the reactor's thread can lend to another one.
-
-    To Twisted it is a `Connection` that has nothing to read and nothing to send while it is lent:
-    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile. Neither has it
-    until it is the turn of its ``handshake``.
-    """
-
-    _full: Callable[[], object]
-    """Called if a client sends a lot while its connection is lent."""
-
-    def __init__(self, connection: Connection, handshake: Optional[Handshake] = None) -> None:
-        self._connection = connection
-        self._handshake = handshake
-        self._heard = False
-        self._is_over = False
-        self._lent = False
-        self._kept: list[bytes] = []
-        self._room = 0
-
-    def lend(self, full: Callable[[], object]) -> Connection:
-        """Let another thread use the connection; ``full`` is called if the client sends a lot."""
-        self._lent, self._room, self._full = True, MAX_KEPT, full
-        return self._connection
-
-    def take_back(self) -> bytes:
-        """Return what the client has sent meanwhile; the other thread is done."""
-        self._lent = False
-        del self._full  # It refers to who has this.
-        kept, self._kept = self._kept, []
-        return b"".join(kept)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    # what Twisted calls at any time
-
-    def do_handshake(self) -> None:
-        handshake = self._handshake
-        if handshake is None:
-            self._connection.do_handshake()
-            return
-        if not self._heard or not handshake.is_its_turn():
-            raise WantReadError
-        try:
-            self._connection.do_handshake()
-        except WantReadError:
-            raise
-        except Error:
-            self._handshake_is_over()
-            raise
-        self._handshake_is_over()
-
-    def _handshake_is_over(self) -> None:
-        # Its protocol refers to this.
-        handshake, self._handshake = self._handshake, None
-        if handshake is not None:
-            handshake.ended()
-
-    def bio_write(self, data: bytes) -> int:
-        self._heard = True
-        if not data:
-            return 0  # OpenSSL takes this for an error.
-        if not self._lent:
-            return self._connection.bio_write(data)
-        self._kept.append(data)
-        self._room -= len(data)
-        if self._room <= 0:
-            self._full()
-        return len(data)
-
-    def bio_read(self, count: int) -> bytes:
-        if self._lent:
-            raise WantReadError
-        return self._connection.bio_read(count)
-
-    def recv(self, count: int) -> bytes:
-        if self._lent:
-            raise WantReadError
-        try:
-            return self._connection.recv(count)
-        except Error as error:
-            # Twisted leaves the last error in a cycle with its traceback, which has the variables
-            # of every call. OpenSSL's 50 KB of the connection must not wait there to be collected.
-            is_over = self._is_over
-            del self
-            if is_over:
-                # Most clients just close. The transport has told why, and then there is no cycle.
-                raise WantReadError from None
-            raise error.with_traceback(None) from None
-
-    def send(self, data: bytes) -> int:
-        if self._lent:
-            raise WantReadError
-        return self._connection.send(data)
-
-    def shutdown(self) -> bool:
-        return False if self._lent else self._connection.shutdown()
-
-    def bio_shutdown(self) -> None:
-        self._is_over = True
-        self._handshake_is_over()
-        if not self._lent:
-            self._connection.bio_shutdown()
-
-
-def lendable(request: Any) -> Optional[Lendable]:
-    """Return the connection of a request that arrived over TLS, if it can be lent."""
-    transport = getattr(request.channel, "transport", None)
-    if not isinstance(transport, TLSMemoryBIOProtocol):
-        return None
-    connection = transport.getHandle()
-    if isinstance(connection, Lendable) and isinstance(transport.transport, tcp.Connection):
-        return connection
-    return None
 
 
 def encrypt(
