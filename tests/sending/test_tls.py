@@ -347,10 +347,10 @@ class SlowHelperTests(SecureCase):
             def __getattr__(self, name: str) -> Any:
                 raise AssertionError(f"{name} of a lent connection")
 
-        connection._connection, real = Untouchable(), connection._connection  # type: ignore[assignment]
+        connection._made, real = Untouchable(), connection._made  # type: ignore[assignment]
         self.channels[0].forceAbortClient()
         await until(lambda: blob.closes)
-        connection._connection = real
+        connection._made = real
         self.helping.work()
         await until(lambda: blob.closes and peer.gone)
         self.assertEqual((self.helping.waiting, self.clock.getDelayedCalls()), ([], []))
