@@ -124,6 +124,24 @@ class CatalogTests(SynchronousTestCase):
         self.put()
         self.assertEqual(waits(self.catalog._file), LOCKED_FOR * 1000)
 
+    def test_catalog_whose_locks_fail_while_it_is_used_is_kept_in_memory(self) -> None:
+        """Each call took ten seconds, the stop too."""
+        self.put()
+        self.lost = 0
+        asked: list[int] = []
+
+        def unlocked(file: CatalogFile) -> int:
+            asked.append(len(file.page()))
+            if len(asked) == 1:
+                raise sqlite3.OperationalError("locking protocol")
+            return asked[-1]
+
+        self.assertEqual(result_of(self.catalog.run(unlocked)), 0)
+        self.assertEqual((asked, self.lost), ([1, 0], 1))
+        self.put()
+        self.assertEqual(len(self.found()), 1)
+        result_of(self.catalog.check(self.fail))  # There is no file to be looked at.
+
     def test_catalog_that_is_removed_while_it_is_used_is_made_anew(self) -> None:
         """It was written into a file without a name, and gone at the next start."""
         self.path = os.path.join(self.mktemp(), "store", "catalog")

@@ -137,6 +137,16 @@ class RefusedTests(OneFileSystem):
             for module in MODULES:
                 self.patch(module, "os", os)
 
+    def test_a_path_too_long_for_blobs_is_refused_at_the_start(self) -> None:
+        """Each blob and each manifest was an error, and nothing was ever stored."""
+        self.addCleanup(shutil.rmtree, self.path)
+        path = self.path
+        while len(path) < 4000:
+            path = os.path.join(path, "d" * min(200, 4030 - len(path)))
+        with self.assertRaises(StoreUnusable) as caught:
+            result_of(store_in(path).start())
+        self.assertIn("File name too long", str(caught.exception))
+
     def test_a_full_disk_is_served_from(self) -> None:
         """The daemon did not start."""
         store = store_in(self.path)

@@ -33,6 +33,8 @@ P = ParamSpec("P")
 
 WRITE_AFTER = 5.0
 """Seconds for which pulls are gathered before they are written."""
+NO_LOCKS = "locking protocol"
+"""SQLite's word for locks that fail while the file is used, after ten seconds of tries."""
 MAX_GATHERED = 10_000
 """Pulled tags that are gathered at most."""
 
@@ -103,7 +105,9 @@ class Catalog:
 
         ``in_thread`` calls a function in any other thread. `CatalogUnusable`.
         """
-        if self._file is None or await in_thread(is_sound, self._path) or self._stopped:
+        if self._file is None or self._file.is_in_memory:
+            return
+        if await in_thread(is_sound, self._path) or self._stopped:
             return
         log.error("{path}: it is damaged: made anew", path=self._path)
         await self.run(CatalogFile.reset)
@@ -117,11 +121,15 @@ class Catalog:
         try:
             result = method(self._file, *args, **kwargs)
         except sqlite3.OperationalError as error:
-            # The disk is full, or busy: the file is as it was.
-            if "locked" in str(error):
-                self._locked = True
-                self._file.wait_for_lock(STILL_LOCKED_FOR)
-            raise
+            if NO_LOCKS not in str(error):
+                # The disk is full, or busy: the file is as it was.
+                if "locked" in str(error):
+                    self._locked = True
+                    self._file.wait_for_lock(STILL_LOCKED_FOR)
+                raise
+            self._close()
+            self._file = self._in_memory(error)
+            result = method(self._file, *args, **kwargs)
         except sqlite3.DatabaseError as error:
             log.error("{path}: {error}: made anew", path=self._path, error=str(error))
             self._file.reset()
@@ -138,13 +146,16 @@ class Catalog:
             return CatalogFile(self._path)
         except (OSError, sqlite3.Error) as error:
             # A directory that is read-only, or on a file system that SQLite cannot use.
-            log.warn(
-                "{path}: {error}: the catalog is kept in memory, and pulls are counted until the"
-                " daemon ends",
-                path=self._path,
-                error=str(error),
-            )
-            return CatalogFile(":memory:")
+            return self._in_memory(error)
+
+    def _in_memory(self, error: Exception) -> CatalogFile:
+        log.warn(
+            "{path}: {error}: the catalog is kept in memory, and pulls are counted until the"
+            " daemon ends",
+            path=self._path,
+            error=str(error),
+        )
+        return CatalogFile(":memory:")
 
     # pulls
 

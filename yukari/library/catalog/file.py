@@ -34,9 +34,14 @@ class CatalogFile(CatalogReads, CatalogRoots, CatalogLooks):
         self._sweep = 0
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether there is no file."""
+        return self._path == ":memory:"
+
+    @property
     def is_removed(self) -> bool:
         """Whether somebody removed the file."""
-        return self._path != ":memory:" and not os.path.exists(self._path)
+        return not self.is_in_memory and not os.path.exists(self._path)
 
     def wait_for_lock(self, seconds: float) -> None:
         """Wait so long from now on if another program has locked the file."""

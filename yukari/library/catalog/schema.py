@@ -162,7 +162,8 @@ def is_sound(path: str) -> bool:
     It is opened anew, so that others may use it meanwhile.
     """
     try:
-        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)) as db:
+        uri = f"{Path(path).absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, STILL_LOCKED_FOR, uri=True)) as db:
             (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
             return bool(state == "ok")
     except sqlite3.OperationalError:

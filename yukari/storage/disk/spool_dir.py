@@ -28,6 +28,8 @@ from yukari.storage.ports import NoRoom, StoreUnusable
 _SPOOL = re.compile(
     rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
 )
+_LONGEST = len(f"sha256-{64 * '0'}{COVER_MADE}")
+"""Characters of the longest name of a file."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -222,10 +224,10 @@ def check_file_system(made: str, directories: Iterable[str]) -> None:
 
 def _try_writing(directory: str) -> None:
     """
-    OSError if nothing can be created in a directory, or renamed there; not if the disk is full:
-    what is stored can be served all the same.
+    OSError if nothing with a name as long as a blob's can be created in a directory, or renamed
+    there; not if the disk is full: what is stored can be served all the same.
     """
-    path = os.path.join(directory, f".yukari-start-{os.getpid()}")
+    path = os.path.join(directory, f".yukari-start-{os.getpid()}".ljust(_LONGEST, "-"))
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
     except OSError as error:
