@@ -18,7 +18,7 @@ from yukari.fills.fill import DISK_RESTS, Fill
 from yukari.fills.machine import State
 from yukari.net.throttle import Line
 from yukari.sources import sequential as inorder
-from yukari.sources.base import SourceRefused
+from yukari.sources.base import SourceFailed, SourceRefused
 from yukari.sources.sequential import SequentialReader
 from yukari.storage.ports import DirectUpload, NoRoom, Spool
 from yukari.storage.readable import SpoolLost
@@ -72,6 +72,18 @@ class GoingStraightTests(SynchronousTestCase):
         self.assertIs(scene.fill.state, State.SUSPENDED)
         self.assertEqual(scene.keeper.ends, [scene.fill])
         scene.keeper.way = HeldUpload()
+        scene.fill.start()
+        self.assertIs(scene.fill.state, State.DIRECT)
+
+    def test_upstream_that_wishes_to_be_left_alone_is(self) -> None:
+        scene, way = self.going()
+        way.ended.errback(SourceFailed("later", 3600.0, busy=True))
+        self.assertIs(scene.fill.state, State.SUSPENDED)
+        scene.keeper.way = HeldUpload()
+        scene.clock.advance(3599.0)
+        scene.fill.start()
+        self.assertIs(scene.fill.state, State.SUSPENDED)
+        scene.clock.advance(1.0)
         scene.fill.start()
         self.assertIs(scene.fill.state, State.DIRECT)
 
@@ -213,6 +225,13 @@ class InOrderTests(SynchronousTestCase):
         self.source.asked[2].send(60_000)
         self.assertIsNone(self.successResultOf(reading))
         self.assertEqual(bytes(buffer), self.source.content)
+
+    def test_upstream_that_asks_to_wait_for_an_hour_is_not_waited_for(self) -> None:
+        """For an hour nothing else had its turn to go into the bucket, from any registry."""
+        _, reading = self.read(100_000)
+        self.source.asked[0].refuse(SourceFailed("later", 3600.0, busy=True))
+        self.failureResultOf(reading, SourceFailed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_size_that_is_wrong_from_the_first_is_refused(self) -> None:
         _, reading = self.read(100_000)

@@ -48,6 +48,8 @@ class DirectTransfer:
     """The digest of what arrived, if it was not the blob's."""
     refused: Optional[Exception] = field(default=None, init=False)
     """Why upstream will not give the blob."""
+    wait: float = field(default=0.0, init=False)
+    """Seconds for which upstream wished to be left alone when it was given up."""
     _running: Optional[Deferred[bool]] = field(default=None, init=False)
 
     def run(self) -> Deferred[bool]:
@@ -64,6 +66,7 @@ class DirectTransfer:
         except WrongDigest as wrong:
             self.wrong = wrong.found
         except (SourceFailed, OSError) as failed:
+            self.wait = (failed.retry_after or 0.0) if isinstance(failed, SourceFailed) else 0.0
             log.warn("{digest}: not stored: {error}", digest=str(self._digest), error=str(failed))
         except CancelledError:
             raise

@@ -379,6 +379,8 @@ class Fill(Download):
         self.upstream_bytes += transfer.upload.came
         if transfer.wrong is not None:
             self._came_wrong(transfer.wrong)
+        if transfer.wait:
+            self.tries.asked_to_wait_until = self._clock.seconds() + transfer.wait
         if stored:
             log.info(STORED, **self.facts(done=True))
             self._on(Event.STORED)

@@ -121,11 +121,12 @@ class SequentialReader:
         now = self._clock.seconds()
         if self._failed_since is None:
             self._failed_since = now
-        if now - self._failed_since >= PATIENCE:
+        asked = error.retry_after or 0.0
+        if now + asked - self._failed_since >= PATIENCE:
             raise error
         self._failures += 1
         wait = jittered(backoff(self._failures, FIRST_WAIT, LONGEST_WAIT))
-        wait = max(wait, error.retry_after or 0.0)
+        wait = max(wait, asked)
         self._log.debug("byte {at}: {error}", at=self.position, error=str(error))
         await deferLater(self._clock, wait)
 
