@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from yukari.library.catalog.rows import Candidate, Need, Version
-from yukari.library.upkeep.eviction import Plan, Planner, Rules
+from yukari.library.upkeep.eviction import EvictionPlan, Planner, Rules
 from yukari.names import DEFAULT, Digest, Repository, Tag
 
 NOW = 1_000_000.0
@@ -50,11 +50,11 @@ def rules(**changed: Any) -> Rules:
     return Rules(**{"now": NOW, "grace": 3600.0, "superseded_lifetime": 720 * 3600.0, **changed})
 
 
-def plan(candidates: Iterable[Candidate], to: Rules, need: int) -> Plan:
+def plan(candidates: Iterable[Candidate], to: Rules, need: int) -> EvictionPlan:
     return Planner(to, need).plan(candidates)
 
 
-def goes(found: Plan) -> list[str]:
+def goes(found: EvictionPlan) -> list[str]:
     return [step.candidate.version.name.model for step in found.steps]
 
 

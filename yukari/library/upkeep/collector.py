@@ -27,7 +27,7 @@ from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate, Version
 from yukari.library.events import Observer
 from yukari.library.in_use import Key
-from yukari.library.upkeep.eviction import Plan, Planner, Rules, Step
+from yukari.library.upkeep.eviction import EvictionPlan, Planner, Rules, Step
 from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.removal import Removal
 from yukari.library.upkeep.room import Room
@@ -174,7 +174,7 @@ class Collector(Observer):
                     break  # Others may go.
             lacking -= freed
 
-    def _warn(self, found: Plan, lacking: int, why: str) -> None:
+    def _warn(self, found: EvictionPlan, lacking: int, why: str) -> None:
         say, self._warned = (log.debug if self._warned else log.warn), True
         reasons = sorted({kept.reason for kept in found.kept})
         say(
@@ -193,7 +193,7 @@ class Collector(Observer):
         most: Optional[int] = None,
         *,
         silent: Iterable[str] = (),
-    ) -> Plan:
+    ) -> EvictionPlan:
         """
         Return what would go if so many bytes were needed. `CatalogUnusable`, OSError.
 
@@ -208,7 +208,7 @@ class Collector(Observer):
         tried, planner = set(without), Planner(self._rules(silent), need)
 
         # In the catalog's thread: what is asked there is only read.
-        def planned(file: CatalogFile) -> Plan:
+        def planned(file: CatalogFile) -> EvictionPlan:
             found = file.candidates(planner.wants)
             return planner.plan(islice((each for each in found if each.version not in tried), most))
 

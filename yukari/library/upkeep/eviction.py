@@ -60,7 +60,7 @@ MAX_KEPT = 1000
 
 
 @frozen
-class Plan:
+class EvictionPlan:
     """The versions to evict, in this order, and those that stay."""
 
     steps: tuple[Step, ...]
@@ -108,7 +108,7 @@ class Planner:
     """How many of the versions that stand on a blob go."""
     _changed: bool = field(default=False, init=False)
 
-    def plan(self, candidates: Iterable[Candidate]) -> Plan:
+    def plan(self, candidates: Iterable[Candidate]) -> EvictionPlan:
         """
         Return the plan for candidates in the order in which they would go.
 
@@ -118,7 +118,7 @@ class Planner:
             if not self._look(candidate):
                 break
         self.spare()
-        return Plan(tuple(self.steps), tuple(self.kept), self.frees)
+        return EvictionPlan(tuple(self.steps), tuple(self.kept), self.frees)
 
     def wants(self, found: Outline) -> bool:
         """

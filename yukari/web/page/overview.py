@@ -14,7 +14,7 @@ from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.rows import Version
 from yukari.library.catalog.search import MAX_WORDS, ORDERS
 from yukari.library.status import Status
-from yukari.library.upkeep.eviction import Plan
+from yukari.library.upkeep.eviction import EvictionPlan
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Repository
 from yukari.tasks import together
 from yukari.web.page.base import DONE, Page, Query, for_admins
@@ -179,6 +179,6 @@ class Evictions(Page):
         return self.parts.names.show(name, tag), f"/models/{name}/{tag}"
 
 
-def _are_all(found: Plan) -> bool:
+def _are_all(found: EvictionPlan) -> bool:
     """Whether a plan ended because no more versions were to be looked at."""
     return len(found.steps) + len(found.kept) >= MAX_CANDIDATES
