@@ -16,7 +16,7 @@ from yukari.config.proxies import Proxies
 from yukari.net.agent import Connections
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import AccessKeys
-from yukari.s3.location import Place
+from yukari.s3.location import BucketPlace
 from yukari.s3.signing import Signing
 from yukari.threads import DISK_THREADS, Threads
 
@@ -71,7 +71,7 @@ class AgainstServer(TestCase):
     ) -> S3Client:
         connections = Connections(reactor, 16, proxies=proxies or Proxies())
         self.addCleanup(connections.close)
-        place = Place(endpoint, "us-east-1", bucket or self.bucket, True)
+        place = BucketPlace(endpoint, "us-east-1", bucket or self.bucket, True)
         given: Any = Given(keys)
         return S3Client(Signing(_session, place), given, connections.agent, reactor)
 

@@ -16,7 +16,7 @@ from tests.storage.dying import Killed
 from yukari.metrics import Metrics
 from yukari.net.bodies import TooLarge
 from yukari.s3.errors import S3Error
-from yukari.s3.replies import Head, ListedPage, Row
+from yukari.s3.replies import Head, ListedObject, ListedPage
 
 
 @frozen
@@ -79,7 +79,7 @@ class MemoryS3:
         behind = max(after, token or "")
         keys = sorted(key for key in self._held.objects if key.startswith(prefix) and key > behind)
         rows = tuple(
-            Row(key, len(found.body), found.etag, found.modified)
+            ListedObject(key, len(found.body), found.etag, found.modified)
             for key, found in ((key, self._held.objects[key]) for key in keys[:most])
         )
         return ListedPage(rows, keys[most - 1] if len(keys) > most else None)

@@ -13,7 +13,7 @@ from yukari.s3 import client as client_module
 from yukari.s3.client import S3Client
 from yukari.s3.errors import S3Error
 from yukari.s3.pages import MAX_EMPTY, each_page
-from yukari.s3.replies import ListedPage, Row
+from yukari.s3.replies import ListedObject, ListedPage
 
 Page = tuple[str, Optional[str]]
 """The keys of a page, a letter each, and the token of the next one."""
@@ -32,7 +32,7 @@ class Odd:
     ) -> ListedPage:
         self.asked += 1
         keys, following = self.pages[token]
-        return ListedPage(tuple(Row(key, 1, "", 0.0) for key in keys), following)
+        return ListedPage(tuple(ListedObject(key, 1, "", 0.0) for key in keys), following)
 
 
 class PageTests(SynchronousTestCase):

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.s3.location import InvalidPlace, Place, is_public
+from yukari.s3.location import BucketPlace, InvalidPlace, is_public
 from yukari.s3.presign import LONGEST, SHORTEST, host_of, presign_lifetime, redirects
 from yukari.spans import SpanSet
-from yukari.storage.bucket.multipart import MAX_PARTS, SMALL, Parts, part_size
+from yukari.storage.bucket.multipart import MAX_PARTS, SMALL, BlobParts, part_size
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 private_names = st.one_of(
@@ -30,8 +30,8 @@ schemes = st.sampled_from(["http", "https"])
 
 class PlaceTests(SynchronousTestCase):
     def test_the_default_endpoint_is_tigris(self) -> None:
-        place = Place.of("yukari", {})
-        self.assertEqual(place, Place("https://t3.storage.dev", "auto", "yukari", False))
+        place = BucketPlace.of("yukari", {})
+        self.assertEqual(place, BucketPlace("https://t3.storage.dev", "auto", "yukari", False))
 
     def test_the_host_is_the_one_that_requests_go_to(self) -> None:
         """What is known of its connections is looked up by it."""
@@ -40,10 +40,10 @@ class PlaceTests(SynchronousTestCase):
             ("http://t3.storage.dev:81", False, ("models.t3.storage.dev", 81)),
             ("http://[::1]:9000", True, ("::1", 9000)),
         ):
-            self.assertEqual(Place(endpoint, "auto", "models", is_path).host, host)
+            self.assertEqual(BucketPlace(endpoint, "auto", "models", is_path).host, host)
 
     def test_inside_fly_the_nearer_endpoint_is_used(self) -> None:
-        place = Place.of("yukari", {"FLY_APP_NAME": "x"})
+        place = BucketPlace.of("yukari", {"FLY_APP_NAME": "x"})
         self.assertEqual(place.endpoint, "https://fly.storage.tigris.dev")
 
     def test_variables_of_aws_are_read(self) -> None:
@@ -54,15 +54,16 @@ class PlaceTests(SynchronousTestCase):
             "FLY_APP_NAME": "x",
         }
         self.assertEqual(
-            Place.of("b.c", environment), Place("http://minio:9000", "eu-west-1", "b.c", True)
+            BucketPlace.of("b.c", environment),
+            BucketPlace("http://minio:9000", "eu-west-1", "b.c", True),
         )
         del environment["AWS_ENDPOINT_URL_S3"]
-        self.assertEqual(Place.of("b", environment).endpoint, "http://other:1")
+        self.assertEqual(BucketPlace.of("b", environment).endpoint, "http://other:1")
 
     def test_impossible_endpoints_are_refused(self) -> None:
         for text in ("minio:9000", "ftp://x", "http://", "http://u:secret@h", "http://h/p", "//x"):
             with self.assertRaises(InvalidPlace) as caught:
-                Place.of("b", {"AWS_ENDPOINT_URL_S3": text})
+                BucketPlace.of("b", {"AWS_ENDPOINT_URL_S3": text})
             self.assertIn("AWS_ENDPOINT_URL_S3", str(caught.exception))
             self.assertNotIn("secret", str(caught.exception))
 
@@ -71,9 +72,9 @@ class PlaceTests(SynchronousTestCase):
         self, name: str, port: str
     ) -> None:
         where = {"AWS_ENDPOINT_URL_S3": f"http://{name}{port}"}
-        self.assertTrue(Place.of("bucket", where).path_style)
+        self.assertTrue(BucketPlace.of("bucket", where).path_style)
         for bucket in ("With_Capitals", "dots.in.it"):
-            self.assertTrue(Place.of(bucket, {}).path_style)
+            self.assertTrue(BucketPlace.of(bucket, {}).path_style)
 
 
 class RedirectTests(SynchronousTestCase):
@@ -124,7 +125,7 @@ class PartTests(SynchronousTestCase):
     def test_parts_are_ready_once_all_their_bytes_are_covered(
         self, size: int, data: st.DataObject
     ) -> None:
-        parts = Parts(size, SMALL)
+        parts = BlobParts(size, SMALL)
         spans = [parts.span(number) for number in range(parts.count)]
         self.assertEqual((spans[0].start, spans[-1].end), (0, size))
         ends = data.draw(st.lists(st.integers(0, size), max_size=6))

@@ -17,7 +17,7 @@ from tests.sources.doubles import Internet
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
-from yukari.s3.location import Place
+from yukari.s3.location import BucketPlace
 from yukari.s3.signing import Signing, _timestamp
 
 WRITTEN = ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT")
@@ -37,7 +37,7 @@ class ReplyTests(SynchronousTestCase):
         """Each was kept with its body unread: four for every request, until none was left."""
         internet = Internet()
         agent = Agent.usingEndpointFactory(internet.clock, internet)
-        place = Place("http://s3.test", "us-east-1", "bucket", True)
+        place = BucketPlace("http://s3.test", "us-east-1", "bucket", True)
         credentials: Any = Given()
         client = S3Client(Signing(Session(), place), credentials, agent, internet.clock)
         asked = Deferred.fromCoroutine(client.get_object("k", once=True))

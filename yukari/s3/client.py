@@ -22,9 +22,9 @@ from yukari.s3.pages import goes_round
 from yukari.s3.presign import presign_lifetime
 from yukari.s3.replies import (
     Head,
+    ListedObject,
     ListedPage,
     Part,
-    Row,
     UnfinishedUpload,
     bare,
     head,
@@ -87,7 +87,7 @@ class S3Client(Requests):
         told = await self._call("list_objects_v2", **asked)
         decoded = unquote if told.get("EncodingType") == "url" else str
         rows = tuple(
-            Row(
+            ListedObject(
                 decoded(row["Key"]),
                 int(row["Size"]),
                 bare(row.get("ETag", "")),

@@ -19,7 +19,7 @@ from yukari.net.host_line import HostLine
 from yukari.net.trust import trust
 from yukari.s3.client import S3Client
 from yukari.s3.credentials import Credentials
-from yukari.s3.location import InvalidPlace, Place, endpoint_of
+from yukari.s3.location import BucketPlace, InvalidPlace, endpoint_of
 from yukari.s3.signing import Signing
 
 
@@ -49,14 +49,14 @@ def open_bucket(
 
     `InvalidPlace` names the variable that is wrong.
     """
-    place = Place.of(bucket, environment)
+    place = BucketPlace.of(bucket, environment)
     policy = _policy(environment.get("AWS_CA_BUNDLE", ""))
     try:
         session = _session(environment)
         styles = session.get_scoped_config().get("s3")
         if isinstance(styles, dict) and styles.get("addressing_style") in ("path", "virtual"):
             path_style = styles["addressing_style"] == "path"
-            place = Place(place.endpoint, place.region, bucket, path_style)
+            place = BucketPlace(place.endpoint, place.region, bucket, path_style)
         signing = seen = Signing(session, place)
         if presign_endpoint:
             endpoint = endpoint_of("PRESIGN_ENDPOINT", presign_endpoint)

@@ -38,7 +38,7 @@ def is_public(hostname: str) -> bool:
 
 
 @frozen
-class Place:
+class BucketPlace:
     """A bucket and its endpoint, a URL without a path."""
 
     endpoint: str
@@ -48,7 +48,7 @@ class Place:
     """``endpoint/bucket/key`` and not ``bucket.endpoint/key``."""
 
     @classmethod
-    def of(cls, bucket: str, environment: Mapping[str, str]) -> Place:
+    def of(cls, bucket: str, environment: Mapping[str, str]) -> BucketPlace:
         """From ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL`` and ``AWS_REGION``; `InvalidPlace`."""
         inside_fly = any(environment.get(name) for name in ("FLY_APP_NAME", "FLY_MACHINE_ID"))
         endpoint = TIGRIS_INSIDE_FLY if inside_fly else TIGRIS_ENDPOINT
@@ -63,9 +63,11 @@ class Place:
         )
         return cls(endpoint, region, bucket, needs_path_style(endpoint, bucket))
 
-    def at(self, endpoint: str) -> Place:
+    def at(self, endpoint: str) -> BucketPlace:
         """Return the same bucket at another endpoint."""
-        return Place(endpoint, self.region, self.bucket, needs_path_style(endpoint, self.bucket))
+        return BucketPlace(
+            endpoint, self.region, self.bucket, needs_path_style(endpoint, self.bucket)
+        )
 
     @property
     def host(self) -> tuple[str, int]:

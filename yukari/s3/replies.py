@@ -23,7 +23,7 @@ class Head:
 
 
 @frozen
-class Row:
+class ListedObject:
     """An object as a listing has it."""
 
     key: str
@@ -36,7 +36,7 @@ class Row:
 class ListedPage:
     """A page of a listing; ``token`` asks for the next, None after the last."""
 
-    objects: tuple[Row, ...]
+    objects: tuple[ListedObject, ...]
     token: Optional[str]
 
 

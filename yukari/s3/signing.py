@@ -24,7 +24,7 @@ from botocore.utils import parse_timestamp
 from yukari import __version__
 from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
-from yukari.s3.location import Place
+from yukari.s3.location import BucketPlace
 
 _NOT_OURS = frozenset({"content-length", "expect", "transfer-encoding", "user-agent"})
 """Headers that Twisted writes itself, or that nothing needs."""
@@ -78,7 +78,7 @@ class Signing:
     """Requests to one place, and what their replies mean."""
 
     _session: Session
-    place: Place
+    place: BucketPlace
     _client: Any = field(init=False)
     _parser: Any = field(init=False)
 

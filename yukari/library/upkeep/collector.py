@@ -30,7 +30,7 @@ from yukari.library.in_use import Key
 from yukari.library.upkeep.eviction import EvictionPlan, Planner, Rules, Step
 from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.removal import Removal
-from yukari.library.upkeep.room import Room
+from yukari.library.upkeep.room import StoreRoom
 from yukari.library.upkeep.sweeping import Sweep, Swept
 from yukari.library.upkeep.unread import Unread
 from yukari.metrics import Metrics
@@ -73,7 +73,7 @@ class Collector(Observer):
     """
 
     _managed: Managed
-    _room: Room
+    _room: StoreRoom
     _fills: FillManager
     _sweep: Sweep
     _removal: Removal

@@ -23,7 +23,7 @@ from yukari.library.upkeep.index import Index
 from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.marks import FRESH_FOR, Marks
 from yukari.library.upkeep.removal import Removal, Shared
-from yukari.library.upkeep.room import Bounds, Room
+from yukari.library.upkeep.room import Bounds, StoreRoom
 from yukari.library.upkeep.scrubbing import Scrubber
 from yukari.library.upkeep.sweeping import Sweep
 from yukari.library.upkeep.unread import Unread
@@ -68,7 +68,7 @@ class Management:
     details: Details = field(init=False)
     index: Index = field(init=False)
     library: Library = field(init=False)
-    room: Room = field(init=False)
+    room: StoreRoom = field(init=False)
     collector: Collector = field(init=False)
     scrubbers: list[Scrubber] = field(factory=list, init=False)
     """One for each place of copies that are to be read again."""
@@ -115,7 +115,7 @@ class Management:
         if shared_inventory is not None:
             self.shared = self._share(managed, shared_inventory)
         removal = Removal(managed, sweep, self.shared)
-        self.room = Room(
+        self.room = StoreRoom(
             self._store, library.filling, self.bounds, self._clock, self.shared is not None
         )
         self.collector = Collector(

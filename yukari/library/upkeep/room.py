@@ -44,7 +44,7 @@ class RoomUsage:
 
 
 @define(eq=False, repr=False)
-class Room:
+class StoreRoom:
     """The room of a store; others may store there too if it ``is_shared``."""
 
     _store: Store

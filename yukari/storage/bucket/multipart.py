@@ -43,14 +43,14 @@ LARGEST_NOTE = 64 * 1024
 
 
 @frozen
-class Parts:
+class BlobParts:
     """The parts of a blob of ``size`` bytes, numbered from 0; all but the last are equally long."""
 
     size: int
     part_size: int
 
     @classmethod
-    def of(cls, size: int) -> Parts:
+    def of(cls, size: int) -> BlobParts:
         """Divide a blob of ``size`` bytes."""
         return cls(size, part_size(size))
 

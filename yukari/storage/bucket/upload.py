@@ -29,8 +29,8 @@ from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.keys import blob_key
 from yukari.storage.bucket.multipart import (
     SMALL,
+    BlobParts,
     Note,
-    Parts,
     md5_of,
     note_path,
     put_in_one,
@@ -68,7 +68,7 @@ class BlobUpload:
     key: str = field(init=False)
     _note_path: str = field(init=False)
     _size: int = field(init=False)
-    _parts: Parts = field(init=False)
+    _parts: BlobParts = field(init=False)
     _file: FileBlob = field(init=False)
     _done: dict[int, str] = field(factory=dict, init=False)
     """The ETags of the parts that are up, by number, from 0 here."""
@@ -97,7 +97,7 @@ class BlobUpload:
         self.key = blob_key(self.digest)
         self._note_path = note_path(self._bucket.directory, self.digest)
         self._size = self.spool.size
-        self._parts = Parts.of(self._size)
+        self._parts = BlobParts.of(self._size)
         self._file = self.spool.open()
         self._looks_at = self._bucket.clock.seconds() + (0.0 if self.resumed else RIVAL_EVERY)
 
