@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -25,7 +26,10 @@ class StoppingTests(SynchronousTestCase):
         self.clock, self.disk, self.store = Clock(), ScriptedDisk(), MemoryStore()
         self.sources: list[ScriptedSource] = []
         self.stored: list[Digest] = []
-        self.manager = FillManager(
+        self.manager = self.new_manager()
+
+    def new_manager(self) -> FillManager:
+        return FillManager(
             self.store,
             self,
             FetchScheduler(self.clock, 4, 8),
@@ -53,6 +57,11 @@ class StoppingTests(SynchronousTestCase):
         stopped = self.manager.cancel(DIGEST, RegistryError("UNAVAILABLE", "no more", 503))
         assert stopped is not None
         return stopped
+
+    def stop_all(self) -> None:
+        """The process ends."""
+        self.clock.advance(0.06)
+        self.successResultOf(Deferred.fromCoroutine(self.manager.stop()))
 
     def write(self) -> None:
         self.disk.slow = False
@@ -84,6 +93,18 @@ class StoppingTests(SynchronousTestCase):
         self.write()
         self.assertEqual(self.manager._leaving, {})
         self.assertEqual(self.store._spools, {})
+
+    def test_blob_that_the_disk_cannot_tell_of_keeps_no_daemon_from_starting(self) -> None:
+        self.begin()
+        self.stop_all()
+
+        async def blob_size(*_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        self.patch(MemoryStore, "blob_size", blob_size)
+        again = self.new_manager()
+        self.successResultOf(Deferred.fromCoroutine(again.restore()))
+        self.assertEqual([fill.size for fill in again.fills.values()], [len(BODY)])
 
     def test_end_of_all_waits_for_one_that_is_being_stopped(self) -> None:
         """What an operator had stopped went on in the next process."""

@@ -83,7 +83,11 @@ class FillManager(FillKeeper[Fill]):
     async def restore(self) -> None:
         """Find the fills that the last process did not finish; needs no threads."""
         for spool in await self._store.spools():
-            if await self._store.blob_size(spool.digest) is not None:
+            try:
+                is_stored = await self._store.blob_size(spool.digest) is not None
+            except OSError:
+                is_stored = False  # The disk cannot tell.
+            if is_stored:
                 await self._in_thread(spool.discard)
                 continue
             self._make(spool.digest, spool.size, spool.repositories, spool)
