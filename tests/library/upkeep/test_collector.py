@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -42,6 +43,7 @@ from yukari.library.upkeep.shared_sweep import Busy
 from yukari.manifest import Manifest, Variant
 from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
+from yukari.storage.disk.blobs import BlobFiles
 from yukari.storage.disk.inventory import DirectoryInventory
 from yukari.storage.ports import Holdings, NoRoom, Store
 
@@ -391,6 +393,25 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(result_of(world.management.collector.unneeded()).blobs, 1)
         world.collect()
         self.assertEqual(world.taken(), 0)
+
+    def test_blob_that_cannot_be_removed_keeps_no_other_here(self) -> None:
+        """The sweep ended at it each time: what came behind it was never removed."""
+        digests = sorted(Digest.of(body) for body in (weights("x"), weights("y")))
+        for body in (weights("x"), weights("y")):
+            self.world.bodies[Digest.of(body)] = body
+            self.world.fill(name_of("m"), Digest.of(body))
+        delete = BlobFiles.delete
+
+        def refused(files: BlobFiles, digest: Digest) -> None:
+            if digest == digests[0]:
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            delete(files, digest)
+
+        self.patch(BlobFiles, "delete", refused)
+        self.world.clock.advance(2 * HOUR)
+        self.world.collect()
+        sizes = [result_of(self.world.store.blob_size(each)) for each in digests]
+        self.assertEqual(sizes, [SIZE, None])
 
     def test_blobs_of_other_registries_models_are_never_swept(self) -> None:
         world = self.world

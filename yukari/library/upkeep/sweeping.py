@@ -24,6 +24,8 @@ log = Logger()
 
 ADOPTED_WITHIN = 3600.0
 """Seconds after the catalog was made within which manifests of an older store are still moved."""
+MAX_FAILURES = 10
+"""Blobs that may fail to be removed in one go."""
 MAX_ORPHAN = 1024 * 1024
 """Bytes; a larger blob is not looked at for whether it is a manifest."""
 
@@ -34,6 +36,20 @@ class Swept:
 
     blobs: int
     bytes: int
+
+
+@define
+class Failures:
+    """Blobs that could not be removed in one go; the rest is not tried if they are many."""
+
+    count: int = 0
+
+    def add(self, digest: Digest, error: OSError) -> None:
+        """Note one of them; raise the ``error`` if there are too many: it is not the blob's."""
+        self.count += 1
+        if self.count > MAX_FAILURES:
+            raise error
+        log.warn("{digest}: not removed: {error}", digest=str(digest), error=str(error))
 
 
 @define(eq=False, repr=False)
@@ -51,13 +67,21 @@ class Sweep:
         await self._managed.index.check()
         return await self._managed.store.inventory.named_elsewhere()
 
-    async def remove(self, unneeded: Iterable[Digest], *, at_once: bool = False) -> int:
+    async def remove(
+        self,
+        unneeded: Iterable[Digest],
+        *,
+        at_once: bool = False,
+        failures: Optional[Failures] = None,
+    ) -> int:
         """
         Remove these blobs, manifests first; return how many bytes that freed.
 
-        Those that are needed or in use by now stay, for a later sweep; ``at_once`` removes also
-        those that were in use a moment ago. `CatalogUnusable`, `Unread`, OSError.
+        Those that are needed or in use by now stay, for a later sweep, and so do those that cannot
+        be removed; ``at_once`` removes also those that were in use a moment ago.
+        `CatalogUnusable`, `Unread`, OSError.
         """
+        failures = failures or Failures()
         elsewhere = await self.check()
         sizes: list[tuple[int, Digest]] = []
         for digest in unneeded:
@@ -67,11 +91,11 @@ class Sweep:
         freed = 0
         # A manifest is smaller than what it stands on.
         for size, digest in sorted(sizes):
-            if await self._remove_one(digest, at_once):
+            if await self._remove_one(digest, at_once, failures):
                 freed += size
         return freed
 
-    async def _remove_one(self, digest: Digest, at_once: bool) -> bool:
+    async def _remove_one(self, digest: Digest, at_once: bool, failures: Failures) -> bool:
         await self._managed.index.settled()
         if await self._managed.catalog.run(CatalogFile.is_needed, digest):
             return False
@@ -79,7 +103,11 @@ class Sweep:
         is_used = (
             self._managed.in_use.is_held(digest) if at_once else digest in self._managed.in_use
         )
-        if is_used or not await self._managed.blobs.remove(digest):
+        try:
+            if is_used or not await self._managed.blobs.remove(digest):
+                return False
+        except OSError as error:
+            failures.add(digest, error)
             return False
         await self._managed.catalog.run(CatalogFile.blob_removed, digest)
         return True
@@ -98,11 +126,11 @@ class Sweep:
         old = await self._old_unneeded(self._managed.now() - grace)
         if old and not dry and await self._adopt(old):
             old = await self._old_unneeded(self._managed.now() - grace)
-        blobs = freed = 0
+        blobs, freed, failures = 0, 0, Failures()
         if dry:
             return Swept(len(old), sum(each.size for each in old))
         for each in old:
-            gone = await self.remove([each.digest])
+            gone = await self.remove([each.digest], failures=failures)
             blobs += gone > 0 or each.size == 0
             freed += gone
         if blobs:
