@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from yukari.cli.client import CacheError
+from yukari.cli.output import complain
 from yukari.config.proxies import Proxies
 from yukari.config.registry_names import RegistryNames
 from yukari.config.settings import SettingError, Settings
@@ -24,6 +26,9 @@ from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.opening import open_store
 from yukari.storage.ports import NoRoom, StoreUnusable
 from yukari.threads import DISK_THREADS, Threads
+
+CHECKED_WITHIN = 30.0
+"""Seconds within which a bucket must answer before anything is imported into it."""
 
 
 def import_without_daemon(
@@ -41,8 +46,12 @@ def import_without_daemon(
     results: list[Any] = []
 
     async def main(reactor: Any) -> None:
+        # The reactor has set its own when this comes.
+        reactor.callLater(0, _end_when_interrupted)
         try:
             results.append(await _import(reactor, settings, archive, progress))
+        except TimeoutError:
+            results.append(CacheError(f"the store does not answer in {CHECKED_WITHIN:g} s"))
         except (StoreUnusable, BadArchive, NoRoom, OSError, ValueError) as error:
             results.append(CacheError(str(error)))
 
@@ -55,6 +64,21 @@ def import_without_daemon(
         raise results[0]
     found: dict[str, Any] = results[0]
     return found
+
+
+def _end_when_interrupted() -> None:
+    """
+    End at once on Ctrl-C and SIGTERM.
+
+    The thread that imports may wait for its input or for S3, and the reactor would wait for it.
+    """
+
+    def end(number: int, _: object) -> None:
+        complain("interrupted: import again, what is stored is skipped")
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 async def _import(
@@ -72,6 +96,8 @@ async def _import(
         )
         await store.start()
         try:
+            # A daemon would wait for a bucket that does not answer, without an end.
+            await Deferred.fromCoroutine(store.check()).addTimeout(CHECKED_WITHIN, reactor)
             names = ShownNames(RegistryNames.of(settings.registries))
             link = store.inventory.link if isinstance(store, DirectoryStore) else None
             importer = Importer(store, names, reactor, link=link, progress=progress)

@@ -67,7 +67,7 @@ class Details:
         (details,) = await self._summaries([manifest], [config])
         shown: dict[str, Any] = {
             "details": details,
-            "model_info": {},
+            "model_info": None,  # Clients in Python need the key; Ollama takes {} for a header.
             "capabilities": _texts(config, "capabilities") or [],
             **{key: _text(config, key) for key in _COPIED if isinstance(config.get(key), str)},
         }
@@ -171,7 +171,9 @@ def _add_header(shown: dict[str, Any], header: GgufHeader) -> None:
     for key in ("general.name", "tokenizer.chat_template"):
         info.pop(key, None)
     info.setdefault("general.parameter_count", header.parameters)
-    shown["model_info"] = info
+    if isinstance(info.get("general.architecture"), str):
+        # Without it `ollama show` up to 0.9 ends with a traceback of its own.
+        shown["model_info"] = info
     details = shown["details"]
     details.setdefault("format", "gguf")
     if not details.get("family"):
