@@ -10,10 +10,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.storage.memory import MemoryStore
 from yukari.cli import direct
 from yukari.config.settings import Settings
-from yukari.library.models.archive import Index
-from yukari.storage.memory import MemoryStore
+from yukari.library.models.archive import ArchiveIndex
 
 
 class Silent(MemoryStore):
@@ -28,9 +28,9 @@ class UnreachableStoreTests(TestCase):
         """The import waited for the bucket, as a daemon does, but without an end and a word."""
         read: list[None] = []
 
-        def archive() -> Iterator[Index]:
+        def archive() -> Iterator[ArchiveIndex]:
             read.append(None)
-            yield Index(())
+            yield ArchiveIndex(())
 
         self.patch(direct, "open_store", lambda *_: (Silent(), None))
         settings = Settings.read({"storage": self.mktemp()}, {})

@@ -66,8 +66,9 @@ class JsonApi(Resource):
         except RegistryError as error:
             _refuse(request, error)
         except (CatalogUnusable, NoRoom, OSError) as error:
-            log.error("{path}: {error}", path=request.shown_path, error=str(error))
-            _refuse(request, RegistryError("UNAVAILABLE", str(error), 503))
+            why = getattr(error, "strerror", None) or str(error)
+            log.error("{path}: {error}", path=request.shown_path, error=why)
+            _refuse(request, RegistryError("UNAVAILABLE", why, 503))
 
 
 def _refuse(request: Any, error: RegistryError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -14,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.library.catalog.test_file import LATEST, M, indexed, version
 from tests.storage.strategies import result_of
 from yukari.library.catalog import schema
-from yukari.library.catalog.catalog import WRITE_AFTER, Catalog, CatalogUnusable
+from yukari.library.catalog.catalog import RESERVE, WRITE_AFTER, Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Entry
 from yukari.library.catalog.schema import LOCKED_FOR, STILL_LOCKED_FOR
@@ -46,6 +47,30 @@ class CatalogTests(SynchronousTestCase):
 
     def found(self) -> list[Entry]:
         return result_of(self.catalog.run(CatalogFile.find, M, LATEST))
+
+    def test_what_frees_a_full_disk_can_be_noted_on_it(self) -> None:
+        """`yukari rm` failed on a disk that something else had filled, and so did evictions."""
+        self.put()
+        reserve = f"{self.path}-reserve"
+        self.assertEqual(os.stat(reserve).st_size, RESERVE)
+
+        def write(_: CatalogFile) -> str:
+            if os.path.exists(reserve):
+                raise sqlite3.OperationalError("database or disk is full")
+            self.patch(os, "posix_fallocate", full)
+            return "written"
+
+        def full(*_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.assertEqual(result_of(self.catalog.run(write)), "written")
+        self.assertFalse(os.path.exists(reserve))
+
+        def fail(_: CatalogFile) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with self.assertRaises(CatalogUnusable):
+            result_of(self.catalog.run(fail))
 
     def test_thousand_pulls_are_one_write(self) -> None:
         self.put()

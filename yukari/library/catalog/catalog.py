@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Concatenate, Optional, ParamSpec, TypeVar
 
 from attrs import define, field
@@ -35,6 +36,11 @@ WRITE_AFTER = 5.0
 """Seconds for which pulls are gathered before they are written."""
 NO_LOCKS = "locking protocol"
 """SQLite's word for locks that fail while the file is used, after ten seconds of tries."""
+FULL = "is full"
+"""SQLite's words for a disk without any room end so."""
+RESERVE = 1024 * 1024
+"""Bytes that are kept beside the catalog for a disk that others fill: without them nothing could
+be noted, so nothing be removed from the store."""
 MAX_GATHERED = 10_000
 """Pulled tags that are gathered at most."""
 
@@ -67,6 +73,8 @@ class Catalog:
     _stopped: bool = field(default=False, init=False)
     _locked: bool = field(default=False, init=False)
     """Whether the last call waited in vain for another program."""
+    _reserved: bool = field(default=False, init=False)
+    """Whether the reserve is on the disk."""
 
     async def stop(self) -> None:
         """Write what was gathered and close the file."""
@@ -118,17 +126,22 @@ class Catalog:
             self._close()
         if self._file is None:
             self._file = self._opened()
+            self._keep_reserve()
         try:
             result = method(self._file, *args, **kwargs)
         except sqlite3.OperationalError as error:
-            if NO_LOCKS not in str(error):
+            if str(error).endswith(FULL) and self._reserved:
+                self._reserved = False
+                os.unlink(self._reserve)
+            elif NO_LOCKS in str(error):
+                self._close()
+                self._file = self._in_memory(error)
+            else:
                 # The disk is full, or busy: the file is as it was.
                 if "locked" in str(error):
                     self._locked = True
                     self._file.wait_for_lock(STILL_LOCKED_FOR)
                 raise
-            self._close()
-            self._file = self._in_memory(error)
             result = method(self._file, *args, **kwargs)
         except sqlite3.DatabaseError as error:
             log.error("{path}: {error}: made anew", path=self._path, error=str(error))
@@ -137,7 +150,27 @@ class Catalog:
         if self._locked:
             self._locked = False
             self._file.wait_for_lock(LOCKED_FOR)
+        self._keep_reserve()
         return result
+
+    @property
+    def _reserve(self) -> str:
+        return f"{self._path}-reserve"
+
+    def _keep_reserve(self) -> None:
+        """Take room for the reserve, if there is any."""
+        if self._reserved or self._file is None or self._file.is_in_memory:
+            return
+        try:
+            descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE)
+            finally:
+                os.close(descriptor)
+            self._reserved = True
+        except OSError:
+            with suppress(OSError):
+                os.unlink(self._reserve)
 
     def _opened(self) -> CatalogFile:
         try:
