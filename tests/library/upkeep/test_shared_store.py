@@ -38,6 +38,7 @@ from yukari.library.upkeep.room import Bounds
 from yukari.library.upkeep.shared_sweep import Busy
 from yukari.manifest import Manifest, parse_manifest, stands_on
 from yukari.names import Digest, Repository
+from yukari.s3.errors import S3Error
 from yukari.storage.bucket.lease import LIFETIME, OWN_LIFETIME, Lease, LeaseLost
 from yukari.storage.bucket.store import BucketStore
 from yukari.storage.ports import Store
@@ -277,6 +278,21 @@ class SharedStoreTests(SynchronousTestCase):
         pair.first.collect()
         self.assertEqual(pair.first.garbage(), set())
         self.assertTrue(pair.second.is_whole("a"))
+
+    def test_object_that_may_not_be_removed_keeps_no_other_in_the_bucket(self) -> None:
+        """One under an object lock ended the sweep each time."""
+        pair = self.with_garbage()
+        first, second = sorted(pair.first.garbage())
+        delete = MemoryS3.delete_object
+
+        async def refused(client: MemoryS3, key: str) -> None:
+            if key == first:
+                raise S3Error("AccessDenied", 403, "it is locked")
+            await delete(client, key)
+
+        self.patch(MemoryS3, "delete_object", refused)
+        pair.first.collect()
+        self.assertEqual(pair.first.garbage(), {first})
 
     def test_blobs_stored_within_the_grace_stay(self) -> None:
         pair = self.pair()

@@ -23,7 +23,7 @@ from yukari.library.catalog.catalog import CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.upkeep.index import PAGE
 from yukari.library.upkeep.managed import Managed
-from yukari.library.upkeep.sweeping import Swept
+from yukari.library.upkeep.sweeping import Failures, Swept
 from yukari.names import Digest
 from yukari.storage.ports import BlobEntry
 from yukari.storage.shared import Root, SharedInventory
@@ -194,8 +194,10 @@ class SharedSweep:
             CatalogFile.without_root, [*batch], oldest, dropped
         )
         removed: list[Digest] = []
+        failures = Failures()
         for start in range(0, len(unneeded), MAX_CONCURRENT_CALLS):
-            removals = map(self._remove_one, unneeded[start : start + MAX_CONCURRENT_CALLS])
+            some = unneeded[start : start + MAX_CONCURRENT_CALLS]
+            removals = [self._remove_one(digest, failures) for digest in some]
             removed += [digest for digest in await all_of(removals) if digest is not None]
         return removed
 
@@ -205,13 +207,17 @@ class SharedSweep:
         if root.digest is not None:
             await self._managed.catalog.run(CatalogFile.forget_superseded, root.digest)
 
-    async def _remove_one(self, digest: Digest) -> Optional[Digest]:
+    async def _remove_one(self, digest: Digest, failures: Failures) -> Optional[Digest]:
         # A client of the bucket that does not read the lease may have stored it meanwhile.
         stored_at = await self._shared.stored_at(digest)
         if stored_at is None or stored_at >= self._managed.now() - self._managed.bounds.grace:
             return None
         self._shared.check()
-        if self._managed.in_use.is_held(digest) or not await self._managed.blobs.remove(digest):
+        try:
+            if self._managed.in_use.is_held(digest) or not await self._managed.blobs.remove(digest):
+                return None
+        except OSError as error:
+            failures.add(digest, error)
             return None
         await self._managed.catalog.run(CatalogFile.blob_removed, digest)
         return digest
