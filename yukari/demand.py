@@ -24,7 +24,7 @@ class Demand:
 
     _askers: int = field(default=0, init=False)
     _withdrawn: Optional[Deferred[Any]] = field(default=None, init=False)
-    """What is cancelled once nobody waits any more."""
+    """Cancelled once nobody waits any more."""
 
     def joined(self) -> None:
         """One more waits."""
@@ -48,4 +48,4 @@ class Demand:
 
 
 DEMAND: ContextVar[Optional[Demand]] = ContextVar("DEMAND", default=None)
-"""Who waits for the work in progress; None if that does not depend on anybody."""
+"""Those who wait for the work in progress; None if it goes on without anybody."""

@@ -43,7 +43,7 @@ class Leisure:
     _requests: Callable[[], int] = lambda: 0
     _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _known: int = field(default=0, init=False)
-    """How many requests there had been at the last look."""
+    """The number of requests at the last look."""
     _asked_at: float = field(default=-inf, init=False)
     """When more of them were last noticed, by the clock."""
 

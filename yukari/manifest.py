@@ -92,7 +92,7 @@ class InvalidManifest(ValueError):
 
 
 class Variant(Enum):
-    """Which answer a tag has for a client, by what the client accepts."""
+    """The answer that a tag has for a client, by what the client accepts."""
 
     PLAIN = "plain"
     """A `Manifest`; Ollama up to 0.39 and every other client."""
@@ -105,11 +105,11 @@ class KeptBytes(Protocol):
 
     @property
     def span(self) -> Span:
-        """Where they are in the file."""
+        """Their place in the file."""
 
     @property
     def in_memory(self) -> int:
-        """How many of them are in memory, because no file takes them."""
+        """The number of them in memory, because no file takes them."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Return up to ``count`` bytes of the file from ``offset``. Blocks; OSError."""
@@ -173,7 +173,7 @@ class ManifestList:
 
 
 AnyManifest = Union[Manifest, ManifestList]
-"""What a tag or a digest of a repository stands for."""
+"""A manifest or a list: the meaning of a tag or a digest."""
 
 M = TypeVar("M", bound=AnyManifest)
 

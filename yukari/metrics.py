@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Optional
 
 RESULTS = ("hit", "stale", "fill", "miss", "relay", "redirect")
-"""Where a reply came from; docs/operating.rst explains each."""
+"""The origins of replies; docs/operating.rst explains each."""
 
 STATES = ("queued", "filling", "publishing", "direct", "suspended")
 """The states of a fill; a fill that is done does not exist any more."""

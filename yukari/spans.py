@@ -40,7 +40,7 @@ class SpanSet:
     _starts: list[int] = field(factory=list)
     _ends: list[int] = field(factory=list)
     total: int = 0
-    """How many bytes are in the set."""
+    """The number of bytes in the set."""
 
     @classmethod
     def of(cls, spans: Iterable[Span]) -> SpanSet:
@@ -53,7 +53,7 @@ class SpanSet:
         return (Span(start, end) for start, end in zip(self._starts, self._ends))
 
     def __len__(self) -> int:
-        """How many spans, not how many bytes."""
+        """The number of spans, not of bytes."""
         return len(self._starts)
 
     def add(self, start: int, end: int) -> None:

@@ -23,12 +23,12 @@ LARGEST = 1024 * 1024
 
 @frozen
 class ConfigFile:
-    """What a configuration file says, or one table of it: texts by the names of settings."""
+    """The texts in a configuration file, or in one table of it, by the names of settings."""
 
     path: str
     _values: Mapping[str, Any] = field(factory=dict)
     _table: str = ""
-    """What errors put before a key: the table's name and a dot."""
+    """The text that errors put before a key: the table's name and a dot."""
 
     @classmethod
     def read(cls, given: str, path: str) -> ConfigFile:

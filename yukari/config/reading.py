@@ -17,7 +17,7 @@ from yukari.config.setting import Setting, SettingError
 
 @frozen
 class Sources:
-    """Where settings are given: by flags, by variables, in a file."""
+    """The sources of settings: flags, variables, a file."""
 
     flags: Mapping[str, object]
     """By `Setting.flag`: text, a sequence of it (`Setting.several`), a bool; None is not given."""

@@ -33,7 +33,7 @@ class RegistryNames:
     others: tuple[str, ...] = ()
     """The registries beside the default one, in their order; with those of `as_llama_cpp`."""
     as_llama_cpp: Mapping[str, str] = field(factory=dict)
-    """What registries that answer llama.cpp differently are called when it asks."""
+    """The names, for llama.cpp, of registries that answer it differently."""
 
     @classmethod
     def of(cls, registries: Sequence[RegistrySettings]) -> RegistryNames:

@@ -29,7 +29,7 @@ class RegistryReader:
     _sources: Sources
     _upstreams: Setting
     errors: list[SettingError] = field(factory=list, init=False)
-    """What is wrong with tables."""
+    """The errors in tables."""
     _where: dict[tuple[str, str], tuple[str, str]] = field(factory=dict, init=False)
     """The setting that gave a registry's field, and its text; "" stands for all other fields."""
 

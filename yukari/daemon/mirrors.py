@@ -57,7 +57,7 @@ class Mirrors:
     connections: tuple[Connections, ...]
     """Those of the default registry first."""
     watched: Mapping[str, Watched]
-    """What is measured of each, by its name in the settings."""
+    """The measurements of each, by its name in the settings."""
     asked: Mapping[str, Registry]
     """Each by its name in the settings; none if the cache is offline."""
     line: Optional[Line]

@@ -16,9 +16,9 @@ class Watched:
 
     is_down: Callable[[], bool]
     allowed: Callable[[], int]
-    """How many requests at once its most reluctant host gets."""
+    """The number of requests that its most reluctant host gets at once."""
     hosts: Callable[[], tuple[HostFacts, ...]]
-    """Where its blobs come from."""
+    """The hosts that its blobs come from."""
 
     def connections(self) -> int:
         """Return how many requests for its blobs are under way."""

@@ -47,7 +47,7 @@ LEAST_REDIRECTED = 16 * 1024 * 1024
 UNREADABLE_FOR = 10.0
 """Seconds in which another copy of a stored blob is sought that the disk cannot read."""
 MAX_LOOKS = 3
-"""How often to look for a blob that appears and disappears."""
+"""Looks for a blob that appears and disappears, at most."""
 
 
 @frozen
@@ -70,7 +70,7 @@ class Blobs:
     """Whether a client that came by a Host header may be sent to a presigned URL."""
     _in_use: InUse
     removed: int = field(default=0, init=False)
-    """How many stored blobs were removed or lost: what was known of the others may be wrong."""
+    """The number of stored blobs that were removed or lost: then others may be gone too."""
     _opened: OpenBlobs = field(init=False)
     _entries: LRUCache[Digest, BlobFacts] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
     _once: Coalescer = field(init=False)

@@ -103,7 +103,7 @@ class Listing:
             self._lane.release()
 
     def _before(self, registry: str) -> Optional[tuple[Repository, Tag]]:
-        """What sorts before all models of a registry, and behind those of the one before it."""
+        """Return what sorts before a registry's models, and behind those of the one before it."""
         if registry == DEFAULT:
             return None
         before = max((each for each in self._registries if each < registry), default=DEFAULT)

@@ -42,7 +42,7 @@ class UpstreamStatus:
     registry: str
     """Its host."""
     prefix: Optional[str]
-    """What a namespace begins with if it is meant, such as ``hf--``; None for nothing."""
+    """The beginning of a namespace that means it, such as ``hf--``; None if there is none."""
     offline: bool
     """Whether it is never asked, as OFFLINE says."""
     reachable: bool
@@ -57,9 +57,9 @@ class UpstreamStatus:
     rate: float
     """Of all that comes from it now."""
     access: tuple[Access, ...]
-    """How requests get past its challenges."""
+    """The ways in which requests get past its challenges."""
     hosts: tuple[HostFacts, ...]
-    """Where its blobs have come from, and what bounds how fast."""
+    """The hosts that its blobs have come from, and what bounds their rate."""
 
 
 def usage_json(held: Totals, room: RoomUsage, *, complete: bool) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class StoreStatus:
 
 @frozen
 class Status:
-    """What ``/status`` and the page tell of the daemon."""
+    """The state of the daemon, as ``/status`` and the page show it."""
 
     at: float
     started_at: float
@@ -105,7 +105,7 @@ class Status:
     """The last ones, the newest first."""
     traffic: TrafficReport
     scrub: tuple[ScrubStatus, ...]
-    """How far stored blobs are read again, by place; empty if they are not."""
+    """The progress of reading stored blobs again, by place; empty if they are not read."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs; docs/status.rst has every field."""

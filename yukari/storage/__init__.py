@@ -1,1 +1,1 @@
-"""Where manifests and blobs are kept: one interface, several stores."""
+"""The stores of manifests and blobs, and the one interface that they have."""

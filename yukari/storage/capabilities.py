@@ -1,4 +1,4 @@
-"""What only some stores can do: blobs that are not on this disk, or that go past it."""
+"""The further abilities of some stores: blobs that are not on this disk, or go past it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the collector sees, keeps and removes of a store; see `Inventory`."""
+"""A store as the collector sees it; see `Inventory`."""
 
 from __future__ import annotations
 

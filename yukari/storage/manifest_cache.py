@@ -19,7 +19,7 @@ MAX_CACHED_BYTES = 32 * 1024 * 1024
 """Bytes of memory that the manifests of one cache take at most."""
 
 _A_FILE = 512 * 1024
-"""What a file counts that has a large manifest's bytes: there are not to be too many open."""
+"""Bytes that count for the open file of a large manifest, so that not too many are open."""
 
 Key = tuple[Repository, Reference, Variant]
 

@@ -32,7 +32,7 @@ class OpenBlobs:
     _kept: dict[Digest, BlobFile] = field(factory=dict, init=False)
     _end: Optional[IDelayedCall] = field(default=None, init=False)
     _times: int = field(default=0, init=False)
-    """How often everything was closed: what is being opened meanwhile is not kept."""
+    """The number of times that all were closed: a file being opened meanwhile is not kept."""
 
     def size(self, digest: Digest) -> Optional[int]:
         """Bytes of a blob that is open."""

@@ -38,7 +38,7 @@ def work_on_each(
 
 
 class Closable(Protocol):
-    """What is closed when nobody wants it any more."""
+    """An object that is closed when nobody wants it any more."""
 
     def close(self) -> None: ...
 

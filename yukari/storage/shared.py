@@ -1,4 +1,4 @@
-"""What the daemons that share a store have to agree on; see `SharedInventory`."""
+"""The agreement between daemons that share a store; see `SharedInventory`."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ LISTED = {
     "pinned": "pins.value",
     **dict(zip(Entry._fields, map(str.strip, _COLUMNS.split(",")))),
 }
-"""What a row of `CatalogReads.listing` may have: its name, who pinned it, and `Entry`'s fields."""
+"""The columns of `CatalogReads.listing`: the name, who pinned it, and `Entry`'s fields."""
 # CROSS JOIN keeps the order of the tables: each of these reads an index, and stops early.
 _ORDERS = {
     "name": ("tags t CROSS JOIN versions v", "t.repository, t.tag"),

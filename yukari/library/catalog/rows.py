@@ -61,7 +61,7 @@ class Entry(NamedTuple):
     """The digest of its manifest or list: 64 hex digits."""
     size: int
     missing: int
-    """How many of its blobs are not stored."""
+    """The number of its blobs that are not stored."""
     stored_at: float
     superseded_at: Optional[float]
     checked_at: float
@@ -104,7 +104,7 @@ class Candidate:
     gone: bool
     own: bool
     needed: tuple[int, ...]
-    """How many versions stand on each of its blobs."""
+    """The number of versions that stand on each of its blobs."""
     stored: tuple[bool, ...]
     """Whether each of its blobs is here."""
 

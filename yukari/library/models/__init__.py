@@ -1,1 +1,1 @@
-"""What a model consists of: its name, its details, the header of its weights, and its archive."""
+"""The parts of a model: its name, its details, the header of its weights, and its archive."""

@@ -296,7 +296,7 @@ class ArchivedBlob:
 
 
 Archived = Union[ArchiveIndex, ArchivedBlob]
-"""What an archive has, one after the other."""
+"""One of the things that an archive has, one after the other."""
 
 
 def read_archive(file: BinaryIO) -> Iterator[Archived]:

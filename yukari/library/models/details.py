@@ -110,7 +110,7 @@ class Details:
     async def _of_each(
         self, blobs: Iterable[Descriptor], work: Callable[[BlobFile], T]
     ) -> dict[Digest, T]:
-        """What ``work`` returns in a disk thread of each of the blobs that are stored here."""
+        """Return what ``work`` returns, in a disk thread, of each of these blobs that is stored."""
         digests = list({blob.digest for blob in blobs})
         found = zip(digests, await self._store.each_blob(digests, work))
         return {digest: each for digest, each in found if each is not None}

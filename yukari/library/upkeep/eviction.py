@@ -105,7 +105,7 @@ class Planner:
     kept: list[Kept] = field(factory=list, init=False)
     frees: int = field(default=0, init=False)
     _going: Counter[Digest] = field(factory=Counter, init=False)
-    """How many of the versions that stand on a blob go."""
+    """The number of versions that go, of those that stand on a blob."""
     _changed: bool = field(default=False, init=False)
 
     def plan(self, candidates: Iterable[Candidate]) -> EvictionPlan:

@@ -27,7 +27,7 @@ MAX_SHOWN = 1000
 LATEST = 2.0**37
 """Seconds of the epoch, in the year 6325: no time is later."""
 MAX_TRIES = 10
-"""How often a change is tried while other daemons change the document too."""
+"""Attempts at a change while other daemons change the document too."""
 
 
 @frozen

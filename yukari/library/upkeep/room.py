@@ -1,4 +1,4 @@
-"""How much room there is for blobs: what is stored and on its way, and what the bounds leave."""
+"""The room for blobs: what is stored and on its way, and what the bounds leave."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ START_AFTER = 60.0
 MAX_TAGS = 20
 """Tags that upstream is asked about for one wrong blob."""
 FETCHED = "it is fetched again"
-"""What the log says of a wrong blob whose copy, set aside, goes once the right one is stored."""
+"""The log's words for a wrong blob whose copy, set aside, goes once the right one is stored."""
 
 
 @frozen

@@ -32,7 +32,7 @@ MAX_ORPHAN = 1024 * 1024
 
 @frozen
 class Swept:
-    """How many blobs were removed, or would be, and their bytes."""
+    """The number of blobs that were removed, or would be, and their bytes."""
 
     blobs: int
     bytes: int

@@ -28,7 +28,7 @@ LISTED_FOR = 30.0
 """Seconds for which the pages of a listing come from the same one."""
 
 _TAGS = ("manifests", "lists")
-"""What stands before a tag in the key of either variant."""
+"""The part of a key before the tag, for either variant."""
 
 Listed = tuple[str, str, str, str, float]
 """Registry, namespace, model, tag, and seconds of the epoch."""

@@ -56,7 +56,7 @@ class BlobParts:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Their number."""
         return -(-self.size // self.part_size)
 
     def span(self, number: int) -> Span:
