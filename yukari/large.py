@@ -20,7 +20,10 @@ from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
 MAX_ARRIVING = 2
-"""Large manifests of one registry, or of a bucket, that may arrive in memory at once."""
+"""
+Large manifests of one registry that may arrive in memory at once; of a bucket one, which has all of
+them at hand.
+"""
 MAX_LEAVING = 4
 """
 Large manifests that a bucket is given at once: of each, some 0.7 MB wait for the socket meanwhile.
@@ -53,8 +56,8 @@ class LargeManifests:
 
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
     _give_back: Callable[[], object] = lambda: None
-    from_store: DeferredSemaphore = field(factory=turns_to_arrive, init=False)
-    """The turns of those that a bucket sends: no registry's slow ones keep them waiting."""
+    from_store: DeferredLock = field(factory=DeferredLock, init=False)
+    """The turn of those that a bucket sends: no registry's slow ones keep them waiting."""
     to_store: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LEAVING), init=False)
     """The turns of those that a bucket is given."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)

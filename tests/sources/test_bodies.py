@@ -58,6 +58,20 @@ class LargeBodyTests(UpstreamCase):
             exchange.send(BODY[-1:])
             self.assertEqual(self.successResultOf(each).digest, Digest.of(BODY))
 
+    def test_nothing_is_read_of_one_that_says_its_length_before_its_turn(self) -> None:
+        """One read may bring a megabyte: of each of forty that wait it was forty."""
+        self.ask(MAX_ARRIVING)
+        (waits,) = self.ask(1, BODY)
+        exchange = self.internet.open[-1]
+        self.begin(self.upstream.manifest(Repository(DEFAULT, "library", "n"), Tag("latest"), ""))
+        self.internet.last.head(200, content_length=len(BODY))
+        self.assertEqual(self.read(), self.internet.open[:MAX_ARRIVING])
+        for each in self.internet.open[:MAX_ARRIVING]:
+            each.send(BODY[-1:])
+        exchange.send(BODY[-1:])
+        self.assertEqual(self.successResultOf(waits).digest, Digest.of(BODY))
+        self.internet.last.send(BODY)
+
     def test_those_that_end_while_they_wait_take_no_turn(self) -> None:
         asked = self.ask(MAX_ARRIVING + 1)
         asked.pop().cancel()
@@ -145,6 +159,10 @@ class Whole:
 
     body: bytes
     headers: Headers = Headers()
+
+    @property
+    def length(self) -> int:
+        return len(self.body)
 
     def deliverBody(self, protocol: Any) -> None:
         protocol.makeConnection(StringTransport())

@@ -489,7 +489,7 @@ class QuestionTests(UpstreamCase):
         for _ in range(MAX_OF_ONE):
             self.manifest()
             self.clock.advance(0)
-            self.internet.last.head(200, content_length=10**6)
+            self.internet.last.head(200, content_length=1000)
         waits = self.manifest()
         self.clock.pump([4.9] * ASKED_FOR)
         self.assertNoResult(waits)

@@ -31,7 +31,7 @@ LARGE = 2 * 1024 * 1024
 Bytes from which on a block is the system's own, and given back when it is freed: more than is read
 at once, and less than the largest manifests.
 """
-GIVEN_BACK_EVERY = 1.0
+GIVEN_BACK_EVERY = 0.25
 """Seconds; pages that are taken back meanwhile cost little beside what is parsed in that time."""
 
 MUCH = 24 * 1024 * 1024

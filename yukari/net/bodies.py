@@ -115,12 +115,19 @@ class Collector(Protocol):
         self._collected = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
 
+    def receive(self, response: IResponse) -> None:
+        """Read a reply's body."""
+        response.deliverBody(self)
+
     def _stop(self) -> None:
+        self._collected = bytearray()  # It may be in a cycle with its connection.
         transport: Any = self.transport
         if transport is not None:
             transport.stopProducing()
 
     def dataReceived(self, data: bytes) -> None:
+        if self.done.called:
+            return
         self._limit -= len(data)
         if self._limit < 0:
             self._stop()
@@ -154,15 +161,28 @@ class InTurn(Collector):
         self._turn: Optional[Deferred[Any]] = None
         self._look: Optional[IDelayedCall] = None
 
+    def receive(self, response: IResponse) -> None:
+        """
+        Read a reply's body. If it is said to be large, nothing of it is read before its turn: one
+        read may bring a megabyte, for each of many that wait.
+        """
+        response.deliverBody(self)  # This resumes reading.
+        is_large = response.length is not UNKNOWN_LENGTH and int(response.length) > LARGE
+        if is_large and self._turn is None and not self.done.called:
+            self._wait_for_turn()
+
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
         self._size += len(data)
         if self._turn is None and self._size > LARGE and not self.done.called:
-            transport: Any = self.transport
-            transport.pauseProducing()
-            self._turn = self._turns.acquire()
-            self._turn.addCallback(lambda _: transport.resumeProducing())
-            self._turn.addCallback(lambda _: self._look_later(self._size, 0))
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        transport: Any = self.transport
+        transport.pauseProducing()
+        self._turn = self._turns.acquire()
+        self._turn.addCallback(lambda _: transport.resumeProducing())
+        self._turn.addCallback(lambda _: self._look_later(self._size, 0))
 
     def _look_later(self, size: int, slow: int) -> None:
         """Look whether more than ``size`` have come; it was too slow at so many looks in a row."""

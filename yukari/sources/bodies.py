@@ -65,7 +65,7 @@ class Bodies:
     async def _whole(
         self, response: IResponse, what: str, collector: Collector, limit: int
     ) -> bytes:
-        response.deliverBody(collector)
+        collector.receive(response)
         try:
             body = await within(BODY_WITHIN, collector.done, self._clock)
             return decoded(body, content_encoding(response), limit)
