@@ -225,6 +225,6 @@ class LeasesTests(SynchronousTestCase):
 
     def test_any_order_of_events_returns_every_turn(self) -> None:
         run_state_machine_as_test(
-            Leases, settings=settings(max_examples=40, stateful_step_count=25, deadline=None)
+            Leases, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
         )
         self.flushLoggedErrors(ValueError)
