@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
 from attrs import define, field
 from cachetools import LRUCache
@@ -22,6 +22,7 @@ from yukari.metrics import Metrics
 from yukari.names import Digest, Repository
 from yukari.sources.base import BlobSource
 from yukari.sources.chain import Fallback
+from yukari.sources.upstreams import AnyUpstream
 from yukari.storage.capabilities import DirectUploads, RemoteBlobs
 from yukari.storage.ports import DirectUpload, NoRoom, Spool, Store
 from yukari.tasks import Waiters, backoff
@@ -35,13 +36,6 @@ MAX_RESTING = 200
 """Fills that gave up halfway and will be retried."""
 MAX_REFUSED = 25_000
 """Blobs for which the reason why they cannot be had is remembered."""
-
-
-class Sources(Protocol):
-    """The origin of blobs."""
-
-    def blob(self, digest: Digest, size: int, *repositories: Repository) -> BlobSource:
-        """Return the source of a blob of ``size`` bytes that these repositories have."""
 
 
 OpenSpool = Callable[[], Coroutine[Any, Any, Spool]]
@@ -58,7 +52,7 @@ class FillManager(FillKeeper[Fill]):
     """Begins, resumes and stops fills; there is one at most for each blob."""
 
     _store: Store
-    _sources: Sources
+    _upstream: AnyUpstream
     _scheduler: FetchScheduler
     _in_thread: Callable[..., Deferred[Any]]
     _clock: IReactorTime
@@ -128,7 +122,7 @@ class FillManager(FillKeeper[Fill]):
         self, digest: Digest, size: int, names: Iterable[Repository], spool: Optional[Spool] = None
     ) -> Fill:
         names = tuple(names)
-        source: BlobSource = self._sources.blob(digest, size, *names)
+        source: BlobSource = self._upstream.blob(digest, size, *names)
         store = self._store
         kept = store.source(digest, size) if isinstance(store, RemoteBlobs) else None
         fill = Fill(
