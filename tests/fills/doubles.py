@@ -159,7 +159,7 @@ class ScriptedSource:
     def retry(self) -> None:
         pass
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return self.elsewhere.pop() if self.elsewhere else False
 
     def describe(self) -> str:

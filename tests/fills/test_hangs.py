@@ -5,11 +5,12 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fills.doubles import Scene, content_of
+from tests.fills.doubles import NAME, Scene, content_of
 from tests.fills.simulated import MB
 from tests.fills.test_fill import Drinker
 from yukari.fills.hangs import FLOOR_SECONDS, RESTS, RESTS_LONGEST, Hangs
 from yukari.fills.scheduler import FetchScheduler
+from yukari.sources.base import SourceFailed
 from yukari.sources.pace import HostPace
 
 TICK = 0.1
@@ -231,7 +232,7 @@ class TrickleTests(SynchronousTestCase):
             source, clock = self.scene.source, self.scene.clock
             source.elsewhere = [True]
             while source.elsewhere:
-                self.assertLess(clock.seconds(), 90.0)
+                self.assertLess(clock.seconds(), 32.0 if each else 6.0)
                 for asked in source.open if each else ():
                     if not asked.answered:
                         asked.answer()
@@ -239,6 +240,34 @@ class TrickleTests(SynchronousTestCase):
                 clock.advance(0.5)
             self.scene.answer_all()
             self.assertEqual(self.drinker.got, self.scene.content)
+
+    def test_other_registry_is_not_left_alone_because_one_asks_for_that(self) -> None:
+        """Its model could not be pulled for an hour."""
+        source = self.scene.source
+        source.open[0].refuse(SourceFailed("429", 3600.0, busy=True))
+        self.assertIsNotNone(self.drinker.broken)
+        source.elsewhere = [True]
+        self.scene.fill.also_in(NAME)
+        self.drinker = Drinker(self.scene, 0, 300_000)
+        while not self.drinker.done:
+            self.assertLess(self.scene.clock.seconds(), 20.0)
+            self.scene.feed()
+            self.scene.clock.advance(0.5)
+
+    def test_blob_that_keeps_failing_is_asked_for_elsewhere_before_clients_are_told(self) -> None:
+        """The manifest of another registry's model said that the first one failed."""
+        source, told = self.scene.source, []
+        source.elsewhere = [True]
+        self.scene.fill.first_word.wait().addCallback(told.append)
+        while source.elsewhere:
+            self.assertLess(self.scene.clock.seconds(), 20.0)
+            for asked in source.open:
+                asked.refuse(SourceFailed("500", broken=True))
+            self.scene.clock.advance(0.5)
+        self.assertFalse(self.scene.fill.tries.keep_failing)
+        self.assertEqual(told, [])
+        self.scene.answer_all()
+        self.assertEqual(self.drinker.got, self.scene.content)
 
     def test_blob_on_a_slow_line_is_not_given_up(self) -> None:
         self.serve(64, until=90.0)

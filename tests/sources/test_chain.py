@@ -44,7 +44,7 @@ class Counted:
     def retry(self) -> None:
         pass
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return self.moves
 
     def describe(self) -> str:
@@ -103,6 +103,11 @@ class FallbackTests(SynchronousTestCase):
         self.first.there = True
         self.both.move_on()
         self.second.error = SourceRefused(RegistryError("BLOB_UNKNOWN", "gone", 404))
+        self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN)), SourceFailed)
+        self.assertIs(self.both.pace, self.first.pace)  # It was only slow, perhaps.
+        self.first.error = SourceFailed("reset")
+        for _ in range(FAILURES):
+            self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN)), SourceFailed)
         refused = self.failureResultOf(Deferred.fromCoroutine(self.both.fetch(SPAN))).value
         self.assertEqual(refused.error.status, 502)
 
@@ -113,12 +118,16 @@ class FallbackTests(SynchronousTestCase):
         self.assertTrue(self.both.move_on())
         self.fetch()
         self.assert_asked(1, 1)
-        self.assertFalse(self.both.move_on())
         self.second.moves = True
         self.assertTrue(self.both.move_on())
-        self.both.retry()
+        self.assertIs(self.both.pace, self.second.pace)
+        self.second.moves = False
+        self.assertTrue(self.both.move_on())
         self.fetch()
         self.assert_asked(2, 1)
+        self.assertFalse(self.both.move_on())
+        self.both.retry()
+        self.assertTrue(self.both.move_on())
 
     # a wrong digest
 

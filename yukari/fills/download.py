@@ -227,6 +227,8 @@ class Download:
         now = self._clock.seconds()
         crowded = is_crowded_out(self, began, self.scheduler.fills)
         delay = self.tries.failed(error, now, began=began, brought=fetch.new, crowded=crowded)
+        if (delay > PATIENCE or self.tries.keep_failing) and goes_on_elsewhere(self):
+            return
         if delay > PATIENCE:
             self.give_up(self.tries.reason())
         elif error.retry_after and self.tries.keep_failing:

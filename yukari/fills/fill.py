@@ -168,6 +168,8 @@ class Fill(Download):
         """Note that another repository upstream has the blob too."""
         self.models[name] = None
         self.source.add_repository(name)
+        if self.tries.is_asked_to_wait(self._clock.seconds()) and self.source.move_on(soon=True):
+            self.tries.begin_elsewhere()
         if self.state is State.FILLING:
             self._disk.note_repository(name)
 

@@ -39,6 +39,8 @@ IN_VAIN = 30.0
 Seconds after which the readers of a blob are told that nothing comes, if it has given way and waits
 again: Ollama waits as long for a reply.
 """
+ELSEWHERE_AFTER = 5.0
+"""Seconds without a byte of a blob after which it is asked for at another host that may have it."""
 TRICKLE = 64
 TRICKLE_SECONDS = 30.0
 """
@@ -140,6 +142,9 @@ class Trickle:
     _marks: Optional[Marks] = None
     _since: Optional[float] = None
     """When the first request began of those that are counted."""
+    _came = 0
+    _came_at = 0.0
+    """How many bytes had come when the last of them did."""
     _gives_way_since: Optional[float] = None
 
     def is_all(self, blob: Blob, now: float) -> bool:
@@ -151,8 +156,15 @@ class Trickle:
             return False
         if self._marks is None or self._since != tries.tried_at:
             self._marks, self._since = Marks(now, blob.upstream_bytes), tries.tried_at
+            self._came_at = now
+        if self._came != blob.upstream_bytes:
+            self._came, self._came_at = blob.upstream_bytes, now
         passed = self._marks.since(TRICKLE_SECONDS, now, blob.upstream_bytes)
         return passed is not None and 0 < passed[1] < TRICKLE * passed[0]
+
+    def has_stopped(self, now: float) -> bool:
+        """Whether it should be coming, and nothing has for `ELSEWHERE_AFTER`; after `is_all`."""
+        return self._marks is not None and now - self._came_at >= ELSEWHERE_AFTER
 
     def is_in_vain(self, blob: Blob, now: float) -> bool:
         """Whether it waits again after it has given way, twice if something had come."""
@@ -169,21 +181,29 @@ class Trickle:
 
 
 def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
-    """Return why to give a blob up that neither fails nor is silent; None for going on."""
+    """
+    Return why to give a blob up that neither fails nor is silent; None for going on, at another
+    host if nothing comes from this one.
+    """
     if blob.trickle.is_all(blob, now):
         return upstream_silent("upstream sends next to nothing of this blob")
+    if blob.trickle.has_stopped(now):
+        goes_on_elsewhere(blob, soon=True)
     if blob.trickle.is_in_vain(blob, now):
         return upstream_silent("upstream does not answer, and other blobs wait for it")
     return None
 
 
-def goes_on_elsewhere(blob: Blob) -> bool:
-    """Whether a blob that would be given up is asked for at another place from now on."""
-    if not blob.source.move_on():
+def goes_on_elsewhere(blob: Blob, *, soon: bool = False) -> bool:
+    """
+    Whether a blob that does not come is asked for at another place from now on: ``soon`` only if
+    that has another host.
+    """
+    if not blob.source.move_on(soon=soon):
         return False
     for fetch in list(blob.fetches):
         fetch.drop("another place is asked", slow=True)
-    blob.tries.begin_anew()
+    blob.tries.begin_elsewhere()
     return True
 
 

@@ -108,6 +108,11 @@ class RetryState:
         self._progress_at = self.tried_at = None
         self.not_before = self.asked_to_wait_until
 
+    def begin_elsewhere(self) -> None:
+        """The blob is asked for at another place: what this one failed at or asked for is past."""
+        self.asked_to_wait_until = 0.0
+        self.begin_anew()
+
     def hurry(self, now: float) -> bool:
         """Shorten the backoff for somebody who asks; return whether a request may begin now."""
         if not self.keep_failing or now < self._failed_at + HURRIED_AFTER:

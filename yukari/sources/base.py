@@ -93,8 +93,11 @@ class BlobSource(Protocol):
     def retry(self) -> None:
         """Forget what was refused: the next `fetch` asks everywhere anew."""
 
-    def move_on(self) -> bool:
-        """Ask another place from now on; False if each had its time since the last `retry`."""
+    def move_on(self, *, soon: bool = False) -> bool:
+        """
+        Ask another place from now on, ``soon`` only one with another host; False if each had its
+        time since the last `retry`.
+        """
 
     def describe(self) -> str:
         """Return where the bytes of late came from, for people to read."""

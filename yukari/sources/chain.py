@@ -32,6 +32,8 @@ class Fallback:
     second: BlobSource
     _untold: bool = False
     _failures: int = field(default=0, init=False)
+    _has_returned: bool = field(default=False, init=False)
+    """Whether ``first`` is asked once more since ``second`` was, or is not to be."""
     _sent: set[BlobSource] = field(factory=set, init=False)
     """The sources whose bytes are in the present attempt."""
 
@@ -69,6 +71,8 @@ class Fallback:
             answer = await self.second.fetch(span)
         except SourceRefused as refused:
             if self.first.there and refused.error.status == 404:
+                if self._returns():
+                    raise SourceFailed(str(refused), moved=True) from None
                 # It is stored all the same, and not unknown.
                 why = f"{self.first.describe()} does not send it; upstream: {refused}"
                 raise SourceRefused(upstream_unreachable(why)) from None
@@ -81,14 +85,22 @@ class Fallback:
         self.second.add_repository(name)
 
     def retry(self) -> None:
-        self._failures = 0
+        self._failures, self._has_returned = 0, False
         self.first.retry()
         self.second.retry()
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         if self._now is self.second:
-            return self.second.move_on()
+            return self.second.move_on(soon=soon) or self._returns()
+        if self._has_returned:
+            return False
         self._failures = FAILURES
+        return True
+
+    def _returns(self) -> bool:
+        if self._has_returned or not self.first.there:
+            return False
+        self._has_returned, self._failures = True, 0
         return True
 
     def describe(self) -> str:
@@ -103,5 +115,5 @@ class Fallback:
             return False  # Nobody knows whose byte was wrong.
         removed = await self.first.set_aside(alone=True)
         if not removed:
-            self._failures = FAILURES  # The next attempt is not to bring the same again.
+            self._failures, self._has_returned = FAILURES, True  # Not to bring the same again.
         return removed

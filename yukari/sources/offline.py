@@ -93,5 +93,5 @@ class OfflineBlob:
     def retry(self) -> None:
         pass
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return False

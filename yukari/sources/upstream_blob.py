@@ -74,7 +74,9 @@ class UpstreamBlob:
     def retry(self) -> None:
         self._at = self._left = 0
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
+        if soon:
+            return False
         self._left += 1
         self._at, self._location = (self._at + 1) % len(self._repositories), None
         return self._left < len(self._repositories)

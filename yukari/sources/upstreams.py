@@ -37,8 +37,6 @@ _NONE = Offline()
 """Answers for a registry that is not mirrored."""
 FAILURES = 3
 """Failures in a row after which another registry is asked for a blob, if another has it."""
-WAITED_FOR = 20.0
-"""Seconds that one may ask to wait before another is asked."""
 
 
 @define(eq=False, repr=False)
@@ -125,8 +123,8 @@ class BlobOfSeveral:
     """
     One blob that models of several registries name (a `BlobSource`).
 
-    The first of these is asked until it refuses the blob, fails several times in a row, asks to
-    wait for long, or has brought nothing for long; then the next.
+    The first of these is asked until it refuses the blob, fails several times in a row, or has had
+    its time; then the next.
     """
 
     _upstreams: Upstreams
@@ -162,11 +160,9 @@ class BlobOfSeveral:
                 raise
             # The next one has a budget of its own, and the caller took a turn of this one's.
             raise SourceFailed(str(refused), moved=True) from None
-        except SourceFailed as error:
+        except SourceFailed:
             if at == self._at:
                 self._failures += 1
-                if (error.retry_after or 0) > WAITED_FOR and self._go_on(at):
-                    raise SourceFailed(str(error), moved=True) from None
                 if self._failures >= FAILURES:
                     self._go_on(at)
             raise
@@ -186,8 +182,8 @@ class BlobOfSeveral:
                 return True
         return False
 
-    def move_on(self) -> bool:
-        if self._now.move_on():
+    def move_on(self, *, soon: bool = False) -> bool:
+        if self._now.move_on(soon=soon):
             return True
         self._refused.add(self._at)
         return self._go_on(self._at)

@@ -77,7 +77,7 @@ class Flowing:
     def retry(self) -> None:
         pass
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return False
 
     def describe(self) -> str:

@@ -52,7 +52,7 @@ class BucketBlob:
     def retry(self) -> None:
         """Do nothing: S3 would refuse the same again."""
 
-    def move_on(self) -> bool:
+    def move_on(self, *, soon: bool = False) -> bool:
         return False
 
     def describe(self) -> str:
