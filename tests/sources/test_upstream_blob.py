@@ -351,6 +351,17 @@ class BlobTests(BlobCase):
 
 
 class RepositoryTests(BlobCase):
+    def test_pace_before_the_first_answer_is_not_that_of_any_host_that_is_looked_at(self) -> None:
+        """Between a choice and its request it was another host's, which had no room: a bug."""
+        registry = self.upstream.registry
+        blob, pace = self.upstream.blob(DIGEST, self.SIZE, OTHER), registry.likely_pace()
+        registry.pace("https://elsewhere.example/x")
+        self.assertIs(blob.pace, pace)
+        found = self.fetch()
+        self.part(self.internet.last)
+        self.successResultOf(found)
+        self.assertIs(blob.pace, self.blob.pace)
+
     def test_the_next_repository_is_asked_where_the_first_has_it_not(self) -> None:
         for status in (401, 403, 404, 410):
             self.blob = self.upstream.blob(DIGEST, self.SIZE, NAME)

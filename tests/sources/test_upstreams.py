@@ -183,6 +183,14 @@ class SharedBlobTests(UpstreamsCase):
         source.retry()
         self.assertTrue(source.move_on())
 
+    def test_one_that_is_named_later_is_asked_when_the_first_has_had_its_time(self) -> None:
+        source = self.blob_of(HF)
+        self.assertFalse(source.move_on())
+        source.add_repository(OURS)
+        self.assertTrue(source.move_on())
+        self.fetch(source)
+        self.assertEqual((self.blob_at(HF).asked, self.blob_at(OURS).asked), (0, 1))
+
     def test_one_that_has_nobody_beside_it_keeps_being_asked(self) -> None:
         self.blob_at(HF).answer = SourceFailed("reset")
         source = self.blob_of(HF)

@@ -71,6 +71,7 @@ class Blob(Fetched, Protocol):
 
     models: dict[Hashable, None]
     gave_way: int
+    retries: int
     upstream_bytes: int
     trickle: Trickle
 
@@ -146,11 +147,15 @@ class Trickle:
     _came_at = 0.0
     """How many bytes had come when the last of them did."""
     _gives_way_since: Optional[float] = None
+    _waits_since: Optional[float] = None
+    """When it began to wait for a turn, or had the last one."""
 
     def is_all(self, blob: Blob, now: float) -> bool:
         """Whether something has come of late, but less than `TRICKLE`."""
         fetches, tries = list(blob.fetches), blob.tries
         waits = not fetches and tries.not_before <= now
+        if not waits:
+            self._waits_since = now
         if waits or any(each.paused or each.held for each in fetches):
             self._marks = None
             return False
@@ -167,7 +172,16 @@ class Trickle:
         return self._marks is not None and now - self._came_at >= ELSEWHERE_AFTER
 
     def is_in_vain(self, blob: Blob, now: float) -> bool:
-        """Whether it waits again after it has given way, twice if something had come."""
+        """
+        Whether it waits again after it has given way, twice if something had come; or has had no
+        turn for `IN_VAIN` after it had failed or given way.
+        """
+        if self._waits_since is None:
+            self._waits_since = now
+        had_trouble = blob.gave_way > 0 or blob.retries > 0
+        if had_trouble and blob.is_read and now - self._waits_since >= IN_VAIN:
+            self._waits_since = None
+            return True
         began = blob.tries.tried_at
         if not blob.gave_way or began is None:
             self._gives_way_since = None

@@ -88,6 +88,9 @@ class Registry:
     _last_url: str = field(default="", init=False, repr=False)
     """The URL by which it was looked up, which may be a signed one."""
 
+    _likely: Optional[HostPace] = field(default=None, init=False)
+    """Those of the host that the last blob came from."""
+
     def __attrs_post_init__(self) -> None:
         tokens = Tokens(self.agent, self.clock, self._via())
         self.authorizer = Authorizer(
@@ -188,7 +191,13 @@ class Registry:
 
     def likely_pace(self) -> HostPace:
         """The measurements of the host that the last blob came from."""
-        return self.pace(self.url.url) if self._last is None else self._last
+        return self._likely or self.pace(self.url.url)
+
+    def comes_from(self, url: str) -> HostPace:
+        """Return the measurements of the host of ``url``, which answers for a blob."""
+        # Not that of any look: between a choice and its request others' hosts are looked at.
+        self._likely = self.pace(url)
+        return self._likely
 
     def authorized(
         self, send: Send, url: str, user_agent: str

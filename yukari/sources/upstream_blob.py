@@ -162,7 +162,7 @@ class UpstreamBlob:
         raise SourceFailed(f"upstream answered {response.code}")
 
     def _answer(self, response: IResponse, url: str, span: Span) -> Answer:
-        pace = self._registry.pace(url)
+        pace = self._registry.comes_from(url)
         try:
             found = self._span(response, span)
         except BaseException as error:

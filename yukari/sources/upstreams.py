@@ -185,8 +185,10 @@ class BlobOfSeveral:
     def move_on(self, *, soon: bool = False) -> bool:
         if self._now.move_on(soon=soon):
             return True
-        self._refused.add(self._at)
-        return self._go_on(self._at)
+        at = self._at
+        if self._go_on(at):
+            self._refused.add(at)
+        return self._at != at
 
     def add_repository(self, name: Repository) -> None:
         source = self._sources.get(name.registry)

@@ -49,9 +49,13 @@ def check_own_name(request: Any) -> None:
 
 def check_same_site(request: Any) -> None:
     """Raise `RegistryError` if a browser sends this for a page of another site."""
-    sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
-    if any(b"cross-site" in site.lower() for site in sites):
+    if _is_cross_site(request):
         raise RegistryError("DENIED", "pages of other sites may not pull", 403)
+
+
+def _is_cross_site(request: Any) -> bool:
+    sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
+    return any(b"cross-site" in site.lower() for site in sites)
 
 
 def check_may_pull(request: Any) -> None:
@@ -80,7 +84,9 @@ async def check_admin(request: Any, *, own_page: bool = False) -> None:
     if request.site.passwords is None:
         check_own_name(request)
     origin = request.requestHeaders.getRawHeaders(b"origin", [])
-    if origin and not (own_page and origin == [_own_origin(request)]):
+    is_others = origin and not (own_page and origin == [_own_origin(request)])
+    # A link of another site's may lead here, but not change anything: some leave Origin out.
+    if is_others or (request.method not in (b"GET", b"HEAD") and _is_cross_site(request)):
         raise RegistryError("DENIED", "pages of other sites may not ask for this", 403)
     if not request.site.is_admins:
         _check_local(request)

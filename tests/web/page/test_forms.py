@@ -60,6 +60,7 @@ class FormTests(PageCase):
             (fields, {"Origin": "http://evil.example"}),
             (fields, {"Origin": "null"}),
             (fields, {"Origin": daemon.url.replace("http", "https")}),
+            (fields, {"Sec-Fetch-Site": "cross-site"}),
             (fields, STRANGER),
         ):
             reply, _ = await self.post(daemon, "pin", given, headers)
