@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import ssl
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -73,6 +74,14 @@ class UrlTests(SynchronousTestCase):
         """The first ended with a traceback; of the others a part was ignored."""
         for url in ("http://a..b:9200", "http://host/status", "host:9200/x", "http://host?x=1"):
             self.assertRaises(CacheError, Cache, url)
+
+    def test_errors_of_tls_say_what_to_do(self) -> None:
+        """They were Python's: ``[SSL: WRONG_VERSION_NUMBER] wrong version number``."""
+        cache = Cache("https://host")
+        self.assertIn("is it http://?", str(cache._unreachable(ssl.SSLError(1, "[SSL]"))))
+        untrusted = ssl.SSLCertVerificationError(1, "[SSL]")
+        untrusted.verify_message = "self-signed certificate"
+        self.assertIn("SSL_CERT_FILE", str(cache._unreachable(untrusted)))
 
 
 class SeveralModelsTests(SynchronousTestCase):

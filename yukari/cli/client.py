@@ -189,6 +189,13 @@ class Cache:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> CacheError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return CacheError(
+                f"{self.url}: its certificate is not trusted: {error.verify_message.rstrip('.')};"
+                " SSL_CERT_FILE names a file of root certificates"
+            )
+        if isinstance(error, ssl.SSLError):
+            return CacheError(f"{self.url}: no TLS there: is it http://?")
         if isinstance(error, (socket.timeout, TimeoutError)):
             return CacheError(f"{self.url} does not answer")
         if isinstance(error, ConnectionRefusedError):

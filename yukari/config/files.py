@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 from attrs import field, frozen
 from OpenSSL.crypto import FILETYPE_PEM, X509, load_certificate
+from OpenSSL.crypto import Error as CryptoError
+from OpenSSL.SSL import Error as SSLError
 
 from yukari.config.setting import InvalidSetting
 
@@ -27,6 +29,24 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+_BY_OPENSSL = {
+    "no start line": "there is no key or certificate in PEM form",
+    "key values mismatch": "the key is not that of the certificate",
+    "bad password read": "the key has a passphrase",
+    "bad decrypt": "the key has a passphrase",
+}
+"""What OpenSSL's reasons mean."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a certificate or a key cannot be used, on one line."""
+    of_openssl = error.args[0] if error.args else None
+    if isinstance(error, (SSLError, CryptoError)) and isinstance(of_openssl, list):
+        reasons = dict.fromkeys(each[-1] for each in of_openssl)
+        return ", ".join(_BY_OPENSSL.get(each, each) for each in reasons)
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def absolute_path(text: str) -> str:

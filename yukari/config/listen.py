@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from attrs import frozen
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 
-from yukari.config.files import check_file
+from yukari.config.files import check_file, reason_of
 from yukari.config.setting import InvalidSetting
 from yukari.config.urls import HOST
 
@@ -123,8 +123,8 @@ def _refuse_bad_endpoint(description: str) -> None:
     except LookupError:
         raise InvalidSetting("expected a socket that systemd passed to this process") from None
     except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidSetting(f"expected an endpoint that Twisted can make: {why}") from None
+        expected = f"expected an endpoint that Twisted can make: {reason_of(error)}"
+        raise InvalidSetting(expected) from None
 
 
 def has_certificates(description: str) -> bool:

@@ -27,6 +27,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from yukari.config.files import reason_of
 from yukari.config.listen import CREATORS, certificate_files, check_files, has_certificates
 from yukari.sending.handshakes import Handshake, Handshakes
 from yukari.sending.lendable import Lendable
@@ -121,7 +122,7 @@ class Renewed:
             log.error(
                 "{files}: not reloaded, the certificate stays as it was: {error}",
                 files=" ".join(certificate_files(self._description)) or self._description,
-                error=" ".join(str(error).split()) or type(error).__name__,
+                error=reason_of(error),
             )
         else:
             log.info("{files}: reloaded", files=" ".join(certificate_files(self._description)))
