@@ -49,7 +49,7 @@ def pack(path: str, file: Any) -> None:
     writer = ArchiveWriter(file)
     writer.begin(models)
     for blob in _blobs(path, models, bodies):
-        writer.add(blob.digest, blob.size, blob.stream)
+        writer.add(blob.digest, blob.size, blob.stream.read)
     writer.end()
 
 

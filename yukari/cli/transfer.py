@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from queue import Queue
 from threading import Thread
-from typing import Any, BinaryIO, Optional, cast
+from typing import Any, BinaryIO, Optional
 
 import click
 from attrs import define
@@ -107,20 +107,11 @@ def _write(cache: Cache, models: Sequence[str], file: BinaryIO) -> None:
                     progress.show(written, total)
                     return body
 
-                writer.add(blob.digest, blob.size, cast(BinaryIO, _Reading(read)))
+                writer.add(blob.digest, blob.size, read)
             progress.show(written, total)
     writer.end()
     if file is not sys.stdout.buffer:
         progress.end(f"{counted(len(found), 'model')}, {size(total)} exported")
-
-
-@define(eq=False, repr=False)
-class _Reading:
-    _read: Any
-
-    def read(self, count: int = -1) -> bytes:
-        found: bytes = self._read(count)
-        return found
 
 
 @define(eq=False, repr=False)

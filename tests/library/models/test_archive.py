@@ -57,7 +57,7 @@ def archive(*models: Packed) -> bytes:
     blobs = [Descriptor(digest, len(body), "text/plain") for digest, body in BODIES.items()]
     writer.begin([(model, blobs) for model in models or (PACKED,)])
     for digest, body in BODIES.items():
-        writer.add(digest, len(body), io.BytesIO(body))
+        writer.add(digest, len(body), io.BytesIO(body).read)
     writer.end()
     return made.getvalue()
 
@@ -104,7 +104,7 @@ class ArchiveTests(SynchronousTestCase):
         writer = ArchiveWriter(made)
         writer.begin([])
         for _ in range(2):
-            writer.add(Digest.of(LAYER), len(LAYER), io.BytesIO(LAYER))
+            writer.add(Digest.of(LAYER), len(LAYER), io.BytesIO(LAYER).read)
         writer.end()
         with tarfile.open(fileobj=io.BytesIO(made.getvalue())) as file:
             names = file.getnames()
@@ -122,9 +122,9 @@ class ArchiveTests(SynchronousTestCase):
         writer = ArchiveWriter(io.BytesIO())
         writer.begin([])
         with self.assertRaises(BadArchive):
-            writer.add(Digest.of(b"x"), 1, io.BytesIO(b"y"))
+            writer.add(Digest.of(b"x"), 1, io.BytesIO(b"y").read)
         with self.assertRaises(OSError):
-            writer.add(Digest.of(b"long"), 4, io.BytesIO(b"lo"))
+            writer.add(Digest.of(b"long"), 4, io.BytesIO(b"lo").read)
 
     def test_skopeo_reads_it(self) -> None:
         skopeo = shutil.which("skopeo")

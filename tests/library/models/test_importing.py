@@ -32,7 +32,7 @@ def archive(manifest: Manifest, bodies: Sequence[bytes]) -> io.BytesIO:
     blobs = [Descriptor(digest, len(body), "text/plain") for digest, body in found.items()]
     writer.begin([(Packed("registry.example/library/m:latest", manifest.digest), blobs)])
     for digest, body in found.items():
-        writer.add(digest, len(body), io.BytesIO(body))
+        writer.add(digest, len(body), io.BytesIO(body).read)
     writer.end()
     made.seek(0)
     return made

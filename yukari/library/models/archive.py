@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Optional, Union
 
 from attrs import define, field, frozen
@@ -185,20 +185,20 @@ class ArchiveWriter:
         body = json.dumps(index, indent=1).encode()
         self._add("index.json", len(body), io.BytesIO(body))
         for digest, body in made.items():
-            self.add(digest, len(body), io.BytesIO(body))
+            self.add(digest, len(body), io.BytesIO(body).read)
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._written
 
-    def add(self, digest: Digest, size: int, stream: BinaryIO) -> None:
+    def add(self, digest: Digest, size: int, read: Callable[[int], bytes]) -> None:
         """
-        Write a blob, unless it is written already.
+        Write a blob, unless it is written already; ``read`` is that of a file.
 
-        `BadArchive` if the stream has other bytes than that, OSError if it ends early.
+        `BadArchive` if it reads other bytes than that, OSError if it ends early.
         """
         if digest in self._written:
             return
-        hashing = _Hashing(stream)
+        hashing = _Hashing(read)
         self._add(f"blobs/sha256/{digest.hex}", size, hashing)
         if hashing.hash.hexdigest() != digest.hex:
             raise BadArchive(f"{digest}: what was read has another digest")
@@ -231,11 +231,11 @@ class _Sink:
 
 @define(eq=False, repr=False)
 class _Hashing:
-    _stream: BinaryIO
+    _read: Callable[[int], bytes]
     hash: Any = field(factory=hashlib.sha256, init=False)
 
     def read(self, count: int = -1) -> bytes:
-        found = self._stream.read(count)
+        found = self._read(count)
         self.hash.update(found)
         return found
 
