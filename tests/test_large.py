@@ -9,7 +9,8 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.large import LargeManifests
+from yukari.large import PARSED, LargeManifests
+from yukari.memory import Memory
 
 
 @define
@@ -30,7 +31,8 @@ class Threads:
 class LargeManifestsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.threads = Threads()
-        self.large = LargeManifests()
+        self.memory = Memory()
+        self.large = LargeManifests(memory=self.memory)
 
     def begin(self, name: str) -> Deferred[Any]:
         return Deferred.fromCoroutine(self.large.alone(self.threads, lambda: name))
@@ -61,3 +63,18 @@ class LargeManifestsTests(SynchronousTestCase):
         self.assertEqual(self.running, ["third"])
         self.threads.end(3)
         self.assertEqual(self.successResultOf(third), 3)
+
+    def test_what_is_parsed_counts_among_what_goes_past_the_disk(self) -> None:
+        """A flood of them came on top of the relays and the uploads, which had all of theirs."""
+        first, second = self.begin("first"), self.begin("second")
+        self.assertEqual(self.memory.used, PARSED)
+        self.threads.end(1)
+        self.assertEqual(self.memory.used, PARSED)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.threads.end(2)
+        self.assertEqual((self.successResultOf(first), self.memory.used), (1, 0))
+        self.begin("third")
+        self.assertEqual(self.memory.used, PARSED)
+        self.threads.end(3)
+        self.assertEqual(self.memory.used, 0)

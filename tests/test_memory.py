@@ -29,6 +29,17 @@ class MemoryTests(SynchronousTestCase):
         self.successResultOf(third)
         self.assertEqual((self.memory.used, self.memory.free), (40, 60))
 
+    def test_what_cannot_wait_has_what_is_kept_given_up_and_others_wait(self) -> None:
+        given: list[int] = []
+        self.memory.give_up = given.append
+        self.memory.take(40)
+        self.memory.claim(80)
+        self.assertEqual((given, self.memory.free), ([20], 0))
+        part = self.lent(10)
+        self.assertNoResult(part)
+        self.memory.release(80)
+        self.successResultOf(part)
+
     def test_what_clients_have_is_waited_for_and_no_more_is_given_to_them(self) -> None:
         """Else requests for clients would take what becomes free, and no upload would begin."""
         self.memory.take(90)

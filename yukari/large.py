@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from yukari.manifest import LARGE, AnyManifest, Body, InvalidManifest, bodies_of, with_bodies
+from yukari.memory import Memory
 from yukari.tasks import Coalescer
 from yukari.threads import InThread
 
@@ -24,6 +25,8 @@ MAX_ARRIVING = 2
 Large manifests of one registry that may arrive in memory at once; of a bucket one, which has all of
 them at hand.
 """
+PARSED = 24 * 1024 * 1024
+"""Bytes of memory that the largest takes while it is parsed: its bytes, its text, its values."""
 MAX_LEAVING = 4
 """
 Large manifests that a bucket is given at once: of each, some 0.7 MB wait for the socket meanwhile.
@@ -56,11 +59,15 @@ class LargeManifests:
 
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
     _give_back: Callable[[], object] = lambda: None
+    _memory: Memory = field(factory=Memory)
+    """What is being parsed comes before whatever else goes past the disk."""
     from_store: DeferredLock = field(factory=DeferredLock, init=False)
     """The turn of those that a bucket sends: no registry's slow ones keep them waiting."""
     to_store: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LEAVING), init=False)
     """The turns of those that a bucket is given."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)
+    _claims: bool = field(default=False, init=False)
+    """Whether it has its part of the memory, until none waits to be parsed."""
     _once: Coalescer = field(factory=Coalescer, init=False)
 
     def kept(self, found: M) -> M:
@@ -125,10 +132,16 @@ class LargeManifests:
         If this is cancelled, the thread finishes its work before it is another one's turn.
         """
         await self._parsing.acquire()
+        if not self._claims:
+            self._claims = True
+            self._memory.claim(PARSED)
         answer: Deferred[T] = Deferred()
 
         def ended(result: Any) -> None:
             self._parsing.release()
+            if not self._parsing.locked:
+                self._claims = False
+                self._memory.release(PARSED)
             if not answer.called:
                 answer.callback(result)
             elif isinstance(result, Failure):

@@ -1,5 +1,6 @@
 """
-The memory for bytes that pass through without a disk: what is relayed, and what goes into a bucket.
+The memory for bytes that pass through without a disk: what is relayed, what goes into a bucket, and
+large manifests while they are parsed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Memory:
     def take(self, count: int) -> None:
         """Count bytes as used."""
         self.used += count
+
+    def claim(self, count: int) -> None:
+        """Count bytes as used that cannot wait: what is kept is given up, and others wait."""
+        self.give_up(self.used + count - self.most)
+        self.take(count)
 
     def release(self, count: int) -> None:
         """Give back bytes that were taken."""

@@ -114,7 +114,8 @@ def assemble(
     metrics = PrometheusMetrics(reactor)
     kept = KeptFiles(os.path.join(own_directory(settings), "tmp"))
     give_back = GiveBack()
-    large, memory = LargeManifests(kept.keep, give_back), Memory()
+    memory = Memory()
+    large = LargeManifests(kept.keep, give_back, memory)
     try:
         store, keeper = open_store(
             reactor, settings, os.environ, disk_threads, metrics, proxies, large, memory
