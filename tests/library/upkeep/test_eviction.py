@@ -67,6 +67,13 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(goes(plan(models(*ABC), rules(), 5 * MB + 1)), ["a", "b"])
         self.assertEqual(goes(plan(models(*ABC), rules(), 0)), [])
 
+    def test_what_a_wrong_clock_put_years_ahead_may_go(self) -> None:
+        """It counted as pulled just now until then: the store was full of it."""
+        found = models(*ABC)
+        back = rules(now=NOW - 10 * 365 * 86400)
+        self.assertEqual(goes(plan(found, back, 5 * MB)), ["a"])
+        self.assertEqual(goes(plan(found, rules(now=NOW - 10_000 - 1800), 5 * MB)), [])
+
     def test_superseded_versions_go_before_models(self) -> None:
         found = models(*reversed(ABC), superseded=("c",))
         self.assertEqual(goes(plan(found, rules(), 1)), ["c"])

@@ -20,7 +20,8 @@ from tests.storage.dying import RefusingOs
 from tests.storage.strategies import result_of
 from yukari.manifest import Variant
 from yukari.names import Digest
-from yukari.storage.disk import lock, spool_dir, tolerance
+from yukari.storage.disk import blobs, lock, spool_dir, tolerance
+from yukari.storage.disk.blobs import BlobFiles
 from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import Spool, Store, StoredManifest, StoreUnusable
 
@@ -136,6 +137,18 @@ class RefusedTests(OneFileSystem):
             self.assertIn("Operation not permitted", str(caught.exception))
             for module in MODULES:
                 self.patch(module, "os", os)
+
+    def test_a_blob_that_may_not_be_read_is_logged_once(self) -> None:
+        """Each client that asked for it was a line."""
+        told: list[Any] = []
+        self.patch(BlobFiles, "_log", Told(told))
+        store = self.started()
+        self.used(store)
+        self.patch(blobs, "os", refusing("stat", number=errno.EACCES))
+        path = os.path.join(self.path, "blobs", DIGEST.file_name)
+        for _ in range(3):
+            self.assertIsNone(result_of(store.blob_size(DIGEST)))
+        self.assertEqual([each["path"] for each in told].count(path), 1)
 
     def test_a_path_too_long_for_blobs_is_refused_at_the_start(self) -> None:
         """Each blob and each manifest was an error, and nothing was ever stored."""

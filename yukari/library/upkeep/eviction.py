@@ -76,7 +76,8 @@ def protection(candidate: Candidate, rules: Rules) -> Optional[str]:
 
 def _protection(found: Outline, rules: Rules) -> Optional[str]:
     """Return why a version must not go, whatever its blobs are."""
-    if found.used_at > rules.now - rules.grace:
+    # A clock that was wrong may have put it years ahead.
+    if abs(rules.now - found.used_at) < rules.grace:
         return "pulled or stored within EVICT_GRACE"
     if found.superseded_at is not None:
         return None

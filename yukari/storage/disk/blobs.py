@@ -20,6 +20,8 @@ from yukari.storage.disk.tolerance import sync_file
 from yukari.storage.ports import BlobEntry
 
 _BLOCK = 1024 * 1024
+MAX_TOLD = 1000
+"""Blobs of which it is remembered that they were logged."""
 
 
 @define(eq=False, repr=False)
@@ -29,6 +31,8 @@ class BlobFiles:
     _layout: Layout
     _listed: list[str] = field(factory=list, init=False)
     """The digests as of the first page of the last listing, in order, until its end."""
+    _told: set[tuple[str, Optional[int]]] = field(factory=set, init=False)
+    """Blobs that cannot be read and the reasons, as they were logged."""
 
     _log = Logger()
 
@@ -108,6 +112,12 @@ class BlobFiles:
         # Some file systems have no name with a colon and call it invalid.
         if error.errno in ABSENT or (error.errno == errno.EINVAL and ":" in path):
             return
+        # Each reader of the blob meets it, and each listing.
+        if (told := (path, error.errno)) in self._told:
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told.add(told)
         self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
 
 
