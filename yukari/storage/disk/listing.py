@@ -101,10 +101,11 @@ class TagListing:
         """When each of the tag's files says that it was checked; none if it has no file."""
         found = False
         for directory in self._layout.plain(name.registry):
+            path = tag_path(directory, name, tag)
             try:
-                plain = os.stat(tag_path(directory, name, tag))
+                plain = os.stat(path)
             except OSError as error:
-                self._note(tag_path(directory, name, tag), error)
+                self._note(path, error)
                 continue
             if stat.S_ISREG(plain.st_mode) and plain.st_size:
                 found = True
