@@ -85,6 +85,10 @@ class LookTests(PageCase):
 
     async def test_pages_fit_wide_and_narrow_windows_and_have_no_barriers(self) -> None:
         upstream, daemon = await self.stocked()
+        # The longest name, on the page of the model that it shares its config with.
+        longest = f"library/{'a' * 80}:latest"
+        add_model(upstream, longest, b"w", parameters="3.2B", quantisation="Q4_K_M")
+        await self.pull(daemon, longest)
         await self.coming(upstream, daemon)
 
         def look(look: Look) -> None:
