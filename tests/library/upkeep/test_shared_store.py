@@ -341,6 +341,26 @@ class SharedStoreTests(SynchronousTestCase):
         self.assertRaises(OSError, pair.first.collect)
         self.assertEqual({key for key in before if key not in pair.bucket.objects}, set())
 
+    def test_no_request_that_fails_in_the_middle_costs_a_blob(self) -> None:
+        """Each in turn, from the lease over the listings to the last removal."""
+        failed: list[int] = []
+
+        def fail() -> None:
+            failed.append(number)
+            raise S3Error("AccessDenied", 403, "not now")
+
+        for number in count():
+            pair = self.with_garbage()
+            at_request(pair.first.client, number, fail)
+            try:
+                pair.first.collect()
+            except OSError:
+                pass
+            self.assertEqual(pair.first.broken(), {}, number)
+            if len(failed) == number:
+                break
+        self.assertGreater(len(failed), 5)
+
     # one at a time
 
     def test_one_daemon_removes_at_a_time(self) -> None:

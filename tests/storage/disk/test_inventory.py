@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -9,8 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.storage.disk.test_store import store_in
 from tests.storage.strategies import list_of, manifest_of, result_of
+from yukari.config.files import read_file
 from yukari.manifest import AnyManifest
 from yukari.names import AS_LLAMA_CPP, DEFAULT, Digest, Repository, Tag
+from yukari.storage.disk import inventory
 from yukari.storage.disk.blobs import BlobFiles
 from yukari.storage.disk.store import DirectoryStore
 
@@ -89,6 +92,20 @@ class InventoryTests(SynchronousTestCase):
 
     def test_manifest_that_cannot_be_read_leaves_nothing_known(self) -> None:
         self.write("manifests/quay.io/user/repo/Q4", b"not a manifest")
+        self.assertRaises(OSError, self.elsewhere)
+
+    def test_child_that_may_not_be_read_leaves_nothing_known(self) -> None:
+        """Another user's child of a list had no layers, which were swept."""
+        child = manifest_of(b"child")
+        self.write("manifests/quay.io/user/repo/Q4", list_of(child.digest).body)
+        path = self.blob(child)
+
+        def refuse(asked: str, largest: int) -> bytes:
+            if asked.endswith(path):
+                raise PermissionError(errno.EACCES, "Permission denied", asked)
+            return read_file(asked, largest)
+
+        self.patch(inventory, "read_file", refuse)
         self.assertRaises(OSError, self.elsewhere)
 
     def test_both_spellings_of_a_tag_and_empty_directories_go(self) -> None:
