@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from yukari.net.bodies import Collector
 from yukari.net.heads import (
+    HEAD_READ,
     HEARD_WITHIN,
     MAX_BYTES,
     MAX_INTERIM,
@@ -156,6 +157,7 @@ class HeadTests(SynchronousTestCase):
         """Blobs came in pieces of a record, which took more CPU than to decrypt and hash them."""
         asked = self.ask()
         below: Any = StringTransport()
+        below.bufferSize = 2**18
         below.protocol = Records(self.host.protocol)
         take_whole_reads(self.host.protocol, below)
         collector = Pieces(len(BODY))
@@ -165,6 +167,25 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(collector.count, 2)
         below.protocol.dataReceived(BODY[-1:])
         self.assertEqual(self.successResultOf(collector.done), BODY)
+
+    def test_little_of_a_body_arrives_before_it_is_wanted(self) -> None:
+        """Each of forty large manifests that waited had a megabyte, with its head."""
+        for _ in range(2):
+            asked = self.ask()
+            wire: Any = self.host.protocol.transport
+            if not hasattr(wire, "bufferSize"):
+                wire.bufferSize = 2**20
+                take_whole_reads(self.host.protocol, wire)
+                self.send(HEAD + BODY)  # The first request was sent before.
+            else:
+                self.assertEqual(wire.bufferSize, HEAD_READ)
+                self.send(HEAD[:-2])
+                self.assertEqual(wire.bufferSize, HEAD_READ)
+                self.send(HEAD[-2:] + BODY)
+            self.assertEqual(wire.bufferSize, 2**20)
+            collector = Collector(len(BODY))
+            self.successResultOf(asked).deliverBody(collector)
+            self.assertEqual(self.successResultOf(collector.done), BODY)
 
     def test_each_reply_of_a_connection_has_the_whole_bound(self) -> None:
         for _ in range(5):

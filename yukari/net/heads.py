@@ -41,6 +41,8 @@ Bytes that may stand behind the sizes of a body's chunks, and the bytes of body 
 be one more.
 """
 
+HEAD_READ = 32 * 1024
+"""Bytes of one read until a reply's head is here: no more of a body waits until it is wanted."""
 HEARD_WITHIN = 1.0
 """Seconds in which something is to arrive on a new connection, before unused ones make way."""
 
@@ -66,7 +68,17 @@ class _Client(HTTP11ClientProtocol):
     unheard: Optional[set[_Client]] = None
     """Where it is while nothing has arrived for so long."""
 
+    _socket: Any = None
+    """The transport that reads the socket, up to ``_most`` bytes at once; None for any other."""
+    _most = 0
+
+    def read_heads_apart(self, socket: Any) -> None:
+        """Read little at once while a reply's head is awaited, for this is the ``socket``."""
+        self._socket, self._most = socket, socket.bufferSize
+
     def request(self, request: Any) -> Any:
+        if self._socket is not None:
+            self._socket.bufferSize = min(HEAD_READ, self._most)
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
         self._tail = b""
         asked = super().request(request)
@@ -89,6 +101,10 @@ class _Client(HTTP11ClientProtocol):
         self.end_read()
         super().connectionLost(reason)
 
+    @property
+    def _awaits_head(self) -> bool:
+        return self._parser is not None and self._parser.state in (STATUS, HEADER)
+
     def _is_accepted(self) -> None:
         late, self.late = self.late, None
         if late is not None and late.active():
@@ -105,7 +121,7 @@ class _Client(HTTP11ClientProtocol):
             self._is_accepted()
         # The head of each reply is passed on by itself: the parser's state then tells an interim
         # reply, after which another head is expected, from the one that counts.
-        while data and self._parser is not None and self._parser.state in (STATUS, HEADER):
+        while data and self._awaits_head:
             end = _END.search(self._tail + data)
             size = len(data) if end is None else end.end() - len(self._tail)
             head, data = data[:size], data[size:]
@@ -121,6 +137,8 @@ class _Client(HTTP11ClientProtocol):
                 super().dataReceived(head)
                 continue
             return
+        if self._socket is not None and not self._awaits_head:
+            self._socket.bufferSize = self._most
         if data and self._is_in_chunks():
             self._body += len(data)
             self._ends += data.count(b"\r\n")
@@ -174,8 +192,14 @@ class _WholeReads:
 
 
 def take_whole_reads(client: Any, transport: Any) -> None:
-    """Let an HTTP client over TLS take each read of the socket below it as one piece."""
-    if isinstance(client, _Client) and client.transport is not transport:
+    """
+    Let an HTTP client over TLS take each read of the socket below it as one piece, and any read
+    little until a reply's head is here.
+    """
+    if not isinstance(client, _Client):
+        return
+    client.read_heads_apart(transport)
+    if client.transport is not transport:
         transport.protocol = _WholeReads(transport.protocol, client)
 
 
