@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
@@ -44,12 +45,13 @@ from yukari.web.ahead import (
 )
 from yukari.web.channel import CLOSED_WITHIN, READ_AHEAD
 from yukari.web.client_limit import ClientLimit
-from yukari.web.deadlines import BODY_WITHIN, HEADER_WITHIN, IDLE, QUIET
+from yukari.web.deadlines import BODY_WITHIN, HEADER_WITHIN, IDLE, QUIET, UPLOAD_SILENT
 from yukari.web.drain import FIRST_WITHIN, Drain
 from yukari.web.half_close import CONTINUE, FIRST_AFTER, HALF_CLOSES_WITHIN
 from yukari.web.json_api import JsonApi, JsonLines
 from yukari.web.replies import PIECE
 from yukari.web.request_head import find_path
+from yukari.web.upload import MAX_WAITING, Upload
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -190,6 +192,37 @@ class DeadlineTests(SynchronousTestCase):
         talk = Talk()
         talk.say(b"GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
         self.drip(talk, b"x" * 100, BODY_WITHIN / 20)
+        self.assertEqual(self.statuses(talk), [408])
+
+    def upload(self) -> tuple[Talk, Upload]:
+        """A client in the middle of an archive's body, and what is read of it."""
+        talk = Talk()
+        reactor: Any = SimpleNamespace(callFromThread=lambda call: call())
+        upload = Upload(reactor, talk.channel.hold)
+        talk.channel.site.uploads = SimpleNamespace(
+            takes=lambda method, _: method == b"PUT", begin=lambda _: upload
+        )
+        talk.say(b"PUT /store/archive HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n")
+        return talk, upload
+
+    def test_an_archive_that_stalls_is_408_and_nobody_waits_for_its_rest(self) -> None:
+        """It held one of four threads for ever."""
+        talk, upload = self.upload()
+        for _ in range(3):
+            talk.clock.advance(UPLOAD_SILENT - 1)
+            talk.say(b"abc")
+            self.assertEqual(upload.read(), b"abc")
+        talk.clock.advance(UPLOAD_SILENT)
+        self.assertEqual(self.statuses(talk), [408])
+        self.assertRaises(OSError, upload.read)
+
+    def test_an_archive_that_is_not_read_for_now_may_be_silent(self) -> None:
+        talk, upload = self.upload()
+        talk.say(bytes(MAX_WAITING + 1))
+        talk.clock.advance(9 * UPLOAD_SILENT)
+        self.assertTrue(talk.wire.connected)
+        self.assertEqual(len(upload.read()), MAX_WAITING + 1)
+        talk.clock.advance(UPLOAD_SILENT)
         self.assertEqual(self.statuses(talk), [408])
 
     def test_a_silent_connection_is_closed_without_a_reply(self) -> None:

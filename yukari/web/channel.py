@@ -229,7 +229,8 @@ class RegistryChannel(HalfCloses):
         if self._busyReceiving or self.refused or self.transport.disconnecting:
             return
         self._regulate()
-        if self._awaited is None and not self.paused and (self.requests or self._buffer):
+        is_read = not (self.paused or self._held) and (self.requests or self._buffer)
+        if self._awaited is None and is_read:
             self._expect(self.site.deadlines.header)
         if self._half_closed and not self._handlingRequest:
             self._close_if_read()
@@ -254,13 +255,15 @@ class RegistryChannel(HalfCloses):
         elif not self._half_closed:
             self._networkProducer.resumeProducing()
 
-    def begin_upload(self) -> None:
-        """Set no deadline for the body that begins."""
-        self._expect(None)
+    def expect_upload(self) -> None:
+        """Set a deadline for the silence of the body that begins, or goes on."""
+        self._expect(None if self._held else self.site.deadlines.upload)
 
     def hold(self, held: bool) -> None:
         """Pause or resume reading an upload."""
         self._held = held
+        if not self._at_start:  # The body has not ended.
+            self.expect_upload()
         self._regulate()
 
     def allHeadersReceived(self) -> None:

@@ -13,6 +13,11 @@ HEADER_WITHIN = 30.0
 """Seconds for a whole request's header, the first one's from the connection on."""
 BODY_WITHIN = 30.0
 """Seconds for a whole request's body, which is ignored."""
+UPLOAD_SILENT = 300.0
+"""
+Seconds that an archive on its way in may be silent while it is read: it may be another cache's
+export, which waits for a bucket.
+"""
 QUIET = 1.0
 """Seconds of silence that are allowed before or inside a request if there is no room for others."""
 
@@ -29,6 +34,8 @@ class ChannelDeadlines:
     _idle_seconds: float
     header: Deadlines[Any] = field(init=False)
     body: Deadlines[Any] = field(init=False)
+    upload: Deadlines[Any] = field(init=False)
+    """From an archive's last bytes on."""
     first: Deadlines[Any] = field(init=False)
     """For a connection's first byte if there are too many of its client."""
     idle: Deadlines[Any] = field(init=False)
@@ -37,6 +44,7 @@ class ChannelDeadlines:
     def __attrs_post_init__(self) -> None:
         self.header = Deadlines(self._clock, HEADER_WITHIN, _not_read)
         self.body = Deadlines(self._clock, BODY_WITHIN, _not_read)
+        self.upload = Deadlines(self._clock, UPLOAD_SILENT, _not_read)
         self.first = Deadlines(self._clock, QUIET, _not_read)
         self.idle = Deadlines(self._clock, self._idle_seconds, self._silent)
 

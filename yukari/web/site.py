@@ -121,8 +121,8 @@ class RegistryRequest(Request):
         if uploads is not None and uploads.takes(getattr(self.channel, "_command", b""), path):
             self._is_upload = True
             self.site = self.channel.site
-            self.channel.begin_upload()
             self.content = uploads.begin(self)
+            self.channel.expect_upload()
             return
         self.content = BytesIO() if path.startswith(WITH_BODIES) else NOWHERE
         if length is not None and length > LARGEST_BODY:
@@ -132,6 +132,7 @@ class RegistryRequest(Request):
         self._body += len(data)
         if self._is_upload:
             self.content.write(data)
+            self.channel.expect_upload()
         elif self._body > LARGEST_BODY:
             self.channel.refuse(TOO_LARGE)
         elif self.content is not NOWHERE and not self.hold(len(data)):
