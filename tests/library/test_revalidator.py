@@ -450,6 +450,38 @@ class RefreshTests(RevalidatorCase):
         self.assertEqual(len(self.upstream.asked), MAX_CONCURRENT_CHECKS + 1)
         self.assertEqual(self.upstream.most, MAX_CONCURRENT_CHECKS)
 
+    def test_none_that_waits_begins_as_it_is_stopped(self) -> None:
+        """Each one's end began the next one, hundreds of calls deep."""
+        begun: list[Any] = []
+        check = Revalidator._check_now
+
+        async def noted(self: Revalidator, *given: Any) -> None:
+            begun.append(given)
+            await check(self, *given)
+
+        self.patch(Revalidator, "_check_now", noted)
+        self.stored(500, DAY)
+        daemon = self.daemon(refresh_after=60.0)
+        for number in range(500):
+            found = result_of(self.store.get_manifest(named(number), LATEST))
+            assert found is not None
+            daemon.pulled(named(number), LATEST, found)
+        result_of(daemon.stop())
+        self.assertEqual(len(begun), MAX_CONCURRENT_CHECKS)
+        self.assertEqual(daemon._checking, {})
+
+    def test_nothing_is_remembered_of_a_tag_that_failed_and_is_gone(self) -> None:
+        self.stored(3, 2 * self.lifetime)
+        self.upstream.down = True
+        daemon = self.daemon(lifetime=10 * HOUR)
+        daemon.start()
+        self.run_for(HOUR / 2)
+        self.assertNotEqual(daemon._failed, {})
+        for number in range(3):
+            result_of(self.store.inventory.remove_tag(named(number), LATEST))
+        self.run_for(2 * HOUR)
+        self.assertEqual(daemon._failed, {})
+
 
 class OldClientTests(RevalidatorCase):
     """Clients for which upstream's manifest may be too new (412)."""

@@ -147,7 +147,9 @@ class Revalidator:
         self._stopped = True
         if self._loop.running:
             self._loop.stop()
-        for running in [self._looking, *self._checking.values(), *self._bringing.values()]:
+        # The last first: an end in front of a thousand that wait would begin them all.
+        waiting = [*reversed(self._bringing.values()), *reversed(self._checking.values())]
+        for running in [self._looking, *waiting]:
             if running is not None:
                 running.cancel()
 
@@ -176,11 +178,13 @@ class Revalidator:
         await deferLater(self._clock, late)
         after: Optional[Key] = None
         probed: set[str] = set()
+        gone = set(self._failed)
         while not self._stopped:
             page = await self._list(after)
             if not page:
-                return
+                break
             after = page[-1].name, page[-1].tag
+            gone.difference_update((entry.name, entry.tag) for entry in page)
             due = [
                 (entry.name, entry.tag)
                 for entry in page
@@ -200,6 +204,10 @@ class Revalidator:
             )
             # One page a turn of the reactor.
             await deferLater(self._clock, 0)
+        else:
+            return
+        for key in gone:
+            self._failed.pop(key, None)
 
     async def _list(self, after: Optional[Key]) -> list[ManifestEntry]:
         if self._leisure is None:
