@@ -45,6 +45,7 @@ from yukari.names import DEFAULT, Digest, Repository, Tag
 from yukari.storage.disk import blobs, inventory
 from yukari.storage.disk.blobs import BlobFiles
 from yukari.storage.disk.inventory import DirectoryInventory
+from yukari.storage.disk.store import DirectoryStore
 from yukari.storage.ports import Holdings, NoRoom, Store
 
 T = TypeVar("T")
@@ -449,6 +450,27 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(world.pull("new"))
         self.assertTrue(world.is_whole("a"))
         self.assertIsNone(world.stored("b"))
+
+    def test_pulled_tag_that_no_room_is_left_for_is_evicted_all_the_same(self) -> None:
+        """Its tag was gone, and the pull that wanted room was relayed."""
+        world = self.full()
+        library, remove = world.management.library, DirectoryInventory.remove_tag
+        put = DirectoryStore.put_manifest
+
+        async def and_meanwhile(self: DirectoryInventory, name: Repository, tag: Tag) -> None:
+            await remove(self, name, tag)
+            library.in_use.ask([(name, tag)])
+
+        async def without_room(self: DirectoryStore, name: Repository, *rest: Any) -> None:
+            if name == name_of("a"):
+                raise NoRoom("no inodes left")
+            await put(self, name, *rest)
+
+        self.patch(DirectoryInventory, "remove_tag", and_meanwhile)
+        self.patch(DirectoryStore, "put_manifest", without_room)
+        self.assertTrue(world.pull("new"))
+        self.assertIsNone(world.stored("a"))
+        self.assertTrue(world.is_whole("c"))
 
     def test_shared_blob_that_is_pulled_keeps_no_other_model_here(self) -> None:
         # A licence is in use whenever any of the models that have it is.

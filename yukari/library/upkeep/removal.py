@@ -7,20 +7,25 @@ which the next sweep finds. A tag stays if it is pulled while it is being evicte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from yukari.library.catalog.file import CatalogFile
 from yukari.library.catalog.rows import Candidate
 from yukari.library.upkeep.managed import Managed
 from yukari.library.upkeep.sweeping import Sweep
+from yukari.manifest import Variant
 from yukari.names import Digest, Repository, Tag
+from yukari.storage.ports import NoRoom, StoredManifest
 
 if TYPE_CHECKING:
     from yukari.library.upkeep.shared_pulls import SharedPulls
     from yukari.library.upkeep.shared_sweep import SharedSweep
+
+log = Logger()
 
 
 @frozen(eq=False, repr=False)
@@ -77,13 +82,8 @@ class Removal:
             if await self._is_pulled(name, tag, began, used_at):
                 return None
         await self._managed.store.inventory.remove_tag(name, tag)
-        if digest is not None and await self._is_pulled(name, tag, began, used_at):
-            # A client has got it meanwhile.
-            for variant, stored in variants.items():
-                if stored.checked_at:
-                    await self._managed.store.put_manifest(
-                        name, tag, stored.manifest, stored.checked_at, variant
-                    )
+        pulled = digest is not None and await self._is_pulled(name, tag, began, used_at)
+        if pulled and await self._put_back(name, tag, variants):
             self._managed.index.tag_stored(name, tag)
             return None
         if self.shared is not None:
@@ -95,6 +95,27 @@ class Removal:
             # What the model's tags named before, also as other daemons have seen it.
             needs += await self._managed.catalog.run(CatalogFile.kept_by_digest, name)
         return list({*unneeded, *needs})
+
+    async def _put_back(
+        self, name: Repository, tag: Tag, variants: Mapping[Variant, StoredManifest]
+    ) -> bool:
+        """Whether a tag is stored again; if there is no room for it, it is gone. OSError."""
+        try:
+            for variant, stored in variants.items():
+                if stored.checked_at:
+                    await self._managed.store.put_manifest(
+                        name, tag, stored.manifest, stored.checked_at, variant
+                    )
+        except (NoRoom, OSError) as error:
+            log.warn(
+                "{name}:{tag} is evicted although it was just pulled: {error}",
+                name=str(name),
+                tag=str(tag),
+                error=str(error),
+            )
+            await self._managed.store.inventory.remove_tag(name, tag)
+            return False
+        return True
 
     async def _is_pulled(self, name: Repository, tag: Tag, began: float, used_at: float) -> bool:
         """Whether a tag was asked for since ``began``, or anywhere else since ``used_at``."""
