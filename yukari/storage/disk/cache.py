@@ -130,8 +130,11 @@ class Tier:
             self.remove(oldest)
 
     def _forget(self, digest: Digest) -> None:
+        """Count a blob no more, unless `take` has put another file in the place of its own."""
         with self._lock:
-            self.total -= self._kept.pop(digest, 0)
+            path = self._path(digest)
+            if not (os.path.isfile(path) and os.access(path, os.R_OK)):
+                self.total -= self._kept.pop(digest, 0)
 
     def _path(self, digest: Digest) -> str:
         return os.path.join(self.path, digest.file_name)
