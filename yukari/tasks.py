@@ -10,11 +10,14 @@ from functools import partial
 from typing import Any, Optional, TypeVar, cast
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from yukari.demand import DEMAND, Demand
+
+log = Logger()
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -35,6 +38,23 @@ def backoff(failures: int, first: float, longest: float) -> float:
 def jittered(seconds: float) -> float:
     """Return a wait at random around ``seconds``, so that those who failed together part."""
     return seconds * (0.75 + random.random() / 2)
+
+
+def surviving(work: Callable[[], object], doing: str) -> Callable[[], Deferred[object]]:
+    """
+    Return ``work`` for a loop that is to go on whatever happens: it never fails.
+
+    The first error is logged, with what the loop was ``doing``.
+    """
+    failed = False
+
+    def note(failure: Failure) -> None:
+        nonlocal failed
+        if not failed:
+            log.failure("{doing}; this is logged once", failure, doing=doing)
+        failed = True
+
+    return lambda: maybeDeferred(work).addErrback(note)
 
 
 async def together(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:

@@ -22,6 +22,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.fills.doubles import NAME, Scene, ScriptedDisk, content_of
 from tests.storage.memory import MemoryStore
 from yukari.errors import RegistryError, blob_unknown
+from yukari.fills.fill import Fill
+from yukari.fills.hangs import Hangs
 from yukari.fills.machine import State
 from yukari.fills.reader import FillReader
 from yukari.fills.retries import BACKOFF, PATIENCE
@@ -581,6 +583,31 @@ class FillTests(SynchronousTestCase):
         scene.keeper.failing = None
         scene.clock.advance(30.0)
         self.assertEqual(scene.stored(), scene.content)
+
+    def test_errors_that_nobody_expects_end_neither_ticks_nor_other_fills(self) -> None:
+        scene = self.scene()
+        other = Scene(content_of(10), clock=scene.clock)
+        other.scheduler = scene.scheduler
+        other.fill = other.new_fill()
+        ticked: list[Fill] = []
+
+        def tick(fill: Fill, now: float) -> None:
+            ticked.append(fill)
+            if fill is scene.fill:
+                raise LookupError("a bug")
+
+        def make_way(*_: object) -> None:
+            raise ArithmeticError("another")
+
+        self.patch(Fill, "tick", tick)
+        self.patch(Hangs, "make_way", make_way)
+        scene.fill.start()
+        other.fill.start()
+        scene.clock.pump([0.5] * 3)
+        self.assertIs(scene.fill.state, State.SUSPENDED)
+        self.assertEqual(ticked.count(other.fill), 3)
+        for expected in (LookupError, ArithmeticError):
+            self.assertEqual(len(self.flushLoggedErrors(expected)), 1)
 
     def test_a_stopped_fill_goes_on_where_it_stood_in_the_next_process(self) -> None:
         scene = self.scene()

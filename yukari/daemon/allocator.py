@@ -22,6 +22,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from yukari.tasks import surviving
 from yukari.threads import InThread
 
 KEPT = 32 * 1024 * 1024
@@ -87,7 +88,9 @@ class GiveBack:
         """Do it from now on whenever much is free, as after a crowd."""
         if self._tell is not None:
             self._tell.restype = _Told
-            self._loop = LoopingCall(lambda: in_thread(self._if_much_is_free))
+            self._loop = LoopingCall(
+                surviving(lambda: in_thread(self._if_much_is_free), "giving memory back")
+            )
             self._loop.clock = clock
             self._loop.start(LOOKED_EVERY, now=False)
 

@@ -32,6 +32,7 @@ from yukari.config.listen import CREATORS, certificate_files, check_files, has_c
 from yukari.sending.handshakes import Handshake, Handshakes
 from yukari.sending.lendable import Lendable
 from yukari.sending.tls import write_whole_blocks
+from yukari.tasks import surviving
 
 log = Logger()
 
@@ -167,7 +168,7 @@ class Certificates:
     def start(self) -> None:
         """Start watching the files."""
         if self._renewed:
-            self._loop = LoopingCall(self._look)
+            self._loop = LoopingCall(surviving(self._look, "looking for new certificates"))
             self._loop.clock = self._clock
             self._loop.start(LOOK_EVERY, now=False)
 

@@ -29,6 +29,7 @@ from yukari.fills.turns import Turns
 from yukari.fills.window import Window
 from yukari.net.budget import ConnectionBudget, Priority
 from yukari.net.throttle import Line
+from yukari.tasks import surviving
 
 log = Logger()
 
@@ -99,7 +100,7 @@ class FetchScheduler:
     _ticked_at: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._loop = LoopingCall(self._tick)
+        self._loop = LoopingCall(surviving(self._tick, "looking at the connections"))
         self._loop.clock = self._clock
         self.hangs = Hangs(self._clock)
         self._own_budget = ConnectionBudget(self.in_all)
@@ -385,6 +386,9 @@ class FetchScheduler:
             for download in self._open:
                 download.was_held_up(late)
         for download in list(self._open):
-            download.tick(now)
+            try:
+                download.tick(now)
+            except Exception:
+                self._bug(Failure(), download)
         self.hangs.make_way(self._waited_for(), list(self._open), self._budget)
         self._assign()

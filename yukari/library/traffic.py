@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from yukari.library.catalog.catalog import Catalog, CatalogUnusable
 from yukari.library.catalog.file import CatalogFile
+from yukari.tasks import surviving
 
 log = Logger()
 
@@ -90,7 +91,7 @@ class Traffic:
 
     def start(self) -> None:
         """Look at the counters every so often."""
-        loop = self._loop = LoopingCall(self._save)
+        loop = self._loop = LoopingCall(surviving(self._save, "counting traffic"))
         loop.clock = self._clock
         loop.start(EVERY, now=False)
 

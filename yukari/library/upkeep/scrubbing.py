@@ -137,6 +137,11 @@ class Scrubber(Observer):
             except (CatalogUnusable, OSError) as error:
                 log.warn("stored blobs are not read again: {error}", error=str(error))
                 await self._sleep(min(LOOK_EVERY, self.period))
+            except CancelledError:
+                raise
+            except Exception:
+                log.failure("reading stored blobs again")
+                await self._sleep(min(LOOK_EVERY, self.period))
             await self._rest()
 
     async def _next(self) -> Optional[Digest]:

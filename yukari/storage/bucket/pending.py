@@ -132,10 +132,10 @@ class PendingManifests:
         path = os.path.join(self.directory, named)
         async with self._writing:
             stored = self._waiting.get(key)
-            if stored is None:
-                await self._in_thread(remove, path)
-                return
             try:
+                if stored is None:
+                    await self._in_thread(remove, path)
+                    return
                 await self._in_thread(self._write, path, key, stored)
             except OSError as error:
                 log.warn("{path}: {error}", path=path, error=error.strerror)
@@ -187,6 +187,10 @@ class PendingManifests:
                         reference=str(key[1]),
                         error=str(error),
                     )
+                except CancelledError:
+                    raise
+                except Exception:
+                    log.failure("{name}: manifest not stored", name=str(key[0]))
                 if self._waiting.get(key) is stored:
                     del self._waiting[key]
                     await self._file(key)

@@ -95,12 +95,20 @@ class BucketKeeper:
             await self._compare_registry()
         except OSError as error:
             log.warn("the bucket's default registry is not known: {error}", error=str(error))
+        except CancelledError:
+            raise
+        except Exception:
+            log.failure("comparing the bucket's default registry")
         self.compared = True
         while True:
             try:
                 await self.store.sweep()
             except OSError as error:
                 log.warn("unfinished uploads were not swept: {error}", error=str(error))
+            except CancelledError:
+                raise
+            except Exception:
+                log.failure("sweeping unfinished uploads")
             await deferLater(self._reactor, SWEEP_EVERY * (0.5 + random.random()))
 
     async def _compare_registry(self) -> None:
