@@ -21,7 +21,7 @@ from tests.sources.doubles import (
 from yukari.net.bodies import BODY_WITHIN
 from yukari.net.throttle import Line
 from yukari.sources.base import Answer, SourceFailed, SourceRefused
-from yukari.sources.upstream_blob import WITHOUT_RANGE_AFTER, UpstreamBlob
+from yukari.sources.upstream_blob import NO_PAGE, WITHOUT_RANGE_AFTER, UpstreamBlob
 from yukari.spans import Span
 
 
@@ -102,7 +102,7 @@ class BlobTests(BlobCase):
             self.assertIn("cdn.test", self.blob.describe())
             self.assertNotIn("secret", self.blob.describe())
             labels = {"content_range": "bytes 100-199/1000"} if status == 206 else {}
-            self.internet.last.head(status, content_length=100, **labels)
+            self.internet.last.head(status, content_length=100 if labels else 90, **labels)
             if status == 206:
                 self.successResultOf(found)
             else:
@@ -202,18 +202,35 @@ class BlobTests(BlobCase):
         )
 
     def test_part_that_is_labelled_as_what_was_asked_for_is_one_under_any_status(self) -> None:
-        """Clients look at no status; without the label, or with another, it is an error."""
+        """Clients look at no status; with another label it is an error."""
         right, other = f"bytes 100-199/{self.SIZE}", f"bytes 100-198/{self.SIZE}"
         for code in (403, 404, 416, 429, 500, 503, 600, 999):
             self.located()
             found = self.fetch()
             self.internet.last.head(code, content_length=100, content_range=right)
             self.assertEqual(self.successResultOf(found).span, self.PART, code)
-            for label, length in ((other, 100), (right, 99), ("", 100)):
+            for label, length in ((other, 100), (right, 99)):
                 self.located()
                 found = self.fetch()
                 self.internet.last.head(code, content_length=length, content_range=label)
                 self.failureResultOf(found)
+
+    def test_part_without_a_label_is_one_under_any_status_if_it_is_no_page_about_an_error(
+        self,
+    ) -> None:
+        """By its length: clients got such blobs directly, and never through this cache."""
+        for code in (403, 404, 416, 429, 500, 503, 600):
+            for size, first in ((NO_PAGE, True), (NO_PAGE - 1, False)):
+                self.SIZE = size
+                self.blob = self.upstream.blob(DIGEST, size, NAME)
+                for length, is_right in ((size + 1, False), (size, first), (size, True)):
+                    self.located()
+                    found = self.fetch(Span(0, size))
+                    self.internet.last.head(code, content_length=length)
+                    if is_right:
+                        self.assertEqual(self.successResultOf(found).span, Span(0, size), code)
+                    else:
+                        self.failureResultOf(found)
 
     def test_after_replies_of_no_use_the_whole_is_asked_for_once(self) -> None:
         for _ in range(WITHOUT_RANGE_AFTER - 1):

@@ -20,8 +20,11 @@ from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol  # Expor
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http import _ChunkedTransferDecoder, maxChunkSizeLineLength
 
-MAX_BYTES = 256 * 1024
-"""Bytes of a reply before its body, interim replies included; signed URLs take a few thousand."""
+MAX_BYTES = 512 * 1024
+"""
+Bytes of a reply before its body, interim replies included. Signed URLs take a few thousand; some
+proxies add hundreds of thousands, of which Go's client bears ten million.
+"""
 MAX_LINES = 1000
 """Lines of those bytes: what a header costs in memory is many times its few bytes."""
 MAX_INTERIM = 8

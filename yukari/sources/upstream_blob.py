@@ -32,6 +32,8 @@ from yukari.tasks import Waiters
 
 _ANSWERS = frozenset({*range(200, 300), 416, 429})
 """Statuses below 500 that say something of the blob, not that the URL has expired."""
+NO_PAGE = 64 * 1024
+"""Bytes of a reply that is longer than any page about an error."""
 WITHOUT_RANGE_AFTER = 4
 """The last of so many replies in a row that are of no use is to a request without a Range."""
 
@@ -53,6 +55,8 @@ class UpstreamBlob:
     """Repositories that had their time since the last `retry`."""
     _failures: int = field(default=0, init=False)
     """Replies in a row that were of no use."""
+    _was_as_long: bool = field(default=False, init=False)
+    """Whether the last reply under an error's status was as long as what was asked for."""
     _had_part: bool = field(default=False, init=False)
     """Whether a part has come as it was asked for."""
     _locating: Optional[Waiters] = field(default=None, init=False)
@@ -204,12 +208,19 @@ class UpstreamBlob:
 
     def _is_just_it(self, response: IResponse, span: Span) -> bool:
         """
-        Whether a reply says by its Content-Range that it has just the bytes that were asked for. It
-        is not an error then, whatever its status: clients do not look at that.
+        Whether a reply has just the bytes that were asked for, by its Content-Range, or is as long
+        as they are and no page about an error: too long for that, or the second in a row. It is not
+        an error then, whatever its status: clients do not look at that.
         """
-        found = ContentRange.parse(header(response, b"content-range"))
-        is_as_long = response.length in (len(span), UNKNOWN_LENGTH)
-        return is_as_long and found == ContentRange(span, self._size)
+        content_range = header(response, b"content-range")
+        if content_range:
+            is_as_long = response.length in (len(span), UNKNOWN_LENGTH)
+            return is_as_long and ContentRange.parse(content_range) == ContentRange(
+                span, self._size
+            )
+        is_page = len(span) < NO_PAGE and not self._was_as_long
+        self._was_as_long = response.length == len(span)
+        return self._was_as_long and not is_page
 
     def _span(self, response: IResponse, span: Span) -> Span:
         if response.code >= 400 and self._is_just_it(response, span):
