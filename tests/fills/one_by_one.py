@@ -22,8 +22,9 @@ class OneByOne:
     """
     Blobs of some ``sizes``, each of one part; times in seconds, ``rate`` in bytes a second.
 
-    While one request is served others wait for it, or are told ``refuses``: ``empty`` for a header
-    without a body, else an error.
+    While one request is served others wait for it, even those that are dropped meanwhile; or they
+    are told ``refuses``: ``empty`` for a header without a body, ``hang`` for nothing, ever, else an
+    error.
     """
 
     sizes: tuple[int, ...]
@@ -35,6 +36,7 @@ class OneByOne:
     _clock: Clock = field(factory=Clock, init=False)
     _scenes: list[Scene] = field(init=False)
     _served: Optional[Asked] = field(default=None, init=False)
+    _done: set[Asked] = field(factory=set, init=False)
     _began: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -76,20 +78,28 @@ class OneByOne:
         for scene in self._scenes:
             self.asked.extend(each for each in scene.source.asked if each not in self.asked)
         now = self._clock.seconds()
-        for asked in [each for each in self.asked if each.open]:
-            if self._served is None or not self._served.open:
+        for asked in [each for each in self.asked if each not in self._done]:
+            if self._served is None:
                 self._served, self._began = asked, now
             if asked is self._served:
-                self._serve(asked, now)
-            elif self.refuses == "empty":
-                asked.answer()
-                asked.cut()
+                if self._serve(asked, now):
+                    self._done.add(asked)
+                    self._served = None
             elif self.refuses is not None:
-                asked.refuse(SourceFailed(self.refuses))
+                self._done.add(asked)
+                if self.refuses == "empty":
+                    asked.answer()
+                    asked.cut()
+                elif self.refuses != "hang":
+                    asked.refuse(SourceFailed(self.refuses))
         self._clock.advance(TICK)
 
-    def _serve(self, asked: Asked, now: float) -> None:
-        if now >= self._began + self.delay:
+    def _serve(self, asked: Asked, now: float) -> bool:
+        """Send a little; return whether that was the end."""
+        if now < self._began + self.delay:
+            return False
+        if asked.open:
             if not asked.answered:
                 asked.answer()
             asked.send(int(self.rate * TICK))
+        return not asked.open

@@ -89,6 +89,7 @@ class Drinker:
 class FillTests(SynchronousTestCase):
     def scene(self, size: int = 3 * MIB, **settings: Any) -> Scene:
         scene = Scene(content_of(size), **settings)
+        scene.source.pace_now.serves_several = True
         scene.fill.start()
         return scene
 

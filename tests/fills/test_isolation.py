@@ -32,7 +32,7 @@ class StuckBlobTests(SynchronousTestCase):
 
     def scenes(self, stuck: int, *, read: bool) -> tuple[Clock, list[Scene], Scene]:
         """So many of those, after they have taken what they could, and a healthy one of 6 MB."""
-        clock, pace = Clock(), HostPace(has_sent=True, has_brought_much=True)
+        clock, pace = Clock(), HostPace(has_sent=True, has_brought_much=True, serves_several=True)
         scheduler = FetchScheduler(clock, 32, 64)
         scenes = [Scene(bytes(6 * MB + at), clock=clock) for at in range(stuck + 1)]
         for scene in scenes:

@@ -7,10 +7,12 @@ from typing import Any
 from attrs import define, field
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.fills.lateness import LATE, LONG, LONGEST, Waits, lasting
+from tests.fills.doubles import ScriptedSource
+from yukari.fills.lateness import BEHIND_OTHERS, LATE, LONG, LONGEST, Waits, lasting
 from yukari.fills.plan import Claim
+from yukari.fills.retries import RetryState
 from yukari.net.budget import OVERTAKERS
-from yukari.sources.pace import MUCH, HostPace
+from yukari.sources.pace import ANSWER_LEAST, MUCH, HostPace
 
 
 @define(eq=False)
@@ -18,7 +20,9 @@ class Fetch:
     """As much of a request as matters."""
 
     began_at: float = 0.0
+    heard_at: float = 0.0
     received: int = 0
+    answered: bool = False
     left: float = 0.0
     paused: bool = False
     held: bool = False
@@ -42,8 +46,26 @@ def overtaken(by: int = OVERTAKERS) -> HostPace:
     return pace
 
 
-def found(fetch: Any, pace: HostPace, now: float) -> bool:
-    Waits().drop_overtaken([fetch], pace, now)
+@define(eq=False)
+class Blob:
+    """As much of a download as matters."""
+
+    fetches: list[Any]
+    source: ScriptedSource
+    tries: RetryState = field(factory=RetryState)
+    is_unproven: bool = False
+    coverage: Any = None
+
+
+def blob(fetch: Any, pace: HostPace, *, has_brought: bool = True) -> Blob:
+    found = Blob([fetch], ScriptedSource(b"", pace_now=pace))
+    if has_brought:
+        found.tries.came(0.0)
+    return found
+
+
+def found(fetch: Any, pace: HostPace, now: float, *, has_brought: bool = True) -> bool:
+    Waits().drop_lost(blob(fetch, pace, has_brought=has_brought), now)
     return bool(fetch.dropped)
 
 
@@ -71,12 +93,12 @@ class OvertakenTests(SynchronousTestCase):
         pace, waits = overtaken(), Waits()
         for times in (1, 1, 2, 4, LONGEST, LONGEST):
             fetch: Any = Fetch()
-            waits.drop_overtaken([fetch], pace, times * LATE - 0.01)
+            waits.drop_lost(blob(fetch, pace), times * LATE - 0.01)
             self.assertFalse(fetch.dropped)
-            waits.drop_overtaken([fetch], pace, times * LATE)
+            waits.drop_lost(blob(fetch, pace), times * LATE)
             self.assertTrue(fetch.dropped)
         other: Any = Fetch(claim=Claim(200, 300))
-        waits.drop_overtaken([other], pace, LATE)
+        waits.drop_lost(blob(other, pace), LATE)
         self.assertTrue(other.dropped)
 
     def test_a_request_that_had_begun_to_come_was_not_waited_for_in_vain(self) -> None:
@@ -84,6 +106,74 @@ class OvertakenTests(SynchronousTestCase):
         begun: Any = fetch
         waits.in_vain(begun)
         self.assertEqual(waits.factor(begun), 1)
+
+
+class IdleTests(SynchronousTestCase):
+    """A host that sends nothing at all."""
+
+    def pace(self) -> HostPace:
+        return HostPace(has_brought_much=True)
+
+    def test_request_to_one_that_was_quick_is_lost_soon_though_nothing_overtakes_it(self) -> None:
+        """The last of a blob was waited for two or three seconds, each time that it was lost."""
+        self.assertTrue(found(Fetch(), self.pace(), LATE))
+        self.assertFalse(found(Fetch(), self.pace(), LATE - 0.01))
+        self.assertFalse(found(Fetch(heard_at=5.0), self.pace(), 5.0 + LATE - 0.01))
+
+    def test_it_is_not_while_the_host_sends_anything_or_may_need_long_for_much(self) -> None:
+        busy = self.pace()
+        busy.limit.served = 1
+        self.assertFalse(found(Fetch(), busy, 100.0))
+        self.assertFalse(found(Fetch(), HostPace(), 100.0))
+
+    def test_nor_is_it_if_nothing_says_that_the_host_is_alive(self) -> None:
+        self.assertFalse(found(Fetch(), self.pace(), 100.0, has_brought=False))
+        alive = self.pace()
+        alive.limit.answered(1.0, began=0.0)
+        self.assertTrue(found(Fetch(), alive, 100.0, has_brought=False))
+
+    def test_it_has_twice_as_long_each_time(self) -> None:
+        """A host that comes to need seconds for each reply would not be heard any more."""
+        pace, waits, seconds = self.pace(), Waits(), LATE
+        for _ in range(8):
+            fetch: Any = Fetch()
+            waits.drop_lost(blob(fetch, pace), seconds - 0.01)
+            self.assertFalse(fetch.dropped)
+            waits.drop_lost(blob(fetch, pace), seconds)
+            self.assertTrue(fetch.dropped)
+            seconds *= 2
+
+
+class BehindTests(SynchronousTestCase):
+    """Requests that may have to wait for their host to send another reply."""
+
+    def is_silent(self, fetch: Any, pace: HostPace, now: float) -> bool:
+        return bool(Waits().silent(blob(fetch, pace), now))
+
+    def pace(self) -> HostPace:
+        pace = HostPace(round_trip=0.05)
+        pace.limit.served = 1
+        return pace
+
+    def test_while_a_host_sends_another_reply_it_is_not_silent(self) -> None:
+        """Each of a model's blobs was dropped after two seconds, and served in vain later."""
+        fetch, pace = Fetch(), self.pace()
+        for now in range(1, int(BEHIND_OTHERS) - 1):
+            self.assertFalse(self.is_silent(fetch, pace, now))
+        pace.limit.served = 0
+        self.assertFalse(self.is_silent(fetch, pace, fetch.heard_at + 1.0))
+        self.assertTrue(self.is_silent(fetch, pace, fetch.heard_at + ANSWER_LEAST + 0.1))
+
+    def test_not_even_behind_others_is_it_for_ever(self) -> None:
+        self.assertTrue(self.is_silent(Fetch(), self.pace(), BEHIND_OTHERS))
+
+    def test_host_that_has_answered_clearly_later_ones_or_several_at_once_is_not_busy(self) -> None:
+        later, several = self.pace(), self.pace()
+        later.limit.answered(1.2, began=1.0)
+        several.limit.served = 2
+        several.limit.answered(0.2, began=0.0)
+        for pace in (later, several):
+            self.assertTrue(self.is_silent(Fetch(), pace, ANSWER_LEAST + 0.1))
 
 
 class LastingTests(SynchronousTestCase):

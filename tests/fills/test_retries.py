@@ -26,6 +26,16 @@ SPREAD = 1.25
 
 
 @frozen
+class Silent:
+    """A request that began at 0 seconds."""
+
+    heard_at: float = 0.0
+    received: int = 0
+    answered: bool = False
+    began_at: float = 0.0
+
+
+@frozen
 class Failure:
     """A request that began ``took`` seconds before it failed."""
 
@@ -201,7 +211,23 @@ class PatienceTests(SynchronousTestCase):
         borne = []
         for _ in range(3):
             borne.append(tries.longest_silence(waited_for=False))
-            tries.fell_silent(midway=True)
+            tries.fell_silent([Silent(received=1, answered=True)])
         self.assertEqual(borne, [SILENCE, 2 * SILENCE, 4 * SILENCE])
         tries.came(100.0)
         self.assertEqual(tries.longest_silence(waited_for=False), SILENCE)
+
+    def test_the_time_for_which_a_request_waited_for_others_is_not_its_blobs(self) -> None:
+        """Behind a long reply of a host that serves one at a time a small blob was given up."""
+        for heard_at, is_hopeless in ((0.0, True), (5.0, False)):
+            tries = RetryState()
+            tries.begin(0.0)
+            tries.fell_silent([Silent(heard_at=heard_at)])
+            self.assertEqual(tries.are_hopeless(PATIENCE_AT_FIRST), is_hopeless)
+            self.assertTrue(tries.are_hopeless(PATIENCE_AT_FIRST + 5.0))
+
+    def test_rest_of_a_blob_ends_early_only_if_its_host_was_busy_with_others(self) -> None:
+        for crowded in (True, False):
+            tries = RetryState()
+            tries.failed(SourceFailed("503"), 1.0, began=0.9, brought=0, crowded=crowded)
+            self.assertEqual(tries.end_rest(), crowded)
+            self.assertEqual(tries.not_before == 0.0, crowded)

@@ -23,11 +23,12 @@ from yukari.fills.hangs import Trickle, brings_much, goes_on_elsewhere, in_vain,
 from yukari.fills.lateness import Waits, drop_starved, lasting
 from yukari.fills.plan import Claim
 from yukari.fills.ports import Scheduler
-from yukari.fills.retries import PATIENCE, SILENCE_WAITED_FOR, RetryState, is_crowded_out
+from yukari.fills.retries import PATIENCE, RetryState, is_crowded_out
+from yukari.fills.trial import Trial
 from yukari.metrics import Metrics
 from yukari.names import Digest
 from yukari.sources.base import Answer, BlobSource, SourceFailed, SourceRefused
-from yukari.sources.pace import ANSWER_LEAST, MUCH, STOCK_PARTS, HostPace
+from yukari.sources.pace import MUCH, STOCK_PARTS, HostPace
 from yukari.spans import Span
 from yukari.tasks import Waiters
 
@@ -61,6 +62,7 @@ class Download:
     _halved: Optional[Span] = field(default=None, init=False)
     """What one of them has made free for the next."""
     _waits: Waits = field(factory=Waits, init=False)
+    _trial: Trial = field(factory=Trial, init=False)
     is_resumed: bool = field(default=False, init=False)
     """Whether some of the bytes came before this attempt, from a source that is not known."""
     kept: int = field(default=0, init=False)
@@ -126,7 +128,8 @@ class Download:
         if not self.takes_bytes or self.streaming or self._regrouped is False:
             return 0
         if self.source.ranges and not (self.is_unproven or self.tries.are_failing):
-            return self._cap
+            now = self._clock.seconds()
+            return self._trial.cap(self.fetches, self.coverage, self.source.pace, self._cap, now)
         return min(self._cap, STOCK_PARTS) if self.is_kept_waiting() else 1
 
     @property
@@ -165,6 +168,8 @@ class Download:
     def length(self, pace: HostPace, crowding: float, at_once: int) -> int:
         """Return how many bytes its next request should ask for."""
         plan, cap = self.coverage.plan, pace.limit.at_most(self.fetch_cap(), self.coverage.crowd)
+        if self._trial.is_one_piece(self.coverage, pace):
+            return pace.length_unheard(plan.free, 1)
         if self.is_kept_waiting() and not pace.has_brought_much:
             # A host that is new gets few requests at first, and soon more.
             most = self.fetch_cap() if pace.limit.useful.is_new else cap
@@ -225,6 +230,8 @@ class Download:
         self._metrics.retried()
         log.debug("{digest}: {error}", digest=str(self.digest), error=str(error))
         now = self._clock.seconds()
+        if self.fetches and not fetch.received:
+            self._trial.failed(self.coverage, self.source.pace, now)
         crowded = is_crowded_out(self, began, self.scheduler.fills)
         delay = self.tries.failed(error, now, began=began, brought=fetch.new, crowded=crowded)
         if (delay > PATIENCE or self.tries.keep_failing) and goes_on_elsewhere(self):
@@ -238,20 +245,14 @@ class Download:
         """Twice a second: drop silent connections, give up what is hopeless."""
         if not self.takes_bytes:
             return
-        silent = [fetch for fetch in self.fetches if self._is_silent(fetch, now)]
+        silent = self._waits.silent(self, now)
         if silent:
-            self.tries.fell_silent(midway=any(fetch.received for fetch in silent))
+            self.tries.fell_silent(silent)
             if len(silent) == len(self.fetches):
                 self._gives_way(now - min(fetch.began_at for fetch in silent))
-        for fetch in silent:
-            pace = self.source.pace
-            self._waits.in_vain(fetch)
-            fetch.drop(f"silent for {now - fetch.heard_at:.0f} s", silent=True)
-            # A host that answers others more likely bears too few than needs longer.
-            is_first = self.tries.silences == 1 and pace.limit.has_answered_since(fetch.began_at)
-            if not fetch.answered and not pace.limit.is_known and not is_first:
-                pace.waited_in_vain(now - fetch.began_at)
-        self._waits.drop_overtaken(self.fetches, self.source.pace, now)
+            self._waits.drop_silent(self, silent, now)
+        self._waits.drop_lost(self, now)
+        self._trial.tick(self.fetches, self.coverage, self.source.pace, now)
         self._request_seconds += len(self.fetches) * (now - self._ticked_at)
         self._ticked_at = now
         drop_starved(self.fetches, now, self._request_seconds, self.upstream_bytes)
@@ -290,20 +291,6 @@ class Download:
         now = self._clock.seconds()
         for fetch in self.fetches:
             fetch.heard_at = min(now, fetch.heard_at + seconds)
-
-    def _is_silent(self, fetch: RangeFetch, now: float) -> bool:
-        if fetch.held:
-            fetch.heard_at = now
-        quiet = now - fetch.heard_at
-        if fetch.paused or quiet < min(SILENCE_WAITED_FOR, ANSWER_LEAST):
-            return False
-        if not fetch.received:
-            pace = self.source.pace
-            seconds = pace.patience if self.is_unproven else pace.answers_within
-            seconds = max(seconds, SILENCE_WAITED_FOR if fetch.answered else ANSWER_LEAST)
-            return quiet >= self._waits.longest(fetch, pace, seconds)
-        waited_for = self.coverage.is_waited_for(fetch.claim)
-        return quiet >= self.tries.longest_silence(waited_for=waited_for)
 
     # for requests
 
@@ -359,11 +346,13 @@ class Download:
             self.gave_way = 0
             self.scheduler.hangs.brought(self.models)
         if new and self.tries.came(self._clock.seconds()):
+            self._trial.heard(fetch, self.coverage, self.source.pace)
             self.tries.host_got_fewer(self.source.pace.limit.lowered_at)
             self.coverage.wake_all()
             self.first_word.fire()
             self.scheduler.runnable(self)
         elif fetch.received == len(data):
+            self._trial.heard(fetch, self.coverage, self.source.pace)
             self.scheduler.runnable(self)  # The host may bear more now.
         if self.source.pace.in_order.is_needed and self._regrouped is None:
             self._regroup()

@@ -243,6 +243,11 @@ class RangeFetch:
             return 0.0
         return (self.claim.end - self.claim.cursor) * seconds / self.received
 
+    @property
+    def waited(self) -> float:
+        """The seconds from the request to its first byte, which has come."""
+        return self._begins_at - self.began_at
+
     def rate_of_late(self, now: float, seconds: float) -> Optional[float]:
         """
         Return bytes a second over at least the last ``seconds``; None if it is younger, or paused.

@@ -44,6 +44,19 @@ LONGEST_BACKOFF = 30.0
 """Seconds until the next request, doubling from the first failure to the longest wait."""
 
 
+class Silent(Protocol):
+    """A request without a byte for long, as far as this matters."""
+
+    @property
+    def began_at(self) -> float: ...
+    @property
+    def heard_at(self) -> float: ...
+    @property
+    def answered(self) -> bool: ...
+    @property
+    def received(self) -> int: ...
+
+
 @define(eq=False, repr=False)
 class RetryState:
     """The requests of one fill."""
@@ -120,6 +133,13 @@ class RetryState:
         self.not_before = self.asked_to_wait_until
         return self.not_before <= now
 
+    def end_rest(self) -> bool:
+        """If the host was only busy with other blobs, rest no longer; return whether that is so."""
+        was_crowded = self._crowded_out > 0 and not self._failures
+        if was_crowded:
+            self.not_before = self.asked_to_wait_until
+        return was_crowded
+
     def begin(self, now: float) -> None:
         """Note that a request begins."""
         if self.tried_at is None:
@@ -178,14 +198,17 @@ class RetryState:
         self.not_before = max(self.not_before, now + delay)
         return delay
 
-    def fell_silent(self, *, midway: bool) -> None:
+    def fell_silent(self, silent: Iterable[Silent]) -> None:
         """
-        Note that requests were dropped for their silence; those dropped together count once.
-
-        ``midway`` says whether any of them was in the middle of a reply.
+        Note that requests were dropped for their silence; those dropped together count once. The
+        time in which they may have waited for others does not.
         """
+        silent = list(silent)
+        if self.tried_at is not None:
+            behind = (each.heard_at - each.began_at for each in silent if not each.answered)
+            self.tried_at += max(behind, default=0.0)
         self.silences += 1
-        self._stalls += midway
+        self._stalls += any(each.received for each in silent)
 
     # what follows
 

@@ -362,11 +362,21 @@ class FetchScheduler:
             download.fetch_ended(fetch, result if isinstance(result, Failure) else None)
         finally:
             fetch.turn.release()  # Others have it now, if they can use it.
+        if fetch.received:
+            self._wake_one(download)
         rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.runnable(download)
         elif download in self._open and download not in self._resting:
             self._resting[download] = self._clock.callLater(rest, self._rested, download)
+
+    def _wake_one(self, ended: Download) -> None:
+        """A host has sent what it was asked for: now it may bear the request that it refused."""
+        for other, timer in list(self._resting.items()):
+            if other.source.pace.limit is ended.source.pace.limit and other.tries.end_rest():
+                timer.cancel()
+                self._rested(other)
+                break
 
     def _rested(self, download: Download) -> None:
         del self._resting[download]

@@ -37,6 +37,8 @@ UNKNOWN = 2
 """Requests at once to a host that starves all in progress, and so does not show what it bears."""
 OVERTAKERS = 4
 """The last answers: one that was asked for before all of them is late."""
+CLEARLY = 0.5
+"""Seconds by which a request is sent clearly later than another."""
 _MEMORY = 0.85
 """The weight of the past at each new outcome."""
 PROBE_FIRST = 10.0
@@ -105,6 +107,17 @@ class HostLimit:
     def has_answered_since(self, then: float) -> bool:
         """Whether it has answered a request later than ``then``, in the clock's seconds."""
         return self._answered_at > then
+
+    def busy_until(self, now: float, *, began: float) -> float:
+        """
+        Return until when a request that ``began`` then may have had to wait for others, in the
+        clock's seconds: unless some that were sent clearly later have been answered, or the host
+        has served several at once.
+        """
+        later = any(asked > began + CLEARLY for asked in self._asked_at)
+        if later or self._most_served > 1:
+            return began
+        return now if self.served else max(began, self._answered_at)
 
     def is_late(self, began: float) -> bool:
         """Whether the last answers were all to requests that were sent after ``began``."""

@@ -143,6 +143,9 @@ class HostPace:
     """Whether its bodies without a length end behind their last byte."""
     has_brought_much: bool = False
     """Whether it has answered a request for `MUCH`."""
+    serves_several: Optional[bool] = None
+    """Whether it serves several requests at once, as of ``judged_at``; None for not known."""
+    judged_at: float = 0.0
     in_order: InOrder = field(factory=InOrder)
     """Whether a blob comes as soon if it is asked for in one piece."""
     round_trip: Optional[float] = None
@@ -152,7 +155,7 @@ class HostPace:
     Seconds between a reply's header and its body, smoothed: some proxies send the one at once and
     the other when all is scanned. 0 for fewer than `LATE_BODY`. They count as the round trip's.
     """
-    _least_wait: float = 0.0
+    least_wait: float = 0.0
     """Seconds to a first byte at the least, of late."""
     longest_wait: float = 0.0
     """At the most, of late."""
@@ -164,7 +167,6 @@ class HostPace:
     _longest_quick: int = 0
     """Bytes of the longest request whose body took next to no time, compared with its header."""
     _measured: int = 0
-    """Requests that have been measured."""
     _longest_body: float = 0.0
     """Seconds that one of them took from its header to its end, at the most."""
     _received: int = 0
@@ -267,8 +269,8 @@ class HostPace:
         seconds += self.body_delay
         seen = self.round_trip
         self.round_trip = seconds if seen is None else 0.7 * seen + 0.3 * seconds
-        least = seconds if seen is None else self._least_wait
-        self._least_wait = min(seconds, least + 0.1 * (seconds - least))
+        least = seconds if seen is None else self.least_wait
+        self.least_wait = min(seconds, least + 0.1 * (seconds - least))
         self.longest_wait = max(seconds, 0.98 * self.longest_wait)
 
     def body_after(self, seconds: float) -> None:
@@ -280,7 +282,7 @@ class HostPace:
         self.body_delay = after if after >= LATE_BODY else 0.0
         change = self.body_delay - before
         self.round_trip = max(0.0, self.round_trip + change)
-        self._least_wait = max(0.0, self._least_wait + change)
+        self.least_wait = max(0.0, self.least_wait + change)
         self.longest_wait = max(self.longest_wait, self.round_trip)
 
     def lost(self, seconds: float) -> None:
@@ -296,7 +298,7 @@ class HostPace:
     @property
     def delay(self) -> float:
         """Seconds that it takes of its own before each first byte, beyond a network's."""
-        return max(0.0, self._least_wait - ORDINARY)
+        return max(0.0, self.least_wait - ORDINARY)
 
     @property
     def answers_within(self) -> float:
