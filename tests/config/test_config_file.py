@@ -315,6 +315,7 @@ class InForceTests(FileCase):
             meant = Settings.read({}, {**HOME, **environment})
             found = self.read("\n".join(self.shown(**environment)))
             self.assertEqual(found, attrs.evolve(meant, config=self.path))
+            self.assertEqual(found.unused, (), environment)
 
     @given(st.text())
     def test_any_string_is_quoted_as_toml_reads_it(self, text: str) -> None:

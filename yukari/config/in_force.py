@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
+from yukari.config.parsers import TIGRIS
 from yukari.config.reading import Sources
 from yukari.config.registries import KEYS
 from yukari.config.registry_tables import TABLES
@@ -45,7 +46,8 @@ def _line(row: Setting, settings: Settings, sources: Sources) -> str:
         texts = _upstreams(settings)
     if row.name in _FOUND and (found := getattr(settings, row.name)) is not None:
         texts = [found]
-    if not texts:
+    is_unused = row.name == "tigris_bucket" and settings.storage != TIGRIS
+    if not texts or (is_unused and sources.said(row) is None):
         return f"# {row.name}: {row.default_shown}"
     if not row.in_file:
         return f"# {row.name}: {getattr(settings, row.name)}  # {_origin(row, sources)}"

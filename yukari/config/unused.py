@@ -64,5 +64,6 @@ def unused(rows: Sequence[Setting], values: Values, sources: Sources) -> Iterato
             continue
         given, text = said[0]
         # A bucket that is named is wanted, a default that is repeated is not.
-        if name == "tigris_bucket" or text != row.default:
+        is_default = text == row.default or (row.switch and not row.parse(text))
+        if name == "tigris_bucket" or not is_default:
             yield f"{given} has no effect: {why}"
