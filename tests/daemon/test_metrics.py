@@ -244,9 +244,10 @@ class DaemonTests(RunningCase):
         await self.pull(daemon)
         await daemon.idle()
         text = await self.scraped(daemon)
-        self.assertEqual(
-            value(text, "upstream_bytes_total", **BY_DEFAULT), upstream.models[MODEL].size
-        )
+        counted = value(text, "upstream_bytes_total", **BY_DEFAULT)
+        self.assertGreaterEqual(counted, upstream.models[MODEL].size)
+        # On a busy machine the stream may be asked for again, and then comes from its beginning.
+        self.assertLessEqual(counted, upstream.counters.sent)
 
     async def test_relayed_bytes_are_counted(self) -> None:
         upstream = await self.upstream(f"{MODEL}=600KB")
