@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +16,7 @@ from yukari.names import Digest
 from yukari.s3.errors import S3Error
 from yukari.storage.bucket.bucket import Bucket
 from yukari.storage.bucket.multipart import SMALL, Note
+from yukari.storage.bucket.spools import BucketSpools
 from yukari.storage.bucket.upload import LONGEST_WAIT, BlobUpload
 from yukari.storage.disk.spool import SpoolFile
 
@@ -79,6 +81,40 @@ class UploadTests(SynchronousTestCase):
         self.successResultOf(second)
         self.assertEqual((client.aborted, self.ended), (["upload-1"], [upload]))
         self.assertFalse(os.path.exists(upload._note_path))
+
+    def test_new_spool_waits_for_no_abort_and_keeps_its_note(self) -> None:
+        """An abort takes minutes while S3 is down."""
+        clock, client = Clock(), ScriptedClient(abort=Deferred())
+        upload = self.upload(client, clock)
+        upload.look()
+        upload.spool.discard()
+        upload.look()
+        self.assertEqual(client.aborted, ["upload-1"])
+        directory = upload._bucket.directory
+
+        def new(digest: Digest, size: int, *_: object) -> SpoolFile:
+            return SpoolFile.create(directory, digest, size, NAME)
+
+        def in_thread(work: Any, *arguments: Any, undo: object = None) -> Deferred[Any]:
+            return succeed(work(*arguments))
+
+        has: Any = SimpleNamespace
+        spools = BucketSpools(
+            evolve(upload._bucket, in_thread=in_thread),
+            blobs=has(media_type=lambda _: "", sizes={}),
+            manifests=has(),
+            direct=has(left={}),
+            tier=has(make_way=lambda *_: None, budget=None),
+            files=has(path=directory, room=None, new=new),
+            owned=has(restore=lambda: None),
+        )
+        spools.uploads[DIGEST] = upload
+        spool = self.successResultOf(Deferred.fromCoroutine(spools.new(DIGEST, len(BODY), NAME)))
+        self.addCleanup(spool.close)
+        self.addCleanup(spools.uploads[DIGEST].stop)
+        client.abort.callback(None)
+        self.assertEqual(self.ended, [upload])
+        self.assertTrue(os.path.exists(upload._note_path))
 
     def test_a_part_of_an_upload_that_is_no_more_ends_no_other(self) -> None:
         """As a bucket's rule aborts old ones: their parts under way fail one after the other."""

@@ -71,9 +71,9 @@ class BucketSpools:
 
     async def new(self, digest: Digest, size: int, repository: Repository) -> Spool:
         before = self.uploads.pop(digest, None)
-        if before is not None and before.spool.gone:
-            await before.abandon()
-        elif before is not None:
+        if before is not None:
+            # Its note is the new one's, which goes on with those of its parts that are right.
+            before.has_note = False
             before.stop()
         made: tuple[SpoolFile, Note] = await self._bucket.in_thread(
             self._new,

@@ -86,6 +86,8 @@ class BlobUpload:
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
     _woken: Waiters = field(factory=Waiters, init=False)
     _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
+    has_note: bool = field(default=True, init=False)
+    """Whether the note is this upload's, not that of another spool's."""
     ended: bool = field(default=False, init=False)
     """Whether no more is uploaded: the object is there, was abandoned, or the process stops."""
     sent: int = field(default=0, init=False)
@@ -363,7 +365,8 @@ class BlobUpload:
                 self._log.warn("{key}: upload not aborted: {error}", key=self.key, error=str(error))
                 self._left(self)
                 return  # the note stays: the next start aborts it
-        await self._bucket.in_thread(remove, self._note_path)
+        if self.has_note:
+            await self._bucket.in_thread(remove, self._note_path)
         self._left(self)
 
     def stop(self) -> None:
