@@ -72,6 +72,13 @@ class CatalogTests(SynchronousTestCase):
         with self.assertRaises(CatalogUnusable):
             result_of(self.catalog.run(fail))
 
+    def test_catalog_is_used_where_no_room_can_be_taken_for_a_reserve(self) -> None:
+        """macOS has no such call."""
+        self.addCleanup(setattr, os, "posix_fallocate", os.posix_fallocate)
+        del os.posix_fallocate
+        self.put()
+        self.assertFalse(os.path.exists(f"{self.path}-reserve"))
+
     def test_thousand_pulls_are_one_write(self) -> None:
         self.put()
         before = self.writes

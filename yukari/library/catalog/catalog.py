@@ -132,7 +132,8 @@ class Catalog:
         except sqlite3.OperationalError as error:
             if str(error).endswith(FULL) and self._reserved:
                 self._reserved = False
-                os.unlink(self._reserve)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._reserve)
             elif NO_LOCKS in str(error):
                 self._close()
                 self._file = self._in_memory(error)
@@ -168,7 +169,7 @@ class Catalog:
             finally:
                 os.close(descriptor)
             self._reserved = True
-        except OSError:
+        except (OSError, AttributeError):  # macOS cannot take room so.
             with suppress(OSError):
                 os.unlink(self._reserve)
 
