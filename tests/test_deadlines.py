@@ -52,6 +52,21 @@ class DeadlinesTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.late, ["a"])
 
+    def test_one_that_cannot_be_ended_saves_no_others(self) -> None:
+        """They stayed open until something else began."""
+
+        def late(thing: str) -> None:
+            if thing == "a":
+                raise LookupError("a bug")
+            self.late.append(thing)
+
+        deadlines = Deadlines(self.clock, 10.0, late)
+        deadlines.begin("a")
+        deadlines.begin("b")
+        self.clock.advance(10)
+        self.assertEqual(self.late, ["b"])
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
     def test_what_is_late_may_begin_anew_and_end_others(self) -> None:
         """Closing one connection may end another: that one's time ran all the same."""
 

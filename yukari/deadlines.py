@@ -12,6 +12,9 @@ from typing import Generic, Optional, TypeVar
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
 
 LENIENT = 0.001
 """Seconds by which a deadline may come early: sums of floats differ in their last digits."""
@@ -57,4 +60,7 @@ class Deadlines(Generic[T]):
             late.append(thing)
         for thing in late:
             if self._due.pop(thing, None) is not None:
-                self._late(thing)
+                try:
+                    self._late(thing)
+                except Exception:  # The others are late all the same.
+                    log.failure("ending what is late")
