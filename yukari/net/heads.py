@@ -81,7 +81,9 @@ class _Client(HTTP11ClientProtocol):
 
     def request(self, request: Any) -> Any:
         if self._socket is not None:
-            self._socket.bufferSize = min(HEAD_READ, self._most)
+            # A range is wanted as soon as it comes.
+            little = not request.headers.hasHeader(b"range")
+            self._socket.bufferSize = min(HEAD_READ, self._most) if little else self._most
         self._bytes = self._lines = self._interim = self._body = self._ends = 0
         self._tail = b""
         asked = super().request(request)
