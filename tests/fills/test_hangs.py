@@ -230,7 +230,30 @@ class TrickleTests(SynchronousTestCase):
         for each, cut in ((1, False), (1, True)):
             self.setUp()
             self.serve(each, until=90.0, cut=cut)
-            self.assertIn("next to nothing", str(self.drinker.broken))
+            said = "the connection broke" if cut else "next to nothing"
+            self.assertIn(said, str(self.drinker.broken))
+
+    def test_readers_of_a_blob_of_which_some_bytes_never_come_are_told(self) -> None:
+        """Each reply ended in its middle; that was taken for an outage, for a minute and more."""
+        while self.drinker.broken is None:
+            self.assertLess(self.scene.clock.seconds(), 45.0)
+            for asked in self.scene.source.open:
+                asked.answer()
+                if len(asked.span) > 1:
+                    asked.send(len(asked.span) // 2)
+                asked.cut()
+            self.scene.clock.advance(0.5)
+
+    def test_outage_of_most_of_a_minute_breaks_no_reader(self) -> None:
+        self.serve(20_000, until=1.0)
+        while self.scene.clock.seconds() < 50.0:
+            for asked in self.scene.source.open:
+                if asked.answered:
+                    asked.cut()
+                else:
+                    asked.refuse(SourceFailed("503"))
+            self.scene.clock.advance(0.5)
+        self.assertIsNone(self.drinker.broken)
 
     def test_blob_that_is_asked_for_again_has_its_time_again(self) -> None:
         self.serve(1, until=90.0)

@@ -17,6 +17,8 @@ from yukari.fills.retries import (
     PATIENCE_AT_FIRST,
     SILENCE,
     TOLD_OF_WAIT,
+    USEFUL,
+    USELESS,
     RetryState,
 )
 from yukari.sources.base import SourceFailed
@@ -105,6 +107,17 @@ class FailedTests(SynchronousTestCase):
             self.assertEqual(tries.keep_failing, told, seconds)
             tries.came(100.0)
             self.assertFalse(tries.keep_failing)
+
+    def test_one_reply_of_no_use_matters_not_if_bytes_come_or_there_is_an_outage(self) -> None:
+        """A blob was given up half a minute after one reply that had ended early."""
+        for of, answered, hopeless in ((1, True, True), (USEFUL, True, False), (1, False, False)):
+            tries, error = RetryState(), SourceFailed("the connection broke")
+            tries.begin(0.0)
+            tries.came(1.0)
+            tries.failed(error, 2.0, began=1.5, brought=0, answered=True)
+            tries.came(10.0, of=of)
+            tries.failed(error, 20.0, began=15.0, brought=0, answered=answered)
+            self.assertEqual(tries.are_hopeless(2.0 + USELESS), hopeless, (of, answered))
 
     def test_failures_while_the_host_is_busy_with_others_are_none_of_the_blobs(self) -> None:
         """It was given up after ten seconds for which a host of one connection sent another."""

@@ -204,15 +204,13 @@ class Download:
         self._release(fetch.claim)
         if self.streaming and not self.fetches:
             self.streaming = False
-        if not self.takes_bytes:
+        if not self.takes_bytes or (failure is not None and fetch.was_too_slow):
             return
         if failure is None:
             self.tries.succeeded()
             self._cap = min(self.scheduler.per_blob, self._cap + 1)
             return
         error = failure.value
-        if fetch.was_too_slow:
-            return
         if isinstance(error, SourceRefused):
             if error.error.code == "SIZE_INVALID" and self.tries.have_brought:
                 # The size was right until now: what came is a portal's page, or an error as 200.
@@ -233,7 +231,9 @@ class Download:
         if self.fetches and not fetch.received:
             self._trial.failed(self.coverage, self.source.pace, now)
         crowded = is_crowded_out(self, began, self.scheduler.fills)
-        delay = self.tries.failed(error, now, began=began, brought=fetch.new, crowded=crowded)
+        delay = self.tries.failed(
+            error, now, began=began, brought=fetch.new, crowded=crowded, answered=fetch.answered
+        )
         if (delay > PATIENCE or self.tries.keep_failing) and goes_on_elsewhere(self):
             return
         if delay > PATIENCE:
@@ -345,7 +345,7 @@ class Download:
         if new and self.gave_way and brings_much(fetch):
             self.gave_way = 0
             self.scheduler.hangs.brought(self.models)
-        if new and self.tries.came(self._clock.seconds()):
+        if new and self.tries.came(self._clock.seconds(), of=fetch.received):
             self._trial.heard(fetch, self.coverage, self.source.pace)
             self.tries.host_got_fewer(self.source.pace.limit.lowered_at)
             self.coverage.wake_all()

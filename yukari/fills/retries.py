@@ -39,6 +39,12 @@ HURRIED_AFTER = 1.0
 """Seconds after a failure before a new request of a client shortens the backoff."""
 ENOUGH = 64 * 1024
 """Bytes that a request must have brought before it failed for the next to need no pause."""
+USEFUL = 1024
+USELESS = 30.0
+"""
+Bytes that a reply must bring of those that were asked for, and the seconds of replies that bring
+fewer, each of which ended early, after which a fill gives up: it is no outage.
+"""
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
 """Seconds until the next request, doubling from the first failure to the longest wait."""
@@ -74,6 +80,8 @@ class RetryState:
     """How often some fell silent since something came."""
     _stalls: int = field(default=0, init=False)
     """Failures in the middle of a reply."""
+    _useless_since: Optional[float] = field(default=None, init=False)
+    """Since when all replies have been useless; see `USEFUL`."""
     _progress_at: Optional[float] = field(default=None, init=False)
     tried_at: Optional[float] = field(default=None, init=False)
     """When the first request began."""
@@ -118,7 +126,7 @@ class RetryState:
     def begin_anew(self) -> None:
         """The blob is fetched again, from its first byte or after it was given up."""
         self._failures = self._crowded_out = self.silences = self._stalls = 0
-        self._progress_at = self.tried_at = None
+        self._progress_at = self.tried_at = self._useless_since = None
         self.not_before = self.asked_to_wait_until
 
     def begin_elsewhere(self) -> None:
@@ -145,8 +153,13 @@ class RetryState:
         if self.tried_at is None:
             self.tried_at = now
 
-    def came(self, now: float) -> bool:
-        """Note new bytes; return whether they are the first, or the first after a failure."""
+    def came(self, now: float, *, of: int = USEFUL) -> bool:
+        """
+        Note new bytes, of a reply that has brought so many so far; return whether they are the
+        first, or the first after a failure.
+        """
+        if of >= USEFUL:
+            self._useless_since = None
         news = not self.are_bringing
         self._progress_at = now
         self._failures = self._crowded_out = self.silences = self._stalls = 0
@@ -162,6 +175,7 @@ class RetryState:
 
     def succeeded(self) -> None:
         """Note that a request has brought all its bytes."""
+        self._useless_since = None
         self._failures = self._crowded_out = 0
 
     def failed(
@@ -172,12 +186,17 @@ class RetryState:
         began: float,
         brought: int,
         crowded: bool = False,
+        answered: bool = False,
     ) -> float:
         """
         Note that a request that ``began`` then has failed; it ``brought`` so many new bytes before,
-        and ``crowded`` says whether the host was busy with other blobs. Return the seconds to the
-        next.
+        ``answered`` says whether there was a reply, and ``crowded`` whether the host was busy with
+        other blobs. Return the seconds to the next.
         """
+        if not answered or brought >= USEFUL:
+            self._useless_since = None
+        elif self._useless_since is None:
+            self._useless_since = now
         # Those that were at work when one failed fail for the same reason: they count once.
         is_news, self._failed_at = began > self._failed_at, now
         self._last_failure = error
@@ -219,6 +238,8 @@ class RetryState:
 
     def are_hopeless(self, now: float) -> bool:
         """Whether requests have failed, or been silent, for too long."""
+        if self._useless_since is not None and now - self._useless_since >= USELESS:
+            return True
         if not self.are_failing and not self.silences:
             return False
         is_crowded_out = not self._failures and not self.silences
