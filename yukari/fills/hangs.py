@@ -71,7 +71,6 @@ class Blob(Fetched, Protocol):
 
     models: dict[Hashable, None]
     gave_way: int
-    retries: int
     upstream_bytes: int
     trickle: Trickle
 
@@ -174,12 +173,11 @@ class Trickle:
     def is_in_vain(self, blob: Blob, now: float) -> bool:
         """
         Whether it waits again after it has given way, twice if something had come; or has had no
-        turn for `IN_VAIN` after it had failed or given way.
+        turn for `IN_VAIN` since then.
         """
         if self._waits_since is None:
             self._waits_since = now
-        had_trouble = blob.gave_way > 0 or blob.retries > 0
-        if had_trouble and blob.is_read and now - self._waits_since >= IN_VAIN:
+        if blob.gave_way and blob.is_read and now - self._waits_since >= IN_VAIN:
             self._waits_since = None
             return True
         began = blob.tries.tried_at

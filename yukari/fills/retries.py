@@ -43,7 +43,7 @@ USEFUL = 1024
 USELESS = 30.0
 """
 Bytes that a reply must bring of those that were asked for, and the seconds of replies that bring
-fewer, each of which ended early, after which a fill gives up: it is no outage.
+fewer, each of which ended early, after which a fill that had some gives up: it is no outage.
 """
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
@@ -193,7 +193,7 @@ class RetryState:
         ``answered`` says whether there was a reply, and ``crowded`` whether the host was busy with
         other blobs. Return the seconds to the next.
         """
-        if not answered or brought >= USEFUL:
+        if not answered or brought >= USEFUL or self._progress_at is None:
             self._useless_since = None
         elif self._useless_since is None:
             self._useless_since = now
