@@ -42,10 +42,7 @@ HELD = 32 * 1024 * 1024
 LEAST_HELD = 512 * 1024
 """Bytes of them that each fill may hold at least."""
 CROWD = 128
-"""
-Positions at which a blob's readers wait; more are not counted, and then other blobs' readers go
-first. As many as two clients of the kind that has 64 parts.
-"""
+"""Positions of a blob's readers that count, two clients' of 64 parts; beyond, others go first."""
 
 
 @frozen
@@ -205,9 +202,7 @@ class FetchScheduler:
     # assigning
 
     def _budget(self, download: Download) -> ConnectionBudget:
-        budget = download.source.pace.budget
-        if budget is None:
-            return self._own_budget
+        budget = download.source.pace.budget or self._own_budget
         if budget not in self._budgets:
             self._watch(budget)
         return budget
@@ -340,9 +335,8 @@ class FetchScheduler:
         claim = download.claim(assignment.start, pace, crowding, min(soon, in_all))
         if claim is None:
             return
-        turn = self._budget(download).take(
-            pace.limit, assignment.priority, is_first=not download.fetches
-        )
+        is_first = not download.fetches
+        turn = self._budget(download).take(pace.limit, assignment.priority, is_first=is_first)
         assert turn is not None
         fetch = RangeFetch(download, claim, turn, self._clock)
         download.add_fetch(fetch)
@@ -364,6 +358,10 @@ class FetchScheduler:
             fetch.turn.release()  # Others have it now, if they can use it.
         if fetch.received:
             self._wake_one(download)
+        self._rest(download)
+
+    def _rest(self, download: Download) -> None:
+        """Begin more of a blob's requests, or do so once it has rested."""
         rest = download.tries.not_before - self._clock.seconds()
         if rest <= 0:
             self.runnable(download)
@@ -380,11 +378,7 @@ class FetchScheduler:
 
     def _rested(self, download: Download) -> None:
         del self._resting[download]
-        rest = download.tries.not_before - self._clock.seconds()
-        if rest > 0:
-            self._resting[download] = self._clock.callLater(rest, self._rested, download)
-        else:
-            self.runnable(download)
+        self._rest(download)
 
     # time
 
