@@ -23,10 +23,10 @@ from yukari.storage.readable import Readable
 
 CORKED_LEAST = 128 * 1024
 """
-The smallest bound with which a connection is corked. A cork holds back less than a segment, up to
-64 KiB. Those bytes count as unsent too, and Linux calls a socket writable while twice its unsent
-bytes are below the bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s
-later.
+The smallest bound with which a connection is corked for longer than its head and the first bytes
+behind it, which leave together. A cork holds back less than a segment, up to 64 KiB. Those bytes
+count as unsent too, and Linux calls a socket writable while twice its unsent bytes are below the
+bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s later.
 """
 COUNTED_BESIDE_CROWD = 8
 """
@@ -85,9 +85,10 @@ class FileSender:
             return
         self._stalls.begin(self)
         bound = bound_unsent(self._transport, request.site.drain.count())
-        self._corks = bound >= CORKED_LEAST
+        self._corks = True
         self._cork(True)
-        request.write(b"")  # the head, which leaves with the first bytes if they are corked
+        request.write(b"")  # the head, which leaves with the first bytes
+        self._corks = bound >= CORKED_LEAST
         self._transport.unregisterProducer()
         if join is not None:
             self._taker = join(self._hold, self._go_on)
@@ -109,7 +110,7 @@ class FileSender:
         return bool(self._request.gone or not self._transport.connected)
 
     def _cork(self, corked: bool) -> None:
-        if self._corks and corked != self._corked:
+        if corked != self._corked and (self._corks or not corked):
             self._corked = corked
             set_option(self._transport, CORK, corked)
 
@@ -188,6 +189,8 @@ class FileSender:
         except OSError:
             self._failed(Failure())
         else:
+            if not self._corks:
+                self._cork(False)
             others_first = self.begun and self._request.site.crowds.want_blobs
             count = COUNTED_BESIDE_CROWD * sent if others_first else sent
             self.turn.used(count, self._transport.reactor)
