@@ -182,7 +182,9 @@ class Revalidator:
         while not self._stopped:
             page = await self._list(after)
             if not page:
-                break
+                for key in gone:
+                    self._failed.pop(key, None)
+                return
             after = page[-1].name, page[-1].tag
             gone.difference_update((entry.name, entry.tag) for entry in page)
             due = [
@@ -204,10 +206,6 @@ class Revalidator:
             )
             # One page a turn of the reactor.
             await deferLater(self._clock, 0)
-        else:
-            return
-        for key in gone:
-            self._failed.pop(key, None)
 
     async def _list(self, after: Optional[Key]) -> list[ManifestEntry]:
         if self._leisure is None:
