@@ -304,10 +304,10 @@ class Index(Observer):
         wait = backoff(self._failures + 1, RETRY_FIRST, RETRY_LONGEST)
         try:
             await self.look()
-            self._failures = 0 if self.gaps.why is None else self._failures + 1
-            wait = self._due_in
-            if self._failures:
-                wait = min(wait, backoff(self._failures, RETRY_FIRST, RETRY_LONGEST))
+            if self.gaps.why is None:
+                wait, self._failures = self._due_in, 0
+            else:
+                wait, self._failures = min(wait, self._due_in), self._failures + 1
         except (CatalogUnusable, OSError) as error:
             self._failures += 1
             log.warn("the store was not looked through: {error}", error=str(error))
