@@ -162,6 +162,8 @@ class Catalog:
         """Take room for the reserve, if there is any."""
         if self._reserved or self._file is None or self._file.is_in_memory:
             return
+        if not hasattr(os, "posix_fallocate"):  # As on macOS.
+            return
         try:
             descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -169,7 +171,7 @@ class Catalog:
             finally:
                 os.close(descriptor)
             self._reserved = True
-        except (OSError, AttributeError):  # macOS cannot take room so.
+        except OSError:
             with suppress(OSError):
                 os.unlink(self._reserve)
 
