@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 
+from tests.s3.against import Given
 from tests.sources.doubles import Internet
 from yukari.s3.client import S3Client
-from yukari.s3.credentials import AccessKeys
 from yukari.s3.errors import S3Error
 from yukari.s3.location import BucketPlace
 from yukari.s3.signing import Signing, _timestamp
@@ -23,13 +23,6 @@ from yukari.s3.signing import Signing, _timestamp
 WRITTEN = ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT")
 """As in listings of AWS and Ceph, of others, and in headers."""
 TIMES = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.just(timezone.utc))
-
-
-class Given:
-    """The source of these keys."""
-
-    async def keys(self) -> AccessKeys:
-        return AccessKeys("key", "secret", None, None)
 
 
 class ReplyTests(SynchronousTestCase):

@@ -48,6 +48,19 @@ class CatalogTests(SynchronousTestCase):
     def found(self) -> list[Entry]:
         return result_of(self.catalog.run(CatalogFile.find, M, LATEST))
 
+    def found_around(self, error: sqlite3.Error) -> list[int]:
+        """Make one call fail so; return how many models it found before the error and after it."""
+        found: list[int] = []
+
+        def fails_once(file: CatalogFile) -> int:
+            found.append(len(file.page()))
+            if len(found) == 1:
+                raise error
+            return found[-1]
+
+        self.assertEqual(result_of(self.catalog.run(fails_once)), 0)
+        return found
+
     def test_what_frees_a_full_disk_can_be_noted_on_it(self) -> None:
         """`yukari rm` failed on a disk that something else had filled, and so did evictions."""
         self.put()
@@ -112,16 +125,8 @@ class CatalogTests(SynchronousTestCase):
     def test_catalog_that_breaks_while_it_is_used_is_made_anew(self) -> None:
         self.put()
         self.lost = 0
-        asked: list[int] = []
-
-        def malformed(file: CatalogFile) -> int:
-            asked.append(len(file.page()))
-            if len(asked) == 1:
-                raise sqlite3.DatabaseError("database disk image is malformed")
-            return asked[-1]
-
-        self.assertEqual(result_of(self.catalog.run(malformed)), 0)
-        self.assertEqual((asked, self.lost), ([1, 0], 1))
+        found = self.found_around(sqlite3.DatabaseError("database disk image is malformed"))
+        self.assertEqual((found, self.lost), ([1, 0], 1))
 
     def test_damage_that_nothing_has_read_is_found_by_a_check(self) -> None:
         """The whole file was read at each start, while the first page waited."""
@@ -160,16 +165,8 @@ class CatalogTests(SynchronousTestCase):
         """Each call took ten seconds, the stop too."""
         self.put()
         self.lost = 0
-        asked: list[int] = []
-
-        def unlocked(file: CatalogFile) -> int:
-            asked.append(len(file.page()))
-            if len(asked) == 1:
-                raise sqlite3.OperationalError("locking protocol")
-            return asked[-1]
-
-        self.assertEqual(result_of(self.catalog.run(unlocked)), 0)
-        self.assertEqual((asked, self.lost), ([1, 0], 1))
+        found = self.found_around(sqlite3.OperationalError("locking protocol"))
+        self.assertEqual((found, self.lost), ([1, 0], 1))
         self.put()
         self.assertEqual(len(self.found()), 1)
         result_of(self.catalog.check(self.fail))  # There is no file to be looked at.
