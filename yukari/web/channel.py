@@ -16,10 +16,9 @@ from twisted.protocols.basic import LineReceiver
 from twisted.web.http_headers import Headers
 
 from yukari.config.networks import Address, parse_address
-from yukari.deadlines import Deadlines
 from yukari.sending.transports import bound_held, forget_producer, write_now
 from yukari.web.ahead import InTurn
-from yukari.web.deadlines import QUIET
+from yukari.web.deadlines import QUIET, Deadlines
 from yukari.web.half_close import HalfCloses
 from yukari.web.heads import BAD_REQUEST, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, TOO_MANY
 from yukari.web.repeats import Repeats, is_head

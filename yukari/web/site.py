@@ -20,7 +20,6 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from yukari.config.networks import NOBODY, Address, Networks
-from yukari.deadlines import Deadlines
 from yukari.errors import RegistryError
 from yukari.metrics import RESULTS, Metrics
 from yukari.names import DEFAULT
@@ -30,7 +29,7 @@ from yukari.web import clients
 from yukari.web.ahead import BEGUN_IN_A_TURN, Crowds, InTurn
 from yukari.web.channel import RegistryChannel
 from yukari.web.client_limit import ClientLimit
-from yukari.web.deadlines import IDLE, ChannelDeadlines
+from yukari.web.deadlines import IDLE, ChannelDeadlines, Deadlines
 from yukari.web.drain import Drain
 from yukari.web.heads import BUSY, TOO_LARGE, Dates
 from yukari.web.repeats import Repeats, Source, new_id

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from yukari.deadlines import Deadlines
+from yukari.web.deadlines import Deadlines
 
 
 class Thing:
