@@ -165,9 +165,8 @@ class OllamaApi:
         said: dict[str, int] = {}
         silent = 0.0
         while not pull.is_done:
-            before = dict(said)
-            await self._progress(pull, lines, said)
-            silent = silent + PROGRESS_EVERY if said == before else 0.0
+            any_more = await self._progress(pull, lines, said)
+            silent = 0.0 if any_more else silent + PROGRESS_EVERY
             if silent >= SILENCE:
                 await lines.line({"status": "pulling manifest"})
                 silent = 0.0
@@ -182,14 +181,16 @@ class OllamaApi:
 
     async def _progress(
         self, pull: Pull, lines: JsonLines, said: dict[str, int], *, whole: bool = False
-    ) -> None:
-        """Report each blob of which more is here than was reported."""
+    ) -> bool:
+        """Report each blob of which more is here than was reported; False if there is none."""
+        any_more = False
         for blob in () if pull.manifest is None else pull.manifest.blobs:
             digest = str(blob.digest)
             completed = blob.size if whole else self._pulls.completed(blob)
             if completed <= said.get(digest, -1 if whole else 0):
                 continue
             said[digest] = completed
+            any_more = True
             await lines.line(
                 {
                     "status": f"pulling {blob.digest.hex[:12]}",
@@ -198,6 +199,7 @@ class OllamaApi:
                     "completed": completed,
                 }
             )
+        return any_more
 
     async def _delete(self, request: Request, body: Body) -> None:
         await self.delete(body.get("model") or body.get("name"))
