@@ -74,7 +74,7 @@ class FileSender:
         self._in_place = False
         self._reading = False
         self._helped = False
-        self._corks = False
+        self._corks = True
         self._corked = False
         self._waiting: Optional[Deferred[None]] = None
         self._taker: Optional[Taker] = None
@@ -85,7 +85,6 @@ class FileSender:
             return
         self._stalls.begin(self)
         bound = bound_unsent(self._transport, request.site.drain.count())
-        self._corks = True
         self._cork(True)
         request.write(b"")  # the head, which leaves with the first bytes
         self._corks = bound >= CORKED_LEAST
