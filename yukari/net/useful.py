@@ -283,11 +283,11 @@ class Useful:
         trial, self._trial = self._trial, None
         was_up = trial is not None and trial.is_up
         has_doubled = was_up and self._may_double
-        self.allowed, self._may_double = allowed, not was_up
+        self.allowed, self._may_double = allowed, False
         if allowed < inf and (not was_up or has_doubled):
-            # If not fewer, then twice as many; if not so many, then some more.
-            self._try_at, self._is_next_up = now, True
+            # If not fewer, then twice as many; if not twice as many, then some more.
+            self._try_at, self._is_next_up, self._may_double = now, True, not was_up
             return
-        self._may_double, self._is_next_up = False, not was_up
+        self._is_next_up = not was_up
         self._try_at = now + self._rest
         self._rest = min(REST_LONGEST, 2 * self._rest)
