@@ -49,7 +49,7 @@ class DirectTransfer:
     refused: Optional[Exception] = field(default=None, init=False)
     """Why upstream will not give the blob."""
     wait: float = field(default=0.0, init=False)
-    """Seconds for which upstream wished to be left alone when it was given up."""
+    """Seconds for which upstream wished to be left alone when this transfer failed."""
     _running: Optional[Deferred[bool]] = field(default=None, init=False)
 
     def run(self) -> Deferred[bool]:

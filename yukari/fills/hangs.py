@@ -31,8 +31,8 @@ blobs wait that have not given way.
 LEAST_SECONDS = 1.0
 LEAST_DRIPPING = 2.5
 """
-While such wait a request has half of that time for each model of its host that has given way, but
-so many seconds at the least: one of which nothing has come, and one of which little has.
+Seconds that a request has at least while such blobs wait: one of which nothing has come, and one of
+which little has. Down to that, its time is halved for each model of its host that has given way.
 """
 IN_VAIN = 30.0
 """
@@ -45,7 +45,7 @@ TRICKLE = 64
 TRICKLE_SECONDS = 30.0
 """
 Bytes a second below which a blob is given up, and the seconds over which they are measured. No line
-is as slow, and a reader that waits for the verdict would get nothing for hours.
+is that slow, and a reader that waits for the verdict would get nothing for hours.
 """
 SLOW = 16 * 1024
 LASTS = 60.0
@@ -90,8 +90,8 @@ B = TypeVar("B", bound=Blob)
 
 def slow_requests(blob: Blob, now: float, *, within: Optional[float]) -> list[RangeFetch]:
     """
-    Return a blob's requests that bring next to nothing, the slowest first. If ``within`` is given
-    one that has brought little has so many seconds, however often its blob has given way.
+    Return a blob's requests that bring next to nothing, the slowest first. If ``within`` is given,
+    one that has brought little has that many seconds, however often its blob has given way.
     """
     rates = {fetch: _rate_of_late(blob, fetch, now, within) for fetch in blob.fetches}
     slow = {
@@ -132,7 +132,7 @@ def brings_much(fetch: RangeFetch) -> bool:
 
 
 def is_proven(blob: Blob) -> bool:
-    """Whether as much of a blob has come, and it has not given way since."""
+    """Whether much of a blob has come, and it has not given way since."""
     return blob.upstream_bytes >= FLOOR * FLOOR_SECONDS and not blob.gave_way
 
 
@@ -141,10 +141,10 @@ class Trickle:
 
     _marks: Optional[Marks] = None
     _since: Optional[float] = None
-    """When the first request began of those that are counted."""
+    """When the first of the requests that are counted began."""
     _came = 0
     _came_at = 0.0
-    """How many bytes had come when the last of them did."""
+    """How many bytes have come, and when the last of them did."""
     _gives_way_since: Optional[float] = None
     _waits_since: Optional[float] = None
     """When it began to wait for a turn, or had the last one."""
@@ -172,8 +172,8 @@ class Trickle:
 
     def is_in_vain(self, blob: Blob, now: float) -> bool:
         """
-        Whether it waits again after it has given way, twice if something had come; or has had no
-        turn for `IN_VAIN` since then.
+        Whether its readers wait in vain: it has given way and had no turn for `IN_VAIN`, or it has
+        given way (twice if something had come), waits again, and began at least `IN_VAIN` ago.
         """
         if self._waits_since is None:
             self._waits_since = now
@@ -194,8 +194,8 @@ class Trickle:
 
 def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
     """
-    Return why to give a blob up that neither fails nor is silent; None for going on, at another
-    host if nothing comes from this one.
+    Return why a blob that neither fails nor is silent is to be given up; None if it goes on. If
+    nothing comes from its host, it goes on at another.
     """
     if blob.trickle.is_all(blob, now):
         return upstream_silent("upstream sends next to nothing of this blob")
@@ -208,8 +208,8 @@ def in_vain(blob: Blob, now: float) -> Optional[RegistryError]:
 
 def goes_on_elsewhere(blob: Blob, *, soon: bool = False) -> bool:
     """
-    Whether a blob that does not come is asked for at another place from now on: ``soon`` only if
-    that has another host.
+    Ask for a blob at another place from now on, if there is one, and return whether there is;
+    ``soon`` means only one with another host.
     """
     if not blob.source.move_on(soon=soon):
         return False
@@ -233,7 +233,7 @@ class Hangs:
     _proven_until: float = field(default=0.0, init=False)
     """Until when blobs of which much has come are first."""
     _newest: bool = field(default=False, init=False)
-    """Whether of the others the newest is first until then."""
+    """Whether the newest of the other blobs comes next until then, not the oldest."""
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -267,16 +267,16 @@ class Hangs:
         """
         Return the place of a blob's reader from its usual ``rank``, which ends with its number.
 
-        For as long as the last request in vain has lasted blobs that bring much come first; and
-        each second time the newest of the others: a healthy one need not wait until all have had
-        their time of which nothing comes.
+        After a request in vain, blobs that bring much come first for as long as it lasted. The
+        newest of the others comes next every second time, so that a healthy one need not wait until
+        each blob of which nothing comes has had its time.
         """
         if self._clock.seconds() >= self._proven_until or is_proven(blob):
             return (False, *rank)
         return (True, -rank[-1]) if self._newest else (True, *rank)
 
     def rivals(self, blob: B, blobs: list[B]) -> list[B]:
-        """Return those of the ``blobs`` that have turns while this one has."""
+        """Return those of the ``blobs`` that may have turns while this one has some."""
         if not self._of or self.are_last(blob.models):
             return blobs
         blobs = [each for each in blobs if not self.are_last(each.models)]

@@ -20,16 +20,17 @@ LATE = 0.4
 LATE_WAITS = 4
 """
 Seconds without a first byte, or how many times the longest wait of late if that is more, after
-which a request is made once more that others have overtaken.
+which a request that others have overtaken is made once more.
 """
 IDLE_WAITS = 2
 """
-How many times the longest wait of late, and `LATE` more, a host has that sends nothing and was
-quick with much before; twice as long each time.
+A host that sends nothing, and was quick with much before, has `LATE` seconds and so many times the
+longest wait of late; twice as long each time.
 """
 MOST_TIMES = 10
+"""How often that is doubled at most."""
 BEHIND_OTHERS = 20.0
-"""Seconds for which a request may wait for its host to send another reply, and not be silent."""
+"""Seconds for which a request does not count as silent while its host may send another reply."""
 READS = 10_000_000
 """Bytes a second at which a host may read what was asked for before it sends a first byte."""
 LONG = 4.0
@@ -112,8 +113,8 @@ class Waits:
 
     def drop_lost(self, blob: Fetched, now: float) -> None:
         """
-        Drop those without a byte whose host has answered several later ones meanwhile, or does
-        nothing.
+        Drop requests without a byte if their host has answered several later ones meanwhile, or
+        sends nothing at all.
         """
         pace, have_brought = blob.source.pace, blob.tries.have_brought
         lost = [each for each in blob.fetches if self._is_lost(each, pace, now, have_brought)]
@@ -128,7 +129,7 @@ class Waits:
         if pace.limit.is_late(fetch.began_at):
             late = max(LATE, LATE_WAITS * pace.longest_wait)
             return now - fetch.began_at >= self.factor(fetch) * late + farther
-        # A host that sends nothing at all may be lost in thought: it soon has far longer.
+        # A host that sends nothing at all may only be slow: it soon has far longer.
         late = LATE + IDLE_WAITS * pace.longest_wait
         late *= 2.0 ** min(MOST_TIMES, self._times[fetch.claim.cursor])
         is_idle = pace.has_brought_much and not pace.limit.served

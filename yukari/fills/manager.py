@@ -207,7 +207,7 @@ class FillManager(FillKeeper[Fill]):
             left = self._leaving[fill.digest] = Waiters()
             stopping.addBoth(self._left, fill, left)
         stopped: Deferred[None] = Deferred()
-        stopping.chainDeferred(stopped)  # Who waits may leave: the fill is stopped all the same.
+        stopping.chainDeferred(stopped)  # If its caller leaves, the fill is stopped all the same.
         return stopped
 
     def _left(self, result: Any, fill: Fill, left: Waiters) -> Any:

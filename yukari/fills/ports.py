@@ -23,8 +23,8 @@ class FillKeeper(Protocol[Fill]):
 
     async def vacated(self, fill: Fill) -> None:
         """
-        Return once no other fill of the blob is being stopped; at once if this one is, which then
-        opens nothing.
+        Return once no other fill of the blob is being stopped. If this one is, return at once: it
+        then opens nothing.
         """
         raise NotImplementedError
 

@@ -42,8 +42,8 @@ ENOUGH = 64 * 1024
 USEFUL = 1024
 USELESS = 30.0
 """
-Bytes that a reply must bring of those that were asked for, and the seconds of replies that bring
-fewer, each of which ended early, after which a fill that had some gives up: it is no outage.
+Bytes that a reply must bring before it ends early, else it is useless; and the seconds after which
+a fill gives up that had some bytes, if all its replies have been useless: that is no outage.
 """
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
@@ -130,7 +130,7 @@ class RetryState:
         self.not_before = self.asked_to_wait_until
 
     def begin_elsewhere(self) -> None:
-        """The blob is asked for at another place: what this one failed at or asked for is past."""
+        """Forget how the last place failed, and its wish to wait: another is asked for the blob."""
         self.asked_to_wait_until = 0.0
         self.begin_anew()
 
@@ -155,8 +155,8 @@ class RetryState:
 
     def came(self, now: float, *, of: int = USEFUL) -> bool:
         """
-        Note new bytes, of a reply that has brought so many so far; return whether they are the
-        first, or the first after a failure.
+        Note new bytes; ``of`` is how many their reply has brought so far. Return whether they are
+        the first, or the first after a failure.
         """
         if of >= USEFUL:
             self._useless_since = None
@@ -219,8 +219,8 @@ class RetryState:
 
     def fell_silent(self, silent: Iterable[Silent]) -> None:
         """
-        Note that requests were dropped for their silence; those dropped together count once. The
-        time in which they may have waited for others does not.
+        Note that requests were dropped for their silence; those dropped together count once. Time
+        in which they may have waited for others does not count.
         """
         silent = list(silent)
         if self.tried_at is not None:

@@ -42,7 +42,7 @@ HELD = 32 * 1024 * 1024
 LEAST_HELD = 512 * 1024
 """Bytes of them that each fill may hold at least."""
 CROWD = 128
-"""Positions of a blob's readers that count, two clients' of 64 parts; beyond, others go first."""
+"""Reading positions of a blob that count: 64 of each of two clients. Past that, others go first."""
 
 
 @frozen

@@ -1,8 +1,8 @@
 """
 Whether a host serves several requests for a blob at once, found out with a few of them.
 
-One that serves a single request at a time, refuses or loses others, or reads all up to what is
-asked for, makes each of many requests wait. It is asked for all that is left in one piece then, as
+A host makes each of many requests wait if it serves one at a time, refuses or loses the others, or
+reads all of a blob up to what is asked for. It is then asked for all that is left in one piece, as
 a stock client asks.
 """
 
@@ -24,19 +24,23 @@ STOCK_PART = 100_000_000
 AT_ONCE = 8
 SECONDS = 0.5
 """
-Requests on trial beside one, at the most, and the seconds that they may take a host that serves one
-at a time, if each takes as long as the first of all. If that takes longer there is no trial.
+At most so many requests are on trial beside one, and no more than a host that serves one at a time
+answers in so many seconds, if each takes as long as the first of all. If the first takes longer
+than that, there is no trial.
 """
 ENOUGH = 4
 LATE = 2
-"""Those that show that the host serves several at once, or that it does not: one may be chance."""
+"""
+Requests answered soon that show that a host serves several at once, and late ones that show that it
+does not: a single one may be chance.
+"""
 LASTS = 60.0
 """Seconds after which a host that does not is tried again: its line may have been busy."""
 AS_SOON = 0.05
 AS_SOON_TIMES = 2.0
 """
-Seconds to a first byte that are as soon as the first of all, or how many times what that took, or
-the quickest of late, if that is more.
+A first byte is soon if it takes no more than so many seconds; or, if that is more, so many times
+what the first of all took, or the quickest of late if that took less.
 """
 
 
@@ -47,9 +51,9 @@ class Trial:
     _first: Optional[float] = field(default=None, init=False)
     """Seconds that the first byte of all took; None until it has come."""
     _soon: int = field(default=0, init=False)
-    """How many others were as soon,"""
+    """How many others were as soon."""
     _late: int = field(default=0, init=False)
-    """and how many not, or were refused."""
+    """How many others were late or refused."""
 
     def is_one_piece(self, coverage: Coverage, pace: HostPace) -> bool:
         """Whether all that is left of the blob is to be asked for at once."""

@@ -111,7 +111,7 @@ class Collector(Protocol):
         self._limit = self._most = limit
         self._ends = (ResponseDone, PotentialDataLoss) if checked else (ResponseDone,)
         self._fed = fed
-        # Large ones grow in place. As pieces they would leave holes of their size behind.
+        # A large body grows in place. Pieces of it would leave as large holes in memory.
         self._collected = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
 

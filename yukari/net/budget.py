@@ -111,8 +111,8 @@ class HostLimit:
     def busy_until(self, now: float, *, began: float) -> float:
         """
         Return until when a request that ``began`` then may have had to wait for others, in the
-        clock's seconds: unless some that were sent clearly later have been answered, or the host
-        has served several at once.
+        clock's seconds. That is when it began if any sent clearly later have been answered, or the
+        host has served several at once.
         """
         later = any(asked > began + CLEARLY for asked in self._asked_at)
         if later or self._most_served > 1:

@@ -23,7 +23,7 @@ from twisted.web.http import _ChunkedTransferDecoder, maxChunkSizeLineLength
 MAX_BYTES = 512 * 1024
 """
 Bytes of a reply before its body, interim replies included. Signed URLs take a few thousand; some
-proxies add hundreds of thousands, of which Go's client bears ten million.
+proxies add hundreds of thousands, and Go's client accepts ten million.
 """
 MAX_LINES = 1000
 """Lines of those bytes: what a header costs in memory is many times its few bytes."""
@@ -45,7 +45,7 @@ be one more.
 """
 
 HEAD_READ = 32 * 1024
-"""Bytes of one read until a reply's head is here: no more of a body waits until it is wanted."""
+"""Bytes of one read until a reply's head has arrived, so that little of a body waits."""
 HEARD_WITHIN = 1.0
 """Seconds in which something is to arrive on a new connection, before unused ones make way."""
 
@@ -198,8 +198,8 @@ class _WholeReads:
 
 def take_whole_reads(client: Any, transport: Any) -> None:
     """
-    Let an HTTP client over TLS take each read of the socket below it as one piece, and any read
-    little until a reply's head is here.
+    Let an HTTP client over TLS take each read of the socket below it as one piece, and any HTTP
+    client read little at once until a reply's head has arrived.
     """
     if not isinstance(client, _Client):
         return

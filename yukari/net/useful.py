@@ -23,8 +23,9 @@ SMALL_PART = 0.15
 GOOD_PART_QUEUING = 0.6
 SMALL_PART_QUEUING = 0.5
 """
-The same while bytes queue before the line. Another cache there loses what is gained, and gains what
-is given up: who has half of the line would add connections for ever, and drop none.
+The same while bytes queue before the line, where another cache loses what this one gains and gains
+what it gives up. By the parts above, one that has half of the line would add connections for ever,
+and drop none.
 """
 QUEUING = 8
 """
@@ -116,7 +117,7 @@ class Useful:
     _is_frozen: bool = field(default=False, init=False)
     """Whether that many are allowed only because bytes queued."""
     _settles_by: float = field(default=-inf, init=False)
-    """Until when it is waited for connections to go that are too many."""
+    """Until when no trial begins because connections that are too many have yet to end."""
     is_new: bool = field(default=True, init=False)
     """Whether it is not known yet whether the line is the limit."""
     _quickest: float = field(default=inf, init=False)

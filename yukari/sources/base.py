@@ -95,8 +95,8 @@ class BlobSource(Protocol):
 
     def move_on(self, *, soon: bool = False) -> bool:
         """
-        Ask another place from now on, ``soon`` only one with another host; False if each had its
-        time since the last `retry`.
+        Ask another place from now on; ``soon`` means only one with another host. Return False if
+        each has had its time since the last `retry`.
         """
 
     def describe(self) -> str:

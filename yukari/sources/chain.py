@@ -33,7 +33,7 @@ class Fallback:
     _untold: bool = False
     _failures: int = field(default=0, init=False)
     _has_returned: bool = field(default=False, init=False)
-    """Whether ``first`` is asked once more since ``second`` was, or is not to be."""
+    """Whether ``first`` has been asked again after ``second``, or must not be."""
     _sent: set[BlobSource] = field(factory=set, init=False)
     """The sources whose bytes are in the present attempt."""
 

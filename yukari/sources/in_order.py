@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 ANSWERS = 48
 """Answers that are looked at."""
 LEAST = 8
-"""Answers without which nothing is told."""
+"""Fewer answers than that tell nothing."""
 EARLIER = 2
 """
 So many answers must have come before the last so many were asked for: requests of one moment wait

@@ -119,7 +119,7 @@ class Questions:
 
     def _serve(self) -> None:
         if self._is_serving:
-            return  # Else each question that fails at once would begin the next from within.
+            return  # Else each that fails at once would begin the next within this call.
         self._is_serving = True
         try:
             self._begin_waiting()

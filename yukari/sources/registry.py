@@ -80,16 +80,15 @@ class Registry:
     questions: int = MAX_QUESTIONS
     """Questions at once at most."""
     has_answered: bool = field(default=False, init=False)
-    """Whether it has answered a request for a blob, with whatever it was."""
+    """Whether it has answered a request for a blob, whatever it said."""
     authorizer: Authorizer = field(init=False)
     _paces: dict[str, HostPace] = field(factory=dict, init=False)
     _last: Optional[HostPace] = field(default=None, init=False)
     """Those of the host that was looked up last."""
     _last_url: str = field(default="", init=False, repr=False)
     """The URL by which it was looked up, which may be a signed one."""
-
     _likely: Optional[HostPace] = field(default=None, init=False)
-    """Those of the host that the last blob came from."""
+    """The measurements of the host that the last blob came from."""
 
     def __attrs_post_init__(self) -> None:
         tokens = Tokens(self.agent, self.clock, self._via())
@@ -195,7 +194,7 @@ class Registry:
 
     def comes_from(self, url: str) -> HostPace:
         """Return the measurements of the host of ``url``, which answers for a blob."""
-        # Not that of any look: between a choice and its request others' hosts are looked at.
+        # `pace` alone would not do: it also serves other blobs between a choice and its request.
         self._likely = self.pace(url)
         return self._likely
 

@@ -33,7 +33,7 @@ from yukari.tasks import Waiters
 _ANSWERS = frozenset({*range(200, 300), 416, 429})
 """Statuses below 500 that say something of the blob, not that the URL has expired."""
 NO_PAGE = 64 * 1024
-"""Bytes of a reply that is longer than any page about an error."""
+"""Bytes from which on a reply is too long for a page about an error."""
 WITHOUT_RANGE_AFTER = 4
 """The last of so many replies in a row that are of no use is to a request without a Range."""
 
@@ -208,9 +208,9 @@ class UpstreamBlob:
 
     def _is_just_it(self, response: IResponse, span: Span) -> bool:
         """
-        Whether a reply has just the bytes that were asked for, by its Content-Range, or is as long
-        as they are and no page about an error: too long for that, or the second in a row. It is not
-        an error then, whatever its status: clients do not look at that.
+        Whether a reply under an error's status has just the bytes that were asked for. It has if
+        its Content-Range says so. Without one it must be as long as they are, and too long for a
+        page about an error or the second of its kind in a row. Clients do not look at the status.
         """
         content_range = header(response, b"content-range")
         if content_range:
