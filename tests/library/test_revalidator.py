@@ -450,8 +450,8 @@ class RefreshTests(RevalidatorCase):
         self.assertEqual(len(self.upstream.asked), MAX_CONCURRENT_CHECKS + 1)
         self.assertEqual(self.upstream.most, MAX_CONCURRENT_CHECKS)
 
-    def test_none_that_waits_begins_as_it_is_stopped(self) -> None:
-        """Each one's end began the next one, hundreds of calls deep."""
+    def test_no_waiting_check_begins_during_the_stop(self) -> None:
+        """Each check that ended began the next one, hundreds of calls deep."""
         begun: list[Any] = []
         check = Revalidator._check_now
 

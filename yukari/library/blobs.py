@@ -47,7 +47,7 @@ LEAST_REDIRECTED = 16 * 1024 * 1024
 UNREADABLE_FOR = 10.0
 """Seconds in which another copy of a stored blob is sought that the disk cannot read."""
 MAX_LOOKS = 3
-"""Looks for a blob that appears and disappears, at most."""
+"""The maximum number of looks for a blob that appears and disappears."""
 
 
 @frozen
@@ -70,7 +70,7 @@ class Blobs:
     """Whether a client that came by a Host header may be sent to a presigned URL."""
     _in_use: InUse
     removed: int = field(default=0, init=False)
-    """The number of stored blobs that were removed or lost: then others may be gone too."""
+    """The number of stored blobs that were removed or lost; once it changes, others may be gone."""
     _opened: OpenBlobs = field(init=False)
     _entries: LRUCache[Digest, BlobFacts] = field(factory=lambda: LRUCache(MAX_ENTRIES), init=False)
     _once: Coalescer = field(init=False)
@@ -283,10 +283,10 @@ class Blobs:
 
     async def remove(self, digest: Digest) -> bool:
         """
-        Remove a stored blob; False if it is on its way, and stays, or if another call removes it.
-        OSError.
+        Remove a stored blob. OSError.
 
-        Readers that have it open keep it; those who ask for it meanwhile find it absent.
+        Return False if it stays because it is being fetched, or if another call removes it. Readers
+        that have it open keep it; those that ask for it meanwhile find it absent.
         """
         if digest in self._fills.fills:
             return False
@@ -375,7 +375,7 @@ class Blobs:
         entry = self._entry(digest)
         entry.unreadable_until = 0.0
         if fill is not None and not entry.is_of(name):
-            return fill  # A client says so, and may make up any number of names.
+            return fill  # Only a client says that the model has it, and clients can make up names.
         return self._fills.begin(digest, size, name)
 
     def _known_size(self, name: Repository, entry: BlobFacts) -> Optional[int]:

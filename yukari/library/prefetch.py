@@ -179,7 +179,7 @@ class Prefetch:
 
     @property
     def _share(self) -> int:
-        """The most fills of one manifest that may be started and have not ended."""
+        """The maximum number of fills in progress for one manifest."""
         return max(LEAST_AHEAD, MAX_AHEAD // max(1, len(self._walks) + self._awaited))
 
     async def _start_one(self, name: Repository, blob: Descriptor) -> Optional[Fill]:

@@ -147,7 +147,7 @@ class Revalidator:
         self._stopped = True
         if self._loop.running:
             self._loop.stop()
-        # The last first: an end in front of a thousand that wait would begin them all.
+        # The last first: each check that ends lets the next one in the queue begin.
         waiting = [*reversed(self._bringing.values()), *reversed(self._checking.values())]
         for running in [self._looking, *waiting]:
             if running is not None:

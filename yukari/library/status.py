@@ -42,7 +42,7 @@ class UpstreamStatus:
     registry: str
     """Its host."""
     prefix: Optional[str]
-    """The beginning of a namespace that means it, such as ``hf--``; None if there is none."""
+    """The prefix of namespaces that are its own, such as ``hf--``; None if there is none."""
     offline: bool
     """Whether it is never asked, as OFFLINE says."""
     reachable: bool

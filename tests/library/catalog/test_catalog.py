@@ -85,7 +85,7 @@ class CatalogTests(SynchronousTestCase):
         with self.assertRaises(CatalogUnusable):
             result_of(self.catalog.run(fail))
 
-    def test_catalog_is_used_where_no_room_can_be_taken_for_a_reserve(self) -> None:
+    def test_catalog_is_used_if_no_room_can_be_reserved(self) -> None:
         """macOS has no such call."""
         self.addCleanup(setattr, os, "posix_fallocate", os.posix_fallocate)
         del os.posix_fallocate
@@ -144,7 +144,7 @@ class CatalogTests(SynchronousTestCase):
         self.assertEqual((self.found(), self.lost), ([], 1))
 
     def test_a_lock_that_lasts_is_waited_for_once(self) -> None:
-        """Where a file system's locks fail each call took five seconds, at the stop too."""
+        """If a file system's locks failed, each call took five seconds, even at the stop."""
         self.patch(schema, "LOCKED_FOR", 0.01)
         self.put()
 
@@ -162,7 +162,7 @@ class CatalogTests(SynchronousTestCase):
         self.assertEqual(waits(self.catalog._file), LOCKED_FOR * 1000)
 
     def test_catalog_whose_locks_fail_while_it_is_used_is_kept_in_memory(self) -> None:
-        """Each call took ten seconds, the stop too."""
+        """Each call took ten seconds, and so did the stop."""
         self.put()
         self.lost = 0
         found = self.found_around(sqlite3.OperationalError("locking protocol"))

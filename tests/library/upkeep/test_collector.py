@@ -72,7 +72,7 @@ class Upstream:
     """
     A registry of what a test says; ``down`` is whether it answers, ``silent`` which do not.
 
-    Questions about models that are ``hanging`` have no end; it gives none that are ``refused``.
+    It never answers questions about ``hanging`` models, and refuses the ``refused`` ones.
     """
 
     tags: dict[Repository, Manifest] = field(factory=dict)

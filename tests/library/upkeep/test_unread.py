@@ -23,7 +23,7 @@ from yukari.names import Digest
 from yukari.storage.disk import inventory
 
 FAILURES = (errno.EACCES, errno.EINVAL, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO)
-"""Some of each kind; "no such file" is the one that says that there is nothing."""
+"""Some errors of each kind; only "no such file" means that nothing is stored."""
 CHILD = manifest_of(weights("c"), b"licence")
 CASES = [
     *(("open", "/library/a/latest", each) for each in FAILURES if each != errno.ENOTDIR),

@@ -35,12 +35,12 @@ P = ParamSpec("P")
 WRITE_AFTER = 5.0
 """Seconds for which pulls are gathered before they are written."""
 NO_LOCKS = "locking protocol"
-"""SQLite's word for locks that fail while the file is used, after ten seconds of tries."""
+"""SQLite's message if locks fail while the file is used; it has tried for ten seconds by then."""
 FULL = "is full"
-"""SQLite's words for a disk without any room end so."""
+"""The end of SQLite's message about a full disk."""
 RESERVE = 1024 * 1024
-"""Bytes that are kept beside the catalog for a disk that others fill: without them nothing could
-be noted, so nothing be removed from the store."""
+"""Bytes kept free for the catalog on a disk that other programs fill: whatever is removed from the
+store has to be noted, and that takes room."""
 MAX_GATHERED = 10_000
 """Pulled tags that are gathered at most."""
 
@@ -159,7 +159,7 @@ class Catalog:
         return f"{self._path}-reserve"
 
     def _keep_reserve(self) -> None:
-        """Take room for the reserve, if there is any."""
+        """Put the reserve on the disk, if there is room."""
         if self._reserved or self._file is None or self._file.is_in_memory:
             return
         if not hasattr(os, "posix_fallocate"):  # As on macOS.

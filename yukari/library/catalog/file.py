@@ -44,7 +44,7 @@ class CatalogFile(CatalogReads, CatalogRoots, CatalogLooks):
         return not self.is_in_memory and not os.path.exists(self._path)
 
     def wait_for_lock(self, seconds: float) -> None:
-        """Wait so long from now on if another program has locked the file."""
+        """Set how long calls wait, from now on, for another program that has locked the file."""
         self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Finding again what is in the files: the catalog beside a look through the store."""
+"""The catalog's part in a look through the store: what was seen, and what is gone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from yukari.names import Digest, Repository, Tag
 
 
 class CatalogLooks:
-    """What a look needs of the tables; every method blocks."""
+    """The reads and writes of a look; every method blocks."""
 
     _db: sqlite3.Connection
     _sweep: int
-    """The number of the present look; another one than any look had before."""
+    """The number of the present look; no earlier look had it."""
 
     def changed(
         self, page: Iterable[tuple[Repository, Tag, float]]
@@ -92,7 +92,7 @@ class CatalogLooks:
             self._db.execute("INSERT INTO place VALUES (?)", (place,))
 
     def supersede(self, name: Repository, tag: Tag, now: float) -> None:
-        """Record that a tag names nothing any more; what it named is kept for a while."""
+        """Record that a tag is gone; the version that it named is kept for a while."""
         self._db.execute(
             "UPDATE versions SET superseded_at = ? WHERE superseded_at IS NULL"
             " AND tag = (SELECT id FROM tags WHERE repository = ? AND tag = ?)",

@@ -14,8 +14,8 @@ LOCKED_FOR = 2.0
 """Seconds to wait for another program, such as a backup, that has locked the file."""
 STILL_LOCKED_FOR = 0.05
 """
-The same once such a wait was in vain, until the file can be used again: a file system whose locks
-fail says no more than that it is locked, and each call would take as long, at the stop too.
+The same after such a wait was in vain, until the file can be used again. If a file system's locks
+fail, SQLite reports only that the file is locked: each call would wait that long, even at the stop.
 """
 
 _SCHEMA = """

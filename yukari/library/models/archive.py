@@ -192,7 +192,7 @@ class ArchiveWriter:
 
     def add(self, digest: Digest, size: int, read: Callable[[int], bytes]) -> None:
         """
-        Write a blob, unless it is written already; ``read`` is that of a file.
+        Write a blob, unless it is written already; ``read`` is a file's method.
 
         `BadArchive` if it reads other bytes than that, OSError if it ends early.
         """
@@ -296,7 +296,7 @@ class ArchivedBlob:
 
 
 Archived = Union[ArchiveIndex, ArchivedBlob]
-"""One of the things that an archive has, one after the other."""
+"""An item of an archive."""
 
 
 def read_archive(file: BinaryIO) -> Iterator[Archived]:

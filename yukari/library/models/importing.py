@@ -173,9 +173,9 @@ class Importer:
 
     async def _checked_at(self, name: Repository, tag: Tag) -> float:
         """
-        Return when a model is said to have been checked that is to take the place of a tag's.
+        Return the check time to store for an imported tag: later than all that it replaces.
 
-        In a bucket, and beside a list, a manifest stays that was checked later than the new one.
+        In a bucket, and beside a list, the manifest that was checked last wins.
         """
         there = [await self._store.get_manifest(name, tag, variant) for variant in Variant]
         last = max((each.checked_at for each in there if each is not None), default=NEVER_CHECKED)

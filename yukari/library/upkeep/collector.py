@@ -44,16 +44,16 @@ CHECKED_TOGETHER = 5
 """Models that upstream is asked about at the same time before they are evicted."""
 ASKED_WITHIN = 10.0
 """
-Seconds that upstream has to answer for one of them: all that want room wait meanwhile, and a client
-gives up after 30.
+Seconds that upstream has to answer for one model: every fill that needs room waits meanwhile, and a
+client gives up after 30.
 """
 REFUSALS = (400, 401, 403)
 REFUSED_FOR = 3600.0
-"""Statuses by which a registry refuses a model, and seconds for which that is believed."""
+"""Statuses with which a registry refuses a model, and seconds for which a refusal is believed."""
 MAX_REFUSED = 10_000
-"""Models of which that is remembered."""
+"""Refused models that are remembered, at most."""
 UNANSWERED = 3
-"""Models of which a registry says nothing before it is asked about no more of them for now."""
+"""Unanswered questions after which a registry is asked no more during one search for room."""
 HOPELESS_FOR = 2.0
 """Seconds until the next search for room after one found too little; among 100,000 models a search
 takes about as long."""
@@ -87,7 +87,7 @@ class Collector(Observer):
     _hopeless: tuple[float, int] = field(default=(0.0, 0), init=False)
     """Until when, by the clock, no room is sought for so many bytes or more."""
     _refused: TTLCache[tuple[Repository, Tag], None] = field(init=False)
-    """Tags that upstream did not give us lately."""
+    """Tags that upstream has refused lately."""
 
     def __attrs_post_init__(self) -> None:
         self._refused = TTLCache(MAX_REFUSED, REFUSED_FOR, self._managed.clock.seconds)
@@ -109,7 +109,7 @@ class Collector(Observer):
                 await self._lock.run(self._make_room, digest, size)
             return await open_spool()
         finally:
-            # An import may bring the same blob, and have ended sooner.
+            # An import of the same blob may have removed it already.
             self._room.opening.pop(digest, None)
 
     async def _make_room(self, digest: Digest, size: int) -> None:
@@ -231,14 +231,15 @@ class Collector(Observer):
 
     def _why_in_use(self, candidate: Candidate) -> Optional[str]:
         """
-        Return why a version is in use, or a blob that no other one stands on, or why it could not
-        be fetched again; None if nothing is known.
+        Return why a version stays for now; None if it may go.
+
+        It stays if it, or a blob that only it needs, is in use, or if upstream has refused it.
 
         A licence that hundreds of models share does not count: it stays with the last of them.
         """
         version = candidate.version
         if candidate.superseded_at is None and (version.name, version.tag) in self._refused:
-            return "upstream refuses it by now"
+            return "upstream now refuses it"
         own = [need.digest for need, needed, _ in candidate.blobs() if needed == 1]
         if any(digest in self._fills.fills for digest in own):
             return "being fetched"
@@ -250,8 +251,8 @@ class Collector(Observer):
 
     async def _take(self, steps: Sequence[Step], why: str) -> tuple[int, Counter[str]]:
         """
-        Let these go, if they may; return the bytes freed, and of how many each registry that says
-        nothing was asked.
+        Let these go, if they may; return the bytes freed, and how many of these models belong to
+        each registry that did not answer.
         """
         there = await all_of(map(self._can_go, steps))
         registries = [step.candidate.version.name.registry for step in steps]
@@ -318,8 +319,8 @@ class Collector(Observer):
         """
         Remove a tag and what it named before; return how many bytes that freed.
 
-        From a shared store the blobs go in the background; while a manifest cannot be read, they
-        stay. `CatalogUnusable`, OSError.
+        Blobs of a shared store are removed in the background. If a manifest cannot be read, the
+        blobs stay. `CatalogUnusable`, OSError.
         """
         unneeded = await self._removal.tag(name, tag) or []
         self._removed()

@@ -1,4 +1,4 @@
-"""What a look through the store has not found any more."""
+"""Forgetting what a look through the store no longer finds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = Logger()
 
 async def forget_unseen(store: Store, catalog: Catalog, gaps: Gaps, place: str, now: float) -> None:
     """
-    Forget what is not there any more.
+    Forget the tags and blobs that the look did not find.
 
-    If the directories are others than before, perhaps because something was mounted over them,
-    what their tags named counts as superseded, and so is kept until it is there again.
+    If the directories have changed, perhaps because something was mounted over them, the missing
+    tags' versions count as superseded instead: their blobs are kept for a while.
     """
     is_same = await catalog.run(CatalogFile.is_place, place)
     hidden = 0
     tags, blobs = await catalog.run(CatalogFile.unseen)
     for name, tag in tags:
-        # It may have been stored behind the look.
+        # It may have been stored after the look had passed its place.
         (there,) = await store.read_anew([(name, tag)])
         if there or not gaps.is_all_read():
             continue
@@ -34,8 +34,8 @@ async def forget_unseen(store: Store, catalog: Catalog, gaps: Gaps, place: str, 
             await catalog.run(CatalogFile.supersede, name, tag, now)
     if hidden:
         log.warn(
-            "{count} models are not there any more, nor is the directory of manifests that they"
-            " were in: their blobs are kept for SUPERSEDED_LIFETIME, unless room is needed",
+            "{count} models are gone, and so is the directory of manifests that they were in:"
+            " their blobs are kept for SUPERSEDED_LIFETIME, unless room is needed",
             count=hidden,
         )
     if gaps.is_all_read():

@@ -92,7 +92,7 @@ class Index(Observer):
     """Whether a look went through everything since the start: until then tags may be missing."""
     gaps: Gaps = field(init=False)
     _place: str = field(default="", init=False)
-    """Where the last whole look was; see `Inventory.place`."""
+    """The directories that the last whole look read; see `Inventory.place`."""
     _old_at: float = field(default=inf, init=False)
     """When the last look becomes old."""
     _is_quick: bool = field(default=False, init=False)
@@ -312,7 +312,7 @@ class Index(Observer):
             self._failures += 1
             log.warn("the store was not looked through: {error}", error=str(error))
             self.gaps.add(error)
-        finally:  # Also after an error that nobody expects, or it would have been the last look.
+        finally:  # After an unexpected error too, or no look would ever follow.
             if not self._stopped:
                 self._timer = self._clock.callLater(wait, self._look_due)
 
@@ -363,19 +363,19 @@ class Index(Observer):
         self._due_in = min(EVERY, max(SHARED_EVERY, SHARE * took)) if self._is_shared else EVERY
 
     async def check(self) -> None:
-        """`Unread` if a blob may be needed though the catalog knows nobody who stands on it."""
+        """`Unread` if a blob may be needed even if the catalog knows no manifest that names it."""
         if not self.looked:
             raise Unread("no blob is removed: the store is still being looked through")
         try:
             if await self._store.inventory.place() != self._place:
-                raise Unread("no blob is removed: the directory of manifests is another one now")
+                raise Unread("no blob is removed: the directory of manifests has changed")
             self.gaps.check()
         except Unread:
             self._look_again_soon()
             raise
 
     def _look_again_soon(self) -> None:
-        """Look before long for what the catalog may lack."""
+        """Bring the next look forward, to find what the catalog may lack."""
         if self._timer is not None and self._timer.getTime() > self._clock.seconds() + RETRY_FIRST:
             self._timer.reset(RETRY_FIRST)
 

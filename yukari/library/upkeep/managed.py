@@ -1,4 +1,4 @@
-"""A managed store, as all that removes something from it needs it."""
+"""The record of a managed store that everything which removes from it shares."""
 
 from __future__ import annotations
 

@@ -45,14 +45,14 @@ class Removal:
     shared: Optional[Shared] = None
 
     async def check(self) -> None:
-        """`Unread`, OSError if blobs cannot be removed now: no tag is to go for their sake."""
+        """`Unread`, OSError if blobs cannot be removed now: removing a tag would free nothing."""
         if self.shared is None:
             await self._sweep.check()
         else:
             await self.shared.sweep.check()
 
     async def let_go(self, candidate: Candidate) -> Optional[list[Digest]]:
-        """Remove a version's tag, or its row if it is superseded; else as `tag`."""
+        """Remove a superseded version's row, or a current one's tag; for the rest see `tag`."""
         version = candidate.version
         if candidate.superseded_at is None:
             return await self.tag(version.name, version.tag, version.digest, candidate.used_at)
@@ -99,7 +99,7 @@ class Removal:
     async def _put_back(
         self, name: Repository, tag: Tag, variants: Mapping[Variant, StoredManifest]
     ) -> bool:
-        """Whether a tag is stored again; if there is no room for it, it is gone. OSError."""
+        """Store a tag again and return True; without room remove it and return False. OSError."""
         try:
             for variant, stored in variants.items():
                 if stored.checked_at:

@@ -25,7 +25,7 @@ log = Logger()
 ADOPTED_WITHIN = 3600.0
 """Seconds after the catalog was made within which manifests of an older store are still moved."""
 MAX_FAILURES = 10
-"""Blobs that may fail to be removed in one go."""
+"""Failed removals that one pass tolerates."""
 MAX_ORPHAN = 1024 * 1024
 """Bytes; a larger blob is not looked at for whether it is a manifest."""
 
@@ -40,12 +40,12 @@ class Swept:
 
 @define
 class Failures:
-    """Blobs that could not be removed in one go; the rest is not tried if they are many."""
+    """Counts the blobs that one pass could not remove; too many of them end the pass."""
 
     count: int = 0
 
     def add(self, digest: Digest, error: OSError) -> None:
-        """Note one of them; raise the ``error`` if there are too many: it is not the blob's."""
+        """Log that a blob stays; raise its ``error`` if too many do: then the store is at fault."""
         self.count += 1
         if self.count > MAX_FAILURES:
             raise error
@@ -62,7 +62,7 @@ class Sweep:
         """
         Return the blobs of other registries' models, which stay.
 
-        `Unread`, OSError if a manifest cannot be read: then nobody knows which blobs are needed.
+        `Unread`, OSError if a manifest cannot be read: then it is unknown which blobs are needed.
         """
         await self._managed.index.check()
         return await self._managed.store.inventory.named_elsewhere()

@@ -1,4 +1,4 @@
-"""What the catalog may lack because it could not be read: no blob may go meanwhile."""
+"""Gaps in the catalog: no blob is removed while something that is stored could not be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = Logger()
 
 
 class Unread(OSError):
-    """A blob may be needed though the catalog knows nobody who stands on it."""
+    """A blob may be needed even if the catalog knows no manifest that names it."""
 
 
 @define(eq=False, repr=False)
@@ -27,17 +27,17 @@ class Gaps:
 
     _inventory: Inventory
     why: Optional[Exception] = field(default=None, init=False)
-    """The last reason why it may; None if it has everything."""
+    """The last reason for a gap; None if there is none."""
     _since_look: Optional[Exception] = field(default=None, init=False)
-    """The same since the present look began, or the last one."""
+    """The last reason since the latest look began; None if there has been none."""
 
     def begin_look(self) -> None:
-        """Forget what a look will find again."""
+        """Begin anew: the look finds the gaps that remain."""
         self._since_look = None
         self._inventory.unread()
 
     def end_look(self) -> None:
-        """A look has gone through everything."""
+        """Keep only the gaps found since the look began: it has read everything else."""
         self.why = self._since_look
 
     def add(self, error: Exception) -> None:
@@ -45,7 +45,7 @@ class Gaps:
         self.why = self._since_look = error
 
     def is_all_read(self) -> bool:
-        """Whether everything could be read since the present look began, or the last one."""
+        """Whether nothing has failed to be read since the latest look began."""
         unread = self._inventory.unread()
         if unread is not None:
             if str(unread) != str(self.why):
