@@ -15,13 +15,12 @@ from yukari.names import Digest
 from yukari.storage.disk.atomic import ABSENT, is_fault, move, remove, temporary, write_all
 from yukari.storage.disk.files import FileBlob
 from yukari.storage.disk.layout import Layout, is_blob
+from yukari.storage.disk.once import Once
 from yukari.storage.disk.spool import SpoolFile
 from yukari.storage.disk.tolerance import sync_file
 from yukari.storage.ports import BlobEntry
 
 _BLOCK = 1024 * 1024
-MAX_TOLD = 1000
-"""Blobs of which it is remembered that they were logged."""
 
 
 @define(eq=False, repr=False)
@@ -31,8 +30,7 @@ class BlobFiles:
     _layout: Layout
     _listed: list[str] = field(factory=list, init=False)
     """The digests as of the first page of the last listing, in order, until its end."""
-    _told: set[tuple[str, Optional[int]]] = field(factory=set, init=False)
-    """Blobs that cannot be read and the reasons, as they were logged."""
+    _once: Once = field(factory=Once, init=False)
 
     _log = Logger()
 
@@ -112,13 +110,9 @@ class BlobFiles:
         # Some file systems have no name with a colon and call it invalid.
         if error.errno in ABSENT or (error.errno == errno.EINVAL and ":" in path):
             return
-        # Each reader of the blob meets it, and each listing.
-        if (told := (path, error.errno)) in self._told:
-            return
-        if len(self._told) >= MAX_TOLD:
-            self._told.clear()
-        self._told.add(told)
-        self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
+        # Every reader of the blob and every listing meet the same error.
+        if self._once.is_new((path, error.errno)):
+            self._log.warn("{path} counts as not stored: {error}", path=path, error=error.strerror)
 
 
 def copy_spool(spool: SpoolFile, target: str, through: str) -> None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import ENOENT
-from threading import Lock, local
+from threading import local
 from typing import Optional
 
 from attrs import define, field, frozen
@@ -40,6 +40,7 @@ from yukari.storage.disk.atomic import ABSENT, hides, is_fault
 from yukari.storage.disk.bodies import KeptBody, KeptFiles
 from yukari.storage.disk.files import FileBlob, Share
 from yukari.storage.disk.layout import Layout, checked_at, is_model, tag_path
+from yukari.storage.disk.once import Once
 from yukari.storage.ports import NEVER_CHECKED, StoredManifest
 from yukari.storage.variants import Variants
 
@@ -86,8 +87,7 @@ class ManifestReader:
     kept: KeptFiles
     unread: Optional[OSError] = field(default=None, init=False)
     """The first failure to read what is there, since somebody has set this to None."""
-    _told: set[tuple[str, str]] = field(factory=set, init=False)
-    _lock: Lock = field(factory=Lock, init=False)
+    _once: Once = field(factory=Once, init=False)
     _here: local = field(factory=local, init=False)
 
     _log = Logger()
@@ -285,13 +285,8 @@ class ManifestReader:
 
     def tell(self, path: str, why: str) -> None:
         """Warn, once for each file and reason."""
-        with self._lock:
-            if (path, why) in self._told:
-                return
-            if len(self._told) >= 1000:
-                self._told.clear()
-            self._told.add((path, why))
-        self._log.warn("{path} counts as not stored: {why}", path=path, why=why)
+        if self._once.is_new((path, why)):
+            self._log.warn("{path} counts as not stored: {why}", path=path, why=why)
 
 
 def _layers(found: AnyManifest) -> Sequence[Descriptor]:
