@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from errno import ENOENT
 from threading import local
 from typing import Optional
 
@@ -276,8 +275,6 @@ class ManifestReader:
 
     def note(self, path: str, error: OSError) -> None:
         """Remember that something may not be read. A failure that is a fault is raised."""
-        if error.errno == ENOENT:
-            return  # As of each spelling of a host that nobody uses.
         if is_fault(error):
             raise error
         if self.unread is None and hides(path, error):
