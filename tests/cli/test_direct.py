@@ -17,7 +17,7 @@ from yukari.library.models.archive import ArchiveIndex
 
 
 class Silent(MemoryStore):
-    """A store of which nothing can be had now."""
+    """A store whose bucket does not answer."""
 
     async def check(self) -> None:
         raise OSError("S3: connection refused")
@@ -25,7 +25,7 @@ class Silent(MemoryStore):
 
 class UnreachableStoreTests(TestCase):
     async def test_nothing_is_imported_into_a_store_that_does_not_answer(self) -> None:
-        """The import waited for the bucket, as a daemon does, but without an end and a word."""
+        """The import waited for the bucket, as a daemon does, but forever and without a word."""
         read: list[None] = []
 
         def archive() -> Iterator[ArchiveIndex]:

@@ -130,7 +130,7 @@ class UnhurriedTests(SynchronousTestCase):
         self.patch(Unhurried, "_log", self)
 
     def error(self, _: str, count: int) -> None:
-        """A log: what is told of lost lines goes where the others go."""
+        """Stand in for the logger: its line about dropped ones goes to the same log."""
         self.told.append(count)
         self.log.write("the end\n")
 

@@ -47,8 +47,8 @@ def check_config(**flags: Any) -> None:
 
     They are read as the daemon does, from its flags, environment and configuration file. The output
     is a configuration file itself, with a comment on where each setting comes from. Nothing secret
-    is shown. Ends with status 0, or with a line for each wrong setting and status 1. A
-    setting that has no effect beside another one is named on stderr.
+    is shown. Ends with status 0, or with a line for each wrong setting and status 1.
+    Settings that have no effect because of another one are named on stderr.
     """
     try:
         settings = Settings.read(by_flag(flags), os.environ)

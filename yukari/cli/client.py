@@ -20,7 +20,7 @@ DEFAULT = "http://localhost:9200"
 WITHIN = 300.0
 """Seconds of silence after which the cache is given up."""
 IMPORTED_WITHIN = 24 * 3600.0
-"""The same for an archive: the cache may have to send its blobs into a bucket, over a slow line."""
+"""The same while an archive is imported: its blobs may go into a bucket over a slow line."""
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes of a reply, or of one line of it, at most."""
 IS_IT_ONE = "is this a Yukari?"
@@ -176,7 +176,7 @@ class Cache:
         return HTTPConnection(host, port, timeout=within)
 
     def read(self, response: HTTPResponse, limit: int) -> bytes:
-        """Return up to so many bytes of a reply, fewer at its end only."""
+        """Return ``limit`` bytes of a reply; fewer only at its end. `CacheError`."""
         try:
             return response.read(limit)
         except (OSError, HTTPException) as error:

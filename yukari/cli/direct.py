@@ -46,7 +46,7 @@ def import_without_daemon(
     results: list[Any] = []
 
     async def main(reactor: Any) -> None:
-        # The reactor has set its own when this comes.
+        # By then the reactor has set its own signal handlers, which these replace.
         reactor.callLater(0, _end_when_interrupted)
         try:
             results.append(await _import(reactor, settings, archive, progress))
@@ -70,11 +70,11 @@ def _end_when_interrupted() -> None:
     """
     End at once on Ctrl-C and SIGTERM.
 
-    The thread that imports may wait for its input or for S3, and the reactor would wait for it.
+    Otherwise the reactor would wait for the importing thread, which may wait for its input or S3.
     """
 
     def end(number: int, _: object) -> None:
-        complain("interrupted: import again, what is stored is skipped")
+        complain("interrupted: import again, blobs that are stored are skipped")
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -96,7 +96,7 @@ async def _import(
         )
         await store.start()
         try:
-            # A daemon would wait for a bucket that does not answer, without an end.
+            # Without this check the import would wait forever for a bucket that does not answer.
             await Deferred.fromCoroutine(store.check()).addTimeout(CHECKED_WITHIN, reactor)
             names = ShownNames(RegistryNames.of(settings.registries))
             link = store.inventory.link if isinstance(store, DirectoryStore) else None

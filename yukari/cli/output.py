@@ -14,7 +14,7 @@ from attrs import define, field
 from yukari.config.units import shown_bytes
 
 _EMPTY_LINE = "\r\033[K"
-"""Goes back to the beginning of a terminal's line, and clears it."""
+"""Moves to the beginning of a terminal's line and clears it."""
 
 
 def size(count: Optional[int]) -> str:
@@ -82,7 +82,7 @@ class Progress:
 
 
 def complain(message: str) -> None:
-    """Print an error, in the place of a line of progress if there is one."""
+    """Print an error, over the line of progress if there is one."""
     begin = _EMPTY_LINE if sys.stderr.isatty() else ""
     click.echo(f"{begin}yukari: {message}", err=True)
 

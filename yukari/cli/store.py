@@ -71,9 +71,9 @@ def fail(message: str, status: int) -> None:
 
 def for_each(models: Sequence[str], do: Callable[[str], None]) -> None:
     """
-    Do it for all models, whichever of them fail.
+    Call ``do`` with each model, even if some of them fail.
 
-    Each failure is printed, and they end the verb with status 1. `CacheError` if no cache answers.
+    Each failure is printed, and the verb then ends with status 1. `CacheError` if no cache answers.
     """
     failed = False
     for model in models:

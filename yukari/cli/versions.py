@@ -109,7 +109,7 @@ def pull(cache: Cache, model: Sequence[str]) -> None:
     """
     Bring MODELs into the cache, or up to date.
 
-    Ends when all are stored or, with status 1, have failed.
+    Ends when each is stored or has failed, with status 1 if any has failed.
     """
     for_each(model, lambda name: _pull(cache, name))
 
@@ -157,7 +157,7 @@ def warm(cache: Cache, file: Any) -> None:
 
     def bring(model: str) -> str:
         try:
-            # Lines of progress tell that the cache still works on it, however long that takes.
+            # Lines of progress show that the cache is still at work, however long it takes.
             for _ in cache.lines("POST", "/api/pull", {"model": model}):
                 pass
             return ""

@@ -37,7 +37,7 @@ _BY_OPENSSL = {
     "bad password read": "the key has a passphrase",
     "bad decrypt": "the key has a passphrase",
 }
-"""What OpenSSL's reasons mean."""
+"""Plain words for the reasons that OpenSSL gives."""
 
 
 def reason_of(error: Exception) -> str:

@@ -51,7 +51,7 @@ _WHY_NOT: tuple[tuple[str, Callable[[Values], Optional[str]]], ...] = (
     ("keep", _never_evicted),
     ("private_models", _without_key),
 )
-"""Settings, and functions that return why one of them has no effect; None if it has."""
+"""Settings, each with a function that returns why it has no effect; None if it has one."""
 
 
 def unused(rows: Sequence[Setting], values: Values, sources: Sources) -> Iterator[str]:
@@ -63,7 +63,7 @@ def unused(rows: Sequence[Setting], values: Values, sources: Sources) -> Iterato
         if why is None or not said:
             continue
         given, text = said[0]
-        # A bucket that is named is wanted, a default that is repeated is not.
+        # Repeating a default asks for nothing, but naming a bucket does, even the default one.
         is_default = text == row.default or (row.switch and not row.parse(text))
         if name == "tigris_bucket" or not is_default:
             yield f"{given} has no effect: {why}"

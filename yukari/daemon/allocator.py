@@ -36,9 +36,9 @@ GIVEN_BACK_EVERY = 0.25
 """Seconds; pages that are taken back meanwhile cost little beside what is parsed in that time."""
 
 MUCH = 24 * 1024 * 1024
-"""Bytes of freed memory that are given back to the system, if there are so many."""
+"""Bytes of freed memory from which on it is given back to the system."""
 LOOKED_EVERY = 5.0
-"""Seconds between two looks at how much there is."""
+"""Seconds between two checks of how much freed memory there is."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

@@ -39,7 +39,7 @@ class LogFile:
     _size: int = field(default=0, init=False)
     _retry_at: Optional[float] = field(default=None, init=False)
     _unhurried: Optional[Unhurried] = field(default=None, init=False)
-    """There if it is no file on a disk: a FIFO, or ``/dev/stdout``."""
+    """Writes to the log if that is no file on a disk but a FIFO, say, or ``/dev/stdout``."""
     _lock: Lock = field(factory=Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -98,7 +98,7 @@ class LogFile:
         if os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
             os.close(descriptor)
             return
-        if self._unhurried is None:  # Otherwise what is left may still be written to it.
+        if self._unhurried is None:  # Otherwise its thread may still write to it.
             os.close(self._descriptor)
         self._take(descriptor)
 

@@ -159,10 +159,10 @@ def _is_stderr(stream: Stream) -> bool:
 
 
 def _unhurried(stream: TextIO) -> Stream:
-    """Return a stream that waits for no reader."""
+    """Return ``stream``, or one to the same descriptor that waits for no reader."""
     try:
         number = stream.fileno()
-    except (OSError, ValueError):  # It is no file.
+    except (OSError, ValueError):  # It has no descriptor.
         return stream
     return Unhurried(number, stream.encoding) if may_block(number) else stream
 

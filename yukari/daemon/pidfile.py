@@ -65,5 +65,6 @@ def _is_ours(number: int) -> bool:
         with open(f"/proc/{number}/cmdline", "rb") as file:
             command = file.read(4096)
     except OSError:
-        return not os.path.exists("/proc/self/cmdline")  # Then it is gone, or twistd finds out.
+        # The process is gone if there is a /proc; otherwise twistd finds out.
+        return not os.path.exists("/proc/self/cmdline")
     return any(name in command for name in _OURS)

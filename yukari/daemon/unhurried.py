@@ -1,8 +1,8 @@
 """
-The log's way into a pipe, a socket or a terminal whose reader may stop: nobody waits for it.
+A log stream into a pipe, a socket or a terminal that never waits for its reader.
 
-What it has no room for is kept in memory, and a thread writes it once there is room. What is more
-than `KEPT` is dropped, counted, and told of behind what was kept.
+Lines for which there is no room are kept in memory, and a thread writes them once there is room.
+Lines beyond `KEPT` are dropped; how many is logged after those that were kept.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from twisted.logger import Logger
 KEPT = 1024 * 1024
 """Bytes that are kept for a reader that has stopped, at most."""
 LOOK_EVERY = 1000
-"""Milliseconds after which a reader that has stopped is looked at again, at the latest."""
+"""Milliseconds for which the thread waits at a time for a reader that has stopped."""
 ENDS_WITHIN = 1.0
-"""Seconds for which the process's end waits for what is kept."""
+"""Seconds for which a process that ends waits until the lines that are kept are written."""
 
 
 def may_block(number: int) -> bool:
-    """Whether what is written to a descriptor waits for a reader, as in no file on a disk."""
+    """Whether writing to a descriptor may wait for a reader; to a file on a disk it never does."""
     kind = os.fstat(number).st_mode
     return stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or stat.S_ISCHR(kind)
 
@@ -45,13 +45,13 @@ class Unhurried:
     _size: int = field(default=0, init=False)
     """Bytes in ``_left``."""
     _lost: int = field(default=0, init=False)
-    """Lines dropped since the last one that told so."""
+    """Lines dropped since their number was last logged."""
     _writer: Optional[Thread] = field(default=None, init=False)
-    """There while something is left."""
-    # A line may be logged while another one is, by a finalizer.
+    """The thread that writes ``_left``, until that is empty."""
+    # Reentrant: a finalizer may log a line while the same thread logs another.
     _lock: Any = field(factory=RLock, init=False)
     _room: Any = field(factory=select.poll, init=False)
-    """Looked at by one thread at a time: the writer, or who holds the lock while there is none."""
+    """Polled by one thread at a time: the writer or, while there is none, the lock's holder."""
 
     _log = Logger()
 
@@ -80,13 +80,13 @@ class Unhurried:
             self._size += len(data)
 
     def flush(self) -> None:
-        """Do nothing: what is left is written as soon as it can be."""
+        """Do nothing: lines that are kept are written as soon as there is room."""
 
     def _written(self, data: bytes, wait: int = 0) -> bytes:
         """Write what there is room for within ``wait`` milliseconds; return the rest. OSError."""
         while data and self._room.poll(wait):
             try:
-                # A pipe that has any room takes so much without blocking.
+                # A pipe with any room takes this much without blocking.
                 data = data[os.write(self.number, data[: select.PIPE_BUF]) :]
             except BlockingIOError:
                 break
@@ -104,7 +104,8 @@ class Unhurried:
                     return
             if lost:
                 self._log.error(
-                    "{count} lines of the log are lost: nobody read it, and it was full", count=lost
+                    "{count} lines of the log were dropped: it was full, and nobody read it",
+                    count=lost,
                 )
                 continue
             try:

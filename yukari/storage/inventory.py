@@ -96,17 +96,17 @@ class Inventory(Protocol):
 
     async def place(self) -> str:
         """
-        Return a text that changes when the directories of manifests are others than before.
+        Return a text that identifies the directories of manifests.
 
-        Be it that something else is mounted in their place.
+        It changes if, for example, another file system is mounted in their place.
         """
 
     def unread(self) -> Optional[OSError]:
         """
         Return why a manifest, or a directory of them, could not be read since the last call.
 
-        None if all that is there could be. Such a manifest counts as not stored, though what it
-        stands on must stay.
+        None if everything that is there could be read. A manifest that could not counts as not
+        stored, but its blobs must stay.
         """
 
     async def short_of(self, size: int) -> int:

@@ -14,7 +14,7 @@ from yukari.storage.bucket.upkeep import SWEEP_EVERY, BucketKeeper
 
 class KeeperTests(SynchronousTestCase):
     def test_bucket_is_swept_again_after_an_error_that_nobody_expects(self) -> None:
-        """Neither was it, nor was it ever compared, until the next start."""
+        """After one such error, nothing was swept or compared until the next start."""
         clock, sweeps = Clock(), list[int]()
 
         async def nothing(*_: object) -> None:

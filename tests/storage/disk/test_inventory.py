@@ -41,7 +41,7 @@ class InventoryTests(SynchronousTestCase):
         return result_of(self.store.inventory.named_elsewhere())
 
     def test_listing_goes_on_beside_another_that_ends(self) -> None:
-        """The look through the store ended for good when the sweep's listing ended beside it."""
+        """The end of the sweep's listing ended the look through the store too, for good."""
         written = {self.blob(manifest_of(str(at).encode())) for at in range(3)}
         blobs, stat = self.store._blobs, BlobFiles._stat
 
@@ -95,7 +95,7 @@ class InventoryTests(SynchronousTestCase):
         self.assertRaises(OSError, self.elsewhere)
 
     def test_child_that_may_not_be_read_leaves_nothing_known(self) -> None:
-        """Another user's child of a list had no layers, which were swept."""
+        """A list's child that only another user may read counted as empty: its layers went."""
         child = manifest_of(b"child")
         self.write("manifests/quay.io/user/repo/Q4", list_of(child.digest).body)
         path = self.blob(child)

@@ -1,4 +1,4 @@
-"""The bucket of a store and the directory in front of it, as all of the store's parts use them."""
+"""A store's bucket and the directory in front of it, which all parts of the store share."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class BucketUpload:
     _note_path: str = field(init=False)
     sent: int = field(default=0, init=False)
     upload_id: str = field(init=False)
-    """The multipart upload's, "" if there is none; at first what an earlier process began."""
+    """The ID of the multipart upload, "" if there is none; at first of an earlier process's."""
     _is_wanted: bool = field(default=True, init=False)
     _part: int = field(init=False)
     _count: int = field(init=False)

@@ -56,7 +56,7 @@ class BlobParts:
 
     @property
     def count(self) -> int:
-        """Their number."""
+        """The number of parts."""
         return -(-self.size // self.part_size)
 
     def span(self, number: int) -> Span:

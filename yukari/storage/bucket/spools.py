@@ -72,7 +72,7 @@ class BucketSpools:
     async def new(self, digest: Digest, size: int, repository: Repository) -> Spool:
         before = self.uploads.pop(digest, None)
         if before is not None:
-            # Its note is the new one's, which goes on with those of its parts that are right.
+            # The new upload takes over its note, and uses those of its parts that are right.
             before.has_note = False
             before.stop()
         made: tuple[SpoolFile, Note] = await self._bucket.in_thread(

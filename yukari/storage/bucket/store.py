@@ -19,8 +19,8 @@ and in ``spool_dir``::
     tmp/                                        files in the making; emptied at the start
 
 Several daemons share a bucket, each with a ``spool_dir`` of its own. A
-manifest's time of check is in its metadata; of one that another program put it
-is LastModified. What S3 cannot tell because it is down counts as not stored:
+manifest's time of check is in its metadata, or is LastModified if another
+program put the manifest. What S3 cannot tell because it is down counts as not stored:
 upstream is asked then.
 """
 

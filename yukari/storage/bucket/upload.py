@@ -87,7 +87,7 @@ class BlobUpload:
     _woken: Waiters = field(factory=Waiters, init=False)
     _abandoning: Optional[Deferred[None]] = field(default=None, init=False)
     has_note: bool = field(default=True, init=False)
-    """Whether the note is this upload's, not that of another spool's."""
+    """Whether the note is still this upload's, and not already that of a new spool's."""
     ended: bool = field(default=False, init=False)
     """Whether no more is uploaded: the object is there, was abandoned, or the process stops."""
     sent: int = field(default=0, init=False)
@@ -109,7 +109,7 @@ class BlobUpload:
 
     @property
     def upload_id(self) -> str:
-        """The multipart upload's, "" if there is none yet."""
+        """The ID of the multipart upload, "" if there is none yet."""
         return self._upload_id or self.note.upload_id
 
     # while the blob comes

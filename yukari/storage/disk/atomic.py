@@ -43,7 +43,7 @@ def hides(path: str, error: OSError) -> bool:
     """
     Whether there may be something at ``path`` although it could not be opened or listed.
 
-    It is not served, but what it stands on may be needed: nothing is removed for its sake.
+    A manifest that is hidden so is not served, but its blobs may be needed: none is removed.
     """
     if error.errno == errno.ENOENT:
         return False
@@ -121,17 +121,16 @@ def move(path: str, target: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        said = "these are on different file systems, perhaps since one is mounted there"
+        said = "these are on different file systems, perhaps because one is mounted there"
         raise OSError(errno.EXDEV, said, path, None, target) from None
 
 
 def replace_file(target: str, body: Body, mtime: int, through: str, first: bytes = b"") -> None:
     """
-    Put ``body``, after what comes ``first``, at ``target`` with ``mtime`` in nanoseconds, in one
-    step and durably.
+    Put ``first`` and then ``body`` into the file ``target``, in one step and durably.
 
-    The bytes go through a file in the directory ``through``, of the same file
-    system. OSError leaves ``target`` as it was.
+    Its mtime becomes ``mtime``, in nanoseconds. The bytes go through a file in the directory
+    ``through``, of the same file system. OSError leaves ``target`` as it was.
     """
     made = temporary(through)
     try:

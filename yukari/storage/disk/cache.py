@@ -130,7 +130,7 @@ class Tier:
             self.remove(oldest)
 
     def _forget(self, digest: Digest) -> None:
-        """Count a blob no more, unless `take` has put another file in the place of its own."""
+        """Stop counting a blob, unless `take` has meanwhile stored it again."""
         with self._lock:
             path = self._path(digest)
             if not (os.path.isfile(path) and os.access(path, os.R_OK)):

@@ -132,7 +132,7 @@ class DirectoryInventory:
             raise OSError(errno.EINVAL, str(error), path) from None
 
     def _place(self) -> str:
-        # Those that the store makes; Ollama's own, in the directory itself.
+        # The first two are Ollama's own, which the store makes in the directory itself.
         return " ".join(map(_identity, self._files.layout.trees[:2]))
 
     def _remove_tag(self, name: Repository, tag: Tag) -> None:

@@ -34,7 +34,7 @@ class TagListing:
 
     _layout: Layout
     _note: Callable[[str, OSError], None]
-    """Called with a path and why it cannot be read; raises what is a fault of the disk."""
+    """Called with a path and why it cannot be read; raises that if it is a fault of the disk."""
     _tell: Callable[[str, str], None]
     """Called with a path and why it cannot be read, for the log."""
     _names: LRUCache[str, tuple[int, list[str]]] = field(

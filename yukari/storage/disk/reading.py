@@ -85,7 +85,7 @@ class ManifestReader:
     layout: Layout
     kept: KeptFiles
     unread: Optional[OSError] = field(default=None, init=False)
-    """The first failure to read what is there, since somebody has set this to None."""
+    """The first failure to read something that is there; `ManifestFiles.unread` sets it to None."""
     _once: Once = field(factory=Once, init=False)
     _here: local = field(factory=local, init=False)
 
@@ -274,7 +274,7 @@ class ManifestReader:
         return with_bodies(manifest, [own, *(self.kept.keep(inline) if inline else ())])
 
     def note(self, path: str, error: OSError) -> None:
-        """Remember that something may not be read. A failure that is a fault is raised."""
+        """Remember why something that is there cannot be read; raise a fault of the disk."""
         if is_fault(error):
             raise error
         if self.unread is None and hides(path, error):

@@ -29,7 +29,7 @@ _SPOOL = re.compile(
     rf"(sha256-[0-9a-f]{{64}})(?:{re.escape(DATA)}|{re.escape(COVER)}|{re.escape(COVER_MADE)})"
 )
 _LONGEST = len(f"sha256-{64 * '0'}{COVER_MADE}")
-"""Characters of the longest name of a file."""
+"""Characters in the longest name that a file here has."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -217,15 +217,16 @@ def check_file_system(made: str, directories: Iterable[str]) -> None:
     for directory in directories:
         if os.stat(directory).st_dev != os.stat(made).st_dev:
             raise StoreUnusable(
-                f"{directory} and {made} are on different file systems, perhaps since one is"
-                " mounted there: what is stored must be on one"
+                f"{directory} and {made} are on different file systems, perhaps because one"
+                " is mounted there: what is stored must be on one file system"
             )
 
 
 def _try_writing(directory: str) -> None:
     """
-    OSError if nothing with a name as long as a blob's can be created in a directory, or renamed
-    there; not if the disk is full: what is stored can be served all the same.
+    Create and rename a file in a directory, with a name as long as a blob's.
+
+    OSError if that fails, but not if the disk is full: what is stored can still be served.
     """
     path = os.path.join(directory, f".yukari-start-{os.getpid()}".ljust(_LONGEST, "-"))
     try:
