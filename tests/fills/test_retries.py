@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from attrs import frozen
 from hypothesis import given
@@ -29,7 +29,7 @@ SPREAD = 1.25
 
 @frozen
 class Silent:
-    """A request that began at 0 seconds."""
+    """As much of a request that began at 0 seconds as matters."""
 
     heard_at: float = 0.0
     received: int = 0
@@ -224,7 +224,8 @@ class PatienceTests(SynchronousTestCase):
         borne = []
         for _ in range(3):
             borne.append(tries.longest_silence(waited_for=False))
-            tries.fell_silent([Silent(received=1, answered=True)])
+            silent: Any = Silent(received=1, answered=True)
+            tries.fell_silent([silent])
         self.assertEqual(borne, [SILENCE, 2 * SILENCE, 4 * SILENCE])
         tries.came(100.0)
         self.assertEqual(tries.longest_silence(waited_for=False), SILENCE)
@@ -234,7 +235,8 @@ class PatienceTests(SynchronousTestCase):
         for heard_at, is_hopeless in ((0.0, True), (5.0, False)):
             tries = RetryState()
             tries.begin(0.0)
-            tries.fell_silent([Silent(heard_at=heard_at)])
+            silent: Any = Silent(heard_at=heard_at)
+            tries.fell_silent([silent])
             self.assertEqual(tries.are_hopeless(PATIENCE_AT_FIRST), is_hopeless)
             self.assertTrue(tries.are_hopeless(PATIENCE_AT_FIRST + 5.0))
 

@@ -6,7 +6,7 @@ Without a clock of its own: all times are seconds of the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Optional, Protocol
 
 from attrs import define, field
@@ -48,19 +48,6 @@ a fill gives up that had some bytes, if all its replies have been useless: that 
 BACKOFF = 0.25
 LONGEST_BACKOFF = 30.0
 """Seconds until the next request, doubling from the first failure to the longest wait."""
-
-
-class Silent(Protocol):
-    """A request without a byte for long, as far as this matters."""
-
-    @property
-    def began_at(self) -> float: ...
-    @property
-    def heard_at(self) -> float: ...
-    @property
-    def answered(self) -> bool: ...
-    @property
-    def received(self) -> int: ...
 
 
 @define(eq=False, repr=False)
@@ -217,12 +204,11 @@ class RetryState:
         self.not_before = max(self.not_before, now + delay)
         return delay
 
-    def fell_silent(self, silent: Iterable[Silent]) -> None:
+    def fell_silent(self, silent: Collection[RangeFetch]) -> None:
         """
         Note that requests were dropped for their silence; those dropped together count once. Time
         in which they may have waited for others does not count.
         """
-        silent = list(silent)
         if self.tried_at is not None:
             behind = (each.heard_at - each.began_at for each in silent if not each.answered)
             self.tried_at += max(behind, default=0.0)
