@@ -22,9 +22,9 @@ class OneByOne:
     """
     Blobs of some ``sizes``, each of one part; times in seconds, ``rate`` in bytes a second.
 
-    While one request is served others wait for it, even those that are dropped meanwhile; or they
-    are told ``refuses``: ``empty`` for a header without a body, ``hang`` for nothing, ever, else an
-    error.
+    While one request is served others wait for it, even those that are dropped meanwhile. If
+    ``refuses`` is set they are refused: by a header without a body if it is ``empty``, by no reply
+    ever if it is ``hang``, else by that error.
     """
 
     sizes: tuple[int, ...]

@@ -75,7 +75,7 @@ class GoingStraightTests(SynchronousTestCase):
         scene.fill.start()
         self.assertIs(scene.fill.state, State.DIRECT)
 
-    def test_upstream_that_wishes_to_be_left_alone_is(self) -> None:
+    def test_upstream_that_asks_for_a_wait_is_left_alone_for_as_long(self) -> None:
         scene, way = self.going()
         way.ended.errback(SourceFailed("later", 3600.0, busy=True))
         self.assertIs(scene.fill.state, State.SUSPENDED)

@@ -120,19 +120,19 @@ class IdleTests(SynchronousTestCase):
         self.assertFalse(found(Fetch(), self.pace(), LATE - 0.01))
         self.assertFalse(found(Fetch(heard_at=5.0), self.pace(), 5.0 + LATE - 0.01))
 
-    def test_it_is_not_while_the_host_sends_anything_or_may_need_long_for_much(self) -> None:
+    def test_request_is_not_lost_while_its_host_sends_anything_or_is_new(self) -> None:
         busy = self.pace()
         busy.limit.served = 1
         self.assertFalse(found(Fetch(), busy, 100.0))
         self.assertFalse(found(Fetch(), HostPace(), 100.0))
 
-    def test_nor_is_it_if_nothing_says_that_the_host_is_alive(self) -> None:
+    def test_request_is_not_lost_if_nothing_says_that_its_host_is_alive(self) -> None:
         self.assertFalse(found(Fetch(), self.pace(), 100.0, has_brought=False))
         alive = self.pace()
         alive.limit.answered(1.0, began=0.0)
         self.assertTrue(found(Fetch(), alive, 100.0, has_brought=False))
 
-    def test_it_has_twice_as_long_each_time(self) -> None:
+    def test_request_has_twice_as_long_each_time_that_it_is_lost(self) -> None:
         """A host that comes to need seconds for each reply would not be heard any more."""
         pace, waits, seconds = self.pace(), Waits(), LATE
         for _ in range(8):
@@ -164,7 +164,7 @@ class BehindTests(SynchronousTestCase):
         self.assertFalse(self.is_silent(fetch, pace, fetch.heard_at + 1.0))
         self.assertTrue(self.is_silent(fetch, pace, fetch.heard_at + ANSWER_LEAST + 0.1))
 
-    def test_not_even_behind_others_is_it_for_ever(self) -> None:
+    def test_request_behind_others_is_silent_in_the_end(self) -> None:
         self.assertTrue(self.is_silent(Fetch(), self.pace(), BEHIND_OTHERS))
 
     def test_host_that_has_answered_clearly_later_ones_or_several_at_once_is_not_busy(self) -> None:

@@ -94,7 +94,7 @@ class StoppingTests(SynchronousTestCase):
         self.assertEqual(self.manager._leaving, {})
         self.assertEqual(self.store._spools, {})
 
-    def test_blob_that_the_disk_cannot_tell_of_keeps_no_daemon_from_starting(self) -> None:
+    def test_daemon_starts_although_the_disk_fails_to_look_a_blob_up(self) -> None:
         self.begin()
         self.stop_all()
 

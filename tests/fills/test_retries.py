@@ -108,7 +108,7 @@ class FailedTests(SynchronousTestCase):
             tries.came(100.0)
             self.assertFalse(tries.keep_failing)
 
-    def test_one_reply_of_no_use_matters_not_if_bytes_come_or_there_is_an_outage(self) -> None:
+    def test_one_useless_reply_ends_no_fill_of_which_bytes_come_or_in_an_outage(self) -> None:
         """A blob was given up half a minute after one reply that had ended early."""
         for of, answered, hopeless in ((1, True, True), (USEFUL, True, False), (1, False, False)):
             tries, error = RetryState(), SourceFailed("the connection broke")

@@ -84,7 +84,7 @@ class TrialTests(SynchronousTestCase):
         self.assertEqual(begun.scene.stored(), begun.scene.content)
         self.assertEqual(sum(map(len, begun.scene.source.sent)), SIZE)
 
-    def test_so_is_one_that_refuses_two_or_never_answers(self) -> None:
+    def test_host_that_refuses_two_or_never_answers_serves_one(self) -> None:
         begun = Begun()
         for asked in begun.others[:2]:
             self.assertIsNone(begun.pace.serves_several)
@@ -110,7 +110,7 @@ class TrialTests(SynchronousTestCase):
         self.assertEqual([asked.span for asked in scene.source.asked], [Span(0, SIZE)])
 
     def test_slow_host_and_large_blob_are_not_tried(self) -> None:
-        """The one is asked for few long ranges, the other in parts, as by a stock client."""
+        """The host is asked for few long ranges, the blob in parts, as by a stock client."""
         for begun in (Begun(SECONDS + 0.1), Begun(size=STOCK_PART + 1)):
             for asked in begun.others:
                 begun.answer(asked, 0.3)
