@@ -22,15 +22,13 @@ from yukari.threads import InThread
 
 MAX_ARRIVING = 2
 """
-Large manifests of one registry that may arrive in memory at once; of a bucket one, which has all of
-them at hand.
+Large manifests of one registry that may arrive in memory at once. Of a bucket only one may: it has
+them all at hand.
 """
 PARSED = 24 * 1024 * 1024
 """Bytes of memory that the largest takes while it is parsed: its bytes, its text, its values."""
 MAX_LEAVING = 4
-"""
-Large manifests that a bucket is given at once: of each, some 0.7 MB wait for the socket meanwhile.
-"""
+"""Large manifests that are sent to a bucket at once: some 0.7 MB of each wait for the socket."""
 
 M = TypeVar("M", bound=AnyManifest)
 T = TypeVar("T")
@@ -60,14 +58,14 @@ class LargeManifests:
     _keep: Callable[[Sequence[Body]], Sequence[Body]] = lambda bodies: bodies
     _give_back: Callable[[], object] = lambda: None
     _memory: Memory = field(factory=Memory)
-    """What is being parsed comes before whatever else goes past the disk."""
+    """Shared with what else goes past the disk; what is being parsed comes first."""
     from_store: DeferredLock = field(factory=DeferredLock, init=False)
     """The turn of those that a bucket sends: no registry's slow ones keep them waiting."""
     to_store: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(MAX_LEAVING), init=False)
-    """The turns of those that a bucket is given."""
+    """The turns of those that are sent to a bucket."""
     _parsing: DeferredLock = field(factory=DeferredLock, init=False)
     _claims: bool = field(default=False, init=False)
-    """Whether it has its part of the memory, until none waits to be parsed."""
+    """Whether its part of the memory is taken, which it keeps until none waits to be parsed."""
     _once: Coalescer = field(factory=Coalescer, init=False)
 
     def kept(self, found: M) -> M:

@@ -43,7 +43,7 @@ class Memory:
         self.used += count
 
     def claim(self, count: int) -> None:
-        """Count bytes as used that cannot wait: what is kept is given up, and others wait."""
+        """Count bytes that cannot wait as used: what is kept is given up, and others wait."""
         self.give_up(self.used + count - self.most)
         self.take(count)
 

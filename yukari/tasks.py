@@ -42,16 +42,16 @@ def jittered(seconds: float) -> float:
 
 def surviving(work: Callable[[], object], doing: str) -> Callable[[], Deferred[object]]:
     """
-    Return ``work`` for a loop that is to go on whatever happens: it never fails.
+    Wrap ``work`` so that it never fails, for a loop that goes on whatever happens.
 
-    The first error is logged, with what the loop was ``doing``.
+    Only the first error is logged, with what the loop was ``doing``.
     """
     failed = False
 
     def note(failure: Failure) -> None:
         nonlocal failed
         if not failed:
-            log.failure("{doing}; this is logged once", failure, doing=doing)
+            log.failure("{doing} failed; more such errors are not logged", failure, doing=doing)
         failed = True
 
     return lambda: maybeDeferred(work).addErrback(note)

@@ -20,8 +20,8 @@ class Lendable:
     A server's OpenSSL connection that the reactor's thread can lend to another one.
 
     To Twisted it is a `Connection` that has nothing to read and nothing to send while it is lent:
-    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile. Neither has it
-    until it is the turn of its ``handshake``.
+    OpenSSL allows one thread at a time. Twisted may abort it, or lose it, meanwhile. It also has
+    nothing to read or send until it is the turn of its ``handshake``.
     """
 
     _full: Callable[[], object]
@@ -42,18 +42,18 @@ class Lendable:
 
     @property
     def _connection(self) -> Connection:
-        """Made for the client's first byte: thousands may connect and send none."""
+        """OpenSSL's, made for the client's first byte: thousands may connect and send none."""
         if self._made is None:
             self._made = self._make()
             self._made.set_accept_state()
             self._made.set_app_data(self._protocol)
-            del self._make  # It may refer to who has this.
+            del self._make  # It may refer to the owner of this.
         return self._made
 
     # what Twisted calls before the first byte
 
     def set_accept_state(self) -> None:
-        """Nothing: it is a server's whenever it is made."""
+        """Do nothing: it becomes a server's when it is made."""
 
     def set_app_data(self, protocol: Any) -> None:
         """Keep Twisted's protocol for the connection."""
@@ -67,7 +67,7 @@ class Lendable:
     def take_back(self) -> bytes:
         """Return what the client has sent meanwhile; the other thread is done."""
         self._lent = False
-        del self._full  # It refers to who has this.
+        del self._full  # It refers to the owner of this.
         kept, self._kept = self._kept, []
         return b"".join(kept)
 

@@ -69,8 +69,8 @@ def send(
     piece: int = READ,
 ) -> Awaitable[int]:
     """
-    Send ``span`` after the headers; the result is the number of bytes sent. Where they are read, no
-    more than ``piece`` bytes of them wait for the socket at a time.
+    Send ``span`` after the headers; the result is the number of bytes sent. If they are read into
+    memory, no more than ``piece`` of them wait for the socket at a time.
 
     `Broken` if the `Readable` ends early, with the error of `Readable.wait`; `ReaderGone` if the
     client has left.

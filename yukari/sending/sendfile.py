@@ -23,10 +23,10 @@ from yukari.storage.readable import Readable
 
 CORKED_LEAST = 128 * 1024
 """
-The smallest bound with which a connection is corked for longer than its head and the first bytes
-behind it, which leave together. A cork holds back less than a segment, up to 64 KiB. Those bytes
-count as unsent too, and Linux calls a socket writable while twice its unsent bytes are below the
-bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s later.
+The smallest bound of unsent bytes with which a connection stays corked after its head and the first
+bytes behind it, which always leave together. A cork holds back less than a segment, up to 64 KiB.
+Those bytes count as unsent too, and Linux calls a socket writable while twice its unsent bytes are
+below the bound: with a lower bound nothing would move until the cork's timer fires, 0.2 s later.
 """
 COUNTED_BESIDE_CROWD = 8
 """

@@ -85,7 +85,7 @@ async def check_admin(request: Any, *, own_page: bool = False) -> None:
         check_own_name(request)
     origin = request.requestHeaders.getRawHeaders(b"origin", [])
     is_others = origin and not (own_page and origin == [_own_origin(request)])
-    # A link of another site's may lead here, but not change anything: some leave Origin out.
+    # Another site's link may lead here, but may not change anything. Some browsers send no Origin.
     if is_others or (request.method not in (b"GET", b"HEAD") and _is_cross_site(request)):
         raise RegistryError("DENIED", "pages of other sites may not ask for this", 403)
     if not request.site.is_admins:

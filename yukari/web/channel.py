@@ -45,7 +45,7 @@ class RegistryChannel(HalfCloses):
         *("_heard", "_host", "_path", "_peer", "_queue", "_quiet_since", "_repeats", "_too_many"),
         *("_version", "address", "asked", "head", "is_proxy", "name"),
     )
-    """What every connection has beside the attributes of `sharing.CHANNEL`."""
+    """The attributes of every connection, beside those of `sharing.CHANNEL`."""
     asked: bool
     """Whether it has sent a request."""
     address: Optional[Address]
@@ -60,7 +60,7 @@ class RegistryChannel(HalfCloses):
     """None for a trusted proxy."""
     _queue: Optional[InTurn]
     _awaited: Optional[Deadlines[Any]]
-    """The deadlines among which its own is, if it has one for what is being read."""
+    """The deadlines that include its own for what is being read; None if it has none."""
     refused: bool = False
     """Whether the last request was refused, and nothing more is read."""
     _held: bool = False
@@ -255,7 +255,7 @@ class RegistryChannel(HalfCloses):
             self._networkProducer.resumeProducing()
 
     def expect_upload(self) -> None:
-        """Set a deadline for the silence of the body that begins, or goes on."""
+        """Set a deadline for an upload's next bytes, unless the client is not read for now."""
         self._expect(None if self._held else self.site.deadlines.upload)
 
     def hold(self, held: bool) -> None:
@@ -345,7 +345,7 @@ class RegistryChannel(HalfCloses):
             deadlines.begin(self)
 
     def not_read(self) -> None:
-        """What is being read has not arrived in time."""
+        """Close: what is being read has not arrived in time."""
         self._awaited = None
         if self.requests or self._buffer:
             self.refuse(REQUEST_TIMEOUT)

@@ -43,7 +43,7 @@ class Deadlines(Generic[T]):
     seconds: float
     _late: Callable[[T], object]
     _due: dict[T, float] = field(factory=dict, init=False)
-    """When each is late, the first one first."""
+    """When each will be late, the earliest first."""
     _timer: Optional[IDelayedCall] = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -76,23 +76,23 @@ class Deadlines(Generic[T]):
                 try:
                     self._late(thing)
                 except Exception:  # The others are late all the same.
-                    log.failure("ending what is late")
+                    log.failure("closing a late connection failed")
 
 
 @define(eq=False, repr=False)
 class ChannelDeadlines:
-    """Those of all channels of a site, of which one may be silent for ``idle`` seconds."""
+    """The deadlines of all channels of a site; between requests one may be silent for so long."""
 
     _clock: IReactorTime
     _idle_seconds: float
     header: Deadlines[Any] = field(init=False)
     body: Deadlines[Any] = field(init=False)
     upload: Deadlines[Any] = field(init=False)
-    """From an archive's last bytes on."""
+    """For an archive's next bytes, from the last ones on."""
     first: Deadlines[Any] = field(init=False)
     """For a connection's first byte if there are too many of its client."""
     idle: Deadlines[Any] = field(init=False)
-    """From the last request's end on."""
+    """For the next request, from the last one's end on."""
 
     def __attrs_post_init__(self) -> None:
         self.header = Deadlines(self._clock, HEADER_WITHIN, _not_read)

@@ -1,4 +1,4 @@
-"""How many header lines a request may have: each takes memory, however short it is."""
+"""A bound on the header lines of a request: each takes memory, however short it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from yukari.web.heads import BUSY, HEADERS_TOO_LARGE, HeadFirst
 from yukari.web.request_head import USUAL_LINES
 
 MAX_LINES = 100
-"""Header lines of a request at most, as for Apache."""
+"""The most header lines of a request, as for Apache."""
 LINE_COST = 256
 """Bytes of memory that each line beyond `USUAL_LINES` is counted as."""
 

@@ -147,7 +147,7 @@ class Passwords:
         try:
             self._check_patience(address)
         except RegistryError:
-            # Each of a crowd that waits would be refused from within the one before it.
+            # Later, or each of a waiting crowd would be refused from within the one before it.
             self._clock.callLater(0, self._one.release)
             raise
         checked: Deferred[bool] = Deferred()

@@ -34,7 +34,7 @@ PAGE = 1000
 PROGRESS_EVERY = 0.25
 """Seconds from one line of progress to the next."""
 SILENCE = 15.0
-"""Seconds without progress after which a line is sent all the same: clients give up silent ones."""
+"""Seconds without progress after which a line is sent: clients give up a silent pull."""
 
 
 @frozen(eq=False, repr=False)

@@ -194,7 +194,7 @@ class ReadOnly(Resource):
         return answer(request, self.reply_to(request))
 
     def reply_to(self, request: Request) -> Coroutine[Any, Any, None]:
-        """Return what replies; `RegistryError` if nothing does, now or later."""
+        """Return the coroutine that replies. Either may raise `RegistryError`, which is replied."""
         raise NotImplementedError
 
 

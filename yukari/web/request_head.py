@@ -21,7 +21,7 @@ MAX_HEAD = 2048
 USUAL_LINES = 16
 """Header lines of most requests."""
 MAX_FIELDS = 32
-"""Fields of a query at most, which all are parsed though few paths look at any."""
+"""The most fields of a query: all are parsed, though few paths look at any."""
 BODY = (b"content-length", b"transfer-encoding", b"expect")
 """Headers of requests that are more than a head."""
 
@@ -68,7 +68,7 @@ def find_path(target: bytes, version: bytes, headers: Headers) -> Optional[bytes
     Return the target as a path, and make the Host header the one asked for.
 
     Slashes in a row count as one, as for nginx. None if target and Host are ambiguous or malformed,
-    or if there are more than `MAX_FIELDS`.
+    or if the query has more than `MAX_FIELDS` fields.
     """
     if target.count(b"&") + target.count(b";") >= MAX_FIELDS:
         return None

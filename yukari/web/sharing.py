@@ -18,7 +18,7 @@ CHANNEL = (
     *("_buffer", "_busyReceiving", "_abortingCall", "_requestProducer"),
     "_requestProducerStreaming",
 )
-"""What `HTTPChannel` sets sooner or later."""
+"""The attributes that `HTTPChannel` sets sooner or later."""
 REQUEST = (
     *("notifications", "channel", "client", "host", "requestHeaders", "received_cookies"),
     *("responseHeaders", "cookies", "transport", "queued", "_parsePOSTFormSubmission"),
@@ -26,11 +26,11 @@ REQUEST = (
     *("prepath", "postpath", "sitepath", "code", "code_message", "startedWriting"),
     *("sentLength", "finished", "producer", "streamingProducer"),
 )
-"""What `Request` sets."""
+"""The attributes that `Request` sets."""
 
 
 def share_names(kind: Any, names: Iterable[str]) -> None:
-    """Have all objects of a class share these names, whenever each is set."""
+    """Let all objects of a class share these names, however late one sets each of them."""
     first = kind.__new__(kind)
     for name in names:
         setattr(first, name, None)

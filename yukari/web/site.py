@@ -71,7 +71,7 @@ class RegistryRequest(Request):
         *("_began", "_first_byte", "_is_open", "_user_agent"),
         *("client_name", "id", "result", "work"),
     )
-    """What every request has beside the attributes of `sharing.REQUEST`."""
+    """The attributes of every request, beside those of `sharing.REQUEST`."""
     channel: Any
     content: Any
     site: Any
@@ -104,7 +104,7 @@ class RegistryRequest(Request):
     _counted: Optional[Address] = None
     """The client that a proxy named, while the request counts as one of its own."""
     _user_agent: Optional[bytes]
-    """What is kept of the headers once they have been let go."""
+    """All that is kept of the headers once the reply's have left."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -149,7 +149,7 @@ class RegistryRequest(Request):
         return True
 
     def parseCookies(self) -> None:
-        """Nothing: there are none, and what clients send as such may take many times its bytes."""
+        """Do nothing: no page sets cookies, and a client's would take many times their bytes."""
 
     def _release(self) -> None:
         self.channel.site.held -= self._held
@@ -363,7 +363,7 @@ class RegistrySite(Site):
         self.drain = drain or Drain(clock)
         self.deadlines = ChannelDeadlines(clock, idle)
         self.stalls: Deadlines[Any] = Deadlines(clock, STALL, lambda sender: sender.stalled())
-        """Of those that send to clients which take nothing."""
+        """The deadlines of replies whose clients take nothing."""
         self.ahead = InTurn(BEGUN_IN_A_TURN)
         self.crowds = Crowds()
         self.metrics = metrics or Metrics()

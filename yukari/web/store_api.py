@@ -100,7 +100,7 @@ class StoreApi:
         await management.catalog.flush()
         found = await management.catalog.run(CatalogFile.find, *key)
         if not found:
-            # It has another case, or another daemon has stored it.
+            # Its name has another case, or another daemon has stored it.
             key = await self._stored_tag(body)
             management.index.tag_stored(*key)
             await management.index.settled()
@@ -130,7 +130,7 @@ class StoreApi:
     def _tag(self, body: Body) -> tuple[Repository, Tag]:
         wanted = self._names.parse(body.get("model"))
         if wanted.digest is not None:
-            raise name_invalid("expected a tag: a version is only copied to one")
+            raise name_invalid("expected a tag: a version can only be copied")
         return wanted.name, wanted.tag
 
     async def _stored_tag(self, body: Body) -> tuple[Repository, Tag]:

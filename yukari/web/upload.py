@@ -1,7 +1,8 @@
 """
-A request's body that is read while it arrives, ``PUT /store/archive``, or not at all.
+Bodies of requests: one that is read while it arrives (``PUT /store/archive``), and one that nobody
+reads.
 
-A thread reads it as a file; the client is not read from any faster than the thread takes it.
+A thread reads the former as a file; the client is read no faster than the thread takes it.
 """
 
 from __future__ import annotations
@@ -122,4 +123,4 @@ class _Nowhere:
 
 
 NOWHERE = _Nowhere()
-"""Where the bodies go that nobody reads: all of them, for it has no state."""
+"""Takes the bodies that nobody reads: one is enough for all, as it has no state."""

@@ -85,8 +85,8 @@ class V2(ReadOnly):
         """
         As `ReadOnly.reply_to`.
 
-        While thousands of requests wait for their bytes, no more waits with each of them than what
-        sends them: neither a coroutine of this nor the parts of a path.
+        Thousands of requests may wait for their bytes. Each keeps only what sends them in memory:
+        no coroutine of this method, and no parts of its path.
         """
         request.setHeader(b"docker-distribution-api-version", b"registry/2.0")
         site: Any = request.site
