@@ -75,7 +75,7 @@ class SecureCase(SocketCase):
         wrapped = await endpoint.connect(factory)
         peer: Peer = wrapped.wrappedProtocol
         self.parts(peer)
-        await until(lambda: peer.transport.getHandle().get_cipher_name())
+        await until(lambda: peer.transport._handshakeDone)
         await until(lambda: len(self.channels) == len(self.opened))
         return peer
 
