@@ -50,6 +50,11 @@ class Lendable:
             del self._make  # It may refer to the owner of this.
         return self._made
 
+    @property
+    def _is_silent(self) -> bool:
+        """Whether nothing can be read, nor sent: it is lent, or not made yet."""
+        return self._lent or self._made is None
+
     # what Twisted calls before the first byte
 
     def set_accept_state(self) -> None:
@@ -111,12 +116,12 @@ class Lendable:
         return len(data)
 
     def bio_read(self, count: int) -> bytes:
-        if self._lent or self._made is None:
+        if self._is_silent:
             raise WantReadError
         return self._connection.bio_read(count)
 
     def recv(self, count: int) -> bytes:
-        if self._lent or self._made is None:
+        if self._is_silent:
             raise WantReadError
         try:
             return self._connection.recv(count)
@@ -131,18 +136,17 @@ class Lendable:
             raise error.with_traceback(None) from None
 
     def send(self, data: bytes) -> int:
-        if self._lent or self._made is None:
+        if self._is_silent:
             raise WantReadError
         return self._connection.send(data)
 
     def shutdown(self) -> bool:
-        is_idle = self._lent or self._made is None
-        return False if is_idle else self._connection.shutdown()
+        return False if self._is_silent else self._connection.shutdown()
 
     def bio_shutdown(self) -> None:
         self._is_over = True
         self._handshake_is_over()
-        if not self._lent and self._made is not None:
+        if not self._is_silent:
             self._connection.bio_shutdown()
 
 
